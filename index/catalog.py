@@ -1,0 +1,356 @@
+"""The catalogue: one SQLite file that is the single truth of a database folder.
+
+Everything else in the folder is derived from it. It runs in WAL mode: readers see the last committed
+state while a writer works, and a kill at any instant leaves that state.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlite_utils import Database
+
+from index.migrations import SCHEMA_VERSION, migrations
+from index.records import Entry, FileState, ImageRow, feature_blobs, features_from, vector_blob
+from locate.errors import (
+    DatabaseCorruptError,
+    DatabaseError,
+    DatabaseMismatchError,
+    DatabaseMissingError,
+)
+from locate.types import Array, Extraction, Features, PhotoInfo
+
+FILE = "catalog.sqlite"
+_INFO_COLUMNS = (
+    "orientation taken_at camera focal_mm focal_35mm latitude longitude altitude".split()
+)
+
+
+class Catalog:
+    """Open one with `Catalog.create` or `Catalog.open`; it is a context manager.
+
+    One connection, used by one thread at a time.
+    """
+
+    def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
+        self.folder = folder
+        self._db = Database(connection)
+        self._db.execute("PRAGMA foreign_keys=ON")
+
+    @classmethod
+    def create(cls, folder: Path) -> Catalog:
+        """Open for writing, making the folder and the schema as needed. Hold the lock."""
+        with _speaking(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            connection = sqlite3.connect(folder / FILE, timeout=30, check_same_thread=False)
+            connection.execute("PRAGMA page_size=16384")  # rows are half a megabyte
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")  # survives kill; WAL keeps it sound
+            catalog = cls(folder, connection)
+            catalog._refuse_newer()
+            migrations.apply(catalog._db)
+        return catalog
+
+    @classmethod
+    def open(cls, folder: Path) -> Catalog:
+        """Open for reading only: nothing this object does can change the database."""
+        file = folder / FILE
+        if not file.is_file():
+            raise DatabaseMissingError(
+                f"no database at {folder}; make one with: locate build-index PHOTOS --index {folder}"
+            )
+        with _speaking(folder):
+            # WAL readers keep their marks in a file beside the database. In a folder that cannot
+            # be written nobody else writes either, and SQLite can do without.
+            mode = "mode=ro" if os.access(folder, os.W_OK) else "immutable=1"
+            uri = f"{file.resolve().as_uri()}?{mode}"
+            connection = sqlite3.connect(uri, uri=True, timeout=30, check_same_thread=False)
+            catalog = cls(folder, connection)
+            catalog._refuse_newer()
+            if migrations.pending(catalog._db):
+                catalog.close()
+                raise DatabaseMissingError(
+                    f"{folder} holds no finished database (or one of an older version); "
+                    "run locate build-index again"
+                )
+        return catalog
+
+    def close(self) -> None:
+        self._db.close()
+
+    def __enter__(self) -> Catalog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _refuse_newer(self) -> None:
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
+            raise DatabaseMismatchError(
+                f"{self.folder} was written by a newer version of locate; upgrade locate"
+            )
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing; `DatabaseError` with the cure on a full disk and the like."""
+        with _speaking(self.folder), self._db.atomic():
+            yield
+
+    # --- facts about the whole
+
+    def meta(self, key: str) -> str | None:
+        with _speaking(self.folder):
+            rows = list(self._db.query("SELECT value FROM meta WHERE key = ?", [key]))
+        return str(rows[0]["value"]) if rows else None
+
+    def set_meta(self, key: str, value: str) -> None:
+        self._db["meta"].upsert({"key": key, "value": value}, pk="key")
+
+    @property
+    def generation(self) -> int:
+        """Grows with every committed change of the vectors; derived files carry it."""
+        return int(self.meta("generation") or 0)
+
+    def _next_generation(self) -> None:
+        self.set_meta("generation", str(self.generation + 1))
+
+    def counts(self) -> dict[str, int]:
+        with _speaking(self.folder):
+            row = next(
+                iter(
+                    self._db.query(
+                        """SELECT count(*) FILTER (WHERE status = 'ok') AS ok,
+                            count(*) FILTER (WHERE status = 'failed') AS failed,
+                            count(DISTINCT label) FILTER (WHERE status = 'ok') AS labels,
+                            (SELECT count(*) FROM vectors) AS vectors,
+                            (SELECT coalesce(sum(count), 0) FROM features) AS features
+                        FROM images"""
+                    )
+                )
+            )
+        return {key: int(value) for key, value in row.items()}
+
+    # --- roots
+
+    def add_root(self, root: Path) -> int:
+        """The id of a folder that image paths are relative to. Stored relative to the database's
+        parent when it lies below it, so that both can be moved together."""
+        absolute = root.resolve()
+        home = self.folder.resolve().parent
+        stored = (
+            absolute.relative_to(home).as_posix()
+            if absolute.is_relative_to(home)
+            else absolute.as_posix()
+        )
+        with self.transaction():
+            found = list(self._db.query("SELECT id FROM roots WHERE path = ?", [stored]))
+            if found:
+                return int(found[0]["id"])
+            return int(self._db["roots"].insert({"path": stored}).last_pk)
+
+    def roots(self) -> dict[int, Path]:
+        """Root folders, absolute, by id."""
+        home = self.folder.resolve().parent
+        with _speaking(self.folder):
+            rows = list(self._db.query("SELECT id, path FROM roots"))
+        return {row["id"]: home / row["path"] for row in rows}
+
+    # --- images
+
+    def images(self, status: str | None = None) -> Iterator[ImageRow]:
+        """All images in the order of their path."""
+        where, values = ("WHERE status = ?", [status]) if status else ("", [])
+        with _speaking(self.folder):
+            for row in self._db.query(f"SELECT * FROM images {where} ORDER BY path, id", values):
+                yield _image(row)
+
+    def image(self, image_id: int) -> ImageRow:
+        with _speaking(self.folder):
+            rows = list(self._db.query("SELECT * FROM images WHERE id = ?", [image_id]))
+        if not rows:
+            raise DatabaseCorruptError(
+                f"image {image_id} is not in the catalogue; run: locate check --repair"
+            )
+        return _image(rows[0])
+
+    def contents(self) -> dict[str, int]:
+        """Ids of the images of status "ok" by the sha256 of their file."""
+        with _speaking(self.folder):
+            return dict(self._db.execute("SELECT sha256, id FROM images WHERE status = 'ok'"))
+
+    def write(self, entries: Sequence[Entry]) -> None:
+        """Insert or replace images with what was seen in them, in one transaction."""
+        if not entries:
+            return
+        with self.transaction():
+            for entry in entries:
+                image_id = self._write_image(entry)
+                if entry.extraction is None:
+                    continue
+                features, vector = entry.extraction.features, entry.extraction.global_descriptor
+                if features is not None:
+                    self._insert("features", {"image_id": image_id, **feature_blobs(features)})
+                if vector is not None:
+                    self._insert("vectors", {"image_id": image_id, **vector_blob(vector)})
+            self._next_generation()
+
+    def _write_image(self, entry: Entry) -> int:
+        """Replacing deletes the old row first, and with it by cascade what was seen in it."""
+        self._db.execute(
+            "DELETE FROM images WHERE root_id = ? AND path = ?", [entry.root_id, entry.path]
+        )
+        row: dict[str, Any] = {
+            "root_id": entry.root_id,
+            "path": entry.path,
+            "label": entry.label,
+            "sha256": entry.file.sha256,
+            "bytes": entry.file.bytes,
+            "mtime_ns": entry.file.mtime_ns,
+            "status": "failed" if entry.error else "ok",
+            "error": entry.error,
+            "indexed_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        if entry.info is not None:
+            row["width"], row["height"] = entry.info.size
+            row |= {name: getattr(entry.info, name) for name in _INFO_COLUMNS}
+        return self._insert("images", row)
+
+    def _insert(self, table: str, row: Mapping[str, Any]) -> int:
+        # Not sqlite-utils' insert: it inspects the table anew for every row.
+        columns, marks = ", ".join(row), ", ".join("?" * len(row))
+        cursor = self._db.execute(
+            f"INSERT INTO {table} ({columns}) VALUES ({marks})", list(row.values())
+        )
+        return int(cursor.lastrowid or 0)
+
+    def touch(self, changes: Iterable[tuple[int, FileState, str | None]]) -> None:
+        """New modification time or label of images (by id) whose content is the same."""
+        with self.transaction():
+            for image_id, file, label in changes:
+                self._db.execute(
+                    "UPDATE images SET bytes = ?, mtime_ns = ?, label = ? WHERE id = ?",
+                    [file.bytes, file.mtime_ns, label, image_id],
+                )
+
+    def remove(self, image_ids: Sequence[int]) -> None:
+        with self.transaction():
+            for image_id in image_ids:
+                self._db.execute("DELETE FROM images WHERE id = ?", [image_id])
+            self._next_generation()
+
+    def mark_failed(self, image_id: int, error: str) -> None:
+        """Forget what was seen in an image and say why."""
+        with self.transaction():
+            for table in ("features", "vectors"):
+                self._db.execute(f"DELETE FROM {table} WHERE image_id = ?", [image_id])
+            self._db.execute(
+                "UPDATE images SET status = 'failed', error = ? WHERE id = ?", [error, image_id]
+            )
+            self._next_generation()
+
+    # --- what was seen
+
+    def features(self, image_id: int) -> Features:
+        """The local features of one image, checksum verified."""
+        with _speaking(self.folder):
+            rows = list(
+                self._db.query(
+                    """SELECT features.*, path, width, height FROM features
+                    JOIN images ON images.id = image_id WHERE image_id = ?""",
+                    [image_id],
+                )
+            )
+        if not rows:
+            raise DatabaseCorruptError(
+                f"image {image_id} has no stored features; run: locate check --repair"
+            )
+        row = rows[0]
+        return features_from(row, (row["width"], row["height"]), row["path"])
+
+    def extraction(self, image_id: int) -> Extraction:
+        """Everything that was seen in one image."""
+        with _speaking(self.folder):
+            counted = self._db.execute(
+                "SELECT count(*) FROM features WHERE image_id = ?", [image_id]
+            ).fetchone()[0]
+            found = self._db.execute(
+                "SELECT vector FROM vectors WHERE image_id = ?", [image_id]
+            ).fetchone()
+        return Extraction(
+            features=self.features(image_id) if counted else None,
+            global_descriptor=np.frombuffer(found[0], "<f4") if found else None,
+        )
+
+    def vectors(self, chunk: int = 16384) -> Iterator[tuple[Array, Array]]:
+        """All global descriptors in chunks: ids (n,) int64 ascending, vectors (n, D) float32."""
+        with _speaking(self.folder):
+            cursor = self._db.execute("SELECT image_id, vector FROM vectors ORDER BY image_id")
+            while rows := cursor.fetchmany(chunk):
+                ids = np.array([row[0] for row in rows], np.int64)
+                try:
+                    matrix = np.stack([np.frombuffer(row[1], "<f4") for row in rows])
+                except ValueError as error:
+                    raise DatabaseCorruptError(
+                        f"stored global descriptors differ in length ({error}); "
+                        "run: locate check --repair"
+                    ) from None
+                yield ids, matrix
+
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """A query of `index.check`; not for others."""
+        with _speaking(self.folder):
+            return list(self._db.execute(sql, list(values)).fetchall())
+
+
+def _image(row: dict[str, Any]) -> ImageRow:
+    info = PhotoInfo(
+        size=(row["width"] or 0, row["height"] or 0),
+        **{
+            name: row[name] if row[name] is not None or name != "orientation" else 1
+            for name in _INFO_COLUMNS
+        },
+    )
+    return ImageRow(
+        id=row["id"],
+        root_id=row["root_id"],
+        path=row["path"],
+        label=row["label"],
+        status=row["status"],
+        error=row["error"],
+        file=FileState(row["sha256"] or "", row["bytes"] or 0, row["mtime_ns"] or 0),
+        info=info,
+        indexed_at=row["indexed_at"] or "",
+    )
+
+
+@contextmanager
+def _speaking(folder: Path) -> Iterator[None]:
+    """SQLite's and the system's errors as ours, with the cure."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        text = str(error)
+        if "full" in text:
+            cure = "free some space and run the same command again; nothing committed is lost"
+        elif "locked" in text or "busy" in text:
+            cure = "another program holds it; try again when that has finished"
+        elif "readonly" in text or "unable to open" in text:
+            cure = "check the permissions of the folder"
+        else:
+            cure = "run: locate check"
+        raise DatabaseError(f"{folder / FILE}: {text}; {cure}") from error
+    except sqlite3.DatabaseError as error:
+        raise DatabaseCorruptError(
+            f"{folder / FILE}: {error}; the file is damaged: move the folder away and run "
+            "locate build-index again"
+        ) from error
+    except OSError as error:
+        raise DatabaseError(f"{folder}: {error.strerror}; check the disk and permissions") from error

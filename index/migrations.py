@@ -1,0 +1,51 @@
+"""The schema of the catalogue, grown by numbered migrations.
+
+Each runs once, in a transaction of its own together with the record that it ran. Never edit one that
+was released: add the next.
+"""
+
+from __future__ import annotations
+
+from sqlite_utils import Database, Migrations
+
+migrations = Migrations("locate")
+SCHEMA_VERSION = 1  # number of the last migration; SQLite's user_version repeats it
+
+
+@migrations()
+def m001_images_features_vectors(db: Database) -> None:
+    db["meta"].create({"key": str, "value": str}, pk="key")
+    db["roots"].create({"id": int, "path": str}, pk="id", not_null={"path"})
+    db["roots"].create_index(["path"], unique=True)
+    # Raw SQL where sqlite-utils has no word for it. AUTOINCREMENT: an id is never used again, so a
+    # stale derived file cannot give one image the vector of another.
+    db.execute(
+        """CREATE TABLE images (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            root_id INTEGER NOT NULL REFERENCES roots(id),
+            path TEXT NOT NULL,          -- relative to the root, forward slashes
+            sha256 TEXT, bytes INTEGER, mtime_ns INTEGER,
+            width INTEGER, height INTEGER,  -- pixels, upright
+            orientation INTEGER,         -- the EXIF tag that was applied
+            taken_at TEXT, camera TEXT, focal_mm REAL, focal_35mm REAL,
+            latitude REAL, longitude REAL, altitude REAL,
+            label TEXT,
+            status TEXT NOT NULL CHECK (status IN ('ok', 'failed')),
+            error TEXT, indexed_at TEXT)"""
+    )
+    db["images"].create_index(["root_id", "path"], unique=True)
+    db["images"].create_index(["sha256"])
+    db["images"].create_index(["label"])
+    db.execute(
+        """CREATE TABLE features (
+            image_id INTEGER PRIMARY KEY REFERENCES images(id) ON DELETE CASCADE,
+            count INTEGER NOT NULL, dim INTEGER NOT NULL,
+            keypoints BLOB NOT NULL, scores BLOB NOT NULL, descriptors BLOB NOT NULL,
+            checksum TEXT NOT NULL)"""
+    )
+    db.execute(
+        """CREATE TABLE vectors (
+            image_id INTEGER PRIMARY KEY REFERENCES images(id) ON DELETE CASCADE,
+            dim INTEGER NOT NULL, vector BLOB NOT NULL, checksum TEXT NOT NULL)"""
+    )
+    db.execute("PRAGMA user_version = 1")

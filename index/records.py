@@ -1,0 +1,99 @@
+"""Rows of the catalogue as records, and blobs as arrays."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from locate.errors import DatabaseCorruptError
+from locate.types import Array, Extraction, Features, PhotoInfo
+
+
+@dataclass(frozen=True)
+class FileState:
+    """What tells whether a file is the one that was indexed."""
+
+    sha256: str
+    bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """One image of the catalogue.
+
+    Attributes:
+        root: the folder that `path` is relative to, as stored (see `Catalog.resolve_root`).
+        status: "ok" or "failed"; then `error` has the reason.
+    """
+
+    id: int
+    root_id: int
+    path: str
+    label: str | None
+    status: str
+    error: str | None
+    file: FileState
+    info: PhotoInfo
+    indexed_at: str
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """What is to be written about one file: an extraction, or the reason why there is none."""
+
+    root_id: int
+    path: str
+    label: str | None
+    file: FileState
+    info: PhotoInfo | None = None
+    extraction: Extraction | None = field(default=None, repr=False)
+    error: str | None = None
+
+
+def checksum(*blobs: bytes) -> str:
+    """16 hex digits that change when a bit of any blob does."""
+    digest = hashlib.blake2b(digest_size=8)
+    for blob in blobs:
+        digest.update(blob)
+    return digest.hexdigest()
+
+
+def feature_blobs(features: Features) -> dict[str, Any]:
+    """Keypoints stay float32: float16 would move them by a pixel beyond 1024."""
+    keypoints = features.keypoints.astype("<f4").tobytes()
+    scores = features.scores.astype("<f4").tobytes()
+    descriptors = features.descriptors.astype("<f2").tobytes()
+    return {
+        "count": len(features),
+        "dim": features.descriptors.shape[1],
+        "keypoints": keypoints,
+        "scores": scores,
+        "descriptors": descriptors,
+        "checksum": checksum(keypoints, scores, descriptors),
+    }
+
+
+def features_from(row: dict[str, Any], size: tuple[int, int], name: str) -> Features:
+    """A row of table `features` -> `Features`; `DatabaseCorruptError` if its checksum is wrong."""
+    n, dim = row["count"], row["dim"]
+    keypoints, scores, descriptors = row["keypoints"], row["scores"], row["descriptors"]
+    intact = (len(keypoints), len(scores), len(descriptors)) == (8 * n, 4 * n, 2 * n * dim)
+    if not intact or checksum(keypoints, scores, descriptors) != row["checksum"]:
+        raise DatabaseCorruptError(
+            f"the stored features of {name} are damaged; run: locate check --repair"
+        )
+    return Features(
+        keypoints=np.frombuffer(keypoints, "<f4").reshape(n, 2),
+        scores=np.frombuffer(scores, "<f4"),
+        descriptors=np.frombuffer(descriptors, "<f2").reshape(n, dim),
+        image_size=size,
+    )
+
+
+def vector_blob(vector: Array) -> dict[str, Any]:
+    blob = vector.astype("<f4").tobytes()
+    return {"dim": len(vector), "vector": blob, "checksum": checksum(blob)}

@@ -1,0 +1,82 @@
+"""What every extractor is: pixels in, local features and / or a global descriptor out.
+
+To add one: implement `Extractor` in a folder of its own, add a line to `registry.EXTRACTORS`; the
+contract test `tests/test_extractors.py` then runs over it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+from locate.types import Array, Extraction
+
+
+@dataclass(frozen=True)
+class ExtractorInfo:
+    """Who an extractor is; what a database remembers of it.
+
+    Attributes:
+        name: as in the registry.
+        weights: sha256 of the weights file, or None for an extractor without any.
+        settings: everything that changes its output, as JSON-able values.
+        global_dim: length of the global descriptor; 0 if it has none.
+        local_dim: length of a local descriptor; 0 if it has none.
+    """
+
+    name: str
+    weights: str | None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    global_dim: int = 0
+    local_dim: int = 0
+
+    def to_json(self) -> str:
+        return json.dumps(
+            {
+                "name": self.name,
+                "weights": self.weights,
+                "settings": dict(self.settings),
+                "global_dim": self.global_dim,
+                "local_dim": self.local_dim,
+            },
+            sort_keys=True,
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> ExtractorInfo:
+        return cls(**json.loads(text))
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash that changes with anything that changes the output."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
+
+
+@runtime_checkable
+class Extractor(Protocol):
+    """Local features, a global descriptor, or both in one pass.
+
+    `max_side` tells the reader of files that no more than this many pixels along the long side
+    will be looked at. `extract` must be safe to call from several threads at once.
+    """
+
+    @property
+    def info(self) -> ExtractorInfo: ...
+
+    @property
+    def max_side(self) -> int: ...
+
+    def extract(self, pixels: Array, size: tuple[int, int] | None = None) -> Extraction:
+        """Look at one image.
+
+        Args:
+            pixels: H x W x 3 uint8, RGB.
+            size: (width, height) of the original if `pixels` is a reduced copy of it.
+
+        Returns:
+            Keypoints in pixels of the original image.
+        """
+        ...

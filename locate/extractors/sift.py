@@ -1,0 +1,85 @@
+"""RootSIFT on OpenCV's SIFT: the classical baseline that stands in every table.
+
+Lowe, "Distinctive Image Features from Scale-Invariant Keypoints", IJCV 2004; RootSIFT: Arandjelovic
+and Zisserman, "Three things everyone should know to improve object retrieval", CVPR 2012, section 3:
+L1-normalise, then take the square root of each element, so that the Euclidean distance of two
+descriptors is the Hellinger distance of the SIFT histograms.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from locate.extractors.base import ExtractorInfo
+from locate.pixels import fit_size, resize_points
+from locate.types import Array, Extraction, Features
+
+
+class Sift:
+    """RootSIFT.
+
+    Args:
+        max_keypoints: the strongest that are kept.
+        max_side: the image is shrunk so that its long side is at most this many pixels.
+        contrast_threshold: OpenCV's; lower gives more keypoints on flat images.
+    """
+
+    def __init__(
+        self, max_keypoints: int = 2048, max_side: int = 1024, contrast_threshold: float = 0.04
+    ) -> None:
+        self.max_side = max_side
+        self._max_keypoints = max_keypoints
+        self._contrast_threshold = contrast_threshold
+        self.info = ExtractorInfo(
+            name="sift",
+            weights=None,
+            settings={
+                "max_keypoints": max_keypoints,
+                "max_side": max_side,
+                "contrast_threshold": contrast_threshold,
+            },
+            local_dim=128,
+        )
+
+    def extract(self, pixels: Array, size: tuple[int, int] | None = None) -> Extraction:
+        height, width = pixels.shape[:2]
+        size = size or (width, height)
+        grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+        target = fit_size((width, height), self.max_side)
+        if target != (width, height):
+            grey = cv2.resize(grey, target, interpolation=cv2.INTER_AREA)
+        # A detector of its own for each call: cv2.SIFT keeps no promise about threads.
+        detector = cv2.SIFT_create(
+            nfeatures=self._max_keypoints, contrastThreshold=self._contrast_threshold
+        )
+        found, descriptors = detector.detectAndCompute(grey, None)
+        if descriptors is None or len(found) == 0:
+            return Extraction(_no_features(size), None)
+        points = np.array([k.pt for k in found], np.float32).reshape(-1, 2)
+        scores = np.array([k.response for k in found], np.float32)
+        # OpenCV keeps ties at the cut, so it may return a few more than asked.
+        order = np.argsort(-scores, kind="stable")[: self._max_keypoints]
+        features = Features(
+            keypoints=resize_points(points[order], target, size),
+            scores=scores[order],
+            descriptors=root_sift(descriptors[order]),
+            image_size=size,
+        )
+        return Extraction(features, None)
+
+
+def root_sift(descriptors: Array) -> Array:
+    """SIFT histograms N x 128 -> RootSIFT N x 128 float32, L2-normalised rows."""
+    descriptors = descriptors.astype(np.float32)
+    total = np.abs(descriptors).sum(axis=1, keepdims=True)
+    return np.asarray(np.sqrt(descriptors / np.maximum(total, 1e-12)), np.float32)
+
+
+def _no_features(size: tuple[int, int]) -> Features:
+    return Features(
+        keypoints=np.zeros((0, 2), np.float32),
+        scores=np.zeros(0, np.float32),
+        descriptors=np.zeros((0, 128), np.float32),
+        image_size=size,
+    )

