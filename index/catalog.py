@@ -28,9 +28,16 @@ from locate.errors import (
 from locate.types import Array, Extraction, Features, PhotoInfo
 
 FILE = "catalog.sqlite"
-_INFO_COLUMNS = (
-    "orientation taken_at camera focal_mm focal_35mm latitude longitude altitude".split()
-)
+_INFO_COLUMNS = [
+    "orientation",
+    "taken_at",
+    "camera",
+    "focal_mm",
+    "focal_35mm",
+    "latitude",
+    "longitude",
+    "altitude",
+]
 
 
 class Catalog:
@@ -112,7 +119,7 @@ class Catalog:
         return str(rows[0]["value"]) if rows else None
 
     def set_meta(self, key: str, value: str) -> None:
-        self._db["meta"].upsert({"key": key, "value": value}, pk="key")
+        self._db.table("meta").upsert({"key": key, "value": value}, pk="key")
 
     @property
     def generation(self) -> int:
@@ -154,7 +161,7 @@ class Catalog:
             found = list(self._db.query("SELECT id FROM roots WHERE path = ?", [stored]))
             if found:
                 return int(found[0]["id"])
-            return int(self._db["roots"].insert({"path": stored}).last_pk)
+            return self._insert("roots", {"path": stored})
 
     def roots(self) -> dict[int, Path]:
         """Root folders, absolute, by id."""
@@ -311,13 +318,9 @@ class Catalog:
 
 
 def _image(row: dict[str, Any]) -> ImageRow:
-    info = PhotoInfo(
-        size=(row["width"] or 0, row["height"] or 0),
-        **{
-            name: row[name] if row[name] is not None or name != "orientation" else 1
-            for name in _INFO_COLUMNS
-        },
-    )
+    details: dict[str, Any] = {name: row[name] for name in _INFO_COLUMNS}
+    details["orientation"] = details["orientation"] or 1
+    info = PhotoInfo(size=(row["width"] or 0, row["height"] or 0), **details)
     return ImageRow(
         id=row["id"],
         root_id=row["root_id"],
@@ -353,4 +356,6 @@ def _speaking(folder: Path) -> Iterator[None]:
             "locate build-index again"
         ) from error
     except OSError as error:
-        raise DatabaseError(f"{folder}: {error.strerror}; check the disk and permissions") from error
+        raise DatabaseError(
+            f"{folder}: {error.strerror}; check the disk and permissions"
+        ) from error

@@ -14,9 +14,9 @@ SCHEMA_VERSION = 1  # number of the last migration; SQLite's user_version repeat
 
 @migrations()
 def m001_images_features_vectors(db: Database) -> None:
-    db["meta"].create({"key": str, "value": str}, pk="key")
-    db["roots"].create({"id": int, "path": str}, pk="id", not_null={"path"})
-    db["roots"].create_index(["path"], unique=True)
+    db.table("meta").create({"key": str, "value": str}, pk="key")
+    db.table("roots").create({"id": int, "path": str}, pk="id", not_null={"path"})
+    db.table("roots").create_index(["path"], unique=True)
     # Raw SQL where sqlite-utils has no word for it. AUTOINCREMENT: an id is never used again, so a
     # stale derived file cannot give one image the vector of another.
     db.execute(
@@ -33,9 +33,9 @@ def m001_images_features_vectors(db: Database) -> None:
             status TEXT NOT NULL CHECK (status IN ('ok', 'failed')),
             error TEXT, indexed_at TEXT)"""
     )
-    db["images"].create_index(["root_id", "path"], unique=True)
-    db["images"].create_index(["sha256"])
-    db["images"].create_index(["label"])
+    db.table("images").create_index(["root_id", "path"], unique=True)
+    db.table("images").create_index(["sha256"])
+    db.table("images").create_index(["label"])
     db.execute(
         """CREATE TABLE features (
             image_id INTEGER PRIMARY KEY REFERENCES images(id) ON DELETE CASCADE,

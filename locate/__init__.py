@@ -16,60 +16,24 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # for type checkers and editors; `__getattr__` below does it at run time
     from locate.errors import (
-        DatabaseCorruptError as DatabaseCorruptError,
-    )
-    from locate.errors import (
-        DatabaseError as DatabaseError,
-    )
-    from locate.errors import (
-        DatabaseLockedError as DatabaseLockedError,
-    )
-    from locate.errors import (
-        DatabaseMismatchError as DatabaseMismatchError,
-    )
-    from locate.errors import (
-        DatabaseMissingError as DatabaseMissingError,
-    )
-    from locate.errors import (
-        ImageError as ImageError,
-    )
-    from locate.errors import (
-        InputError as InputError,
-    )
-    from locate.errors import (
-        LocateError as LocateError,
-    )
-    from locate.errors import (
-        UnknownNameError as UnknownNameError,
+        DatabaseCorruptError,
+        DatabaseError,
+        DatabaseLockedError,
+        DatabaseMismatchError,
+        DatabaseMissingError,
+        ImageError,
+        InputError,
+        LocateError,
+        UnknownNameError,
     )
     from locate.extractors.registry import create as create_extractor
-    from locate.images import read_photo as read_photo
-    from locate.types import (
-        Answer as Answer,
-    )
-    from locate.types import (
-        Candidate as Candidate,
-    )
-    from locate.types import (
-        Features as Features,
-    )
-    from locate.types import (
-        Photo as Photo,
-    )
-    from locate.types import (
-        PhotoInfo as PhotoInfo,
-    )
-    from locate.types import (
-        Verification as Verification,
-    )
-    from pipelines.build import BuildReport as BuildReport
-    from pipelines.build import add_photos as add_photos
-    from pipelines.build import build_index as build_index
-    from pipelines.build import remove_images as remove_images
-    from pipelines.retrieve import Database as Database
-    from pipelines.retrieve import Database as open  # noqa: A004
+    from locate.images import read_photo
+    from locate.types import Answer, Candidate, Features, Photo, PhotoInfo, Verification
+    from pipelines.build import BuildReport, add_photos, build_index, remove_images
+    from pipelines.retrieve import Database
+    from pipelines.retrieve import Database as open  # noqa: A004, N813
 
 # name: (module, attribute)
 _PUBLIC = {
@@ -100,7 +64,32 @@ _PUBLIC = {
         )
     },
 }
-__all__ = sorted((*_PUBLIC, "__version__"))  # noqa: PLE0604, PLE0605
+__all__ = [
+    "Answer",
+    "BuildReport",
+    "Candidate",
+    "Database",
+    "DatabaseCorruptError",
+    "DatabaseError",
+    "DatabaseLockedError",
+    "DatabaseMismatchError",
+    "DatabaseMissingError",
+    "Features",
+    "ImageError",
+    "InputError",
+    "LocateError",
+    "Photo",
+    "PhotoInfo",
+    "UnknownNameError",
+    "Verification",
+    "__version__",
+    "add_photos",
+    "build_index",
+    "create_extractor",
+    "open",
+    "read_photo",
+    "remove_images",
+]
 
 
 def __getattr__(name: str) -> Any:

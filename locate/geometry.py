@@ -36,9 +36,7 @@ def verify(
     points_d = database.keypoints[matches[:, 1]]
     keep = distinct_matches(points_q * scale_q, points_d * scale_d)
     matches, points_q, points_d = matches[keep], points_q[keep], points_d[keep]
-    none = Verification(
-        matches, points_q, points_d, np.zeros(len(matches), np.bool_), None, "none"
-    )
+    none = Verification(matches, points_q, points_d, np.zeros(len(matches), np.bool_), None, "none")
     if len(matches) < MIN_MATCHES:
         return none
     matrix, report = poselib.estimate_fundamental(

@@ -8,11 +8,11 @@ Every fault becomes an `ImageError` that names the file, the reason and the cure
 from __future__ import annotations
 
 import io
-import os
+import math
 import re
 import stat
 import warnings
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,26 @@ from locate.errors import ImageError
 from locate.types import Array, Photo, PhotoInfo
 
 EXTENSIONS = frozenset(
-    ".jpg .jpeg .jpe .jfif .mpo .png .webp .tif .tiff .bmp .avif .heic .heif .hif .gif .ppm .pgm .jp2"
-    .split()
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".mpo",
+        ".png",
+        ".webp",
+        ".tif",
+        ".tiff",
+        ".bmp",
+        ".avif",
+        ".heic",
+        ".heif",
+        ".hif",
+        ".gif",
+        ".ppm",
+        ".pgm",
+        ".jp2",
+    ]
 )
 MIN_SIDE = 32  # pixels; below this no extractor sees anything
 _ANIMATED_FORMATS = frozenset({"GIF", "PNG", "WEBP", "AVIF"})
@@ -32,7 +50,7 @@ _HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", 
 
 def is_photo_name(path: Path | str) -> bool:
     """Whether the file name's ending is one of the formats that `read_photo` knows."""
-    return os.path.splitext(str(path))[1].lower() in EXTENSIONS
+    return PurePath(path).suffix.lower() in EXTENSIONS
 
 
 def read_bytes(path: Path) -> bytes:
@@ -78,7 +96,9 @@ def decode_photo(data: bytes, path: Path, min_long_side: int | None = None) -> P
         _register_heif()
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # Pillow's "corrupt EXIF data" and the like
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # Pillow's "corrupt EXIF data" and the like
             with Image.open(io.BytesIO(data)) as image:
                 return _decode(image, path, min_long_side)
     except ImageError:
@@ -99,10 +119,9 @@ def decode_photo(data: bytes, path: Path, min_long_side: int | None = None) -> P
 
 
 def _decode(image: Image.Image, path: Path, min_long_side: int | None) -> Photo:
-    if image.format in _ANIMATED_FORMATS and getattr(image, "n_frames", 1) > 1:
-        raise ImageError(
-            path, f"is an animation of {image.n_frames} frames", "save the frame that matters"  # type: ignore[attr-defined]
-        )
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format in _ANIMATED_FORMATS:
+        raise ImageError(path, f"is an animation of {frames} frames", "save the frame that matters")
     if min(image.size) < MIN_SIDE:
         raise ImageError(
             path,
@@ -190,7 +209,7 @@ def _number(value: Any) -> float | None:
         number = float(value)
     except (TypeError, ValueError, ZeroDivisionError):
         return None
-    return number if np.isfinite(number) else None
+    return number if math.isfinite(number) else None
 
 
 def _positive(value: Any) -> float | None:

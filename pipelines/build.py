@@ -152,20 +152,19 @@ def remove_images(
                 raise InputError(f"no image of the database has the label {label!r}")
             chosen |= fitting
         if missing:
-            chosen |= {
-                r.id: r.path for r in rows if not (roots[r.root_id] / r.path).exists()
-            }
+            chosen |= {r.id: r.path for r in rows if not (roots[r.root_id] / r.path).exists()}
         if chosen:
             catalog.remove(list(chosen))
             refresh_vectors(catalog)
         return sorted(chosen.values())
 
 
-def refresh_vectors(catalog: Catalog) -> VectorsInfo | None:
-    """Rebuild the search index if it is missing, stale or unreadable. Hold the lock."""
+def refresh_vectors(catalog: Catalog, *, force: bool = False) -> VectorsInfo | None:
+    """Rebuild the search index if it is missing, stale or unreadable, or in any case with `force`.
+    Hold the lock."""
     if catalog.counts()["vectors"] == 0:
         return None
-    stored = faiss_store.load(catalog.folder, catalog.generation)
+    stored = None if force else faiss_store.load(catalog.folder, catalog.generation)
     if stored is not None:
         return stored.info
     return faiss_store.build(catalog.folder, catalog.vectors, catalog.generation)
@@ -221,7 +220,7 @@ class _Job:
         self._rule = rule
         self._name = extractor_name
         self._workers = workers
-        self._progress = progress or (lambda done, total: None)
+        self._progress = progress or (lambda _done, _total: None)
         self._started = time.perf_counter()
         self._extractor: Extractor | None = None
         self._lock = threading.Lock()

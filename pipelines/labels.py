@@ -30,7 +30,7 @@ def label_rule(text: str) -> LabelRule:
         case "name":
             return lambda path: re.sub(r"[-_ .]*\d+$", "", PurePosixPath(path).stem) or None
         case "none":
-            return lambda path: None
+            return lambda _: None
         case "csv" if value:
             return _from_csv(Path(value))
         case "regex" if value:
@@ -64,7 +64,9 @@ def _from_regex(pattern: str) -> LabelRule:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise InputError(f"label rule regex:{pattern} is not a regular expression: {error}") from None
+        raise InputError(
+            f"label rule regex:{pattern} is not a regular expression: {error}"
+        ) from None
     if compiled.groups < 1:
         raise InputError(f"label rule regex:{pattern} needs a group in brackets")
 

@@ -44,7 +44,7 @@ def scan(root: Path) -> Iterator[Found]:
         raise InputError(f"{root} is a file; name a folder, or use: locate add {root}")
     seen: set[tuple[int, int]] = set()
     for folder, folders, files in os.walk(root, followlinks=True):
-        status = os.stat(folder)
+        status = Path(folder).stat()
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
             continue

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import numpy.typing as npt
-from town_render import F32, F64, U8, Face, Paint, Sky, Texture
+from pipelines.town_render import F32, F64, U8, Face, Paint, Sky, Texture
 
 Rgb = tuple[int, int, int]
 Rng = np.random.Generator
 Painter = Callable[["Canvas"], None]
 Point = tuple[float, float]
 
-PITCH_M = 90.0  # distance of neighbouring squares
+TOWN_M = 180.0  # radius of the ring on which the ten squares stand
 SQUARE_M = 78.0  # side of the paved plate under each landmark
 GLASS: Rgb = (52, 66, 82)
 IRON: Rgb = (44, 46, 50)
@@ -37,9 +37,11 @@ def seeded(seed: int, *names: str | int) -> Rng:
 
 
 def vary(rng: Rng, rgb: Sequence[float], by: float) -> Rgb:
-    """A neighbour of a colour: brightness varies by `by` of 255, hue by a third of it."""
-    c = np.asarray(rgb) + rng.normal(0, by) + rng.normal(0, by / 3, 3)
-    r, g, b = (int(v) for v in np.clip(np.rint(c), 0, 255))
+    """A neighbour of a colour: brightness varies by `by` of 255, hue by a quarter of it."""
+    level, *hues = rng.standard_normal(4).tolist()
+    r, g, b = (
+        min(255, max(0, round(v + by * (level + h / 4)))) for v, h in zip(rgb, hues, strict=True)
+    )
     return r, g, b
 
 
@@ -47,6 +49,13 @@ def dim(rgb: Sequence[float], k: float) -> Rgb:
     """A colour times k."""
     r, g, b = (int(min(255, max(0, round(v * k)))) for v in rgb)
     return r, g, b
+
+
+def hue(rng: Rng, grey: float) -> Rgb:
+    """A random colour; grey: 0 for the full hue, 1 for none."""
+    turn, level = rng.uniform(0, 6), rng.uniform(110, 225)
+    pure = [float(np.clip(abs((turn + o) % 6 - 3) - 1, 0, 1)) for o in (0, 4, 2)]
+    return dim([level * (grey + (1 - grey) * v) for v in pure], 1.0)
 
 
 def cloudy(rng: Rng, shape: tuple[int, int], cell: float, octaves: int = 4) -> F32:
@@ -63,6 +72,15 @@ def cloudy(rng: Rng, shape: tuple[int, int], cell: float, octaves: int = 4) -> F
     return out
 
 
+def _circle(n: int) -> F64:
+    """(n, 2) corners of a unit circle."""
+    t = 2 * np.pi * np.arange(n) / n
+    return np.stack([np.cos(t), np.sin(t)], axis=1)
+
+
+_CIRCLES = {n: _circle(n) for n in (10, 28)}
+
+
 class Canvas:
     """A wall to paint on, in metres from its lower left corner, y up.
 
@@ -75,21 +93,22 @@ class Canvas:
         self.px: U8 = np.zeros((*shape, 4), np.uint8)
         self.px[..., :3] = fill
 
-    def _fixed(self, points: Sequence[Point]) -> npt.NDArray[np.int32]:
+    def _fixed(self, points: Sequence[Point] | F64) -> npt.NDArray[np.int32]:
         """Metres to texels with four fractional bits, as OpenCV's drawing wants them."""
-        p = np.asarray(points, np.float64)
-        texel = np.stack([p[:, 0] * self.ppm, (self.height - p[:, 1]) * self.ppm], axis=1) - 0.5
-        return np.asarray(np.rint(texel * 16), np.int32)
+        k, top = 16 * self.ppm, self.height
+        if isinstance(points, np.ndarray):
+            return np.asarray(np.rint(points * (k, -k) + (-8, k * top - 8)), np.int32)
+        return np.array([(round(k * x - 8), round(k * (top - y) - 8)) for x, y in points], np.int32)
 
-    def poly(self, points: Sequence[Point], rgb: Rgb, a: int = 0) -> None:
+    def poly(self, points: Sequence[Point] | F64, rgb: Rgb, a: int = 0) -> None:
         cv2.fillPoly(self.px, [self._fixed(points)], (*rgb, a), cv2.LINE_AA, 4)
 
     def rect(self, x: float, y: float, w: float, h: float, rgb: Rgb, a: int = 0) -> None:
         self.poly([(x, y), (x + w, y), (x + w, y + h), (x, y + h)], rgb, a)
 
     def disc(self, x: float, y: float, r: float, rgb: Rgb, a: int = 0, flat: float = 1.0) -> None:
-        t = np.linspace(0, 2 * np.pi, 28, endpoint=False)
-        self.poly([(x + r * np.cos(k), y + flat * r * np.sin(k)) for k in t], rgb, a)
+        outline = _CIRCLES[28 if r * self.ppm > 6 else 10] * (r, flat * r) + (x, y)
+        self.poly(outline, rgb, a)
 
     def line(self, points: Sequence[Point], width: float, rgb: Rgb, a: int = 0) -> None:
         thick = max(1, round(width * self.ppm))
@@ -196,10 +215,8 @@ class Canvas:
             self.glyphs(left + 0.05, bottom + 0.08, wide - 0.1, 0.16 * tall, 5, dim(ink, 0.5))
 
     def colour(self) -> Rgb:
-        """A saturated random colour."""
-        hue, level = self.rng.uniform(0, 6), self.rng.uniform(110, 235)
-        rgb = [level * float(np.clip(abs((hue + o) % 6 - 3) - 1, 0.12, 1)) for o in (0, 4, 2)]
-        return dim(rgb, 1.0)
+        """A random colour, strong but not neon."""
+        return hue(self.rng, 0.3)
 
     def _scrap(self, x: float, y: float, w: float, h: float) -> list[Point]:
         t = np.sort(self.rng.uniform(0, 2 * np.pi, int(self.rng.integers(3, 7))))
@@ -1022,18 +1039,18 @@ class Kind:
 
 
 LANDMARKS: dict[str, Kind] = {
-    "church": Kind(church, 23, 8.4, (170, 160, 146), "cobble"),
-    "town-hall": Kind(town_hall, 22, 8.0, (176, 150, 128), "slab"),
-    "old-gate": Kind(old_gate, 20, 7.2, (138, 134, 130), "cobble"),
-    "fountain": Kind(fountain, 19, 4.8, (196, 182, 158), "slab"),
-    "villa": Kind(villa, 20, 5.8, (166, 146, 116), "gravel"),
-    "lighthouse": Kind(lighthouse, 24, 9.2, (150, 152, 150), "slab"),
-    "windmill": Kind(windmill, 23, 7.8, (128, 138, 84), "grass"),
-    "guildhall": Kind(guildhall, 19, 6.2, (156, 142, 134), "cobble"),
+    "church": Kind(church, 28, 9.6, (170, 160, 146), "cobble"),
+    "town-hall": Kind(town_hall, 26, 8.8, (176, 150, 128), "slab"),
+    "old-gate": Kind(old_gate, 25, 8.0, (138, 134, 130), "cobble"),
+    "fountain": Kind(fountain, 20, 5.2, (196, 182, 158), "slab"),
+    "villa": Kind(villa, 23, 6.2, (166, 146, 116), "gravel"),
+    "lighthouse": Kind(lighthouse, 30, 10.2, (150, 152, 150), "slab"),
+    "windmill": Kind(windmill, 27, 8.6, (128, 138, 84), "grass"),
+    "guildhall": Kind(guildhall, 23, 6.8, (156, 142, 134), "cobble"),
 }
 ELSEWHERE: dict[str, Kind] = {
-    "elsewhere-1": Kind(library, 21, 6.0, (172, 172, 174), "slab"),
-    "elsewhere-2": Kind(station, 22, 6.4, (160, 140, 120), "cobble"),
+    "elsewhere-1": Kind(library, 24, 6.4, (172, 172, 174), "slab"),
+    "elsewhere-2": Kind(station, 25, 7.0, (160, 140, 120), "cobble"),
 }
 
 
@@ -1062,9 +1079,12 @@ def place(seed: int, name: str) -> Place:
     builder = Builder(rng)
     kind.build(builder)
     faces = [*builder.faces, *_neighbours(rng), _plate(rng, kind)]
-    jitter = rng.uniform(-4, 4, 2)
-    centre = np.array([(slot % 4) * PITCH_M + jitter[0], (slot // 4) * PITCH_M + jitter[1], 0.0])
-    heading = float(rng.uniform(-np.pi, np.pi))
+    # All fronts face the middle of the ring, so every picture looks out of town and no building
+    # stands behind another one: a query then has one right answer.
+    angle = 2 * np.pi * slot / len(kinds) + float(rng.uniform(-0.03, 0.03))
+    away = TOWN_M + float(rng.uniform(-4, 4))
+    centre = np.array([away * np.cos(angle), away * np.sin(angle), 0.0])
+    heading = float(angle - np.pi / 2 + rng.uniform(-0.06, 0.06))
     return Place(name, kind, centre, heading, tuple(placed(faces, centre, heading)))
 
 
@@ -1208,15 +1228,15 @@ def tree(b: Builder, height: float, turn: float) -> None:
         c.px[...] = (*dim(green, 0.7), 0)
         c.poly([(mid - 0.03 * height, 0), (mid + 0.03 * height, 0), (mid + 0.015 * height, height * 0.6),
                 (mid - 0.015 * height, height * 0.6)], (86, 66, 50), 255)
-        n = 900
-        r = wide * 0.44 * np.sqrt(rng.random(n))
+        n = 600
+        r = wide * 0.385 * np.sqrt(rng.random(n))
         a = rng.uniform(0, 2 * np.pi, n)
         lump = 1 + 0.16 * np.sin(3 * a + rng.uniform(0, 6)) + 0.1 * np.sin(7 * a)
         x = mid + r * lump * np.cos(a)
-        y = height * 0.64 + r * lump * np.sin(a) * (height * 0.34 / (wide * 0.44))
+        y = height * 0.64 + r * lump * np.sin(a) * (height * 0.27 / (wide * 0.385))
         for px, py in sorted(zip(x, y, strict=True), key=lambda p: float(p[1])):
             light = 0.62 + 0.5 * (py / height - 0.3) + 0.18 * (mid - px) / wide
-            c.disc(px, py, float(rng.uniform(0.02, 0.045)) * wide, dim(vary(rng, green, 13), light), 255)
+            c.disc(px, py, float(rng.uniform(0.025, 0.055)) * wide, dim(vary(rng, green, 13), light), 255)
 
     for k in range(3):
         a = turn + k * np.pi / 3
@@ -1231,7 +1251,7 @@ def person(b: Builder) -> None:
     def figure(c: Canvas) -> None:
         rng = c.rng
         skin = vary(rng, [(224, 178, 146), (170, 118, 84), (112, 76, 56)][int(rng.integers(3))], 8)
-        coat, legs = c.colour(), vary(rng, (66, 68, 84), 22)
+        coat, legs = hue(rng, 0.5), vary(rng, (66, 68, 84), 22)
         c.px[...] = (*coat, 0)
         s = float(rng.uniform(0.06, 0.2))
         c.line([(0.45, 0.85), (0.45 - s, 0.05)], 0.17, legs, 255)
@@ -1251,7 +1271,7 @@ def person(b: Builder) -> None:
 def car(b: Builder) -> None:
     """A small car along x."""
     body = b.rng.choice([0, 1])
-    rgb = Canvas(b.rng, 1, 1, 8, WHITE).colour() if body else vary(b.rng, (176, 180, 184), 40)
+    rgb = hue(b.rng, 0.4) if body else vary(b.rng, (176, 180, 184), 40)
 
     def low(c: Canvas) -> None:
         c.px[..., :3] = rgb
@@ -1285,7 +1305,7 @@ def car(b: Builder) -> None:
 
 def kiosk(b: Builder) -> None:
     """A stall with an awning, papers and writing."""
-    tone = Canvas(b.rng, 1, 1, 8, WHITE).colour()
+    tone = hue(b.rng, 0.35)
 
     def front(c: Canvas) -> None:
         c.px[..., :3] = dim(tone, 0.7)

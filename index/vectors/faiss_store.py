@@ -13,11 +13,12 @@ import json
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
 
-from index.vectors.base import VectorSource, VectorsInfo
+from index.vectors.base import VectorsInfo, VectorSource
 from locate.errors import DatabaseError
 from locate.types import Array, Shortlist
 
@@ -45,7 +46,7 @@ def choose_factory(count: int, dim: int) -> str:
 class FaissStore:
     """A loaded index, ready to search. From `build`, `load` or `in_memory`."""
 
-    def __init__(self, index: faiss.Index, info: VectorsInfo) -> None:
+    def __init__(self, index: Any, info: VectorsInfo) -> None:
         self._index = index
         self._search_index = _to_gpu(index)
         self._info = info
@@ -56,6 +57,18 @@ class FaissStore:
 
     def ids(self) -> Array:
         return np.asarray(faiss.vector_to_array(self._index.id_map), np.int64)
+
+    def vectors_of(self, ids: Array) -> Array:
+        """The stored vectors of some ids, n x D float32; exact for an exact index.
+
+        An id that is not stored gives a row of NaN."""
+        rows = np.full((len(ids), self._info.dim), np.nan, np.float32)
+        position = {int(i): n for n, i in enumerate(self.ids())}
+        inner = faiss.downcast_index(self._index.index)
+        for n, image_id in enumerate(ids):
+            if (at := position.get(int(image_id))) is not None:
+                rows[n] = inner.reconstruct(at)
+        return rows
 
     def search(self, vector: Array, k: int) -> Shortlist:
         k = min(k, self._info.count)
@@ -68,7 +81,9 @@ class FaissStore:
         )
 
 
-def build(folder: Path, source: VectorSource, generation: int, factory: str | None = None) -> VectorsInfo:
+def build(
+    folder: Path, source: VectorSource, generation: int, factory: str | None = None
+) -> VectorsInfo:
     """Build the index file of `source`, measure its recall, and put it in the place of the old one.
 
     Args:
@@ -82,11 +97,11 @@ def build(folder: Path, source: VectorSource, generation: int, factory: str | No
         faiss.write_index(index, str(temporary))
         info = dataclasses.replace(info, file=name, sha256=_sha256(temporary))
         _sync(temporary)
-        os.replace(temporary, folder / name)
+        temporary.replace(folder / name)
         record = folder / f"{RECORD}.writing"
         record.write_text(json.dumps(dataclasses.asdict(info), indent=1))
         _sync(record)
-        os.replace(record, folder / RECORD)
+        record.replace(folder / RECORD)
     except (OSError, RuntimeError) as error:  # FAISS raises RuntimeError on a full disk
         raise DatabaseError(
             f"cannot write the search index in {folder} ({error}); free some space and run: "

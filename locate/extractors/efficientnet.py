@@ -55,9 +55,7 @@ class _Block(nn.Module):
         if self.expands:
             self._expand_conv = SameConv2d(inputs, middle, 1, bias=False)
             self._bn0 = _norm(middle)
-        self._depthwise_conv = SameConv2d(
-            middle, middle, kernel, stride, groups=middle, bias=False
-        )
+        self._depthwise_conv = SameConv2d(middle, middle, kernel, stride, groups=middle, bias=False)
         self._bn1 = _norm(middle)
         self._project_conv = SameConv2d(middle, out, 1, bias=False)
         self._bn2 = _norm(out)

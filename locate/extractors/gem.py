@@ -43,7 +43,7 @@ class Gem:
     ) -> None:
         self.max_side = max_side
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._network = network.eval().to(self.device, memory_format=torch.channels_last)
+        self._network = network.eval().to(self.device).to(memory_format=torch.channels_last)
         self._pool = GeM(p).eval().to(self.device)
         self._tap = tap
         self.info = ExtractorInfo(
@@ -60,7 +60,11 @@ class Gem:
         network = efficientnet.load_imagenet(path)
         return cls(network, hashlib.sha256(path.read_bytes()).hexdigest())
 
-    def extract(self, pixels: Array, size: tuple[int, int] | None = None) -> Extraction:
+    def extract(
+        self,
+        pixels: Array,
+        size: tuple[int, int] | None = None,  # noqa: ARG002
+    ) -> Extraction:
         height, width = pixels.shape[:2]
         target = fit_size((width, height), self.max_side)
         if target != (width, height):

@@ -29,7 +29,9 @@ EXTRACTORS: Mapping[str, Callable[..., Extractor]] = {
 }
 
 
-def create(name: str = DEFAULT, settings: Mapping[str, Mapping[str, Any]] | None = None) -> Extractor:
+def create(
+    name: str = DEFAULT, settings: Mapping[str, Mapping[str, Any]] | None = None
+) -> Extractor:
     """Build the extractor `name`, ready to use; reads its weights.
 
     Args:

@@ -50,7 +50,7 @@ class Sift:
         if target != (width, height):
             grey = cv2.resize(grey, target, interpolation=cv2.INTER_AREA)
         # A detector of its own for each call: cv2.SIFT keeps no promise about threads.
-        detector = cv2.SIFT_create(
+        detector = cv2.SIFT.create(
             nfeatures=self._max_keypoints, contrastThreshold=self._contrast_threshold
         )
         found, descriptors = detector.detectAndCompute(grey, None)

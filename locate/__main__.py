@@ -1,0 +1,7 @@
+"""`python -m locate`."""
+
+import sys
+
+from pipelines.cli import main
+
+sys.exit(main())

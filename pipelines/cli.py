@@ -1,0 +1,178 @@
+"""The command line: arguments -> stage -> output. No algorithm lives here."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from locate import __version__
+from locate.errors import LocateError
+from pipelines import exits
+from pipelines.labels import RULES
+
+_EPILOG = """\
+exit codes:
+  0  all good; for a query: match
+  1  the query's answer is "no match"
+  2  wrong usage, or an error that stopped the command
+  3  some files could not be used; the rest was done
+  4  nothing was done: no usable photo
+  5  the query's answer is "uncertain"
+  6  `locate check` found problems
+130  interrupted; everything committed until then is kept
+
+The database is the folder .locate in the current directory or above it;
+--index PATH or the environment variable LOCATE_INDEX name another.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        code = _command(arguments.command)(arguments)
+        sys.stdout.flush()
+        return code
+    except LocateError as error:
+        print(f"locate: {error}", file=sys.stderr)
+        return exits.ERROR
+    except KeyboardInterrupt:
+        print(
+            "locate: interrupted; what was committed is kept, run the same command to go on",
+            file=sys.stderr,
+        )
+        return exits.INTERRUPTED
+    except BrokenPipeError:  # `locate query ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exits.GOOD
+
+
+def _command(name: str) -> Callable[[argparse.Namespace], int]:
+    from pipelines import commands  # torch and OpenCV load only when a command runs
+
+    return {
+        "build-index": commands.build_index,
+        "add": commands.add,
+        "remove": commands.remove,
+        "info": commands.info,
+        "check": commands.check,
+        "query": commands.query,
+        "calibrate": commands.calibrate,
+        "make-town": commands.make_town,
+    }[name]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="locate",
+        description="Which of my photos shows the same place, proven by geometry.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"locate {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, text: str, example: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(
+            name,
+            help=text,
+            description=text[0].upper() + text[1:] + ".",
+            epilog=f"example:\n  {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        made.add_argument("--index", type=Path, metavar="PATH", help="the database folder")
+        made.add_argument("--json", action="store_true", help="print JSON instead of a table")
+        return made
+
+    build = command(
+        "build-index",
+        "index a folder of photos; run it again and only what changed is done",
+        "locate build-index landmarks/",
+    )
+    build.add_argument("photos", type=Path, help="folder of photos, searched recursively")
+    build.add_argument("--extractor", metavar="NAME", help="what looks at the photos")
+    _label_and_workers(build)
+
+    add = command(
+        "add", "add photos or further folders to the database", "locate add new.jpg more-photos/"
+    )
+    add.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="photo or folder")
+    _label_and_workers(add)
+
+    remove = command(
+        "remove",
+        "take images out of the database (the photos stay)",
+        "locate remove 'louvre/*' --missing",
+    )
+    remove.add_argument("patterns", nargs="*", metavar="PATTERN", help="path or glob, as indexed")
+    remove.add_argument("--label", help="all images of this landmark")
+    remove.add_argument("--missing", action="store_true", help="all whose photo is gone")
+
+    info = command(
+        "info", "say what is in the database, who filled it, and its size", "locate info --images"
+    )
+    info.add_argument("--images", action="store_true", help="list every image")
+
+    check = command(
+        "check",
+        "check every invariant of the database, checksums included",
+        "locate check --repair",
+    )
+    check.add_argument("--repair", action="store_true", help="rebuild what is derived")
+
+    query = command(
+        "query",
+        "find the images that show the same place as a photo",
+        "locate query photo.jpg --html report.html",
+    )
+    query.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="photo or folder")
+    query.add_argument("--top", type=int, default=10, metavar="N", help="answers (default 10)")
+    query.add_argument(
+        "--shortlist", type=int, default=30, metavar="N", help="candidates verified (default 30)"
+    )
+    query.add_argument("--no-verify", action="store_true", help="rank by similarity alone")
+    query.add_argument("--no-rotate", action="store_true", help="do not try the photo turned")
+    query.add_argument(
+        "--save-matches", type=Path, metavar="DIR", help="write pictures of the matches"
+    )
+    query.add_argument("--html", type=Path, metavar="FILE", help="write a report to look at")
+
+    calibrate = command(
+        "calibrate",
+        "measure what proves a match: asks the labelled index for places that are left out of it",
+        "locate calibrate --index town/.locate --out calibration.json",
+    )
+    calibrate.add_argument(
+        "--queries", type=int, default=1500, metavar="N", help="photos to ask (default 1500)"
+    )
+    calibrate.add_argument("--seed", type=int, default=0, help="which photos (default 0)")
+    calibrate.add_argument("--out", type=Path, metavar="FILE", help="write it as JSON as well")
+    calibrate.add_argument(
+        "--save", action="store_true", help="let this database judge by it from now on"
+    )
+
+    town = command(
+        "make-town",
+        "render a small town of landmarks with exact cameras, to try things on",
+        "locate make-town town/",
+    )
+    town.add_argument("out", type=Path, help="folder to make")
+    town.add_argument("--seed", type=int, default=0, help="another seed, another town")
+    return parser
+
+
+def _label_and_workers(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--label-from",
+        default="folder",
+        metavar="RULE",
+        help=f"where the landmark's name comes from: {', '.join(RULES)} (default folder)",
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="threads (default: one a core)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,10 @@
+"""Exit codes of the command line; `locate --help` explains them."""
+
+GOOD = 0
+NO_MATCH = 1
+ERROR = 2
+SOME_FAILED = 3
+NOTHING_DONE = 4
+UNCERTAIN = 5
+PROBLEMS = 6
+INTERRUPTED = 130

@@ -1,0 +1,223 @@
+"""Reports as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from locate.types import Answer
+from locate.verdict import MATCH, NO_MATCH, UNCERTAIN
+from pipelines.build import BuildReport
+from pipelines.maintain import CheckReport, DatabaseInfo
+
+if TYPE_CHECKING:
+    from pipelines.calibrate import CalibrationReport
+
+_COLOUR = {MATCH: "green", UNCERTAIN: "yellow", NO_MATCH: "red"}
+_SHOWN_FAILURES = 20
+
+
+def _console() -> Console:
+    # Where there is no terminal lines must not be cut: they go to a file or another program.
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=200)
+    return console
+
+
+def _table(*columns: str, right: Sequence[str] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
+
+
+def print_build(report: BuildReport, index: Path) -> None:
+    out = _console()
+    counts = {
+        "added": report.added,
+        "updated": report.updated,
+        "unchanged": report.unchanged,
+        "failed": len(report.failed),
+    }
+    rate = f", {report.images_per_second:.1f} images/s" if report.added + report.updated else ""
+    summary = ", ".join(f"{count} {name}" for name, count in counts.items())
+    out.print(f"{escape(str(index))}: {summary} in {report.seconds['total']:.1f} s{rate}")
+    if report.missing:
+        out.print(
+            f"{report.missing} images are no longer on disk; they are kept until: "
+            "locate remove --missing"
+        )
+    if report.vectors is not None and report.vectors.factory != "Flat":
+        out.print(
+            f"search index {report.vectors.factory}, recall@10 {report.vectors.recall_at_10:.3f}"
+        )
+    print_failed(report.failed)
+
+
+def print_failed(failed: Sequence[tuple[str, str]]) -> None:
+    out = _console()
+    for name, reason in failed[:_SHOWN_FAILURES]:
+        out.print(f"[red]failed[/] {escape(name)}: {escape(reason)}")
+    if len(failed) > _SHOWN_FAILURES:
+        out.print(f"... and {len(failed) - _SHOWN_FAILURES} more: locate info --images")
+
+
+def print_removed(removed: Sequence[str]) -> None:
+    out = _console()
+    for path in removed:
+        out.print(f"removed {escape(path)}")
+    out.print(f"{len(removed)} images removed; the photos themselves were not touched")
+
+
+def print_info(info: DatabaseInfo) -> None:
+    out = _console()
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    counts = info.counts
+    table.add_row("database", escape(str(info.folder)))
+    for root in info.roots:
+        table.add_row("photos", escape(str(root)))
+    table.add_row(
+        "images", f"{counts['ok']} of {counts['labels']} landmarks, {counts['failed']} failed"
+    )
+    table.add_row("local features", f"{counts['features']:,}")
+    if info.extractor is not None:
+        table.add_row("extractor", f"{info.extractor.name} ({info.extractor.fingerprint})")
+        for name, value in info.extractor.settings.items():
+            table.add_row("", escape(f"{name}: {value}"))
+        table.add_row("weights", info.extractor.weights or "none")
+    if info.vectors is None:
+        table.add_row("search index", "not up to date (rebuilt by the next build-index or check)")
+    else:
+        exact = info.vectors.factory == "Flat"
+        kind = "exact" if exact else f"{info.vectors.factory}, nprobe {info.vectors.nprobe}"
+        table.add_row(
+            "search index",
+            f"{kind}, {info.vectors.count} x {info.vectors.dim}, "
+            f"recall@10 {info.vectors.recall_at_10:.3f}",
+        )
+    size = ", ".join(f"{name} {_megabytes(bytes_)}" for name, bytes_ in info.disk.items())
+    table.add_row("on disk", f"{_megabytes(sum(info.disk.values()))} ({size})")
+    out.print(table)
+
+
+def print_images(rows: Sequence[dict[str, Any]]) -> None:
+    table = _table("image", "label", "size", "taken", "camera", "status")
+    for row in rows:
+        size = f"{row['width']} x {row['height']}" if row["width"] else ""
+        status = row["status"] if row["error"] is None else f"{row['status']}: {row['error']}"
+        table.add_row(
+            *(
+                escape(str(text or ""))
+                for text in (
+                    row["path"],
+                    row["label"],
+                    size,
+                    row["taken_at"],
+                    row["camera"],
+                    status,
+                )
+            )
+        )
+    _console().print(table)
+
+
+def print_check(report: CheckReport, index: Path) -> None:
+    out = _console()
+    for what in report.problems:
+        out.print(f"[red]problem[/] {escape(what)}")
+    for what in report.repaired:
+        out.print(f"[yellow]repair[/] {escape(what)}")
+    if not report.problems:
+        out.print(f"{escape(str(index))}: every invariant holds")
+    elif not report.remaining:
+        out.print(f"{escape(str(index))}: repaired, every invariant holds now")
+    elif report.repaired:
+        out.print(f"{len(report.remaining)} problems remain")
+    else:
+        out.print(f"{len(report.problems)} problems; run: locate check --repair")
+
+
+def print_answers(answers: Sequence[Answer], failed: Sequence[tuple[str, str]]) -> None:
+    if len(answers) == 1:
+        _print_ranking(answers[0])
+    elif answers:
+        _print_batch(answers)
+    print_failed(failed)
+
+
+def _print_ranking(answer: Answer) -> None:
+    out = _console()
+    table = _table(
+        "rank", "verdict", "label", "image", "inliers", "similarity",
+        right=("rank", "inliers", "similarity"),
+    )  # fmt: skip
+    for c in answer.candidates:
+        table.add_row(
+            str(c.rank),
+            _coloured(c.verdict),
+            escape(c.label or ""),
+            escape(c.image),
+            "" if c.inliers is None else str(c.inliers),
+            "" if c.similarity is None else f"{c.similarity:.3f}",
+        )
+    out.print(table)
+    name = f" {escape(answer.label)}" if answer.label else ""
+    turned = f" (turned by {answer.rotation} degrees)" if answer.rotation else ""
+    out.print(f"{_coloured(answer.verdict)}{name}{turned}: {escape(answer.reason)}")
+
+
+def _print_batch(answers: Sequence[Answer]) -> None:
+    out = _console()
+    table = _table(
+        "photo", "verdict", "label", "best image", "inliers", "similarity",
+        right=("inliers", "similarity"),
+    )  # fmt: skip
+    counts: dict[str, int] = {}
+    for answer in answers:
+        counts[answer.verdict] = counts.get(answer.verdict, 0) + 1
+        best = answer.best
+        table.add_row(
+            escape(str(answer.photo)),
+            _coloured(answer.verdict),
+            escape(answer.label or ""),
+            escape(best.image) if best else "",
+            "" if best is None or best.inliers is None else str(best.inliers),
+            "" if best is None or best.similarity is None else f"{best.similarity:.3f}",
+        )
+    out.print(table)
+    seconds = sum(answer.seconds["total"] for answer in answers) / len(answers)
+    summary = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
+    out.print(f"{summary}; {seconds:.2f} s a photo")
+
+
+def print_calibration(report: CalibrationReport) -> None:
+    out = _console()
+    rule = report.calibration
+    out.print(
+        f"match from {rule.match_inliers} inliers, uncertain from {rule.uncertain_inliers} "
+        f"({rule.queries} photos of places that were left out of the index)"
+    )
+    out.print(
+        f"false matches {report.false_accepts:.2%}; with their place in the index "
+        f"{report.right_answers:.1%} of {report.known_queries} photos get the right match, "
+        f"{report.wrong_answers:.2%} a wrong one"
+    )
+    if report.saved:
+        out.print("saved: this database judges by it from now on")
+
+
+def _coloured(verdict: str) -> str:
+    colour = _COLOUR.get(verdict)
+    return f"[{colour}]{verdict}[/]" if colour else verdict
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB"
