@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -43,12 +44,13 @@ _INFO_COLUMNS = [
 class Catalog:
     """Open one with `Catalog.create` or `Catalog.open`; it is a context manager.
 
-    One connection, used by one thread at a time.
+    One connection; threads take turns on it.
     """
 
     def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
         self.folder = folder
         self._db = Database(connection)
+        self._lock = threading.RLock()
         self._db.execute("PRAGMA foreign_keys=ON")
 
     @classmethod
@@ -106,15 +108,20 @@ class Catalog:
             )
 
     @contextmanager
+    def _turn(self) -> Iterator[None]:
+        with self._lock, _speaking(self.folder):
+            yield
+
+    @contextmanager
     def transaction(self) -> Iterator[None]:
         """All or nothing; `DatabaseError` with the cure on a full disk and the like."""
-        with _speaking(self.folder), self._db.atomic():
+        with self._turn(), self._db.atomic():
             yield
 
     # --- facts about the whole
 
     def meta(self, key: str) -> str | None:
-        with _speaking(self.folder):
+        with self._turn():
             rows = list(self._db.query("SELECT value FROM meta WHERE key = ?", [key]))
         return str(rows[0]["value"]) if rows else None
 
@@ -130,7 +137,7 @@ class Catalog:
         self.set_meta("generation", str(self.generation + 1))
 
     def counts(self) -> dict[str, int]:
-        with _speaking(self.folder):
+        with self._turn():
             row = next(
                 iter(
                     self._db.query(
@@ -166,21 +173,21 @@ class Catalog:
     def roots(self) -> dict[int, Path]:
         """Root folders, absolute, by id."""
         home = self.folder.resolve().parent
-        with _speaking(self.folder):
+        with self._turn():
             rows = list(self._db.query("SELECT id, path FROM roots"))
         return {row["id"]: home / row["path"] for row in rows}
 
     # --- images
 
-    def images(self, status: str | None = None) -> Iterator[ImageRow]:
+    def images(self, status: str | None = None) -> list[ImageRow]:
         """All images in the order of their path."""
         where, values = ("WHERE status = ?", [status]) if status else ("", [])
-        with _speaking(self.folder):
-            for row in self._db.query(f"SELECT * FROM images {where} ORDER BY path, id", values):
-                yield _image(row)
+        with self._turn():
+            rows = list(self._db.query(f"SELECT * FROM images {where} ORDER BY path, id", values))
+        return [_image(row) for row in rows]
 
     def image(self, image_id: int) -> ImageRow:
-        with _speaking(self.folder):
+        with self._turn():
             rows = list(self._db.query("SELECT * FROM images WHERE id = ?", [image_id]))
         if not rows:
             raise DatabaseCorruptError(
@@ -188,9 +195,18 @@ class Catalog:
             )
         return _image(rows[0])
 
+    def rows(self, image_ids: Sequence[int]) -> dict[int, ImageRow]:
+        """Several images by id; one that was removed a moment ago is not among them."""
+        marks = ", ".join("?" * len(image_ids))
+        with self._turn():
+            found = list(
+                self._db.query(f"SELECT * FROM images WHERE id IN ({marks})", list(image_ids))
+            )
+        return {row["id"]: _image(row) for row in found}
+
     def contents(self) -> dict[str, int]:
         """Ids of the images of status "ok" by the sha256 of their file."""
-        with _speaking(self.folder):
+        with self._turn():
             return dict(self._db.execute("SELECT sha256, id FROM images WHERE status = 'ok'"))
 
     def write(self, entries: Sequence[Entry]) -> None:
@@ -267,7 +283,7 @@ class Catalog:
 
     def features(self, image_id: int) -> Features:
         """The local features of one image, checksum verified."""
-        with _speaking(self.folder):
+        with self._turn():
             rows = list(
                 self._db.query(
                     """SELECT features.*, path, width, height FROM features
@@ -284,7 +300,7 @@ class Catalog:
 
     def extraction(self, image_id: int) -> Extraction:
         """Everything that was seen in one image."""
-        with _speaking(self.folder):
+        with self._turn():
             counted = self._db.execute(
                 "SELECT count(*) FROM features WHERE image_id = ?", [image_id]
             ).fetchone()[0]
@@ -298,22 +314,24 @@ class Catalog:
 
     def vectors(self, chunk: int = 16384) -> Iterator[tuple[Array, Array]]:
         """All global descriptors in chunks: ids (n,) int64 ascending, vectors (n, D) float32."""
-        with _speaking(self.folder):
-            cursor = self._db.execute("SELECT image_id, vector FROM vectors ORDER BY image_id")
-            while rows := cursor.fetchmany(chunk):
-                ids = np.array([row[0] for row in rows], np.int64)
-                try:
-                    matrix = np.stack([np.frombuffer(row[1], "<f4") for row in rows])
-                except ValueError as error:
-                    raise DatabaseCorruptError(
-                        f"stored global descriptors differ in length ({error}); "
-                        "run: locate check --repair"
-                    ) from None
-                yield ids, matrix
+        last = -1
+        while rows := self.execute(
+            "SELECT image_id, vector FROM vectors WHERE image_id > ? ORDER BY image_id LIMIT ?",
+            [last, chunk],
+        ):
+            last = rows[-1][0]
+            try:
+                matrix = np.stack([np.frombuffer(row[1], "<f4") for row in rows])
+            except ValueError as error:
+                raise DatabaseCorruptError(
+                    f"stored global descriptors differ in length ({error}); "
+                    "run: locate check --repair"
+                ) from None
+            yield np.array([row[0] for row in rows], np.int64), matrix
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """A query of `index.check`; not for others."""
-        with _speaking(self.folder):
+        with self._turn():
             return list(self._db.execute(sql, list(values)).fetchall())
 
 

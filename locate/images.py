@@ -11,12 +11,14 @@ import io
 import math
 import re
 import stat
+import threading
 import warnings
+from datetime import datetime
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from locate.errors import ImageError
 from locate.types import Array, Photo, PhotoInfo
@@ -44,8 +46,26 @@ EXTENSIONS = frozenset(
     ]
 )
 MIN_SIDE = 32  # pixels; below this no extractor sees anything
+MAX_BYTES = 2**31  # of a file: twice the largest image that Pillow accepts, as a 16-bit TIFF
 _ANIMATED_FORMATS = frozenset({"GIF", "PNG", "WEBP", "AVIF"})
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"mif1", b"msf1"})
+_UPRIGHT = {  # EXIF orientation -> what undoes it
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_HEADS = {  # how files begin
+    b"\xff\xd8\xff": "JPEG",
+    b"\x89PNG\r\n\x1a\n": "PNG",
+    b"GIF8": "GIF",
+    b"II*\0": "TIFF",
+    b"MM\0*": "TIFF",
+}
+_OTHER_HEADS = {b"PK\3\4": "a zip archive", b"%PDF": "a PDF document"}
 
 
 def is_photo_name(path: Path | str) -> bool:
@@ -56,11 +76,14 @@ def is_photo_name(path: Path | str) -> bool:
 def read_bytes(path: Path) -> bytes:
     """The file's content; `ImageError` if it is missing, not a regular file, unreadable or empty."""
     try:
-        mode = path.stat().st_mode
+        status = path.stat()
+        mode = status.st_mode
         if stat.S_ISDIR(mode):
             raise ImageError(path, "is a directory", "name a photo, or index the directory itself")
         if not stat.S_ISREG(mode):
             raise ImageError(path, "is not a regular file", "copy the photo to a plain file")
+        if status.st_size > MAX_BYTES:
+            raise ImageError(path, f"is too large ({status.st_size} bytes)", "shrink it")
         data = path.read_bytes()
     except FileNotFoundError:
         raise ImageError(path, "does not exist", "check the name") from None
@@ -95,16 +118,12 @@ def decode_photo(data: bytes, path: Path, min_long_side: int | None = None) -> P
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
         _register_heif()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # Pillow's "corrupt EXIF data" and the like
-            with Image.open(io.BytesIO(data)) as image:
-                return _decode(image, path, min_long_side)
+        with _quiet, Image.open(io.BytesIO(data)) as image:
+            return _decode(image, path, min_long_side)
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(path, _sniff(data), "replace it by a photo or remove it") from None
+        raise ImageError(path, *_sniff(data)) from None
     except Image.DecompressionBombError as error:
         raise ImageError(
             path,
@@ -129,7 +148,9 @@ def _decode(image: Image.Image, path: Path, min_long_side: int | None) -> Photo:
             f"use a photo of at least {MIN_SIDE} px on each side",
         )
     size = image.size
-    info = _read_exif(image, size)
+    # Pillow turns a TIFF upright by itself while it loads, and says the upright size before.
+    turned = image.format == "TIFF"
+    info = _read_exif(image, turned)
     if min_long_side is not None and image.format in ("JPEG", "MPO"):
         for divisor in (8, 4, 2):
             exact = size[0] % divisor == 0 and size[1] % divisor == 0
@@ -137,7 +158,9 @@ def _decode(image: Image.Image, path: Path, min_long_side: int | None) -> Photo:
                 image.draft("RGB", (size[0] // divisor, size[1] // divisor))
                 break
     image.load()
-    upright = ImageOps.exif_transpose(image)
+    # Not ImageOps.exif_transpose: it writes the EXIF anew, and fails where that is broken.
+    method = None if turned else _UPRIGHT.get(info.orientation)
+    upright = image if method is None else image.transpose(method)
     return Photo(pixels=_to_rgb8(upright, path), info=info, path=path)
 
 
@@ -168,17 +191,70 @@ def _register_heif() -> None:
     register_heif_opener()
 
 
-def _sniff(data: bytes) -> str:
+class _Quiet:
+    """Within, no warnings of the decoders ("corrupt EXIF data", "could be decompression bomb", ...).
+
+    `warnings.catch_warnings` is not made for threads: two that overlap leave one's filters behind.
+    So the first thread in sets them for all, and the last out restores them.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._saved = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._saved = warnings.catch_warnings()
+                self._saved.__enter__()
+                for category in (UserWarning, Image.DecompressionBombWarning):
+                    warnings.filterwarnings(
+                        "ignore", category=category, module=r"(PIL|pillow_heif|locate\.images)\b"
+                    )
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._saved.__exit__(None, None, None)
+
+
+_quiet = _Quiet()
+
+
+def _sniff(data: bytes) -> tuple[str, str]:
+    """What a file is that no decoder wants: (reason, cure)."""
+    known = next((name for head, name in _HEADS.items() if data.startswith(head)), None)
+    other = next((name for head, name in _OTHER_HEADS.items() if data.startswith(head)), None)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        known = "WebP"
+    if data[4:8] == b"ftyp":
+        if data[8:12] in _HEIF_BRANDS | {b"avif", b"avis"}:
+            known = "HEIC or AVIF"
+        else:
+            other = "a video"
+    if known is not None:
+        return f"is damaged or truncated (it begins as {known})", "copy it again from its source"
     head = data[:512].lstrip()
-    if head[:5].lower() in (b"<html", b"<!doc"):
-        return "is a web page, not a photo"
-    if b"\0" not in head and re.fullmatch(rb"[\x09\x0a\x0d\x20-\x7e\x80-\xff]*", head):
-        return "is text, not a photo"
-    return "is not an image of a known format"
+    if other is not None:
+        reason = f"is {other}, not a photo"
+    elif head[:5].lower() in (b"<html", b"<!doc"):
+        reason = "is a web page, not a photo"
+    elif b"\0" not in head and re.fullmatch(rb"[\x09\x0a\x0d\x20-\x7e\x80-\xff]*", head):
+        reason = "is text, not a photo"
+    else:
+        reason = "is not an image of a known format"
+    return reason, "replace it by a photo or remove it"
 
 
-def _read_exif(image: Image.Image, stored_size: tuple[int, int]) -> PhotoInfo:
-    """EXIF is written by a thousand programs, many of them wrong: what cannot be parsed is None."""
+def _read_exif(image: Image.Image, turned: bool) -> PhotoInfo:
+    """EXIF is written by a thousand programs, many of them wrong: what cannot be parsed is None.
+
+    Args:
+        turned: `image.size` is that of the upright image already.
+    """
     try:
         exif = image.getexif()
         main: dict[int, Any] = dict(exif)
@@ -190,7 +266,7 @@ def _read_exif(image: Image.Image, stored_size: tuple[int, int]) -> PhotoInfo:
     orientation = main.get(tag.Orientation, 1)
     if not isinstance(orientation, int) or not 1 <= orientation <= 8:
         orientation = 1
-    size = stored_size[::-1] if orientation >= 5 else stored_size
+    size = image.size[::-1] if orientation >= 5 and not turned else image.size
     return PhotoInfo(
         size=size,
         orientation=orientation,
@@ -206,7 +282,7 @@ def _read_exif(image: Image.Image, stored_size: tuple[int, int]) -> PhotoInfo:
 
 def _number(value: Any) -> float | None:
     try:
-        number = float(value)
+        number: float = float(value)
     except (TypeError, ValueError, ZeroDivisionError):
         return None
     return number if math.isfinite(number) else None
@@ -227,10 +303,10 @@ def _camera(make: Any, model: Any) -> str | None:
 
 
 def _exif_time(value: Any) -> str | None:
-    found = re.match(r"(\d{4}):(\d\d):(\d\d) (\d\d):(\d\d):(\d\d)", _text(value))
-    if found is None or found[1] == "0000":
+    try:
+        return datetime.strptime(_text(value)[:19], "%Y:%m:%d %H:%M:%S").isoformat()
+    except ValueError:
         return None
-    return "{}-{}-{}T{}:{}:{}".format(*found.groups())
 
 
 def _degrees(value: Any, reference: Any, negative: str, limit: float) -> float | None:
@@ -240,8 +316,8 @@ def _degrees(value: Any, reference: Any, negative: str, limit: float) -> float |
         return None
     if not 1 <= len(parts) <= 3 or any(part is None for part in parts):
         return None
-    degrees = sum((part or 0.0) / 60**i for i, part in enumerate(parts))
-    if degrees > limit:
+    degrees: float = sum((part or 0.0) / 60**i for i, part in enumerate(parts))
+    if abs(degrees) > limit:
         return None
     return -degrees if _text(reference).upper() == negative else degrees
 
@@ -250,5 +326,6 @@ def _altitude(value: Any, reference: Any) -> float | None:
     metres = _number(value)
     if metres is None:
         return None
-    below = reference in (1, b"\x01")  # EXIF 2.3: 0 above, 1 below sea level
+    # EXIF 3.0: 0 and 2 above, 1 and 3 below the ellipsoid or sea level
+    below = reference in (1, 3, b"\x01", b"\x03")
     return -metres if below else metres

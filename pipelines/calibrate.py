@@ -72,19 +72,21 @@ def calibrate_database(
     chosen = _evenly(rows, queries, seed)
     unknown: list[tuple[int, str, str]] = []
     known: list[tuple[ImageRow, Answer]] = []
+    with_place = [row for row in chosen if sizes[row.label] > 1]
+    questions = [(row, _label_is(row.label)) for row in chosen]
+    questions += [(row, _is_image(row.id)) for row in with_place]
     with Database(index) as db:
-        for done, row in enumerate(chosen, 1):
-            photo = roots[row.root_id] / row.path
-            try:
-                without_place = db.query(photo, top=SHORTLIST, exclude=_label_is(row.label))
-                strongest = max(without_place.candidates, key=lambda c: c.inliers or 0)
-                unknown.append((strongest.inliers or 0, row.path, strongest.image))
-                if sizes[row.label] > 1:
-                    known.append((row, db.query(photo, exclude=_is_image(row.id))))
-            except ImageError:
+        answers = db.query_each((roots[r.root_id] / r.path, exclude) for r, exclude in questions)
+        for done, ((row, _), answer) in enumerate(zip(questions, answers, strict=True), 1):
+            if isinstance(answer, ImageError):
                 continue  # the photo is gone since it was indexed
+            if done > len(chosen):
+                known.append((row, answer))
+            else:
+                strongest = max(answer.candidates, key=lambda c: c.inliers or 0)
+                unknown.append((strongest.inliers or 0, row.path, strongest.image))
             if progress:
-                progress(done, len(chosen))
+                progress(done, len(questions))
         fingerprint = db.extractor_info.fingerprint
     rule = calibrate(
         [inliers for inliers, _, _ in unknown],

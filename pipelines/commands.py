@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from locate.errors import ImageError, InputError
 from locate.types import Answer
@@ -19,6 +19,9 @@ from pipelines.build import build_index as build
 from pipelines.maintain import check_database, database_info, image_rows
 from pipelines.progress import progress_bar
 from pipelines.scan import scan
+
+if TYPE_CHECKING:
+    from pipelines.retrieve import Database
 
 _EXIT_BY_VERDICT = {
     MATCH: exits.GOOD,
@@ -125,21 +128,22 @@ def query(a: argparse.Namespace) -> int:
     if not photos:
         raise InputError("no photo found in what was named")
     with Database(find_index(a.index)) as db, progress_bar("asking") as progress:
-        for done, photo in enumerate(photos, 1):
-            try:
-                answer = db.query(
-                    photo,
-                    top=a.top,
-                    shortlist=a.shortlist,
-                    verify=not a.no_verify,
-                    rotate=not a.no_rotate,
-                )
-            except ImageError as error:
-                failed.append((str(photo), f"{error.reason}; {error.cure}"))
+        options = {
+            "top": a.top,
+            "shortlist": a.shortlist,
+            "verify": not a.no_verify,
+            "rotate": not a.no_rotate,
+        }
+        results = (
+            db.query_many(photos, **options) if len(photos) > 1 else _one(db, photos[0], options)
+        )
+        for done, result in enumerate(results, 1):
+            if isinstance(result, ImageError):
+                failed.append((str(result.path), f"{result.reason}; {result.cure}"))
             else:
-                answers.append(answer)
+                answers.append(result)
                 if a.save_matches:
-                    save_matches(answer, a.save_matches, a.top)
+                    save_matches(result, a.save_matches, a.top)
             progress(done, len(photos))
     if a.html:
         write_report(answers, a.html, failed=failed)
@@ -231,6 +235,14 @@ def _photos(paths: Sequence[Path]) -> Iterator[Path]:
             yield from (found.absolute for found in scan(path))
         else:
             yield path
+
+
+def _one(db: Database, photo: Path, options: dict[str, Any]) -> Iterator[Answer | ImageError]:
+    """A single photo has all cores to itself."""
+    try:
+        yield db.query(photo, **options)
+    except ImageError as error:
+        yield error
 
 
 def _positive(name: str, value: int | None) -> int | None:

@@ -50,7 +50,7 @@ def extract_all(
     """
     workers = workers or os.cpu_count() or 1
     remaining = iter(files)
-    with ThreadPoolExecutor(workers, "locate-extract", _one_thread_each) as pool:
+    with ThreadPoolExecutor(workers, "locate-extract", one_thread_each) as pool:
         waiting: deque[Future[Seen]] = deque()
         try:
             while True:
@@ -63,7 +63,7 @@ def extract_all(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _one_thread_each() -> None:
+def one_thread_each() -> None:
     """Each worker computes on its own core; nested thread pools would fight over them."""
     import torch
 

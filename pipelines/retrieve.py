@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -17,7 +18,7 @@ from index.catalog import Catalog
 from index.records import ImageRow
 from index.vectors import faiss_store
 from index.vectors.base import VectorStore
-from locate.errors import DatabaseCorruptError, DatabaseMissingError, InputError
+from locate.errors import DatabaseCorruptError, DatabaseMissingError, ImageError, InputError
 from locate.extractors.base import Extractor, ExtractorInfo
 from locate.geometry import verify
 from locate.images import read_photo
@@ -43,7 +44,7 @@ from locate.verdict import (
     uncalibrated,
 )
 from pipelines.build import load_extractor
-from pipelines.extraction import Clock
+from pipelines.extraction import Clock, one_thread_each
 
 RATIO = 0.8  # Lowe's test; benchmarks/verifiers.py
 SHORTLIST = 30
@@ -51,23 +52,43 @@ TOP = 10
 _TURNED_SHORTLIST = 10  # a turned photo's own shortlist is short: it is one of three guesses
 _ORDER = {MATCH: 0, UNCERTAIN: 1, NO_MATCH: 2, UNVERIFIED: 2}
 
+Exclude = Callable[[ImageRow], bool]
+
 log = logging.getLogger("locate")
 
 
+@dataclass(frozen=True)
+class _Options:
+    top: int
+    shortlist: int
+    verify: bool
+    rotate: bool
+    exclude: Exclude | None
+
+    def __post_init__(self) -> None:
+        for name, value in (("top", self.top), ("shortlist", self.shortlist)):
+            if value < 1:
+                raise InputError(f"{name} must be at least 1, got {value}")
+
+
 @dataclass(frozen=True, eq=False)
-class _View:
-    """The query as it was turned for one attempt."""
+class _Attempt:
+    """What came of the query as it was turned by `rotation` degrees."""
 
     rotation: int
-    extraction: Extraction
-    shortlist: Shortlist
+    candidates: list[Candidate]
+
+    @property
+    def strength(self) -> tuple[int, int]:
+        """(2 match, 1 uncertain, 0 neither; inliers) of the best candidate."""
+        judged = ((2 - _ORDER[c.verdict], c.inliers or 0) for c in self.candidates)
+        return max(judged, default=(0, 0))
 
 
 class Database:
     """A database folder opened for queries. It changes nothing on disk.
 
-    Safe to share between threads; queries then take turns. Use it as a context manager, or call
-    `close`.
+    Safe to share between threads. Use it as a context manager, or call `close`.
     """
 
     def __init__(self, folder: Path | str, *, workers: int | None = None) -> None:
@@ -96,12 +117,13 @@ class Database:
         except BaseException:
             self._catalog.close()
             raise
-        self._pool = ThreadPoolExecutor(workers or os.cpu_count() or 1, "locate-verify")
+        self._workers = workers or os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(self._workers, "locate-query", one_thread_each)
         self._blas = ThreadpoolController()
         self._lock = Lock()
 
     def close(self) -> None:
-        self._pool.shutdown()
+        self._pool.shutdown(cancel_futures=True)
         self._catalog.close()
 
     def __enter__(self) -> Database:
@@ -122,7 +144,7 @@ class Database:
         shortlist: int = SHORTLIST,
         verify: bool = True,
         rotate: bool = True,
-        exclude: Callable[[ImageRow], bool] | None = None,
+        exclude: Exclude | None = None,
     ) -> Answer:
         """Which images show the same place?
 
@@ -137,24 +159,60 @@ class Database:
         Raises:
             ImageError: the photo cannot be used.
         """
-        for name, value in (("top", top), ("shortlist", shortlist)):
-            if value < 1:
-                raise InputError(f"{name} must be at least 1, got {value}")
-        with self._lock:
-            return self._query(photo, top, shortlist, verify, rotate, exclude)
+        options = _Options(top, shortlist, verify, rotate, exclude)
+        # One core a candidate: the threads of BLAS would fight with those of the pool.
+        with self._blas.limit(limits=1, user_api="blas"):
+            return self._query(photo, options, self._pool.map)
+
+    def query_many(
+        self,
+        photos: Iterable[Path | str | Array],
+        *,
+        top: int = TOP,
+        shortlist: int = SHORTLIST,
+        verify: bool = True,
+        rotate: bool = True,
+        exclude: Exclude | None = None,
+    ) -> Iterator[Answer | ImageError]:
+        """`query` for many photos, one a core, in their order; a photo that cannot be used gives
+        its error in place of an answer. Twice the speed of single queries on two cores."""
+        options = _Options(top, shortlist, verify, rotate, exclude)
+        return self._query_many((photo, options) for photo in photos)
+
+    def query_each(
+        self, questions: Iterable[tuple[Path | str | Array, Exclude]]
+    ) -> Iterator[Answer | ImageError]:
+        """`query_many` where each photo has database images of its own that must not be found."""
+        return self._query_many(
+            (photo, _Options(TOP, SHORTLIST, True, True, exclude)) for photo, exclude in questions
+        )
+
+    def _query_many(
+        self, questions: Iterable[tuple[Path | str | Array, _Options]]
+    ) -> Iterator[Answer | ImageError]:
+        def ask(photo: Path | str | Array, options: _Options) -> Answer | ImageError:
+            try:
+                return self._query(photo, options, map)
+            except ImageError as error:
+                return error
+
+        waiting: deque[Future[Answer | ImageError]] = deque()
+        with self._blas.limit(limits=1, user_api="blas"):
+            for photo, options in questions:
+                waiting.append(self._pool.submit(ask, photo, options))
+                if len(waiting) > 2 * self._workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
 
     def _query(
         self,
         photo: Path | str | Array,
-        top: int,
-        shortlist: int,
-        verify: bool,
-        rotate: bool,
-        exclude: Callable[[ImageRow], bool] | None,
+        options: _Options,
+        map_: Callable[..., Iterable[Verification | None]],
     ) -> Answer:
         clock = Clock()
-        extractor = self._load_extractor()
-        store = self._load_store()
+        extractor, store = self._load()
         clock.lap("load")
         path = None if isinstance(photo, np.ndarray) else Path(photo)
         if isinstance(photo, np.ndarray):
@@ -163,40 +221,59 @@ class Database:
             opened = read_photo(photo, extractor.max_side)
             pixels, info = opened.pixels, opened.info
         clock.lap("decode")
-        left_out = {r.id for r in self._catalog.images("ok") if exclude(r)} if exclude else set()
-        depth = max(shortlist, top)
+        left_out: set[int] = set()
+        if options.exclude is not None:
+            left_out = {r.id for r in self._catalog.images("ok") if options.exclude(r)}
+        known: dict[int, Verification | None] = {}
+        upright: Features | None = None
 
-        def look(rotation: int) -> _View:
-            extraction = _extract_turned(extractor, pixels, info.size, rotation)
+        def attempt(rotation: int, verified: int) -> _Attempt:
+            nonlocal upright
+            again = rotation != 0 and self.extractor_info.rotation_invariant
+            seen = _extract_turned(extractor, pixels, info.size, rotation, local=not again)
+            features = upright if again else seen.features
+            if rotation == 0:
+                upright = features
             clock.lap("extract")
-            found = self._search(store, extraction.global_descriptor, depth, left_out)
+            depth = max(options.shortlist, options.top)
+            found = self._search(store, seen.global_descriptor, depth, left_out)
+            candidates = self._candidates(found)
             clock.lap("search")
-            return _View(rotation, extraction, found)
+            if features is None or not verified:
+                return _Attempt(rotation, candidates)
+            if not again:
+                known.clear()
+            self._verify(features, candidates[:verified], known, clock, map_)
+            judged = [
+                c if (v := known.get(c.image_id)) is None else self._judged(c, v)
+                for c in candidates
+            ]
+            return _Attempt(rotation, judged)
 
-        view = look(0)
-        found = self._candidates(view, shortlist if verify else 0, clock)
-        if verify and rotate and not any(c.verdict == MATCH for c in found):
+        best = attempt(0, options.shortlist if options.verify else 0)
+        if options.verify and options.rotate and best.strength[0] < 2:
             for rotation in (90, 180, 270):
-                turned = look(rotation)
-                others = self._candidates(turned, min(shortlist, _TURNED_SHORTLIST), clock)
-                if _strength(others) > max(_strength(found), (1, 0)):
-                    view, found = turned, others
-                if _strength(found)[0] == 2:
+                turned = attempt(rotation, min(options.shortlist, _TURNED_SHORTLIST))
+                if turned.strength > max(best.strength, (1, 0)):
+                    best = turned
+                if best.strength[0] == 2:
                     break
-        found = sorted(found, key=_rank_key)[:top]
-        ranked = tuple(replace(c, rank=i) for i, c in enumerate(found, 1))
-        features = view.extraction.features
+        ranked = tuple(
+            replace(c, rank=i)
+            for i, c in enumerate(sorted(best.candidates, key=_rank_key)[: options.top], 1)
+        )
         clock.seconds["total"] = sum(clock.seconds.values())
-        best = ranked[0] if ranked else None
-        verdict = best.verdict if best and verify else (UNVERIFIED if best else NO_MATCH)
+        first = ranked[0] if ranked else None
+        verdict = NO_MATCH if first is None else (first.verdict if options.verify else UNVERIFIED)
+        count = 0 if upright is None else len(upright)
         return Answer(
             photo=path,
             verdict=verdict,
-            label=best.label if best and verdict == MATCH else None,
-            reason=self._reason(verdict, ranked, 0 if features is None else len(features)),
+            label=first.label if first and verdict == MATCH else None,
+            reason=self._reason(verdict, ranked, count),
             candidates=ranked,
-            rotation=view.rotation,
-            query_features=0 if features is None else len(features),
+            rotation=best.rotation,
+            query_features=count,
             seconds=clock.seconds,
         )
 
@@ -216,37 +293,38 @@ class Database:
         ][:k]
         return Shortlist(tuple(i for i, _ in kept), tuple(s for _, s in kept))
 
-    def _candidates(self, view: _View, verified: int, clock: Clock) -> list[Candidate]:
-        """The shortlist as candidates, the first `verified` of them with their evidence."""
-        rows = [self._catalog.image(i) for i in view.shortlist.image_ids]
-        candidates = [
+    def _candidates(self, shortlist: Shortlist) -> list[Candidate]:
+        rows = self._catalog.rows(shortlist.image_ids)
+        return [
             Candidate(
                 rank=0,
                 verdict=UNVERIFIED,
-                label=row.label,
-                image=row.path,
-                path=self._roots[row.root_id] / row.path,
-                image_id=row.id,
+                label=rows[i].label,
+                image=rows[i].path,
+                path=self._roots[rows[i].root_id] / rows[i].path,
+                image_id=i,
                 similarity=similarity,
             )
-            for row, similarity in zip(rows, view.shortlist.similarities, strict=True)
+            for i, similarity in zip(shortlist.image_ids, shortlist.similarities, strict=True)
+            if i in rows
         ]
-        query = view.extraction.features
-        clock.lap("search")
-        if query is None or not verified:
-            return candidates
-        stored = [self._features(c) for c in candidates[:verified]]
+
+    def _verify(
+        self,
+        query: Features,
+        candidates: Sequence[Candidate],
+        known: dict[int, Verification | None],
+        clock: Clock,
+        map_: Callable[..., Iterable[Verification | None]],
+    ) -> None:
+        """Add the candidates that are not in `known` yet, by image id."""
+        new = [c for c in candidates if c.image_id not in known]
+        stored = [self._features(c) for c in new]
         clock.lap("read")
-        side = self._load_extractor().max_side
-        # One core a candidate: the threads of BLAS would fight with those of the pool.
-        with self._blas.limit(limits=1, user_api="blas"):
-            results = list(self._pool.map(lambda f: _verify(query, f, side), stored))
+        side = self._load()[0].max_side
+        results = map_(lambda f: None if f is None else _match(query, f, side), stored)
+        known.update(zip((c.image_id for c in new), results, strict=True))
         clock.lap("match and verify")
-        judged = [
-            self._judged(c, v) if v is not None else c
-            for c, v in zip(candidates[:verified], results, strict=True)
-        ]
-        return judged + candidates[verified:]
 
     def _features(self, candidate: Candidate) -> Features | None:
         """None, and a warning in the log, if they are damaged: the other candidates still count."""
@@ -293,25 +371,23 @@ class Database:
             return Calibration.from_json(own)
         return shipped().get(fingerprint) or uncalibrated(fingerprint)
 
-    def _load_extractor(self) -> Extractor:
-        if self._extractor is None:
-            self._extractor = load_extractor(self.folder, self._stored_extractor)
-        return self._extractor
-
-    def _load_store(self) -> VectorStore:
-        generation = self._catalog.generation
-        if self._store is None or self._store.info.generation != generation:
-            self._store = faiss_store.load(self.folder, generation)
+    def _load(self) -> tuple[Extractor, VectorStore]:
+        """The extractor and the search index, loaded when they are first needed; the index again
+        when a writer has finished since."""
+        with self._lock:
+            if self._extractor is None:
+                self._extractor = load_extractor(self.folder, self._stored_extractor)
+            generation = self._catalog.generation
+            if self._store is None or self._store.info.generation != generation:
+                self._store = faiss_store.load(self.folder, generation)
             if self._store is None:
                 # A writer is at work, or was killed before it came to the search index.
                 log.info("the search index is not up to date; searching the catalogue itself")
                 self._store = faiss_store.in_memory(self._catalog.vectors, generation)
-        return self._store
+            return self._extractor, self._store
 
 
-def _verify(query: Features, database: Features | None, side: int) -> Verification | None:
-    if database is None:
-        return None
+def _match(query: Features, database: Features, side: int) -> Verification:
     matches = match_mutual(query.descriptors, database.descriptors, RATIO)
     return verify(query, database, matches, side)
 
@@ -329,20 +405,15 @@ def _rank_key(candidate: Candidate) -> tuple[int, int, float]:
     )
 
 
-def _strength(candidates: Sequence[Candidate]) -> tuple[int, int]:
-    """(2 match, 1 uncertain, 0 neither; inliers) of the best candidate."""
-    return max(((2 - _ORDER[c.verdict], c.inliers or 0) for c in candidates), default=(0, 0))
-
-
 def _extract_turned(
-    extractor: Extractor, pixels: Array, size: tuple[int, int], degrees: int
+    extractor: Extractor, pixels: Array, size: tuple[int, int], degrees: int, *, local: bool
 ) -> Extraction:
     """Look at an image turned counter-clockwise; keypoints come back in the image as it was."""
     if degrees == 0:
         return extractor.extract(pixels, size)
     turned_size = size if degrees == 180 else size[::-1]
     turned = np.ascontiguousarray(np.rot90(pixels, degrees // 90))
-    seen = extractor.extract(turned, turned_size)
+    seen = extractor.extract(turned, turned_size, local=local)
     if seen.features is None:
         return seen
     keypoints = unrotate_points(seen.features.keypoints, turned_size, degrees)

@@ -111,7 +111,7 @@ def make_town(
         shots = _photograph(partial, names, seed, views, size)
         _write_colmap(partial / "colmap", shots)
         _write_truth(partial / "truth.json", shots, names, settings)
-        os.replace(partial, out)  # an empty folder of that name gives way
+        partial.replace(out)  # an empty folder of that name gives way
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -122,21 +122,21 @@ def _existing(out: Path, settings: dict[str, Any]) -> Town:
     """The town already at out, if it is this one."""
     truth = out / "truth.json"
     if not truth.is_file():
-        raise ValueError(f"{out} is not empty and holds no town (no truth.json); name another folder")
+        raise ValueError(f"{out} is not empty and is no town (no truth.json); name another folder")
     data = json.loads(truth.read_text(encoding="utf-8"))
     if not isinstance(data, dict) or data.get("settings") != settings:
         found = data.get("settings") if isinstance(data, dict) else None
         raise ValueError(
-            f"{out} holds a town made with {found}, not {settings}; delete it or name another folder"
+            f"{out} holds a town made with {found}, not {settings}; name another folder"
         )
     shots = tuple(_shot_from_json(item) for item in data["images"])
     missing = [s.file for s in shots if not (out / s.file).is_file()]
     if missing:
-        raise ValueError(f"{out} lacks {missing[0]} and {len(missing) - 1} more; delete it and rerun")
+        raise ValueError(f"{out} lacks {missing[0]} and {len(missing) - 1} more; delete it")
     return Town(out, False, tuple(data["landmarks"]), shots)
 
 
-# --------------------------------------------------------------------------- where and in what light
+# ------------------------------------------------------------------------ pose and light
 
 
 def camera_at(eye: F64, target: F64, roll: float, focal: float, size: tuple[int, int]) -> Camera:
@@ -163,7 +163,7 @@ def plan_view(
     away = where.kind.distance * (spread + rng.uniform(-0.03, 0.03))
     azimuth = where.heading - np.pi / 2 + turn
     rise = float(rng.choice([1.6, 1.7, 2.4, 4.5, 6.5])) + float(rng.uniform(0, 0.3))
-    eye = where.centre + (away * np.cos(azimuth), away * np.sin(azimuth), rise)
+    eye = np.add(where.centre, (away * np.cos(azimuth), away * np.sin(azimuth), rise))
     # pictures are rarely centred
     aim = where.target + rng.normal(0, 1, 3) * (0.8, 0.8, 0.4)
     roll = float(np.radians(np.clip(rng.normal(0, 2.0), -4.5, 4.5)))
@@ -179,12 +179,66 @@ def _light(rng: np.random.Generator, mood: str, towards: float) -> Light:
     side = float(rng.choice([-1, 1]))
     # mood: sun height and side (degrees), sun, ambient, zenith, horizon, exposure, cloud cover
     table: dict[str, tuple[Any, ...]] = {
-        "noon": (54, 35, (2.5, 2.36, 2.1), (0.52, 0.62, 0.8), (0.10, 0.26, 0.62), (0.62, 0.76, 0.92), 0.95, 0.5),
-        "morning": (28, 55, (2.5, 2.0, 1.4), (0.42, 0.5, 0.66), (0.16, 0.33, 0.62), (0.86, 0.8, 0.72), 1.0, 0.42),
-        "veiled": (48, 40, (0.75, 0.75, 0.74), (0.95, 1.0, 1.08), (0.5, 0.56, 0.64), (0.78, 0.8, 0.83), 1.0, 0.85),
-        "evening": (17, 48, (2.7, 1.6, 0.8), (0.4, 0.44, 0.62), (0.2, 0.32, 0.56), (1.0, 0.66, 0.42), 1.05, 0.5),
-        "clear": (42, 60, (2.6, 2.4, 2.05), (0.46, 0.58, 0.82), (0.06, 0.2, 0.56), (0.5, 0.68, 0.9), 0.95, 0.3),
-        "dusk": (7, 40, (0.55, 0.26, 0.16), (0.30, 0.36, 0.58), (0.08, 0.12, 0.32), (0.86, 0.46, 0.34), 1.3, 0.55),
+        "noon": (
+            54,
+            35,
+            (2.5, 2.36, 2.1),
+            (0.52, 0.62, 0.8),
+            (0.10, 0.26, 0.62),
+            (0.62, 0.76, 0.92),
+            0.95,
+            0.5,
+        ),
+        "morning": (
+            28,
+            55,
+            (2.5, 2.0, 1.4),
+            (0.42, 0.5, 0.66),
+            (0.16, 0.33, 0.62),
+            (0.86, 0.8, 0.72),
+            1.0,
+            0.42,
+        ),
+        "veiled": (
+            48,
+            40,
+            (0.75, 0.75, 0.74),
+            (0.95, 1.0, 1.08),
+            (0.5, 0.56, 0.64),
+            (0.78, 0.8, 0.83),
+            1.0,
+            0.85,
+        ),
+        "evening": (
+            17,
+            48,
+            (2.7, 1.6, 0.8),
+            (0.4, 0.44, 0.62),
+            (0.2, 0.32, 0.56),
+            (1.0, 0.66, 0.42),
+            1.05,
+            0.5,
+        ),
+        "clear": (
+            42,
+            60,
+            (2.6, 2.4, 2.05),
+            (0.46, 0.58, 0.82),
+            (0.06, 0.2, 0.56),
+            (0.5, 0.68, 0.9),
+            0.95,
+            0.3,
+        ),
+        "dusk": (
+            7,
+            40,
+            (0.55, 0.26, 0.16),
+            (0.30, 0.36, 0.58),
+            (0.08, 0.12, 0.32),
+            (0.86, 0.46, 0.34),
+            1.3,
+            0.55,
+        ),
     }
     height, aside, sun, ambient, zenith, low, exposure, cover = table[mood]
     up = np.radians(height + rng.uniform(-4, 4))
@@ -198,7 +252,9 @@ def _light(rng: np.random.Generator, mood: str, towards: float) -> Light:
         horizon_rgb=np.array(low),
         exposure=exposure * float(rng.uniform(0.85, 1.15)),
         contrast=float(rng.uniform(0.9, 1.08)),
-        haze_m=float(rng.uniform(260, 420) if mood in ("veiled", "evening") else rng.uniform(500, 1200)),
+        haze_m=float(
+            rng.uniform(260, 420) if mood in ("veiled", "evening") else rng.uniform(500, 1200)
+        ),
         glow=1.5 if mood == "dusk" else 0.0,
         grain=float(rng.uniform(1.0, 3.0)),
         cloud_turn=float(rng.uniform(0, 2 * np.pi)),
@@ -207,7 +263,12 @@ def _light(rng: np.random.Generator, mood: str, towards: float) -> Light:
 
 
 def photograph_one(
-    faces: list[Face], where: Place, sky: Sky, seed: int, index: int, count: int,
+    faces: list[Face],
+    where: Place,
+    sky: Sky,
+    seed: int,
+    index: int,
+    count: int,
     size: tuple[int, int],
 ) -> tuple[Camera, Rendering]:
     """Picture `index` of a place among the standing `faces` of the town, with its own clutter."""
@@ -251,8 +312,11 @@ def _turned(camera: Camera, image: U8) -> tuple[Camera, U8]:
     """
     turn = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
     moved = replace(
-        camera, width=camera.height, height=camera.width,
-        rotation=turn @ camera.rotation, translation=turn @ camera.translation,
+        camera,
+        width=camera.height,
+        height=camera.width,
+        rotation=turn @ camera.rotation,
+        translation=turn @ camera.translation,
     )
     return moved, np.ascontiguousarray(np.rot90(image))
 
@@ -290,7 +354,10 @@ def _exif(camera: Camera, number: int) -> Image.Exif:
     gps[0] = b"\x02\x03\x00\x00"
     gps[1], gps[2] = "N" if lat >= 0 else "S", _sexagesimal(abs(lat))
     gps[3], gps[4] = "E" if lon >= 0 else "W", _sexagesimal(abs(lon))
-    gps[5], gps[6] = b"\x00" if height >= 0 else b"\x01", IFDRational(round(abs(height) * 1000), 1000)
+    gps[5], gps[6] = (
+        b"\x00" if height >= 0 else b"\x01",
+        IFDRational(round(abs(height) * 1000), 1000),
+    )
     return exif
 
 
@@ -308,16 +375,26 @@ def quaternion(rotation: F64) -> F64:
     Shepperd, "Quaternion from rotation matrix", 1978.
     """
     m = rotation
-    squares = np.array([
-        1 + m[0, 0] + m[1, 1] + m[2, 2], 1 + m[0, 0] - m[1, 1] - m[2, 2],
-        1 - m[0, 0] + m[1, 1] - m[2, 2], 1 - m[0, 0] - m[1, 1] + m[2, 2],
-    ])
+    squares = np.array(
+        [
+            1 + m[0, 0] + m[1, 1] + m[2, 2],
+            1 + m[0, 0] - m[1, 1] - m[2, 2],
+            1 - m[0, 0] + m[1, 1] - m[2, 2],
+            1 - m[0, 0] - m[1, 1] + m[2, 2],
+        ]
+    )
     # 4 q_i q_j, and 4 q_i^2 on the diagonal
     products = np.diag(squares)
     wx, wy, wz = m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1]
     xy, xz, yz = m[0, 1] + m[1, 0], m[0, 2] + m[2, 0], m[1, 2] + m[2, 1]
-    for (i, j), v in {(0, 1): wx, (0, 2): wy, (0, 3): wz, (1, 2): xy, (1, 3): xz,
-                      (2, 3): yz}.items():
+    for (i, j), v in {
+        (0, 1): wx,
+        (0, 2): wy,
+        (0, 3): wz,
+        (1, 2): xy,
+        (1, 3): xz,
+        (2, 3): yz,
+    }.items():
         products[i, j] = products[j, i] = v
     q = products[int(np.argmax(squares))]
     q = q / np.linalg.norm(q)
@@ -331,8 +408,16 @@ def _save(
     Image.fromarray(image).save(
         root / file, quality=QUALITY, subsampling=0, exif=_exif(camera, number)
     )
-    return Shot(file, landmark, camera.width, camera.height, camera.matrix,
-                quaternion(camera.rotation), camera.translation, camera.centre)
+    return Shot(
+        file,
+        landmark,
+        camera.width,
+        camera.height,
+        camera.matrix,
+        quaternion(camera.rotation),
+        camera.translation,
+        camera.centre,
+    )
 
 
 def _write_truth(
@@ -342,10 +427,15 @@ def _write_truth(
     lat, lon, height = ORIGIN
     images = [
         {
-            "file": s.file, "landmark": s.landmark, "width": s.width, "height": s.height,
+            "file": s.file,
+            "landmark": s.landmark,
+            "width": s.width,
+            "height": s.height,
             "K": {"fx": s.k[0, 0], "fy": s.k[1, 1], "cx": s.k[0, 2], "cy": s.k[1, 2]},
-            "cam_from_world": {"quaternion": s.quaternion.tolist(),
-                               "translation": s.translation.tolist()},
+            "cam_from_world": {
+                "quaternion": s.quaternion.tolist(),
+                "translation": s.translation.tolist(),
+            },
             "centre": s.centre.tolist(),
         }
         for s in shots
@@ -353,7 +443,9 @@ def _write_truth(
     data = {
         "convention": CONVENTION,
         "gps_origin": {"latitude": lat, "longitude": lon, "height": height},
-        "settings": settings, "landmarks": list(names), "images": images,
+        "settings": settings,
+        "landmarks": list(names),
+        "images": images,
     }
     path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
@@ -362,9 +454,14 @@ def _shot_from_json(item: dict[str, Any]) -> Shot:
     """The inverse of one entry of truth.json."""
     k, pose = item["K"], item["cam_from_world"]
     return Shot(
-        item["file"], item["landmark"], item["width"], item["height"],
+        item["file"],
+        item["landmark"],
+        item["width"],
+        item["height"],
         np.array([[k["fx"], 0.0, k["cx"]], [0.0, k["fy"], k["cy"]], [0.0, 0.0, 1.0]]),
-        np.array(pose["quaternion"]), np.array(pose["translation"]), np.array(item["centre"]),
+        np.array(pose["quaternion"]),
+        np.array(pose["translation"]),
+        np.array(item["centre"]),
     )
 
 
@@ -382,9 +479,9 @@ def _write_colmap(folder: Path, shots: list[Shot]) -> None:
         key = (s.width, s.height, float(s.k[0, 0]))
         if key not in cameras:
             cameras[key] = len(cameras) + 1
-            cx, cy = s.k[0, 2] + 0.5, s.k[1, 2] + 0.5
+            cx, cy = float(s.k[0, 2]) + 0.5, float(s.k[1, 2]) + 0.5
             camera_lines.append(
-                f"{cameras[key]} SIMPLE_PINHOLE {s.width} {s.height} {key[2]!r} {float(cx)!r} {float(cy)!r}"
+                f"{cameras[key]} SIMPLE_PINHOLE {s.width} {s.height} {key[2]!r} {cx!r} {cy!r}"
             )
         pose = " ".join(repr(float(v)) for v in (*s.quaternion, *s.translation))
         image_lines += [f"{number} {pose} {cameras[key]} {s.file.removeprefix('landmarks/')}", ""]

@@ -35,7 +35,7 @@ GAMMA = 2.2  # sRGB taken as a plain power
 
 @dataclass(frozen=True)
 class Texture:
-    """A picture and its halvings: levels[k] is (h_k, w_k, 4) uint8, RGB + one of glow or opacity."""
+    """A picture and its halvings: levels[k] is (h_k, w_k, 4) uint8, RGB + glow or opacity."""
 
     levels: tuple[U8, ...]
 
@@ -86,11 +86,13 @@ class Face:
         """(3,) outward unit normal, by Newell's sum (safe for collinear corners)."""
         rest = self.points - self.points[0]
         a, b = rest[1:-1], rest[2:]
-        n = np.array([  # np.cross, written out: this runs a thousand times a picture
-            (a[:, 1] * b[:, 2] - a[:, 2] * b[:, 1]).sum(),
-            (a[:, 2] * b[:, 0] - a[:, 0] * b[:, 2]).sum(),
-            (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum(),
-        ])
+        n = np.array(
+            [  # np.cross, written out: this runs a thousand times a picture
+                (a[:, 1] * b[:, 2] - a[:, 2] * b[:, 1]).sum(),
+                (a[:, 2] * b[:, 0] - a[:, 0] * b[:, 2]).sum(),
+                (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum(),
+            ]
+        )
         return n / float(np.sqrt(n @ n))
 
 
@@ -197,8 +199,10 @@ def render(
     lit = _sun_visible(faces, seen, camera, inverse, owner, light, focus, reach)
     linear = _shade(seen, albedo, owner, inverse, lit, light, _draw_sky(camera, light, sky))
     small = cv2.resize(linear, (camera.width, camera.height), interpolation=cv2.INTER_AREA)
-    return Rendering(_develop(np.asarray(small, np.float32), light, rng),
-                     _centre_depth(seen, camera, inverse, owner))
+    return Rendering(
+        _develop(np.asarray(small, np.float32), light, rng),
+        _centre_depth(seen, camera, inverse, owner),
+    )
 
 
 def _doubled(camera: Camera) -> Camera:
@@ -252,8 +256,9 @@ class _Seen:
 
         score = np.linalg.inv(k).T @ (n / d)
         tint = None if face.tint is None else texel(face.tint)
-        return _Seen(face, outline, box, score, texel(face.paint), tint,
-                     -normal if d >= 0 else normal)
+        return _Seen(
+            face, outline, box, score, texel(face.paint), tint, -normal if d >= 0 else normal
+        )
 
 
 def _clip_near(points: F64) -> F64:
@@ -283,9 +288,9 @@ def _rasterise(s: _Seen, best: F32, owner: I32, label: int) -> None:
     x0, y0, x1, y1 = s.box
     x = np.arange(x0, x1, dtype=np.float64)
     y = np.arange(y0, y1, dtype=np.float64)
-    score = (s.score[0] * x).astype(np.float32)[None, :] + (
-        s.score[1] * y + s.score[2]
-    ).astype(np.float32)[:, None]
+    score = (s.score[0] * x).astype(np.float32)[None, :] + (s.score[1] * y + s.score[2]).astype(
+        np.float32
+    )[:, None]
     window = best[y0:y1, x0:x1]
     won: Mask = score > window
     turn = _area(s.outline)
@@ -325,7 +330,7 @@ def _sample(paint: Paint, texel: F64, box: tuple[int, int, int, int]) -> U8:
     corners = np.array([[x, y, 1.0] for x in (x0, x1 - 1) for y in (y0, y1 - 1)])
     w = np.abs(corners @ texel[2])
     base = 0.5 * np.log2(abs(np.linalg.det(texel)) + 1e-30)
-    low, high = (base - 1.5 * np.log2(np.array([w.max(), max(w.min(), 1e-12)]))) + 0.2
+    low, high = (base - 1.5 * np.log2(np.array([w.max(), max(w.min(), 1e-12)]))) + 0.5
     top = len(paint.texture.levels) - 1
     if high - low < 1.3:
         level = int(np.clip(round((low + high) / 2), 0, top))
@@ -335,7 +340,7 @@ def _sample(paint: Paint, texel: F64, box: tuple[int, int, int, int]) -> U8:
     out = np.empty((y1 - y0, x1 - x0, 4), np.uint8)
     x, y = np.arange(x0, x1), np.arange(y0, y1)
     depth = np.abs(texel[2, 0] * x[None, :] + (texel[2, 1] * y + texel[2, 2])[:, None])
-    chosen = base + 0.35 - 1.5 * np.log2(np.maximum(depth, 1e-12).astype(np.float32))
+    chosen = base + 0.5 - 1.5 * np.log2(np.maximum(depth, 1e-12).astype(np.float32))
     levels = np.clip(np.rint(chosen), 0, top).astype(np.int8)
     rows_low, rows_high = levels.min(axis=1), levels.max(axis=1)
     for level in range(int(rows_low.min()), int(rows_high.max()) + 1):
@@ -391,7 +396,7 @@ def _sun_visible(
 ) -> F32:
     """Share of the sun that reaches each pixel, (h, w) of the SMALL picture, by a shadow map."""
     sun = light.sun / np.linalg.norm(light.sun)
-    side = np.cross([0.0, 0.0, 1.0], sun)
+    side = np.cross([0.0, 0.0, 1.0] if abs(sun[2]) < 0.99 else [1.0, 0.0, 0.0], sun)
     side /= np.linalg.norm(side)
     axes = np.stack([side, np.cross(sun, side), sun])  # rows: map x, map y, height to the sun
     cell = 2 * reach / SHADOW_CELLS
@@ -399,7 +404,9 @@ def _sun_visible(
     height = np.full((SHADOW_CELLS, SHADOW_CELLS), far, np.float32)
     label = np.zeros(height.shape, np.int32)
     for face in faces:
-        caster = _towards_sun(face, axes, focus, cell) if face.casts else None
+        # nothing in the town is so large that it could reach in from further away
+        near = face.casts and float(np.abs(face.points[0] - focus).max()) < 2.5 * reach
+        caster = _towards_sun(face, axes, focus, cell) if near else None
         if caster is not None:
             _rasterise(caster, height, label, 1)
     # z (K^-1 pixel) rotated to the map's axes; the upper left sub-pixel stands for its pixel
@@ -411,22 +418,31 @@ def _sun_visible(
     y = np.arange(0, 2 * camera.height, 2, dtype=np.float64)
     where = []
     for row, o in zip(r, offset, strict=True):
-        ray = (row[0] * x).astype(np.float32)[None] + (row[1] * y + row[2]).astype(np.float32)[:, None]
+        ray = (row[0] * x).astype(np.float32)[None] + (row[1] * y + row[2]).astype(np.float32)[
+            :, None
+        ]
         where.append(ray * z + np.float32(o))
     u = where[0] / np.float32(cell) + np.float32((SHADOW_CELLS - 1) / 2)
     v = where[1] / np.float32(cell) + np.float32((SHADOW_CELLS - 1) / 2)
     slope = np.array([0.0] + [max(float(s.normal @ sun), 0.0) for s in seen])
     # crossed planes of leaves would each draw a dark seam down the other
     leafy = np.array([0.0] + [0.9 * s.face.soft for s in seen])
-    bias = (leafy + 0.06 + 1.6 * cell * np.sqrt(1 - slope**2) / np.maximum(slope, 0.15)).astype(np.float32)
-    own = where[2] + bias[owner[::2, ::2]]
+    steep = np.sqrt(1 - slope**2) / np.maximum(slope, 0.15)
+    bias = leafy + 0.06 + 1.6 * cell * steep  # metres
+    own = where[2] + bias.astype(np.float32)[owner[::2, ::2]]
     lit = np.zeros(own.shape, np.float32)
     taps = ((-0.7, -0.2), (0.2, -0.7), (0.7, 0.2), (-0.2, 0.7))
     for du, dv in taps:
-        top = cv2.remap(height, u + np.float32(du), v + np.float32(dv), cv2.INTER_NEAREST,
-                        borderMode=cv2.BORDER_CONSTANT, borderValue=float(far))
+        top = cv2.remap(
+            height,
+            u + np.float32(du),
+            v + np.float32(dv),
+            cv2.INTER_NEAREST,
+            borderMode=cv2.BORDER_CONSTANT,
+            borderValue=float(far),
+        )
         lit += own >= top
-    return lit / np.float32(len(taps))
+    return np.asarray(lit / len(taps), np.float32)
 
 
 def _towards_sun(face: Face, axes: F64, focus: F64, cell: float) -> _Seen | None:
@@ -446,7 +462,9 @@ def _towards_sun(face: Face, axes: F64, focus: F64, cell: float) -> _Seen | None
     first = axes @ (p.corner + (p.across + p.down) / 2 - focus)
     frame = np.stack([axes @ p.across / cell, axes @ p.down / cell, first / cell + k], axis=1)
     frame[2] = (0.0, 0.0, 1.0)
-    return _Seen(face, outline, box, score, np.linalg.inv(frame), None, normal)
+    return _Seen(
+        face, outline, box, score, np.asarray(np.linalg.inv(frame), np.float64), None, normal
+    )
 
 
 def _draw_sky(camera: Camera, light: Light, sky: Sky) -> F32:
@@ -454,9 +472,7 @@ def _draw_sky(camera: Camera, light: Light, sky: Sky) -> F32:
     x = np.arange(camera.width, dtype=np.float64)
     y = np.arange(camera.height, dtype=np.float64)
     r = camera.rotation.T @ np.linalg.inv(camera.matrix)
-    ray = [
-        ((row[0] * x)[None, :] + (row[1] * y + row[2])[:, None]).astype(np.float32) for row in r
-    ]
+    ray = [((row[0] * x)[None, :] + (row[1] * y + row[2])[:, None]).astype(np.float32) for row in r]
     flat = np.hypot(ray[0], ray[1])
     elevation = np.arctan2(ray[2], flat)
     azimuth = np.arctan2(ray[1], ray[0])
@@ -480,11 +496,18 @@ def _draw_sky(camera: Camera, light: Light, sky: Sky) -> F32:
     out += (shade - out) * (0.85 * cover)[..., None]
     column = np.mod(azimuth * turn, sky.hills.shape[1]).astype(np.float32)
     for i, (skyline, rgb) in enumerate(zip(sky.hills, sky.hill_rgb, strict=True)):
-        top = cv2.remap(skyline[None], column, np.zeros_like(column), cv2.INTER_LINEAR,
-                        borderMode=cv2.BORDER_WRAP)
+        top = cv2.remap(
+            skyline[None],
+            column,
+            np.zeros_like(column),
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_WRAP,
+        )
         inside = np.clip((top - elevation) * np.float32(camera.focal) + np.float32(0.5), 0, 1)
         veil = 0.75 - 0.22 * i
-        tone = rgb * (light.ambient_rgb + 0.6 * light.sun_rgb) * (1 - veil) + light.horizon_rgb * veil
+        tone = (
+            rgb * (light.ambient_rgb + 0.6 * light.sun_rgb) * (1 - veil) + light.horizon_rgb * veil
+        )
         out += (tone.astype(np.float32) - out) * inside[..., None]
     return np.asarray(out, np.float32)
 
@@ -539,7 +562,7 @@ def _develop(linear: F32, light: Light, rng: np.random.Generator) -> U8:
     curve = (curve - 0.47) * light.contrast * 1.2 + 0.48
     values = np.take((curve * 255).astype(np.float32), steps)
     values += rng.standard_normal(values.shape, np.float32) * np.float32(light.grain)
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
 
 
 def _centre_depth(seen: Sequence[_Seen], camera: Camera, inverse: F32, owner: I32) -> F64:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+
 from pipelines.town_render import F32, F64, U8, Face, Paint, Sky, Texture
 
 Rgb = tuple[int, int, int]
@@ -226,11 +228,14 @@ class Canvas:
         """A painted wall: flowing bands, discs, leaves and dots in a palette."""
         self.rect(x, y, w, h, palette[0])
         t = np.linspace(0, 1, 24)
-        for i in range(7):
+        for _ in range(7):
             rgb = vary(self.rng, palette[int(self.rng.integers(len(palette)))], 10)
             mid, amp = self.rng.uniform(0.1, 0.9), self.rng.uniform(0.05, 0.22)
-            top = y + h * np.clip(mid + amp * np.sin(2 * np.pi * (t * self.rng.uniform(0.5, 2)
-                                                                  + self.rng.random())), 0, 1)
+            top = y + h * np.clip(
+                mid + amp * np.sin(2 * np.pi * (t * self.rng.uniform(0.5, 2) + self.rng.random())),
+                0,
+                1,
+            )
             bottom = np.maximum(top - h * self.rng.uniform(0.04, 0.2), y)
             band = list(zip(x + w * t, top, strict=True))
             self.poly(band + list(zip(x + w * t[::-1], bottom[::-1], strict=True)), rgb)
@@ -256,14 +261,21 @@ class Canvas:
         for i in range(12):
             a = i * np.pi / 6
             p, q = (0.78, 0.95) if i % 3 else (0.68, 0.95)
-            self.line([(x + r * p * np.sin(a), y + r * p * np.cos(a)),
-                       (x + r * q * np.sin(a), y + r * q * np.cos(a))], 0.07 * r, ink)
+            self.line(
+                [
+                    (x + r * p * np.sin(a), y + r * p * np.cos(a)),
+                    (x + r * q * np.sin(a), y + r * q * np.cos(a)),
+                ],
+                0.07 * r,
+                ink,
+            )
         for reach, wide in ((0.55, 0.11), (0.8, 0.07)):
             a = self.rng.uniform(0, 2 * np.pi)
-            self.line([(x, y), (x + r * reach * np.sin(a), y + r * reach * np.cos(a))],
-                      wide * r, ink)
+            self.line(
+                [(x, y), (x + r * reach * np.sin(a), y + r * reach * np.cos(a))], wide * r, ink
+            )
 
-    def window(
+    def window(  # noqa: PLR0912 - one branch for each word
         self,
         x: float,
         y: float,
@@ -288,8 +300,16 @@ class Canvas:
         self._opening(x + e / 2, y + e / 2, w - e, h - e, words, glass, lamp)
         # a reflection of the sky and what stands behind the pane, none twice alike
         a = float(rng.uniform(0.15, 0.6))
-        self.poly([(x + e, y + h * a), (x + w - e, y + h * (a + 0.2)), (x + w - e, y + h * 0.92),
-                   (x + e, y + h * 0.88)], vary(rng, (112, 136, 160), 12), lamp)
+        self.poly(
+            [
+                (x + e, y + h * a),
+                (x + w - e, y + h * (a + 0.2)),
+                (x + w - e, y + h * 0.92),
+                (x + e, y + h * 0.88),
+            ],
+            vary(rng, (112, 136, 160), 12),
+            lamp,
+        )
         if rng.random() < 0.6:
             cloth = vary(rng, (206, 190, 160), 25)
             cw = w * float(rng.uniform(0.14, 0.3))
@@ -310,8 +330,11 @@ class Canvas:
                 s = x + w * i / 4
                 for k in (1, -1):
                     p = np.clip(np.array([s, s + k * h * 0.6]), x, x + w)
-                    self.line([(p[0], y + abs(p[0] - s) / 0.6), (p[1], y + abs(p[1] - s) / 0.6)],
-                              0.03, dim(frame, 0.5))
+                    self.line(
+                        [(p[0], y + abs(p[0] - s) / 0.6), (p[1], y + abs(p[1] - s) / 0.6)],
+                        0.03,
+                        dim(frame, 0.5),
+                    )
         if "shutters" in words:
             tone = vary(rng, trim or frame, 8)
             for side in (x - 0.62 * w, x + w + 0.12 * w):
@@ -319,8 +342,13 @@ class Canvas:
                 self.rect(side, y - 0.04, 0.5 * w * lean, h + 0.08, dim(tone, 0.6))
                 self.rect(side + 0.03, y, 0.5 * w * lean - 0.06, h, tone)
                 for i in range(int(h / 0.16)):
-                    self.rect(side + 0.07, y + 0.06 + 0.16 * i, 0.5 * w * lean - 0.14, 0.05,
-                              dim(tone, 0.7))
+                    self.rect(
+                        side + 0.07,
+                        y + 0.06 + 0.16 * i,
+                        0.5 * w * lean - 0.14,
+                        0.05,
+                        dim(tone, 0.7),
+                    )
         if "lintel" in words:
             self.rect(x - 0.25, y + h + 0.12, w + 0.5, 0.2, dim(trim or frame, 0.92))
             self.rect(x - 0.25, y + h + 0.06, w + 0.5, 0.07, dim(trim or frame, 0.5))
@@ -377,8 +405,12 @@ class Canvas:
         while x < self.width:
             wide = float(self.rng.uniform(0.5, 1.1)) * h
             self.poly(self._scrap(x, y, wide, h), vary(self.rng, ink, 22))
-            self.disc(x + wide / 2, y + h * float(self.rng.uniform(0.3, 0.7)),
-                      0.16 * h, vary(self.rng, base, 20))
+            self.disc(
+                x + wide / 2,
+                y + h * float(self.rng.uniform(0.3, 0.7)),
+                0.16 * h,
+                vary(self.rng, base, 20),
+            )
             x += wide
 
     def quoins(self, rgb: Rgb, w: float = 0.5) -> None:
@@ -399,8 +431,13 @@ class Canvas:
         for ring, n in ((0.8, 16), (0.48, 10), (0.0, 1)):
             for i in range(n):
                 a = 2 * np.pi * i / n
-                self.disc(x + ring * r * np.sin(a), y + ring * r * np.cos(a),
-                          0.135 * r if n > 1 else 0.2 * r, self.colour(), 230)
+                self.disc(
+                    x + ring * r * np.sin(a),
+                    y + ring * r * np.cos(a),
+                    0.135 * r if n > 1 else 0.2 * r,
+                    self.colour(),
+                    230,
+                )
 
 
 # --------------------------------------------------------------------------- building
@@ -415,7 +452,7 @@ class Builder:
 
     def face(
         self,
-        points: Sequence[Sequence[float]],
+        points: Sequence[Sequence[float] | F64],
         paint: Painter,
         *,
         rgb: Rgb = (200, 200, 200),
@@ -434,19 +471,34 @@ class Builder:
         paint(canvas)
         h, w = canvas.px.shape[:2]
         corner = p[0] + a.min() * across + b.max() * up
-        self.faces.append(Face(
-            p,
-            Paint(Texture.build(canvas.px), corner, across * np.ptp(a) / w, -up * np.ptp(b) / h),
-            cutout=cutout, two_sided=cutout, soft=soft,
-        ))
+        self.faces.append(
+            Face(
+                p,
+                Paint(
+                    Texture.build(canvas.px), corner, across * np.ptp(a) / w, -up * np.ptp(b) / h
+                ),
+                cutout=cutout,
+                two_sided=cutout,
+                soft=soft,
+            )
+        )
 
-    def wall(self, p: Point, q: Point, z0: float, z1: float, paint: Painter,
-             ppm: float | None = None) -> None:
+    def wall(
+        self, p: Point, q: Point, z0: float, z1: float, paint: Painter, ppm: float | None = None
+    ) -> None:
         """An upright rectangle from p to q, seen with p on the left."""
         self.face([(*p, z0), (*q, z0), (*q, z1), (*p, z1)], paint, ppm=ppm)
 
-    def box(self, x: Point, y: Point, z: Point, front: Painter, side: Painter, top: Painter,
-            ppm: float | None = None) -> None:
+    def box(
+        self,
+        x: Point,
+        y: Point,
+        z: Point,
+        front: Painter,
+        side: Painter,
+        top: Painter,
+        ppm: float | None = None,
+    ) -> None:
         """Four walls and a lid; the back wears the side's paint coarsely, hardly anyone sees it."""
         (x0, x1), (y0, y1), (z0, z1) = x, y, z
         coarse = (ppm or self.ppm) / 4
@@ -456,8 +508,17 @@ class Builder:
         self.wall((x0, y1), (x0, y0), z0, z1, side, ppm)
         self.face([(x0, y0, z1), (x1, y0, z1), (x1, y1, z1), (x0, y1, z1)], top, ppm=coarse)
 
-    def ring(self, n: int, centre: Point, r: tuple[float, float], z: Point, paint: Painter,
-             *, lid: Painter | None = None, ppm: float | None = None) -> None:
+    def ring(
+        self,
+        n: int,
+        centre: Point,
+        r: tuple[float, float],
+        z: Point,
+        paint: Painter,
+        *,
+        lid: Painter | None = None,
+        ppm: float | None = None,
+    ) -> None:
         """n walls round a centre, of circumradius r[0] at z[0] and r[1] at z[1] (0: a spire)."""
         t = -np.pi / 2 - np.pi / n + 2 * np.pi * np.arange(n) / n  # first wall faces the front
         foot = [(centre[0] + r[0] * np.cos(k), centre[1] + r[0] * np.sin(k), z[0]) for k in t]
@@ -465,13 +526,25 @@ class Builder:
         for i in range(n):
             j = (i + 1) % n
             tip = [head[j], head[i]] if r[1] > 0 else [(*centre, z[1])]
-            coarse = (ppm or self.ppm) / (4 if head[i][1] + head[j][1] > 2 * centre[1] + 1e-6 else 1)
+            coarse = (ppm or self.ppm) / (
+                4 if head[i][1] + head[j][1] > 2 * centre[1] + 1e-6 else 1
+            )
             self.face([foot[i], foot[j], *tip], paint, ppm=coarse)
         if lid is not None and r[1] > 0:
             self.face(head, lid)
 
-    def gable(self, x: Point, y: Point, z: Point, roof: Painter, end: Painter, *,
-              along: str = "x", over: float = 0.4, ppm: float | None = None) -> None:
+    def gable(
+        self,
+        x: Point,
+        y: Point,
+        z: Point,
+        roof: Painter,
+        end: Painter,
+        *,
+        along: str = "x",
+        over: float = 0.4,
+        ppm: float | None = None,
+    ) -> None:
         """A saddle roof from eaves z[0] to ridge z[1], its ridge along x or y."""
         (x0, x1), (y0, y1), (z0, z1) = x, y, z
         if along == "x":
@@ -499,8 +572,15 @@ def placed(faces: Sequence[Face], at: F64, heading: float) -> list[Face]:
         return Paint(p.texture, turn @ p.corner + at, turn @ p.across, turn @ p.down, p.wrap)
 
     return [
-        Face(f.points @ turn.T + at, move(f.paint), None if f.tint is None else move(f.tint),
-             f.cutout, f.two_sided, f.soft, f.casts)
+        Face(
+            f.points @ turn.T + at,
+            move(f.paint),
+            None if f.tint is None else move(f.tint),
+            f.cutout,
+            f.two_sided,
+            f.soft,
+            f.casts,
+        )
         for f in faces
     ]
 
@@ -662,8 +742,13 @@ def old_gate(b: Builder) -> None:
         c.courses(0.36, 0.8, (176, 160, 134), 16)
         c.mottle(0.15)
         mid = c.width / 2
-        c.mural(0.5, 6.6, c.width - 1.0, 3.0,
-                [(38, 64, 112), (204, 160, 60), (176, 58, 44), (232, 222, 196), (58, 112, 84)])
+        c.mural(
+            0.5,
+            6.6,
+            c.width - 1.0,
+            3.0,
+            [(38, 64, 112), (204, 160, 60), (176, 58, 44), (232, 222, 196), (58, 112, 84)],
+        )
         c.door(mid - 2.0, 4.0, 5.2, (58, 42, 34), (206, 190, 160), arch=True)
         for i in range(7):  # portcullis
             c.rect(mid - 1.8 + 0.56 * i, 3.0, 0.12, 2.0, IRON)
@@ -687,7 +772,13 @@ def old_gate(b: Builder) -> None:
 
 def fountain(b: Builder) -> None:
     """An obelisk of carved signs on steps, in a basin of mosaic, before a coloured wall."""
-    palette: list[Rgb] = [(30, 98, 132), (232, 196, 92), (214, 94, 60), (238, 232, 214), (44, 150, 140)]
+    palette: list[Rgb] = [
+        (30, 98, 132),
+        (232, 196, 92),
+        (214, 94, 60),
+        (238, 232, 214),
+        (44, 150, 140),
+    ]
 
     def mosaic(c: Canvas) -> None:
         n = (max(1, round(c.height / 0.11)), max(1, round(c.width / 0.11)))
@@ -786,8 +877,14 @@ def villa(b: Builder) -> None:
     b.ring(4, (-4.5, 1.5), (6.7, 0.0), (9, 12.6), roof)
     b.box((-0.5, 6.5), (-5, 5), (0, 10), bay, side, flat(cream))
     b.gable((-0.5, 6.5), (-5, 5), (10, 13.2), roof, stones((222, 150, 130), 0.16, 0.34), along="y")
-    b.box((4.4, 5.3), (0, 0.9), (10, 14.2), stones((150, 80, 62), 0.14, 0.3),
-          stones((150, 80, 62), 0.14, 0.3), flat(IRON))
+    b.box(
+        (4.4, 5.3),
+        (0, 0.9),
+        (10, 14.2),
+        stones((150, 80, 62), 0.14, 0.3),
+        stones((150, 80, 62), 0.14, 0.3),
+        flat(IRON),
+    )
 
 
 def lighthouse(b: Builder) -> None:
@@ -798,16 +895,25 @@ def lighthouse(b: Builder) -> None:
         c.courses(0.3, 0.6, bands[0], 9)
         for i in range(5):
             y0, lean = 1.6 + 3.4 * i, float(c.rng.uniform(-0.1, 0.1))
-            c.poly([(0, y0), (c.width, y0 + lean), (c.width, y0 + 1.7), (0, y0 + 1.7 - lean)],
-                   vary(c.rng, bands[1], 8))
+            c.poly(
+                [(0, y0), (c.width, y0 + lean), (c.width, y0 + 1.7), (0, y0 + 1.7 - lean)],
+                vary(c.rng, bands[1], 8),
+            )
         for _ in range(70):  # peeling paint
             x, y = c.rng.uniform(0, c.width), c.rng.uniform(0, c.height)
             rgb = vary(c.rng, (150, 138, 124) if c.rng.random() < 0.5 else (222, 210, 196), 14)
             c.poly(c._scrap(x, y, 0.3, 0.4), rgb)
         mid = c.width / 2
         for y in (3.0, 7.0, 11.2):
-            c.window(mid - 0.35, y + float(c.rng.uniform(-0.8, 0.8)), 0.7, 1.3,
-                     "arch cross", WHITE, (52, 72, 96))
+            c.window(
+                mid - 0.35,
+                y + float(c.rng.uniform(-0.8, 0.8)),
+                0.7,
+                1.3,
+                "arch cross",
+                WHITE,
+                (52, 72, 96),
+            )
         for x, y in c.rng.uniform((0, 0), (c.width, c.height), (5, 2)):  # rust
             c.line([(x, y), (x + 0.03, y - 1.2)], 0.07, (150, 92, 58))
         c.mottle(0.14)
@@ -898,11 +1004,13 @@ def windmill(b: Builder) -> None:
     for k in range(4):
         a = tilt + k * np.pi / 2
         d, s = np.array([np.cos(a), 0, np.sin(a)]), np.array([np.sin(a), 0, -np.cos(a)])
-        hub = np.array([0, -3.3, 13.2])
+        hub: F64 = np.array([0, -3.3, 13.2])
         b.face([hub, hub + 1.76 * s, hub + 1.76 * s + 8.2 * d, hub + 8.2 * d], sail, cutout=True)
     b.box((-0.35, 0.35), (-3.5, -1.5), (12.85, 13.55), flat(IRON), flat(IRON), flat(IRON))
     b.box((4.6, 10.4), (-1.5, 3.5), (0, 3.2), barn, barn, flat(brick))
-    b.gable((4.6, 10.4), (-1.5, 3.5), (3.2, 6.0), tiled((136, 70, 52), 0.3), stones(brick, 0.15, 0.3))
+    b.gable(
+        (4.6, 10.4), (-1.5, 3.5), (3.2, 6.0), tiled((136, 70, 52), 0.3), stones(brick, 0.15, 0.3)
+    )
 
 
 def guildhall(b: Builder) -> None:
@@ -942,8 +1050,13 @@ def guildhall(b: Builder) -> None:
         c.grime(0.25)
 
     def gabled(c: Canvas) -> None:
-        c.mural(0, 0, c.width, c.height,
-                [(66, 106, 148), (232, 178, 84), (196, 84, 70), (240, 230, 206), (92, 140, 120)])
+        c.mural(
+            0,
+            0,
+            c.width,
+            c.height,
+            [(66, 106, 148), (232, 178, 84), (196, 84, 70), (240, 230, 206), (92, 140, 120)],
+        )
         c.mottle(0.12)
         for y in (3.9, 6.9):
             for x in (0.7, 2.7, 4.7):
@@ -953,11 +1066,20 @@ def guildhall(b: Builder) -> None:
         c.posters(0.7, 0.8, 2.4, 3)
         c.door(4.2, 1.5, 2.6, (96, 48, 60), WHITE, arch=True)
         for i in range(8):  # awning
-            c.poly([(0.3 + 0.41 * i, 2.6), (0.71 + 0.41 * i, 2.6), (0.68 + 0.4 * i, 3.1),
-                    (0.28 + 0.4 * i, 3.1)], (200, 62, 52) if i % 2 else WHITE)
+            c.poly(
+                [
+                    (0.3 + 0.41 * i, 2.6),
+                    (0.71 + 0.41 * i, 2.6),
+                    (0.68 + 0.4 * i, 3.1),
+                    (0.28 + 0.4 * i, 3.1),
+                ],
+                (200, 62, 52) if i % 2 else WHITE,
+            )
 
     plain = stones((178, 120, 92), 0.18, 0.4)
-    b.face([(-9.3, -4, 0), (-3.1, -4, 0), (-3.1, -4, 8.9), (-6.2, -4, 12.6), (-9.3, -4, 8.9)], timbered)
+    b.face(
+        [(-9.3, -4, 0), (-3.1, -4, 0), (-3.1, -4, 8.9), (-6.2, -4, 12.6), (-9.3, -4, 8.9)], timbered
+    )
     b.wall((-9.3, 5), (-9.3, -4), 0, 8.9, timbered)
     b.gable((-9.3, -3.1), (-4, 5), (8.9, 12.6), tiled((150, 72, 50)), plain, along="y", over=0.5)
     start = len(b.faces)
@@ -970,14 +1092,23 @@ def guildhall(b: Builder) -> None:
     b.wall((3.1, -4.3), (3.1, 5), 0, 10.3, plain)
     b.wall((-3.1, 5), (-3.1, -4.3), 0, 10.3, plain)
     b.gable((-3.1, 3.1), (-4.2, 5), (9.4, 13.6), tiled((112, 62, 54)), plain, along="y", over=0.0)
-    b.face([(3.1, -3.6, 0), (9.3, -3.6, 0), (9.3, -3.6, 9.6), (6.2, -3.6, 12.0), (3.1, -3.6, 9.6)], gabled)
+    b.face(
+        [(3.1, -3.6, 0), (9.3, -3.6, 0), (9.3, -3.6, 9.6), (6.2, -3.6, 12.0), (3.1, -3.6, 9.6)],
+        gabled,
+    )
     b.wall((9.3, -3.6), (9.3, 5), 0, 9.6, gabled)
     b.gable((3.1, 9.3), (-3.6, 5), (9.6, 12.0), tiled((84, 88, 96)), plain, along="y", over=0.4)
 
 
 def library(b: Builder) -> None:
     """Not among the landmarks: coloured panels round a glass corner."""
-    palette: list[Rgb] = [(226, 224, 216), (58, 140, 160), (244, 170, 54), (96, 98, 110), (186, 214, 120)]
+    palette: list[Rgb] = [
+        (226, 224, 216),
+        (58, 140, 160),
+        (244, 170, 54),
+        (96, 98, 110),
+        (186, 214, 120),
+    ]
 
     def panels(c: Canvas) -> None:
         y = 0.0
@@ -1067,7 +1198,7 @@ class Place:
     @property
     def target(self) -> F64:
         """(3,) the point pictures look at."""
-        return np.asarray(self.centre + (0.0, 0.0, self.kind.look), np.float64)
+        return np.add(self.centre, (0.0, 0.0, self.kind.look))
 
 
 def place(seed: int, name: str) -> Place:
@@ -1109,8 +1240,18 @@ def house(b: Builder) -> None:
     """A house of the background: plaster, three or four windows a floor, a tiled roof."""
     rng = b.rng
     w, d, h = rng.uniform(6, 9.5), rng.uniform(6, 8), rng.uniform(5, 10)
-    wall = vary(rng, [(226, 208, 170), (206, 160, 132), (190, 198, 196), (228, 222, 210),
-                      (196, 176, 120), (168, 120, 104)][int(rng.integers(6))], 12)
+    wall = vary(
+        rng,
+        [
+            (226, 208, 170),
+            (206, 160, 132),
+            (190, 198, 196),
+            (228, 222, 210),
+            (196, 176, 120),
+            (168, 120, 104),
+        ][int(rng.integers(6))],
+        12,
+    )
     trim = vary(rng, (200, 190, 176), 25)
     style = str(rng.choice(["cross", "cross shutters", "grid", "cross lintel", "arch cross"]))
 
@@ -1128,8 +1269,15 @@ def house(b: Builder) -> None:
     roof_rgb = vary(rng, [(160, 84, 58), (110, 64, 54), (88, 88, 96)][int(rng.integers(3))], 12)
     y = (-d / 2, d / 2)
     b.box((-w / 2, w / 2), y, (0, h), face, face, flat(wall))
-    b.gable((-w / 2, w / 2), y, (h, h + rng.uniform(2.2, 3.6)), tiled(roof_rgb, 0.4), flat(wall, 0.15),
-            along=str(rng.choice(["x", "y"])), ppm=20)
+    b.gable(
+        (-w / 2, w / 2),
+        y,
+        (h, h + rng.uniform(2.2, 3.6)),
+        tiled(roof_rgb, 0.4),
+        flat(wall, 0.15),
+        along=str(rng.choice(["x", "y"])),
+        ppm=20,
+    )
 
 
 def _plate(rng: Rng, kind: Kind) -> Face:
@@ -1145,14 +1293,24 @@ def _plate(rng: Rng, kind: Kind) -> Face:
         x, y = rng.uniform(0, SQUARE_M, 2)
         plate.disc(x, y, rng.uniform(0.1, 0.7), vary(rng, (112, 112, 110), 14), flat=0.7)
     for a in np.linspace(0, 2 * np.pi, 12, endpoint=False):
-        plate.line([(half + 8 * np.cos(a), half + 8 * np.sin(a)),
-                    (half + 18 * np.cos(a), half + 18 * np.sin(a))], 0.5, (146, 140, 132))
+        plate.line(
+            [
+                (half + 8 * np.cos(a), half + 8 * np.sin(a)),
+                (half + 18 * np.cos(a), half + 18 * np.sin(a)),
+            ],
+            0.5,
+            (146, 140, 132),
+        )
     plate.mottle(0.22, 9)
     square = np.array([(-half, -half, 0.0), (half, -half, 0), (half, half, 0), (-half, half, 0)])
     corner = np.array([-half, half, 0.0])
     x, y = np.array([1.0, 0, 0]), np.array([0, -1.0, 0])
-    return Face(square, Paint(Texture.build(tile.px), corner, x / ppm, y / ppm, wrap=True),
-                Paint(Texture.build(plate.px), corner, x / 12, y / 12), casts=False)
+    return Face(
+        square,
+        Paint(Texture.build(tile.px), corner, x / ppm, y / ppm, wrap=True),
+        Paint(Texture.build(plate.px), corner, x / 12, y / 12),
+        casts=False,
+    )
 
 
 def _pave(c: Canvas, pattern: str) -> None:
@@ -1164,8 +1322,19 @@ def _pave(c: Canvas, pattern: str) -> None:
         for ox in (0.0, -c.width if x + w > c.width else c.width):
             for oy in (0.0, -c.height if y + h > c.height else c.height):
                 a, b, r = x + ox, y + oy, round_
-                c.poly([(a + r, b), (a + w - r, b), (a + w, b + r), (a + w, b + h - r),
-                        (a + w - r, b + h), (a + r, b + h), (a, b + h - r), (a, b + r)], rgb)
+                c.poly(
+                    [
+                        (a + r, b),
+                        (a + w - r, b),
+                        (a + w, b + r),
+                        (a + w, b + h - r),
+                        (a + w - r, b + h),
+                        (a + r, b + h),
+                        (a, b + h - r),
+                        (a, b + r),
+                    ],
+                    rgb,
+                )
 
     if pattern in ("gravel", "grass"):
         c.px[..., :3] = base
@@ -1180,10 +1349,16 @@ def _pave(c: Canvas, pattern: str) -> None:
         n = rows if pattern == "cobble" else int(rng.integers(5, 9))
         cuts = np.sort(np.linspace(0, 1, n, endpoint=False) + rng.uniform(0, 0.35 / n, n))
         cuts = np.append(cuts, cuts[0] + 1) * c.width
-        for x0, x1 in zip(cuts[:-1], cuts[1:], strict=True):
+        for x0, x1 in pairwise(cuts.tolist()):
             gap = 0.03
-            stone(x0 + gap, i * step + gap / 2, x1 - x0 - gap, step - gap,
-                  vary(rng, base, 13), 0.04 if pattern == "cobble" else 0.01)
+            stone(
+                x0 + gap,
+                i * step + gap / 2,
+                x1 - x0 - gap,
+                step - gap,
+                vary(rng, base, 13),
+                0.04 if pattern == "cobble" else 0.01,
+            )
 
 
 def meadow(seed: int) -> Face:
@@ -1193,16 +1368,22 @@ def meadow(seed: int) -> Face:
     _pave(tile, "grass")
     r = 1500.0
     points = np.array([(-r, -r, -0.03), (r, -r, -0.03), (r, r, -0.03), (-r, r, -0.03)])
-    paint = Paint(Texture.build(tile.px), np.array([-r, r, -0.03]), np.array([1 / 24, 0, 0]),
-                  np.array([0, -1 / 24, 0]), wrap=True)
+    paint = Paint(
+        Texture.build(tile.px),
+        np.array([-r, r, -0.03]),
+        np.array([1 / 24, 0, 0]),
+        np.array([0, -1 / 24, 0]),
+        wrap=True,
+    )
     return Face(points, paint, casts=False)
 
 
 def horizon(seed: int) -> Sky:
     """Clouds and two ranges of hills."""
     rng = seeded(seed, "horizon")
-    clouds = 0.5 + 0.5 * cloudy(rng, (512, 2048), 180, 6)
-    clouds[:, -160:] += (clouds[:, :1] - clouds[:, -160:]) * np.linspace(0, 1, 160, dtype=np.float32)
+    wide = 0.5 + 0.5 * cloudy(rng, (512, 2048 + 200), 180, 6)
+    clouds, fade = wide[:, :2048].copy(), np.linspace(0, 1, 200, dtype=np.float32)
+    clouds[:, :200] = fade * clouds[:, :200] + (1 - fade) * wide[:, 2048:]  # joins at the seam
     t = np.linspace(0, 2 * np.pi, 2048, endpoint=False)
     hills = []
     for base, amp in ((0.085, 0.03), (0.045, 0.02)):
@@ -1210,8 +1391,11 @@ def horizon(seed: int) -> Sky:
         for k in (2, 3, 5, 9, 17, 31, 58):
             line += amp * rng.uniform(0.5, 1.2) / k**0.75 * np.sin(k * t + rng.uniform(0, 6.3))
         hills.append(line)
-    return Sky(np.clip(clouds, 0, 1).astype(np.float32), np.array(hills, np.float32),
-               np.array([(0.16, 0.22, 0.28), (0.14, 0.22, 0.12)]))
+    return Sky(
+        np.clip(clouds, 0, 1).astype(np.float32),
+        np.array(hills, np.float32),
+        np.array([(0.16, 0.22, 0.28), (0.14, 0.22, 0.12)]),
+    )
 
 
 # --------------------------------------------------------------------------- clutter
@@ -1219,15 +1403,26 @@ def horizon(seed: int) -> Sky:
 
 def tree(b: Builder, height: float, turn: float) -> None:
     """Three crossed planes of leaves round a trunk."""
-    green = vary(b.rng, [(84, 116, 52), (104, 122, 50), (64, 100, 58), (150, 122, 50)][
-        int(b.rng.integers(4))], 8)
+    green = vary(
+        b.rng,
+        [(84, 116, 52), (104, 122, 50), (64, 100, 58), (150, 122, 50)][int(b.rng.integers(4))],
+        8,
+    )
     wide = height * float(b.rng.uniform(0.6, 0.8))
 
     def leaves(c: Canvas) -> None:
         rng, mid = c.rng, c.width / 2
         c.px[...] = (*dim(green, 0.7), 0)
-        c.poly([(mid - 0.03 * height, 0), (mid + 0.03 * height, 0), (mid + 0.015 * height, height * 0.6),
-                (mid - 0.015 * height, height * 0.6)], (86, 66, 50), 255)
+        c.poly(
+            [
+                (mid - 0.03 * height, 0),
+                (mid + 0.03 * height, 0),
+                (mid + 0.015 * height, height * 0.6),
+                (mid - 0.015 * height, height * 0.6),
+            ],
+            (86, 66, 50),
+            255,
+        )
         n = 600
         r = wide * 0.385 * np.sqrt(rng.random(n))
         a = rng.uniform(0, 2 * np.pi, n)
@@ -1236,13 +1431,24 @@ def tree(b: Builder, height: float, turn: float) -> None:
         y = height * 0.64 + r * lump * np.sin(a) * (height * 0.27 / (wide * 0.385))
         for px, py in sorted(zip(x, y, strict=True), key=lambda p: float(p[1])):
             light = 0.62 + 0.5 * (py / height - 0.3) + 0.18 * (mid - px) / wide
-            c.disc(px, py, float(rng.uniform(0.025, 0.055)) * wide, dim(vary(rng, green, 13), light), 255)
+            c.disc(
+                px,
+                py,
+                float(rng.uniform(0.025, 0.055)) * wide,
+                dim(vary(rng, green, 13), light),
+                255,
+            )
 
     for k in range(3):
         a = turn + k * np.pi / 3
         dx, dy = wide / 2 * np.cos(a), wide / 2 * np.sin(a)
-        b.face([(-dx, -dy, 0), (dx, dy, 0), (dx, dy, height), (-dx, -dy, height)], leaves,
-               ppm=36.0 * 7 / height, cutout=True, soft=True)
+        b.face(
+            [(-dx, -dy, 0), (dx, dy, 0), (dx, dy, height), (-dx, -dy, height)],
+            leaves,
+            ppm=36.0 * 7 / height,
+            cutout=True,
+            soft=True,
+        )
 
 
 def person(b: Builder) -> None:
@@ -1258,14 +1464,24 @@ def person(b: Builder) -> None:
         c.line([(0.45, 0.85), (0.45 + s, 0.05)], 0.17, dim(legs, 0.8), 255)
         c.line([(0.3, 1.35), (0.22 - s / 2, 0.85)], 0.11, dim(coat, 0.85), 255)
         c.line([(0.6, 1.35), (0.68 + s / 2, 0.85)], 0.11, dim(coat, 0.75), 255)
-        c.poly([(0.26, 0.78), (0.64, 0.78), (0.67, 1.42), (0.56, 1.5), (0.34, 1.5), (0.23, 1.42)],
-               coat, 255)
+        c.poly(
+            [(0.26, 0.78), (0.64, 0.78), (0.67, 1.42), (0.56, 1.5), (0.34, 1.5), (0.23, 1.42)],
+            coat,
+            255,
+        )
         c.disc(0.45, 1.64, 0.125, skin, 255, 1.15)
-        c.poly([(0.32, 1.66), (0.58, 1.66), (0.55, 1.8), (0.45, 1.83), (0.35, 1.8)],
-               vary(rng, (70, 50, 36), 20), 255)
+        c.poly(
+            [(0.32, 1.66), (0.58, 1.66), (0.55, 1.8), (0.45, 1.83), (0.35, 1.8)],
+            vary(rng, (70, 50, 36), 20),
+            255,
+        )
 
-    b.face([(-0.45, 0, 0), (0.45, 0, 0), (0.45, 0, 1.86), (-0.45, 0, 1.86)], figure, cutout=True,
-           soft=True)
+    b.face(
+        [(-0.45, 0, 0), (0.45, 0, 0), (0.45, 0, 1.86), (-0.45, 0, 1.86)],
+        figure,
+        cutout=True,
+        soft=True,
+    )
 
 
 def car(b: Builder) -> None:
@@ -1290,7 +1506,10 @@ def car(b: Builder) -> None:
     def cabin(c: Canvas) -> None:
         c.px[..., :3] = dim(rgb, 0.95)
         c.rect(0.12, 0.08, c.width - 0.24, c.height - 0.16, vary(c.rng, (58, 74, 88), 8))
-        c.poly([(0.3, 0.08), (0.7, 0.08), (1.0, c.height - 0.1), (0.6, c.height - 0.1)], (120, 144, 160))
+        c.poly(
+            [(0.3, 0.08), (0.7, 0.08), (1.0, c.height - 0.1), (0.6, c.height - 0.1)],
+            (120, 144, 160),
+        )
         if c.width > 2:
             c.rect(c.width / 2 - 0.05, 0, 0.1, c.height, rgb)
 
@@ -1314,9 +1533,11 @@ def kiosk(b: Builder) -> None:
         c.sign(0.1, 2.1, c.width - 0.2, 0.4, WHITE, dim(tone, 0.6), 7)
 
     b.box((-1.1, 1.1), (-0.9, 0.9), (0, 2.55), front, front, flat(tone))
-    stripes: Painter = lambda c: [  # noqa: E731
-        c.rect(0.25 * i, 0, 0.25, c.height, tone if i % 2 else WHITE) for i in range(12)
-    ] and None
+
+    def stripes(c: Canvas) -> None:
+        for i in range(12):
+            c.rect(0.25 * i, 0, 0.25, c.height, tone if i % 2 else WHITE)
+
     b.face([(-1.3, -1.8, 2.1), (1.3, -1.8, 2.1), (1.3, -0.9, 2.6), (-1.3, -0.9, 2.6)], stripes)
 
 
@@ -1343,9 +1564,16 @@ def clutter(rng: Rng, where: Place, eye: F64, amount: int) -> list[Face]:
     far = float(np.linalg.norm(sight))
     bearing = float(np.arctan2(sight[1], sight[0]))
     things: list[tuple[Callable[[Builder], None], tuple[float, float], bool]] = [
-        (person, (0.0, 0.42), True), (car, (0.12, 0.42), False), (lamp, (0.06, 0.42), False),
-        (person, (0.0, 0.40), True), (kiosk, (0.24, 0.46), True),
-        (lambda b: tree(b, float(b.rng.uniform(4.5, 7)), float(b.rng.uniform(0, 3))), (0.3, 0.5), False),
+        (person, (0.0, 0.42), True),
+        (car, (0.12, 0.42), False),
+        (lamp, (0.06, 0.42), False),
+        (person, (0.0, 0.40), True),
+        (kiosk, (0.24, 0.46), True),
+        (
+            lambda b: tree(b, float(b.rng.uniform(4.5, 7)), float(b.rng.uniform(0, 3))),
+            (0.3, 0.5),
+            False,
+        ),
     ]
     spots: list[F64] = []
     for i in range(amount):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, runtime_checkable
 
 from locate.types import Array, Extraction
@@ -25,6 +25,7 @@ class ExtractorInfo:
         settings: everything that changes its output, as JSON-able values.
         global_dim: length of the global descriptor; 0 if it has none.
         local_dim: length of a local descriptor; 0 if it has none.
+        rotation_invariant: local descriptors hardly change when the image is turned in its plane.
     """
 
     name: str
@@ -32,18 +33,11 @@ class ExtractorInfo:
     settings: Mapping[str, Any] = field(default_factory=dict)
     global_dim: int = 0
     local_dim: int = 0
+    rotation_invariant: bool = False
 
     def to_json(self) -> str:
-        return json.dumps(
-            {
-                "name": self.name,
-                "weights": self.weights,
-                "settings": dict(self.settings),
-                "global_dim": self.global_dim,
-                "local_dim": self.local_dim,
-            },
-            sort_keys=True,
-        )
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return json.dumps(values | {"settings": dict(self.settings)}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> ExtractorInfo:
@@ -69,12 +63,16 @@ class Extractor(Protocol):
     @property
     def max_side(self) -> int: ...
 
-    def extract(self, pixels: Array, size: tuple[int, int] | None = None) -> Extraction:
+    def extract(
+        self, pixels: Array, size: tuple[int, int] | None = None, *, local: bool = True
+    ) -> Extraction:
         """Look at one image.
 
         Args:
             pixels: H x W x 3 uint8, RGB.
             size: (width, height) of the original if `pixels` is a reduced copy of it.
+            local: False if the local features are not wanted; an extractor that gives both may
+                then save the work.
 
         Returns:
             Keypoints in pixels of the original image.

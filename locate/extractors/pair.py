@@ -24,10 +24,13 @@ class Pair:
             settings={part.name: dict(part.settings) for part in parts},
             global_dim=first.info.global_dim,
             local_dim=second.info.local_dim,
+            rotation_invariant=second.info.rotation_invariant,
         )
 
-    def extract(self, pixels: Array, size: tuple[int, int] | None = None) -> Extraction:
+    def extract(
+        self, pixels: Array, size: tuple[int, int] | None = None, *, local: bool = True
+    ) -> Extraction:
         return Extraction(
-            features=self._second.extract(pixels, size).features,
+            features=self._second.extract(pixels, size).features if local else None,
             global_descriptor=self._first.extract(pixels, size).global_descriptor,
         )

@@ -1,4 +1,7 @@
-"""Every extractor by name, written out. "a+b" pairs the global descriptor of a with the features of b."""
+"""Every extractor by name, written out.
+
+"a+b" pairs the global descriptor of a with the local features of b.
+"""
 
 from __future__ import annotations
 

@@ -40,9 +40,16 @@ class Sift:
                 "contrast_threshold": contrast_threshold,
             },
             local_dim=128,
+            rotation_invariant=True,
         )
 
-    def extract(self, pixels: Array, size: tuple[int, int] | None = None) -> Extraction:
+    def extract(
+        self,
+        pixels: Array,
+        size: tuple[int, int] | None = None,
+        *,
+        local: bool = True,  # noqa: ARG002  there is nothing else to give
+    ) -> Extraction:
         height, width = pixels.shape[:2]
         size = size or (width, height)
         grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
