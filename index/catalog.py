@@ -279,6 +279,19 @@ class Catalog:
             )
             self._next_generation()
 
+    def remove_orphans(self) -> int:
+        """Delete features and vectors that belong to no image of status "ok"; how many there were."""
+        removed = 0
+        with self.transaction():
+            for table in ("features", "vectors"):
+                removed += self._db.execute(
+                    f"""DELETE FROM {table} WHERE image_id NOT IN
+                    (SELECT id FROM images WHERE status = 'ok')"""
+                ).rowcount
+            if removed:
+                self._next_generation()
+        return removed
+
     # --- what was seen
 
     def features(self, image_id: int) -> Features:
@@ -295,8 +308,7 @@ class Catalog:
             raise DatabaseCorruptError(
                 f"image {image_id} has no stored features; run: locate check --repair"
             )
-        row = rows[0]
-        return features_from(row, (row["width"], row["height"]), row["path"])
+        return features_from(rows[0])
 
     def extraction(self, image_id: int) -> Extraction:
         """Everything that was seen in one image."""

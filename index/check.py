@@ -82,9 +82,6 @@ def _features(catalog: Catalog, local_dim: int) -> Iterator[Problem]:
         except DatabaseCorruptError:
             yield Problem(f"the features of {path} are damaged", image_id)
             continue
-        except ValueError as error:  # intact bytes that make no valid record
-            yield Problem(f"the features of {path} make no sense: {error}", image_id)
-            continue
         if found != local_dim:
             yield Problem(f"the features of {path} are {found} long, not {local_dim}", image_id)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from locate.errors import DatabaseCorruptError
+from locate.errors import DatabaseCorruptError, InputError
 from locate.types import Array, Extraction, Features, PhotoInfo
 
 
@@ -77,21 +77,31 @@ def feature_blobs(features: Features) -> dict[str, Any]:
     }
 
 
-def features_from(row: dict[str, Any], size: tuple[int, int], name: str) -> Features:
-    """A row of table `features` -> `Features`; `DatabaseCorruptError` if its checksum is wrong."""
+def features_from(row: dict[str, Any]) -> Features:
+    """A row of table `features`, with path, width and height of its image -> `Features`.
+
+    Raises:
+        DatabaseCorruptError: its checksum is wrong, or it makes no valid record.
+    """
     n, dim = row["count"], row["dim"]
     keypoints, scores, descriptors = row["keypoints"], row["scores"], row["descriptors"]
     intact = (len(keypoints), len(scores), len(descriptors)) == (8 * n, 4 * n, 2 * n * dim)
     if not intact or checksum(keypoints, scores, descriptors) != row["checksum"]:
         raise DatabaseCorruptError(
-            f"the stored features of {name} are damaged; run: locate check --repair"
+            f"the stored features of {row['path']} are damaged; run: locate check --repair"
         )
-    return Features(
-        keypoints=np.frombuffer(keypoints, "<f4").reshape(n, 2),
-        scores=np.frombuffer(scores, "<f4"),
-        descriptors=np.frombuffer(descriptors, "<f2").reshape(n, dim),
-        image_size=size,
-    )
+    try:
+        return Features(
+            keypoints=np.frombuffer(keypoints, "<f4").reshape(n, 2),
+            scores=np.frombuffer(scores, "<f4"),
+            descriptors=np.frombuffer(descriptors, "<f2").reshape(n, dim),
+            image_size=(row["width"] or 0, row["height"] or 0),
+        )
+    except InputError as error:
+        raise DatabaseCorruptError(
+            f"the stored features of {row['path']} make no sense ({error}); "
+            "run: locate check --repair"
+        ) from error
 
 
 def vector_blob(vector: Array) -> dict[str, Any]:

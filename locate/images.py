@@ -13,6 +13,7 @@ import re
 import stat
 import threading
 import warnings
+import zlib
 from datetime import datetime
 from pathlib import Path, PurePath
 from typing import Any
@@ -58,9 +59,10 @@ _UPRIGHT = {  # EXIF orientation -> what undoes it
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_PNG = b"\x89PNG\r\n\x1a\n"
 _HEADS = {  # how files begin
     b"\xff\xd8\xff": "JPEG",
-    b"\x89PNG\r\n\x1a\n": "PNG",
+    _PNG: "PNG",
     b"GIF8": "GIF",
     b"II*\0": "TIFF",
     b"MM\0*": "TIFF",
@@ -87,6 +89,10 @@ def read_bytes(path: Path) -> bytes:
         data = path.read_bytes()
     except FileNotFoundError:
         raise ImageError(path, "does not exist", "check the name") from None
+    except ImageError:
+        raise
+    except ValueError as error:
+        raise ImageError(path, f"is no file name ({error})", "check the name") from None
     except OSError as error:
         raise ImageError(
             path, f"cannot be read ({error.strerror})", "check its permissions and the disk"
@@ -117,6 +123,7 @@ def decode_photo(data: bytes, path: Path, min_long_side: int | None = None) -> P
     """
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
         _register_heif()
+    _check_png(data, path)
     try:
         with _quiet, Image.open(io.BytesIO(data)) as image:
             return _decode(image, path, min_long_side)
@@ -133,8 +140,22 @@ def decode_photo(data: bytes, path: Path, min_long_side: int | None = None) -> P
     except MemoryError:
         raise ImageError(path, "does not fit into memory", "shrink it") from None
     except Exception as error:  # Pillow's decoders raise nearly every type on broken files
-        reason = "is truncated" if "truncated" in str(error).lower() else "is damaged"
-        raise ImageError(path, f"{reason} ({error})", "copy it again from its source") from error
+        text = " ".join(str(error).split())  # libheif's has line breaks
+        cut = any(sign in text.lower() for sign in ("truncated", "end of file"))
+        reason = "is truncated" if cut else "is damaged"
+        raise ImageError(path, f"{reason} ({text})", "copy it again from its source") from error
+
+
+def _check_png(data: bytes, path: Path) -> None:
+    """Pillow skips the checksums of pixels, so that a flipped bit would pass as noise in the image."""
+    view, at = memoryview(data), 8
+    while data.startswith(_PNG) and at + 12 <= len(data):
+        end = at + 8 + int.from_bytes(view[at : at + 4])
+        stored = view[end : end + 4]
+        pixels = data[at + 4 : at + 8] == b"IDAT" and len(stored) == 4  # else Pillow says truncated
+        if pixels and zlib.crc32(view[at + 4 : end]) != int.from_bytes(stored):
+            raise ImageError(path, "is damaged (wrong checksum)", "copy it again from its source")
+        at = end + 4
 
 
 def _decode(image: Image.Image, path: Path, min_long_side: int | None) -> Photo:

@@ -23,13 +23,13 @@ def label_rule(text: str) -> LabelRule:
     """
     kind, _, value = text.partition(":")
     match kind:
-        case "folder":
+        case "folder" if not value:
             return lambda path: _nth_folder(path, 0)
-        case "parent":
+        case "parent" if not value:
             return lambda path: _nth_folder(path, -1)
-        case "name":
+        case "name" if not value:
             return lambda path: re.sub(r"[-_ .]*\d+$", "", PurePosixPath(path).stem) or None
-        case "none":
+        case "none" if not value:
             return lambda _: None
         case "csv" if value:
             return _from_csv(Path(value))
@@ -72,6 +72,6 @@ def _from_regex(pattern: str) -> LabelRule:
 
     def rule(path: str) -> str | None:
         found = compiled.search(path)
-        return found[1] if found else None
+        return (found[1] or None) if found else None
 
     return rule

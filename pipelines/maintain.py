@@ -100,7 +100,9 @@ def check_database(index: Path, *, repair: bool = False) -> CheckReport:
         pass  # an unreadable or missing database is an error before anything is created
     with lock.writer(index), Catalog.create(index) as catalog:
         problems = _check(catalog)
-        repaired = _look_again(catalog, problems)
+        orphans = catalog.remove_orphans()
+        repaired = [f"removed {orphans} rows that belong to no image"] if orphans else []
+        repaired += _look_again(catalog, problems)
         if problems:
             refresh_vectors(catalog, force=True)
             repaired.append("rebuilt the search index")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ def scan(root: Path) -> Iterator[Found]:
     """Photos below `root`, recursively, sorted within each folder.
 
     Hidden files and folders (a leading dot: caches, macOS's "._" files, `.locate` itself) are left
-    out; links are followed, each folder once.
+    out; links are followed, each folder once. A folder that cannot be listed is found with its error.
 
     Raises:
         InputError: `root` is not a folder.
@@ -43,7 +44,8 @@ def scan(root: Path) -> Iterator[Found]:
     if not root.is_dir():
         raise InputError(f"{root} is a file; name a folder, or use: locate add {root}")
     seen: set[tuple[int, int]] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
+    unlisted: list[OSError] = []
+    for folder, folders, files in os.walk(root, onerror=unlisted.append, followlinks=True):
         status = Path(folder).stat()
         if (status.st_dev, status.st_ino) in seen:
             folders.clear()
@@ -53,6 +55,9 @@ def scan(root: Path) -> Iterator[Found]:
         for name in sorted(files):
             if is_photo_name(name) and not name.startswith("."):
                 yield look(Path(folder) / name, root)
+    for error in unlisted:
+        reason = f"cannot be listed ({error.strerror}); check its permissions"
+        yield dataclasses.replace(look(Path(error.filename), root), error=reason)
 
 
 def look(file: Path, root: Path) -> Found:

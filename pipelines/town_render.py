@@ -1,13 +1,8 @@
 """A small exact renderer of textured planar faces: pinhole, z-buffer, sun shadows, haze.
 
-Conventions, here and in every file of the town:
-
-- world: metres, x east, y north, z up; camera: x right, y down, z forward (OpenCV);
-- pixel and texel CENTRES have integer coordinates, x right, y down (COLMAP's are + 0.5);
-- colours are RGB. Textures are 8-bit sRGB, light is linear.
-
-A picture is rendered at twice its size and averaged 2 x 2. Sub-pixel i of the large picture then
-lies at i / 2 - 1/4 of the small one, so the large camera has focal 2 f and centre 2 c + 1/2.
+Conventions: see town_model. A picture is rendered at twice its size and averaged 2 x 2. Sub-pixel i
+of the large picture then lies at i / 2 - 1/4 of the small one, so the large camera has focal 2 f and
+centre 2 c + 1/2.
 
 A plane is linear in the picture: with n . X = d in the camera frame, 1 / z = n . K^-1 (x, y, 1) / d
 (Hartley and Zisserman, "Multiple View Geometry", section 13.1), so depth is never interpolated.
@@ -20,156 +15,12 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-F64 = npt.NDArray[np.float64]
-F32 = npt.NDArray[np.float32]
-I32 = npt.NDArray[np.int32]
-U8 = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.bool_]
+from pipelines.town_model import F32, F64, I32, U8, Camera, Face, Light, Mask, Paint, Rendering, Sky
 
 NEAR_M = 0.1  # faces are clipped at this depth, metres
 SHADOW_CELLS = 1024  # side of the square shadow map, cells
 GAMMA = 2.2  # sRGB taken as a plain power
-
-
-@dataclass(frozen=True)
-class Texture:
-    """A picture and its halvings: levels[k] is (h_k, w_k, 4) uint8, RGB + glow or opacity."""
-
-    levels: tuple[U8, ...]
-
-    @staticmethod
-    def build(pixels: U8) -> Texture:
-        """Halve by area down to 2 texels; pixels: (h, w, 4) uint8."""
-        levels = [np.ascontiguousarray(pixels)]
-        while min(levels[-1].shape[:2]) >= 4:
-            h, w = levels[-1].shape[:2]
-            half = cv2.resize(levels[-1], (w // 2, h // 2), interpolation=cv2.INTER_AREA)
-            levels.append(np.asarray(half, np.uint8))
-        return Texture(tuple(levels))
-
-
-@dataclass(frozen=True)
-class Paint:
-    """A texture laid on a plane: texel (s, t) is at corner + (s + 1/2) across + (t + 1/2) down.
-
-    corner: (3,) metres, the outer corner of the first texel; across, down: (3,) metres per texel.
-    """
-
-    texture: Texture
-    corner: F64
-    across: F64
-    down: F64
-    wrap: bool = False
-
-
-@dataclass(frozen=True)
-class Face:
-    """A convex planar polygon, counter-clockwise seen from outside.
-
-    points: (n, 3) metres. tint: a second paint that multiplies the first, 128 leaving it as it is.
-    cutout: the fourth channel is opacity (half or more is there), otherwise it is glow at dusk.
-    soft: lit from everywhere, as leaves are, instead of by its normal.
-    """
-
-    points: F64
-    paint: Paint
-    tint: Paint | None = None
-    cutout: bool = False
-    two_sided: bool = False
-    soft: bool = False
-    casts: bool = True
-
-    @property
-    def normal(self) -> F64:
-        """(3,) outward unit normal, by Newell's sum (safe for collinear corners)."""
-        rest = self.points - self.points[0]
-        a, b = rest[1:-1], rest[2:]
-        n = np.array(
-            [  # np.cross, written out: this runs a thousand times a picture
-                (a[:, 1] * b[:, 2] - a[:, 2] * b[:, 1]).sum(),
-                (a[:, 2] * b[:, 0] - a[:, 0] * b[:, 2]).sum(),
-                (a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum(),
-            ]
-        )
-        return n / float(np.sqrt(n @ n))
-
-
-@dataclass(frozen=True)
-class Camera:
-    """A pinhole whose principal point is the exact image centre.
-
-    focal: pixels; rotation (3, 3) and translation (3,) metres: X_cam = rotation X_world + t.
-    """
-
-    width: int
-    height: int
-    focal: float
-    rotation: F64
-    translation: F64
-
-    @property
-    def matrix(self) -> F64:
-        """(3, 3) calibration in this project's pixels: centre ((w - 1) / 2, (h - 1) / 2)."""
-        cx, cy = (self.width - 1) / 2, (self.height - 1) / 2
-        return np.array([[self.focal, 0.0, cx], [0.0, self.focal, cy], [0.0, 0.0, 1.0]])
-
-    @property
-    def centre(self) -> F64:
-        """(3,) camera centre in the world, metres."""
-        c: F64 = -self.rotation.T @ self.translation
-        return c
-
-    def to_camera(self, points: F64) -> F64:
-        """World points (n, 3) metres to camera points (n, 3) metres."""
-        return np.asarray(points @ self.rotation.T + self.translation, np.float64)
-
-    def project(self, points: F64) -> F64:
-        """World points (n, 3) metres, in front of the camera, to pixels (n, 2)."""
-        x = self.to_camera(points) @ self.matrix.T
-        return np.asarray(x[:, :2] / x[:, 2:], np.float64)
-
-
-@dataclass(frozen=True)
-class Light:
-    """Sun, sky and sensor of one picture.
-
-    sun: (3,) unit vector TOWARDS the sun; *_rgb: (3,) linear; haze_m: distance that dims to 1/e;
-    glow: strength of lit windows, 0 by day; grain: sensor noise, 8-bit steps; cloud_turn: radians.
-    """
-
-    sun: F64
-    sun_rgb: F64
-    ambient_rgb: F64
-    zenith_rgb: F64
-    horizon_rgb: F64
-    exposure: float = 1.0
-    contrast: float = 1.0
-    haze_m: float = 900.0
-    glow: float = 0.0
-    grain: float = 1.5
-    cloud_turn: float = 0.0
-    cloud_cover: float = 0.5
-
-
-@dataclass(frozen=True)
-class Sky:
-    """What is infinitely far: clouds (h, w) in 0..1, azimuth by elevation 0..90 degrees;
-    hills (layers, w) elevation of each skyline, radians, far layer first; hill_rgb (layers, 3)."""
-
-    clouds: F32
-    hills: F32
-    hill_rgb: F64
-
-
-@dataclass(frozen=True)
-class Rendering:
-    """image: (h, w, 3) uint8 RGB; depth: (h, w) float64, z in the camera frame at the pixel
-    centre, metres, inf for sky."""
-
-    image: U8
-    depth: F64
 
 
 def render(
@@ -197,12 +48,13 @@ def render(
         if counts[i + 1]:
             _paint(s, owner, i + 1, albedo)
     lit = _sun_visible(faces, seen, camera, inverse, owner, light, focus, reach)
-    linear = _shade(seen, albedo, owner, inverse, lit, light, _draw_sky(camera, light, sky))
+    open_ = np.flatnonzero((owner == 0).any(axis=1))
+    rows = (int(open_[0]) // 2, int(open_[-1]) // 2 + 1) if len(open_) else (0, 0)
+    behind = _draw_sky(camera, light, sky, rows)
+    linear = _shade(seen, albedo, owner, inverse, lit, light, behind)
     small = cv2.resize(linear, (camera.width, camera.height), interpolation=cv2.INTER_AREA)
-    return Rendering(
-        _develop(np.asarray(small, np.float32), light, rng),
-        _centre_depth(seen, camera, inverse, owner),
-    )
+    planes = np.array([np.zeros(3), *(s.score for s in seen)])
+    return Rendering(_develop(np.asarray(small, np.float32), light, rng), inverse, owner, planes)
 
 
 def _doubled(camera: Camera) -> Camera:
@@ -316,8 +168,8 @@ def _rasterise(s: _Seen, best: F32, owner: I32, label: int) -> None:
 
 def _area(outline: F64) -> float:
     """Signed area of (m, 2), positive when clockwise on the screen (y is down)."""
-    x, y = outline[:, 0] - outline[0, 0], outline[:, 1] - outline[0, 1]
-    return float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y)) / 2
+    x, y = (outline[1:] - outline[0]).T  # seen from the first corner, its own terms are 0
+    return float((x[:-1] * y[1:] - x[1:] * y[:-1]).sum()) / 2
 
 
 def _sample(paint: Paint, texel: F64, box: tuple[int, int, int, int]) -> U8:
@@ -467,10 +319,14 @@ def _towards_sun(face: Face, axes: F64, focus: F64, cell: float) -> _Seen | None
     )
 
 
-def _draw_sky(camera: Camera, light: Light, sky: Sky) -> F32:
-    """Sky and hills in linear RGB, (h, w, 3), by the direction of each pixel's ray."""
+def _draw_sky(camera: Camera, light: Light, sky: Sky, rows: tuple[int, int]) -> F32:
+    """Sky and hills in linear RGB, (h, w, 3), by the direction of each pixel's ray; black outside
+    the half-open range of rows."""
+    whole = np.zeros((camera.height, camera.width, 3), np.float32)
+    if rows[0] == rows[1]:
+        return whole
     x = np.arange(camera.width, dtype=np.float64)
-    y = np.arange(camera.height, dtype=np.float64)
+    y = np.arange(*rows, dtype=np.float64)
     r = camera.rotation.T @ np.linalg.inv(camera.matrix)
     ray = [((row[0] * x)[None, :] + (row[1] * y + row[2])[:, None]).astype(np.float32) for row in r]
     flat = np.hypot(ray[0], ray[1])
@@ -509,7 +365,8 @@ def _draw_sky(camera: Camera, light: Light, sky: Sky) -> F32:
             rgb * (light.ambient_rgb + 0.6 * light.sun_rgb) * (1 - veil) + light.horizon_rgb * veil
         )
         out += (tone.astype(np.float32) - out) * inside[..., None]
-    return np.asarray(out, np.float32)
+    whole[rows[0] : rows[1]] = out
+    return whole
 
 
 def _shade(
@@ -563,26 +420,3 @@ def _develop(linear: F32, light: Light, rng: np.random.Generator) -> U8:
     values = np.take((curve * 255).astype(np.float32), steps)
     values += rng.standard_normal(values.shape, np.float32) * np.float32(light.grain)
     return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
-
-
-def _centre_depth(seen: Sequence[_Seen], camera: Camera, inverse: F32, owner: I32) -> F64:
-    """Depth at the pixel centres, (h, w) metres.
-
-    No sub-pixel lies on a pixel centre, so of the four around it the second nearest names the
-    face (it covers half of the pixel or more) and its plane is evaluated at the centre itself.
-    """
-    h, w = camera.height, camera.width
-    four = inverse.reshape(h, 2, w, 2).transpose(0, 2, 1, 3).reshape(h, w, 4)
-    names = owner.reshape(h, 2, w, 2).transpose(0, 2, 1, 3).reshape(h, w, 4)
-    second = np.argsort(-four, axis=-1, kind="stable")[..., 1:2]
-    name = np.take_along_axis(names, second, axis=-1)[..., 0]
-    planes = np.zeros((len(seen) + 1, 3))
-    for i, s in enumerate(seen):
-        planes[i + 1] = s.score
-    plane = planes[name]
-    # pixel x of the small picture is 2 x + 1/2 of the large one
-    x, y = np.arange(w) * 2 + 0.5, np.arange(h) * 2 + 0.5
-    inv = plane[..., 0] * x[None, :] + plane[..., 1] * y[:, None] + plane[..., 2]
-    with np.errstate(divide="ignore"):
-        depth = np.where((name > 0) & (inv > 0), 1.0 / inv, np.inf)
-    return np.asarray(depth, np.float64)

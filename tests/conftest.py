@@ -89,7 +89,9 @@ class FakeExtractor:
             name="fake", weights=None, settings={"patch": patch}, global_dim=8, local_dim=16
         )
 
-    def extract(self, pixels: Array, size: tuple[int, int] | None = None) -> Extraction:
+    def extract(
+        self, pixels: Array, size: tuple[int, int] | None = None, *, local: bool = True
+    ) -> Extraction:
         height, width = pixels.shape[:2]
         size = size or (width, height)
         target = fit_size((width, height), self.max_side)

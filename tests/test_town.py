@@ -10,18 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.town import (
-    CONVENTION,
-    ORIGIN,
-    Town,
-    camera_at,
-    geodetic,
-    make_town,
-    photograph_one,
-    plan_view,
-)
-from pipelines.town_render import Camera, Face, Light, Paint, Rendering, Sky, Texture, render
-from pipelines.town_scene import Place, horizon, meadow, place
+from pipelines.town import Town, make_town
+from pipelines.town_files import CONVENTION, ORIGIN, geodetic
+from pipelines.town_model import Camera, Face, Light, Paint, Rendering, Sky, Texture
+from pipelines.town_paving import meadow
+from pipelines.town_render import render
+from pipelines.town_scene import Place, horizon, place
+from pipelines.town_view import camera_at, photograph_one, plan_view
 
 SMALL = (160, 120)
 
