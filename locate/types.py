@@ -215,7 +215,7 @@ class Candidate:
         inliers: geometrically consistent local matches; None when not verified.
         similarity: cosine of the global descriptors; None when the index has none.
         false_accept: upper estimate of the share of photos of unknown places that reach as many
-            inliers (see `locate.verdict`); None when not verified.
+            inliers (see `locate.verdict`); None when not verified or not calibrated.
     """
 
     rank: int
@@ -242,7 +242,7 @@ class Answer:
         candidates: best first.
         rotation: degrees counter-clockwise that the query had to be turned to be recognised.
         query_features: local features found in the query.
-        seconds: time by part: decode, extract, search, match, verify, total.
+        seconds: time by part; "total" leaves out "load", which only the first query pays.
     """
 
     photo: Path | None

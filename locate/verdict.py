@@ -49,8 +49,11 @@ class Calibration:
             return MATCH
         return UNCERTAIN if inliers >= self.uncertain_inliers else NO_MATCH
 
-    def false_accept_rate(self, inliers: int) -> float:
-        """An upper estimate of the share of photos of unknown places that reach `inliers`."""
+    def false_accept_rate(self, inliers: int) -> float | None:
+        """An upper estimate of the share of photos of unknown places that reach `inliers`; None if
+        nothing was measured."""
+        if not self.queries:
+            return None
         reached = self.chance[inliers] if inliers < len(self.chance) else 0
         return wilson_upper(reached, self.queries)
 

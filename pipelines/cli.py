@@ -39,15 +39,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LocateError as error:
         print(f"locate: {error}", file=sys.stderr)
         return exits.ERROR
+    except BrokenPipeError:  # `locate query ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exits.GOOD
+    except OSError as error:
+        # Of files that the user named for output; those of the database and the photos are ours.
+        name = f"{error.filename}: " if error.filename else ""
+        print(f"locate: {name}{error.strerror}; check the path and the disk", file=sys.stderr)
+        return exits.ERROR
     except KeyboardInterrupt:
         print(
             "locate: interrupted; what was committed is kept, run the same command to go on",
             file=sys.stderr,
         )
         return exits.INTERRUPTED
-    except BrokenPipeError:  # `locate query ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return exits.GOOD
 
 
 def _command(name: str) -> Callable[[argparse.Namespace], int]:

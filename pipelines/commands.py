@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,10 +120,10 @@ def check(a: argparse.Namespace) -> int:
 def query(a: argparse.Namespace) -> int:
     from pipelines.draw import save_matches
     from pipelines.html_report import write_report
-
     from pipelines.retrieve import Database
 
     answers: list[Answer] = []
+    as_json: list[dict[str, Any]] = []
     failed: list[tuple[str, str]] = []
     photos = list(_photos(a.photos))
     if not photos:
@@ -141,16 +142,17 @@ def query(a: argparse.Namespace) -> int:
             if isinstance(result, ImageError):
                 failed.append((str(result.path), f"{result.reason}; {result.cure}"))
             else:
-                answers.append(result)
                 if a.save_matches:
                     save_matches(result, a.save_matches, a.top)
+                as_json.append(answer_json(result))
+                answers.append(result if a.html else _without_matches(result))
             progress(done, len(photos))
     if a.html:
         write_report(answers, a.html, failed=failed)
     if a.json:
         _print_json(
             {
-                "answers": [answer_json(answer) for answer in answers],
+                "answers": as_json,
                 "failed": [{"photo": name, "reason": reason} for name, reason in failed],
             }
         )
@@ -235,6 +237,13 @@ def _photos(paths: Sequence[Path]) -> Iterator[Path]:
             yield from (found.absolute for found in scan(path))
         else:
             yield path
+
+
+def _without_matches(answer: Answer) -> Answer:
+    """Matches weigh far more than the rest; thousands of answers shall fit into memory."""
+    return replace(
+        answer, candidates=tuple(replace(c, verification=None) for c in answer.candidates)
+    )
 
 
 def _one(db: Database, photo: Path, options: dict[str, Any]) -> Iterator[Answer | ImageError]:

@@ -117,14 +117,14 @@ def draw_matches(
     for panel in panels:
         height, panel_width = panel.pixels.shape[:2]
         canvas[BAR_HEIGHT:, panel.left : panel.left + panel_width] = panel.pixels[:height]
-    if verification is not None:
-        canvas = _draw_points(canvas, panels, verification.inliers)
     drawing = Image.fromarray(canvas)
+    _draw_tag(drawing, panels[0], _query_tag(photos[0], rotation))
+    _draw_tag(drawing, panels[1], "database")
+    if verification is not None:  # after the tags, which must hide no evidence
+        drawing = Image.fromarray(_draw_points(np.array(drawing), panels, verification.inliers))
     _draw_caption(
         drawing, verdict, label or image, image if label else "", verification, similarity
     )
-    _draw_tag(drawing, panels[0], _query_tag(photos[0], rotation))
-    _draw_tag(drawing, panels[1], "database")
     if note := _note(verification):
         _draw_note(drawing, note)
     return np.array(drawing)

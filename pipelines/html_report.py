@@ -218,7 +218,7 @@ def _thumbnails(candidates: Sequence[Candidate]) -> Iterator[str]:
 def _thumbnail(picture: Picture, side: int, name: str) -> str:
     """The photo shrunk to `side` pixels, twice that for sharp screens, or why there is none."""
     if isinstance(picture, ImageError):
-        return f"<div class=missing><b>no picture</b><br>{escape(picture.reason)}</div>"
+        return f"<div class=missing><b>no picture</b>{escape(picture.reason)}</div>"
     pixels = picture.pixels if isinstance(picture, Photo) else np.asarray(picture)
     height, width = pixels.shape[:2]
     size = fit_size((width, height), 2 * side)
@@ -230,7 +230,7 @@ def _picture(jpeg: bytes, shape: tuple[int, ...], alt: str) -> str:
     data = base64.b64encode(jpeg).decode("ascii")
     return (
         f"<img src='data:image/jpeg;base64,{data}' width={shape[1]} height={shape[0]} "
-        f"alt='{escape(alt)}' decoding=async>"
+        f"alt='{escape(alt)}'>"
     )
 
 
@@ -321,8 +321,8 @@ small { color: var(--quiet); font-size: 12px; }
 summary { cursor: pointer; color: var(--quiet); margin: 0 0 12px; }
 .others { display: flex; gap: 10px; overflow-x: auto; margin: 0 -18px; padding: 0 18px 4px; }
 figure { margin: 0; flex: none; width: 132px; }
-figure img, figure .missing { display: block; width: 132px; height: 99px; object-fit: cover;
-  border-radius: 8px; }
+figure img, figure .missing { width: 132px; height: 99px; object-fit: cover; border-radius: 8px; }
+figure img { display: block; }
 figcaption { font-size: 12px; color: var(--quiet); white-space: nowrap; overflow: hidden;
   text-overflow: ellipsis; margin-top: 3px; }
 .missing { display: flex; flex-direction: column; justify-content: center; padding: 8px;

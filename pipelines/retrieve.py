@@ -49,7 +49,6 @@ from pipelines.extraction import Clock, one_thread_each
 RATIO = 0.8  # Lowe's test; benchmarks/verifiers.py
 SHORTLIST = 30
 TOP = 10
-_TURNED_SHORTLIST = 10  # a turned photo's own shortlist is short: it is one of three guesses
 _ORDER = {MATCH: 0, UNCERTAIN: 1, NO_MATCH: 2, UNVERIFIED: 2}
 
 Exclude = Callable[[ImageRow], bool]
@@ -72,17 +71,16 @@ class _Options:
 
 
 @dataclass(frozen=True, eq=False)
-class _Attempt:
-    """What came of the query as it was turned by `rotation` degrees."""
+class _View:
+    """The query turned by `rotation` degrees: its local features and its shortlist."""
 
     rotation: int
+    features: Features | None
     candidates: list[Candidate]
 
     @property
-    def strength(self) -> tuple[int, int]:
-        """(2 match, 1 uncertain, 0 neither; inliers) of the best candidate."""
-        judged = ((2 - _ORDER[c.verdict], c.inliers or 0) for c in self.candidates)
-        return max(judged, default=(0, 0))
+    def top_similarity(self) -> float:
+        return max((c.similarity or -1.0 for c in self.candidates), default=-1.0)
 
 
 class Database:
@@ -112,7 +110,6 @@ class Database:
             self._extractor: Extractor | None = None
             self._stored_extractor = stored
             self._store: VectorStore | None = None
-            self._roots = self._catalog.roots()
             self.calibration = self._find_calibration()
         except BaseException:
             self._catalog.close()
@@ -224,57 +221,54 @@ class Database:
         left_out: set[int] = set()
         if options.exclude is not None:
             left_out = {r.id for r in self._catalog.images("ok") if options.exclude(r)}
-        known: dict[int, Verification | None] = {}
-        upright: Features | None = None
 
-        def attempt(rotation: int, verified: int) -> _Attempt:
-            nonlocal upright
-            again = rotation != 0 and self.extractor_info.rotation_invariant
-            seen = _extract_turned(extractor, pixels, info.size, rotation, local=not again)
-            features = upright if again else seen.features
-            if rotation == 0:
-                upright = features
+        def look(rotation: int, local: bool) -> _View:
+            seen = _extract_turned(extractor, pixels, info.size, rotation, local=local)
             clock.lap("extract")
             depth = max(options.shortlist, options.top)
             found = self._search(store, seen.global_descriptor, depth, left_out)
             candidates = self._candidates(found)
             clock.lap("search")
-            if features is None or not verified:
-                return _Attempt(rotation, candidates)
-            if not again:
-                known.clear()
-            self._verify(features, candidates[:verified], known, clock, map_)
-            judged = [
-                c if (v := known.get(c.image_id)) is None else self._judged(c, v)
-                for c in candidates
-            ]
-            return _Attempt(rotation, judged)
+            return _View(rotation, seen.features, candidates)
 
-        best = attempt(0, options.shortlist if options.verify else 0)
-        if options.verify and options.rotate and best.strength[0] < 2:
-            for rotation in (90, 180, 270):
-                turned = attempt(rotation, min(options.shortlist, _TURNED_SHORTLIST))
-                if turned.strength > max(best.strength, (1, 0)):
-                    best = turned
-                if best.strength[0] == 2:
-                    break
+        def judge(view: _View) -> _View:
+            candidates = self._verified(view, options.shortlist, clock, map_)
+            return replace(view, candidates=candidates)
+
+        upright = view = look(0, local=True)
+        if options.verify:
+            view = judge(view)
+            if options.rotate and _strength(view)[0] < 2:
+                # A photo that lies on its side looks more like its place when it is turned. Only
+                # then are the turned ones verified: guesses would cost time and false matches.
+                invariant = self.extractor_info.rotation_invariant
+                turned = [look(r, local=not invariant) for r in (90, 180, 270)]
+                for other in sorted(turned, key=lambda v: -v.top_similarity):
+                    if other.top_similarity <= upright.top_similarity:
+                        break
+                    features = upright.features if invariant else other.features
+                    view = max(view, judge(replace(other, features=features)), key=_strength)
+                    if _strength(view)[0] == 2:
+                        break
         ranked = tuple(
             replace(c, rank=i)
-            for i, c in enumerate(sorted(best.candidates, key=_rank_key)[: options.top], 1)
+            for i, c in enumerate(sorted(view.candidates, key=_rank_key)[: options.top], 1)
         )
-        clock.seconds["total"] = sum(clock.seconds.values())
+        # Loading the network belongs to the first query only by accident.
+        seconds = clock.seconds
+        seconds["total"] = sum(v for part, v in seconds.items() if part != "load")
         first = ranked[0] if ranked else None
         verdict = NO_MATCH if first is None else (first.verdict if options.verify else UNVERIFIED)
-        count = 0 if upright is None else len(upright)
+        count = 0 if upright.features is None else len(upright.features)
         return Answer(
             photo=path,
             verdict=verdict,
             label=first.label if first and verdict == MATCH else None,
             reason=self._reason(verdict, ranked, count),
             candidates=ranked,
-            rotation=best.rotation,
+            rotation=view.rotation,
             query_features=count,
-            seconds=clock.seconds,
+            seconds=seconds,
         )
 
     def _search(
@@ -295,13 +289,14 @@ class Database:
 
     def _candidates(self, shortlist: Shortlist) -> list[Candidate]:
         rows = self._catalog.rows(shortlist.image_ids)
+        roots = self._catalog.roots()  # now: a writer may have added one since
         return [
             Candidate(
                 rank=0,
                 verdict=UNVERIFIED,
                 label=rows[i].label,
                 image=rows[i].path,
-                path=self._roots[rows[i].root_id] / rows[i].path,
+                path=roots[rows[i].root_id] / rows[i].path,
                 image_id=i,
                 similarity=similarity,
             )
@@ -309,22 +304,25 @@ class Database:
             if i in rows
         ]
 
-    def _verify(
+    def _verified(
         self,
-        query: Features,
-        candidates: Sequence[Candidate],
-        known: dict[int, Verification | None],
+        view: _View,
+        count: int,
         clock: Clock,
         map_: Callable[..., Iterable[Verification | None]],
-    ) -> None:
-        """Add the candidates that are not in `known` yet, by image id."""
-        new = [c for c in candidates if c.image_id not in known]
-        stored = [self._features(c) for c in new]
+    ) -> list[Candidate]:
+        """The candidates of a view, the first `count` of them with their evidence."""
+        query = view.features
+        if query is None:
+            return view.candidates
+        head, tail = view.candidates[:count], view.candidates[count:]
+        stored = [self._features(c) for c in head]
         clock.lap("read")
         side = self._load()[0].max_side
-        results = map_(lambda f: None if f is None else _match(query, f, side), stored)
-        known.update(zip((c.image_id for c in new), results, strict=True))
+        found = map_(lambda f: None if f is None else _match(query, f, side), stored)
+        judged = [c if v is None else self._judged(c, v) for c, v in zip(head, found, strict=True)]
         clock.lap("match and verify")
+        return judged + tail
 
     def _features(self, candidate: Candidate) -> Features | None:
         """None, and a warning in the log, if they are damaged: the other candidates still count."""
@@ -390,6 +388,12 @@ class Database:
 def _match(query: Features, database: Features, side: int) -> Verification:
     matches = match_mutual(query.descriptors, database.descriptors, RATIO)
     return verify(query, database, matches, side)
+
+
+def _strength(view: _View) -> tuple[int, int]:
+    """(2 match, 1 uncertain, 0 neither; inliers) of the best candidate."""
+    judged = ((2 - _ORDER[c.verdict], c.inliers or 0) for c in view.candidates)
+    return max(judged, default=(0, 0))
 
 
 def _rank_key(candidate: Candidate) -> tuple[int, int, float]:

@@ -21,33 +21,24 @@ def tree(b: Builder, height: float, turn: float) -> None:
     wide = height * float(b.rng.uniform(0.6, 0.8))
 
     def leaves(c: Canvas) -> None:
-        rng, mid = c.rng, c.width / 2
+        rng, mid, n = c.rng, c.width / 2, 600
         c.px[...] = (*dim(green, 0.7), 0)
-        c.poly(
-            [
-                (mid - 0.03 * height, 0),
-                (mid + 0.03 * height, 0),
-                (mid + 0.015 * height, height * 0.6),
-                (mid - 0.015 * height, height * 0.6),
-            ],
-            (86, 66, 50),
-            255,
-        )
-        n = 600
-        r = wide * 0.385 * np.sqrt(rng.random(n))
+        foot, fork = 0.03 * height, 0.015 * height
+        trunk = [(mid - foot, 0), (mid + foot, 0), (mid + fork, 0.6 * height)]
+        c.poly([*trunk, (mid - fork, 0.6 * height)], (86, 66, 50), 255)
+        reach = wide * 0.385
+        r = reach * np.sqrt(rng.random(n))
         a = rng.uniform(0, 2 * np.pi, n)
         lump = 1 + 0.16 * np.sin(3 * a + rng.uniform(0, 6)) + 0.1 * np.sin(7 * a)
         x = mid + r * lump * np.cos(a)
-        y = height * 0.64 + r * lump * np.sin(a) * (height * 0.27 / (wide * 0.385))
-        for px, py in sorted(zip(x, y, strict=True), key=lambda p: float(p[1])):
-            light = 0.62 + 0.5 * (py / height - 0.3) + 0.18 * (mid - px) / wide
-            c.disc(
-                px,
-                py,
-                float(rng.uniform(0.025, 0.055)) * wide,
-                dim(vary(rng, green, 13), light),
-                255,
-            )
+        y = np.sort(height * 0.64 + r * lump * np.sin(a) * (height * 0.27 / reach))
+        x = x[np.argsort(r * lump * np.sin(a), kind="stable")]
+        light = 0.62 + 0.5 * (y / height - 0.3) + 0.18 * (mid - x) / wide
+        tones = (np.array(green) + rng.normal(0, 13, (n, 1)) + rng.normal(0, 3, (n, 3))).T * light
+        sizes = rng.uniform(0.025, 0.055, n) * wide
+        rgb = np.clip(np.rint(tones.T), 0, 255).astype(int).tolist()
+        for px, py, size, (red, g, blue) in zip(x, y, sizes, rgb, strict=True):
+            c.disc(px, py, size, (red, g, blue), 255)
 
     for k in range(3):
         a = turn + k * np.pi / 3
@@ -68,31 +59,37 @@ def street_tree(b: Builder) -> None:
 
 def person(b: Builder) -> None:
     """A flat walker, front towards -y."""
+    tall, broad = b.rng.uniform(0.88, 1.06), b.rng.uniform(0.85, 1.15)
 
     def figure(c: Canvas) -> None:
         rng = c.rng
         skin = vary(rng, [(224, 178, 146), (170, 118, 84), (112, 76, 56)][int(rng.integers(3))], 8)
         coat, legs = hue(rng, 0.5), vary(rng, (66, 68, 84), 22)
         c.px[...] = (*coat, 0)
-        s = float(rng.uniform(0.06, 0.2))
-        c.line([(0.45, 0.85), (0.45 - s, 0.05)], 0.17, legs, 255)
-        c.line([(0.45, 0.85), (0.45 + s, 0.05)], 0.17, dim(legs, 0.8), 255)
-        c.line([(0.3, 1.35), (0.22 - s / 2, 0.85)], 0.11, dim(coat, 0.85), 255)
-        c.line([(0.6, 1.35), (0.68 + s / 2, 0.85)], 0.11, dim(coat, 0.75), 255)
-        c.poly(
-            [(0.26, 0.78), (0.64, 0.78), (0.67, 1.42), (0.56, 1.5), (0.34, 1.5), (0.23, 1.42)],
-            coat,
-            255,
-        )
-        c.disc(0.45, 1.64, 0.125, skin, 255, 1.15)
-        c.poly(
-            [(0.32, 1.66), (0.58, 1.66), (0.55, 1.8), (0.45, 1.83), (0.35, 1.8)],
-            vary(rng, (70, 50, 36), 20),
-            255,
-        )
+
+        def at(*points: tuple[float, float]) -> list[tuple[float, float]]:
+            return [((0.5 + (x - 0.45) * broad) * 0.9, y * tall) for x, y in points]
+
+        s, swing = rng.uniform(0.06, 0.2), rng.uniform(0.0, 0.12, 2)
+        hem, shoulder = rng.uniform(0.55, 0.95), rng.uniform(0.2, 0.27)
+        c.line(at((0.45, 0.85), (0.45 - s, 0.05)), 0.17, legs, 255)
+        c.line(at((0.45, 0.85), (0.45 + s, 0.05)), 0.17, dim(legs, 0.8), 255)
+        c.line(at((0.3, 1.35), (0.22 - swing[0], 0.85)), 0.11, dim(coat, 0.85), 255)
+        c.line(at((0.6, 1.35), (0.68 + swing[1], 0.85)), 0.11, dim(coat, 0.75), 255)
+        left, right = 0.45 - shoulder, 0.45 + shoulder
+        neck = [(0.56, 1.5), (0.34, 1.5)]
+        torso = [(0.27, hem), (0.63, hem), (right, 1.42), *neck, (left, 1.42)]
+        c.poly(at(*torso), coat, 255)
+        for _ in range(int(rng.integers(1, 5))):  # scarf, bag, print
+            (x, y), (w, h) = rng.uniform((0.26, hem), (0.5, 1.3)), rng.uniform(0.08, 0.22, 2)
+            c.poly(at(*c.scrap(x, y, w, h)), c.colour(), 255)
+        (x, y), hair = at((0.45, 1.64))[0], vary(rng, (84, 62, 44), 30)
+        c.disc(x, y, 0.12, skin, 255, 1.15)
+        brim = float(rng.uniform(1.62, 1.74))
+        c.poly(at((0.32, brim), (0.58, brim), (0.55, 1.8), (0.45, 1.83), (0.35, 1.8)), hair, 255)
 
     b.face(
-        [(-0.45, 0, 0), (0.45, 0, 0), (0.45, 0, 1.86), (-0.45, 0, 1.86)],
+        [(-0.45, 0, 0), (0.45, 0, 0), (0.45, 0, 2.0), (-0.45, 0, 2.0)],
         figure,
         cutout=True,
         soft=True,
@@ -100,37 +97,63 @@ def person(b: Builder) -> None:
 
 
 def car(b: Builder) -> None:
-    """A small car along x."""
-    body = b.rng.choice([0, 1])
-    rgb = hue(b.rng, 0.4) if body else vary(b.rng, (176, 180, 184), 40)
+    """A car along x; no two have the same proportions, wheels or paint."""
+    rng = b.rng
+    rgb = hue(rng, 0.4) if rng.random() < 0.5 else vary(rng, (176, 180, 184), 40)
+    second = hue(rng, 0.5) if rng.random() < 0.4 else dim(rgb, rng.uniform(0.6, 0.9))
+    long, wide, waist = rng.uniform(1.7, 2.4), rng.uniform(0.74, 0.9), rng.uniform(0.75, 1.05)
+    wheels, radius = rng.uniform(0.55, 0.95, 2), rng.uniform(0.28, 0.38)
+    stripe, spokes = rng.uniform(0.25, 0.6), int(rng.integers(3, 8))
+
+    def wheel(c: Canvas, x: float) -> None:
+        c.disc(x, 0.14, radius, (26, 26, 28))
+        c.disc(x, 0.14, 0.6 * radius, vary(c.rng, (140, 142, 146), 25))
+        turn = float(c.rng.uniform(0, 6))
+        for a in turn + 2 * np.pi * np.arange(spokes) / spokes:
+            tip = (x + 0.55 * radius * np.cos(a), 0.14 + 0.55 * radius * np.sin(a))
+            c.line([(x, 0.14), tip], 0.05, (50, 50, 54))
 
     def low(c: Canvas) -> None:
         c.px[..., :3] = rgb
-        c.rect(0, 0, c.width, 0.22, dim(rgb, 0.4))
-        c.rect(0, 0.5, c.width, 0.05, dim(rgb, 0.75))
+        c.rect(0, stripe, c.width, float(c.rng.uniform(0.04, 0.2)), second)
+        c.rect(0, 0, c.width, float(c.rng.uniform(0.12, 0.26)), dim(rgb, 0.4))
+        c.stains(int(c.rng.integers(4, 12)), 0.35, dim(rgb, 0.8), 22)
         if c.width > 3:
-            for x in (0.8, c.width - 0.85):
-                c.disc(x, 0.14, 0.36, (26, 26, 28))
-                c.disc(x, 0.14, 0.2, (150, 152, 156))
-            c.rect(c.width / 2, 0.05, 0.03, c.height, dim(rgb, 0.6))
-        else:
-            c.sign(c.width / 2 - 0.28, 0.3, 0.56, 0.16, WHITE, (30, 30, 40), 6)
-            for x in (0.08, c.width - 0.4):
-                c.rect(x, 0.52, 0.32, 0.15, (240, 220, 190), 160)
+            if c.rng.random() < 0.5:
+                x, w = c.rng.uniform(0.9, 1.5), c.rng.uniform(0.6, 1.2)
+                c.glyphs(x, 0.3, w, 0.25, int(c.rng.integers(3, 6)), second)
+            for x in c.width * (0.5 + c.rng.uniform(-0.22, 0.22, 2)):  # doors
+                c.rect(x, 0.05, 0.03, c.height, dim(rgb, 0.6))
+            wheel(c, wheels[0])
+            wheel(c, c.width - wheels[1])
+            return
+        plate = c.width * float(c.rng.uniform(0.3, 0.6))
+        c.sign(plate - 0.28, float(c.rng.uniform(0.2, 0.4)), 0.56, 0.16, WHITE, (30, 30, 40), 6)
+        y, w, h = c.rng.uniform((0.42, 0.15, 0.1), (0.56, 0.4, 0.2))
+        for x in (0.08, c.width - 0.08 - w):
+            c.rect(x, y, w, h, vary(c.rng, (240, 220, 190), 14), 160)
 
     def cabin(c: Canvas) -> None:
         c.px[..., :3] = dim(rgb, 0.95)
-        c.rect(0.12, 0.08, c.width - 0.24, c.height - 0.16, vary(c.rng, (58, 74, 88), 8))
-        c.poly(
-            [(0.3, 0.08), (0.7, 0.08), (1.0, c.height - 0.1), (0.6, c.height - 0.1)],
-            (120, 144, 160),
-        )
+        rim, base = c.rng.uniform(0.06, 0.16, 2)
+        glass = vary(c.rng, (58, 74, 88), 14)
+        c.rect(rim, base, c.width - 2 * rim, c.height - base - 0.08, glass)
+        x, w = c.rng.uniform(0.2, 0.6 * c.width), c.rng.uniform(0.15, 0.5)
+        sheen = [(x, base), (x + w, base), (x + w + 0.3, c.height - 0.1), (x + 0.3, c.height - 0.1)]
+        c.poly(sheen, vary(c.rng, (120, 144, 160), 14))
+        if c.rng.random() < 0.7:
+            at, r = c.rng.uniform(0.25, 0.75) * c.width, c.rng.uniform(0.1, 0.16)
+            c.disc(at, 0.35 * c.height, r, c.colour())
         if c.width > 2:
-            c.rect(c.width / 2 - 0.05, 0, 0.1, c.height, rgb)
+            c.rect(c.width * float(c.rng.uniform(0.35, 0.65)), 0, 0.1, c.height, rgb)
 
-    b.box((-2.0, 2.0), (-0.82, 0.82), (0.12, 0.85), low, low, flat(rgb, 0.06))
-    foot = [(-1.4, -0.75, 0.85), (1.5, -0.75, 0.85), (1.5, 0.75, 0.85), (-1.4, 0.75, 0.85)]
-    head = [(-0.8, -0.6, 1.45), (0.9, -0.6, 1.45), (0.9, 0.6, 1.45), (-0.8, 0.6, 1.45)]
+    b.box((-long, long), (-wide, wide), (0.12, waist), low, low, flat(rgb, 0.06))
+    back, bonnet = rng.uniform(0.55, 0.95) * long, rng.uniform(0.35, 0.8) * long
+    rear, rake = rng.uniform(0.1, 0.6, 2)
+    roof, y = waist + rng.uniform(0.5, 0.85), wide - 0.07
+    foot = [(-back, -y, waist), (bonnet, -y, waist), (bonnet, y, waist), (-back, y, waist)]
+    x0, x1, y = rear - back, bonnet - rake, wide - 0.2
+    head = [(x0, -y, roof), (x1, -y, roof), (x1, y, roof), (x0, y, roof)]
     for i in range(4):
         j = (i + 1) % 4
         b.face([foot[i], foot[j], head[j], head[i]], cabin)
@@ -138,35 +161,58 @@ def car(b: Builder) -> None:
 
 
 def kiosk(b: Builder) -> None:
-    """A stall with an awning, papers and writing."""
-    tone = hue(b.rng, 0.35)
+    """A stall with an awning, wares, papers and writing."""
+    rng = b.rng
+    tone, cloth = hue(rng, 0.35), [WHITE, hue(rng, 0.35), hue(rng, 0.2)]
+    half, top, reach = rng.uniform(0.95, 1.5), rng.uniform(2.35, 2.8), rng.uniform(0.6, 1.1)
 
     def front(c: Canvas) -> None:
         c.px[..., :3] = dim(tone, 0.7)
-        c.rect(0.15, 1.0, c.width - 0.3, 1.0, (58, 50, 46), 255)
-        c.posters(0.15, 0.05, c.width - 0.3, 3)
-        c.sign(0.1, 2.1, c.width - 0.2, 0.4, WHITE, dim(tone, 0.6), 7)
+        c.stains(8, 0.5, dim(tone, 0.6), 20)
+        sill, w = float(c.rng.uniform(0.9, 1.1)), c.width - 0.3
+        c.rect(0.15, sill, w, 1.0, (58, 50, 46), 255)
+        for x in c.rng.uniform(0.3, c.width - 0.3, 9):  # wares
+            c.disc(x, sill + float(c.rng.uniform(0.1, 0.8)), 0.12, c.colour(), 200)
+        c.posters(0.15, 0.05, w, int(c.rng.integers(2, 5)))
+        board = dim(tone, 0.6)
+        c.sign(0.1, top - 0.45, c.width - 0.2, 0.4, WHITE, board, int(c.rng.integers(5, 10)))
 
-    b.box((-1.1, 1.1), (-0.9, 0.9), (0, 2.55), front, front, flat(tone))
+    b.box((-half, half), (-0.9, 0.9), (0, top), front, front, flat(tone))
 
     def stripes(c: Canvas) -> None:
-        for i in range(12):
-            c.rect(0.25 * i, 0, 0.25, c.height, tone if i % 2 else WHITE)
+        x = 0.0
+        while x < c.width:
+            w = float(c.rng.uniform(0.1, 0.45))
+            c.rect(x, 0, w, c.height, vary(c.rng, cloth[int(c.rng.integers(3))], 10))
+            x += w
 
-    b.face([(-1.3, -1.8, 2.1), (1.3, -1.8, 2.1), (1.3, -0.9, 2.6), (-1.3, -0.9, 2.6)], stripes)
+    low, out = top - 0.45, half + 0.2
+    edge = [(-out, -0.9 - reach, low), (out, -0.9 - reach, low)]
+    b.face([*edge, (out, -0.9, top + 0.05), (-out, -0.9, top + 0.05)], stripes)
 
 
 def lamp(b: Builder) -> None:
-    """A lamp post of 4.2 m."""
-    iron = flat(IRON, 0.2)
+    """A lamp post of 3.6 to 5 m, pasted with stickers."""
+    rng = b.rng
+    tall, foot = rng.uniform(3.1, 4.4), rng.uniform(0.5, 1.1)
+    sides, wide = int(rng.integers(4, 8)), rng.uniform(0.2, 0.34)
+    head, cap = rng.uniform(0.35, 0.6), rng.uniform(0.2, 0.45)
+    tint = vary(rng, IRON, 16)
+    iron = flat(tint, 0.2)
 
     def glass(c: Canvas) -> None:
-        c.px[...] = (240, 226, 180, 255)
+        c.px[...] = (*vary(c.rng, (236, 222, 180), 10), 255)
 
-    b.box((-0.12, 0.12), (-0.12, 0.12), (0, 0.8), iron, iron, iron)
-    b.box((-0.05, 0.05), (-0.05, 0.05), (0.8, 3.6), iron, iron, iron)
-    b.ring(4, (0, 0), (0.16, 0.3), (3.6, 4.1), glass, lid=iron)
-    b.ring(4, (0, 0), (0.36, 0.0), (4.1, 4.4), iron)
+    def base(c: Canvas) -> None:
+        c.px[..., :3] = tint
+        c.stains(6, 0.2, c.colour(), 40)
+
+    b.box((-0.12, 0.12), (-0.12, 0.12), (0, foot), base, base, iron)
+    b.box((-0.05, 0.05), (-0.05, 0.05), (foot, tall), base, base, iron)
+    b.ring(
+        sides, (0, 0), (wide * rng.uniform(0.4, 1.0), wide), (tall, tall + head), glass, lid=iron
+    )
+    b.ring(sides, (0, 0), (wide + 0.06, 0.0), (tall + head, tall + head + cap), iron)
 
 
 def clutter(rng: Rng, centre: F64, eye: F64, amount: int) -> list[Face]:

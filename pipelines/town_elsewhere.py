@@ -1,63 +1,106 @@
-"""The two buildings that are no landmarks: a library and a station."""
+"""The two buildings that are no landmarks: a library and a station.
+
+They share as little as they can with the landmarks: their windows are slits and irregular panes,
+their walls render and concrete, so that a match with a landmark is chance.
+"""
 
 from __future__ import annotations
 
-from pipelines.town_paint import WHITE, Canvas, Rgb, dim, vary
-from pipelines.town_parts import Builder, flat, stones, tiled
+import numpy as np
+
+from pipelines.town_paint import GLASS, Canvas, Rgb, dim, vary
+from pipelines.town_parts import Builder, flat
+
+
+def _pane(c: Canvas, x: float, y: float, w: float, h: float, frame: Rgb) -> None:
+    """A skewed pane in a thin frame, with whatever stands behind it."""
+    rng = c.rng
+    skew = rng.uniform(-0.16, 0.16, 4) * min(w, h)
+    lean = [(x + skew[0], y), (x + w, y + skew[1]), (x + w + skew[2], y + h), (x, y + h + skew[3])]
+    middle = np.mean(lean, axis=0)
+    c.poly(lean, frame)
+    inner = middle + (np.array(lean) - middle) * 0.86
+    c.poly(inner, vary(rng, GLASS, 16), int(rng.choice([0, 120, 230])))
+    for _ in range(3):
+        c.poly(c.scrap(x + 0.1 * w, y + 0.1 * h, 0.8 * w, 0.8 * h), vary(rng, (104, 124, 142), 24))
 
 
 def library(b: Builder) -> None:
-    """Not among the landmarks: coloured panels round a glass corner."""
+    """Concrete stained by rain, with slanting bands of glass and a climbing painted pattern."""
+    concrete: Rgb = (178, 174, 166)
     palette: list[Rgb] = [
-        (226, 224, 216),
+        concrete,
         (58, 140, 160),
-        (244, 170, 54),
-        (96, 98, 110),
-        (186, 214, 120),
+        (214, 150, 64),
+        (110, 112, 124),
+        (150, 166, 110),
     ]
 
-    def panels(c: Canvas) -> None:
-        y = 0.0
-        while y < c.height:
-            x, h = 0.0, float(c.rng.uniform(0.7, 1.3))
-            while x < c.width:
-                w = float(c.rng.uniform(0.6, 2.4))
-                c.rect(x, y, w - 0.05, h - 0.05, vary(c.rng, palette[int(c.rng.integers(5))], 10))
-                if c.rng.random() < 0.4:
-                    c.window(x + 0.15, y + 0.2, w - 0.35, h - 0.35, "plain", (70, 72, 78))
-                x += w
-            y += h
-        c.sign(1, c.height - 2.2, 5, 1.2, (40, 42, 50), (250, 240, 220), 7)
-        c.door(c.width / 2, 2.0, 2.6, (40, 42, 50), (120, 122, 126), arch=False)
-        c.mottle(0.08)
+    def wall(c: Canvas) -> None:
+        c.px[..., :3] = concrete
+        c.stains(int(c.width * c.height / 2), 2.4, concrete, 12)
+        y = float(c.rng.uniform(3.0, 3.6))
+        while y < c.height - 2.2:
+            x = float(c.rng.uniform(0.4, 1.2))
+            while x < c.width - 1.6:
+                w, h, up = c.rng.uniform((0.5, 0.9, -0.4), (2.1, 1.9, 0.4))
+                _pane(c, x, y + up, min(w, c.width - 0.4 - x), h, vary(c.rng, (92, 96, 104), 20))
+                x += w + float(c.rng.uniform(0.3, 1.4))
+            y += float(c.rng.uniform(2.3, 3.0))
+        c.mural(0, 0, c.width, 2.3, palette)
+        c.posters(float(c.rng.uniform(0.3, 1.0)), 0.6, 2.6, 3)
+        c.ivy(float(c.rng.uniform(0.3, 0.9)) * c.width, float(c.rng.uniform(3, 7)), 1.2)
+        c.mottle(0.14)
+        c.grime(0.4)
 
-    b.box((-8, 3), (-5, 5), (0, 9), panels, panels, flat((120, 120, 120)))
-    b.box((3, 8), (-3, 5), (0, 13), panels, panels, flat((120, 120, 120)))
+    b.box((-8, 3), (-5, 5), (0, 9), wall, wall, flat((120, 120, 120)))
+    b.box((3, 8), (-3, 5), (0, 13), wall, wall, flat((120, 120, 120)))
 
 
 def station(b: Builder) -> None:
-    """Not among the landmarks: yellow brick, a great fan window, two short towers."""
-    brick: Rgb = (206, 176, 110)
+    """Flaking ochre render, a fan of uneven panes over the doors, two short towers."""
+    ochre: Rgb = (206, 176, 110)
+    iron: Rgb = (48, 74, 66)
+
+    def flaked(c: Canvas) -> None:
+        c.px[..., :3] = ochre
+        c.stains(int(c.width * c.height / 2.5), 1.9, ochre, 11)
+        c.stains(int(c.width * c.height / 6), 0.9, (150, 120, 92), 16)
 
     def hall(c: Canvas) -> None:
-        c.courses(0.14, 0.3, brick, 14)
-        mid = c.width / 2
-        c.rose(mid, 5.6, 2.6, (150, 92, 66))
-        for x in (0.8, mid - 1.2, c.width - 3.2):
-            c.door(x, 2.4, 2.4, (48, 74, 66), (150, 92, 66), arch=False)
-        c.sign(mid - 3.5, 8.7, 7, 0.9, (52, 66, 92), (240, 234, 214), 12)
-        c.grime(0.3)
+        flaked(c)
+        mid, foot = c.width / 2, 3.6
+        turns = np.cumsum(np.append(0.0, c.rng.uniform(0.5, 1.5, 9)))
+        turns *= np.pi / turns[-1]
+        for ring in range(3):
+            r0, r1 = 0.5 + 1.15 * ring, 1.5 + 1.15 * ring
+            for a0, a1 in zip(turns[:-1], turns[1:] - 0.05, strict=True):
+                r = r1 - float(c.rng.uniform(0, 0.35))
+                corners = [(r0, a0), (r, a0), (r, a1), (r0, a1)]
+                field = [(mid + q * np.cos(a), foot + q * np.sin(a)) for q, a in corners]
+                c.poly(field, vary(c.rng, (96, 118, 132), 34), int(c.rng.choice([0, 160])))
+        for x in (0.6, mid - 1.1, c.width - 3.0):
+            w, h = c.rng.uniform((1.8, 2.3), (2.5, 3.1))
+            c.rect(x, 0, w, h, vary(c.rng, iron, 14))
+            c.posters(x + 0.2, 0.5, w - 0.4, 2)
+        c.mottle(0.15)
+        c.grime(0.4)
 
     def tower(c: Canvas) -> None:
-        c.courses(0.14, 0.3, dim(brick, 0.95), 14)
-        for y in (1.2, 4.4, 7.6):
-            c.window(c.width / 2 - 0.6, y, 1.2, 2.0, "arch cross", (70, 92, 84), (150, 92, 66))
-        c.clock(c.width / 2, 11.4, 0.9, WHITE, (36, 36, 40))
-        c.frieze(10.0, 0.3, (150, 92, 66), (226, 206, 150))
-        c.grime(0.3)
+        flaked(c)
+        y = 1.0
+        while y < c.height - 2:
+            w, h = c.rng.uniform((0.5, 0.9), (1.6, 2.4))
+            x = float(c.rng.uniform(0.4, c.width - 0.4 - w))
+            _pane(c, x, y, w, h, dim(iron, float(c.rng.uniform(0.8, 1.6))))
+            y += h + float(c.rng.uniform(0.5, 1.3))
+        c.ivy(float(c.rng.uniform(0.5, 3.5)), float(c.rng.uniform(2, 8)), 0.9)
+        c.mottle(0.15)
+        c.grime(0.4)
 
-    b.box((-5, 5), (-4, 6), (0, 10), hall, stones(brick, 0.14, 0.3), flat(brick))
-    b.gable((-5, 5), (-4, 6), (10, 12.5), tiled((88, 96, 104)), flat(brick), along="y")
+    slate = flat((88, 96, 104), 0.3)
+    b.box((-5, 5), (-4, 6), (0, 10), hall, hall, flat(ochre))
+    b.gable((-5, 5), (-4, 6), (10, 12.5), slate, flat(ochre), along="y")
     for x in (-9.0, 5.0):
-        b.box((x, x + 4), (-5, 0), (0, 13), tower, tower, flat(brick))
-        b.ring(4, (x + 2, -2.5), (3.0, 0.0), (13, 16), tiled((110, 66, 56)))
+        b.box((x, x + 4), (-5, 0), (0, 13), tower, tower, flat(ochre))
+        b.ring(4, (x + 2, -2.5), (3.0, 0.0), (13, 16), slate)

@@ -289,7 +289,8 @@ class Canvas:
         """
         rng, words = self.rng, style.split()
         lamp = int(rng.choice([0, 0, 90, 190, 255]))
-        e = 0.09
+        # joiners differ: a frame's width and where its bars sit belong to this window alone
+        e, bar = rng.uniform(0.06, 0.12, 2).tolist()
         if trim is not None:
             self._opening(x - 2.2 * e, y - e, w + 4.4 * e, h + 3.2 * e, words, trim)
         self._opening(x - e, y - e / 2, w + 2 * e, h + 1.5 * e, words, dim(frame, 0.55))
@@ -316,13 +317,13 @@ class Canvas:
         elif rng.random() < 0.5:
             self.disc(x + w * float(rng.uniform(0.3, 0.7)), y + 0.25 * h, 0.16 * w, self.colour())
         if "cross" in words:
-            self.rect(x + w / 2 - 0.035, y, 0.07, h, frame)
-            self.rect(x, y + 0.62 * h, w, 0.07, frame)
+            self.rect(x + w * float(rng.uniform(0.38, 0.62)) - bar / 2, y, bar, h, frame)
+            self.rect(x, y + h * float(rng.uniform(0.5, 0.72)), w, bar, frame)
         if "grid" in words:
-            for i in range(1, 3):
-                self.rect(x + w * i / 3 - 0.025, y, 0.05, h, frame)
-            for i in range(1, 4):
-                self.rect(x, y + h * i / 4, w, 0.05, frame)
+            for k in np.arange(1, 3) / 3 + rng.uniform(-0.06, 0.06, 2):
+                self.rect(x + w * k - 0.025, y, 0.05, h, frame)
+            for k in np.arange(1, 4) / 4 + rng.uniform(-0.05, 0.05, 3):
+                self.rect(x, y + h * k, w, 0.05, frame)
         if "lead" in words:
             for i in range(-4, 9):
                 s = x + w * i / 4
@@ -410,6 +411,13 @@ class Canvas:
                 vary(self.rng, base, 20),
             )
             x += wide
+
+    def stains(self, n: int, size: float, rgb: Rgb, by: float = 14) -> None:
+        """Patches of another colour at random, `size` metres wide or less: mended plaster, damp."""
+        for _ in range(n):
+            x, y = self.rng.uniform(0, self.width), self.rng.uniform(0, self.height)
+            w, h = self.rng.uniform(0.3, 1.0, 2) * size
+            self.poly(self.scrap(x - w / 2, y - h / 2, w, h), vary(self.rng, rgb, by))
 
     def quoins(self, rgb: Rgb, w: float = 0.5) -> None:
         """Corner stones at both ends of the wall."""

@@ -16,7 +16,7 @@ from pipelines.town_clutter import tree
 from pipelines.town_country import lighthouse, villa, windmill
 from pipelines.town_elsewhere import library, station
 from pipelines.town_model import F64, Face, Sky
-from pipelines.town_paint import WHITE, Canvas, Rgb, Rng, cloudy, seeded, vary
+from pipelines.town_paint import Canvas, Rgb, Rng, cloudy, dim, seeded, vary
 from pipelines.town_parts import Builder, flat, placed, tiled
 from pipelines.town_paving import plate
 
@@ -104,48 +104,49 @@ def _neighbours(rng: Rng) -> list[Face]:
     return out
 
 
+PLASTER: list[Rgb] = [
+    (226, 208, 170),
+    (206, 160, 132),
+    (190, 198, 196),
+    (228, 222, 210),
+    (196, 176, 120),
+    (168, 120, 104),
+]
+
+
 def house(b: Builder) -> None:
-    """A house of the background: plaster, three or four windows a floor, a tiled roof."""
+    """A house of the background: stained plaster, uneven windows, a tiled roof."""
     rng = b.rng
     w, d, h = rng.uniform(6, 9.5), rng.uniform(6, 8), rng.uniform(5, 10)
-    wall = vary(
-        rng,
-        [
-            (226, 208, 170),
-            (206, 160, 132),
-            (190, 198, 196),
-            (228, 222, 210),
-            (196, 176, 120),
-            (168, 120, 104),
-        ][int(rng.integers(6))],
-        12,
-    )
-    trim = vary(rng, (200, 190, 176), 25)
+    wall = vary(rng, PLASTER[int(rng.integers(6))], 12)
+    trim, frame = vary(rng, (200, 190, 176), 25), vary(rng, (206, 200, 188), 35)
     style = str(rng.choice(["cross", "cross shutters", "grid", "cross lintel", "arch cross"]))
+    storey, apart = rng.uniform(2.5, 3.3), rng.uniform(1.9, 3.0)
 
     def face(c: Canvas) -> None:
         c.px[..., :3] = wall
-        c.mottle(0.12, 2)
-        n = max(2, int(c.width / 2.4))
-        for floor in range(int(h / 2.9)):
+        c.stains(9, 2.2, dim(wall, c.rng.uniform(0.8, 1.08)), 9)
+        c.mottle(0.16, 2)
+        n = max(2, int(c.width / apart))
+        for floor in range(int(h / storey)):
             for i in range(n):
-                x = (i + 0.5) * c.width / n - 0.5 + float(c.rng.uniform(-0.12, 0.12))
-                c.window(x, 0.9 + 2.9 * floor, 1.0, 1.4, style, WHITE, trim)
+                if c.rng.random() < 0.12:  # walled up
+                    continue
+                (wide, high), shift = (
+                    c.rng.uniform((0.7, 1.0), (1.2, 1.7)),
+                    c.rng.uniform(-0.3, 0.3),
+                )
+                x = (i + 0.5) * c.width / n - wide / 2 + shift
+                y = float(c.rng.uniform(0.7, 1.0)) + storey * floor
+                c.window(x, y, wide, high, style, frame, trim)
         c.door(float(c.rng.uniform(0.6, c.width - 1.8)), 1.1, 2.1, c.colour(), trim, arch=False)
         c.grime(0.3)
 
     roof_rgb = vary(rng, [(160, 84, 58), (110, 64, 54), (88, 88, 96)][int(rng.integers(3))], 12)
-    y = (-d / 2, d / 2)
-    b.box((-w / 2, w / 2), y, (0, h), face, face, flat(wall))
-    b.gable(
-        (-w / 2, w / 2),
-        y,
-        (h, h + rng.uniform(2.2, 3.6)),
-        tiled(roof_rgb, 0.4),
-        flat(wall, 0.15),
-        along=str(rng.choice(["x", "y"])),
-        ppm=20,
-    )
+    x, y = (-w / 2, w / 2), (-d / 2, d / 2)
+    b.box(x, y, (0, h), face, face, flat(wall))
+    ridge, along = h + rng.uniform(2.2, 3.6), str(rng.choice(["x", "y"]))
+    b.gable(x, y, (h, ridge), tiled(roof_rgb, 0.4), flat(wall, 0.15), along=along, ppm=20)
 
 
 def horizon(seed: int) -> Sky:

@@ -112,25 +112,28 @@ def test_points_are_scaled_from_the_file_size_of_a_reduced_photo():
 
 def test_reduced_decoding_gives_the_same_places(tmp_path, photo_factory):
     """The candidate's JPEG is decoded at half size; its dots must not move."""
-    path = photo_factory(tmp_path / "big.jpg", size=(3840, 2560))
-    evidence = verification([[30, 30], [200, 200]], [[1920, 640], [960, 1920]])
-    assert draw.read_picture(path).pixels.shape[1] == 1920
+    path = photo_factory(tmp_path / "big.jpg", size=(3200, 400))
+    evidence = verification([[30, 30], [200, 200]], [[1600, 100], [800, 300]])
+    assert draw.read_picture(path).pixels.shape[1] == 1600
     drawing = draw.draw_candidate(PLAIN, candidate(path, evidence=evidence))
     height = drawing.shape[0] - BAR_HEIGHT
     left = int(height * 4 / 3) + 6
-    width = int(height * 1.5)
+    width = int(height * 8)
     colour = position_colours(evidence.query_points)
     assert colour_near(drawing, left + width / 2, BAR_HEIGHT + height / 4, colour[0])
     assert colour_near(drawing, left + width / 4, BAR_HEIGHT + 3 * height / 4, colour[1])
 
 
+@pytest.mark.parametrize("reduction", [1, 4])
 @pytest.mark.parametrize("rotation", [0, 90, 180, 270])
-def test_a_turned_query_is_drawn_as_it_was_recognised(rotation):
-    """A white block marks the place; its dot must sit on it however the query is turned."""
+def test_a_turned_query_is_drawn_as_it_was_recognised(rotation, reduction):
+    """A white block marks the place; its dot must sit on it however the query is turned, be it
+    decoded at full size or at a fourth."""
     pixels = np.zeros((300, 400, 3), np.uint8)
     pixels[240:280, 40:80] = 255
-    evidence = verification([[59.5, 259.5]], [[10, 10]])
-    drawing = draw_matches(pixels, PLAIN, evidence, rotation=rotation)
+    query = Photo(pixels, PhotoInfo(size=(400 * reduction, 300 * reduction)))
+    evidence = verification([[60 * reduction - 0.5, 260 * reduction - 0.5]], [[10, 10]])
+    drawing = draw_matches(query, PLAIN, evidence, rotation=rotation)
     left_half = drawing[BAR_HEIGHT:, : drawing.shape[1] // 2].astype(int)
     white = np.argwhere(left_half.min(axis=2) > 250)
     block = white[np.abs(white - np.median(white, axis=0)).max(axis=1) < 40]
