@@ -151,12 +151,13 @@ def test_working_side_sets_the_tolerance():
 
 
 def test_small_images_are_not_blown_up():
-    """Off by 2 pixels (Sampson: about 1.4) is within the tolerance of 2; at twice the size not."""
+    """Off by 2.4 pixels (Sampson: 1.7) is within the tolerance of 2; with either image at twice its
+    size (2.1) it would not be."""
     scene = Scene((500, 375), (500, 375))
     lines = np.c_[scene.xq, np.ones(200)] @ scene.fundamental.T
     normal = lines[:, :2] / np.linalg.norm(lines[:, :2], axis=1, keepdims=True)
     xd = scene.xd.copy()
-    xd[:40] += 2.0 * normal[:40] * np.where(np.arange(40) % 2, 1, -1)[:, None]
+    xd[:40] += 2.4 * normal[:40] * np.where(np.arange(40) % 2, 1, -1)[:, None]
     found = pair(scene.xq, xd, scene.sizes)
     off = np.isin(found.matches[:, 0], np.arange(40))
     assert found.inliers[off].mean() > 0.9

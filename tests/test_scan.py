@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ def test_symlink_loops_end(tmp_path):
     (tmp_path / "a/self").symlink_to(tmp_path / "a")
     (tmp_path / "a/up").symlink_to(tmp_path)
     (tmp_path / "a/up2").symlink_to("..")
-    assert paths(tmp_path) == ["a/1.jpg"]
+    assert [item.path for item in islice(scan(tmp_path), 20)] == ["a/1.jpg"]
 
 
 def test_links_are_followed_each_folder_once(tmp_path):
