@@ -214,7 +214,9 @@ class Catalog:
         if not entries:
             return
         with self.transaction():
+            changed = False
             for entry in entries:
+                changed |= self._forget(entry) or entry.extraction is not None
                 image_id = self._write_image(entry)
                 if entry.extraction is None:
                     continue
@@ -223,13 +225,18 @@ class Catalog:
                     self._insert("features", {"image_id": image_id, **feature_blobs(features)})
                 if vector is not None:
                     self._insert("vectors", {"image_id": image_id, **vector_blob(vector)})
-            self._next_generation()
+            if changed:  # a file that failed again must not make the search index stale
+                self._next_generation()
+
+    def _forget(self, entry: Entry) -> bool:
+        """Delete the old row, and with it by cascade what was seen; whether anything was."""
+        where = "WHERE root_id = ? AND path = ?"
+        key = [entry.root_id, entry.path]
+        old = self._db.execute(f"SELECT status FROM images {where}", key).fetchone()
+        self._db.execute(f"DELETE FROM images {where}", key)
+        return old is not None and old[0] == "ok"
 
     def _write_image(self, entry: Entry) -> int:
-        """Replacing deletes the old row first, and with it by cascade what was seen in it."""
-        self._db.execute(
-            "DELETE FROM images WHERE root_id = ? AND path = ?", [entry.root_id, entry.path]
-        )
         row: dict[str, Any] = {
             "root_id": entry.root_id,
             "path": entry.path,
@@ -264,10 +271,16 @@ class Catalog:
                 )
 
     def remove(self, image_ids: Sequence[int]) -> None:
+        """Delete images and what was seen in them."""
         with self.transaction():
+            seen = 0
             for image_id in image_ids:
+                seen += self._db.execute(
+                    "DELETE FROM images WHERE id = ? AND status = 'ok'", [image_id]
+                ).rowcount
                 self._db.execute("DELETE FROM images WHERE id = ?", [image_id])
-            self._next_generation()
+            if seen:
+                self._next_generation()
 
     def mark_failed(self, image_id: int, error: str) -> None:
         """Forget what was seen in an image and say why."""

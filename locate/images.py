@@ -8,21 +8,19 @@ Every fault becomes an `ImageError` that names the file, the reason and the cure
 from __future__ import annotations
 
 import io
-import math
 import re
 import stat
 import threading
 import warnings
 import zlib
-from datetime import datetime
 from pathlib import Path, PurePath
-from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from locate.errors import ImageError
-from locate.types import Array, Photo, PhotoInfo
+from locate.exif import read_exif
+from locate.types import Array, Photo
 
 EXTENSIONS = frozenset(
     [
@@ -171,7 +169,7 @@ def _decode(image: Image.Image, path: Path, min_long_side: int | None) -> Photo:
     size = image.size
     # Pillow turns a TIFF upright by itself while it loads, and says the upright size before.
     turned = image.format == "TIFF"
-    info = _read_exif(image, turned)
+    info = read_exif(image, turned)
     if min_long_side is not None and image.format in ("JPEG", "MPO"):
         for divisor in (8, 4, 2):
             exact = size[0] % divisor == 0 and size[1] % divisor == 0
@@ -268,85 +266,3 @@ def _sniff(data: bytes) -> tuple[str, str]:
     else:
         reason = "is not an image of a known format"
     return reason, "replace it by a photo or remove it"
-
-
-def _read_exif(image: Image.Image, turned: bool) -> PhotoInfo:
-    """EXIF is written by a thousand programs, many of them wrong: what cannot be parsed is None.
-
-    Args:
-        turned: `image.size` is that of the upright image already.
-    """
-    try:
-        exif = image.getexif()
-        main: dict[int, Any] = dict(exif)
-        detail: dict[int, Any] = exif.get_ifd(ExifTags.IFD.Exif)
-        gps: dict[int, Any] = exif.get_ifd(ExifTags.IFD.GPSInfo)
-    except Exception:  # whatever Pillow's parser makes of broken bytes
-        main, detail, gps = {}, {}, {}
-    tag, sub, place = ExifTags.Base, ExifTags.Base, ExifTags.GPS
-    orientation = main.get(tag.Orientation, 1)
-    if not isinstance(orientation, int) or not 1 <= orientation <= 8:
-        orientation = 1
-    size = image.size[::-1] if orientation >= 5 and not turned else image.size
-    return PhotoInfo(
-        size=size,
-        orientation=orientation,
-        taken_at=_exif_time(detail.get(sub.DateTimeOriginal) or main.get(tag.DateTime)),
-        camera=_camera(main.get(tag.Make), main.get(tag.Model)),
-        focal_mm=_positive(detail.get(sub.FocalLength)),
-        focal_35mm=_positive(detail.get(sub.FocalLengthIn35mmFilm)),
-        latitude=_degrees(gps.get(place.GPSLatitude), gps.get(place.GPSLatitudeRef), "S", 90),
-        longitude=_degrees(gps.get(place.GPSLongitude), gps.get(place.GPSLongitudeRef), "W", 180),
-        altitude=_altitude(gps.get(place.GPSAltitude), gps.get(place.GPSAltitudeRef)),
-    )
-
-
-def _number(value: Any) -> float | None:
-    try:
-        number: float = float(value)
-    except (TypeError, ValueError, ZeroDivisionError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _positive(value: Any) -> float | None:
-    number = _number(value)
-    return number if number is not None and number > 0 else None
-
-
-def _text(value: Any) -> str:
-    return value.replace("\0", "").strip() if isinstance(value, str) else ""
-
-
-def _camera(make: Any, model: Any) -> str | None:
-    maker, name = _text(make), _text(model)
-    return (name if name.startswith(maker) else f"{maker} {name}").strip() or None
-
-
-def _exif_time(value: Any) -> str | None:
-    try:
-        return datetime.strptime(_text(value)[:19], "%Y:%m:%d %H:%M:%S").isoformat()
-    except ValueError:
-        return None
-
-
-def _degrees(value: Any, reference: Any, negative: str, limit: float) -> float | None:
-    try:
-        parts = [_number(part) for part in value]
-    except TypeError:
-        return None
-    if not 1 <= len(parts) <= 3 or any(part is None for part in parts):
-        return None
-    degrees: float = sum((part or 0.0) / 60**i for i, part in enumerate(parts))
-    if abs(degrees) > limit:
-        return None
-    return -degrees if _text(reference).upper() == negative else degrees
-
-
-def _altitude(value: Any, reference: Any) -> float | None:
-    metres = _number(value)
-    if metres is None:
-        return None
-    # EXIF 3.0: 0 and 2 above, 1 and 3 below the ellipsoid or sea level
-    below = reference in (1, 3, b"\x01", b"\x03")
-    return -metres if below else metres

@@ -87,9 +87,10 @@ def build_index(
         job = _Job(catalog, rule, extractor, workers, progress)
         job.index({root_id: found})
         on_disk = {item.path for item in found}
-        job.report.missing = sum(
-            row.root_id == root_id and row.path not in on_disk for row in catalog.images("ok")
-        )
+        gone = [r for r in catalog.images() if r.root_id == root_id and r.path not in on_disk]
+        job.report.missing = sum(row.status == "ok" for row in gone)
+        # Nothing was ever seen in a failed file, so nothing is lost when its row goes with it.
+        catalog.remove([row.id for row in gone if row.status == "failed"])
         return job.finish()
 
 
@@ -297,6 +298,8 @@ class _Job:
         path = seen.found.path
         if seen.error is not None:
             self.report.failed.append((path, seen.error))
+            if row is not None and (row.error, row.file.sha256) == (seen.error, seen.file.sha256):
+                return None  # nothing new to say about it
             return Entry(root_id, path, label, seen.file, error=seen.error)
         if seen.same_as is not None and row is not None and row.id == seen.same_as:
             self.report.unchanged += 1  # a new date on the same content

@@ -85,10 +85,14 @@ def _see(item: Found, get_extractor: Callable[[], Extractor], known: Mapping[str
         clock.lap("load")
         photo = decode_photo(data, item.absolute, extractor.max_side)
         clock.lap("decode")
-        extraction = extractor.extract(photo.pixels, photo.info.size)
-        clock.lap("extract")
     except ImageError as error:
         return Seen(item, state, error=f"{error.reason}; {error.cure}", seconds=clock.seconds)
+    try:
+        extraction = extractor.extract(photo.pixels, photo.info.size)
+        clock.lap("extract")
+    except Exception as error:  # one photo that an extractor stumbles over does not end the build
+        reason = f"{extractor.info.name} failed on it ({type(error).__name__}: {error})"
+        return Seen(item, state, error=f"{reason}; please report this", seconds=clock.seconds)
     return Seen(item, state, photo.info, extraction, seconds=clock.seconds)
 
 

@@ -103,25 +103,26 @@ def car(b: Builder) -> None:
     second = hue(rng, 0.5) if rng.random() < 0.4 else dim(rgb, rng.uniform(0.6, 0.9))
     long, wide, waist = rng.uniform(1.7, 2.4), rng.uniform(0.74, 0.9), rng.uniform(0.75, 1.05)
     wheels, radius = rng.uniform(0.55, 0.95, 2), rng.uniform(0.28, 0.38)
-    stripe, spokes = rng.uniform(0.25, 0.6), int(rng.integers(3, 8))
+    stripe, rim, spokes = rng.uniform(0.25, 0.6), rng.uniform(0.4, 0.8), int(rng.integers(3, 8))
 
     def wheel(c: Canvas, x: float) -> None:
-        c.disc(x, 0.14, radius, (26, 26, 28))
-        c.disc(x, 0.14, 0.6 * radius, vary(c.rng, (140, 142, 146), 25))
+        tyre, hub = vary(c.rng, (52, 50, 48), 12), vary(c.rng, (120, 118, 114), 30)
+        c.disc(x, 0.14, radius, tyre)
+        c.disc(x, 0.14, rim * radius, hub)
         turn = float(c.rng.uniform(0, 6))
         for a in turn + 2 * np.pi * np.arange(spokes) / spokes:
-            tip = (x + 0.55 * radius * np.cos(a), 0.14 + 0.55 * radius * np.sin(a))
-            c.line([(x, 0.14), tip], 0.05, (50, 50, 54))
+            tip = (x + rim * radius * np.cos(a), 0.14 + rim * radius * np.sin(a))
+            c.line([(x, 0.14), tip], 0.06, tyre)
+        for _ in range(5):  # mud
+            dx, dy = c.rng.uniform(-radius, radius, 2)
+            c.poly(c.scrap(x + dx, 0.14 + dy, 0.25, 0.2), vary(c.rng, (122, 112, 96), 16))
 
     def low(c: Canvas) -> None:
         c.px[..., :3] = rgb
-        c.rect(0, stripe, c.width, float(c.rng.uniform(0.04, 0.2)), second)
-        c.rect(0, 0, c.width, float(c.rng.uniform(0.12, 0.26)), dim(rgb, 0.4))
+        c.rect(0, 0, c.width, float(c.rng.uniform(0.08, 0.2)), dim(rgb, 0.5))
+        c.mural(0, stripe, c.width, 0.3, [rgb, second, dim(rgb, 0.85)])
         c.stains(int(c.rng.integers(4, 12)), 0.35, dim(rgb, 0.8), 22)
         if c.width > 3:
-            if c.rng.random() < 0.5:
-                x, w = c.rng.uniform(0.9, 1.5), c.rng.uniform(0.6, 1.2)
-                c.glyphs(x, 0.3, w, 0.25, int(c.rng.integers(3, 6)), second)
             for x in c.width * (0.5 + c.rng.uniform(-0.22, 0.22, 2)):  # doors
                 c.rect(x, 0.05, 0.03, c.height, dim(rgb, 0.6))
             wheel(c, wheels[0])

@@ -107,8 +107,12 @@ class Canvas:
         cv2.fillPoly(self.px, [points], (*rgb, a), cv2.LINE_AA, 4)
 
     def disc(self, x: float, y: float, r: float, rgb: Rgb, a: int = 0, flat: float = 1.0) -> None:
-        outline = _CIRCLES[28 if r * self.ppm > 6 else 10] * (r, flat * r) + (x, y)
-        self.poly(outline, rgb, a)
+        k = 16 * self.ppm
+        middle = np.array((k * x - 8, k * (self.height - y) - 8))
+        outline = _CIRCLES[28 if r * self.ppm > 6 else 10] * np.array((k * r, k * r * flat))
+        cv2.fillPoly(
+            self.px, [np.rint(outline + middle).astype(np.int32)], (*rgb, a), cv2.LINE_AA, 4
+        )
 
     def line(self, points: Sequence[Point], width: float, rgb: Rgb, a: int = 0) -> None:
         thick = max(1, round(width * self.ppm))
@@ -320,9 +324,9 @@ class Canvas:
             self.rect(x + w * float(rng.uniform(0.38, 0.62)) - bar / 2, y, bar, h, frame)
             self.rect(x, y + h * float(rng.uniform(0.5, 0.72)), w, bar, frame)
         if "grid" in words:
-            for k in np.arange(1, 3) / 3 + rng.uniform(-0.06, 0.06, 2):
+            for k in rng.uniform(0.15, 0.85, int(rng.integers(1, 4))):
                 self.rect(x + w * k - 0.025, y, 0.05, h, frame)
-            for k in np.arange(1, 4) / 4 + rng.uniform(-0.05, 0.05, 3):
+            for k in rng.uniform(0.12, 0.88, int(rng.integers(2, 5))):
                 self.rect(x, y + h * k, w, 0.05, frame)
         if "lead" in words:
             for i in range(-4, 9):
@@ -340,25 +344,24 @@ class Canvas:
                 lean = float(rng.uniform(0.8, 1.0))
                 self.rect(side, y - 0.04, 0.5 * w * lean, h + 0.08, dim(tone, 0.6))
                 self.rect(side + 0.03, y, 0.5 * w * lean - 0.06, h, tone)
-                for i in range(int(h / 0.16)):
-                    self.rect(
-                        side + 0.07,
-                        y + 0.06 + 0.16 * i,
-                        0.5 * w * lean - 0.14,
-                        0.05,
-                        dim(tone, 0.7),
-                    )
+                for k in rng.uniform(0.04, 0.9, int(rng.integers(3, 12))):
+                    louvre = 0.5 * w * lean - 0.14
+                    self.rect(side + 0.07, y + h * k, louvre, 0.05, dim(tone, 0.7))
         if "lintel" in words:
-            self.rect(x - 0.25, y + h + 0.12, w + 0.5, 0.2, dim(trim or frame, 0.92))
-            self.rect(x - 0.25, y + h + 0.06, w + 0.5, 0.07, dim(trim or frame, 0.5))
-        self.rect(x - 0.16, y - 0.16, w + 0.32, 0.14, dim(trim or frame, 0.95))
-        self.rect(x - 0.16, y - 0.24, w + 0.32, 0.08, dim(trim or frame, 0.45))
+            left, right = rng.uniform(0.12, 0.35, 2)
+            stone = dim(trim or frame, rng.uniform(0.8, 1.0))
+            self.rect(x - left, y + h + 0.12, w + left + right, rng.uniform(0.14, 0.28), stone)
+            self.rect(x - left, y + h + 0.06, w + left + right, 0.07, dim(stone, 0.55))
+        left, right, deep = rng.uniform((0.08, 0.08, 0.06), (0.22, 0.22, 0.16))
+        self.rect(x - left, y - 0.16, w + left + right, 0.14, dim(trim or frame, 0.95))
+        self.rect(x - left, y - 0.16 - deep, w + left + right, deep, dim(trim or frame, 0.45))
         if "flowers" in words and rng.random() < 0.75:
             self.rect(x, y - 0.12, w, 0.2, (118, 72, 46))
             bloom = self.colour()
-            for i in range(4):
-                self.speckle(x + w * (i + 0.5) / 4, y + 0.14, 0.09, (66, 104, 48), 7, 0.05)
-                self.speckle(x + w * (i + 0.5) / 4, y + 0.18, 0.1, bloom, 6, 0.045)
+            for k in rng.uniform(0, 1, int(rng.integers(2, 6))):
+                up = y + float(rng.uniform(0.08, 0.3))
+                self.speckle(x + w * k, up, 0.1, (66, 104, 48), 8, 0.05)
+                self.speckle(x + w * k, up + 0.05, 0.1, bloom, 6, 0.045)
 
     def _opening(
         self, x: float, y: float, w: float, h: float, words: Sequence[str], rgb: Rgb, a: int = 0
@@ -421,13 +424,14 @@ class Canvas:
 
     def quoins(self, rgb: Rgb, w: float = 0.5) -> None:
         """Corner stones at both ends of the wall."""
-        y, i = 0.0, 0
+        x, y, i = 0.0, 0.0, 0
         while y < self.height:
-            wide = w * (1.0 if i % 2 else 0.65)
-            for x in (0.0, self.width - wide):
-                self.rect(x, y, wide, 0.36, dim(rgb, 0.6))
-                self.rect(x, y + 0.03, wide - 0.02, 0.33, vary(self.rng, rgb, 9))
-            y, i = y + 0.38, i + 1
+            high, step = float(self.rng.uniform(0.28, 0.5)), 1.0 if i % 2 else 0.65
+            for wide in w * step * self.rng.uniform(0.8, 1.2, 2):
+                x = 0.0 if x else self.width - wide
+                self.rect(x, y, wide, high - 0.02, dim(rgb, 0.6))
+                self.rect(x, y + 0.03, wide - 0.02, high - 0.05, vary(self.rng, rgb, 14))
+            y, i = y + high, i + 1
 
     def rose(self, x: float, y: float, r: float, stone: Rgb) -> None:
         """A round window of coloured glass."""

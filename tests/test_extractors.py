@@ -100,6 +100,20 @@ def test_root_sift_is_the_hellinger_kernel():
     np.testing.assert_allclose(np.sum(root_sift(a) * root_sift(b), axis=1), hellinger, atol=1e-5)
 
 
+def test_sift_keypoints_have_no_bias():
+    """Blurred dots at known places; OpenCV's default is off by a quarter of a pixel."""
+    rng = np.random.default_rng(0)
+    errors = []
+    for _ in range(20):
+        centre = rng.uniform(50, 60, 2)
+        y, x = np.mgrid[:120, :110]
+        dot = np.exp(-((x - centre[0]) ** 2 + (y - centre[1]) ** 2) / (2 * 4**2))
+        grey = np.rint(30 + 200 * dot).astype(np.uint8)
+        found = Sift().extract(np.repeat(grey[..., None], 3, axis=2)).features.keypoints
+        errors.append(found[np.linalg.norm(found - centre, axis=1).argmin()] - centre)
+    assert np.abs(np.mean(errors, axis=0)).max() < 0.02
+
+
 def test_sift_keypoints_do_not_drift_when_the_image_is_shrunk(texture):
     """Half-pixel errors show as a shift between features of the full and the shrunk image."""
     pixels = cv2.GaussianBlur(texture((1200, 900), seed=5), (0, 0), 3)
@@ -108,7 +122,7 @@ def test_sift_keypoints_do_not_drift_when_the_image_is_shrunk(texture):
     pairs = match_mutual(full.descriptors, small.descriptors, 0.8)
     shift = small.keypoints[pairs[:, 1]] - full.keypoints[pairs[:, 0]]
     near = np.linalg.norm(shift, axis=1) < 3
-    assert near.sum() > 200
+    assert near.sum() > 50
     assert np.abs(np.median(shift[near], axis=0)).max() < 0.1
 
 

@@ -40,7 +40,7 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_a_hidden_package_is_one_clear_error(monkeypatch):
     monkeypatch.setitem(locate._PUBLIC, "Database", ("pipelines.no_such_module", "Database"))
     monkeypatch.delitem(locate.__dict__, "Database", raising=False)
-    with pytest.raises(ImportError, match="hide them on"):
+    with pytest.raises(ImportError, match="hides them on sys.path"):
         _ = locate.Database
 
 

@@ -38,6 +38,7 @@ class Sift:
                 "max_keypoints": max_keypoints,
                 "max_side": max_side,
                 "contrast_threshold": contrast_threshold,
+                "precise_upscale": True,
             },
             local_dim=128,
             rotation_invariant=True,
@@ -58,7 +59,9 @@ class Sift:
             grey = cv2.resize(grey, target, interpolation=cv2.INTER_AREA)
         # A detector of its own for each call: cv2.SIFT keeps no promise about threads.
         detector = cv2.SIFT.create(
-            nfeatures=self._max_keypoints, contrastThreshold=self._contrast_threshold
+            nfeatures=self._max_keypoints,
+            contrastThreshold=self._contrast_threshold,
+            enable_precise_upscale=True,  # without it every keypoint is off by (0.25, 0.25) px
         )
         found, descriptors = detector.detectAndCompute(grey, None)
         if descriptors is None or len(found) == 0:
