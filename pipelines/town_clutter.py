@@ -96,6 +96,21 @@ def person(b: Builder) -> None:
     )
 
 
+def _wheel(c: Canvas, x: float, radius: float, rim: float, spokes: int) -> None:
+    """A wheel with mud on it, its middle at (x, 0.14); rim: share of the radius."""
+    tyre, hub = vary(c.rng, (52, 50, 48), 12), vary(c.rng, (120, 118, 114), 30)
+    c.disc(x, 0.14, radius, tyre)
+    c.disc(x, 0.14, rim * radius, hub)
+    turn = float(c.rng.uniform(0, 6))
+    for a in turn + 2 * np.pi * np.arange(spokes) / spokes:
+        c.line(
+            [(x, 0.14), (x + rim * radius * np.cos(a), 0.14 + rim * radius * np.sin(a))], 0.06, tyre
+        )
+    for _ in range(5):
+        dx, dy = c.rng.uniform(-radius, radius, 2)
+        c.poly(c.scrap(x + dx, 0.14 + dy, 0.25, 0.2), vary(c.rng, (122, 112, 96), 16))
+
+
 def car(b: Builder) -> None:
     """A car along x; no two have the same proportions, wheels or paint."""
     rng = b.rng
@@ -105,18 +120,6 @@ def car(b: Builder) -> None:
     wheels, radius = rng.uniform(0.55, 0.95, 2), rng.uniform(0.28, 0.38)
     stripe, rim, spokes = rng.uniform(0.25, 0.6), rng.uniform(0.4, 0.8), int(rng.integers(3, 8))
 
-    def wheel(c: Canvas, x: float) -> None:
-        tyre, hub = vary(c.rng, (52, 50, 48), 12), vary(c.rng, (120, 118, 114), 30)
-        c.disc(x, 0.14, radius, tyre)
-        c.disc(x, 0.14, rim * radius, hub)
-        turn = float(c.rng.uniform(0, 6))
-        for a in turn + 2 * np.pi * np.arange(spokes) / spokes:
-            tip = (x + rim * radius * np.cos(a), 0.14 + rim * radius * np.sin(a))
-            c.line([(x, 0.14), tip], 0.06, tyre)
-        for _ in range(5):  # mud
-            dx, dy = c.rng.uniform(-radius, radius, 2)
-            c.poly(c.scrap(x + dx, 0.14 + dy, 0.25, 0.2), vary(c.rng, (122, 112, 96), 16))
-
     def low(c: Canvas) -> None:
         c.px[..., :3] = rgb
         c.rect(0, 0, c.width, float(c.rng.uniform(0.08, 0.2)), dim(rgb, 0.5))
@@ -125,8 +128,8 @@ def car(b: Builder) -> None:
         if c.width > 3:
             for x in c.width * (0.5 + c.rng.uniform(-0.22, 0.22, 2)):  # doors
                 c.rect(x, 0.05, 0.03, c.height, dim(rgb, 0.6))
-            wheel(c, wheels[0])
-            wheel(c, c.width - wheels[1])
+            for x in (wheels[0], c.width - wheels[1]):
+                _wheel(c, x, radius, rim, spokes)
             return
         plate = c.width * float(c.rng.uniform(0.3, 0.6))
         c.sign(plate - 0.28, float(c.rng.uniform(0.2, 0.4)), 0.56, 0.16, WHITE, (30, 30, 40), 6)

@@ -21,8 +21,7 @@ def _pane(c: Canvas, x: float, y: float, w: float, h: float, frame: Rgb) -> None
     c.poly(lean, frame)
     inner = middle + (np.array(lean) - middle) * 0.86
     c.poly(inner, vary(rng, GLASS, 16), int(rng.choice([0, 120, 230])))
-    for _ in range(3):
-        c.poly(c.scrap(x + 0.1 * w, y + 0.1 * h, 0.8 * w, 0.8 * h), vary(rng, (104, 124, 142), 24))
+    c.poly(c.scrap(x + 0.1 * w, y + 0.1 * h, 0.8 * w, 0.8 * h), vary(rng, (72, 90, 106), 14))
 
 
 def library(b: Builder) -> None:
@@ -49,7 +48,6 @@ def library(b: Builder) -> None:
             y += float(c.rng.uniform(2.3, 3.0))
         c.mural(0, 0, c.width, 2.3, palette)
         c.posters(float(c.rng.uniform(0.3, 1.0)), 0.6, 2.6, 3)
-        c.ivy(float(c.rng.uniform(0.3, 0.9)) * c.width, float(c.rng.uniform(3, 7)), 1.2)
         c.mottle(0.14)
         c.grime(0.4)
 
@@ -94,7 +92,6 @@ def station(b: Builder) -> None:
             x = float(c.rng.uniform(0.4, c.width - 0.4 - w))
             _pane(c, x, y, w, h, dim(iron, float(c.rng.uniform(0.8, 1.6))))
             y += h + float(c.rng.uniform(0.5, 1.3))
-        c.ivy(float(c.rng.uniform(0.5, 3.5)), float(c.rng.uniform(2, 8)), 0.9)
         c.mottle(0.15)
         c.grime(0.4)
 

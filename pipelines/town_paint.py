@@ -172,10 +172,17 @@ class Canvas:
         self.mottle(0.16, 2.0)
 
     def speckle(self, x: float, y: float, spread: float, rgb: Rgb, n: int, r: float) -> None:
-        """A cluster of small discs: moss, blossom, leaves."""
+        """A cluster of small leaves: moss, blossom, flowers."""
         for _ in range(n):
             dx, dy = self.rng.normal(0, spread, 2)
-            self.disc(x + dx, y + dy, r * self.rng.uniform(0.5, 1.4), vary(self.rng, rgb, 20))
+            self.leaf(x + dx, y + dy, r * self.rng.uniform(0.7, 1.9), vary(self.rng, rgb, 20))
+
+    def leaf(self, x: float, y: float, r: float, rgb: Rgb) -> None:
+        """A pointed leaf or petal of half length r, turned anyhow: no two alike, as discs are."""
+        turn, slim = self.rng.uniform((0.0, 0.3), (6.3, 0.8))
+        c, s = r * np.cos(turn), r * np.sin(turn)
+        a, b = slim * c, slim * s
+        self.poly([(x + c, y + s), (x - b, y + a), (x - c, y - s), (x + b, y - a)], rgb)
 
     def ivy(self, x: float, top: float, spread: float) -> None:
         """Climbing leaves from the ground up to `top`."""
@@ -185,7 +192,7 @@ class Canvas:
             wide = spread * (1.1 - 0.6 * h / top)
             px = x + self.rng.normal(0, wide * 0.45) + 0.3 * np.sin(h * 1.7)
             tone = vary(self.rng, (74, 108, 48) if self.rng.random() < 0.85 else (150, 72, 40), 18)
-            self.disc(px, h, self.rng.uniform(0.05, 0.13), tone, flat=0.8)
+            self.leaf(px, h, self.rng.uniform(0.06, 0.18), tone)
 
     def glyphs(self, x: float, y: float, w: float, h: float, n: int, rgb: Rgb) -> None:
         """n letter-like signs of random strokes in a box."""

@@ -26,13 +26,14 @@ TOWN_M = 180.0  # radius of the ring on which the ten squares stand
 @dataclass(frozen=True)
 class Kind:
     """A building of the town: its drawing, how far a picture of it stands (metres), the height
-    looked at (metres) and the colours of its paving."""
+    looked at (metres), the colours of its paving and how many things stand about in its query."""
 
     build: Callable[[Builder], None]
     distance: float
     look: float
     paving: Rgb
     pattern: str
+    busy: int = 11
 
 
 LANDMARKS: dict[str, Kind] = {
@@ -48,8 +49,8 @@ LANDMARKS: dict[str, Kind] = {
 
 
 ELSEWHERE: dict[str, Kind] = {
-    "elsewhere-1": Kind(library, 24, 6.4, (172, 172, 174), "slab"),
-    "elsewhere-2": Kind(station, 25, 7.0, (160, 140, 120), "cobble"),
+    "elsewhere-1": Kind(library, 24, 6.4, (172, 172, 174), "slab", busy=4),
+    "elsewhere-2": Kind(station, 25, 7.0, (160, 140, 120), "slab", busy=4),
 }
 
 

@@ -120,6 +120,6 @@ def photograph_one(
     """Picture `index` of a place among the standing `faces` of the town, with its own clutter."""
     camera, light = plan_view(where, seed, index, count, size)
     rng = seeded(seed, "clutter", where.name, index)
-    extra = clutter(rng, where.centre, camera.centre, 11 if index >= count else 7)
+    extra = clutter(rng, where.centre, camera.centre, where.kind.busy if index >= count else 7)
     picture = render([*faces, *extra], camera, light, sky, rng, focus=where.centre)
     return camera, picture

@@ -98,7 +98,7 @@ def test_kill_at_random_instants(photos, tmp_path, fake_extractor):
                 assert len(db.query(photos / next(iter(kept))).candidates) > 0
     assert len(set(kills_at) - {0, PHOTOS}) >= 3, f"the kills hit no work: {kills_at}"
     process = start(photos, index)
-    output, errors = process.communicate()
+    _, errors = process.communicate()
     assert process.returncode == 0, errors
     assert content(index) == truth
     assert check_database(index).problems == []
@@ -149,7 +149,7 @@ def test_readers_go_on_while_a_writer_works(photos, tmp_path, fake_extractor):
             answer = db.query(query)
             assert answer.candidates[0].similarity == pytest.approx(1.0, abs=1e-5)
             answers += 1
-    output, errors = process.communicate()
+    _, errors = process.communicate()
     assert process.returncode == 0, errors
     assert answers >= 3
 

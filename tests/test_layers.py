@@ -63,7 +63,7 @@ def test_imports_point_down(file):
         assert layer_of(name) <= layer_of(module), f"{module} imports {name} from above"
         if layer_of(module) == 2:
             pair = {module.split(".")[0], name.split(".")[0]}
-            seen = name.startswith("locate.extractors") or name.startswith("locate.training")
+            seen = name.startswith(("locate.extractors", "locate.training"))
             assert not (pair == {"index", "locate"} and seen), f"{module} knows {name}"
 
 

@@ -22,7 +22,9 @@ def test_every_public_name_resolves():
 def test_type_checkers_see_the_same_names():
     tree = ast.parse(FACE.read_text())
     block = next(
-        node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        node
+        for node in tree.body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
     )
     seen = {
         alias.asname or alias.name: (statement.module, alias.name)
@@ -40,7 +42,7 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_a_hidden_package_is_one_clear_error(monkeypatch):
     monkeypatch.setitem(locate._PUBLIC, "Database", ("pipelines.no_such_module", "Database"))
     monkeypatch.delitem(locate.__dict__, "Database", raising=False)
-    with pytest.raises(ImportError, match="hides them on sys.path"):
+    with pytest.raises(ImportError, match="hides them on"):
         _ = locate.Database
 
 
