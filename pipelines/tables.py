@@ -22,12 +22,16 @@ _COLOUR = {MATCH: "green", UNCERTAIN: "yellow", NO_MATCH: "red"}
 _SHOWN_FAILURES = 20
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """`locate info --images | head` is no error: `pipelines.cli` ends quietly."""
+        raise BrokenPipeError
+
+
 def _console() -> Console:
     # Where there is no terminal lines must not be cut: they go to a file or another program.
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=200)
-    return console
+    console = _Console(highlight=False)
+    return console if console.is_terminal else _Console(highlight=False, width=200)
 
 
 def _table(*columns: str, right: Sequence[str] = ()) -> Table:

@@ -196,7 +196,7 @@ def kiosk(b: Builder) -> None:
 
 
 def lamp(b: Builder) -> None:
-    """A lamp post of 3.6 to 5 m, pasted with stickers."""
+    """A lamp post of 3.6 to 5 m, with patches of old paint."""
     rng = b.rng
     tall, foot = rng.uniform(3.1, 4.4), rng.uniform(0.5, 1.1)
     sides, wide = int(rng.integers(4, 8)), rng.uniform(0.2, 0.34)
@@ -209,7 +209,7 @@ def lamp(b: Builder) -> None:
 
     def base(c: Canvas) -> None:
         c.px[..., :3] = tint
-        c.stains(6, 0.2, c.colour(), 40)
+        c.stains(3, 0.25, dim(tint, 1.8), 20)
 
     b.box((-0.12, 0.12), (-0.12, 0.12), (0, foot), base, base, iron)
     b.box((-0.05, 0.05), (-0.05, 0.05), (foot, tall), base, base, iron)

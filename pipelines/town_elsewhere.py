@@ -25,7 +25,7 @@ def _pane(c: Canvas, x: float, y: float, w: float, h: float, frame: Rgb) -> None
 
 
 def library(b: Builder) -> None:
-    """Concrete stained by rain, with slanting bands of glass and a climbing painted pattern."""
+    """Concrete stained by rain, skewed panes and large shapes painted along its foot."""
     concrete: Rgb = (178, 174, 166)
     palette: list[Rgb] = [
         concrete,
@@ -46,7 +46,9 @@ def library(b: Builder) -> None:
                 _pane(c, x, y + up, min(w, c.width - 0.4 - x), h, vary(c.rng, (92, 96, 104), 20))
                 x += w + float(c.rng.uniform(0.3, 1.4))
             y += float(c.rng.uniform(2.3, 3.0))
-        c.mural(0, 0, c.width, 2.3, palette)
+        for k in range(12):
+            x, w = c.rng.uniform((0, 1), (c.width, 4))
+            c.poly(c.scrap(x - w / 2, 0.2, w, 2.4), vary(c.rng, palette[k % 5], 8))
         c.posters(float(c.rng.uniform(0.3, 1.0)), 0.6, 2.6, 3)
         c.mottle(0.14)
         c.grime(0.4)

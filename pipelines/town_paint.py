@@ -383,12 +383,12 @@ class Canvas:
 
     def door(self, x: float, w: float, h: float, wood: Rgb, stone: Rgb, *, arch: bool) -> None:
         """A panelled door at the foot of the wall, under blocks of stone."""
-        words = ["arch"] if arch else []
-        n = 9
+        words, rng = ["arch"] if arch else [], self.rng
+        n = int(rng.integers(6, 11))
         for i in range(n + 1):  # voussoirs and jambs, each its own stone
             y = (h - w / 2 if arch else h) * i / n
             for side in (x - 0.34, x + w + 0.04):
-                self.rect(side, y, 0.3, h / n * 0.92, vary(self.rng, stone, 10))
+                self.rect(side, y, rng.uniform(0.26, 0.38), h / n * 0.92, vary(rng, stone, 14))
         if arch:
             for k in np.linspace(0, np.pi, 13):
                 c, s, r = np.cos(k), np.sin(k), w / 2
@@ -398,13 +398,13 @@ class Canvas:
             self.rect(x - 0.4, h, w + 0.8, 0.34, vary(self.rng, stone, 8))
         self._opening(x, 0, w, h, words, dim(wood, 0.45))
         self._opening(x + 0.08, 0, w - 0.16, h - 0.08, words, wood)
-        for i in range(4):
-            self.rect(x + 0.1 + (w - 0.2) * i / 4, 0, 0.03, h * 0.72, dim(wood, 0.55))
-        for y in (0.25, 1.1, 1.9):
-            if y < h - 0.8:
-                self.line([(x + 0.12, y), (x + w * 0.44, y + 0.08)], 0.06, IRON)
-                self.line([(x + w - 0.12, y), (x + w * 0.56, y + 0.08)], 0.06, IRON)
-        self.disc(x + w * 0.56, 1.05, 0.07, (206, 170, 84))
+        for k in rng.uniform(0.05, 0.9, int(rng.integers(2, 7))):
+            self.rect(x + w * k, 0, 0.03, h * 0.72, dim(wood, 0.55))
+        for y in rng.uniform(0.2, max(0.3, h - 0.9), int(rng.integers(1, 4))):
+            reach, rise = rng.uniform((0.25, -0.1), (0.44, 0.1))
+            self.line([(x + 0.12, y), (x + w * reach, y + rise)], 0.06, IRON)
+            self.line([(x + w - 0.12, y), (x + w * (1 - reach), y + rise)], 0.06, IRON)
+        self.disc(x + w * rng.uniform(0.15, 0.85), rng.uniform(0.9, 1.2), 0.06, (206, 170, 84))
 
     def frieze(self, y: float, h: float, base: Rgb, ink: Rgb) -> None:
         """A band of ornament in which no two fields are alike."""

@@ -140,7 +140,8 @@ def house(b: Builder) -> None:
                 x = (i + 0.5) * c.width / n - wide / 2 + shift
                 y = float(c.rng.uniform(0.7, 1.0)) + storey * floor
                 c.window(x, y, wide, high, style, frame, trim)
-        c.door(float(c.rng.uniform(0.6, c.width - 1.8)), 1.1, 2.1, c.colour(), trim, arch=False)
+        at, wide, high = c.rng.uniform((0.6, 0.85, 1.8), (c.width - 1.8, 1.35, 2.4))
+        c.door(at, wide, high, c.colour(), trim, arch=bool(c.rng.random() < 0.3))
         c.grime(0.3)
 
     roof_rgb = vary(rng, [(160, 84, 58), (110, 64, 54), (88, 88, 96)][int(rng.integers(3))], 12)

@@ -1,0 +1,68 @@
+# Every developer verb. `make demo` or `make test` may be the first command on a fresh machine.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DATA ?= ../shared/data
+WORK ?= build/bench
+
+.PHONY: setup demo test lint type format bench bench-retrieval clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo                     set everything up, render a town, index it, find a landmark in it"
+	@echo "make demo PHOTOS=DIR QUERY=F  the same on your own photos"
+	@echo "make test                     set everything up and run the tests"
+	@echo "make lint type                ruff, mypy"
+	@echo "make bench                    speed of build, query and search"
+	@echo "make bench-retrieval          accuracy on the labelled photos of DATA=$(DATA)"
+
+setup: $(VENV)/.ready
+
+# torch first: with it there, no other package asks for a build with gigabytes of CUDA libraries.
+$(VENV)/.ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("locate needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: setup
+ifdef PHOTOS
+	$(BIN)/locate build-index "$(PHOTOS)" --index demo/photos.locate || [ $$? -eq 3 ]
+ifdef QUERY
+	$(BIN)/locate query "$(QUERY)" --index demo/photos.locate --save-matches demo/matches --html demo/report.html || true
+else
+	@echo "now ask it: make demo PHOTOS=$(PHOTOS) QUERY=photo.jpg"
+endif
+else
+	$(BIN)/locate make-town demo/town
+	$(BIN)/locate build-index demo/town/landmarks --index demo/.locate
+	$(BIN)/locate query demo/town/queries/church.jpg --index demo/.locate --save-matches demo/matches
+	$(BIN)/locate query demo/town/queries --index demo/.locate --save-matches demo/matches --html demo/report.html || true
+	@echo "open demo/report.html, or the pictures in demo/matches"
+endif
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+type: setup
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup
+	$(BIN)/python benchmarks/speed.py --work $(WORK)
+	$(BIN)/python benchmarks/search.py
+
+bench-retrieval: setup
+	$(BIN)/python benchmarks/retrieval.py --data $(DATA) --work $(WORK)
+
+clean:
+	rm -rf build demo .pytest_cache .mypy_cache .ruff_cache
