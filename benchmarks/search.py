@@ -4,7 +4,7 @@
 
 Vectors are clustered, as descriptors of photographs are. For each collection: the factory that
 `index.vectors` chooses by itself, its recall@10 as measured when it was built and as measured here on
-queries that are not in it, its latency, and that of the same FAISS index called bare and of exact search.
+queries that are not in it, its latency, that of the same FAISS index called bare, and of exact search.
 """
 
 from __future__ import annotations

@@ -59,12 +59,14 @@ class Catalog:
         with _speaking(folder):
             folder.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(folder / FILE, timeout=30, check_same_thread=False)
-            connection.execute("PRAGMA page_size=16384")  # rows are half a megabyte
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")  # survives kill; WAL keeps it sound
-            catalog = cls(folder, connection)
-            catalog._refuse_newer()
-            migrations.apply(catalog._db)
+            with _closed_on_error(connection):
+                connection.execute("PRAGMA page_size=16384")  # rows are half a megabyte
+                connection.execute("PRAGMA journal_mode=WAL")
+                # Survives a kill; on a power failure WAL may lose the last commits, never the file.
+                connection.execute("PRAGMA synchronous=NORMAL")
+                catalog = cls(folder, connection)
+                catalog._refuse_newer()
+                migrations.apply(catalog._db)
         return catalog
 
     @classmethod
@@ -81,14 +83,14 @@ class Catalog:
             mode = "mode=ro" if os.access(folder, os.W_OK) else "immutable=1"
             uri = f"{file.resolve().as_uri()}?{mode}"
             connection = sqlite3.connect(uri, uri=True, timeout=30, check_same_thread=False)
-            catalog = cls(folder, connection)
-            catalog._refuse_newer()
-            if migrations.pending(catalog._db):
-                catalog.close()
-                raise DatabaseMissingError(
-                    f"{folder} holds no finished database (or one of an older version); "
-                    "run locate build-index again"
-                )
+            with _closed_on_error(connection):
+                catalog = cls(folder, connection)
+                catalog._refuse_newer()
+                if migrations.pending(catalog._db):
+                    raise DatabaseMissingError(
+                        f"{folder} holds no finished database (or one of an older version); "
+                        "run locate build-index again"
+                    )
         return catalog
 
     def close(self) -> None:
@@ -375,6 +377,15 @@ def _image(row: dict[str, Any]) -> ImageRow:
         info=info,
         indexed_at=row["indexed_at"] or "",
     )
+
+
+@contextmanager
+def _closed_on_error(connection: sqlite3.Connection) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise
 
 
 @contextmanager

@@ -37,6 +37,13 @@ def vary(rng: Rng, rgb: Sequence[float], by: float) -> Rgb:
     return min(255, max(0, r)), min(255, max(0, g)), min(255, max(0, b))
 
 
+def varied(rng: Rng, rgb: Sequence[float], by: float, n: int) -> list[Rgb]:
+    """n neighbours of a colour, as `vary` makes them but all at once."""
+    level, hues = rng.standard_normal((n, 1)), rng.standard_normal((n, 3))
+    tones = np.rint(np.asarray(rgb) + by * (level + hues / 4))
+    return [(r, g, b) for r, g, b in tones.clip(0, 255).astype(int).tolist()]
+
+
 def dim(rgb: Sequence[float], k: float) -> Rgb:
     """A colour times k."""
     r, g, b = rgb
@@ -139,33 +146,27 @@ class Canvas:
         self, course: float, length: float, rgb: Rgb, by: float, joint: float = 0.018
     ) -> None:
         """Bricks or stones of random length, each with its own colour, over the whole canvas."""
-        mortar = dim(rgb, 0.72)
-        self.px[..., :3] = mortar
-        y = 0.0
-        while y < self.height:
-            x = -float(self.rng.uniform(0, length))
-            while x < self.width:
-                step = length * float(self.rng.uniform(0.55, 1.4))
-                self.rect(x, y, step - joint, course - joint, vary(self.rng, rgb, by))
-                x += step
-            y += course
+        self.px[..., :3] = dim(rgb, 0.72)
+        n = int(self.width / (0.55 * length)) + 3
+        for y in np.arange(0, self.height, course).tolist():
+            steps = length * self.rng.uniform(0.55, 1.4, n)
+            left = np.cumsum(steps) - steps - self.rng.uniform(0, length)
+            stones = zip(left.tolist(), steps.tolist(), varied(self.rng, rgb, by, n), strict=True)
+            for x, step, tone in stones:
+                if x < self.width:
+                    self.rect(x, y, step - joint, course - joint, tone)
 
     def tiles(self, course: float, rgb: Rgb, by: float = 16) -> None:
         """Roof tiles, rounded at their lower end, with patches of moss and mended places."""
-        y = self.height
         self.px[..., :3] = dim(rgb, 0.6)
-        row = 0
-        while y > -course:
-            x = -course * (row % 2) / 2
-            while x < self.width:
-                tone = vary(self.rng, rgb, by)
-                if self.rng.random() < 0.03:
-                    tone = vary(self.rng, dim(rgb, 1.35), by)
-                self.rect(x, y - course, course * 0.92, course * 1.2, dim(tone, 0.75))
-                self.rect(x + 0.02, y - course + 0.05, course * 0.88, course * 1.2, tone)
-                x += course
-            y -= course
-            row += 1
+        n = int(self.width / course) + 2
+        for row, y in enumerate(np.arange(self.height, -course, -course).tolist()):
+            mended = self.rng.random(n) < 0.03
+            for i, tone in enumerate(varied(self.rng, rgb, by, n)):
+                x = course * (i - row % 2 / 2)
+                tile = dim(tone, 1.35) if mended[i] else tone
+                self.rect(x, y - course, course * 0.92, course * 1.2, dim(tile, 0.75))
+                self.rect(x + 0.02, y - course + 0.05, course * 0.88, course * 1.2, tile)
         for _ in range(int(self.width * self.height / 9)):
             x, y = self.rng.uniform(0, self.width), self.rng.uniform(0, self.height)
             self.speckle(x, y, 0.5, (98, 112, 62), 12, 0.06)

@@ -70,14 +70,18 @@ class Builder:
         top: Painter,
         ppm: float | None = None,
     ) -> None:
-        """Four walls and a lid; the back wears the side's paint coarsely, hardly anyone sees it."""
+        """Four walls and a lid; the back is the front again, hardly anyone sees it."""
         (x0, x1), (y0, y1), (z0, z1) = x, y, z
-        coarse = (ppm or self.ppm) / 4
         self.wall((x0, y0), (x1, y0), z0, z1, front, ppm)
+        self._opposite(self.faces[-1], x, y)
         self.wall((x1, y0), (x1, y1), z0, z1, side, ppm)
-        self.wall((x1, y1), (x0, y1), z0, z1, side, coarse)
         self.wall((x0, y1), (x0, y0), z0, z1, side, ppm)
+        coarse = (ppm or self.ppm) / 4
         self.face([(x0, y0, z1), (x1, y0, z1), (x1, y1, z1), (x0, y1, z1)], top, ppm=coarse)
+
+    def _opposite(self, face: Face, x: Point, y: Point) -> None:
+        """The same face once more, half a turn about the middle of a box: no painting."""
+        self.faces += placed([face], np.array([sum(x), sum(y), 0.0]), np.pi)
 
     def ring(
         self,
@@ -90,17 +94,21 @@ class Builder:
         lid: Painter | None = None,
         ppm: float | None = None,
     ) -> None:
-        """n walls round a centre, of circumradius r[0] at z[0] and r[1] at z[1] (0: a spire)."""
+        """n walls round a centre, of circumradius r[0] at z[0] and r[1] at z[1] (0: a spire).
+
+        The walls behind are those in front once more.
+        """
         t = -np.pi / 2 - np.pi / n + 2 * np.pi * np.arange(n) / n  # first wall faces the front
         foot = [(centre[0] + r[0] * np.cos(k), centre[1] + r[0] * np.sin(k), z[0]) for k in t]
         head = [(centre[0] + r[1] * np.cos(k), centre[1] + r[1] * np.sin(k), z[1]) for k in t]
-        for i in range(n):
+        (x, y), even = centre, n % 2 == 0
+        painted = [i % n for i in range(-(n // 4), n // 4 + 1)] if even else list(range(n))
+        for i in painted:
             j = (i + 1) % n
             tip = [head[j], head[i]] if r[1] > 0 else [(*centre, z[1])]
-            coarse = (ppm or self.ppm) / (
-                4 if head[i][1] + head[j][1] > 2 * centre[1] + 1e-6 else 1
-            )
-            self.face([foot[i], foot[j], *tip], paint, ppm=coarse)
+            self.face([foot[i], foot[j], *tip], paint, ppm=ppm)
+            if even and (i + n // 2) % n not in painted:
+                self._opposite(self.faces[-1], (x, x), (y, y))
         if lid is not None and r[1] > 0:
             self.face(head, lid)
 
@@ -122,7 +130,7 @@ class Builder:
             m, drop = (y0 + y1) / 2, (z1 - z0) / ((y1 - y0) / 2) * over
             a, b, e = x0 - over, x1 + over, z0 - drop
             self.face([(a, y0 - over, e), (b, y0 - over, e), (b, m, z1), (a, m, z1)], roof, ppm=ppm)
-            self.face([(b, y1 + over, e), (a, y1 + over, e), (a, m, z1), (b, m, z1)], roof, ppm=20)
+            self._opposite(self.faces[-1], x, y)
             self.face([(x1, y0, z0), (x1, y1, z0), (x1, m, z1)], end, ppm=ppm)
             self.face([(x0, y1, z0), (x0, y0, z0), (x0, m, z1)], end, ppm=ppm)
         else:

@@ -1,0 +1,247 @@
+"""Queries: the ranking rule, what can go wrong, and the whole on rendered and on real photos."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import locate
+from index.catalog import FILE
+from locate.errors import DatabaseMissingError, ImageError, InputError
+from locate.metrics import average_precision
+from locate.types import Candidate
+from locate.verdict import MATCH, NO_MATCH, UNCERTAIN, UNVERIFIED
+from pipelines.retrieve import _rank_key
+from pipelines.town import make_town
+
+
+@pytest.fixture
+def home(tmp_path, photo_factory, fake_extractor):
+    """Three places, three photos each; those of one place differ by their brightness alone."""
+    for landmark in range(3):
+        for i in range(3):
+            path = photo_factory(tmp_path / f"photos/place-{landmark}/{i}.png", seed=landmark)
+            with Image.open(path) as image:
+                brighter = image.point(lambda v, gain=1 + 0.1 * i: min(255, round(v * gain)))
+            brighter.save(path)
+    locate.build_index(tmp_path / "photos", tmp_path / ".locate", extractor=fake_extractor)
+    return tmp_path
+
+
+@pytest.fixture
+def db(home):
+    with locate.open(home / ".locate") as db:
+        yield db
+
+
+def summary(answer):
+    return [(c.image, c.verdict, c.inliers) for c in answer.candidates]
+
+
+def test_an_answer_from_end_to_end(db, home):
+    answer = db.query(home / "photos/place-1/0.png", top=5)
+    assert (answer.verdict, answer.label, answer.rotation) == (MATCH, "place-1", 0)
+    assert [c.rank for c in answer.candidates] == [1, 2, 3, 4, 5]
+    assert {c.label for c in answer.candidates[:3]} == {"place-1"}
+    best = answer.best
+    assert best.image == "place-1/0.png"
+    assert best.path.samefile(home / "photos/place-1/0.png")
+    assert best.similarity == pytest.approx(1, abs=1e-5)
+    assert best.inliers == best.verification.inliers.sum() > 30
+    np.testing.assert_array_equal(best.verification.query_points, best.verification.database_points)
+    assert str(best.inliers) in answer.reason
+    assert {"decode", "extract", "search", "read", "match and verify", "total"} <= set(
+        answer.seconds
+    )
+
+
+def test_an_unknown_place_is_no_match_and_says_why(db, home, photo_factory):
+    answer = db.query(photo_factory(home / "foreign.jpg", seed=42))
+    assert (answer.verdict, answer.label) == (NO_MATCH, None)
+    assert "prove a match" in answer.reason
+    dark = db.query(np.zeros((200, 300, 3), np.uint8))
+    assert dark.verdict == NO_MATCH
+
+
+def test_pixels_and_files_give_the_same(db, home):
+    path = home / "photos/place-2/1.png"
+    from_pixels = db.query(locate.read_photo(path).pixels)
+    assert from_pixels.photo is None
+    assert summary(from_pixels) == summary(db.query(path))
+
+
+def test_options(db, home):
+    photo = home / "photos/place-0/0.png"
+    assert len(db.query(photo, top=2).candidates) == 2
+    assert len(db.query(photo, top=100).candidates) == 9
+    plain = db.query(photo, verify=False)
+    assert plain.verdict == UNVERIFIED
+    assert {c.verdict for c in plain.candidates} == {UNVERIFIED}
+    similarities = [c.similarity for c in plain.candidates]
+    assert similarities == sorted(similarities, reverse=True)
+    few = db.query(photo, shortlist=2)
+    assert sum(c.inliers is not None for c in few.candidates) == 2
+    without = db.query(photo, exclude=lambda row: row.label == "place-0")
+    assert without.verdict != MATCH
+    assert {c.label for c in without.candidates} == {"place-1", "place-2"}
+    for wrong in ({"top": 0}, {"shortlist": 0}):
+        with pytest.raises(InputError, match="must be at least 1"):
+            db.query(photo, **wrong)
+
+
+def test_many_photos_in_their_order_with_errors_in_place(db, home):
+    bad = home / "bad.jpg"
+    bad.write_text("hello")
+    photos = [home / f"photos/place-{i}/0.png" for i in range(3)] * 4
+    photos.insert(5, bad)
+    results = list(db.query_many(photos))
+    assert len(results) == 13
+    assert isinstance(results[5], ImageError)
+    for photo, result in zip(photos, results, strict=True):
+        if photo is not bad:
+            assert summary(result) == summary(db.query(photo))
+
+
+def test_threads_may_share_a_database(db, home):
+    photos = [home / f"photos/place-{i % 3}/{i % 2}.png" for i in range(12)]
+    want = [summary(db.query(photo)) for photo in photos]
+    with ThreadPoolExecutor(4) as pool:
+        assert [summary(a) for a in pool.map(db.query, photos)] == want
+
+
+def test_a_missing_search_index_only_costs_time(home):
+    with locate.open(home / ".locate") as db:
+        want = summary(db.query(home / "photos/place-0/0.png"))
+    (home / ".locate/vectors.json").unlink()
+    with locate.open(home / ".locate") as db:
+        assert summary(db.query(home / "photos/place-0/0.png")) == want
+    assert not (home / ".locate/vectors.json").exists()
+
+
+def test_a_damaged_candidate_does_not_spoil_the_rest(home, caplog):
+    connection = sqlite3.connect(home / ".locate" / FILE)
+    with connection:
+        connection.execute("UPDATE features SET scores = x'00' WHERE image_id = 1")
+    connection.close()
+    with locate.open(home / ".locate") as db, caplog.at_level(logging.WARNING, "locate"):
+        answer = db.query(home / "photos/place-0/0.png")
+    assert "place-0/0.png are damaged" in caplog.text
+    assert (answer.verdict, answer.best.image) == (MATCH, "place-0/1.png")
+    damaged = next(c for c in answer.candidates if c.image == "place-0/0.png")
+    assert damaged.verdict == UNVERIFIED
+
+
+def test_an_empty_or_missing_database(tmp_path, fake_extractor):
+    with pytest.raises(DatabaseMissingError, match="locate build-index"):
+        locate.open(tmp_path / "nowhere")
+    (tmp_path / "photos").mkdir()
+    locate.build_index(tmp_path / "photos", tmp_path / ".locate", extractor=fake_extractor)
+    with pytest.raises(DatabaseMissingError, match="holds no images yet"):
+        locate.open(tmp_path / ".locate")
+
+
+def test_without_a_global_descriptor_there_is_no_shortlist(tmp_path, photo_factory):
+    photo_factory(tmp_path / "photos/a.jpg")
+    locate.build_index(tmp_path / "photos", tmp_path / ".locate", extractor="sift")
+    with locate.open(tmp_path / ".locate") as db, pytest.raises(InputError, match="gem\\+sift"):
+        db.query(tmp_path / "photos/a.jpg")
+
+
+def test_proof_comes_first_and_the_rest_keeps_its_order(tmp_path):
+    """Inliers of unproven candidates are chance: they must not reorder the global ranking."""
+
+    def candidate(verdict, inliers, similarity):
+        return Candidate(0, verdict, None, f"{similarity}", tmp_path, 0, similarity, inliers)
+
+    order = [
+        candidate(MATCH, 90, 0.3),
+        candidate(MATCH, 40, 0.9),
+        candidate(UNCERTAIN, 12, 0.2),
+        candidate(NO_MATCH, 3, 0.8),
+        candidate(UNVERIFIED, None, 0.7),
+        candidate(NO_MATCH, 9, 0.6),
+    ]
+    shuffled = [order[i] for i in (5, 2, 0, 4, 1, 3)]
+    assert sorted(shuffled, key=_rank_key) == order
+
+
+@pytest.fixture(scope="module")
+def town(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("query-town")
+    make_town(folder / "town", landmarks=3, views=3, size=(640, 480))
+    report = locate.build_index(folder / "town/landmarks", folder / ".locate")
+    assert (report.added, report.failed) == (9, [])
+    return folder
+
+
+@pytest.mark.slow
+def test_the_town_with_the_default_extractor(town):
+    truth = json.loads((town / "town/truth.json").read_text())
+    queries = [i for i in truth["images"] if i["file"].startswith("queries/")]
+    assert any(q["landmark"] is None for q in queries)
+    with locate.open(town / ".locate") as db:
+        for query in queries:
+            answer = db.query(town / "town" / query["file"])
+            if query["landmark"] is None:
+                assert answer.verdict != MATCH, query["file"]
+            else:
+                assert (answer.verdict, answer.label) == (MATCH, query["landmark"]), query["file"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("degrees", [90, 180, 270])
+def test_a_turned_photo_is_found(town, degrees):
+    query = sorted((town / "town/queries").glob("[!e]*[!d].jpg"))[0]
+    pixels = locate.read_photo(query).pixels
+    with locate.open(town / ".locate") as db:
+        upright = db.query(pixels)
+        turned = db.query(np.ascontiguousarray(np.rot90(pixels, -degrees // 90)))
+        assert (turned.verdict, turned.label) == (MATCH, upright.label)
+        # Turned back, the matched points are those of the upright photo.
+        if turned.rotation:
+            assert turned.rotation == degrees
+        inliers = turned.best.verification
+        height, width = pixels.shape[:2]
+        limits = (width, height) if degrees == 180 else (height, width)
+        assert np.all(inliers.query_points > -1)
+        assert np.all(inliers.query_points < np.array(limits))
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_real_photos_of_landmarks(data, tmp_path):
+    """The promises on eval/retrieval as the folder is; benchmarks/retrieval.py adds distractors."""
+    folder = data / "eval/retrieval"
+    with (folder / "labels.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    for row in rows:
+        if row["split"] == "database":
+            link = tmp_path / "photos" / row["landmark"] / row["image"].split("/")[-1]
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to((folder / row["image"]).resolve())
+    locate.build_index(tmp_path / "photos", tmp_path / ".locate")
+    queries = [r for r in rows if r["split"] == "query" and r["kind"] == "web"]
+    photos = [folder / r["image"] for r in queries]
+    scores = {"before": [], "after": []}
+    with locate.open(tmp_path / ".locate") as db:
+        before = db.query_many(photos, top=len(db), verify=False)
+        after = db.query_many(photos, top=len(db))
+        absent = db.query_each(
+            (photo, lambda row, gone=r["landmark"]: row.label == gone)
+            for photo, r in zip(photos, queries, strict=True)
+        )
+        for row, *answers, foreign in zip(queries, before, after, absent, strict=True):
+            for name, answer in zip(scores, answers, strict=True):
+                right = [c.label == row["landmark"] for c in answer.candidates]
+                assert right[0], (name, row["image"])  # R@1 = 1
+                scores[name].append(average_precision(right))
+            assert foreign.verdict != MATCH, (row["image"], foreign.best)
+    assert np.mean(scores["before"]) >= 0.97
+    assert np.mean(scores["after"]) >= np.mean(scores["before"])
