@@ -25,6 +25,7 @@ from locate.errors import (
     DatabaseError,
     DatabaseMismatchError,
     DatabaseMissingError,
+    InputError,
 )
 from locate.types import Array, Extraction, Features, PhotoInfo
 
@@ -160,6 +161,12 @@ class Catalog:
         """The id of a folder that image paths are relative to. Stored relative to the database's
         parent when it lies below it, so that both can be moved together."""
         absolute = root.resolve()
+        try:
+            absolute.as_posix().encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"the name of {root!r} is not valid UTF-8; rename the folder"
+            ) from None
         home = self.folder.resolve().parent
         stored = (
             absolute.relative_to(home).as_posix()

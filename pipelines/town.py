@@ -1,7 +1,7 @@
 """A made-up town, photographed: the demo's photo folder and an exact ground truth.
 
     from pipelines.town import make_town
-    town = make_town(Path("runs/town"))     # a quarter of a minute on two cores
+    town = make_town(Path("runs/town"))     # about half a minute on one core
 
 Written: landmarks/<name>/01.jpg ..., queries/*.jpg, truth.json and colmap/*.txt (see town_files). The
 two buildings of queries/elsewhere-*.jpg stand in no picture of their own under landmarks/; one query

@@ -37,7 +37,7 @@ def library(b: Builder) -> None:
 
     def wall(c: Canvas) -> None:
         c.px[..., :3] = concrete
-        c.stains(int(c.width * c.height / 4), 3.0, concrete, 6)
+        c.stains(int(c.width * c.height / 2), 2.4, concrete, 12)
         y = float(c.rng.uniform(3.0, 3.6))
         while y < c.height - 2.2:
             x = float(c.rng.uniform(0.4, 1.2))
@@ -64,8 +64,8 @@ def station(b: Builder) -> None:
 
     def flaked(c: Canvas) -> None:
         c.px[..., :3] = ochre
-        c.stains(int(c.width * c.height / 5), 2.8, ochre, 6)
-        c.stains(int(c.width * c.height / 20), 1.4, (176, 148, 100), 10)
+        c.stains(int(c.width * c.height / 2.5), 1.9, ochre, 11)
+        c.stains(int(c.width * c.height / 6), 0.9, (150, 120, 92), 16)
 
     def hall(c: Canvas) -> None:
         flaked(c)

@@ -49,8 +49,8 @@ LANDMARKS: dict[str, Kind] = {
 
 
 ELSEWHERE: dict[str, Kind] = {
-    "elsewhere-1": Kind(library, 24, 6.4, (172, 172, 174), "slab", busy=3),
-    "elsewhere-2": Kind(station, 25, 7.0, (160, 140, 120), "slab", busy=3),
+    "elsewhere-1": Kind(library, 24, 6.4, (172, 172, 174), "slab", busy=4),
+    "elsewhere-2": Kind(station, 25, 7.0, (160, 140, 120), "slab", busy=4),
 }
 
 

@@ -86,6 +86,24 @@ def test_recall_is_measured_against_exact_search(tmp_path):
     assert np.mean(recalls) == pytest.approx(info.recall_at_10, abs=0.05)
 
 
+def test_graphics_cards_are_used_when_there_are_any(tmp_path, monkeypatch):
+    moved = []
+    monkeypatch.setattr(faiss_store.faiss, "get_num_gpus", lambda: 1, raising=False)
+    monkeypatch.setattr(
+        faiss_store.faiss,
+        "index_cpu_to_all_gpus",
+        lambda index: moved.append(index) or index,
+        raising=False,
+    )
+    vectors = clustered(100)
+    build(tmp_path, source_of(vectors), 1)
+    assert load(tmp_path, 1).search(vectors[3], 1).image_ids == (14,)
+    assert len(moved) == 1
+    monkeypatch.setattr(faiss_store.faiss, "get_num_gpus", lambda: 0, raising=False)
+    load(tmp_path, 1)
+    assert len(moved) == 1
+
+
 def test_exact_until_it_is_slow():
     assert choose_factory(100_000, 512) == "Flat"
     assert choose_factory(1_000_000, 512) == "IVF4096,SQ8"

@@ -1,0 +1,105 @@
+"""`locate calibrate` asks for places that are left out, and its rule is kept."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import locate
+from locate.errors import InputError
+from locate.extractors import registry
+from locate.verdict import Calibration, shipped, wilson_upper
+from pipelines.calibrate import calibrate_database
+from pipelines.cli import main
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory, photo_factory):
+    """400 photos of 50 places; those of a place are the same scene at other sizes."""
+    folder = tmp_path_factory.mktemp("calibrate") / "photos"
+    for i in range(400):
+        size = (160 + 16 * (i % 2), 120)
+        photo_factory(folder / f"place-{i % 50:02}/{i:03}.png", size=size, seed=i % 50)
+    return folder
+
+
+@pytest.fixture
+def index(photos, tmp_path, fake_extractor):
+    locate.build_index(photos, tmp_path / "index", extractor=fake_extractor)
+    return tmp_path / "index"
+
+
+def test_the_rule_is_what_was_measured(index):
+    report = calibrate_database(index, queries=390)
+    rule = report.calibration
+    assert rule.queries == 390
+    assert list(rule.chance) == sorted(rule.chance, reverse=True)
+    assert rule.chance[0] == 390
+    assert rule.chance[-1] == 0
+    # By definition: no smaller number of inliers is rare enough, this one is.
+    assert wilson_upper(rule.chance[rule.match_inliers], 390) <= 0.01
+    assert wilson_upper(rule.chance[rule.match_inliers - 1], 390) > 0.01
+    assert rule.uncertain_inliers <= rule.match_inliers
+    assert report.false_accepts <= 0.01
+    assert report.known_queries == 390
+    assert report.right_answers > 0.9
+    assert report.wrong_answers <= 0.01
+    strongest = report.worst[0]
+    assert strongest[1] == max(k for k, n in enumerate(rule.chance) if n)
+    assert strongest[0].split("/")[0] != strongest[2].split("/")[0]  # never its own place
+
+
+def test_saving_changes_the_verdicts_of_this_database(index, photos, tmp_path, capsys):
+    with locate.open(index) as db:
+        assert db.calibration.queries == 0
+    out = tmp_path / "calibration.json"
+    arguments = ["calibrate", "--index", str(index), "--queries", "385", "--save"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "saved: this database judges by it" in text
+    written = Calibration.from_json(out.read_text())
+    with locate.open(index) as db:
+        assert db.calibration == written
+        answer = db.query(next((photos / "place-00").iterdir()))
+    assert answer.best.false_accept == written.false_accept_rate(answer.best.inliers) < 0.011
+    assert main([*arguments, "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)["calibration"]
+    assert again["chance"] == list(written.chance)  # the same seed, the same photos
+
+
+def test_what_cannot_be_calibrated(index, photos, tmp_path, fake_extractor):
+    with pytest.raises(InputError, match="cannot bound false matches"):
+        calibrate_database(index, queries=100)
+    locate.build_index(photos / "place-00", tmp_path / "one", extractor=fake_extractor)
+    with pytest.raises(InputError, match="0 landmarks"):
+        calibrate_database(tmp_path / "one")
+
+
+def test_the_default_extractor_is_calibrated():
+    """A change of its settings or weights needs a new calibration: CONTRIBUTING.md says how."""
+    fingerprint = registry.create().info.fingerprint
+    rule = shipped()[fingerprint]
+    assert rule.queries >= 381
+    assert 8 <= rule.uncertain_inliers <= rule.match_inliers < 30
+
+
+def test_the_example_runs(photos, tmp_path):
+    """examples/find_landmark.py, on a few of the photos."""
+    for i in range(3):
+        target = tmp_path / f"landmarks/place-{i}/a.png"
+        target.parent.mkdir(parents=True)
+        target.write_bytes(next((photos / f"place-0{i}").iterdir()).read_bytes())
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "examples/find_landmark.py"), "landmarks", "landmarks/place-1/a.png"],
+        cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "3 new photos, 0 known, 0 failed" in result.stdout
+    assert "match" in result.stdout
