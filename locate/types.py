@@ -214,8 +214,10 @@ class Candidate:
         image: path relative to the folder that was indexed, with forward slashes.
         inliers: geometrically consistent local matches; None when not verified.
         similarity: cosine of the global descriptors; None when the index has none.
-        false_accept: upper estimate of the share of photos of unknown places that reach as many
-            inliers (see `locate.verdict`); None when not verified or not calibrated.
+        evidence: inliers beyond those that chance gives (see `locate.verdict`); None when not
+            verified.
+        false_accept: upper estimate of the share of photos of unknown places that reach as much
+            evidence; None when not verified or not calibrated.
     """
 
     rank: int
@@ -226,6 +228,7 @@ class Candidate:
     image_id: int
     similarity: float | None
     inliers: int | None = None
+    evidence: float | None = None
     false_accept: float | None = None
     verification: Verification | None = field(default=None, repr=False)
 

@@ -1,9 +1,14 @@
 """From inliers to "match", "uncertain" or "no match": a rule calibrated on photos of unknown places.
 
-A calibration is measured by `locate calibrate`: photos whose place was left out of the index are
-asked for, and the most inliers that any candidate reached by chance is noted for each. The inliers
-that at most 1 % of such photos reach (by the upper end of a 95 % confidence interval, not by the bare
-share) make a "match", those that at most 10 % reach make "uncertain".
+A fundamental matrix always finds some matches that agree with it, more of them the more there are to
+choose from: of 30 random ones 10, of 200 random ones 16. So the evidence of a verification is its
+inliers less those that as many random matches would give (`chance_inliers`); the idea is that of
+a-contrario RANSAC (Moisan and Stival, IJCV 2004), with the chance measured instead of bounded.
+
+How much evidence proves a match is measured by `locate calibrate`: photos whose place was left out of
+the index are asked for, and the strongest evidence that any candidate reached is noted for each. What
+at most 1 % of such photos reach (by the upper end of a 95 % confidence interval, not by the bare share)
+makes a "match", what at most 10 % reach makes "uncertain".
 """
 
 from __future__ import annotations
@@ -16,10 +21,37 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+import numpy as np
+
 from locate.errors import InputError
+from locate.types import Verification
 
 MATCH, UNCERTAIN, NO_MATCH, UNVERIFIED = "match", "uncertain", "no match", "unverified"
 MATCH_RATE, UNCERTAIN_RATE = 0.01, 0.10
+_TAIL = 0.25  # share of the photos whose evidence is kept; only the strong ones matter
+
+# Mean inliers of `locate.geometry.verify` on uniformly random matches in two images of 640 x 480 px;
+# tests/test_verdict.py measures them again.
+_RANDOM_MATCHES = (0, 8, 10, 14, 18, 22, 26, 30, 40, 50, 65, 80, 100, 150, 200, 400, 800)
+_RANDOM_INLIERS = (
+    0.0, 7.1, 7.9, 8.9, 9.5, 9.9, 10.2, 10.5, 11.2, 11.7, 12.4, 13.1, 13.9, 15.6, 16.9, 22.3, 32.5,
+)  # fmt: skip
+
+
+def chance_inliers(matches: int) -> float:
+    """How many of `matches` random ones agree with the best fundamental matrix, on average."""
+    if matches <= _RANDOM_MATCHES[-1]:
+        return float(np.interp(matches, _RANDOM_MATCHES, _RANDOM_INLIERS))
+    # Far out the share of matches that an epipolar band catches by chance is constant.
+    slope = (_RANDOM_INLIERS[-1] - _RANDOM_INLIERS[-2]) / (
+        _RANDOM_MATCHES[-1] - _RANDOM_MATCHES[-2]
+    )
+    return _RANDOM_INLIERS[-1] + slope * (matches - _RANDOM_MATCHES[-1])
+
+
+def evidence_of(verification: Verification) -> float:
+    """Inliers beyond those that as many random matches would give."""
+    return verification.inlier_count - chance_inliers(len(verification.matches))
 
 
 @dataclass(frozen=True)
@@ -28,34 +60,39 @@ class Calibration:
 
     Attributes:
         extractor: `ExtractorInfo.fingerprint`.
-        match_inliers, uncertain_inliers: the least inliers for each verdict.
+        match_evidence, uncertain_evidence: the least evidence for each verdict.
         queries: photos of places that were left out of the index.
-        chance: chance[k] of them reached k inliers or more with some candidate.
+        tail: the strongest evidence that some of them reached, descending.
         shortlist: candidates that were verified for each.
         data: what the photos were, in words.
     """
 
     extractor: str
-    match_inliers: int
-    uncertain_inliers: int
+    match_evidence: float
+    uncertain_evidence: float
     queries: int
-    chance: tuple[int, ...]
+    tail: tuple[float, ...]
     shortlist: int
     data: str
 
-    def verdict(self, inliers: int) -> str:
+    def verdict(self, evidence: float) -> str:
         """The verdict on one candidate."""
-        if inliers >= self.match_inliers:
+        if evidence >= self.match_evidence:
             return MATCH
-        return UNCERTAIN if inliers >= self.uncertain_inliers else NO_MATCH
+        return UNCERTAIN if evidence >= self.uncertain_evidence else NO_MATCH
 
-    def false_accept_rate(self, inliers: int) -> float | None:
-        """An upper estimate of the share of photos of unknown places that reach `inliers`; None if
+    def inliers_for_match(self, matches: int) -> int:
+        """How many of `matches` must agree to prove a match."""
+        return math.ceil(self.match_evidence + chance_inliers(matches))
+
+    def false_accept_rate(self, evidence: float) -> float | None:
+        """An upper estimate of the share of photos of unknown places that reach `evidence`; None if
         nothing was measured."""
         if not self.queries:
             return None
-        reached = self.chance[inliers] if inliers < len(self.chance) else 0
-        return wilson_upper(reached, self.queries)
+        if evidence < self.tail[-1]:
+            return 1.0
+        return wilson_upper(sum(e >= evidence for e in self.tail), self.queries)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -66,35 +103,36 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
-        return cls(**{**values, "chance": tuple(values["chance"])})
+        return cls(**{**values, "tail": tuple(values["tail"])})
 
 
 def calibrate(
-    best_inliers: Iterable[int], *, extractor: str, shortlist: int, data: str
+    strongest: Iterable[float], *, extractor: str, shortlist: int, data: str
 ) -> Calibration:
-    """The rule from the most inliers that each photo of an unknown place reached.
+    """The rule from the strongest evidence that each photo of an unknown place reached.
 
     Raises:
         InputError: too few photos to bound the rate of false matches by 1 %.
     """
-    reached = sorted(best_inliers)
+    reached = sorted((round(e, 2) for e in strongest), reverse=True)
     n = len(reached)
     if wilson_upper(0, n) > MATCH_RATE:
         raise InputError(
             f"{n} photos of unknown places cannot bound false matches by {MATCH_RATE:.0%}; "
             "at least 381 are needed"
         )
-    chance = tuple(sum(r >= k for r in reached) for k in range(reached[-1] + 2))
 
-    def least(rate: float) -> int:
-        return next(k for k, count in enumerate(chance) if wilson_upper(count, n) <= rate)
+    def least(rate: float) -> float:
+        """Just above the strongest evidence that too many reach."""
+        allowed = max(k for k in range(n) if wilson_upper(k, n) <= rate)
+        return round(reached[allowed] + 0.01, 2)
 
     return Calibration(
         extractor=extractor,
-        match_inliers=least(MATCH_RATE),
-        uncertain_inliers=least(UNCERTAIN_RATE),
+        match_evidence=least(MATCH_RATE),
+        uncertain_evidence=least(UNCERTAIN_RATE),
         queries=n,
-        chance=chance,
+        tail=tuple(reached[: math.ceil(_TAIL * n)]),
         shortlist=shortlist,
         data=data,
     )
@@ -112,7 +150,7 @@ def wilson_upper(successes: int, trials: int, z: float = 1.959964) -> float:
 
 def uncalibrated(extractor: str) -> Calibration:
     """A cautious rule for an extractor that nobody calibrated; `queries` is 0."""
-    return Calibration(extractor, 30, 20, 0, (), 0, "not calibrated")
+    return Calibration(extractor, 20.0, 10.0, 0, (), 0, "not calibrated")
 
 
 @cache

@@ -1,4 +1,4 @@
-"""`locate calibrate`: how many inliers prove a match, measured on places left out of the index."""
+"""`locate calibrate`: how much evidence proves a match, measured on places left out of the index."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from index import lock
 from index.catalog import Catalog
 from index.records import ImageRow
 from locate.errors import ImageError, InputError
-from locate.types import Answer
+from locate.types import Answer, Candidate
 from locate.verdict import MATCH, Calibration, calibrate
 from pipelines.build import Progress
 from pipelines.retrieve import SHORTLIST, Database
@@ -27,7 +27,7 @@ class CalibrationReport:
     known_queries: photos that were also asked for with their place in the index (itself left out).
     right_answers: share of these whose verdict is "match" with the right label.
     wrong_answers: share of these whose verdict is "match" with a wrong label.
-    worst: (photo, inliers, image) of the strongest false candidates: look at them, a label may lie.
+    worst: (photo, evidence, image) of the strongest false candidates: look at them, a label may lie.
     """
 
     calibration: Calibration
@@ -35,7 +35,7 @@ class CalibrationReport:
     known_queries: int
     right_answers: float
     wrong_answers: float
-    worst: list[tuple[str, int, str]]
+    worst: list[tuple[str, float, str]]
     saved: bool
 
     def to_json(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def calibrate_database(
             "others (index with --label-from)"
         )
     chosen = _evenly(rows, queries, seed)
-    unknown: list[tuple[int, str, str]] = []
+    unknown: list[tuple[float, str, str]] = []
     known: list[tuple[ImageRow, Answer]] = []
     with_place = [row for row in chosen if sizes[row.label] > 1]
     questions = [(row, _label_is(row.label)) for row in chosen]
@@ -83,13 +83,13 @@ def calibrate_database(
             if done > len(chosen):
                 known.append((row, answer))
             else:
-                strongest = max(answer.candidates, key=lambda c: c.inliers or 0)
-                unknown.append((strongest.inliers or 0, row.path, strongest.image))
+                strongest = max(answer.candidates, key=_evidence)
+                unknown.append((_evidence(strongest), row.path, strongest.image))
             if progress:
                 progress(done, len(questions))
         fingerprint = db.extractor_info.fingerprint
     rule = calibrate(
-        [inliers for inliers, _, _ in unknown],
+        [evidence for evidence, _, _ in unknown],
         extractor=fingerprint,
         shortlist=SHORTLIST,
         data=f"{len(unknown)} photos of {len(sizes)} places",
@@ -100,11 +100,11 @@ def calibrate_database(
     right, wrong = _answers(rule, known)
     return CalibrationReport(
         calibration=rule,
-        false_accepts=sum(i >= rule.match_inliers for i, _, _ in unknown) / len(unknown),
+        false_accepts=sum(e >= rule.match_evidence for e, _, _ in unknown) / len(unknown),
         known_queries=len(known),
         right_answers=right,
         wrong_answers=wrong,
-        worst=[(photo, inliers, image) for inliers, photo, image in sorted(unknown)[:-11:-1]],
+        worst=[(photo, evidence, image) for evidence, photo, image in sorted(unknown)[:-21:-1]],
         saved=save,
     )
 
@@ -133,12 +133,19 @@ def _is_image(image_id: int) -> Any:
     return lambda row: row.id == image_id
 
 
+def _evidence(candidate: Candidate) -> float:
+    # A candidate without local features of its own has none.
+    return -99.0 if candidate.evidence is None else candidate.evidence
+
+
 def _answers(rule: Calibration, known: Sequence[tuple[ImageRow, Answer]]) -> tuple[float, float]:
     """Shares of right and wrong matches by `rule` (the answers were judged by an older one)."""
     right = wrong = 0
     for row, answer in known:
-        best = max(answer.candidates, key=lambda c: c.inliers or 0, default=None)
-        if best is None or rule.verdict(best.inliers or 0) != MATCH:
+        if not answer.candidates:
+            continue
+        best = max(answer.candidates, key=_evidence)
+        if rule.verdict(_evidence(best)) != MATCH:
             continue
         if best.label == row.label:
             right += 1

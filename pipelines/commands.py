@@ -223,6 +223,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
                 "inliers": c.inliers,
                 "matches": len(c.verification.matches) if c.verification else None,
                 "similarity": c.similarity,
+                "evidence": c.evidence,
                 "false_accept": c.false_accept,
             }
             for c in answer.candidates

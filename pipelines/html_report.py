@@ -146,7 +146,7 @@ def _table(candidates: Sequence[Candidate]) -> str:
         "<th class=number>#</th><th>verdict</th>"
         + ("<th>label</th>" if labelled else "")
         + "<th>image</th><th class=number>inliers</th><th class=number>similarity</th>"
-        "<th class=number title='share of photos of unknown places that reach as many inliers'>"
+        "<th class=number title='share of photos of unknown places that reach as much evidence'>"
         "false accepts</th>"
     )
     rows = "".join(_row(candidate, labelled) for candidate in candidates)
@@ -172,8 +172,6 @@ def _row(c: Candidate, labelled: bool) -> str:
 def _false_accept(c: Candidate) -> str:
     if c.false_accept is None:
         return _NONE
-    if c.false_accept >= 1 and c.verdict in (MATCH, UNCERTAIN):
-        return "not calibrated"  # no photo of an unknown place was ever asked for
     percent = 100 * min(c.false_accept, 1.0)
     return f"≤ {percent:.0f} %" if percent >= 10 else f"≤ {percent:.1g} %"
 
@@ -184,7 +182,8 @@ def _to_draw(answer: Answer) -> list[Candidate]:
     if proven:
         return proven[:MAX_DRAWINGS]
     verified = [c for c in answer.candidates if c.verification is not None]
-    return [max(verified, key=lambda c: c.inliers or 0)] if verified else []
+    verified.sort(key=lambda c: -99.0 if c.evidence is None else c.evidence)
+    return verified[-1:]
 
 
 def _drawings(answer: Answer, query: Picture, drawn: Sequence[Candidate]) -> Iterator[str]:

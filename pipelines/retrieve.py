@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -40,6 +41,7 @@ from locate.verdict import (
     UNCERTAIN,
     UNVERIFIED,
     Calibration,
+    evidence_of,
     shipped,
     uncalibrated,
 )
@@ -333,33 +335,34 @@ class Database:
             return None
 
     def _judged(self, candidate: Candidate, verification: Verification) -> Candidate:
-        inliers = verification.inlier_count
+        evidence = evidence_of(verification)
         return replace(
             candidate,
-            verdict=self.calibration.verdict(inliers),
-            inliers=inliers,
-            false_accept=self.calibration.false_accept_rate(inliers),
+            verdict=self.calibration.verdict(evidence),
+            inliers=verification.inlier_count,
+            evidence=evidence,
+            false_accept=self.calibration.false_accept_rate(evidence),
             verification=verification,
         )
 
     def _reason(self, verdict: str, ranked: Sequence[Candidate], features: int) -> str:
         rule = self.calibration
         warning = "" if rule.queries else " (this extractor is not calibrated: locate calibrate)"
-        best = max(ranked, key=lambda c: c.inliers or 0, default=None)
-        if best is None:
+        if not ranked:
             return "the index holds no image to compare with"
         if verdict == UNVERIFIED:
             return "ranked by global similarity only, not verified"
-        if verdict == MATCH and best.verification is not None:
-            return (
-                f"{best.inliers} of {len(best.verification.matches)} local matches agree with one "
-                f"camera motion; {rule.match_inliers} prove a match{warning}"
-            )
-        if features < 50:
+        if verdict == NO_MATCH and features < 50:
             return f"the photo shows only {features} local features: too dark, blurred or empty?"
+        best = max(ranked, key=_evidence)
+        if best.verification is None:
+            return "no candidate could be verified"
+        matches = len(best.verification.matches)
+        needed = rule.inliers_for_match(matches)
+        image = "" if verdict == MATCH else f" with {best.image} at best"
         return (
-            f"at best {best.inliers or 0} local matches agree with one camera motion ({best.image});"
-            f" {rule.match_inliers} prove a match, {rule.uncertain_inliers} hint at one{warning}"
+            f"{best.inliers} of {matches} local matches agree with one camera motion{image}; "
+            f"{needed} {'prove' if verdict == MATCH else 'would prove'} a match{warning}"
         )
 
     def _find_calibration(self) -> Calibration:
@@ -390,21 +393,25 @@ def _match(query: Features, database: Features, side: int) -> Verification:
     return verify(query, database, matches, side)
 
 
-def _strength(view: _View) -> tuple[int, int]:
-    """(2 match, 1 uncertain, 0 neither; inliers) of the best candidate."""
-    judged = ((2 - _ORDER[c.verdict], c.inliers or 0) for c in view.candidates)
-    return max(judged, default=(0, 0))
+def _evidence(candidate: Candidate) -> float:
+    return -math.inf if candidate.evidence is None else candidate.evidence
 
 
-def _rank_key(candidate: Candidate) -> tuple[int, int, float]:
-    """Proof first, by inliers; everything else stays in the order of global similarity.
+def _strength(view: _View) -> tuple[int, float]:
+    """(2 match, 1 uncertain, 0 neither; evidence) of the best candidate."""
+    judged = ((2 - _ORDER[c.verdict], _evidence(c)) for c in view.candidates)
+    return max(judged, default=(0, -math.inf))
+
+
+def _rank_key(candidate: Candidate) -> tuple[int, float, float]:
+    """Proof first, by evidence; everything else stays in the order of global similarity.
 
     Plain sorting by inliers makes the ranking worse, since the few inliers of unproven candidates
     are chance, and chance knows less than the global descriptor."""
     proven = candidate.verdict in (MATCH, UNCERTAIN)
     return (
         _ORDER[candidate.verdict],
-        -(candidate.inliers or 0) if proven else 0,
+        -_evidence(candidate) if proven else 0.0,
         -(candidate.similarity or 0.0),
     )
 

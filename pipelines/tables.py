@@ -206,7 +206,8 @@ def print_calibration(report: CalibrationReport) -> None:
     out = _console()
     rule = report.calibration
     out.print(
-        f"match from {rule.match_inliers} inliers, uncertain from {rule.uncertain_inliers} "
+        f"match from {rule.match_evidence:.1f} inliers beyond chance, uncertain from "
+        f"{rule.uncertain_evidence:.1f} "
         f"({rule.queries} photos of places that were left out of the index)"
     )
     out.print(

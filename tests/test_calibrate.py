@@ -12,7 +12,7 @@ import pytest
 import locate
 from locate.errors import InputError
 from locate.extractors import registry
-from locate.verdict import Calibration, shipped, wilson_upper
+from locate.verdict import Calibration, shipped
 from pipelines.calibrate import calibrate_database
 from pipelines.cli import main
 
@@ -39,19 +39,16 @@ def test_the_rule_is_what_was_measured(index):
     report = calibrate_database(index, queries=390)
     rule = report.calibration
     assert rule.queries == 390
-    assert list(rule.chance) == sorted(rule.chance, reverse=True)
-    assert rule.chance[0] == 390
-    assert rule.chance[-1] == 0
-    # By definition: no smaller number of inliers is rare enough, this one is.
-    assert wilson_upper(rule.chance[rule.match_inliers], 390) <= 0.01
-    assert wilson_upper(rule.chance[rule.match_inliers - 1], 390) > 0.01
-    assert rule.uncertain_inliers <= rule.match_inliers
+    # By definition: what reaches the rule is rare enough, a little less is not.
+    assert rule.false_accept_rate(rule.match_evidence) <= 0.01
+    assert rule.false_accept_rate(rule.match_evidence - 0.02) > 0.01
+    assert rule.uncertain_evidence <= rule.match_evidence
     assert report.false_accepts <= 0.01
     assert report.known_queries == 390
     assert report.right_answers > 0.9
     assert report.wrong_answers <= 0.01
     strongest = report.worst[0]
-    assert strongest[1] == max(k for k, n in enumerate(rule.chance) if n)
+    assert strongest[1] == pytest.approx(rule.tail[0], abs=0.01)
     assert strongest[0].split("/")[0] != strongest[2].split("/")[0]  # never its own place
 
 
@@ -67,10 +64,10 @@ def test_saving_changes_the_verdicts_of_this_database(index, photos, tmp_path, c
     with locate.open(index) as db:
         assert db.calibration == written
         answer = db.query(next((photos / "place-00").iterdir()))
-    assert answer.best.false_accept == written.false_accept_rate(answer.best.inliers) < 0.011
+    assert answer.best.false_accept == written.false_accept_rate(answer.best.evidence) < 0.011
     assert main([*arguments, "--json"]) == 0
     again = json.loads(capsys.readouterr().out)["calibration"]
-    assert again["chance"] == list(written.chance)  # the same seed, the same photos
+    assert again["tail"] == list(written.tail)  # the same seed, the same photos
 
 
 def test_what_cannot_be_calibrated(index, photos, tmp_path, fake_extractor):
@@ -86,7 +83,7 @@ def test_the_default_extractor_is_calibrated():
     fingerprint = registry.create().info.fingerprint
     rule = shipped()[fingerprint]
     assert rule.queries >= 381
-    assert 8 <= rule.uncertain_inliers <= rule.match_inliers < 30
+    assert 0 < rule.uncertain_evidence <= rule.match_evidence < 10
 
 
 def test_the_example_runs(photos, tmp_path):
@@ -96,7 +93,7 @@ def test_the_example_runs(photos, tmp_path):
         target.parent.mkdir(parents=True)
         target.write_bytes(next((photos / f"place-0{i}").iterdir()).read_bytes())
     result = subprocess.run(
-        [sys.executable, str(ROOT / "examples/find_landmark.py"), "landmarks", "landmarks/place-1/a.png"],
+        [sys.executable, ROOT / "examples/find_landmark.py", "landmarks", "landmarks/place-1/a.png"],
         cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True,
         check=False,
     )  # fmt: skip

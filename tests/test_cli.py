@@ -101,7 +101,7 @@ def test_queries(home, capsys, photo_factory):
     assert (answer["verdict"], answer["label"]) == ("match", "place-1")
     assert answer["candidates"][0]["inliers"] > 30
     assert main(["query", str(foreign)]) == exits.NO_MATCH
-    assert "no match: at best" in capsys.readouterr().out
+    assert "would prove a match" in capsys.readouterr().out
     # Several photos: the weakest answer decides; a file that is none is told and the rest is done.
     assert main(["query", str(foreign), "photos/place-1"]) == exits.NO_MATCH
     assert "3 match, 1 no match" in capsys.readouterr().out

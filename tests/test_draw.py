@@ -13,6 +13,7 @@ from PIL import Image, ImageFont
 
 from locate.errors import ImageError
 from locate.types import Answer, Candidate, Photo, PhotoInfo, Verification
+from locate.verdict import evidence_of
 from pipelines import draw, html_report
 from pipelines.draw import BAR_HEIGHT, draw_matches, position_colours, save_matches
 from pipelines.html_report import write_report
@@ -50,6 +51,7 @@ def candidate(path: Path, rank=1, verdict="match", evidence=None, label=None) ->
         image_id=rank,
         similarity=0.5,
         inliers=None if evidence is None else evidence.inlier_count,
+        evidence=None if evidence is None else evidence_of(evidence),
         false_accept=None if evidence is None else 0.004,
         verification=evidence,
     )

@@ -158,7 +158,10 @@ def test_proof_comes_first_and_the_rest_keeps_its_order(tmp_path):
     """Inliers of unproven candidates are chance: they must not reorder the global ranking."""
 
     def candidate(verdict, inliers, similarity):
-        return Candidate(0, verdict, None, f"{similarity}", tmp_path, 0, similarity, inliers)
+        evidence = None if inliers is None else inliers - 8.0
+        return Candidate(
+            0, verdict, None, f"{similarity}", tmp_path, 0, similarity, inliers, evidence
+        )
 
     order = [
         candidate(MATCH, 90, 0.3),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 
 from locate.errors import InputError
+from locate.geometry import verify
+from locate.types import Features
 from locate.verdict import (
     MATCH,
     MATCH_RATE,
@@ -16,6 +19,8 @@ from locate.verdict import (
     UNCERTAIN_RATE,
     Calibration,
     calibrate,
+    chance_inliers,
+    evidence_of,
     uncalibrated,
     wilson_upper,
 )
@@ -63,8 +68,8 @@ def test_wilson_covers_the_truth():
     assert 0.95 < covered <= 1.0
 
 
-def made(best_inliers):
-    return calibrate(best_inliers, extractor="abc", shortlist=100, data="made up")
+def made(strongest):
+    return calibrate(strongest, extractor="abc", shortlist=100, data="made up")
 
 
 def test_calibrate_on_made_counts():
@@ -72,15 +77,11 @@ def test_calibrate_on_made_counts():
     counts = [7] * 1700 + [11] * 290 + [25] * 10
     rule = made(counts[::-1])
     assert rule.queries == 2000
-    assert len(rule.chance) == 27
-    assert rule.chance[0] == rule.chance[7] == 2000
-    assert rule.chance[8] == rule.chance[11] == 300
-    assert rule.chance[12] == rule.chance[25] == 10
-    assert rule.chance[26] == 0
+    assert rule.tail == (25.0,) * 10 + (11.0,) * 290 + (7.0,) * 200  # the strongest quarter
     # 10 of 2000 are at most 0.92 % (upper end), 300 are at most 16.6 %.
     assert score_test_upper(10, 2000) < MATCH_RATE < UNCERTAIN_RATE < score_test_upper(300, 2000)
-    assert rule.match_inliers == 12
-    assert rule.uncertain_inliers == 12
+    assert rule.match_evidence == 11.01
+    assert rule.uncertain_evidence == 11.01
     assert (rule.extractor, rule.shortlist, rule.data) == ("abc", 100, "made up")
 
 
@@ -89,7 +90,7 @@ def test_calibrate_with_room_between_the_verdicts():
     rule = made([6] * 1830 + [9] * 158 + [20] * 4 + [21] * 8)
     assert score_test_upper(170, 2000) < UNCERTAIN_RATE
     assert score_test_upper(12, 2000) > MATCH_RATE > score_test_upper(8, 2000)
-    assert (rule.uncertain_inliers, rule.match_inliers) == (7, 21)
+    assert (rule.uncertain_evidence, rule.match_evidence) == (6.01, 20.01)
     assert [rule.verdict(k) for k in (0, 6, 7, 20, 21, 500)] == [
         NO_MATCH, NO_MATCH, UNCERTAIN, UNCERTAIN, MATCH, MATCH,
     ]  # fmt: skip
@@ -98,12 +99,12 @@ def test_calibrate_with_room_between_the_verdicts():
 def test_the_bare_share_is_not_enough():
     """20 of 2000 are 1 %, but may be 1.5 % in truth."""
     rule = made([5] * 1980 + [30] * 20)
-    assert rule.match_inliers == 31
+    assert rule.match_evidence == 30.01
 
 
 def test_calibrate_where_nothing_was_reached():
     rule = made([0] * 500)
-    assert (rule.uncertain_inliers, rule.match_inliers) == (1, 1)
+    assert (rule.uncertain_evidence, rule.match_evidence) == (0.01, 0.01)
     assert rule.verdict(0) == NO_MATCH
 
 
@@ -114,8 +115,11 @@ def test_calibrated_rule_is_monotone():
     assert rates == sorted(rates, reverse=True)
     assert rates[0] == 1.0
     assert all(rate > 0 for rate in rates)  # never certain
-    assert rates[rule.match_inliers] <= MATCH_RATE < rates[rule.match_inliers - 1]
-    assert rates[rule.uncertain_inliers] <= UNCERTAIN_RATE < rates[rule.uncertain_inliers - 1]
+    for threshold, rate in (
+        (rule.match_evidence, MATCH_RATE),
+        (rule.uncertain_evidence, UNCERTAIN_RATE),
+    ):
+        assert rule.false_accept_rate(threshold) <= rate < rule.false_accept_rate(threshold - 0.02)
     order = [NO_MATCH, UNCERTAIN, MATCH]
     ranks = [order.index(rule.verdict(k)) for k in range(60)]
     assert ranks == sorted(ranks)
@@ -132,14 +136,14 @@ def test_the_rule_keeps_its_promise_on_new_photos():
     rng = np.random.default_rng(2)
     rule = made(rng.poisson(9, 3000).tolist())
     fresh = rng.poisson(9, 100_000)
-    assert np.mean(fresh >= rule.match_inliers) < MATCH_RATE
-    assert np.mean(fresh >= rule.uncertain_inliers) < UNCERTAIN_RATE
+    assert np.mean(fresh >= rule.match_evidence) < MATCH_RATE
+    assert np.mean(fresh >= rule.uncertain_evidence) < UNCERTAIN_RATE
 
 
 def test_too_few_photos():
     with pytest.raises(InputError, match=r"380 photos .* at least 381 are needed"):
         made([3] * 380)
-    assert made([3] * 381).match_inliers == 4
+    assert made([3] * 381).match_evidence == 3.01
     with pytest.raises(InputError, match="0 photos"):
         made([])
 
@@ -153,6 +157,39 @@ def test_uncalibrated_promises_nothing():
     rule = uncalibrated("abc")
     assert rule.queries == 0
     assert rule.false_accept_rate(1000) is None  # nothing was measured
-    assert [rule.verdict(k) for k in (8, 19, 20, 29, 30)] == [
+    assert [rule.verdict(e) for e in (-1, 9.9, 10, 19.9, 20)] == [
         NO_MATCH, NO_MATCH, UNCERTAIN, UNCERTAIN, MATCH,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("matches", [8, 18, 40, 100, 300])
+def test_chance_is_what_random_matches_give(matches):
+    """The table of the module against the verifier itself on uniformly random matches."""
+    rng = np.random.default_rng(matches)
+    size = (640, 480)
+
+    def random_features():
+        points = (rng.random((matches, 2)) * size).astype(np.float32)
+        ones = np.ones((matches, 1), np.float32)
+        return Features(points, ones[:, 0], ones, size)
+
+    pairs = np.repeat(np.arange(matches, dtype=np.int32)[:, None], 2, axis=1)
+    found = [verify(random_features(), random_features(), pairs) for _ in range(60)]
+    evidence = np.array([evidence_of(v) for v in found])
+    assert abs(evidence.mean()) < 0.5
+    assert evidence.max() < 7
+
+
+def test_chance_grows_with_the_matches():
+    values = [chance_inliers(m) for m in range(3000)]
+    assert values[0] == 0
+    assert all(a <= b for a, b in itertools.pairwise(values))
+    assert all(chance_inliers(m) <= m for m in range(3000))
+
+
+def test_inliers_for_a_match():
+    rule = made([5.0] * 990 + [6.5] * 10)
+    for matches in (20, 60, 250):
+        needed = rule.inliers_for_match(matches)
+        assert rule.verdict(needed - chance_inliers(matches)) == MATCH
+        assert rule.verdict(needed - 1 - chance_inliers(matches)) != MATCH
