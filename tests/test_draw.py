@@ -331,7 +331,7 @@ def test_a_failure_leaves_no_half_files(tmp_path, photo_factory, monkeypatch):
 def test_the_report_escapes_what_comes_from_outside(tmp_path, photo_factory):
     evil = '<img src=x onerror="alert(1)">'
     db = photo_factory(tmp_path / "db.jpg")
-    odd = Candidate(1, "match", evil, f"{EVIL}.jpg", db, 1, 0.5, 120, 0.001, some_matches())
+    odd = Candidate(1, "match", evil, f"{EVIL}.jpg", db, 1, 0.5, 120, 99.0, 0.001, some_matches())
     gone = Candidate(2, "no match", evil, EVIL, Path(f"/no/'{evil}"), 2, 0.5)
     asked = answer(Path(f"/no/{EVIL}'.jpg"), [odd, gone], reason=EVIL)
     write_report([asked], tmp_path / "r.html", title=EVIL, failed=[(EVIL, evil), ("\udcff", "bad")])
