@@ -165,7 +165,7 @@ def refresh_vectors(catalog: Catalog, *, force: bool = False) -> VectorsInfo | N
     Hold the lock."""
     if catalog.counts()["vectors"] == 0:
         return None
-    stored = None if force else faiss_store.load(catalog.folder, catalog.generation)
+    stored = None if force else faiss_store.load(catalog.folder, catalog.generation, verify=True)
     if stored is not None:
         return stored.info
     return faiss_store.build(catalog.folder, catalog.vectors, catalog.generation)

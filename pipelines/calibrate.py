@@ -76,6 +76,9 @@ def calibrate_database(
     questions = [(row, _label_is(row.label)) for row in chosen]
     questions += [(row, _is_image(row.id)) for row in with_place]
     with Database(index) as db:
+        fingerprint = db.extractor_info.fingerprint
+        # Judge nothing yet, so that every photo is tried turned too and the strongest evidence wins.
+        db.calibration = Calibration(fingerprint, 1e9, -1e9, 0, (), SHORTLIST, "")
         answers = db.query_each((roots[r.root_id] / r.path, exclude) for r, exclude in questions)
         for done, ((row, _), answer) in enumerate(zip(questions, answers, strict=True), 1):
             if isinstance(answer, ImageError):
@@ -87,7 +90,6 @@ def calibrate_database(
                 unknown.append((_evidence(strongest), row.path, strongest.image))
             if progress:
                 progress(done, len(questions))
-        fingerprint = db.extractor_info.fingerprint
     rule = calibrate(
         [evidence for evidence, _, _ in unknown],
         extractor=fingerprint,

@@ -22,7 +22,7 @@ from index.vectors.base import VectorStore
 from locate.errors import DatabaseCorruptError, DatabaseMissingError, ImageError, InputError
 from locate.extractors.base import Extractor, ExtractorInfo
 from locate.geometry import verify
-from locate.images import read_photo
+from locate.images import MIN_SIDE, read_photo
 from locate.matching import match_mutual
 from locate.pixels import unrotate_points
 from locate.types import (
@@ -31,6 +31,7 @@ from locate.types import (
     Candidate,
     Extraction,
     Features,
+    Photo,
     PhotoInfo,
     Shortlist,
     Verification,
@@ -214,11 +215,8 @@ class Database:
         extractor, store = self._load()
         clock.lap("load")
         path = None if isinstance(photo, np.ndarray) else Path(photo)
-        if isinstance(photo, np.ndarray):
-            pixels, info = photo, PhotoInfo(size=(photo.shape[1], photo.shape[0]))
-        else:
-            opened = read_photo(photo, extractor.max_side)
-            pixels, info = opened.pixels, opened.info
+        opened = _as_photo(photo) if path is None else read_photo(path, extractor.max_side)
+        pixels, info = opened.pixels, opened.info
         clock.lap("decode")
         left_out: set[int] = set()
         if options.exclude is not None:
@@ -249,7 +247,10 @@ class Database:
                     if other.top_similarity <= upright.top_similarity:
                         break
                     features = upright.features if invariant else other.features
-                    view = max(view, judge(replace(other, features=features)), key=_strength)
+                    judged = judge(replace(other, features=features))
+                    # Where nothing is even hinted at, the upright ranking is the better guess.
+                    if _strength(judged) > max(_strength(view), (1, -math.inf)):
+                        view = judged
                     if _strength(view)[0] == 2:
                         break
         ranked = tuple(
@@ -259,14 +260,13 @@ class Database:
         # Loading the network belongs to the first query only by accident.
         seconds = clock.seconds
         seconds["total"] = sum(v for part, v in seconds.items() if part != "load")
-        first = ranked[0] if ranked else None
-        verdict = NO_MATCH if first is None else (first.verdict if options.verify else UNVERIFIED)
+        verdict = _verdict_on_all(view.candidates)
         count = 0 if upright.features is None else len(upright.features)
         return Answer(
             photo=path,
             verdict=verdict,
-            label=first.label if first and verdict == MATCH else None,
-            reason=self._reason(verdict, ranked, count),
+            label=ranked[0].label if verdict == MATCH else None,
+            reason=self._reason(verdict, view.candidates, count),
             candidates=ranked,
             rotation=view.rotation,
             query_features=count,
@@ -345,16 +345,16 @@ class Database:
             verification=verification,
         )
 
-    def _reason(self, verdict: str, ranked: Sequence[Candidate], features: int) -> str:
+    def _reason(self, verdict: str, candidates: Sequence[Candidate], features: int) -> str:
         rule = self.calibration
         warning = "" if rule.queries else " (this extractor is not calibrated: locate calibrate)"
-        if not ranked:
+        if not candidates:
             return "the index holds no image to compare with"
         if verdict == UNVERIFIED:
-            return "ranked by global similarity only, not verified"
+            return "ranked by global similarity alone, not verified"
         if verdict == NO_MATCH and features < 50:
             return f"the photo shows only {features} local features: too dark, blurred or empty?"
-        best = max(ranked, key=_evidence)
+        best = max(candidates, key=_evidence)
         if best.verification is None:
             return "no candidate could be verified"
         matches = len(best.verification.matches)
@@ -388,9 +388,29 @@ class Database:
             return self._extractor, self._store
 
 
+def _as_photo(pixels: Path | str | Array) -> Photo:
+    """Pixels in memory as a photo; `InputError` if they are none."""
+    array = np.asarray(pixels)
+    if array.ndim != 3 or min(array.shape[:2]) < MIN_SIDE:
+        raise InputError(
+            f"a query must be H x W x 3 pixels of at least {MIN_SIDE} on each side, "
+            f"got {array.shape}"
+        )
+    return Photo(array, PhotoInfo(size=(array.shape[1], array.shape[0])))
+
+
 def _match(query: Features, database: Features, side: int) -> Verification:
     matches = match_mutual(query.descriptors, database.descriptors, RATIO)
     return verify(query, database, matches, side)
+
+
+def _verdict_on_all(candidates: Sequence[Candidate]) -> str:
+    """The best verdict on any candidate; one that could not be verified says nothing."""
+    verdicts = {c.verdict for c in candidates}
+    for verdict in (MATCH, UNCERTAIN, NO_MATCH, UNVERIFIED):
+        if verdict in verdicts:
+            return verdict
+    return NO_MATCH
 
 
 def _evidence(candidate: Candidate) -> float:

@@ -113,7 +113,7 @@ def test_queries(home, capsys, photo_factory):
     assert main(["query", "nowhere.jpg"]) == exits.ERROR
     assert "does not exist" in capsys.readouterr().out
     assert main(["query", "photos/place-1/0.jpg", "--no-verify"]) == exits.GOOD
-    assert "ranked by global similarity only" in capsys.readouterr().out
+    assert "ranked by global similarity alone" in capsys.readouterr().out
     assert main(["query", "photos/place-1/0.jpg", "--top", "0"]) == exits.ERROR
 
 

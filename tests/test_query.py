@@ -147,6 +147,14 @@ def test_an_empty_or_missing_database(tmp_path, fake_extractor):
         locate.open(tmp_path / ".locate")
 
 
+@pytest.mark.parametrize("shape", [(20, 300, 3), (200, 300), (200, 300, 4)])
+def test_pixels_that_are_no_photo(db, shape):
+    with pytest.raises(InputError):
+        db.query(np.zeros(shape, np.uint8))
+    with pytest.raises(InputError, match="uint8"):
+        db.query(np.zeros((200, 300, 3), np.float32))
+
+
 def test_without_a_global_descriptor_there_is_no_shortlist(tmp_path, photo_factory):
     photo_factory(tmp_path / "photos/a.jpg")
     locate.build_index(tmp_path / "photos", tmp_path / ".locate", extractor="sift")
