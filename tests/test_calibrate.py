@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 import locate
+from index.catalog import Catalog
 from locate.errors import InputError
 from locate.extractors import registry
 from locate.verdict import Calibration, shipped
-from pipelines.calibrate import calibrate_database
+from pipelines.calibrate import _evenly, calibrate_database
 from pipelines.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,39 +37,45 @@ def index(photos, tmp_path, fake_extractor):
     return tmp_path / "index"
 
 
-def test_the_rule_is_what_was_measured(index):
-    report = calibrate_database(index, queries=390)
-    rule = report.calibration
-    assert rule.queries == 390
+def test_calibrating_end_to_end(index, photos, tmp_path, capsys):
+    with locate.open(index) as db:
+        assert db.calibration.queries == 0
+        assert "not calibrated" in db.query(next((photos / "place-00").iterdir())).reason
+    out = tmp_path / "calibration.json"
+    arguments = ["calibrate", "--index", str(index), "--queries", "385", "--save", "--json"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    rule = Calibration.from_json(out.read_text())
+    assert rule == Calibration.from_dict(report["calibration"])
+    assert rule.queries == report["known_queries"] == 385
     # By definition: what reaches the rule is rare enough, a little less is not.
     assert rule.false_accept_rate(rule.match_evidence) <= 0.01
     assert rule.false_accept_rate(rule.match_evidence - 0.02) > 0.01
     assert rule.uncertain_evidence <= rule.match_evidence
-    assert report.false_accepts <= 0.01
-    assert report.known_queries == 390
-    assert report.right_answers > 0.9
-    assert report.wrong_answers <= 0.01
-    strongest = report.worst[0]
-    assert strongest[1] == pytest.approx(rule.tail[0], abs=0.01)
-    assert strongest[0].split("/")[0] != strongest[2].split("/")[0]  # never its own place
-
-
-def test_saving_changes_the_verdicts_of_this_database(index, photos, tmp_path, capsys):
+    assert report["false_accepts"] <= 0.01
+    assert report["right_answers"] > 0.9
+    assert report["wrong_answers"] <= 0.01
+    photo, evidence, image = report["worst"][0]
+    assert evidence == pytest.approx(rule.tail[0], abs=0.01)
+    assert photo.split("/")[0] != image.split("/")[0]  # never its own place
+    # From now on this database judges by it.
     with locate.open(index) as db:
-        assert db.calibration.queries == 0
-    out = tmp_path / "calibration.json"
-    arguments = ["calibrate", "--index", str(index), "--queries", "385", "--save"]
-    assert main([*arguments, "--out", str(out)]) == 0
-    text = capsys.readouterr().out
-    assert "saved: this database judges by it" in text
-    written = Calibration.from_json(out.read_text())
-    with locate.open(index) as db:
-        assert db.calibration == written
+        assert db.calibration == rule
         answer = db.query(next((photos / "place-00").iterdir()))
-    assert answer.best.false_accept == written.false_accept_rate(answer.best.evidence) < 0.011
-    assert main([*arguments, "--json"]) == 0
-    again = json.loads(capsys.readouterr().out)["calibration"]
-    assert again["tail"] == list(written.tail)  # the same seed, the same photos
+    assert answer.best.false_accept == rule.false_accept_rate(answer.best.evidence) < 0.011
+    assert "not calibrated" not in answer.reason
+
+
+def test_the_same_seed_asks_the_same_photos_evenly(index):
+    with Catalog.open(index) as catalog:
+        rows = catalog.images("ok")
+    chosen = _evenly(rows, 110, seed=3)
+    assert chosen == _evenly(rows, 110, seed=3)
+    assert chosen != _evenly(rows, 110, seed=4)
+    assert len({row.id for row in chosen}) == 110
+    per_place = Counter(row.label for row in chosen)
+    assert set(per_place.values()) == {2, 3}  # 110 photos of 50 places
+    assert len(_evenly(rows, 10**6, seed=0)) == len(rows)
 
 
 def test_what_cannot_be_calibrated(index, photos, tmp_path, fake_extractor):
