@@ -8,7 +8,7 @@ a-contrario RANSAC (Moisan and Stival, IJCV 2004), with the chance measured inst
 How much evidence proves a match is measured by `locate calibrate`: photos whose place was left out of
 the index are asked for, and the strongest evidence that any candidate reached is noted for each. What
 at most 1 % of such photos reach (by the upper end of a 95 % confidence interval, not by the bare share)
-makes a "match", what at most 10 % reach makes "uncertain".
+makes a "match", what at most 5 % reach makes "uncertain".
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from locate.errors import InputError
 from locate.types import Verification
 
 MATCH, UNCERTAIN, NO_MATCH, UNVERIFIED = "match", "uncertain", "no match", "unverified"
-MATCH_RATE, UNCERTAIN_RATE = 0.01, 0.10
+MATCH_RATE, UNCERTAIN_RATE = 0.01, 0.05
 _TAIL = 0.25  # share of the photos whose evidence is kept; only the strong ones matter
 
 # Mean inliers of `locate.geometry.verify` on uniformly random matches in two images of 640 x 480 px;
