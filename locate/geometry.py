@@ -1,7 +1,9 @@
 """Two-view verification: which tentative matches agree with one motion of a rigid camera.
 
 The estimator is PoseLib's LO-RANSAC for the fundamental matrix. `benchmarks/verifiers.py` compares it
-with OpenCV's USAC_MAGSAC on real true and false pairs; PoseLib separates them better.
+with OpenCV's USAC_MAGSAC on real true and false pairs. At the ratio test in use PoseLib separates them a
+little better (28.8 % of the true web pairs have more inliers than 99 % of the false ones, 27.4 % by
+MAGSAC); MAGSAC takes half the time, but both take less than the matching itself.
 """
 
 from __future__ import annotations

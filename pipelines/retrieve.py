@@ -359,11 +359,10 @@ class Database:
             return "no candidate could be verified"
         matches = len(best.verification.matches)
         needed = rule.inliers_for_match(matches)
-        image = "" if verdict == MATCH else f" with {best.image} at best"
-        return (
-            f"{best.inliers} of {matches} local matches agree with one camera motion{image}; "
-            f"{needed} {'prove' if verdict == MATCH else 'would prove'} a match{warning}"
-        )
+        counted = f"{best.inliers} of {matches} local matches agree with one camera motion"
+        if verdict == MATCH:
+            return f"{counted}; {needed} prove a match{warning}"
+        return f"at best {counted} ({best.image}); {needed} would prove a match{warning}"
 
     def _find_calibration(self) -> Calibration:
         own = self._catalog.meta("calibration")
