@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import os
-import re
 import textwrap
-import threading
-import unicodedata
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from locate.errors import ImageError
-from locate.images import read_photo
 from locate.pixels import resize_points, unrotate_points
 from locate.types import Answer, Array, Candidate, Photo, PhotoInfo, Verification
 from locate.verdict import MATCH, NO_MATCH, UNCERTAIN, UNVERIFIED
-
-Picture = Photo | Array | ImageError  # an error is drawn in place of the picture
+from pipelines.lettering import Font, drawable, elided, load_font
+from pipelines.picture_files import (
+    MAX_WIDTH,
+    Picture,
+    encode_jpeg,
+    free_path,
+    query_picture,
+    read_picture,
+    safe_name,
+    write_beside,
+)
 
 VERDICT_COLOURS = {  # RGB; white text on each has a contrast of at least 4.5
     MATCH: (26, 127, 55),
@@ -34,7 +33,6 @@ VERDICT_COLOURS = {  # RGB; white text on each has a contrast of at least 4.5
     NO_MATCH: (188, 48, 48),
     UNVERIFIED: (87, 96, 106),
 }
-MAX_WIDTH = 1600  # pixels of the whole drawing
 MAX_LINES = 60
 BAR_HEIGHT = 64
 _MIN_WIDTH, _MIN_HEIGHT, _MAX_HEIGHT = 640, 320, 900  # pixels: caption; photos
@@ -45,13 +43,6 @@ _LINE_OPACITY, _SHADE_OPACITY, _REJECTED_OPACITY = 0.85, 0.25, 0.55
 _ANGLES = np.arange(16) * (2 * np.pi / 16)
 _RING = np.stack((np.cos(_ANGLES), np.sin(_ANGLES)), axis=1)  # 16 x 2, the unit circle
 _SUBPIXEL = 4  # fractional bits of the coordinates handed to OpenCV
-# Wide coverage of scripts first; Pillow's own font, the last resort, knows little beyond ASCII.
-_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "LiberationSans-Regular.ttf")
-_SPELLED = str.maketrans(
-    {"ß": "ss", "ø": "o", "ł": "l", "æ": "ae", "œ": "oe", "\u2013": "-", "\u2014": "-"}
-)
-
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,62 +158,20 @@ def save_matches(
         origin = "pixels " + hashlib.sha256(query.tobytes()).hexdigest()
     else:
         origin = str(answer.photo.absolute()) if answer.photo else "pixels"
-    stem = _safe_name(answer.photo.stem if answer.photo else "query")
+    stem = safe_name(answer.photo.stem if answer.photo else "query")
     verified = [c for c in answer.candidates if c.verification is not None][: max(0, limit)]
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for candidate in verified:
-        verdict = _safe_name(candidate.verdict.replace(" ", "-"))
-        name = f"{stem}--{candidate.rank:02d}--{verdict}--{_safe_name(Path(candidate.image).stem)}"
+        verdict = safe_name(candidate.verdict.replace(" ", "-"))
+        name = f"{stem}--{candidate.rank:02d}--{verdict}--{safe_name(Path(candidate.image).stem)}"
         comment = _comment(origin, candidate)
-        path = _free_path(folder, name, comment)
+        path = free_path(folder, name, comment)
         drawing = draw_candidate(query, candidate, rotation=answer.rotation)
         with write_beside(path) as file:
             file.write(encode_jpeg(drawing, comment=comment))
         written.append(path)
     return written
-
-
-def query_picture(answer: Answer, query_pixels: Array | None = None) -> Picture:
-    """The photo that was asked for: the pixels if given, else from its file."""
-    if query_pixels is not None:
-        return query_pixels
-    if answer.photo is None:
-        return ImageError("query", "was pixels in memory", "hand them over to see them here")
-    return read_picture(answer.photo)
-
-
-def read_picture(path: Path, width: int = MAX_WIDTH) -> Photo | ImageError:
-    """A photo large enough to be drawn up to `width` pixels wide, or what is wrong with it."""
-    try:
-        return read_photo(path, width)
-    except ImageError as error:
-        return error
-
-
-def encode_jpeg(pixels: Array, quality: int = 85, comment: bytes = b"") -> bytes:
-    """H x W x 3 uint8 RGB -> JPEG, colours at full resolution: thin lines would lose theirs."""
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(
-        file, "JPEG", quality=quality, optimize=True, subsampling=0, comment=comment
-    )
-    return file.getvalue()
-
-
-@contextmanager
-def write_beside(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when it is complete; a kill leaves `path` as it was."""
-    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.writing")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)  # noqa: PTH105
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
 
 
 # Geometry
@@ -382,10 +331,10 @@ def _line(
 def _missing(error: ImageError, size: tuple[int, int]) -> Array:
     """A grey panel that says why there is no photo."""
     panel = Image.new("RGB", size, (72, 76, 84))
-    draw, font = ImageDraw.Draw(panel), _font(16)
+    draw, font = ImageDraw.Draw(panel), load_font(16)
     letters = max(8, int(size[0] * 0.85 / draw.textlength("n", font=font)))
     reason = textwrap.wrap(f"{error.path.name} {error.reason}", letters, max_lines=6)
-    text = "\n".join(_drawable(line, font) for line in ("no picture", "", *reason))
+    text = "\n".join(drawable(line, font) for line in ("no picture", "", *reason))
     draw.multiline_text(
         (size[0] / 2, size[1] / 2), text, _TEXT, font, anchor="mm", align="center", spacing=6
     )
@@ -393,46 +342,6 @@ def _missing(error: ImageError, size: tuple[int, int]) -> Array:
 
 
 # Text
-
-
-@lru_cache(maxsize=16)
-def _font(size: int) -> Font:
-    for name in _FONTS:
-        with suppress(OSError):
-            return ImageFont.truetype(name, size)
-    return ImageFont.load_default(size=size)
-
-
-@lru_cache(maxsize=4096)
-def _has_glyph(font: Font, character: str) -> bool:
-    if not character.isprintable():
-        return False
-    shown, unknown = font.getmask(character), font.getmask("\uffff")
-    return shown.size != unknown.size or bytes(shown) != bytes(unknown)
-
-
-def _drawable(text: str, font: Font) -> str:
-    """`text` in what the font can draw: an accent is dropped sooner than its letter, which becomes
-    a question mark at last."""
-    out = []
-    for character in unicodedata.normalize("NFC", text):
-        options = (character, unicodedata.normalize("NFKD", character)[0])
-        spelled = character.translate(_SPELLED)
-        found = [o for o in (*options, spelled) if all(_has_glyph(font, c) for c in o)]
-        out.append(found[0] if found else "?")
-    return "".join(out)
-
-
-def _elided(text: str, font: Font, width: float) -> str:
-    """`text` with its middle left out if it is wider than `width` pixels."""
-    text = _drawable(text[:300], font)
-    if font.getlength(text) <= width:
-        return text
-    for kept in range(len(text) - 1, 1, -1):
-        short = text[: (kept + 1) // 2] + "..." + text[len(text) - kept // 2 :]
-        if font.getlength(short) <= width:
-            return short
-    return "..."
 
 
 def _draw_caption(
@@ -445,7 +354,7 @@ def _draw_caption(
 ) -> None:
     """Two rows above the photos: verdict, title and how many agree; name and similarity."""
     draw = ImageDraw.Draw(drawing)
-    large, small = _font(19), _font(14)
+    large, small = load_font(19), load_font(14)
     upper, lower, margin = 21, 47, 12  # pixels: middle of each row; left and right of the text
     facts = [] if similarity is None else [f"similarity {similarity:.2f}"]
     if verification is not None:
@@ -457,28 +366,30 @@ def _draw_caption(
         font, y, colour = ((large, upper, _TEXT), (small, lower, _FAINT))[row]
         draw.text((right, y), fact, colour, font, anchor="rm")
         widths[row] = draw.textlength(fact, font=font)
-    word = _drawable(verdict, large)
+    word = drawable(verdict, large)
     pill = draw.textlength(word, font=large) + 2 * margin
     box = (margin, upper - 14, margin + pill, upper + 14)
     draw.rounded_rectangle(box, 8, VERDICT_COLOURS.get(verdict, VERDICT_COLOURS[UNVERIFIED]))
     draw.text((2 * margin, upper), word, (255, 255, 255), large, anchor="lm")
     left = 2 * margin + pill
-    title = _elided(title, large, right - widths[0] - margin - left)
+    title = elided(title, large, right - widths[0] - margin - left)
     draw.text((left, upper), title, _TEXT, large, anchor="lm")
-    subtitle = _elided(subtitle, small, right - widths[1] - 2 * margin)
+    subtitle = elided(subtitle, small, right - widths[1] - 2 * margin)
     draw.text((margin, lower), subtitle, _FAINT, small, anchor="lm")
 
 
 def _draw_tag(drawing: Image.Image, panel: _Panel, text: str) -> None:
     """Which photo this is, in its upper left corner."""
-    font, room = _font(13), panel.pixels.shape[1] - 28
-    _draw_boxed(drawing, (panel.left + 14, panel.top + 19), _elided(text, font, room), font, "lm")
+    font, room = load_font(13), panel.pixels.shape[1] - 28
+    _draw_boxed(drawing, (panel.left + 14, panel.top + 19), elided(text, font, room), font, "lm")
 
 
 def _draw_note(drawing: Image.Image, text: str) -> None:
     """Why there are no lines, at the bottom."""
     place = (drawing.width // 2, drawing.height - 28)
-    _draw_boxed(drawing, place, _elided(text, _font(16), drawing.width - 40), _font(16), "mm")
+    _draw_boxed(
+        drawing, place, elided(text, load_font(16), drawing.width - 40), load_font(16), "mm"
+    )
 
 
 def _draw_boxed(
@@ -510,31 +421,7 @@ def _note(verification: Verification | None) -> str:
 # File names
 
 
-def _safe_name(text: str) -> str:
-    """`text` as a part of a file name: letters, digits, `.`, `_` and `-`; at most 80 bytes."""
-    text = unicodedata.normalize("NFC", text).encode("utf-8", "replace").decode("utf-8")
-    text = re.sub(r"[^\w.\-]+", "_", text).lstrip(".")
-    text = re.sub(r"-{2,}", "-", text)  # two of them part the name
-    return text.encode()[:80].decode("utf-8", "ignore") or "unnamed"
-
-
 def _comment(origin: str, candidate: Candidate) -> bytes:
     """Which two photos a drawing shows, for its JPEG's comment: so its maker knows it again."""
     text = f"locate\nquery: {origin}\ncandidate: {candidate.path}"
     return text.encode("utf-8", "backslashreplace")[:60_000]  # the format holds 65,533 bytes
-
-
-def _free_path(folder: Path, name: str, comment: bytes) -> Path:
-    """`name` with ".jpg", or with "-2" and so on if a drawing of something else has that name."""
-    path, number = folder / f"{name}.jpg", 1
-    while path.exists() and _comment_of(path) != comment:
-        number += 1
-        path = folder / f"{name}-{number}.jpg"
-    return path
-
-
-def _comment_of(path: Path) -> bytes | None:
-    with suppress(OSError), Image.open(path) as image:
-        found = image.info.get("comment")
-        return found if isinstance(found, bytes) else None
-    return None

@@ -14,10 +14,9 @@ from locate.errors import ImageError
 from locate.pixels import fit_size
 from locate.types import Answer, Candidate, Photo
 from locate.verdict import MATCH, NO_MATCH, UNCERTAIN, UNVERIFIED
-from pipelines.draw import (
-    VERDICT_COLOURS,
+from pipelines.draw import VERDICT_COLOURS, draw_candidate
+from pipelines.picture_files import (
     Picture,
-    draw_candidate,
     encode_jpeg,
     query_picture,
     read_picture,

@@ -14,7 +14,7 @@ from PIL import Image, ImageFont
 from locate.errors import ImageError
 from locate.types import Answer, Candidate, Photo, PhotoInfo, Verification
 from locate.verdict import evidence_of
-from pipelines import draw, html_report
+from pipelines import draw, html_report, lettering, picture_files
 from pipelines.draw import BAR_HEIGHT, draw_matches, position_colours, save_matches
 from pipelines.html_report import write_report
 
@@ -116,7 +116,7 @@ def test_reduced_decoding_gives_the_same_places(tmp_path, photo_factory):
     """The candidate's JPEG is decoded at half size; its dots must not move."""
     path = photo_factory(tmp_path / "big.jpg", size=(3200, 400))
     evidence = verification([[30, 30], [200, 200]], [[1600, 100], [800, 300]])
-    assert draw.read_picture(path).pixels.shape[1] == 1600
+    assert picture_files.read_picture(path).pixels.shape[1] == 1600
     drawing = draw.draw_candidate(PLAIN, candidate(path, evidence=evidence))
     height = drawing.shape[0] - BAR_HEIGHT
     left = int(height * 4 / 3) + 6
@@ -221,7 +221,7 @@ def test_any_name_can_be_drawn(text):
 
 def test_what_the_font_lacks_is_replaced():
     font = ImageFont.load_default(size=14)
-    assert draw._drawable("Sacré-Cœur ß 日", font) == "Sacre-Coeur ss ?"
+    assert lettering.drawable("Sacré-Cœur ß 日", font) == "Sacre-Coeur ss ?"
 
 
 # Files
@@ -274,7 +274,7 @@ def test_names_do_not_collide_and_asking_again_replaces(tmp_path, photo_factory)
     ],
 )
 def test_file_names_are_safe(name, safe):
-    assert draw._safe_name(name) == safe
+    assert picture_files.safe_name(name) == safe
 
 
 def test_missing_and_damaged_photos_become_panels(tmp_path, photo_factory):
