@@ -206,12 +206,13 @@ class Catalog:
 
     def rows(self, image_ids: Sequence[int]) -> dict[int, ImageRow]:
         """Several images by id; one that was removed a moment ago is not among them."""
-        marks = ", ".join("?" * len(image_ids))
-        with self._turn():
-            found = list(
-                self._db.query(f"SELECT * FROM images WHERE id IN ({marks})", list(image_ids))
-            )
-        return {row["id"]: _image(row) for row in found}
+        rows: dict[int, ImageRow] = {}
+        for part in _parts(image_ids):
+            marks = ", ".join("?" * len(part))
+            with self._turn():
+                found = self._db.query(f"SELECT * FROM images WHERE id IN ({marks})", list(part))
+                rows |= {row["id"]: _image(row) for row in found}
+        return rows
 
     def contents(self) -> dict[str, int]:
         """Ids of the images of status "ok" by the sha256 of their file."""
@@ -346,6 +347,17 @@ class Catalog:
             global_descriptor=np.frombuffer(found[0], "<f4") if found else None,
         )
 
+    def vectors_of(self, image_ids: Sequence[int]) -> dict[int, Array]:
+        """Global descriptors by image id, each (D,) float32."""
+        vectors: dict[int, Array] = {}
+        for part in _parts(image_ids):
+            marks = ", ".join("?" * len(part))
+            rows = self.execute(
+                f"SELECT image_id, vector FROM vectors WHERE image_id IN ({marks})", part
+            )
+            vectors |= {image_id: np.frombuffer(vector, "<f4") for image_id, vector in rows}
+        return vectors
+
     def vectors(self, chunk: int = 16384) -> Iterator[tuple[Array, Array]]:
         """All global descriptors in chunks: ids (n,) int64 ascending, vectors (n, D) float32."""
         last = -1
@@ -364,9 +376,14 @@ class Catalog:
             yield np.array([row[0] for row in rows], np.int64), matrix
 
     def execute(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """A query of `index.check`; not for others."""
+        """A plain query, for this module and `index.check`."""
         with self._turn():
             return list(self._db.execute(sql, list(values)).fetchall())
+
+
+def _parts(image_ids: Sequence[int], size: int = 10_000) -> Iterator[Sequence[int]]:
+    """Ids in parts: SQLite takes at most 32,766 values in one statement."""
+    return (image_ids[i : i + size] for i in range(0, len(image_ids), size))
 
 
 def _image(row: dict[str, Any]) -> ImageRow:

@@ -13,9 +13,10 @@ from index import lock
 from index.catalog import Catalog
 from index.records import ImageRow
 from locate.errors import ImageError, InputError
-from locate.types import Answer, Candidate
+from locate.types import Answer
 from locate.verdict import MATCH, Calibration, calibrate
 from pipelines.build import Progress
+from pipelines.ranking import strength_of
 from pipelines.retrieve import SHORTLIST, Database
 
 
@@ -86,8 +87,8 @@ def calibrate_database(
             if done > len(chosen):
                 known.append((row, answer))
             else:
-                strongest = max(answer.candidates, key=_evidence)
-                unknown.append((_evidence(strongest), row.path, strongest.image))
+                strongest = max(answer.candidates, key=strength_of)
+                unknown.append((strength_of(strongest), row.path, strongest.image))
             if progress:
                 progress(done, len(questions))
     rule = calibrate(
@@ -135,19 +136,14 @@ def _is_image(image_id: int) -> Any:
     return lambda row: row.id == image_id
 
 
-def _evidence(candidate: Candidate) -> float:
-    # A candidate without local features of its own has none.
-    return -99.0 if candidate.evidence is None else candidate.evidence
-
-
 def _answers(rule: Calibration, known: Sequence[tuple[ImageRow, Answer]]) -> tuple[float, float]:
     """Shares of right and wrong matches by `rule` (the answers were judged by an older one)."""
     right = wrong = 0
     for row, answer in known:
         if not answer.candidates:
             continue
-        best = max(answer.candidates, key=_evidence)
-        if rule.verdict(_evidence(best)) != MATCH:
+        best = max(answer.candidates, key=strength_of)
+        if rule.verdict(strength_of(best)) != MATCH:
             continue
         if best.label == row.label:
             right += 1

@@ -38,7 +38,6 @@ from locate.types import (
 )
 from locate.verdict import (
     MATCH,
-    NO_MATCH,
     UNCERTAIN,
     UNVERIFIED,
     Calibration,
@@ -48,12 +47,11 @@ from locate.verdict import (
 )
 from pipelines.build import load_extractor
 from pipelines.extraction import Clock, one_thread_each
+from pipelines.ranking import ORDER, explain, rank_key, strength_of, verdict_on_all
 
 RATIO = 0.8  # Lowe's test; benchmarks/verifiers.py
 SHORTLIST = 30
 TOP = 10
-_ORDER = {MATCH: 0, UNCERTAIN: 1, NO_MATCH: 2, UNVERIFIED: 2}
-
 Exclude = Callable[[ImageRow], bool]
 
 log = logging.getLogger("locate")
@@ -75,10 +73,11 @@ class _Options:
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    """The query turned by `rotation` degrees: its local features and its shortlist."""
+    """The query turned by `rotation` degrees: what was seen in it, and its candidates in order."""
 
     rotation: int
     features: Features | None
+    vector: Array
     candidates: list[Candidate]
 
     @property
@@ -225,16 +224,16 @@ class Database:
         def look(rotation: int, local: bool) -> _View:
             seen = _extract_turned(extractor, pixels, info.size, rotation, local=local)
             clock.lap("extract")
-            depth = max(options.shortlist, options.top)
-            found = self._search(store, seen.global_descriptor, depth, left_out)
-            candidates = self._candidates(found)
+            vector = self._vector(seen)
+            candidates = self._candidates(_search(store, vector, depth, left_out))
             clock.lap("search")
-            return _View(rotation, seen.features, candidates)
+            return _View(rotation, seen.features, vector, candidates)
 
         def judge(view: _View) -> _View:
             candidates = self._verified(view, options.shortlist, clock, map_)
             return replace(view, candidates=candidates)
 
+        depth = max(options.shortlist, options.top)
         upright = view = look(0, local=True)
         if options.verify:
             view = judge(view)
@@ -253,41 +252,67 @@ class Database:
                         view = judged
                     if _strength(view)[0] == 2:
                         break
-        ranked = tuple(
-            replace(c, rank=i)
-            for i, c in enumerate(sorted(view.candidates, key=_rank_key)[: options.top], 1)
-        )
+        ordered = sorted(view.candidates, key=rank_key)
+        if any(c.verdict == MATCH for c in ordered):
+            ordered = self._expanded(view.vector, ordered, store, depth, left_out)
+            clock.lap("search")
+        ranked = tuple(replace(c, rank=i) for i, c in enumerate(ordered[: options.top], 1))
         # Loading the network belongs to the first query only by accident.
         seconds = clock.seconds
         seconds["total"] = sum(v for part, v in seconds.items() if part != "load")
-        verdict = _verdict_on_all(view.candidates)
+        verdict = verdict_on_all(view.candidates)
         count = 0 if upright.features is None else len(upright.features)
         return Answer(
             photo=path,
             verdict=verdict,
             label=ranked[0].label if verdict == MATCH else None,
-            reason=self._reason(verdict, view.candidates, count),
+            reason=explain(self.calibration, verdict, view.candidates, count),
             candidates=ranked,
             rotation=view.rotation,
             query_features=count,
             seconds=seconds,
         )
 
-    def _search(
-        self, store: VectorStore, vector: Array | None, k: int, left_out: Collection[int]
-    ) -> Shortlist:
-        if vector is None:
+    def _vector(self, seen: Extraction) -> Array:
+        if seen.global_descriptor is None:
             raise InputError(
                 f"{self.extractor_info.name} gives no global descriptor, so there is no shortlist; "
                 "build the index with an extractor that has one, such as gem+sift"
             )
-        found = store.search(vector, k + len(left_out))
-        kept = [
-            (i, s)
-            for i, s in zip(found.image_ids, found.similarities, strict=True)
-            if i not in left_out
-        ][:k]
-        return Shortlist(tuple(i for i, _ in kept), tuple(s for _, s in kept))
+        return seen.global_descriptor
+
+    def _expanded(
+        self,
+        vector: Array,
+        ordered: Sequence[Candidate],
+        store: VectorStore,
+        depth: int,
+        left_out: Collection[int],
+    ) -> list[Candidate]:
+        """Average query expansion (Chum et al., "Total Recall", ICCV 2007): what is not proven is
+        ranked by its similarity to the query and its proven matches together, and images that
+        look like these join. What is proven stays on top."""
+        matches = [c for c in ordered if c.verdict == MATCH]
+        rest = {c.image_id: c for c in ordered[len(matches) :]}
+        proven = {c.image_id for c in matches}
+        vectors = self._catalog.vectors_of([*proven])
+        expanded = np.sum([vector, *vectors.values()], axis=0)
+        expanded /= np.linalg.norm(expanded)
+        found = _search(store, expanded, depth, left_out)
+        new = [c for c in self._candidates(found) if c.image_id not in proven | rest.keys()]
+        seen = self._catalog.vectors_of([c.image_id for c in (*rest.values(), *new)])
+
+        def key(c: Candidate) -> tuple[int, float, float]:
+            hinted = -strength_of(c) if c.verdict == UNCERTAIN else 0.0
+            return ORDER[c.verdict], hinted, -float(seen[c.image_id] @ expanded)
+
+        # The similarity that is shown is that to the query itself, as for all others.
+        new = [
+            replace(c, similarity=float(seen[c.image_id] @ vector))
+            for c in new
+            if c.image_id in seen
+        ]
+        return matches + sorted([*(c for c in rest.values() if c.image_id in seen), *new], key=key)
 
     def _candidates(self, shortlist: Shortlist) -> list[Candidate]:
         rows = self._catalog.rows(shortlist.image_ids)
@@ -345,25 +370,6 @@ class Database:
             verification=verification,
         )
 
-    def _reason(self, verdict: str, candidates: Sequence[Candidate], features: int) -> str:
-        rule = self.calibration
-        warning = "" if rule.queries else " (this extractor is not calibrated: locate calibrate)"
-        if not candidates:
-            return "the index holds no image to compare with"
-        if verdict == UNVERIFIED:
-            return "ranked by global similarity alone, not verified"
-        if verdict == NO_MATCH and features < 50:
-            return f"the photo shows only {features} local features: too dark, blurred or empty?"
-        best = max(candidates, key=_evidence)
-        if best.verification is None:
-            return "no candidate could be verified"
-        matches = len(best.verification.matches)
-        needed = rule.inliers_for_match(matches)
-        counted = f"{best.inliers} of {matches} local matches agree with one camera motion"
-        if verdict == MATCH:
-            return f"{counted}; {needed} prove a match{warning}"
-        return f"at best {counted} ({best.image}); {needed} would prove a match{warning}"
-
     def _find_calibration(self) -> Calibration:
         own = self._catalog.meta("calibration")
         fingerprint = self.extractor_info.fingerprint
@@ -387,6 +393,17 @@ class Database:
             return self._extractor, self._store
 
 
+def _search(store: VectorStore, vector: Array, k: int, left_out: Collection[int]) -> Shortlist:
+    """The `k` nearest images that are not left out."""
+    found = store.search(vector, k + len(left_out))
+    kept = [
+        (i, s)
+        for i, s in zip(found.image_ids, found.similarities, strict=True)
+        if i not in left_out
+    ][:k]
+    return Shortlist(tuple(i for i, _ in kept), tuple(s for _, s in kept))
+
+
 def _as_photo(pixels: Path | str | Array) -> Photo:
     """Pixels in memory as a photo; `InputError` if they are none."""
     array = np.asarray(pixels)
@@ -403,36 +420,10 @@ def _match(query: Features, database: Features, side: int) -> Verification:
     return verify(query, database, matches, side)
 
 
-def _verdict_on_all(candidates: Sequence[Candidate]) -> str:
-    """The best verdict on any candidate; one that could not be verified says nothing."""
-    verdicts = {c.verdict for c in candidates}
-    for verdict in (MATCH, UNCERTAIN, NO_MATCH, UNVERIFIED):
-        if verdict in verdicts:
-            return verdict
-    return NO_MATCH
-
-
-def _evidence(candidate: Candidate) -> float:
-    return -math.inf if candidate.evidence is None else candidate.evidence
-
-
 def _strength(view: _View) -> tuple[int, float]:
     """(2 match, 1 uncertain, 0 neither; evidence) of the best candidate."""
-    judged = ((2 - _ORDER[c.verdict], _evidence(c)) for c in view.candidates)
+    judged = ((2 - ORDER[c.verdict], strength_of(c)) for c in view.candidates)
     return max(judged, default=(0, -math.inf))
-
-
-def _rank_key(candidate: Candidate) -> tuple[int, float, float]:
-    """Proof first, by evidence; everything else stays in the order of global similarity.
-
-    Plain sorting by inliers makes the ranking worse, since the few inliers of unproven candidates
-    are chance, and chance knows less than the global descriptor."""
-    proven = candidate.verdict in (MATCH, UNCERTAIN)
-    return (
-        _ORDER[candidate.verdict],
-        -_evidence(candidate) if proven else 0.0,
-        -(candidate.similarity or 0.0),
-    )
 
 
 def _extract_turned(

@@ -73,6 +73,16 @@ def test_failed_images_keep_their_reason(catalog):
     assert catalog.counts() == {"ok": 3, "failed": 1, "labels": 1, "vectors": 3, "features": 150}
 
 
+def test_any_number_of_images_at_once(catalog):
+    ids = [row.id for row in catalog.images("ok")]
+    asked = [*ids, *range(10_000, 60_000)]  # more than SQLite takes in one statement
+    assert catalog.rows(asked) == {row.id: row for row in catalog.images("ok")}
+    vectors = catalog.vectors_of(asked)
+    assert list(vectors) == ids
+    assert np.array_equal(vectors[ids[2]], catalog.extraction(ids[2]).global_descriptor)
+    assert catalog.rows([]) == catalog.vectors_of([]) == {}
+
+
 def test_vectors_come_in_chunks_by_id(catalog):
     chunks = list(catalog.vectors(chunk=2))
     assert [len(ids) for ids, _ in chunks] == [2, 1]

@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 
 import locate
-from index.catalog import FILE
+from index.catalog import FILE, Catalog
 from locate.errors import DatabaseMissingError, ImageError, InputError
 from locate.metrics import average_precision
 from locate.types import Candidate
 from locate.verdict import MATCH, NO_MATCH, UNCERTAIN, UNVERIFIED
-from pipelines.retrieve import _rank_key
+from pipelines.ranking import rank_key
 from pipelines.town import make_town
 
 
@@ -60,6 +60,32 @@ def test_an_answer_from_end_to_end(db, home):
     assert {"decode", "extract", "search", "read", "match and verify", "total"} <= set(
         answer.seconds
     )
+
+
+def test_what_is_not_proven_is_ranked_with_the_proven_matches(db, home):
+    """Average query expansion, computed again from the stored vectors."""
+    answer = db.query(home / "photos/place-1/0.png")
+    proven = [c for c in answer.candidates if c.verdict == MATCH]
+    rest = [c for c in answer.candidates if c.verdict == NO_MATCH]
+    assert len(proven) == 3
+    assert len(rest) == 6
+    with Catalog.open(home / ".locate") as catalog:
+        vectors = {
+            c.image_id: catalog.extraction(c.image_id).global_descriptor for c in answer.candidates
+        }
+    query = vectors[answer.best.image_id]  # the photo itself is in the index
+    expanded = query + sum(vectors[c.image_id] for c in proven)
+    want = sorted(rest, key=lambda c: -float(vectors[c.image_id] @ expanded))
+    assert [c.image for c in rest] == [c.image for c in want]
+    for c in rest:  # what is shown is the similarity to the query itself
+        assert c.similarity == pytest.approx(float(vectors[c.image_id] @ query), abs=1e-5)
+
+
+def test_images_that_look_like_the_matches_join(db, home):
+    """With a shortlist of one, the other photos of the place come by expansion alone."""
+    answer = db.query(home / "photos/place-1/0.png", shortlist=1, top=3)
+    assert [c.verdict for c in answer.candidates] == [MATCH, UNVERIFIED, UNVERIFIED]
+    assert {c.label for c in answer.candidates} == {"place-1"}
 
 
 def test_an_unknown_place_is_no_match_and_says_why(db, home, photo_factory):
@@ -180,7 +206,7 @@ def test_proof_comes_first_and_the_rest_keeps_its_order(tmp_path):
         candidate(NO_MATCH, 9, 0.6),
     ]
     shuffled = [order[i] for i in (5, 2, 0, 4, 1, 3)]
-    assert sorted(shuffled, key=_rank_key) == order
+    assert sorted(shuffled, key=rank_key) == order
 
 
 @pytest.fixture(scope="module")

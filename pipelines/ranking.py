@@ -1,0 +1,62 @@
+"""In which order candidates stand, what they prove together, and why: no input, no output."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from locate.types import Candidate
+from locate.verdict import MATCH, NO_MATCH, UNCERTAIN, UNVERIFIED, Calibration
+
+ORDER = {MATCH: 0, UNCERTAIN: 1, NO_MATCH: 2, UNVERIFIED: 2}
+
+
+def rank_key(candidate: Candidate) -> tuple[int, float, float]:
+    """Proof first, by evidence; everything else stays in the order of global similarity.
+
+    Plain sorting by inliers makes the ranking worse, since the few inliers of unproven candidates
+    are chance, and chance knows less than the global descriptor."""
+    proven = candidate.verdict in (MATCH, UNCERTAIN)
+    return (
+        ORDER[candidate.verdict],
+        -strength_of(candidate) if proven else 0.0,
+        -(candidate.similarity or 0.0),
+    )
+
+
+def strength_of(candidate: Candidate) -> float:
+    """Its evidence; less than any evidence if it was not verified."""
+    return -math.inf if candidate.evidence is None else candidate.evidence
+
+
+def verdict_on_all(candidates: Sequence[Candidate]) -> str:
+    """The best verdict on any candidate; one that could not be verified says nothing."""
+    verdicts = {c.verdict for c in candidates}
+    for verdict in (MATCH, UNCERTAIN, NO_MATCH, UNVERIFIED):
+        if verdict in verdicts:
+            return verdict
+    return NO_MATCH
+
+
+def explain(rule: Calibration, verdict: str, candidates: Sequence[Candidate], features: int) -> str:
+    """One sentence that says why.
+
+    Args:
+        features: local features found in the query.
+    """
+    warning = "" if rule.queries else " (this extractor is not calibrated: locate calibrate)"
+    if not candidates:
+        return "the index holds no image to compare with"
+    if verdict == UNVERIFIED:
+        return "ranked by global similarity alone, not verified"
+    if verdict == NO_MATCH and features < 50:
+        return f"the photo shows only {features} local features: too dark, blurred or empty?"
+    best = max(candidates, key=strength_of)
+    if best.verification is None:
+        return "no candidate could be verified"
+    matches = len(best.verification.matches)
+    needed = rule.inliers_for_match(matches)
+    counted = f"{best.inliers} of {matches} local matches agree with one camera motion"
+    if verdict == MATCH:
+        return f"{counted}; {needed} prove a match{warning}"
+    return f"at best {counted} ({best.image}); {needed} would prove a match{warning}"
