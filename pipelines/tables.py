@@ -89,7 +89,7 @@ def print_info(info: DatabaseInfo) -> None:
     for root in info.roots:
         table.add_row("photos", escape(str(root)))
     table.add_row(
-        "images", f"{counts['ok']} of {counts['labels']} landmarks, {counts['failed']} failed"
+        "images", f"{counts['ok']}, {counts['labels']} landmarks, {counts['failed']} failed"
     )
     table.add_row("local features", f"{counts['features']:,}")
     if info.extractor is not None:
@@ -144,9 +144,9 @@ def print_check(report: CheckReport, index: Path) -> None:
     elif not report.remaining:
         out.print(f"{escape(str(index))}: repaired, every invariant holds now")
     elif report.repaired:
-        out.print(f"{len(report.remaining)} problems remain")
+        out.print(f"problems that remain: {len(report.remaining)}")
     else:
-        out.print(f"{len(report.problems)} problems; run: locate check --repair")
+        out.print(f"problems: {len(report.problems)}; run: locate check --repair")
 
 
 def print_answers(answers: Sequence[Answer], failed: Sequence[tuple[str, str]]) -> None:

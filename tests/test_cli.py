@@ -59,7 +59,7 @@ def test_build_info_check_remove(home, capsys):
     assert re.search(r"9 added, 0 updated, 0 unchanged, 0 failed in [\d.]+ s, [\d.]+ images/s", out)
     assert main(["info", "--images"]) == exits.GOOD
     out = capsys.readouterr().out
-    assert "9 of 3 landmarks, 0 failed" in out
+    assert "9, 3 landmarks, 0 failed" in out
     assert "place-2/2.jpg" in out
     assert main(["check"]) == exits.GOOD
     assert "every invariant holds" in capsys.readouterr().out
