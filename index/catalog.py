@@ -292,16 +292,6 @@ class Catalog:
             if seen:
                 self._next_generation()
 
-    def mark_failed(self, image_id: int, error: str) -> None:
-        """Forget what was seen in an image and say why."""
-        with self.transaction():
-            for table in ("features", "vectors"):
-                self._db.execute(f"DELETE FROM {table} WHERE image_id = ?", [image_id])
-            self._db.execute(
-                "UPDATE images SET status = 'failed', error = ? WHERE id = ?", [error, image_id]
-            )
-            self._next_generation()
-
     def remove_orphans(self) -> int:
         """Delete features and vectors that belong to no image of status "ok"; how many there were."""
         removed = 0

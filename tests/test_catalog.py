@@ -104,9 +104,19 @@ def test_generation_grows_with_every_change(catalog):
     before = catalog.generation
     catalog.remove([catalog.images()[0].id])
     assert catalog.generation == before + 1
-    catalog.mark_failed(catalog.images("ok")[0].id, "damaged")
+    row = catalog.images("ok")[0]
+    catalog.write([Entry(row.root_id, row.path, None, STATE, error="is damaged; copy it again")])
     assert catalog.generation == before + 2
     assert catalog.counts()["vectors"] == 1
+
+
+def test_files_that_fail_leave_the_search_index_valid(catalog):
+    before = catalog.generation
+    root = catalog.images()[0].root_id
+    catalog.write([Entry(root, "bad.jpg", None, STATE, error="is empty; copy it again")])
+    catalog.write([Entry(root, "worse.jpg", None, STATE, error="is empty; copy it again")])
+    catalog.remove([row.id for row in catalog.images("failed")])
+    assert catalog.generation == before
 
 
 def test_a_transaction_is_all_or_nothing(catalog):
