@@ -1,8 +1,8 @@
 """From inliers to "match", "uncertain" or "no match": a rule calibrated on photos of unknown places.
 
 A fundamental matrix always finds some matches that agree with it, more of them the more there are to
-choose from: of 30 random ones 10.5 on average, of 200 random ones 17. So the evidence of a verification is its
-inliers less those that as many random matches would give (`chance_inliers`); the idea is that of
+choose from: of 30 random ones 10.5 on average, of 200 random ones 17. So the evidence of a verification
+is its inliers less those that as many random matches would give (`chance_inliers`); the idea is that of
 a-contrario RANSAC (Moisan and Stival, IJCV 2004), with the chance measured instead of bounded.
 
 How much evidence proves a match is measured by `locate calibrate`: photos whose place was left out of
