@@ -47,8 +47,9 @@ def test_taps_have_the_strides_and_widths_of_the_paper(network):
     shapes = {name: tuple(m.shape[1:]) for name, m in maps.items()}
     assert shapes == {
         "stage1": (16, 64, 32), "stage2": (24, 32, 16), "stage3": (40, 16, 8),
-        "stage4": (80, 8, 4), "stage5": (112, 8, 4), "stage6": (192, 4, 2),
-        "stage7": (320, 4, 2), "head": (1280, 4, 2),
+        "expand4": (240, 16, 8), "stage4": (80, 8, 4), "stage5": (112, 8, 4),
+        "expand6": (672, 8, 4), "stage6": (192, 4, 2), "stage7": (320, 4, 2),
+        "head": (1280, 4, 2),
     }  # fmt: skip
 
 

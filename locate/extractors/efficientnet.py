@@ -7,14 +7,18 @@ it is. Input: B x 3 x H x W, RGB scaled to about -1..1 by (x - 127) / 128 of 0..
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from locate.errors import MissingExtraError, WeightsError
+from locate.extractors.backbone import Backbone, stop_after
+from locate.extractors.grids import Grid
 from locate.extractors.layers import SameConv2d
 
 MEAN, SCALE = 127.0, 128.0
@@ -61,21 +65,51 @@ class _Block(nn.Module):
         self._bn2 = _norm(out)
         self.residual = stride == 1 and inputs == out
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = x
-        if self.expands:
-            y = functional.relu6(self._bn0(self._expand_conv(y)))
+    def expand(self, x: Tensor) -> Tensor:
+        """The 1x1 expansion before its activation."""
+        y: Tensor = self._bn0(self._expand_conv(x)) if self.expands else x
+        return y
+
+    def finish(self, x: Tensor, expanded: Tensor) -> Tensor:
+        y = functional.relu6(expanded) if self.expands else expanded
         y = functional.relu6(self._bn1(self._depthwise_conv(y)))
         y = self._bn2(self._project_conv(y))
         out: Tensor = x + y if self.residual else y
         return out
 
+    def forward(self, x: Tensor) -> Tensor:
+        return self.finish(x, self.expand(x))
 
-class EfficientNetLite0(nn.Module):
-    """The backbone; `forward` gives class scores, `taps` the feature maps inside."""
+
+class EfficientNetLite0(Backbone):
+    """The backbone; `forward` gives class scores, `taps` the feature maps inside.
+
+    Taps (channels, stride): "stage1" (16, 2), "stage2" (24, 4), "stage3" (40, 8), "expand4" (240,
+    8), "stage4" (80, 16), "stage5" (112, 16), "expand6" (672, 16), "stage6" (192, 32), "stage7"
+    (320, 32), "head" (1280, 32). Stages end in a linear projection: their values have a sign.
+    "expand4" and "expand6" are the expansions with which stages 4 and 6 begin, after a ReLU
+    without the ceiling of 6 (at the ceiling neighbours would tie); they and the head are not
+    negative.
+    """
+
+    name = "lite0"
+    widths: ClassVar[Mapping[str, int]] = {
+        "stage1": 16,
+        "stage2": 24,
+        "stage3": 40,
+        "expand4": 240,
+        "stage4": 80,
+        "stage5": 112,
+        "expand6": 672,
+        "stage6": 192,
+        "stage7": 320,
+        "head": 1280,
+    }
 
     def __init__(self, classes: int = 1000) -> None:
         super().__init__()
+        self.strides = dict(zip(self.widths, (2, 4, 8, 8, 16, 16, 16, 32, 32, 32), strict=True))
+        self._offsets = {tap: (stride - 1) / 2 for tap, stride in self.strides.items()}
         self._conv_stem = SameConv2d(3, 32, 3, 2, bias=False)
         self._bn0 = _norm(32)
         blocks: list[nn.Module] = []
@@ -92,18 +126,49 @@ class EfficientNetLite0(nn.Module):
         self._bn1 = _norm(1280)
         self._fc = nn.Linear(1280, classes)
 
-    def taps(self, x: Tensor) -> dict[str, Tensor]:
-        """Feature maps by name: "stage1" (16 channels, stride 2), "stage2" (24, 4), "stage3"
-        (40, 8), "stage4" (80, 16), "stage5" (112, 16), "stage6" (192, 32), "stage7" (320, 32),
-        "head" (1280, 32, after ReLU6). Stages end in a linear projection: values have a sign."""
+    def normalise(self, pixels: Tensor) -> Tensor:
+        return (pixels - MEAN) / SCALE
+
+    def grid(self, tap: str) -> Grid:
+        # By its kernels alone cell i of a stride-s map is centred on s i + s - 1, since "SAME"
+        # padding of an even image goes to the bottom and the right. The trained weights lean the
+        # other way: the centroid of the response's gradient lies within about a pixel of s i + (s
+        # - 1) / 2.
+        return Grid(self.strides[tap], self._offsets[tap])
+
+    def taps(self, x: Tensor, names: Collection[str] | None = None) -> dict[str, Tensor]:
+        wanted = stop_after(self, names)
         x = functional.relu6(self._bn0(self._conv_stem(x)))
-        maps = {}
+        maps: dict[str, Tensor] = {}
+        starts = {self.stage_ends[stage - 2] + 1: f"expand{stage}" for stage in (4, 6)}
         for i, block in enumerate(self._blocks):
-            x = block(x)
+            assert isinstance(block, _Block)
+            expanded = block.expand(x)
+            if i in starts:
+                maps[starts[i]] = functional.relu(expanded)
+                if len(maps) == len(wanted):
+                    return maps
+            x = block.finish(x, expanded)
             if i in self.stage_ends:
                 maps[f"stage{self.stage_ends.index(i) + 1}"] = x
+                if len(maps) == len(wanted):
+                    return maps
         maps["head"] = functional.relu6(self._bn1(self._conv_head(x)))
         return maps
+
+    def dilate(self, stride: int) -> None:
+        natural, dilation = 2, 1  # after the stem
+        for block in self._blocks:
+            assert isinstance(block, _Block)
+            conv = block._depthwise_conv
+            conv.dilation = (dilation, dilation)
+            if conv.stride[0] == 2:
+                natural *= 2
+                if natural > stride:
+                    conv.unstride()
+                    dilation *= 2
+        for tap, at in self.strides.items():
+            self.strides[tap] = min(at, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """B x 3 x H x W -> B x classes, not yet through the softmax."""

@@ -11,16 +11,27 @@ class SameConv2d(nn.Conv2d):
     """Convolution with TensorFlow's "SAME" padding: output size = ceil(input / stride), and where
     the padding is odd the extra row and column go to the bottom and the right."""
 
+    unstrided = False
+
+    def unstride(self) -> None:
+        """From stride 2 to stride 1, so that every second output cell is what it was (for inputs of
+        even size, borders apart)."""
+        self.stride = (1, 1)
+        self.unstrided = True
+
     def forward(self, x: Tensor) -> Tensor:
         pads = []
         for dim in (-1, -2):  # functional.pad wants the last dimension first
-            kernel, stride = self.kernel_size[dim], self.stride[dim]
-            size = x.shape[dim]
-            total = max((-(size // -stride) - 1) * stride + kernel - size, 0)
-            pads += [total // 2, total - total // 2]
+            dilation, stride, size = self.dilation[dim], self.stride[dim], x.shape[dim]
+            reach = (self.kernel_size[dim] - 1) * dilation
+            total = max((-(size // -stride) - 1) * stride + reach + 1 - size, 0)
+            before = (self.kernel_size[dim] - 2) // 2 * dilation if self.unstrided else total // 2
+            pads += [before, total - before]
         if any(pads):
             x = functional.pad(x, pads)
-        return functional.conv2d(x, self.weight, self.bias, self.stride, 0, 1, self.groups)
+        return functional.conv2d(
+            x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups
+        )
 
 
 class GeM(nn.Module):

@@ -1,0 +1,172 @@
+"""Steps that several detectors share: local maxima, edge test, sub-pixel step, suppression,
+pyramid.
+
+Maps are C x H x W; positions are cells, (x, y) where they are points and (y, x) where they are
+indices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from locate.types import Array
+
+EDGE_RATIO = 5.0  # D2-Net's limit of the ratio of principal curvatures; SIFT has 10
+
+
+def local_maxima(maps: Tensor, radius: int = 1) -> Tensor:
+    """Where a value is the largest of its (2 radius + 1)^2 window; ties are all maxima.
+
+    Args:
+        maps: ... x H x W.
+
+    Returns:
+        bool of the same shape; never in the outermost row and column, whose neighbours are not all
+        there.
+    """
+    flat = maps.reshape(-1, 1, *maps.shape[-2:])
+    highest = functional.max_pool2d(flat, 2 * radius + 1, 1, radius).reshape(maps.shape)
+    found = maps == highest
+    inner = torch.zeros_like(found)
+    inner[..., 1:-1, 1:-1] = True
+    return found & inner
+
+
+@dataclass(frozen=True, eq=False)
+class Derivatives:
+    """First and second derivatives by central differences at N cells, each (N,), per cell of
+    distance."""
+
+    dx: Tensor
+    dy: Tensor
+    dxx: Tensor
+    dyy: Tensor
+    dxy: Tensor
+
+    @classmethod
+    def at(cls, maps: Tensor, index: tuple[Tensor, Tensor, Tensor]) -> Derivatives:
+        """Of `maps` C x H x W at `index`, (channel, y, x) of N cells off the border. Only there:
+        the Hessians of all channels and cells would not fit into memory."""
+        c, y, x = index
+        here = maps[c, y, x]
+        left, right = maps[c, y, x - 1], maps[c, y, x + 1]
+        up, down = maps[c, y - 1, x], maps[c, y + 1, x]
+        corners = (
+            maps[c, y + 1, x + 1]
+            - maps[c, y + 1, x - 1]
+            - maps[c, y - 1, x + 1]
+            + maps[c, y - 1, x - 1]
+        )
+        return cls(
+            dx=(right - left) / 2,
+            dy=(down - up) / 2,
+            dxx=left - 2 * here + right,
+            dyy=up - 2 * here + down,
+            dxy=corners / 4,
+        )
+
+    @property
+    def determinant(self) -> Tensor:
+        return self.dxx * self.dyy - self.dxy**2
+
+    def is_blob(self, ratio: float = EDGE_RATIO) -> Tensor:
+        """N bool: an extremum that is no edge, tr(H)^2 / det(H) <= (r + 1)^2 / r and det(H) > 0
+        (Lowe, IJCV 2004, section 4.1)."""
+        determinant = self.determinant
+        curved = (self.dxx + self.dyy) ** 2 <= (ratio + 1) ** 2 / ratio * determinant
+        return (determinant > 0) & curved
+
+    def step(self) -> Tensor:
+        """N x 2 (x, y): from the cell to the extremum of the fitted parabola, -H^-1 g (Brown and
+        Lowe, BMVC 2002); not finite where H is singular."""
+        determinant = self.determinant
+        x = -(self.dyy * self.dx - self.dxy * self.dy) / determinant
+        y = -(self.dxx * self.dy - self.dxy * self.dx) / determinant
+        return torch.stack((x, y), dim=-1)
+
+
+def refine(
+    maps: Tensor,
+    index: tuple[Tensor, Tensor, Tensor],
+    ratio: float = EDGE_RATIO,
+    limit: float = 0.5,
+) -> tuple[Tensor, Tensor]:
+    """Edge test and sub-pixel step for candidates.
+
+    Args:
+        maps: C x H x W.
+        index: (channel, y, x) of N cells off the border.
+        ratio: of the edge test.
+        limit: a step of this many cells or more along either axis means that the extremum is not
+        here.
+
+    Returns:
+        (kept, points): the indices of the K that pass, and K x 2 their places (x, y) in cells.
+    """
+    derivatives = Derivatives.at(maps, index)
+    step = derivatives.step()
+    good = derivatives.is_blob(ratio) & (step.abs() < limit).all(dim=-1)
+    kept = torch.nonzero(good)[:, 0]
+    points = torch.stack((index[2], index[1]), dim=-1)[kept].to(step.dtype) + step[kept]
+    return kept, points
+
+
+def suppress(points: Array, scores: Array, radius: float) -> Array:
+    """Greedy non-maximum suppression: from the best down, every point that lies within `radius` of
+    a kept one is dropped.
+
+    Args:
+        points: N x 2.
+        scores: N.
+
+    Returns:
+        Indices of those kept, best first; of equal scores the earlier comes first.
+    """
+    order = np.argsort(-scores, kind="stable")
+    if radius <= 0 or len(points) == 0:
+        return order
+    # Buckets of `radius`: only the nine around a point can hold one that is near enough.
+    cells = np.floor(points / radius).astype(np.int64)
+    kept_in: dict[tuple[int, int], list[int]] = {}
+    kept = []
+    for i in order:
+        cx, cy = int(cells[i, 0]), int(cells[i, 1])
+        near = (
+            j
+            for u in (cx - 1, cx, cx + 1)
+            for v in (cy - 1, cy, cy + 1)
+            for j in kept_in.get((u, v), ())
+        )
+        x, y = points[i]
+        if all((points[j, 0] - x) ** 2 + (points[j, 1] - y) ** 2 > radius**2 for j in near):
+            kept.append(i)
+            kept_in.setdefault((cx, cy), []).append(int(i))
+    return np.array(kept, np.int64)
+
+
+def resize_image(pixels: Array, size: tuple[int, int]) -> Array:
+    """H x W x 3 uint8 -> `size` (width, height); area averages when shrinking, else bilinear."""
+    height, width = pixels.shape[:2]
+    if (width, height) == size:
+        return pixels
+    shrinks = size[0] < width or size[1] < height
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(pixels, size, interpolation=how))
+
+
+def to_input(pixels: Array, device: torch.device, multiple: int = 32) -> Tensor:
+    """H x W x 3 uint8 -> 1 x 3 x H' x W' float, 0..255, channels last; the right and the bottom are
+    continued by mirroring up to a multiple of `multiple`, so that every stride divides the
+    sides."""
+    height, width = pixels.shape[:2]
+    below, beside = -height % multiple, -width % multiple
+    if below or beside:
+        mirror = cv2.BORDER_REFLECT_101 if min(height, width) > multiple else cv2.BORDER_REPLICATE
+        pixels = cv2.copyMakeBorder(pixels, 0, below, 0, beside, mirror)
+    return torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(2, 0, 1)[None].float()

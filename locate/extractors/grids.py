@@ -1,0 +1,77 @@
+"""Where the cells of a feature map lie in the image that the network was given.
+
+Cell (i, j) of a map is centred on image pixel (stride * j + offset, stride * i + offset). The
+offset differs from network to network: 0 for ResNet (odd kernels, padded on both sides), (stride -
+1) / 2 for VGG (2 x 2 pooling) and for EfficientNet-Lite0. Maps that are added, and keypoints that
+are to be right to the pixel, must take it into account; `tests/test_backbones.py` measures it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Attributes: stride and offset, in pixels of the image the network was given."""
+
+    stride: float
+    offset: float
+
+    def to_image(self, points: Tensor) -> Tensor:
+        """Points (..., 2) as (x, y) in cells -> pixels."""
+        return points * self.stride + self.offset
+
+    def to_map(self, points: Tensor) -> Tensor:
+        """Points (..., 2) as (x, y) in pixels -> cells."""
+        return (points - self.offset) / self.stride
+
+
+def sample(maps: Tensor, points: Tensor) -> Tensor:
+    """Bilinear interpolation of feature maps; beyond the border the border's value.
+
+    Args:
+        maps: B x C x H x W.
+        points: B x N x 2, (x, y) in cells: (0, 0) is the centre of the first cell.
+
+    Returns:
+        B x N x C.
+    """
+    height, width = maps.shape[-2:]
+    # align_corners=True maps -1..1 onto 0..size - 1, cell centres; a map of one cell has no extent.
+    extent = points.new_tensor((max(width - 1, 1), max(height - 1, 1)))
+    grid = (points * (2 / extent) - 1)[:, None]
+    found = functional.grid_sample(
+        maps, grid.to(maps.dtype), mode="bilinear", padding_mode="border", align_corners=True
+    )
+    return found[:, :, 0].transpose(1, 2)
+
+
+def resample(maps: Tensor, grid: Grid, to_grid: Grid, size: tuple[int, int]) -> Tensor:
+    """The same map on another grid, bilinearly: for every cell of `to_grid` the value of `maps` at
+    its place in the image.
+
+    Args:
+        maps: B x C x h x w on `grid`.
+        size: (H, W) of the result in cells.
+
+    Returns:
+        B x C x H x W.
+    """
+    height, width = size
+    rows = torch.arange(height, device=maps.device, dtype=torch.float32)
+    columns = torch.arange(width, device=maps.device, dtype=torch.float32)
+    y = grid.to_map(to_grid.to_image(rows)) * (2 / max(maps.shape[-2] - 1, 1)) - 1
+    x = grid.to_map(to_grid.to_image(columns)) * (2 / max(maps.shape[-1] - 1, 1)) - 1
+    where = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).to(maps.dtype)
+    return functional.grid_sample(
+        maps,
+        where.expand(len(maps), -1, -1, -1),
+        mode="bilinear",
+        padding_mode="border",
+        align_corners=True,
+    )

@@ -1,0 +1,121 @@
+"""Trained weights as files: safetensors, with a record of where they come from inside.
+
+Unlike a pickle such a file holds numbers and text alone; reading one cannot run anything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from locate.errors import WeightsError
+
+_KEY = "locate"
+
+
+@dataclass(frozen=True)
+class Record:
+    """Where weights come from.
+
+    Attributes:
+        system: name of the extractor that they are for, as in the registry.
+        settings: what its network was built with ("backbone", dimensions, ...), JSON-able.
+        data: what they were trained on, in words.
+        command: that trained them.
+        commit: of this repository, or "" if it is not known.
+        seconds: of training.
+        scores: measured ones, by name.
+        licence: of the weights.
+    """
+
+    system: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    data: str = ""
+    command: str = ""
+    commit: str = ""
+    seconds: float = 0.0
+    scores: Mapping[str, float] = field(default_factory=dict)
+    licence: str = ""
+
+    def to_json(self) -> str:
+        values = asdict(self)
+        values["settings"], values["scores"] = dict(self.settings), dict(self.scores)
+        return json.dumps(values, indent=1, sort_keys=True)
+
+
+def save_weights(path: Path, tensors: Mapping[str, Tensor], record: Record) -> str:
+    """Write `tensors` and their record; the old file stays until the new one is complete.
+
+    Returns:
+        The sha256 of the file.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    data = save(plain, metadata={_KEY: record.to_json()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_record(path: Path) -> Record:
+    """The record alone; `WeightsError` if `path` is no file of ours."""
+    return _read(path, with_tensors=False)[1]
+
+
+def load_weights(path: Path, system: str | None = None) -> tuple[dict[str, Tensor], Record]:
+    """Tensors (on the CPU) and record of `path`; `WeightsError` if they are not for `system`."""
+    tensors, record = _read(path, with_tensors=True)
+    if system is not None and record.system != system:
+        raise WeightsError(f"{path} holds weights of {record.system}, not of {system}")
+    return tensors, record
+
+
+def load_into(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Set all parameters and buffers of `network`; `WeightsError` naming what does not fit."""
+    try:
+        network.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        raise WeightsError(
+            f"{path} does not fit its network: {' '.join(str(error).split())}"
+        ) from error
+
+
+def file_hash(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Tensor], Record]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(_KEY)
+            tensors = {n: file.get_tensor(n) for n in file.keys()} if with_tensors else {}  # noqa: SIM118
+    except FileNotFoundError:
+        raise WeightsError(f"{path} does not exist; name a file that `locate train` made") from None
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(
+            f"{path} is no safetensors file ({error}); name one that `locate train` made"
+        ) from error
+    if text is None:
+        raise WeightsError(f"{path} has no record of `locate train`, so nobody knows what it is")
+    try:
+        return tensors, Record(**json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise WeightsError(f"{path}: its record cannot be read ({error})") from error

@@ -1,0 +1,143 @@
+"""What a training recipe is: data for the loop of `locate.training.loop`, and the few functions
+that differ from system to system.
+
+Training can be resumed at any step because nothing is random but by number: batch `step` of a
+stage is a function of (seed, stage, step) alone, and so is every random choice inside the losses.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from locate.errors import InputError
+
+Batch = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One part of a training: what is optimised, for how long, how.
+
+    Attributes:
+        name: shown in the log.
+        steps: by default; `--steps` and `--time-budget` scale all stages alike.
+        learning_rate: at its highest.
+        optimiser: "adamw" or "sgd" (momentum 0.9).
+        schedule: of the learning rate after the warm-up: "cosine" or "linear" to zero, or
+        "constant". warmup: share of the steps over which the rate rises from zero.
+        weight_decay: of the optimiser.
+        clip: largest norm of the gradient.
+        accumulate: batches whose gradients are averaged in one step.
+    """
+
+    name: str
+    steps: int
+    learning_rate: float
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup: float = 0.05
+    weight_decay: float = 1e-4
+    clip: float = 10.0
+    accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.accumulate < 1 or not 0 <= self.warmup < 1:
+            raise InputError(
+                f"stage {self.name}: steps, accumulate or warmup make no sense: {self}"
+            )
+
+
+class Recipe(ABC):
+    """How one system is trained. Sub-classes are built with the settings that the user may change.
+
+    The loop calls, in this order: `prepare` once; `network` once; then for every stage `begin`,
+    many times `batch` and `losses`, and `finish`; at the end `tensors` and `settings` go into the
+    weights file.
+
+    Attributes:
+        system: name of the extractor that the weights are for.
+        stages: in their order.
+    """
+
+    system: ClassVar[str]
+    stages: tuple[Stage, ...]
+
+    @abstractmethod
+    def prepare(self, data: Path, cache: Path) -> None:
+        """Find the training data below `data`; `InputError` if it does not suffice. What takes
+        long to derive from it may be kept below `cache`."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """The data in words, with counts, for the record."""
+
+    @abstractmethod
+    def network(self) -> nn.Module:
+        """The network at its starting point, the same whenever it is called. Everything that is
+        trained or fitted is among its parameters and buffers."""
+
+    @abstractmethod
+    def begin(self, network: nn.Module, stage: Stage) -> Iterable[nn.Parameter | dict[str, Any]]:
+        """Freeze and unfreeze for `stage`, set training or evaluation mode of each part; returns
+        what the optimiser gets (parameters, or torch's groups with a "lr" of their own; a group's
+        rate is scaled by the schedule like the stage's)."""
+
+    @abstractmethod
+    def batch(self, stage: Stage, rng: np.random.Generator, *, held_out: bool = False) -> Batch:
+        """One batch, drawn by `rng` alone; from data that no training batch sees if `held_out`.
+        Called from several threads at once."""
+
+    @abstractmethod
+    def losses(self, network: nn.Module, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+        """Scalars by name. "loss" is what is minimised; the others are shown. The batch's tensors
+        are on the network's device already. torch's generator is seeded by step before the call."""
+
+    def refresh(self, network: nn.Module, stage: Stage, step: int) -> None:  # noqa: B027 few need it
+        """Called before every step (not on held-out batches); for what has to be derived from the
+        network anew now and then, such as hard negatives. What it keeps belongs into `state`."""
+
+    def state(self) -> dict[str, Any]:
+        """What `refresh` keeps, JSON-able; it goes into every checkpoint."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Take up the `state` of a checkpoint."""
+
+    def finish(self, network: nn.Module, stage: Stage) -> None:  # noqa: B027
+        """After the last step of `stage`: fit what is not learned by gradient, such as a PCA."""
+
+    def tensors(self, network: nn.Module) -> dict[str, Tensor]:
+        """What goes into the weights file; all parameters and buffers unless a part served
+        training alone."""
+        return dict(network.state_dict())
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What the extractor needs to build the network again, JSON-able."""
+
+
+def generator(seed: int, *numbers: int) -> np.random.Generator:
+    """An independent generator for every tuple of numbers."""
+    return np.random.default_rng((seed, *numbers))
+
+
+def to_device(batch: Batch, device: torch.device) -> dict[str, Any]:
+    """Its tensors on `device`; everything else as it is."""
+    return {
+        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+        for key, value in batch.items()
+    }
+
+
+def images_to_tensor(images: Iterable[np.ndarray[Any, Any]]) -> Tensor:
+    """Images H x W x 3 uint8 of one size -> B x 3 x H x W float32, RGB 0..255."""
+    stacked = torch.from_numpy(np.ascontiguousarray(np.stack(list(images))))
+    return stacked.permute(0, 3, 1, 2).float()

@@ -1,0 +1,177 @@
+"""What an evaluation gives: tables and curves, as text for the terminal, Markdown, JSON and PNG."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from locate.errors import InputError
+from locate.types import Array
+
+
+@dataclass(frozen=True)
+class Table:
+    """Attributes:
+    title: what the numbers are, with their unit.
+    columns: names; the first column names the row.
+    rows: one value a column: text, a number, or None where there is none (NaN counts as none).
+    digits: decimals of the floats.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    digits: int = 3
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise InputError(f"{self.title}: {len(row)} values for {len(self.columns)} columns")
+
+    def text(self, value: Any) -> str:
+        """One value as it is shown."""
+        value = value.item() if hasattr(value, "item") else value
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return "-"
+        if isinstance(value, float):
+            return "inf" if math.isinf(value) else f"{value:.{self.digits}f}"
+        return str(value)
+
+    def to_json(self) -> dict[str, Any]:
+        rows = [
+            {name: _plain(value) for name, value in zip(self.columns, row, strict=True)}
+            for row in self.rows
+        ]
+        return {"title": self.title, "columns": list(self.columns), "rows": rows}
+
+    def to_markdown(self) -> str:
+        numbers = [all(not isinstance(row[i], str) for row in self.rows) for i in _range(self)]
+        lines = [
+            _line(self.columns),
+            _line("---:" if number else "---" for number in numbers),
+            *(_line(self.text(value) for value in row) for row in self.rows),
+        ]
+        return f"**{self.title}**\n\n" + "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """One plot.
+
+    Attributes:
+        name: of the PNG file, without its ending.
+        series: by the name in the legend, (x, y) of equal length.
+        x_log: the x axis is logarithmic.
+        y_range: limits of the y axis, None to fit the data.
+    """
+
+    name: str
+    title: str
+    x_label: str
+    y_label: str
+    series: Mapping[str, tuple[Array, Array]]
+    x_log: bool = False
+    y_range: tuple[float, float] | None = (0.0, 1.0)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "title": self.title,
+            "x": self.x_label,
+            "y": self.y_label,
+            "series": {
+                name: {"x": [_plain(v) for v in x], "y": [_plain(v) for v in y]}
+                for name, (x, y) in self.series.items()
+            },
+        }
+
+    def save(self, folder: Path) -> Path:
+        """Draw it into `folder`; the path of the PNG."""
+        # The object interface: pyplot would keep state and may want a display.
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7, 4.5), dpi=130, layout="constrained")
+        canvas = FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        for name, (x, y) in self.series.items():
+            axes.plot(x, y, label=name, marker="o" if len(x) <= 12 else None, markersize=3)
+        axes.set(title=self.title, xlabel=self.x_label, ylabel=self.y_label)
+        if self.x_log:
+            axes.set_xscale("log")
+        if self.y_range is not None:
+            axes.set_ylim(*self.y_range)
+        axes.grid(alpha=0.3)
+        if self.series:
+            axes.legend()
+        path = folder / f"{self.name}.png"
+        canvas.print_png(path)
+        return path
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """Attributes:
+    name: what was evaluated ("matching", "retrieval", ...).
+    settings: everything that the numbers depend on, JSON-able: data, extractors with fingerprint
+        and settings, protocol, seed.
+    notes: sentences for the reader, such as what was skipped and why.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    tables: tuple[Table, ...]
+    curves: tuple[Curves, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "settings": dict(self.settings),
+            "tables": [table.to_json() for table in self.tables],
+            "curves": [curves.to_json() for curves in self.curves],
+            "notes": list(self.notes),
+        }
+
+    def to_markdown(self) -> str:
+        parts = [f"# {self.name}\n", *(table.to_markdown() for table in self.tables)]
+        parts += [f"![{curves.title}]({curves.name}.png)\n" for curves in self.curves]
+        parts += [f"- {note}\n" for note in self.notes]
+        return "\n".join(parts)
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write report.json, report.md and a PNG a plot into `folder`, made if need be."""
+        folder.mkdir(parents=True, exist_ok=True)
+        written = [curves.save(folder) for curves in self.curves]
+        texts = {
+            "report.md": self.to_markdown(),
+            "report.json": json.dumps(self.to_json(), indent=1) + "\n",
+        }
+        for name, text in texts.items():
+            file = folder / name
+            temporary = folder / f".{name}.new"
+            temporary.write_text(text)
+            temporary.replace(file)
+            written.append(file)
+        return written
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON knows: numpy scalars become Python's, NaN and infinity null and "inf"."""
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    return value
+
+
+def _range(table: Table) -> range:
+    return range(len(table.columns))
+
+
+def _line(cells: Sequence[str] | Any) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
