@@ -106,6 +106,34 @@ def repeatability(from_a: Array, from_b: Array, threshold: float = 3.0) -> float
     return mean_defined(np.r_[from_a, from_b] <= threshold)
 
 
+def mutual_repeatability(
+    points_a: Array, points_b: Array, b_from_a: Array, threshold: float = 3.0
+) -> float:
+    """The share of points that were found again, as SEKD's evaluation code counts them.
+
+    rep = (#{a -> b nearest < threshold} + #{b -> a nearest < threshold}) / (N + M), where only the
+    points count that are each other's nearest. It differs from `repeatability` in three more ways: a
+    point of a is compared with b's points in image a, a point of b with a's in image b; the
+    threshold is exclusive; and all points are the denominator, seen in the other image or not.
+
+    Args:
+        points_a, points_b: N x 2 and M x 2, the strongest of each image (500 by SEKD), in view or not.
+        threshold: in pixels.
+
+    Returns:
+        0 to 1; 0 if only one image has points; NaN if neither has.
+    """
+    a, b = _points("points_a", points_a), _points("points_b", points_b)
+    if not len(a) or not len(b):
+        return 0.0 if len(a) or len(b) else float("nan")
+    in_a, in_b = _distances(a, _map(_inverse(b_from_a), b)), _distances(_map(b_from_a, a), b)
+    nearest_a, nearest_b = in_a.argmin(axis=1), in_b.argmin(axis=0)
+    own = np.flatnonzero(nearest_b[nearest_a] == np.arange(len(a)))
+    partner = nearest_a[own]
+    found = (in_a[own, partner] < threshold).sum() + (in_b[own, partner] < threshold).sum()
+    return float(found / (len(a) + len(b)))
+
+
 def localization_error(
     from_a: Array, from_b: Array, threshold: float = 3.0, *, pooled: bool = True
 ) -> float:

@@ -22,6 +22,7 @@ from locate.metrics_matching import (
     match_errors,
     matching_score,
     mean_matching_accuracy,
+    mutual_repeatability,
     nearest_descriptors,
     nearest_distances,
     nearest_neighbor_map,
@@ -135,6 +136,59 @@ def test_no_points_no_pair():
         assert math.isnan(localization_error(*distances, pooled=False))
     errors = [localization_error([1.0], [1.0]), localization_error([5.0], [5.0])]
     assert mean_defined(errors) == 1.0, "a pair without a correct point is excluded"
+
+
+def test_mutual_repeatability_by_hand():
+    # Under SHIFT the points of a lie at x = 10, 12, 310 in b: (10, 0) and (12, 0) both prefer b's
+    # (11.5, 0), which prefers the second; the third is out of view but counts in the denominator.
+    a, b = [[0, 0], [2, 0], [300, 0]], [[11.5, 0]]
+    assert mutual_repeatability(a, b, SHIFT) == pytest.approx(2 / 4)
+    from_a, from_b = nearest_distances(a, b, SHIFT)
+    assert repeatability(from_a, from_b) == pytest.approx(3 / 4), "no cross-check: two and one"
+    # Strictly less: 0.5 px is not found at 0.5.
+    assert mutual_repeatability(a, b, SHIFT, 0.5) == 0
+    assert mutual_repeatability(a, b, SHIFT, 0.501) == pytest.approx(2 / 4)
+
+
+def test_mutual_repeatability_measures_in_the_frame_of_each_point():
+    # b is twice as large: 4 px there are 2 px in a, so only the point of a is found at 3 px.
+    assert mutual_repeatability([[10, 10]], [[24, 20]], DOUBLE) == pytest.approx(1 / 2)
+    assert mutual_repeatability([[10, 10]], [[24, 20]], np.linalg.inv(DOUBLE)) == 0
+    assert mutual_repeatability([[10, 10]], [[20, 24]], DOUBLE, 2) == 0
+    assert mutual_repeatability([[10, 12]], [[24, 20]], DOUBLE, 5) == pytest.approx(1 / 2)
+
+
+def test_mutual_repeatability_takes_the_nearest_in_the_frame_of_each_point():
+    # b is ten times as high: (0, 20) lies 2 px from the point of a in a, but (5, 0) is nearer in b.
+    tall = np.diag((1.0, 10.0, 1.0))
+    assert mutual_repeatability([[0, 0]], [[5, 0], [0, 20]], tall) == pytest.approx(1 / 3)
+    assert (
+        mutual_repeatability([[5, 0], [0, 2]], [[0, 0]], tall) == 0
+    )  # (5, 0) is the nearest, too far
+
+
+def test_mutual_repeatability_agrees_with_loops():
+    rng = np.random.default_rng(7)
+    a, b = rng.uniform(0, 100, (40, 2)), rng.uniform(0, 100, (30, 2))
+
+    def image_of(h, p):
+        v = [sum(h[r, c] * q for c, q in enumerate((*p, 1))) for r in range(3)]
+        return v[0] / v[2], v[1] / v[2]
+
+    inverse, found = np.linalg.inv(TURN), 0
+    for i, p in enumerate(a):
+        j = min(range(len(b)), key=lambda j: math.dist(p, image_of(inverse, b[j])))
+        if min(range(len(a)), key=lambda k: math.dist(image_of(TURN, a[k]), b[j])) == i:
+            found += math.dist(p, image_of(inverse, b[j])) < 10
+            found += math.dist(image_of(TURN, p), b[j]) < 10
+    assert 10 < found < 70
+    assert mutual_repeatability(a, b, TURN, 10) == pytest.approx(found / 70)
+
+
+def test_mutual_repeatability_without_points():
+    assert math.isnan(mutual_repeatability(NOTHING, NOTHING, SHIFT))
+    assert mutual_repeatability([[5, 5]], NOTHING, SHIFT) == 0
+    assert mutual_repeatability(NOTHING, [[5, 5]], SHIFT) == 0
 
 
 # --- homography ---------------------------------------------------------------------------------
