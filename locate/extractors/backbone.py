@@ -51,15 +51,16 @@ class Backbone(nn.Module, ABC):
         become 1, and the convolutions after them get holes ("a trous"), with the same weights."""
 
     def freeze_normalisation(self) -> None:
-        """Keep the statistics of batch normalisation as they are, also in training mode: batches of a
-        few images would spoil them."""
+        """Keep the statistics of batch normalisation as they are, also in training mode: batches
+        of a few images would spoil them."""
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
 
 
 def stop_after(backbone: Backbone, names: Collection[str] | None) -> tuple[str, ...]:
-    """The taps up to the last of `names`, in order; `UnknownNameError` for one that there is not."""
+    """The taps up to the last of `names`, in order; `UnknownNameError` for one that there is
+    not."""
     known = tuple(backbone.widths)
     if names is None:
         return known
@@ -67,6 +68,27 @@ def stop_after(backbone: Backbone, names: Collection[str] | None) -> tuple[str, 
         if name not in known:
             raise UnknownNameError(f"{backbone.name} tap", name, known)
     return known[: 1 + max(known.index(name) for name in names)]
+
+
+def take_out_unused(backbone: Backbone, taps: Collection[str]) -> None:
+    """Replace every layer that `taps` do not depend on by an empty one, so that neither the memory
+    nor a weights file holds it."""
+    used: set[nn.Module] = set()
+    layers = [m for m in backbone.modules() if not list(m.children())]
+    hooks = [layer.register_forward_hook(lambda m, *_: used.add(m)) for layer in layers]
+    modes = {module: module.training for module in backbone.modules()}
+    parameter = next(backbone.parameters())
+    try:
+        with torch.no_grad():  # in evaluation mode, or batch normalisation would take up the zeros
+            backbone.eval().taps(parameter.new_zeros(1, 3, 64, 64), taps)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes.items():
+            module.training = mode
+    for name, module in list(backbone.named_modules()):
+        if module in layers and module not in used and module.state_dict():
+            backbone.set_submodule(name, nn.Identity())
 
 
 def normalise_imagenet(pixels: Tensor) -> Tensor:

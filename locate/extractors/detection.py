@@ -169,4 +169,7 @@ def to_input(pixels: Array, device: torch.device, multiple: int = 32) -> Tensor:
     if below or beside:
         mirror = cv2.BORDER_REFLECT_101 if min(height, width) > multiple else cv2.BORDER_REPLICATE
         pixels = cv2.copyMakeBorder(pixels, 0, below, 0, beside, mirror)
-    return torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(2, 0, 1)[None].float()
+    if not pixels.flags.writeable:  # torch warns of it, though the array is only read
+        pixels = pixels.copy()
+    x = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
+    return x.permute(2, 0, 1)[None].float()

@@ -1,17 +1,18 @@
 """What a training recipe is: data for the loop of `locate.training.loop`, and the few functions
 that differ from system to system.
 
-Training can be resumed at any step because nothing is random but by number: batch `step` of a
-stage is a function of (seed, stage, step) alone, and so is every random choice inside the losses.
+Training can be resumed at any step because nothing is random but by number: a batch is a function of
+(seed, stage, step, place in the step) alone, and so is every random choice inside the losses.
 """
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from torch import Tensor, nn
 from locate.errors import InputError
 
 Batch = Mapping[str, Any]
+
+_Optimiser = Literal["adamw", "sgd"]
+_Schedule = Literal["cosine", "linear", "constant"]
 
 
 @dataclass(frozen=True)
@@ -41,17 +45,32 @@ class Stage:
     name: str
     steps: int
     learning_rate: float
-    optimiser: Literal["adamw", "sgd"] = "adamw"
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    optimiser: _Optimiser = "adamw"
+    schedule: _Schedule = "cosine"
     warmup: float = 0.05
     weight_decay: float = 1e-4
     clip: float = 10.0
     accumulate: int = 1
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.accumulate < 1 or not 0 <= self.warmup < 1:
+        wrong = [
+            name
+            for name, right in {
+                "steps": self.steps >= 1,
+                "learning_rate": 0 <= self.learning_rate < math.inf,
+                "optimiser": self.optimiser in get_args(_Optimiser),
+                "schedule": self.schedule in get_args(_Schedule),
+                "warmup": 0 <= self.warmup < 1,
+                "weight_decay": 0 <= self.weight_decay < math.inf,
+                "clip": self.clip > 0,
+                "accumulate": self.accumulate >= 1,
+            }.items()
+            if not right
+        ]
+        if wrong:
+            values = ", ".join(f"{name} {getattr(self, name)!r}" for name in wrong)
             raise InputError(
-                f"stage {self.name}: steps, accumulate or warmup make no sense: {self}"
+                f"stage {self.name}: {values} makes no sense; see locate.training.recipe"
             )
 
 
@@ -60,7 +79,9 @@ class Recipe(ABC):
 
     The loop calls, in this order: `prepare` once; `network` once; then for every stage `begin`,
     many times `batch` and `losses`, and `finish`; at the end `tensors` and `settings` go into the
-    weights file.
+    weights file. torch's generator is seeded before each of them. A training that is resumed calls
+    `prepare`, `network` and the stage's `begin` again, and then takes up the checkpoint's parameters,
+    buffers and `state`, whatever those three made of them.
 
     Attributes:
         system: name of the extractor that the weights are for.
@@ -93,7 +114,8 @@ class Recipe(ABC):
     @abstractmethod
     def batch(self, stage: Stage, rng: np.random.Generator, *, held_out: bool = False) -> Batch:
         """One batch, drawn by `rng` alone; from data that no training batch sees if `held_out`.
-        Called from several threads at once."""
+        Called from several threads at once, some steps ahead of the network: what `refresh` keeps may
+        steer it only if `refresh_every` says when that changes."""
 
     @abstractmethod
     def losses(self, network: nn.Module, batch: Batch, stage: Stage) -> dict[str, Tensor]:
@@ -101,8 +123,14 @@ class Recipe(ABC):
         are on the network's device already. torch's generator is seeded by step before the call."""
 
     def refresh(self, network: nn.Module, stage: Stage, step: int) -> None:  # noqa: B027 few need it
-        """Called before every step (not on held-out batches); for what has to be derived from the
-        network anew now and then, such as hard negatives. What it keeps belongs into `state`."""
+        """Called before every step, or before every `refresh_every`-th one (not on held-out batches);
+        for what has to be derived from the network anew now and then, such as hard negatives. What it
+        keeps belongs into `state`; the modes of the network's parts are put back after it."""
+
+    def refresh_every(self, stage: Stage) -> int:  # noqa: ARG002
+        """0: `refresh` is called before every step. n: before steps 0, n, 2 n, ... alone, and no batch
+        of these and later steps is made before that, so that `batch` may look at what it kept."""
+        return 0
 
     def state(self) -> dict[str, Any]:
         """What `refresh` keeps, JSON-able; it goes into every checkpoint."""
@@ -125,8 +153,15 @@ class Recipe(ABC):
 
 
 def generator(seed: int, *numbers: int) -> np.random.Generator:
-    """An independent generator for every tuple of numbers."""
-    return np.random.default_rng((seed, *numbers))
+    """An independent generator for every tuple of numbers (0 or more each)."""
+    # numpy pads its seeds with zeros: without the count (1,) and (1, 0) would be the same.
+    return np.random.default_rng((len(numbers), seed, *numbers))
+
+
+def torch_seed(seed: int, *numbers: int) -> int:
+    """The same for `torch.manual_seed`, independent of what `generator` gives."""
+    sequence = np.random.SeedSequence((len(numbers), seed, *numbers), spawn_key=(1,))
+    return int(sequence.generate_state(1, np.uint64)[0])
 
 
 def to_device(batch: Batch, device: torch.device) -> dict[str, Any]:

@@ -1,0 +1,200 @@
+"""DELF as an extractor: an image pyramid, the best-attended cells, 40 numbers for each.
+
+Section 3.3 and 4 of Noh et al., ICCV 2017. There is no sub-pixel step and no edge test: a feature
+lies in the middle of its cell, and tolerances have to be wide.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from locate.extractors.backbones import load_backbone
+from locate.extractors.base import ExtractorInfo
+from locate.extractors.delf.network import DelfNetwork
+from locate.extractors.detection import resize_image, to_input
+from locate.extractors.weights import file_hash, load_into, load_weights
+from locate.pixels import fit_size, resize_points
+from locate.types import Array, Extraction, Features
+
+SYSTEM = "delf"
+SCALES = (0.25, 0.3536, 0.5, 0.7071, 1.0, 1.4142, 2.0)
+_MIN_SIDE = 32  # of a level of the pyramid, in pixels: two cells
+# Of the image pixels that a cell's value depends on, so that boxes of neighbouring cells overlap
+# as the paper's do (receptive field 291 at stride 32 in the released model, 291 at 16 with
+# torchvision's stride).
+_RECEPTIVE_FIELD = 291
+
+log = logging.getLogger("locate")
+
+
+class Delf:
+    """DELF.
+
+    Args:
+        network: with its weights.
+        weights_hash: sha256 of the weights file.
+        settings: that the network was built with.
+        max_keypoints: the best-attended that are kept.
+        max_side: the image is shrunk so that its long side is at most this many pixels, then looked
+            at in seven sizes from a quarter of that to the double.
+        iou: of two boxes (receptive fields) that overlap by more than this the better-attended is
+        kept;
+            1 keeps all, as the paper does.
+    """
+
+    def __init__(
+        self,
+        network: DelfNetwork,
+        weights_hash: str,
+        settings: dict[str, Any],
+        *,
+        max_keypoints: int = 1000,
+        max_side: int = 512,
+        iou: float = 1.0,
+    ) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        network = network.eval().to(self.device)
+        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._max_keypoints = max_keypoints
+        self._iou = iou
+        self.max_side = max_side
+        self.info = ExtractorInfo(
+            name=SYSTEM,
+            weights=weights_hash,
+            settings={
+                **settings,
+                "max_keypoints": max_keypoints,
+                "max_side": max_side,
+                "iou": iou,
+            },
+            local_dim=len(network.components),
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        weights: Path | None = None,
+        *,
+        backbone: str = "lite0",
+        backbone_weights: Path | None = None,
+        **settings: Any,
+    ) -> Delf:
+        """With weights of `locate train delf`, or the untrained start on a pretrained backbone.
+
+        Raises:
+            WeightsError
+        """
+        if weights is not None:
+            tensors, record = load_weights(weights, SYSTEM)
+            network = build(record.settings)
+            load_into(network, tensors, weights)
+            return cls(network, file_hash(weights), dict(record.settings), **settings)
+        log.warning(
+            "delf starts from ImageNet with attention that was never trained; "
+            "train it with: locate train delf"
+        )
+        network, digest = start(backbone, backbone_weights)
+        return cls(network, digest, {"backbone": backbone, "dim": 40, "trained": False}, **settings)
+
+    def extract(
+        self,
+        pixels: Array,
+        size: tuple[int, int] | None = None,
+        *,
+        local: bool = True,  # noqa: ARG002  there is nothing else to give
+    ) -> Extraction:
+        height, width = pixels.shape[:2]
+        size = size or (width, height)
+        base = fit_size((width, height), self.max_side)
+        points, scores, found = [], [], []
+        levels = []
+        with torch.inference_mode():
+            for scale in SCALES:
+                target = (max(1, round(base[0] * scale)), max(1, round(base[1] * scale)))
+                if min(target) < _MIN_SIDE and target != base:
+                    continue
+                at, attention, features = self._level(resize_image(pixels, target))
+                points.append(resize_points(at, target, size))
+                scores.append(attention)
+                found.append(features)
+                levels.append(np.full(len(at), _RECEPTIVE_FIELD * size[0] / target[0], np.float32))
+            kept = self._select(
+                np.concatenate(points), np.concatenate(scores), np.concatenate(levels)
+            )
+            descriptors = self._network.shorten(torch.cat(found)[torch.from_numpy(kept)])
+        return Extraction(
+            Features(
+                keypoints=np.concatenate(points)[kept].astype(np.float32),
+                scores=np.concatenate(scores)[kept],
+                descriptors=descriptors.cpu().numpy().astype(np.float32),
+                image_size=size,
+            ),
+            None,
+        )
+
+    def _level(self, pixels: Array) -> tuple[Array, Array, Tensor]:
+        """Of one level of the pyramid: centres N x 2 in its pixels, attention N, features N x C."""
+        features, attention = self._network(to_input(pixels, self.device))
+        features, attention = features[0], attention[0]
+        rows, columns = torch.meshgrid(
+            torch.arange(attention.shape[0]), torch.arange(attention.shape[1]), indexing="ij"
+        )
+        centres = self._network.grid.to_image(
+            torch.stack((columns, rows), dim=-1).reshape(-1, 2).float()
+        ).numpy()
+        scores = attention.reshape(-1).cpu().numpy()
+        # The network saw the image continued by mirroring; what lies there is not in it.
+        inside = np.all(centres <= (pixels.shape[1] - 1, pixels.shape[0] - 1), axis=1)
+        inside &= scores >= float(self._network.threshold)
+        index = np.flatnonzero(inside)
+        best = index[np.argsort(-scores[index], kind="stable")[: self._max_keypoints]]
+        flat = features.reshape(len(features), -1).T
+        return centres[best], scores[best], flat[torch.from_numpy(best).to(flat.device)]
+
+    def _select(self, points: Array, scores: Array, sides: Array) -> Array:
+        """Indices of those that are kept, best first."""
+        order = np.argsort(-scores, kind="stable")
+        if self._iou >= 1:
+            return order[: self._max_keypoints]
+        kept: list[int] = []
+        for i in order:
+            overlap = box_overlap(points[i], sides[i], points[kept], sides[kept])
+            if len(kept) == 0 or overlap.max() <= self._iou:
+                kept.append(int(i))
+            if len(kept) == self._max_keypoints:
+                break
+        return np.array(kept, np.int64)
+
+
+def box_overlap(centre: Array, side: float, centres: Array, sides: Array) -> Array:
+    """Intersection over union of a square with N squares: centres (x, y), sides in the same
+    unit."""
+    low = np.maximum(centre - side / 2, centres - sides[:, None] / 2)
+    high = np.minimum(centre + side / 2, centres + sides[:, None] / 2)
+    shared = np.prod(np.maximum(high - low, 0), axis=1)
+    return np.asarray(shared / (side**2 + sides**2 - shared))
+
+
+def build(settings: Any) -> DelfNetwork:
+    """The network of a weights file's settings, with random weights."""
+    from locate.extractors.backbones import create_backbone
+
+    return DelfNetwork(create_backbone(settings["backbone"]), int(settings["dim"]))
+
+
+def start(
+    backbone: str = "lite0", backbone_weights: Path | None = None, dim: int = 40
+) -> tuple[DelfNetwork, str]:
+    """The network before training, the same every time; and the sha256 of the backbone's
+    weights."""
+    loaded, digest = load_backbone(backbone, backbone_weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = DelfNetwork(loaded, dim)
+    return network.eval(), digest

@@ -1,0 +1,252 @@
+"""How DELF is trained: first the descriptors, then, with those frozen, the attention; then the PCA.
+
+Noh et al., ICCV 2017, section 3. What differs is our choice, made for small collections and short
+trainings:
+- Classes are the scenes (folders of photos of one place) and, since these are few, single photos
+too:
+  each is a class of its own that has to be recognised in any view of it (crop, tilt, light).
+- A classifier that starts at random would first of all have to learn the classes. Ours starts with
+each
+  class's mean feature (weight imprinting: Qi, Brown, Lowe, CVPR 2018), so that the first steps
+  already teach the network.
+- Stage "descriptors" compares by cosine, times `SCALE`; stage "attention" has the paper's plain W
+y.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from locate.errors import ImageError, InputError
+from locate.extractors.delf.extractor import SYSTEM, start
+from locate.extractors.delf.losses import (
+    attended_feature,
+    classification_loss,
+    fit_pca,
+    pooled_feature,
+)
+from locate.extractors.delf.network import DelfNetwork
+from locate.extractors.detection import resize_image, to_input
+from locate.pixels import fit_size
+from locate.training.homographies import HomographySettings, random_view
+from locate.training.photometric import PhotometricSettings, photometric_noise
+from locate.training.photos import PhotoPool
+from locate.training.recipe import Batch, Recipe, Stage, images_to_tensor
+from locate.training.scenes import scenes_of, singles_of
+from locate.types import Array
+
+SCALE = 16.0  # of cosines before the softmax
+_READ_SIDE = 480  # photos are kept in memory at this size
+_PER_CLASS = 6  # photos that a class's mean feature is taken of
+_PCA_PHOTOS, _PCA_FEATURES = 300, 200  # and the best-attended features of each
+_KEPT = 0.5  # share of all cells that the attention threshold lets pass
+
+DESCRIPTORS, ATTENTION = "descriptors", "attention"
+
+
+class _Training(nn.Module):
+    """The network with the classifiers of both stages, which serve training alone."""
+
+    def __init__(self, delf: DelfNetwork, classes: int) -> None:
+        super().__init__()
+        self.delf = delf
+        channels = len(delf.mean)
+        self.classes = nn.ModuleDict(
+            {s: nn.Linear(channels, classes, bias=False) for s in (DESCRIPTORS, ATTENTION)}
+        )
+
+    def classifier(self, stage: Stage) -> nn.Linear:
+        found = self.classes[stage.name]
+        assert isinstance(found, nn.Linear)
+        return found
+
+
+class DelfRecipe(Recipe):
+    """
+    Args:
+        backbone, backbone_weights: see `locate.extractors.backbones.load_backbone`.
+        dim: length of the descriptors after PCA.
+        batch_size: crops a step.
+        crop: their side in pixels; stage "attention" shrinks it by a random factor down to 0.5.
+        singles: at most so many single photos become classes.
+    """
+
+    system = SYSTEM
+
+    def __init__(
+        self,
+        backbone: str = "lite0",
+        backbone_weights: Path | None = None,
+        *,
+        dim: int = 40,
+        batch_size: int = 24,
+        crop: int = 224,
+        singles: int = 1000,
+    ) -> None:
+        self.stages = (
+            Stage(DESCRIPTORS, steps=300, learning_rate=1e-3, warmup=0.1),
+            Stage(ATTENTION, steps=300, learning_rate=1e-3),
+        )
+        self._backbone, self._backbone_weights = backbone, backbone_weights
+        self._dim, self._batch_size, self._crop, self._singles = dim, batch_size, crop, singles
+        self._views = HomographySettings(
+            rotation=15, perspective=0.15, scale=(0.8, 1.25), crop=(0.4, 1.0)
+        )
+        self._light = PhotometricSettings()
+
+    def prepare(self, data: Path, cache: Path) -> None:  # noqa: ARG002  nothing takes long
+        scenes, singles = scenes_of(data), singles_of(data)
+        if len(scenes) + len(singles) < 2:
+            raise InputError(
+                f"{data} must hold at least two scenes (folders of photos of one place) or single "
+                "photos in a folder `photos`"
+            )
+        chosen = singles[:: max(1, -(-len(singles) // self._singles))]
+        files = [*(p for photos in scenes.values() for p in photos), *chosen]
+        self._pool = PhotoPool(files, data, held_out=0.1)
+        label_of = {p: i for i, photos in enumerate(scenes.values()) for p in photos}
+        aside = set(self._pool.held_out.tolist())
+        self._train: list[list[int]] = [[] for _ in range(len(scenes) + len(chosen))]
+        self._aside: list[list[int]] = [[] for _ in scenes]
+        for i, path in enumerate(files):
+            label = label_of.get(path)
+            if label is None:  # a single photo held out would be a class nobody learned
+                self._train[len(scenes) + i - len(label_of)].append(i)
+            else:
+                (self._aside if i in aside else self._train)[label].append(i)
+        self._scenes = len(scenes)
+        self._words = (
+            f"{len(label_of)} photos of {len(scenes)} scenes and {len(chosen)} single photos in "
+            f"{data.name}"
+        )
+
+    def describe(self) -> str:
+        return self._words
+
+    def network(self) -> nn.Module:
+        delf, _ = start(self._backbone, self._backbone_weights, self._dim)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return _Training(delf, len(self._train))
+
+    def begin(self, network: nn.Module, stage: Stage) -> Iterable[nn.Parameter | dict[str, Any]]:
+        assert isinstance(network, _Training)
+        network.requires_grad_(False)
+        network.eval()  # batches of a few crops would spoil the statistics of batch normalisation
+        trained, rate = list(network.delf.attention.parameters()), stage.learning_rate
+        if stage.name == DESCRIPTORS:
+            trained, rate = network.delf.fine_tuned(), 0.1 * stage.learning_rate
+        classes = list(network.classifier(stage).parameters())
+        for parameter in (*trained, *classes):
+            parameter.requires_grad_(True)
+        return [{"params": trained, "lr": rate}, {"params": classes, "lr": stage.learning_rate}]
+
+    def batch(self, stage: Stage, rng: np.random.Generator, *, held_out: bool = False) -> Batch:
+        groups = self._aside if held_out else self._train
+        crops: list[Array] = []
+        labels: list[int] = []
+        while len(crops) < self._batch_size:
+            # Half of the crops from scenes, which are fewer but hold real changes of view.
+            scene = self._scenes and (
+                held_out or len(labels) % 2 == 0 or self._scenes == len(groups)
+            )
+            low, high = (0, self._scenes) if scene else (self._scenes, len(groups))
+            label = int(rng.integers(low, high))
+            if not groups[label] and any(groups[low:high]):
+                continue
+            image = self._read(int(rng.choice(groups[label] or self._train[label])))
+            if image is None:
+                continue
+            view, _ = random_view(image, rng, (self._crop, self._crop), self._views)
+            crops.append(photometric_noise(view, rng, self._light))
+            labels.append(label)
+        shrink = rng.uniform(0.5, 1.0) if stage.name == ATTENTION else 1.0
+        return {
+            "images": images_to_tensor(crops),
+            "labels": torch.tensor(labels),
+            "side": round(self._crop * shrink),
+        }
+
+    def losses(self, network: nn.Module, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+        assert isinstance(network, _Training)
+        images, labels, side = batch["images"], batch["labels"], batch["side"]
+        classes = network.classifier(stage)
+        if stage.name == DESCRIPTORS:
+            pooled = functional.normalize(pooled_feature(network.delf.features(images)), dim=1)
+            logits = SCALE * pooled @ functional.normalize(classes.weight, dim=1).T
+        else:
+            if side != images.shape[-1]:
+                images = functional.interpolate(
+                    images, (side, side), mode="bilinear", antialias=True
+                )
+            with torch.no_grad():
+                features = network.delf.features(images)
+            logits = classes(attended_feature(features, network.delf.attention(features)))
+        return {
+            "loss": classification_loss(logits, labels),
+            "accuracy": (logits.argmax(dim=1) == labels).float().mean(),
+        }
+
+    @torch.no_grad()
+    def refresh(self, network: nn.Module, stage: Stage, step: int) -> None:
+        """Before the first step the classifier is set to the classes' mean features."""
+        if step > 0:
+            return
+        assert isinstance(network, _Training)
+        weight = network.classifier(stage).weight
+        for label, photos in enumerate(self._train):
+            images = [i for i in map(self._read, photos[:_PER_CLASS]) if i is not None]
+            small = [resize_image(i, fit_size(i.shape[1::-1], self._crop)) for i in images]
+            features = [network.delf.features(to_input(i, weight.device)) for i in small]
+            if stage.name == ATTENTION:
+                features = [functional.normalize(f, dim=1) for f in features]
+            if features:
+                mean = torch.stack([pooled_feature(f)[0] for f in features]).mean(dim=0)
+                weight[label] = functional.normalize(mean, dim=0)
+        if stage.name == ATTENTION:
+            # What all classes share tells none of them apart, and would only make all logits large.
+            weight -= weight.mean(dim=0)
+            weight *= SCALE / weight.norm(dim=1).mean()
+
+    @torch.no_grad()
+    def finish(self, network: nn.Module, stage: Stage) -> None:
+        """After the attention: PCA of the features that it chooses, and the threshold."""
+        if stage.name != ATTENTION:
+            return
+        assert isinstance(network, _Training)
+        delf = network.delf
+        photos = [i for group in self._train for i in group]
+        features, scores = [], []
+        for index in photos[:: max(1, len(photos) // _PCA_PHOTOS)]:
+            image = self._read(index)
+            if image is None:
+                continue
+            found, attention = delf(to_input(image, delf.mean.device))
+            best = attention.flatten().argsort(descending=True)[:_PCA_FEATURES]
+            features.append(found[0].flatten(1).T[best])
+            scores.append(attention.flatten())
+        mean, components, _ = fit_pca(torch.cat(features), self._dim)
+        delf.mean.copy_(mean)
+        delf.components.copy_(components)
+        delf.threshold.copy_(torch.cat(scores).quantile(1 - _KEPT))
+
+    def tensors(self, network: nn.Module) -> dict[str, Tensor]:
+        assert isinstance(network, _Training)
+        return dict(network.delf.state_dict())
+
+    def settings(self) -> dict[str, Any]:
+        return {"backbone": self._backbone, "dim": self._dim}
+
+    def _read(self, index: int) -> Array | None:
+        """None for a file that cannot be decoded; the pool has said so."""
+        try:
+            return self._pool.read(index, _READ_SIDE)
+        except ImageError:
+            return None
