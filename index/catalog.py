@@ -365,6 +365,37 @@ class Catalog:
                 ) from None
             yield np.array([row[0] for row in rows], np.int64), matrix
 
+    def feature_counts(self) -> tuple[Array, Array]:
+        """Ids of the images that have local features, ascending, and how many: both int64."""
+        rows = self.execute(
+            "SELECT image_id, count FROM features WHERE count > 0 ORDER BY image_id"
+        )
+        table = np.array(rows, np.int64).reshape(-1, 2)
+        return table[:, 0], table[:, 1]
+
+    def descriptors(
+        self, image_ids: Array, chunk: int = 32768
+    ) -> Iterator[tuple[Array, Array, Array]]:
+        """Local descriptors of some images, in their order and in chunks of about `chunk`: ids (n,)
+        and counts (n,) int64, and the descriptors of one image after the other, float32. Images that
+        have none (any more) are left out, and damaged ones, of which `index.check` tells."""
+        ids: list[int] = []
+        matrices: list[Array] = []
+        for image_id in image_ids:
+            try:
+                matrix = self.features(int(image_id)).descriptors
+            except DatabaseCorruptError:
+                continue
+            if len(matrix) == 0:
+                continue
+            ids.append(int(image_id))
+            matrices.append(matrix)
+            if sum(map(len, matrices)) >= chunk:
+                yield _joined(ids, matrices)
+                ids, matrices = [], []
+        if ids:
+            yield _joined(ids, matrices)
+
     def execute(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """A plain query, for this module and `index.check`."""
         with self._turn():
@@ -374,6 +405,16 @@ class Catalog:
 def _parts(image_ids: Sequence[int], size: int = 10_000) -> Iterator[Sequence[int]]:
     """Ids in parts: SQLite takes at most 32,766 values in one statement."""
     return (image_ids[i : i + size] for i in range(0, len(image_ids), size))
+
+
+def _joined(ids: list[int], matrices: list[Array]) -> tuple[Array, Array, Array]:
+    counts = np.array([len(matrix) for matrix in matrices], np.int64)
+    try:
+        return np.array(ids, np.int64), counts, np.concatenate(matrices).astype(np.float32)
+    except ValueError as error:
+        raise DatabaseCorruptError(
+            f"stored local descriptors differ in length ({error}); run: locate check --repair"
+        ) from None
 
 
 def _image(row: dict[str, Any]) -> ImageRow:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from index import weights_files
 from index.catalog import Catalog
 from index.records import checksum
-from index.vectors import faiss_store
+from index.vectors import faiss_store, local_store
 from locate.errors import DatabaseCorruptError, DatabaseError
 from locate.types import Array
 
@@ -41,6 +42,8 @@ def check(catalog: Catalog, *, global_dim: int, local_dim: int) -> list[Problem]
         *_features(catalog, local_dim),
         *_vectors(catalog, global_dim),
         *_search_index(catalog),
+        *_local_index(catalog),
+        *(Problem(what) for what in weights_files.problems(catalog)),
     ]
 
 
@@ -134,3 +137,35 @@ def _compare(catalog: Catalog, store: faiss_store.FaissStore) -> Iterator[Proble
                 return
     if not np.array_equal(np.sort(store.ids()), np.concatenate(stored)):
         yield Problem("the search index and the catalogue hold different images", derived=True)
+
+
+def _local_index(catalog: Catalog) -> Iterator[Problem]:
+    if catalog.meta("search") not in ("local", "both") or not len(catalog.feature_counts()[0]):
+        return
+    record = local_store.read_record(catalog.folder)
+    if record is None:
+        yield Problem("the local search index is missing", derived=True)
+    elif record.generation != catalog.generation:
+        yield Problem("the local search index is older than the catalogue", derived=True)
+    elif (store := local_store.load(catalog.folder)) is None:
+        yield Problem("the local search index is damaged", derived=True)
+    else:
+        try:
+            yield from _compare_local(catalog, store)
+        except DatabaseError as error:
+            yield Problem(f"the local search index cannot be compared with the catalogue: {error}")
+
+
+def _compare_local(catalog: Catalog, store: local_store.LocalStore) -> Iterator[Problem]:
+    image_ids, counts = catalog.feature_counts()
+    order = np.argsort(store.rows.image_ids)
+    stored = (store.rows.image_ids[order], store.rows.counts[order])
+    if not (np.array_equal(image_ids, stored[0]) and np.array_equal(counts, stored[1])):
+        yield Problem(
+            "the local search index and the catalogue hold different features", derived=True
+        )
+    elif store.info.factory == "Flat":
+        for ids, _, descriptors in catalog.descriptors(store.rows.image_ids):
+            if not np.array_equal(store.vectors_of(store.rows.rows_of(ids)), descriptors):
+                yield Problem("the local search index differs from the catalogue", derived=True)
+                return

@@ -218,6 +218,8 @@ class Candidate:
             verified.
         false_accept: upper estimate of the share of photos of unknown places that reach as much
             evidence; None when not verified or not calibrated.
+        votes: what the search by local descriptors gave it (see `index.vectors.voting`); None when
+            that did not find it or was not asked.
     """
 
     rank: int
@@ -231,6 +233,7 @@ class Candidate:
     evidence: float | None = None
     false_accept: float | None = None
     verification: Verification | None = field(default=None, repr=False)
+    votes: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,17 +10,24 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from index import lock
+from index import lock, weights_files
 from index.catalog import Catalog
 from index.records import Entry, FileState, ImageRow
-from index.vectors import faiss_store
+from index.vectors import faiss_store, local_store
 from index.vectors.base import VectorsInfo
-from locate.errors import DatabaseCorruptError, DatabaseMismatchError, InputError
-from locate.extractors import registry
+from index.vectors.local_records import LocalInfo
+from locate.errors import DatabaseCorruptError, InputError
 from locate.extractors.base import Extractor, ExtractorInfo
 from pipelines.extraction import Seen, extract_all
+from pipelines.filled_by import (
+    first_extractor,
+    load_extractor,
+    refuse_other_extractor,
+    restore_weights,
+)
 from pipelines.labels import LabelRule, label_rule
 from pipelines.scan import Found, look, scan
+from pipelines.shortlist import GLOBAL, default_search, refuse_unfit
 
 COMMIT_SECONDS = 1.0  # the most work that a kill can cost
 COMMIT_IMAGES = 64
@@ -37,6 +44,7 @@ class BuildReport:
         missing: images of the database whose file is gone; they are kept.
         seconds: by part, summed over threads, and "total" by the clock on the wall.
         vectors: the search index, None if nothing is indexed.
+        local: the index of local descriptors, None if the database keeps none.
     """
 
     added: int = 0
@@ -46,6 +54,7 @@ class BuildReport:
     missing: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     vectors: VectorsInfo | None = None
+    local: LocalInfo | None = None
 
     @property
     def images_per_second(self) -> float:
@@ -61,6 +70,8 @@ def build_index(
     index: Path,
     *,
     extractor: str | None = None,
+    weights: Sequence[Path] = (),
+    search: str | None = None,
     label_from: str = "folder",
     workers: int | None = None,
     progress: Progress | None = None,
@@ -70,13 +81,18 @@ def build_index(
     Args:
         photos: a folder.
         index: the database folder, made if need be.
-        extractor: a name of the registry; by default the one that the database was filled by.
+        extractor: a name of the registry; by default the one that the database was filled by, or
+            that the weights are for.
+        weights: files that `locate train` made, each for the part of the extractor that it names.
+            They are copied into the database.
+        search: "global", "local" or "both": what queries find their shortlist by. "local" and
+            "both" keep an index of all local descriptors. By default as the database was built.
         label_from: see `pipelines.labels.label_rule`.
         workers: threads; by default one a core.
         progress: called with (done, in all) from this thread.
 
     Raises:
-        InputError, DatabaseLockedError, DatabaseMismatchError, DatabaseError
+        InputError, WeightsError, DatabaseLockedError, DatabaseMismatchError, DatabaseError
     """
     rule = label_rule(label_from)
     files = scan(photos)
@@ -84,7 +100,7 @@ def build_index(
     with lock.writer(index), Catalog.create(index) as catalog:
         root_id = catalog.add_root(photos)
         found = [first, *files] if first else []
-        job = _Job(catalog, rule, extractor, workers, progress)
+        job = _Job(catalog, rule, workers, progress, extractor, weights, search)
         job.index({root_id: found})
         on_disk = {item.path for item in found}
         gone = [r for r in catalog.images() if r.root_id == root_id and r.path not in on_disk]
@@ -113,7 +129,7 @@ def add_photos(
         for path in paths:
             for root, found in _resolve(path, list(catalog.roots().values())):
                 groups.setdefault(catalog.add_root(root), []).append(found)
-        job = _Job(catalog, rule, None, workers, progress)
+        job = _Job(catalog, rule, workers, progress)
         job.index(groups)
         return job.finish()
 
@@ -157,6 +173,7 @@ def remove_images(
         if chosen:
             catalog.remove(list(chosen))
             refresh_vectors(catalog)
+            refresh_local(catalog)
         return sorted(chosen.values())
 
 
@@ -171,38 +188,18 @@ def refresh_vectors(catalog: Catalog, *, force: bool = False) -> VectorsInfo | N
     return faiss_store.build(catalog.folder, catalog.vectors, catalog.generation)
 
 
-def load_extractor(folder: Path, stored: str | None, name: str | None = None) -> Extractor:
-    """The extractor that a database was filled by, or `name` for an empty one.
-
-    Args:
-        folder: of the database, for messages.
-        stored: its record of the extractor (`Catalog.meta("extractor")`), None if it is empty.
-
-    Raises:
-        DatabaseMismatchError: it is not the one (name, weights, settings) that filled the database.
-    """
-    if stored is None:
-        return registry.create(name or registry.DEFAULT)
-    remembered = ExtractorInfo.from_json(stored)
-    refuse_other_extractor(folder, stored, name)
-    made = registry.create(remembered.name)
-    if made.info.fingerprint != remembered.fingerprint:
-        raise DatabaseMismatchError(
-            f"{folder} was filled by {remembered.name} with other weights or settings "
-            f"({remembered.fingerprint}, now {made.info.fingerprint}); descriptors of the two do "
-            "not compare. Build a new database with --index, or install the version that made this"
-        )
-    return made
-
-
-def refuse_other_extractor(folder: Path, stored: str, name: str | None) -> None:
-    """`DatabaseMismatchError` if `name` is given and is not the one that filled the database."""
-    remembered = ExtractorInfo.from_json(stored).name
-    if name is not None and name != remembered:
-        raise DatabaseMismatchError(
-            f"{folder} was filled by {remembered}, not {name}; descriptors of the two do "
-            "not compare. Leave --extractor out, or build another database with --index"
-        )
+def refresh_local(catalog: Catalog, *, force: bool = False) -> LocalInfo | None:
+    """Bring the index of local descriptors up to date, or make it anew with `force`; None, and its
+    files deleted, if the database keeps none. Hold the lock."""
+    if (catalog.meta("search") or GLOBAL) == GLOBAL:
+        local_store.forget(catalog.folder)
+        return None
+    record = local_store.read_record(catalog.folder)
+    stale = record is None or record.generation != catalog.generation
+    stored = None if force else local_store.load(catalog.folder, to_change=stale)
+    if stored is not None and not stale:
+        return stored.info
+    return local_store.build(catalog.folder, catalog, stored)
 
 
 class _Job:
@@ -212,33 +209,48 @@ class _Job:
         self,
         catalog: Catalog,
         rule: LabelRule,
-        extractor_name: str | None,
         workers: int | None,
         progress: Progress | None,
+        extractor: str | None = None,
+        weights: Sequence[Path] = (),
+        search: str | None = None,
     ) -> None:
         self.report = BuildReport()
         self._catalog = catalog
         self._rule = rule
-        self._name = extractor_name
         self._workers = workers
         self._progress = progress or (lambda _done, _total: None)
         self._started = time.perf_counter()
         self._extractor: Extractor | None = None
         self._lock = threading.Lock()
-        self._stored = catalog.meta("extractor")
-        if self._stored is not None:
-            refuse_other_extractor(catalog.folder, self._stored, extractor_name)
+        self._begin(extractor, weights, search)
+
+    def _begin(self, extractor: str | None, weights: Sequence[Path], search: str | None) -> None:
+        """The database learns who fills it, and for which search, before the first image is in it."""
+        stored = self._catalog.meta("extractor")
+        hashes: dict[str, str] = {}
+        if stored is not None:
+            info = ExtractorInfo.from_json(stored)
+            refuse_other_extractor(self._catalog.folder, stored, extractor)
+            restore_weights(self._catalog, weights)
         else:
-            # The database learns who fills it before the first image is in it.
-            made = self._get_extractor()
-            with catalog.transaction():
-                catalog.set_meta("extractor", made.info.to_json())
+            self._extractor, files = first_extractor(extractor, weights)
+            info = self._extractor.info
+        search = search or self._catalog.meta("search") or default_search(info)
+        refuse_unfit(search, info)
+        if stored is None:
+            hashes = {n: weights_files.keep(self._catalog.folder, p) for n, p in files.items()}
+        with self._catalog.transaction():
+            self._catalog.set_meta("search", search)
+            if stored is None:
+                self._catalog.set_meta("extractor", info.to_json())
+                weights_files.remember(self._catalog, hashes)
 
     def _get_extractor(self) -> Extractor:
         """Loaded by the first worker that needs it: a run that finds nothing new costs no network."""
         with self._lock:
             if self._extractor is None:
-                self._extractor = load_extractor(self._catalog.folder, self._stored, self._name)
+                self._extractor = load_extractor(self._catalog)
             return self._extractor
 
     def index(self, groups: dict[int, list[Found]]) -> None:
@@ -331,6 +343,7 @@ class _Job:
         """Bring the search index up to date and close the books."""
         started = time.perf_counter()
         self.report.vectors = refresh_vectors(self._catalog)
+        self.report.local = refresh_local(self._catalog)
         self._spend("search index", time.perf_counter() - started)
         self.report.seconds["total"] = time.perf_counter() - self._started
         return self.report

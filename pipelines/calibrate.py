@@ -86,9 +86,11 @@ def calibrate_database(
                 continue  # the photo is gone since it was indexed
             if done > len(chosen):
                 known.append((row, answer))
-            else:
+            elif answer.candidates:
                 strongest = max(answer.candidates, key=strength_of)
                 unknown.append((strength_of(strongest), row.path, strongest.image))
+            else:  # a search by local features may find nothing at all
+                unknown.append((0.0, row.path, ""))
             if progress:
                 progress(done, len(questions))
     rule = calibrate(

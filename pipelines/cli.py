@@ -10,9 +10,10 @@ from pathlib import Path
 
 from locate import __version__
 from locate.errors import LocateError
-from pipelines import exits
+from pipelines import evaluate_cli, exits, train_cli
 from pipelines.labels import RULES
 
+_SEARCHES = ("global", "local", "both")  # as pipelines.shortlist has them
 _EPILOG = """\
 exit codes:
   0  all good; for a query: match
@@ -67,6 +68,8 @@ def _command(name: str) -> Callable[[argparse.Namespace], int]:
         "query": commands.query,
         "calibrate": commands.calibrate,
         "make-town": commands.make_town,
+        "train": train_cli.train,
+        "evaluate": evaluate_cli.evaluate,
     }[name]
 
 
@@ -80,14 +83,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"locate {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, text: str, example: str) -> argparse.ArgumentParser:
-        made = commands.add_parser(
+    def bare(name: str, text: str, example: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
             name,
             help=text,
             description=text[0].upper() + text[1:] + ".",
             epilog=f"example:\n  {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+
+    def command(name: str, text: str, example: str) -> argparse.ArgumentParser:
+        made = bare(name, text, example)
         made.add_argument("--index", type=Path, metavar="PATH", help="the database folder")
         made.add_argument("--json", action="store_true", help="print JSON instead of a table")
         return made
@@ -99,6 +105,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     build.add_argument("photos", type=Path, help="folder of photos, searched recursively")
     build.add_argument("--extractor", metavar="NAME", help="what looks at the photos")
+    build.add_argument(
+        "--weights",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="what `locate train` made, for the part of the extractor that it names (repeatable)",
+    )
+    build.add_argument(
+        "--search",
+        choices=_SEARCHES,
+        help="what queries find their candidates by: the global descriptor, the votes of local "
+        "features, or both in turns (default: as before; global for a new database)",
+    )
     _label_and_workers(build)
 
     add = command(
@@ -138,7 +158,17 @@ def _parser() -> argparse.ArgumentParser:
     query.add_argument(
         "--shortlist", type=int, default=30, metavar="N", help="candidates verified (default 30)"
     )
-    query.add_argument("--no-verify", action="store_true", help="rank by similarity alone")
+    query.add_argument(
+        "--search", choices=_SEARCHES, help="how candidates are found (default: as it was built)"
+    )
+    query.add_argument(
+        "--neighbours",
+        type=int,
+        default=60,
+        metavar="K",
+        help="of each local feature, which vote in a local search (default 60)",
+    )
+    query.add_argument("--no-verify", action="store_true", help="rank by the search alone")
     query.add_argument("--no-rotate", action="store_true", help="do not try the photo turned")
     query.add_argument(
         "--save-matches", type=Path, metavar="DIR", help="write pictures of the matches"
@@ -166,6 +196,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     town.add_argument("out", type=Path, help="folder to make")
     town.add_argument("--seed", type=int, default=0, help="another seed, another town")
+    train_cli.add_train_parser(bare)
+    evaluate_cli.add_evaluate_parser(
+        bare(
+            "evaluate",
+            "measure extractors on a dataset with ground truth",
+            "locate evaluate matching hpatches/ --extractor sift --out report/",
+        )
+    )
     return parser
 
 

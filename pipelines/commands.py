@@ -53,6 +53,8 @@ def build_index(a: argparse.Namespace) -> int:
             a.photos,
             index,
             extractor=a.extractor,
+            weights=a.weights,
+            search=a.search,
             label_from=a.label_from,
             workers=_positive("--workers", a.workers),
             progress=progress,
@@ -134,6 +136,8 @@ def query(a: argparse.Namespace) -> int:
             "shortlist": a.shortlist,
             "verify": not a.no_verify,
             "rotate": not a.no_rotate,
+            "search": a.search,
+            "neighbours": a.neighbours,
         }
         results = (
             db.query_many(photos, **options) if len(photos) > 1 else _one(db, photos[0], options)
@@ -223,6 +227,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
                 "inliers": c.inliers,
                 "matches": len(c.verification.matches) if c.verification else None,
                 "similarity": c.similarity,
+                "votes": c.votes,
                 "evidence": c.evidence,
                 "false_accept": c.false_accept,
             }

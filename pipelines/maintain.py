@@ -6,16 +6,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from index import lock
+from index import lock, weights_files
 from index.catalog import FILE, Catalog
 from index.check import Problem, check
 from index.records import Entry
-from index.vectors import faiss_store
+from index.vectors import faiss_store, local_store
 from index.vectors.base import VectorsInfo
+from index.vectors.local_records import LocalInfo
 from locate.extractors.base import ExtractorInfo
-from pipelines.build import load_extractor, refresh_vectors
+from pipelines.build import refresh_local, refresh_vectors
 from pipelines.extraction import extract_all
+from pipelines.filled_by import load_extractor
 from pipelines.scan import look
+from pipelines.shortlist import default_search
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,9 @@ class DatabaseInfo:
         counts: images ok and failed, labels, vectors, local features.
         roots: folders that image paths are relative to.
         extractor: who filled it.
+        search: what queries find their shortlist by unless they say otherwise; None if empty.
         vectors: the search index; None if there is none or it is not up to date.
+        local: the index of local descriptors; None likewise.
         disk: bytes by file.
         labels: images by landmark.
     """
@@ -35,7 +40,9 @@ class DatabaseInfo:
     counts: dict[str, int]
     roots: list[Path]
     extractor: ExtractorInfo | None
+    search: str | None
     vectors: VectorsInfo | None
+    local: LocalInfo | None
     disk: dict[str, int]
     labels: dict[str, int]
 
@@ -45,7 +52,9 @@ class DatabaseInfo:
             "counts": self.counts,
             "roots": [str(root) for root in self.roots],
             "extractor": asdict(self.extractor) if self.extractor else None,
+            "search": self.search,
             "vectors": asdict(self.vectors) if self.vectors else None,
+            "local": asdict(self.local) if self.local else None,
             "disk": self.disk,
             "labels": self.labels,
         }
@@ -57,6 +66,8 @@ def database_info(index: Path) -> DatabaseInfo:
         stored = catalog.meta("extractor")
         record = faiss_store.read_record(index)
         fresh = record is not None and record.generation == catalog.generation
+        local = local_store.read_record(index)
+        fresh_local = local is not None and local.generation == catalog.generation
         labels: dict[str, int] = {}
         for row in catalog.images("ok"):
             labels[row.label or ""] = labels.get(row.label or "", 0) + 1
@@ -65,14 +76,27 @@ def database_info(index: Path) -> DatabaseInfo:
             counts=catalog.counts(),
             roots=list(catalog.roots().values()),
             extractor=ExtractorInfo.from_json(stored) if stored else None,
+            search=_search_of(catalog),
             vectors=record if fresh else None,
+            local=local if fresh_local else None,
             disk={
-                file.name: file.stat().st_size
-                for file in sorted(index.iterdir())
-                if file.name.startswith((FILE, "vectors"))
+                file.relative_to(index).as_posix(): file.stat().st_size
+                for file in [*sorted(index.iterdir()), *sorted(_weights_folder(index))]
+                if file.name.startswith((FILE, "vectors", "local")) or file.parent != index
             },
             labels=dict(sorted(labels.items())),
         )
+
+
+def _search_of(catalog: Catalog) -> str | None:
+    stored = catalog.meta("extractor")
+    if stored is None:
+        return None
+    return catalog.meta("search") or default_search(ExtractorInfo.from_json(stored))
+
+
+def _weights_folder(index: Path) -> list[Path]:
+    return list((index / weights_files.FOLDER).glob("*.safetensors"))
 
 
 @dataclass(frozen=True)
@@ -105,7 +129,8 @@ def check_database(index: Path, *, repair: bool = False) -> CheckReport:
         repaired += _look_again(catalog, problems)
         if problems:
             refresh_vectors(catalog, force=True)
-            repaired.append("rebuilt the search index")
+            local = refresh_local(catalog, force=True)
+            repaired.append("rebuilt the search " + ("index" if local is None else "indices"))
         remaining = [p.what for p in _check(catalog)] if problems else []
         return CheckReport([p.what for p in problems], repaired, remaining)
 
@@ -125,7 +150,7 @@ def _look_again(catalog: Catalog, problems: list[Problem]) -> list[str]:
         return []
     roots = catalog.roots()
     rows = [catalog.image(image_id) for image_id in damaged]
-    extractor = load_extractor(catalog.folder, catalog.meta("extractor"))
+    extractor = load_extractor(catalog)
     files = [look(roots[row.root_id] / row.path, roots[row.root_id]) for row in rows]
     done = []
     for row, seen in zip(rows, extract_all(files, lambda: extractor, {}), strict=True):

@@ -11,16 +11,16 @@ from locate.verdict import MATCH, NO_MATCH, UNCERTAIN, UNVERIFIED, Calibration
 ORDER = {MATCH: 0, UNCERTAIN: 1, NO_MATCH: 2, UNVERIFIED: 2}
 
 
-def rank_key(candidate: Candidate) -> tuple[int, float, float]:
-    """Proof first, by evidence; everything else stays in the order of global similarity.
+def rank_key(candidate: Candidate) -> tuple[int, float, int]:
+    """Proof first, by evidence; everything else stays in the order in which it was found.
 
     Plain sorting by inliers makes the ranking worse, since the few inliers of unproven candidates
-    are chance, and chance knows less than the global descriptor."""
+    are chance, and chance knows less than the search did."""
     proven = candidate.verdict in (MATCH, UNCERTAIN)
     return (
         ORDER[candidate.verdict],
         -strength_of(candidate) if proven else 0.0,
-        -(candidate.similarity or 0.0),
+        candidate.rank,
     )
 
 
@@ -38,19 +38,26 @@ def verdict_on_all(candidates: Sequence[Candidate]) -> str:
     return NO_MATCH
 
 
-def explain(rule: Calibration, verdict: str, candidates: Sequence[Candidate], features: int) -> str:
+def explain(
+    rule: Calibration,
+    verdict: str,
+    candidates: Sequence[Candidate],
+    features: int,
+    searched_by: str = "global similarity",
+) -> str:
     """One sentence that says why.
 
     Args:
         features: local features found in the query.
+        searched_by: what the candidates were found by.
     """
     warning = "" if rule.queries else " (this extractor is not calibrated: locate calibrate)"
-    if not candidates:
-        return "the index holds no image to compare with"
     if verdict == UNVERIFIED:
-        return "ranked by global similarity alone, not verified"
+        return f"ranked by {searched_by} alone, not verified"
     if verdict == NO_MATCH and features < 50:
         return f"the photo shows only {features} local features: too dark, blurred or empty?"
+    if not candidates:
+        return "nothing in the index is worth comparing with the photo"
     best = max(candidates, key=strength_of)
     if best.verification is None:
         return "no candidate could be verified"

@@ -1,4 +1,4 @@
-"""`locate query`: shortlist by the global descriptor, verify by local matches, judge, rank."""
+"""`locate query`: find a shortlist, verify it by local matches, judge, rank."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +17,16 @@ from threadpoolctl import ThreadpoolController
 
 from index.catalog import Catalog
 from index.records import ImageRow
-from index.vectors import faiss_store
-from index.vectors.base import VectorStore
-from locate.errors import DatabaseCorruptError, DatabaseMissingError, ImageError, InputError
+from index.vectors.local_records import NEIGHBOURS
+from index.vectors.tuning import one_thread_search
+from index.vectors.voting import Votes
+from locate.errors import (
+    DatabaseCorruptError,
+    DatabaseMismatchError,
+    DatabaseMissingError,
+    ImageError,
+    InputError,
+)
 from locate.extractors.base import Extractor, ExtractorInfo
 from locate.geometry import verify
 from locate.images import MIN_SIDE, read_photo
@@ -38,21 +45,35 @@ from locate.types import (
 )
 from locate.verdict import (
     MATCH,
-    UNCERTAIN,
-    UNVERIFIED,
     Calibration,
     evidence_of,
     shipped,
     uncalibrated,
 )
-from pipelines.build import load_extractor
+from pipelines.expansion import expanded
 from pipelines.extraction import Clock, one_thread_each
+from pipelines.filled_by import load_extractor
 from pipelines.ranking import ORDER, explain, rank_key, strength_of, verdict_on_all
+from pipelines.shortlist import (
+    BOTH,
+    GLOBAL,
+    LOCAL,
+    Found,
+    Searches,
+    candidates,
+    default_search,
+    refuse_unfit,
+)
 
 RATIO = 0.8  # Lowe's test; benchmarks/verifiers.py
 SHORTLIST = 30
 TOP = 10
 Exclude = Callable[[ImageRow], bool]
+_SEARCHED_BY = {
+    GLOBAL: "global similarity",
+    LOCAL: "the votes of local features",
+    BOTH: "global similarity and the votes of local features",
+}
 
 log = logging.getLogger("locate")
 
@@ -64,11 +85,18 @@ class _Options:
     verify: bool
     rotate: bool
     exclude: Exclude | None
+    search: str
+    neighbours: int
 
     def __post_init__(self) -> None:
-        for name, value in (("top", self.top), ("shortlist", self.shortlist)):
-            if value < 1:
-                raise InputError(f"{name} must be at least 1, got {value}")
+        for name in ("top", "shortlist", "neighbours"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def depth(self) -> int:
+        """How many images a search must find."""
+        return max(self.shortlist, self.top)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,12 +105,21 @@ class _View:
 
     rotation: int
     features: Features | None
-    vector: Array
+    vector: Array | None
+    found: Found
     candidates: list[Candidate]
 
-    @property
-    def top_similarity(self) -> float:
-        return max((c.similarity or -1.0 for c in self.candidates), default=-1.0)
+    def promise(self, upright: _View) -> float:
+        """How much more this view looks like something in the index than the upright one does:
+        by how much the best similarity is larger, or the best votes are in proportion."""
+        gains = [0.0]
+        if self.found.similar and upright.found.similar:
+            best, before = (v.similarities[0] for v in (self.found.similar, upright.found.similar))
+            gains.append(best - before)
+        if self.found.voted:
+            before = upright.found.voted.votes[0] if upright.found.voted else 0.0
+            gains.append(self.found.voted.votes[0] / before - 1 if before else 1.0)
+        return max(gains)
 
 
 class Database:
@@ -110,14 +147,14 @@ class Database:
                 )
             self.extractor_info = ExtractorInfo.from_json(stored)
             self._extractor: Extractor | None = None
-            self._stored_extractor = stored
-            self._store: VectorStore | None = None
+            self._searches = Searches(self._catalog)
+            self.search = self._catalog.meta("search") or default_search(self.extractor_info)
             self.calibration = self._find_calibration()
         except BaseException:
             self._catalog.close()
             raise
         self._workers = workers or os.cpu_count() or 1
-        self._pool = ThreadPoolExecutor(self._workers, "locate-query", one_thread_each)
+        self._pool = ThreadPoolExecutor(self._workers, "locate-query", _one_thread_each)
         self._blas = ThreadpoolController()
         self._lock = Lock()
 
@@ -144,21 +181,29 @@ class Database:
         verify: bool = True,
         rotate: bool = True,
         exclude: Exclude | None = None,
+        search: str | None = None,
+        neighbours: int = NEIGHBOURS,
     ) -> Answer:
         """Which images show the same place?
 
         Args:
             photo: a file, or H x W x 3 uint8 RGB pixels.
             top: candidates in the answer.
-            shortlist: the best by global similarity that are matched and verified.
-            verify: False ranks by global similarity alone and gives no verdict.
+            shortlist: the best that the search found; these are matched and verified.
+            verify: False ranks as the search does and gives no verdict.
             rotate: try the photo turned by 90, 180 and 270 degrees if it does not match upright.
             exclude: database images that must not be found (evaluation leaves some out).
+            search: "global": by similarity of the global descriptors. "local": each local
+                descriptor of the photo votes for the images that hold its nearest ones, which finds
+                what fills only a small part of the photo. "both": the two rankings take turns, the
+                local one first. By default as the database was built.
+            neighbours: of each local descriptor, that vote.
 
         Raises:
             ImageError: the photo cannot be used.
+            DatabaseMismatchError: the database lacks what `search` needs.
         """
-        options = _Options(top, shortlist, verify, rotate, exclude)
+        options = self._options(top, shortlist, verify, rotate, exclude, search, neighbours)
         # One core a candidate: the threads of BLAS would fight with those of the pool.
         with self._blas.limit(limits=1, user_api="blas"):
             return self._query(photo, options, self._pool.map)
@@ -172,19 +217,41 @@ class Database:
         verify: bool = True,
         rotate: bool = True,
         exclude: Exclude | None = None,
+        search: str | None = None,
+        neighbours: int = NEIGHBOURS,
     ) -> Iterator[Answer | ImageError]:
         """`query` for many photos, one a core, in their order; a photo that cannot be used gives
         its error in place of an answer. Twice the speed of single queries on two cores."""
-        options = _Options(top, shortlist, verify, rotate, exclude)
+        options = self._options(top, shortlist, verify, rotate, exclude, search, neighbours)
         return self._query_many((photo, options) for photo in photos)
 
     def query_each(
         self, questions: Iterable[tuple[Path | str | Array, Exclude]]
     ) -> Iterator[Answer | ImageError]:
         """`query_many` where each photo has database images of its own that must not be found."""
+        options = self._options(TOP, SHORTLIST, True, True, None, None, NEIGHBOURS)
         return self._query_many(
-            (photo, _Options(TOP, SHORTLIST, True, True, exclude)) for photo, exclude in questions
+            (photo, replace(options, exclude=exclude)) for photo, exclude in questions
         )
+
+    def _options(
+        self,
+        top: int,
+        shortlist: int,
+        verify: bool,
+        rotate: bool,
+        exclude: Exclude | None,
+        search: str | None,
+        neighbours: int,
+    ) -> _Options:
+        search = search or self.search
+        refuse_unfit(search, self.extractor_info)
+        if search != GLOBAL and self.search == GLOBAL:
+            raise DatabaseMismatchError(
+                f"{self.folder} has no index of local descriptors; add one with: "
+                f"locate build-index PHOTOS --search {BOTH}"
+            )
+        return _Options(top, shortlist, verify, rotate, exclude, search, neighbours)
 
     def _query_many(
         self, questions: Iterable[tuple[Path | str | Array, _Options]]
@@ -211,7 +278,7 @@ class Database:
         map_: Callable[..., Iterable[Verification | None]],
     ) -> Answer:
         clock = Clock()
-        extractor, store = self._load()
+        extractor = self._load(options.search)
         clock.lap("load")
         path = None if isinstance(photo, np.ndarray) else Path(photo)
         opened = _as_photo(photo) if path is None else read_photo(path, extractor.max_side)
@@ -221,40 +288,54 @@ class Database:
         if options.exclude is not None:
             left_out = {r.id for r in self._catalog.images("ok") if options.exclude(r)}
 
-        def look(rotation: int, local: bool) -> _View:
-            seen = _extract_turned(extractor, pixels, info.size, rotation, local=local)
+        invariant = self.extractor_info.rotation_invariant
+
+        def near(vector: Array) -> Shortlist:
+            return self._searches.near(vector, options.depth, left_out)
+
+        def voted(features: Features | None) -> Votes | None:
+            if options.search == GLOBAL:
+                return None
+            return self._searches.voted(features, options.depth, options.neighbours, left_out)
+
+        def look(rotation: int, upright: _View | None = None) -> _View:
+            same = upright if invariant else None  # its local features hold for every rotation
+            seen = _extract_turned(extractor, pixels, info.size, rotation, local=same is None)
             clock.lap("extract")
-            vector = self._vector(seen)
-            candidates = self._candidates(_search(store, vector, depth, left_out))
+            features = same.features if same else seen.features
+            vector = seen.global_descriptor
+            found = Found(
+                near(vector) if vector is not None and options.search != LOCAL else None,
+                same.found.voted if same else voted(features),
+            )
+            listed = candidates(self._catalog, found, vector)[: options.depth]
             clock.lap("search")
-            return _View(rotation, seen.features, vector, candidates)
+            return _View(rotation, features, vector, found, listed)
 
         def judge(view: _View) -> _View:
-            candidates = self._verified(view, options.shortlist, clock, map_)
-            return replace(view, candidates=candidates)
+            judged = self._verified(view, extractor, options.shortlist, clock, map_)
+            return replace(view, candidates=judged)
 
-        depth = max(options.shortlist, options.top)
-        upright = view = look(0, local=True)
+        upright = view = look(0)
         if options.verify:
             view = judge(view)
-            if options.rotate and _strength(view)[0] < 2:
+            nothing_new = invariant and options.search == LOCAL
+            if options.rotate and not nothing_new and _strength(view)[0] < 2:
                 # A photo that lies on its side looks more like its place when it is turned. Only
                 # then are the turned ones verified: guesses would cost time and false matches.
-                invariant = self.extractor_info.rotation_invariant
-                turned = [look(r, local=not invariant) for r in (90, 180, 270)]
-                for other in sorted(turned, key=lambda v: -v.top_similarity):
-                    if other.top_similarity <= upright.top_similarity:
+                turned = [look(r, upright) for r in (90, 180, 270)]
+                for other in sorted(turned, key=lambda v: -v.promise(upright)):
+                    if other.promise(upright) <= 0:
                         break
-                    features = upright.features if invariant else other.features
-                    judged = judge(replace(other, features=features))
+                    judged = judge(other)
                     # Where nothing is even hinted at, the upright ranking is the better guess.
                     if _strength(judged) > max(_strength(view), (1, -math.inf)):
                         view = judged
                     if _strength(view)[0] == 2:
                         break
         ordered = sorted(view.candidates, key=rank_key)
-        if any(c.verdict == MATCH for c in ordered):
-            ordered = self._expanded(view.vector, ordered, store, depth, left_out)
+        if options.search != LOCAL and any(c.verdict == MATCH for c in ordered):
+            ordered = expanded(self._catalog, view.vector, ordered, near)
             clock.lap("search")
         ranked = tuple(replace(c, rank=i) for i, c in enumerate(ordered[: options.top], 1))
         # Loading the network belongs to the first query only by accident.
@@ -266,74 +347,19 @@ class Database:
             photo=path,
             verdict=verdict,
             label=ranked[0].label if verdict == MATCH else None,
-            reason=explain(self.calibration, verdict, view.candidates, count),
+            reason=explain(
+                self.calibration, verdict, view.candidates, count, _SEARCHED_BY[options.search]
+            ),
             candidates=ranked,
             rotation=view.rotation,
             query_features=count,
             seconds=seconds,
         )
 
-    def _vector(self, seen: Extraction) -> Array:
-        if seen.global_descriptor is None:
-            raise InputError(
-                f"{self.extractor_info.name} gives no global descriptor, so there is no shortlist; "
-                "build the index with an extractor that has one, such as gem+sift"
-            )
-        return seen.global_descriptor
-
-    def _expanded(
-        self,
-        vector: Array,
-        ordered: Sequence[Candidate],
-        store: VectorStore,
-        depth: int,
-        left_out: Collection[int],
-    ) -> list[Candidate]:
-        """Average query expansion (Chum et al., "Total Recall", ICCV 2007): what is not proven is
-        ranked by its similarity to the query and its proven matches together, and images that
-        look like these join. What is proven stays on top."""
-        matches = [c for c in ordered if c.verdict == MATCH]
-        rest = {c.image_id: c for c in ordered[len(matches) :]}
-        proven = {c.image_id for c in matches}
-        vectors = self._catalog.vectors_of([*proven])
-        expanded = np.sum([vector, *vectors.values()], axis=0)
-        expanded /= np.linalg.norm(expanded)
-        found = _search(store, expanded, depth, left_out)
-        new = [c for c in self._candidates(found) if c.image_id not in proven | rest.keys()]
-        seen = self._catalog.vectors_of([c.image_id for c in (*rest.values(), *new)])
-
-        def key(c: Candidate) -> tuple[int, float, float]:
-            hinted = -strength_of(c) if c.verdict == UNCERTAIN else 0.0
-            return ORDER[c.verdict], hinted, -float(seen[c.image_id] @ expanded)
-
-        # The similarity that is shown is that to the query itself, as for all others.
-        new = [
-            replace(c, similarity=float(seen[c.image_id] @ vector))
-            for c in new
-            if c.image_id in seen
-        ]
-        return matches + sorted([*(c for c in rest.values() if c.image_id in seen), *new], key=key)
-
-    def _candidates(self, shortlist: Shortlist) -> list[Candidate]:
-        rows = self._catalog.rows(shortlist.image_ids)
-        roots = self._catalog.roots()  # now: a writer may have added one since
-        return [
-            Candidate(
-                rank=0,
-                verdict=UNVERIFIED,
-                label=rows[i].label,
-                image=rows[i].path,
-                path=roots[rows[i].root_id] / rows[i].path,
-                image_id=i,
-                similarity=similarity,
-            )
-            for i, similarity in zip(shortlist.image_ids, shortlist.similarities, strict=True)
-            if i in rows
-        ]
-
     def _verified(
         self,
         view: _View,
+        extractor: Extractor,
         count: int,
         clock: Clock,
         map_: Callable[..., Iterable[Verification | None]],
@@ -345,7 +371,7 @@ class Database:
         head, tail = view.candidates[:count], view.candidates[count:]
         stored = [self._features(c) for c in head]
         clock.lap("read")
-        side = self._load()[0].max_side
+        side = extractor.max_side
         found = map_(lambda f: None if f is None else _match(query, f, side), stored)
         judged = [c if v is None else self._judged(c, v) for c, v in zip(head, found, strict=True)]
         clock.lap("match and verify")
@@ -377,31 +403,18 @@ class Database:
             return Calibration.from_json(own)
         return shipped().get(fingerprint) or uncalibrated(fingerprint)
 
-    def _load(self) -> tuple[Extractor, VectorStore]:
-        """The extractor and the search index, loaded when they are first needed; the index again
-        when a writer has finished since."""
+    def _load(self, search: str) -> Extractor:
+        """The extractor, loaded when it is first needed, and what `search` needs."""
         with self._lock:
             if self._extractor is None:
-                self._extractor = load_extractor(self.folder, self._stored_extractor)
-            generation = self._catalog.generation
-            if self._store is None or self._store.info.generation != generation:
-                self._store = faiss_store.load(self.folder, generation)
-            if self._store is None:
-                # A writer is at work, or was killed before it came to the search index.
-                log.info("the search index is not up to date; searching the catalogue itself")
-                self._store = faiss_store.in_memory(self._catalog.vectors, generation)
-            return self._extractor, self._store
+                self._extractor = load_extractor(self._catalog)
+        self._searches.load(search)
+        return self._extractor
 
 
-def _search(store: VectorStore, vector: Array, k: int, left_out: Collection[int]) -> Shortlist:
-    """The `k` nearest images that are not left out."""
-    found = store.search(vector, k + len(left_out))
-    kept = [
-        (i, s)
-        for i, s in zip(found.image_ids, found.similarities, strict=True)
-        if i not in left_out
-    ][:k]
-    return Shortlist(tuple(i for i, _ in kept), tuple(s for _, s in kept))
+def _one_thread_each() -> None:
+    one_thread_each()
+    one_thread_search()
 
 
 def _as_photo(pixels: Path | str | Array) -> Photo:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from index.vectors.local_records import LocalInfo
 from locate.types import Answer
 from locate.verdict import MATCH, NO_MATCH, UNCERTAIN
 from pipelines.build import BuildReport
@@ -17,6 +18,7 @@ from pipelines.maintain import CheckReport, DatabaseInfo
 
 if TYPE_CHECKING:
     from pipelines.calibrate import CalibrationReport
+    from pipelines.report import Report
 
 _COLOUR = {MATCH: "green", UNCERTAIN: "yellow", NO_MATCH: "red"}
 _SHOWN_FAILURES = 20
@@ -61,7 +63,20 @@ def print_build(report: BuildReport, index: Path) -> None:
         out.print(
             f"search index {report.vectors.factory}, recall@10 {report.vectors.recall_at_10:.3f}"
         )
+    if report.local is not None:
+        out.print(_local_line(report.local))
     print_failed(report.failed)
+
+
+def _local_line(local: LocalInfo) -> str:
+    exact = local.factory == "Flat"
+    kind = (
+        "exact" if exact else f"{local.factory}, nprobe {local.nprobe}, recall {local.recall:.3f}"
+    )
+    return (
+        f"local search index {kind}, {local.count:,} x {local.dim} "
+        f"descriptors of {local.images:,} images"
+    )
 
 
 def print_failed(failed: Sequence[tuple[str, str]]) -> None:
@@ -107,6 +122,13 @@ def print_info(info: DatabaseInfo) -> None:
             f"{kind}, {info.vectors.count} x {info.vectors.dim}, "
             f"recall@10 {info.vectors.recall_at_10:.3f}",
         )
+    if info.search not in (None, "global"):
+        if info.local is None:
+            line = "not up to date (rebuilt by the next build-index or check)"
+        else:
+            line = _local_line(info.local).removeprefix("local search index ")
+        table.add_row("local search", line)
+    table.add_row("search by", info.search or "")
     size = ", ".join(f"{name} {_megabytes(bytes_)}" for name, bytes_ in info.disk.items())
     table.add_row("on disk", f"{_megabytes(sum(info.disk.values()))} ({size})")
     out.print(table)
@@ -159,19 +181,21 @@ def print_answers(answers: Sequence[Answer], failed: Sequence[tuple[str, str]]) 
 
 def _print_ranking(answer: Answer) -> None:
     out = _console()
-    table = _table(
-        "rank", "verdict", "label", "image", "inliers", "similarity",
-        right=("rank", "inliers", "similarity"),
-    )  # fmt: skip
+    names = ["rank", "verdict", "label", "image", "inliers"]
+    names += ["similarity"] if any(c.similarity is not None for c in answer.candidates) else []
+    names += ["votes"] if any(c.votes is not None for c in answer.candidates) else []
+    table = _table(*names, right=("rank", "inliers", "similarity", "votes"))
     for c in answer.candidates:
-        table.add_row(
-            str(c.rank),
-            _coloured(c.verdict),
-            escape(c.label or ""),
-            escape(c.image),
-            "" if c.inliers is None else str(c.inliers),
-            "" if c.similarity is None else f"{c.similarity:.3f}",
-        )
+        values = {
+            "rank": str(c.rank),
+            "verdict": _coloured(c.verdict),
+            "label": escape(c.label or ""),
+            "image": escape(c.image),
+            "inliers": "" if c.inliers is None else str(c.inliers),
+            "similarity": "" if c.similarity is None else f"{c.similarity:.3f}",
+            "votes": "" if c.votes is None else f"{c.votes:.3g}",
+        }
+        table.add_row(*(values[name] for name in names))
     out.print(table)
     name = f" {escape(answer.label)}" if answer.label else ""
     turned = f" (turned by {answer.rotation} degrees)" if answer.rotation else ""
@@ -217,6 +241,25 @@ def print_calibration(report: CalibrationReport) -> None:
     )
     if report.saved:
         out.print("saved: this database judges by it from now on")
+
+
+def print_report(report: Report) -> None:
+    """The tables of an evaluation, and its notes."""
+    out = _console()
+    for table in report.tables:
+        numbers = [
+            name
+            for i, name in enumerate(table.columns)
+            if not any(isinstance(row[i], str) for row in table.rows)
+        ]
+        shown = _table(*table.columns, right=numbers)
+        for row in table.rows:
+            shown.add_row(*(escape(table.text(value)) for value in row))
+        out.print(f"[bold]{escape(table.title)}[/]")
+        out.print(shown)
+        out.print()
+    for note in report.notes:
+        out.print(f"note: {escape(note)}")
 
 
 def _coloured(verdict: str) -> str:

@@ -181,29 +181,39 @@ def test_pixels_that_are_no_photo(db, shape):
         db.query(np.zeros((200, 300, 3), np.float32))
 
 
-def test_without_a_global_descriptor_there_is_no_shortlist(tmp_path, photo_factory):
-    photo_factory(tmp_path / "photos/a.jpg")
+def test_an_extractor_without_a_global_descriptor_searches_by_local_features(tmp_path, photo_factory):
+    photo = photo_factory(tmp_path / "photos/a.jpg")
+    with pytest.raises(InputError, match="sift gives no global descriptor.*gem\\+sift"):
+        locate.build_index(
+            tmp_path / "photos", tmp_path / "refused", extractor="sift", search="global"
+        )
     locate.build_index(tmp_path / "photos", tmp_path / ".locate", extractor="sift")
-    with locate.open(tmp_path / ".locate") as db, pytest.raises(InputError, match="gem\\+sift"):
-        db.query(tmp_path / "photos/a.jpg")
+    with locate.open(tmp_path / ".locate") as db:
+        assert db.search == "local"
+        answer = db.query(photo)
+        assert (answer.verdict, answer.best.image) == (MATCH, "a.jpg")
+        assert answer.best.similarity is None
+        assert answer.best.votes > 0
+        with pytest.raises(InputError, match="sift gives no global descriptor"):
+            db.query(photo, search="global")
 
 
 def test_proof_comes_first_and_the_rest_keeps_its_order(tmp_path):
-    """Inliers of unproven candidates are chance: they must not reorder the global ranking."""
+    """Inliers of unproven candidates are chance: they must not reorder what the search found."""
 
-    def candidate(verdict, inliers, similarity):
+    def candidate(verdict, inliers, found_at):
         evidence = None if inliers is None else inliers - 8.0
         return Candidate(
-            0, verdict, None, f"{similarity}", tmp_path, 0, similarity, inliers, evidence
+            found_at, verdict, None, f"{found_at}", tmp_path, 0, 0.5, inliers, evidence
         )
 
     order = [
-        candidate(MATCH, 90, 0.3),
-        candidate(MATCH, 40, 0.9),
-        candidate(UNCERTAIN, 12, 0.2),
-        candidate(NO_MATCH, 3, 0.8),
-        candidate(UNVERIFIED, None, 0.7),
-        candidate(NO_MATCH, 9, 0.6),
+        candidate(MATCH, 90, 5),
+        candidate(MATCH, 40, 1),
+        candidate(UNCERTAIN, 12, 6),
+        candidate(NO_MATCH, 3, 2),
+        candidate(UNVERIFIED, None, 3),
+        candidate(NO_MATCH, 9, 4),
     ]
     shuffled = [order[i] for i in (5, 2, 0, 4, 1, 3)]
     assert sorted(shuffled, key=rank_key) == order

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from index.vectors import faiss_store
+from index.vectors import faiss_store, tuning
 from index.vectors.faiss_store import RECORD, build, choose_factory, in_memory, load, read_record
 
 
@@ -76,7 +76,7 @@ def test_recall_is_measured_against_exact_search(tmp_path):
     vectors = clustered(6000)
     info = build(tmp_path, source_of(vectors), 1, "IVF128,SQ8")
     assert info.nprobe >= 1
-    assert faiss_store.TARGET_RECALL <= info.recall_at_10 <= 1.0
+    assert tuning.TARGET_RECALL <= info.recall_at_10 <= 1.0
     made = load(tmp_path, 1)
     ids = np.arange(len(vectors)) * 3 + 5
     recalls = []

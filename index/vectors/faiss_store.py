@@ -1,34 +1,31 @@
 """FAISS files derived from the catalogue.
 
-A folder holds `vectors.json` (a `VectorsInfo`) and the index file that it names. Both are written
-beside and renamed, the record last, so at any instant there is a complete pair or none; an index
-file is never changed in place. Vectors are L2-normalised: inner product is cosine similarity.
+A folder holds `vectors.json` (a `VectorsInfo`) and the index file that it names, written as
+`index.vectors.files` says. Vectors are L2-normalised: inner product is cosine similarity.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
-import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import faiss
 import numpy as np
 
+from index.vectors import files
 from index.vectors.base import VectorsInfo, VectorSource
-from locate.errors import DatabaseError
+from index.vectors.tuning import exact_neighbours, tune_nprobe
 from locate.types import Array, Shortlist
 
-RECORD = "vectors.json"
+STEM = "vectors"
+RECORD = f"{STEM}.json"
 # Exact search while the whole matrix is at most this many numbers: about 40 ms a query on one core
 # (benchmarks/search.py).
 EXACT_NUMBERS = 2**27
-TARGET_RECALL = 0.95
 _RECALL_QUERIES = 200
-_MAX_NPROBE = 256
 
 
 def choose_factory(count: int, dim: int) -> str:
@@ -90,31 +87,12 @@ def build(
         factory: a FAISS factory string; by default `choose_factory` by size.
     """
     index, info = _make(source, generation, factory)
-    previous = read_record(folder)
-    name = f"vectors-{generation:08d}.faiss"
-    try:
-        temporary = folder / f"{name}.writing"
-        faiss.write_index(index, str(temporary))
-        info = dataclasses.replace(info, file=name, sha256=_sha256(temporary))
-        _sync(temporary)
-        temporary.replace(folder / name)
-        record = folder / f"{RECORD}.writing"
-        record.write_text(json.dumps(dataclasses.asdict(info), indent=1))
-        _sync(record)
-        record.replace(folder / RECORD)
-    except (OSError, RuntimeError) as error:  # FAISS raises RuntimeError on a full disk
-        raise DatabaseError(
-            f"cannot write the search index in {folder} ({error}); free some space and run: "
-            "locate check --repair. The catalogue is complete and queries work meanwhile"
-        ) from error
-    for old in folder.glob("vectors-*.faiss*"):
-        if old.name not in (name, previous.file if previous else name):
-            old.unlink(missing_ok=True)
-    if previous is not None and previous.file != name:
-        # Readers that opened the record a moment ago still find its file on POSIX (they hold it
-        # open); others start again from the new record.
-        (folder / previous.file).unlink(missing_ok=True)
-    return info
+
+    def record(parts: Mapping[str, files.Part]) -> dict[str, Any]:
+        return dataclasses.asdict(dataclasses.replace(info, **vars(parts[".faiss"])))
+
+    writers = {".faiss": lambda path: faiss.write_index(index, str(path))}
+    return VectorsInfo(**files.publish(folder, STEM, generation, writers, record))
 
 
 def load(folder: Path, generation: int, verify: bool = False) -> FaissStore | None:
@@ -128,7 +106,7 @@ def load(folder: Path, generation: int, verify: bool = False) -> FaissStore | No
         return None
     file = folder / info.file
     try:
-        if verify and _sha256(file) != info.sha256:
+        if verify and not files.is_intact(file, info.sha256):
             return None
         index = faiss.read_index(str(file))
     except (OSError, RuntimeError):  # missing, truncated or not FAISS's
@@ -148,8 +126,8 @@ def in_memory(source: VectorSource, generation: int) -> FaissStore:
 def read_record(folder: Path) -> VectorsInfo | None:
     """The record of the stored index; None if there is none or it cannot be read."""
     try:
-        return VectorsInfo(**json.loads((folder / RECORD).read_text()))
-    except (OSError, ValueError, TypeError):
+        return VectorsInfo(**(files.read_record(folder, STEM) or {}))
+    except TypeError:
         return None
 
 
@@ -186,27 +164,13 @@ def _tune(index: faiss.Index, source: VectorSource, count: int) -> tuple[int, fl
     Queries are stored vectors; each finds itself, so they are compared on the other nine."""
     queries = _sample(source, count, _RECALL_QUERIES)
     k = min(10, count)
-    best = np.full((len(queries), k), -np.inf, np.float32)
-    truth = np.full((len(queries), k), -1, np.int64)
-    for ids, vectors in source():
-        similarities, rows = faiss.knn(
-            queries, vectors, min(k, len(vectors)), metric=faiss.METRIC_INNER_PRODUCT
-        )
-        all_similarities = np.concatenate((best, similarities), axis=1)
-        all_ids = np.concatenate((truth, ids[rows]), axis=1)
-        order = np.argsort(-all_similarities, axis=1, kind="stable")[:, :k]
-        best = np.take_along_axis(all_similarities, order, axis=1)
-        truth = np.take_along_axis(all_ids, order, axis=1)
-    ivf = faiss.extract_index_ivf(index)
-    nprobe, recall = 1, 0.0
-    while True:
-        ivf.nprobe = nprobe
-        found = index.search(queries, k)[1]
-        pairs = zip(found[:, 1:], truth[:, 1:], strict=True)
-        recall = float(np.mean([np.isin(t, f).mean() for f, t in pairs]))
-        if recall >= TARGET_RECALL or nprobe * 2 > min(_MAX_NPROBE, ivf.nlist):
-            return nprobe, recall
-        nprobe *= 2
+    truth = exact_neighbours(queries, source(), k)
+
+    def recall() -> float:
+        pairs = zip(index.search(queries, k)[1][:, 1:], truth[:, 1:], strict=True)
+        return float(np.mean([np.isin(t, f).mean() for f, t in pairs]))
+
+    return tune_nprobe(faiss.extract_index_ivf(index), recall)
 
 
 def _to_gpu(index: faiss.Index) -> faiss.Index:
@@ -214,13 +178,3 @@ def _to_gpu(index: faiss.Index) -> faiss.Index:
     if getattr(faiss, "get_num_gpus", lambda: 0)() == 0:
         return index
     return faiss.index_cpu_to_all_gpus(index)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync(file: Path) -> None:
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())

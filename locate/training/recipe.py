@@ -159,9 +159,8 @@ def generator(seed: int, *numbers: int) -> np.random.Generator:
 
 
 def torch_seed(seed: int, *numbers: int) -> int:
-    """The same for `torch.manual_seed`, independent of what `generator` gives."""
-    sequence = np.random.SeedSequence((len(numbers), seed, *numbers), spawn_key=(1,))
-    return int(sequence.generate_state(1, np.uint64)[0])
+    """The same for `torch.manual_seed`."""
+    return int(generator(seed, *numbers).integers(2**63))
 
 
 def to_device(batch: Batch, device: torch.device) -> dict[str, Any]:

@@ -1,0 +1,137 @@
+"""Detection on a map of features: hard in use, soft in training. Dusmanu et al., CVPR 2019, section 3.2.
+
+A map is C x h x w, not negative; D^k_ij of the paper is `maps[k, i, j]`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from locate.extractors.detection import refine
+from locate.extractors.grids import sample
+
+_TINY = 1e-8
+
+
+def hard_detections(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Where the strongest channel of a cell has a local maximum of its own map, eq. 3.
+
+    Args:
+        maps: C x h x w.
+
+    Returns:
+        (channel, y, x) of the N cells, row by row. Never in the outermost row and column; ties count
+        as maxima.
+    """
+    height, width = maps.shape[-2:]
+    if height < 3 or width < 3:
+        none = torch.zeros(0, dtype=torch.int64, device=maps.device)
+        return none, none, none
+    inner, channel = maps[:, 1:-1, 1:-1].max(dim=0)
+    highest = inner > 0
+    # Looking at the eight neighbours in one channel is far less work than pooling all the channels.
+    for dy in range(3):
+        for dx in range(3):
+            if (dy, dx) != (1, 1):
+                around = maps[:, dy : dy + height - 2, dx : dx + width - 2]
+                highest &= inner >= around.gather(0, channel[None])[0]
+    y, x = torch.nonzero(highest, as_tuple=True)
+    return channel[y, x], y + 1, x + 1
+
+
+def keypoints(
+    maps: Tensor, banned: Tensor | None = None
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+    """Hard detections that pass the edge test and have a sub-pixel place.
+
+    Args:
+        maps: C x h x w.
+        banned: h x w bool, cells where nothing is wanted.
+
+    Returns:
+        (channel, y, x) of the N cells, and N x 2 the places (x, y) in cells.
+    """
+    index = hard_detections(maps)
+    if banned is not None:
+        index = _select(index, ~banned[index[1], index[2]])
+    kept, points = refine(maps, index)
+    return _select(index, kept), points
+
+
+def _select(index: tuple[Tensor, Tensor, Tensor], which: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return index[0][which], index[1][which], index[2][which]
+
+
+def distinctness(maps: Tensor, index: tuple[Tensor, Tensor, Tensor], radius: int = 2) -> Tensor:
+    """How far the columns of cells are from the mean column of the (2 radius + 1)^2 cells around: |D_ij -
+    mean D|, where the window ends at the border of the map.
+
+    Ours: keypoints are ranked by it. The paper's D^k_ij is large all over a textured area, where one cell
+    is easily taken for the next.
+
+    Args:
+        maps: C x h x w.
+        index: (channel, y, x) of N cells.
+
+    Returns:
+        N.
+    """
+    side = 2 * radius + 1
+    # One direction after the other: 2 side additions for side^2.
+    total = functional.avg_pool2d(maps[None], (1, side), 1, (0, radius), count_include_pad=False)
+    mean = functional.avg_pool2d(total, (side, 1), 1, (radius, 0), count_include_pad=False)[0]
+    _, y, x = index
+    distance: Tensor = torch.linalg.vector_norm(maps[:, y, x] - mean[:, y, x], dim=0)
+    return distance
+
+
+def describe(maps: Tensor, points: Tensor) -> Tensor:
+    """Descriptors, eq. 2: the bilinearly interpolated column of all channels, L2-normalised.
+
+    Args:
+        maps: C x h x w.
+        points: N x 2, (x, y) in cells.
+
+    Returns:
+        N x C.
+    """
+    return functional.normalize(sample(maps[None], points[None])[0], dim=1)
+
+
+def soft_local_max(maps: Tensor, radius: int = 1) -> Tensor:
+    """Eq. 4: alpha^k_ij = exp(D^k_ij) / sum of exp(D^k) over the window of (2 radius + 1)^2 cells.
+
+    As in the authors' code, D is divided by the largest value of the whole map first, which makes alpha
+    independent of the scale of the features, and beyond the border exp(D) counts as 1.
+
+    Args:
+        maps: B x C x h x w.
+
+    Returns:
+        B x C x h x w.
+    """
+    largest = maps.amax(dim=(1, 2, 3), keepdim=True).clamp(min=_TINY)
+    exponential = torch.exp(maps / largest)
+    side = 2 * radius + 1
+    padded = functional.pad(exponential, [radius] * 4, value=1.0)
+    return exponential / (functional.avg_pool2d(padded, side, 1) * side**2)
+
+
+def channel_ratio(maps: Tensor) -> Tensor:
+    """Eq. 5: beta^k_ij = D^k_ij / max_t D^t_ij; 0 where all channels are 0."""
+    return maps / maps.amax(dim=1, keepdim=True).clamp(min=_TINY)
+
+
+def soft_scores(maps: Tensor) -> Tensor:
+    """Eqs. 6 and 7: gamma_ij = max_k alpha^k_ij beta^k_ij, divided by its sum over the map.
+
+    Args:
+        maps: B x C x h x w.
+
+    Returns:
+        B x h x w; each map sums to 1 (to 0 where there are no features).
+    """
+    gamma = (soft_local_max(maps) * channel_ratio(maps)).amax(dim=1)
+    return gamma / gamma.sum(dim=(1, 2), keepdim=True).clamp(min=_TINY)

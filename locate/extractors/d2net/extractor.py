@@ -1,0 +1,194 @@
+"""D2-Net as an extractor: pixels in, keypoints and descriptors out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from locate.errors import InputError
+from locate.extractors.backbones import create_backbone, load_backbone
+from locate.extractors.base import ExtractorInfo
+from locate.extractors.d2net.detection import describe, distinctness, keypoints
+from locate.extractors.d2net.network import STRIDE, SYSTEM, D2Network
+from locate.extractors.detection import resize_image, to_input
+from locate.extractors.grids import Grid, resample
+from locate.extractors.weights import file_hash, load_into, load_weights
+from locate.pixels import fit_size, resize_points
+from locate.types import Array, Extraction, Features
+
+log = logging.getLogger("locate")
+
+SCALES = (0.5, 1.0, 2.0)  # of the paper's image pyramid
+_FLAT_SIDE = 17  # pixels: where no two pixels of such a window differ by
+_FLAT_RANGE = 4  # grey levels or more, there is nothing but noise
+
+
+class D2Net:
+    """D2-Net.
+
+    Args:
+        network: with its weights, at the stride of use.
+        weights_hash: sha256 of the weights file.
+        max_keypoints: the best that are kept.
+        max_side: the image is shrunk so that its long side is at most this many pixels.
+        multiscale: look at half, full and double size (the paper's "MS"); six times slower.
+    """
+
+    def __init__(
+        self,
+        network: D2Network,
+        weights_hash: str,
+        *,
+        max_keypoints: int = 2048,
+        max_side: int = 1024,
+        multiscale: bool = False,
+    ) -> None:
+        if max_keypoints < 1 or max_side < 1:
+            raise InputError(
+                f"max_keypoints and max_side must be at least 1, got {max_keypoints} and {max_side}"
+            )
+        self.max_side = max_side
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        network = network.eval().requires_grad_(False).to(self.device)
+        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._max_keypoints = max_keypoints
+        self._scales = SCALES if multiscale else (1.0,)
+        self.info = ExtractorInfo(
+            name=SYSTEM,
+            weights=weights_hash,
+            settings={
+                "backbone": network.backbone.name,
+                "taps": list(network.taps),
+                "max_keypoints": max_keypoints,
+                "max_side": max_side,
+                "multiscale": multiscale,
+            },
+            local_dim=network.width,
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        weights: Path | None = None,
+        *,
+        backbone: str = "lite0",
+        backbone_weights: Path | None = None,
+        taps: Sequence[str] | None = None,
+        **settings: Any,
+    ) -> D2Net:
+        """Args:
+            weights: a file of `locate train d2net`, which says what network it is for; None for the
+                backbone as ImageNet left it (the paper's "off-the-shelf").
+            backbone: without `weights`: a name of `locate.extractors.backbones.BACKBONES`.
+            backbone_weights: its checkpoint, where it comes without one.
+            taps: of the backbone; None for the default.
+            settings: those of the constructor.
+
+        Raises:
+            WeightsError: a file is missing or does not fit.
+        """
+        if weights is not None:
+            tensors, record = load_weights(weights, SYSTEM)
+            network = D2Network(
+                create_backbone(record.settings["backbone"]), record.settings["taps"], STRIDE
+            )
+            load_into(network, tensors, weights)
+            return cls(network, file_hash(weights), **settings)
+        log.warning(
+            "d2net starts from ImageNet and was not trained further; train it with: "
+            "locate train d2net"
+        )
+        loaded, weights_hash = load_backbone(backbone, backbone_weights)
+        return cls(D2Network(loaded, taps, STRIDE), weights_hash, **settings)
+
+    def extract(
+        self,
+        pixels: Array,
+        size: tuple[int, int] | None = None,
+        *,
+        local: bool = True,  # noqa: ARG002  there is nothing else to give
+    ) -> Extraction:
+        height, width = pixels.shape[:2]
+        size = size or (width, height)
+        working = fit_size((width, height), self.max_side)
+        if len(self._scales) > 1:  # even, so that the levels' sizes are exact multiples
+            working = (working[0] + working[0] % 2, working[1] + working[1] % 2)
+        with torch.inference_mode():
+            points, scores, descriptors = self._look(pixels, working)
+        features = Features(
+            keypoints=resize_points(points.astype(np.float64), working, size).astype(np.float32),
+            scores=scores,
+            descriptors=descriptors,
+            image_size=size,
+        )
+        return Extraction(features, None)
+
+    def _look(self, pixels: Array, working: tuple[int, int]) -> tuple[Array, Array, Array]:
+        """Of all levels of the pyramid, best first: points in pixels of the working size, scores,
+        descriptors."""
+        before: tuple[Tensor, Grid] | None = None
+        banned: Tensor | None = None
+        levels = []
+        for number, scale in enumerate(self._scales, start=1):
+            level = resize_image(pixels, (round(working[0] * scale), round(working[1] * scale)))
+            maps = self._maps(level)
+            shape = (maps.shape[-2], maps.shape[-1])
+            grid = _seen_from(self._network.grid, scale)
+            if before is not None:  # the running sum over the levels
+                maps = maps + resample(before[0][None], before[1], grid, shape)[0]
+            if banned is not None:
+                banned = functional.interpolate(banned[None, None].float(), shape)[0, 0] > 0
+            index, places = keypoints(maps, banned)
+            contrast = _has_contrast(level, self._network.grid.to_image(places))
+            index, places = (
+                (index[0][contrast], index[1][contrast], index[2][contrast]),
+                places[contrast],
+            )
+            scores = distinctness(maps, index) / number
+            best = torch.argsort(-scores, stable=True)[: self._max_keypoints]
+            levels.append((grid.to_image(places[best]), scores[best], describe(maps, places[best])))
+            if banned is None:
+                banned = torch.zeros(shape, dtype=torch.bool, device=maps.device)
+            banned[index[1], index[2]] = True
+            before = maps, grid
+        points, scores, descriptors = (torch.cat(parts) for parts in zip(*levels, strict=True))
+        best = torch.argsort(-scores, stable=True)[: self._max_keypoints]
+        at, values, columns = (
+            part[best].float().cpu().numpy() for part in (points, scores, descriptors)
+        )
+        return at, values, columns
+
+    def _maps(self, level: Array) -> Tensor:
+        """C x h x w of the cells whose centre lies on the image, and not on what `to_input` added."""
+        maps: Tensor = self._network(to_input(level, self.device))[0]
+        grid = self._network.grid
+        height, width = level.shape[:2]
+        rows = int((height - 0.5 - grid.offset) // grid.stride) + 1
+        columns = int((width - 0.5 - grid.offset) // grid.stride) + 1
+        return maps[:, : max(rows, 1), : max(columns, 1)]
+
+
+def _seen_from(grid: Grid, scale: float) -> Grid:
+    """The grid of an image that is `scale` times as large, in pixels of the image itself."""
+    return Grid(grid.stride / scale, (grid.offset + 0.5) / scale - 0.5)
+
+
+def _has_contrast(pixels: Array, points: Tensor) -> Tensor:
+    """Which of N x 2 points of an image have a neighbourhood that is not flat: on a flat one the maxima
+    come from rounding, or from the zeros beyond the border of the image."""
+    if len(points) == 0:
+        return torch.zeros(0, dtype=torch.bool, device=points.device)
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    window = np.ones((_FLAT_SIDE, _FLAT_SIDE), np.uint8)
+    spread = cv2.subtract(cv2.dilate(grey, window), cv2.erode(grey, window))
+    at = points.round().long().cpu().numpy()
+    x, y = np.clip(at[:, 0], 0, grey.shape[1] - 1), np.clip(at[:, 1], 0, grey.shape[0] - 1)
+    return torch.from_numpy(spread[y, x] >= _FLAT_RANGE).to(points.device)

@@ -1,0 +1,219 @@
+"""UR2KiD as an extractor: one network, local features and a global descriptor."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from locate.errors import InputError
+from locate.extractors.backbones import create_backbone, load_backbone
+from locate.extractors.base import ExtractorInfo
+from locate.extractors.detection import resize_image, suppress, to_input
+from locate.extractors.grids import Grid, sample
+from locate.extractors.ur2kid.detection import group_responses, keypoints
+from locate.extractors.ur2kid.network import UR2KiDNetwork
+from locate.extractors.weights import file_hash, load_into, load_weights
+from locate.pixels import fit_size, resize_points
+from locate.types import Array, Extraction, Features
+
+SYSTEM = "ur2kid"
+SCALES = (0.5, 1.0, 2.0)
+
+log = logging.getLogger("locate")
+
+
+class UR2KiD:
+    """Args:
+    network: with its weights.
+    weights_hash: sha256 of the weights file.
+    max_keypoints: the strongest that are kept.
+    max_side: the image is shrunk so that its long side is at most this many pixels.
+    strictness: how many deviations above its mean a group's response must be.
+    multiscale: look for keypoints at half, full and double size; six times slower.
+    """
+
+    def __init__(
+        self,
+        network: UR2KiDNetwork,
+        weights_hash: str,
+        *,
+        max_keypoints: int = 2048,
+        max_side: int = 1024,
+        strictness: float = 1.0,
+        multiscale: bool = False,
+    ) -> None:
+        if max_keypoints < 1 or max_side < 1:
+            raise InputError(
+                f"max_keypoints and max_side must be at least 1, got {max_keypoints} and {max_side}"
+            )
+        self.max_side = max_side
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        network = network.eval().requires_grad_(False).to(self.device)
+        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._max_keypoints = max_keypoints
+        self._strictness = strictness
+        self._scales = SCALES if multiscale else (1.0,)
+        self.info = ExtractorInfo(
+            name=SYSTEM,
+            weights=weights_hash,
+            settings={
+                **network_settings(network),
+                "max_keypoints": max_keypoints,
+                "max_side": max_side,
+                "strictness": strictness,
+                "multiscale": multiscale,
+            },
+            global_dim=network.global_dim,
+            local_dim=network.dim,
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        weights: Path | None = None,
+        *,
+        backbone: str = "lite0",
+        backbone_weights: Path | None = None,
+        **settings: Any,
+    ) -> UR2KiD:
+        """Args:
+            weights: a file that `locate train ur2kid` made; it says which backbone it is for. None for
+                the untrained start on the backbone's ImageNet weights.
+            backbone: without `weights`: "lite0", "resnet50" or "resnet101".
+            backbone_weights: its checkpoint, where it comes without one.
+            settings: those of the constructor.
+
+        Raises:
+            WeightsError: a file is missing or does not fit.
+        """
+        if weights is not None:
+            tensors, record = load_weights(weights, SYSTEM)
+            network = build(record.settings)
+            never_used = network.state_dict().keys() - trained_tensors(network).keys()
+            random = {name: network.state_dict()[name] for name in never_used}
+            load_into(network, random | tensors, weights)
+            return cls(network, file_hash(weights), **settings)
+        network, digest = start(backbone, backbone_weights)
+        log.warning(
+            "ur2kid: no trained weights are given, so this is the untrained start on ImageNet's; "
+            "train it with: locate train ur2kid"
+        )
+        return cls(network, digest, **settings)
+
+    def extract(
+        self, pixels: Array, size: tuple[int, int] | None = None, *, local: bool = True
+    ) -> Extraction:
+        height, width = pixels.shape[:2]
+        size = size or (width, height)
+        working = fit_size((width, height), self.max_side)
+        with torch.inference_mode():
+            taps = self._taps(resize_image(pixels, working))
+            vector = self._network.global_vector(self._cropped(taps, working))[0]
+            features = self._local(pixels, working, size, taps) if local else None
+        return Extraction(features, vector.float().cpu().numpy())
+
+    def _taps(self, pixels: Array) -> dict[str, Tensor]:
+        taps: dict[str, Tensor] = self._network.taps(to_input(pixels, self.device))
+        return taps
+
+    def _cropped(self, taps: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
+        """Of the maps to be pooled the cells that saw the image, and not what `to_input` added."""
+        cropped = {}
+        for name, maps in self._network.to_pool(taps).items():
+            columns, rows = _cells(self._network.grid_of(name), size)
+            cropped[name] = maps[..., : max(rows, 1), : max(columns, 1)]
+        return cropped
+
+    def _local(
+        self,
+        pixels: Array,
+        working: tuple[int, int],
+        size: tuple[int, int],
+        taps: Mapping[str, Tensor],
+    ) -> Features:
+        """Features of all scales; `taps` are those of the working size."""
+        found = []
+        for scale in self._scales:
+            level = (max(1, round(working[0] * scale)), max(1, round(working[1] * scale)))
+            if scale != 1.0:
+                taps = self._taps(resize_image(pixels, level))
+            points, scores, descriptors = self._look(taps, level)
+            found.append((resize_points(points, level, size), scores, descriptors))
+        points, scores, descriptors = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        # Within one scale neighbours are merged already.
+        radius = self._network.pyramid.grid.stride * size[0] / working[0] if len(found) > 1 else 0.0
+        best = suppress(points, scores, radius)[: self._max_keypoints]
+        return Features(
+            keypoints=points[best].astype(np.float32),
+            scores=scores[best],
+            descriptors=descriptors[best],
+            image_size=size,
+        )
+
+    def _look(
+        self, taps: Mapping[str, Tensor], size: tuple[int, int]
+    ) -> tuple[Array, Array, Array]:
+        """Of an image of `size`: N x 2 float64 places in its pixels, N scores, N x D descriptors, the
+        best `max_keypoints`."""
+        network = self._network
+        columns, rows = _cells(network.fine.grid, size)
+        fine = network.fine(taps)[0, :, :rows, :columns]
+        # Merged within a cell of F, beyond which descriptors differ little.
+        merge = network.pyramid.grid.stride / network.fine.grid.stride
+        at, scores = keypoints(group_responses(fine, network.groups), self._strictness, merge)
+        at, scores = at[: self._max_keypoints], scores[: self._max_keypoints]
+        points = network.fine.grid.to_image(at)
+        found = sample(network.pyramid(taps), network.pyramid.grid.to_map(points)[None])[0]
+        descriptors = network.describe(found)
+        return (
+            points.double().cpu().numpy(),
+            scores.float().cpu().numpy(),
+            descriptors.float().cpu().numpy(),
+        )
+
+
+def _cells(grid: Grid, size: tuple[int, int]) -> tuple[int, int]:
+    """How many (columns, rows) of cells have their centre in an image of `size`; the others lie on what
+    `to_input` added."""
+    columns, rows = (max(0, int((side - 0.5 - grid.offset) // grid.stride) + 1) for side in size)
+    return columns, rows
+
+
+def network_settings(network: UR2KiDNetwork) -> dict[str, Any]:
+    """What `build` needs."""
+    return {
+        "backbone": network.backbone.name,
+        "dim": network.dim,
+        "groups": network.groups,
+        "stride": network.stride,
+        "global_dim": network.global_dim if network.whiten is not None else 0,
+        "local_share": network.local_share,
+    }
+
+
+def build(settings: Mapping[str, Any]) -> UR2KiDNetwork:
+    """The network of `network_settings`, its backbone with random weights."""
+    rest = {key: value for key, value in settings.items() if key != "backbone"}
+    return UR2KiDNetwork(create_backbone(settings["backbone"]), **rest)
+
+
+def start(
+    backbone: str = "lite0", backbone_weights: Path | None = None, **settings: Any
+) -> tuple[UR2KiDNetwork, str]:
+    """The network before training, the same every time; and the sha256 of the backbone's weights."""
+    loaded, digest = load_backbone(backbone, backbone_weights)
+    network = UR2KiDNetwork(loaded, **settings)
+    network.balance()
+    return network.eval(), digest
+
+
+def trained_tensors(network: UR2KiDNetwork) -> dict[str, Tensor]:
+    """The state without the backbone's classifier, which nothing here looks at."""
+    left_out = ("backbone.fc.", "backbone._fc.")
+    return {k: v for k, v in network.state_dict().items() if not k.startswith(left_out)}

@@ -1,0 +1,234 @@
+"""One step of a training, and what is measured beside it."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from locate.errors import InputError, LocateError
+from locate.training.batches import made_ahead
+from locate.training.recipe import Batch, Recipe, Stage, generator, to_device, torch_seed
+
+_TRIAL_STEPS = (3, 20)  # at least and at most
+
+
+class TrainingError(LocateError):
+    """A training cannot go on; its last checkpoint is as it was."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Attributes:
+    losses: by name, the mean over the step's batches.
+    gradient: its norm before clipping; if it is not finite, nothing was learned.
+    images: in the batches.
+    """
+
+    losses: dict[str, float]
+    gradient: float
+    images: int
+
+
+def make_optimiser(
+    parameters: Iterable[nn.Parameter | dict[str, Any]], stage: Stage
+) -> tuple[Optimizer, list[float]]:
+    """The stage's optimiser over `parameters`, and the highest learning rate of each group.
+
+    Raises:
+        InputError: there is nothing to train.
+    """
+    given = list(parameters)
+    alone = [item for item in given if not isinstance(item, dict)]
+    groups = [item for item in given if isinstance(item, dict)]
+    if alone:
+        groups.insert(0, {"params": alone})
+    if not groups:
+        raise InputError(f"stage {stage.name} has no parameters to train")
+    lr, decay = stage.learning_rate, stage.weight_decay
+    optimiser: Optimizer
+    if stage.optimiser == "sgd":
+        optimiser = SGD(groups, lr=lr, momentum=0.9, weight_decay=decay)
+    else:
+        optimiser = AdamW(groups, lr=lr, weight_decay=decay)
+    return optimiser, [float(group["lr"]) for group in optimiser.param_groups]
+
+
+def take_step(
+    recipe: Recipe,
+    network: nn.Module,
+    optimiser: Optimizer,
+    stage: Stage,
+    batches: Iterable[Batch],
+    numbers: tuple[int, ...],
+) -> Step:
+    """Average the gradients of `batches` (as many as the stage accumulates), clip, move.
+
+    Args:
+        numbers: (seed, index of the stage, step).
+
+    Raises:
+        TrainingError: a loss is not finite; nothing was moved.
+    """
+    device = device_of(network)
+    optimiser.zero_grad(set_to_none=True)
+    sums: dict[str, float] = {}
+    images = 0
+    for place, made in enumerate(batches):
+        batch = to_device(made, device)
+        torch.manual_seed(torch_seed(*numbers, place))
+        with autocast(device):
+            losses = recipe.losses(network, batch, stage)
+        values = {name: float(loss.detach()) for name, loss in losses.items()}
+        if not math.isfinite(values["loss"]):
+            shown = ", ".join(f"{name} {value:g}" for name, value in values.items())
+            raise TrainingError(
+                f"stage {stage.name}, step {numbers[-1]}: the loss is not finite ({shown}); "
+                "lower the learning rate or look at the data"
+            )
+        if losses["loss"].requires_grad:  # else the batch teaches nothing
+            (losses["loss"] / stage.accumulate).backward()  # type: ignore[no-untyped-call]
+        for name, value in values.items():
+            sums[name] = sums.get(name, 0.0) + value / stage.accumulate
+        images += _images_in(batch)
+    moved = [p for group in optimiser.param_groups for p in group["params"]]
+    gradient = float(nn.utils.clip_grad_norm_(moved, stage.clip))
+    if math.isfinite(gradient):
+        optimiser.step()
+    return Step(sums, gradient, images)
+
+
+def stepwise(
+    recipe: Recipe,
+    network: nn.Module,
+    stage: Stage,
+    numbers: tuple[int, int],
+    step: int,
+    threads: int,
+) -> Generator[Iterable[Batch], None, None]:
+    """The batches of step `step` and of all after it, each after the recipe's `refresh`. Endless: close
+    it to end the threads.
+
+    Args:
+        numbers: (seed, index of the stage).
+    """
+    every = recipe.refresh_every(stage)
+
+    def make(number: int) -> Batch:
+        rng = generator(*numbers, *divmod(number, stage.accumulate))
+        return recipe.batch(stage, rng)
+
+    while True:
+        end = step - step % every + every if every else sys.maxsize // stage.accumulate
+        if every and step % every == 0:
+            _refresh(recipe, network, stage, numbers, step)
+        wanted = range(step * stage.accumulate, end * stage.accumulate)
+        with made_ahead(make, wanted, threads) as batches:
+            while step < end:
+                if not every:
+                    _refresh(recipe, network, stage, numbers, step)
+                yield islice(batches, stage.accumulate)
+                step += 1
+
+
+def _refresh(
+    recipe: Recipe, network: nn.Module, stage: Stage, numbers: tuple[int, int], step: int
+) -> None:
+    torch.manual_seed(torch_seed(*numbers, step))
+    with _same_modes(network):
+        recipe.refresh(network, stage, step)
+
+
+def held_out_batches(
+    recipe: Recipe, stage: Stage, index: int, count: int, threads: int
+) -> list[Batch]:
+    """The batches that the stage is measured on: the same in every training, whatever its seed."""
+
+    def make(number: int) -> Batch:
+        return recipe.batch(stage, generator(0, index, number), held_out=True)
+
+    with made_ahead(make, range(count), threads) as batches:
+        return list(batches)
+
+
+def held_out_losses(
+    recipe: Recipe, network: nn.Module, stage: Stage, batches: Sequence[Batch]
+) -> dict[str, float]:
+    """The mean of every loss over `batches`, the network in evaluation mode and then as it was."""
+    device = device_of(network)
+    sums: dict[str, float] = {}
+    with _same_modes(network), torch.no_grad():
+        network.eval()
+        for number, batch in enumerate(batches):
+            torch.manual_seed(torch_seed(0, number))
+            with autocast(device):
+                losses = recipe.losses(network, to_device(batch, device), stage)
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0.0) + float(loss.detach()) / len(batches)
+    return sums
+
+
+def trial(
+    recipe: Recipe,
+    network: nn.Module,
+    seed: int,
+    threads: int,
+    seconds: float,
+    clock: Callable[[], float],
+) -> list[float]:
+    """Seconds per step of every stage, found out on a copy of the network in about `seconds`."""
+    paces = []
+    least, most = _TRIAL_STEPS
+    for index, stage in enumerate(recipe.stages):
+        copy, state = deepcopy(network), deepcopy(recipe.state())
+        optimiser, rates = make_optimiser(recipe.begin(copy, stage), stage)
+        for group, base in zip(optimiser.param_groups, rates, strict=True):
+            group["lr"] = 0.01 * base  # no warm-up here: the full rate might diverge
+        times: list[float] = []
+        with closing(stepwise(recipe, copy, stage, (seed, index), 0, threads)) as steps:
+            while len(times) <= least or (
+                len(times) <= most and clock() - times[0] < seconds / len(recipe.stages)
+            ):
+                take_step(recipe, copy, optimiser, stage, next(steps), (seed, index, 0))
+                times.append(clock())  # the first step, which pays for much, is not counted
+        paces.append(max(1e-6, (times[-1] - times[0]) / (len(times) - 1)))
+        recipe.set_state(state)
+    return paces
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where its first parameter lies."""
+    return next(network.parameters()).device
+
+
+def autocast(device: torch.device) -> AbstractContextManager[Any]:
+    """bfloat16 on CUDA, nothing elsewhere."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.autocast("cuda", torch.bfloat16)
+
+
+@contextmanager
+def _same_modes(network: nn.Module) -> Iterator[None]:
+    """Parts of the network may be in training and others in evaluation mode: put it back so."""
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _images_in(batch: Batch) -> int:
+    """How many B x 3 x H x W images there are among the batch's tensors."""
+    tensors = (value for value in batch.values() if isinstance(value, Tensor))
+    return sum(len(value) for value in tensors if value.ndim == 4 and value.shape[1] == 3)
