@@ -132,7 +132,9 @@ def test_wrong_arguments_leave_nothing_behind(tmp_path, photos, index):
     with pytest.raises(UnknownNameError, match="label rule"):
         build_index(photos, index, label_from="moon")
     assert not index.exists()
-    with pytest.raises(UnknownNameError, match=r"unknown extractor 'moon'; known: d2net, delf, gem"):
+    with pytest.raises(
+        UnknownNameError, match=r"unknown extractor 'moon'; known: d2net, delf, gem"
+    ):
         build_index(photos, index, extractor="moon")
 
 

@@ -52,7 +52,7 @@ def d2net():
 
 def test_hard_detections_against_loops():
     maps = random_maps(4, 12, 15)
-    maps[:, 5, 5:8] = 0.0  # a cell without features is no detection, though all its maxima tie
+    maps[:, 4:7, 5:8] = 0.0  # a cell without features is no detection, though all its maxima tie
     expected = []
     for y in range(1, 11):
         for x in range(1, 14):
@@ -113,7 +113,8 @@ def test_distinctness_against_loops():
     cells = [(0, 0), (1, 6), (4, 4), (7, 8)]
     expected = []
     for y, x in cells:
-        window = maps[:, max(y - 2, 0) : y + 3, max(x - 2, 0) : x + 3]
+        padded = np.pad(maps, ((0, 0), (2, 2), (2, 2)), mode="edge")
+        window = padded[:, y : y + 5, x : x + 5]
         expected.append(np.linalg.norm(maps[:, y, x] - window.mean(axis=(1, 2))))
     y, x = torch.tensor(cells).T
     found = distinctness(torch.from_numpy(maps), (torch.zeros_like(y), y, x))
@@ -323,7 +324,7 @@ def test_maps_of_several_taps_are_put_where_they_belong(lite0):
         signed = (fine[:, :176] - fine[:, 176:])[0, 64:]  # the identity of the head, undone
         stage5 = backbone.taps(backbone.normalise(pixels), ["stage5"])["stage5"][0]
     near = [signed[:, 4 * 3 + i, 4 * 2 + j] for i in (1, 2) for j in (1, 2)]
-    # Between two cells of stage 5 linear interpolation has a kink in the cell itself: 1/8 towards each side.
+    # Linear interpolation has a kink in the cell itself: 1/16 from the neighbour on each side.
     c = stage5[:, 2:5, 1:4]
     weight = torch.tensor([1 / 16, 7 / 8, 1 / 16])
     expected = torch.einsum("cij,i,j->c", c, weight, weight)
@@ -367,7 +368,8 @@ def test_a_single_tap_of_lite0_trains_the_layers_before_it():
 
 
 @pytest.mark.parametrize(
-    ("name", "width", "offset"), [("vgg16", 512, 3.5), ("resnet50", 512, 0.0), ("resnet101", 512, 0.0)]
+    ("name", "width", "offset"),
+    [("vgg16", 512, 3.5), ("resnet50", 512, 0.0), ("resnet101", 512, 0.0)],
 )
 def test_other_backbones(name, width, offset, texture):
     """Random weights: finer cells in use, the same parameters in training and use."""
@@ -399,7 +401,7 @@ def test_a_checkpoint_with_torchvisions_names_loads(tmp_path, texture):
 
 
 def test_wrong_networks_are_refused():
-    with pytest.raises(UnknownNameError, match="stage9.*expand4"):
+    with pytest.raises(UnknownNameError, match=r"stage9.*expand4"):
         D2Network(create_backbone("lite0"), ["stage2", "stage9"])
     for taps, stride in (((), 4), (("stage2",), 3), (("stage2",), 0)):
         with pytest.raises(InputError, match="needs taps and a stride"):
@@ -459,7 +461,11 @@ def shifted_error(extractor, texture, shift):
     pairs = match_mutual(a.descriptors, b.descriptors)
     error = b.keypoints[pairs[:, 1]] - a.keypoints[pairs[:, 0]] - (dx, dy)
     near = np.linalg.norm(error, axis=1) < 8
-    return np.median(error[near], axis=0), np.median(np.linalg.norm(error[near], axis=1)), near.sum()
+    return (
+        np.median(error[near], axis=0),
+        np.median(np.linalg.norm(error[near], axis=1)),
+        near.sum(),
+    )
 
 
 @pytest.mark.parametrize("shift", [(8, 4), (3, -5)])
@@ -540,8 +546,36 @@ def test_the_pyramid_begins_with_half_the_size_and_bans_its_cells(d2net, texture
     others = np.delete(found.keypoints, here, axis=0)
     assert len(others) > 100
     for point in others:
-        cells = {tuple(np.floor((np.floor((point + 0.5) / s) + 0.5) * s / 8).astype(int)) for s in (2, 4)}
+        cells = {
+            tuple(np.floor((np.floor((point + 0.5) / s) + 0.5) * s / 8).astype(int)) for s in (2, 4)
+        }
         assert not cells <= taken
+
+
+def test_the_second_level_is_the_sum_of_both(d2net, texture):
+    """Cell x of full size lies at cell x / 2 - 1/4 of half size: OpenCV's resize by two."""
+    pixels = texture((320, 256), seed=8)
+    half = cv2.resize(pixels, (160, 128), interpolation=cv2.INTER_AREA)
+    network = d2net._network
+    with torch.inference_mode():
+        coarse, fine = (
+            network(torch.from_numpy(p).permute(2, 0, 1)[None].float())[0] for p in (half, pixels)
+        )
+    raised = np.stack([cv2.resize(m, (80, 64)) for m in coarse.numpy()])
+    first = d2net.extract(half, (320, 256)).features
+    both = D2Net(network, "", multiscale=True, max_keypoints=10_000)
+    both._scales = (0.5, 1.0)
+    found = both.extract(pixels).features
+    old = {tuple(p) for p in first.keypoints.round(3)}
+    new = [i for i, p in enumerate(found.keypoints.round(3)) if tuple(p) not in old]
+    assert len(new) > 100
+    total = fine + torch.from_numpy(raised)
+    places = torch.from_numpy((found.keypoints[new] - 1.5) / 4)
+    expected = describe(total, places).numpy()
+    np.testing.assert_allclose(found.descriptors[new], expected, atol=2e-3)
+    x, y = places.round().long().T
+    scores = distinctness(total, (torch.zeros_like(x), y, x)) / 2
+    np.testing.assert_allclose(found.scores[new], scores.numpy(), rtol=2e-3)
 
 
 def test_the_pyramid_has_no_offset(d2net, texture):

@@ -493,7 +493,9 @@ def test_resnet_builds_loads_torchvisions_names_and_runs(tmp_path, texture):
     assert extractor.info.settings["backbone"] == "resnet50"
     lateral = extractor._network.pyramid.laterals[3].weight[:, :, 0, 0].double()  # 1024 x 2048
     np.testing.assert_allclose((lateral @ lateral.T).numpy(), np.eye(1024), atol=1e-5)
-    level = extractor._network.pyramid.laterals[1].weight[:, :, 0, 0].double()  # 1024 x 512: an isometry
+    level = (
+        extractor._network.pyramid.laterals[1].weight[:, :, 0, 0].double()
+    )  # 1024 x 512: an isometry
     np.testing.assert_allclose((level.T @ level).numpy(), np.eye(512), atol=1e-5)
 
 

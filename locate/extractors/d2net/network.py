@@ -4,11 +4,12 @@ Dusmanu et al., CVPR 2019. The paper takes VGG16 up to conv4_3, at stride 8 in t
 in use (same weights, the last pooling without its stride, holes in the convolutions after it), and
 trains conv4_3 alone. So does this network with a single tap of any backbone.
 
-With several taps, the default on EfficientNet-Lite0, it is ours and not the paper's: the maps are brought
-to the grid of the finest, put side by side and mixed by a 1 x 1 convolution with a ReLU, the head, which
-alone is trained. Layers of Lite0 are either precise (stage 2) or distinctive (stage 5); conv4_3 of VGG16,
-at twenty times the work, is both. One pass at the natural strides gives a map of stride 4, in training and
-in use. Before training the head passes on the positive and the negative part of every channel.
+With several taps, the default on EfficientNet-Lite0, it is ours and not the paper's: the maps are
+brought to the grid of the finest, put side by side and mixed by a 1 x 1 convolution with a ReLU, the
+head, which alone is trained. Layers of Lite0 are either precise (stage 2) or distinctive (stage 5);
+conv4_3 of VGG16, at sixty times the work, is both. One pass at the natural strides gives a map of
+stride 4, in training and in use. Before training the head passes on the positive and the negative part
+of every channel.
 """
 
 from __future__ import annotations
@@ -124,8 +125,8 @@ class D2Network(nn.Module):
 
 
 def _head(backbone: Backbone, taps: Sequence[str]) -> nn.Conv2d:
-    """A 1 x 1 convolution that, followed by a ReLU, gives the positive part of every channel, and of those
-    that have a sign (Lite0's stages) the negative part too."""
+    """A 1 x 1 convolution that, followed by a ReLU, gives the positive part of every channel, and of
+    those that have a sign (Lite0's stages) the negative part too."""
     total = sum(backbone.widths[tap] for tap in taps)
     identity = torch.eye(total)
     signed = torch.cat(

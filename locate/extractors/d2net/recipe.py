@@ -89,7 +89,7 @@ class D2NetRecipe(Recipe):
         self._warp, self._light = HomographySettings(), PhotometricSettings()
 
     def prepare(self, data: Path, cache: Path) -> None:
-        self._pool = PhotoPool.scan(data)
+        self._pool = _scan(data)
         self._place = {path: i for i, path in enumerate(self._pool.paths)}
         self._matched: list[MatchedPair] = []
         if self._share:
@@ -200,3 +200,12 @@ class D2NetRecipe(Recipe):
 
     def settings(self) -> dict[str, Any]:
         return dict(self._built_with)
+
+
+def _scan(data: Path) -> PhotoPool:
+    """All photos; of a few more are held out, so that at least one is."""
+    for share in (0.05, 0.2, 0.5):
+        pool = PhotoPool.scan(data, held_out=share)
+        if len(pool.held_out) and len(pool.train):
+            return pool
+    raise InputError(f"{data} holds only {len(pool)} photos; a training needs a dozen or more")

@@ -24,6 +24,7 @@ from locate.types import Array, Extraction, Features
 
 SYSTEM = "delf"
 SCALES = (0.25, 0.3536, 0.5, 0.7071, 1.0, 1.4142, 2.0)
+_MIN_CONTRAST = 4  # grey levels between the darkest and the brightest value of a photo of something
 _MIN_SIDE = 32  # of a level of the pyramid, in pixels: two cells
 # Of the image pixels that a cell's value depends on, so that boxes of neighbouring cells overlap
 # as the paper's do (receptive field 291 at stride 32 in the released model, 291 at 16 with
@@ -111,6 +112,8 @@ class Delf:
     ) -> Extraction:
         height, width = pixels.shape[:2]
         size = size or (width, height)
+        if np.ptp(pixels) < _MIN_CONTRAST:  # every cell alike: attention would rank noise
+            return Extraction(_no_features(size, len(self._network.components)), None)
         base = fit_size((width, height), self.max_side)
         points, scores, found = [], [], []
         levels = []
@@ -170,6 +173,15 @@ class Delf:
             if len(kept) == self._max_keypoints:
                 break
         return np.array(kept, np.int64)
+
+
+def _no_features(size: tuple[int, int], dim: int) -> Features:
+    return Features(
+        keypoints=np.zeros((0, 2), np.float32),
+        scores=np.zeros(0, np.float32),
+        descriptors=np.zeros((0, dim), np.float32),
+        image_size=size,
+    )
 
 
 def box_overlap(centre: Array, side: float, centres: Array, sides: Array) -> Array:

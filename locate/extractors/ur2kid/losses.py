@@ -1,8 +1,9 @@
 """What UR2KiD is trained by: Yang et al., arXiv 2001.07252. Nothing here knows which point is which.
 
-Only whole images are known to show the same place or not: an anchor a, a positive p, negatives n.
-Descriptors of positions stand in rows, N x D, L2-normalised. The paper's text was available in part;
-what the docstrings call "ours" is our reading or our choice.
+All that is known is which images show the same place: an anchor a and a positive p, and which do not: a
+negative n. Descriptors of N positions stand in rows, N x D, L2-normalised; dense maps are D x h x w,
+L2-normalised along D; positions are (x, y) in cells of these maps. What a docstring calls "ours" is a
+choice that the paper, as far as we know it, does not make.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+_NONE = -2.0  # less than any cosine
+
 
 def affinity(a: Tensor, b: Tensor) -> Tensor:
     """M = F_a F_b^T: the cosine of every position of one image with every one of the other.
 
     Args:
-        a: N x D, b: K x D, L2-normalised rows.
+        a: N x D. b: K x D.
 
     Returns:
         N x K.
@@ -26,20 +29,130 @@ def affinity(a: Tensor, b: Tensor) -> Tensor:
     return a @ b.T
 
 
-def best_in_rows(matrix: Tensor) -> Tensor:
-    """max_j M_ij: how well each position of a is found in b. N x K -> N."""
-    return matrix.amax(dim=1)
+def matching_score(rows: Tensor, columns: Tensor) -> Tensor:
+    """s(a, b) = (mean_i max_j M_ij + mean_j max_i M_ij) / 2. Both, since of rows alone one cell of b
+    that is like everything could be the best for all.
 
-
-def matching_score(matrix: Tensor) -> Tensor:
-    """s(a, b) = (mean_i max_j M_ij + mean_j max_i M_ij) / 2. Rows and columns, so that one cell that
-    is like everything cannot stand for the whole image."""
-    return (matrix.amax(dim=1).mean() + matrix.amax(dim=0).mean()) / 2
+    Args:
+        rows: N x K, some rows of the affinity matrix of a and b, or all.
+        columns: N' x K', some of its columns, as rows.
+    """
+    return (rows.amax(dim=1).mean() + columns.amax(dim=1).mean()) / 2
 
 
 def matching_loss(positive: Tensor, negatives: Sequence[Tensor], margin: float = 0.1) -> Tensor:
-    """L_match = sum_k max(0, m - s(a, p) + s(a, n_k)) over the affinity matrices of a with p and with
-    each n_k (the hinge of the means is our form of it)."""
-    own = matching_score(positive)
-    scores = torch.stack([matching_score(matrix) for matrix in negatives])
-    return functional.relu(margin - own + scores).sum()
+    """L_match = sum_k max(0, m - s(a, p) + s(a, n_k)), from matching scores. The hinge is ours."""
+    return functional.relu(margin - positive + torch.stack(list(negatives))).sum()
+
+
+def found_again(
+    best: Tensor, dense_a: Tensor, dense_b: Tensor, positions: Tensor, radius: float
+) -> Tensor:
+    """Which positions of a are both row and column maximum: their best cell in b has its own best cell
+    in a within `radius` of where it started (ours: what b does not show has no such cell).
+
+    Args:
+        best: N, the index of the best cell in b, row by row.
+        positions: N x 2.
+
+    Returns:
+        N bool.
+    """
+    back = (dense_b.flatten(1)[:, best].T @ dense_a.flatten(1)).argmax(dim=1)
+    return (_cells(back, dense_a.shape[-1]) - positions).abs().amax(dim=1) <= radius
+
+
+def runner_up(rows: Tensor, best: Tensor, width: int, radius: float) -> Tensor:
+    """The largest value of each row farther than `radius` cells, along x or y, from the best one.
+
+    Args:
+        rows: N x (h w), affinity with all cells of a map. best: N, the largest of each row.
+        width: w.
+
+    Returns:
+        N; -2 where no cell is so far away.
+    """
+    cells = _cells(torch.arange(rows.shape[1], device=rows.device), width)
+    near = (cells[None] - _cells(best, width)[:, None]).abs().amax(dim=2) <= radius
+    return rows.masked_fill(near, _NONE).amax(dim=1)
+
+
+def position_loss(
+    best: Tensor, others: Sequence[Tensor], counts: Tensor, margin: float = 0.2
+) -> Tensor:
+    """sum_k max(0, m - max_j M_ij + o_ki), the mean over the positions i that count (ours).
+
+    The hinge of the means in `matching_loss` is soon satisfied; this one goes on wherever a position is
+    told apart badly, from the best cell of a negative or from the runner-up in the positive itself.
+
+    Args:
+        best: N, the row maxima with the positive. others: of the o_k, N each.
+        counts: N bool.
+    """
+    hinges = functional.relu(margin - best + torch.stack(list(others))).sum(dim=0)
+    weights = counts.to(hinges.dtype)
+    return (weights * hinges).sum() / weights.sum().clamp(min=1)
+
+
+def detection_weights(scores_a: Tensor, scores_p: Tensor) -> Tensor:
+    """M^det_ij = s_i s_j, scaled to a mean of 1 (the scale is ours).
+
+    Args:
+        scores_a: N, scores_p: K, soft detection scores of the positions.
+
+    Returns:
+        N x K.
+    """
+    weights = scores_a[:, None] * scores_p[None]
+    return weights / weights.mean().clamp(min=torch.finfo(weights.dtype).tiny)
+
+
+def distillation_loss(high: Tensor, low: Tensor, weights: Tensor) -> Tensor:
+    """L_dis = mean (M . M^det - M^)^2: the low-dimensional affinity is to be what the high-dimensional
+    one is, and all the more so where both positions are detected. The teacher learns nothing from it.
+
+    Args:
+        high, low: N x K, of descriptors that are both L2-normalised. weights: `detection_weights`.
+    """
+    return (high.detach() * weights.detach() - low).pow(2).mean()
+
+
+def contrastive_loss(
+    anchors: Tensor, positives: Tensor, negatives: Tensor, margin: float = 0.85
+) -> Tensor:
+    """1/2 |a - p|^2 + sum_n 1/2 max(0, tau - |a - n|)^2, Radenovic et al., TPAMI 2018, eq. 3; the mean
+    over the anchors.
+
+    Args:
+        anchors, positives: B x D. negatives: B x N x D. All L2-normalised.
+    """
+    near = (anchors - positives).pow(2).sum(dim=1)
+    squared = (anchors[:, None] - negatives).pow(2).sum(dim=2)
+    # The root has no gradient at 0, where a negative is the anchor's double.
+    far = functional.relu(margin - squared.clamp(min=1e-12).sqrt()).pow(2)
+    return ((near + far.sum(dim=1)) / 2).mean()
+
+
+def triplet_loss(
+    anchors: Tensor, positives: Tensor, negatives: Tensor, margin: float = 0.1
+) -> Tensor:
+    """sum_n max(0, m + |a - p|^2 - |a - n|^2), the mean over the anchors: the alternative to
+    `contrastive_loss`, with the same arguments."""
+    near = (anchors - positives).pow(2).sum(dim=1, keepdim=True)
+    far = (anchors[:, None] - negatives).pow(2).sum(dim=2)
+    return functional.relu(margin + near - far).sum(dim=1).mean()
+
+
+def joint_loss(
+    retrieval: Tensor,
+    matching: Tensor,
+    distillation: Tensor,
+    weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+) -> Tensor:
+    """L = lambda_g L_global + lambda_m L_match + lambda_d L_dis."""
+    return weights[0] * retrieval + weights[1] * matching + weights[2] * distillation
+
+
+def _cells(index: Tensor, width: int) -> Tensor:
+    """Index of a flattened map -> (x, y)."""
+    return torch.stack((index % width, torch.div(index, width, rounding_mode="floor")), dim=-1)

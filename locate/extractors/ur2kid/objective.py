@@ -1,0 +1,154 @@
+"""The losses of UR2KiD put together: what they look at in the images of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from locate.errors import InputError, UnknownNameError
+from locate.extractors.detection import local_maxima
+from locate.extractors.grids import sample
+from locate.extractors.soft_detection import soft_scores
+from locate.extractors.ur2kid import losses as loss
+from locate.extractors.ur2kid.detection import group_responses
+from locate.extractors.ur2kid.network import UR2KiDNetwork
+
+MATCHING = ("positions", "images")
+FOUND_RADIUS = 1.5  # cells: a match that comes back from this far is still mutual
+RUNNER_UP_RADIUS = 3.0  # cells around the best that are not another place
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Attributes:
+    positions: detected places of an image that are matched, at most.
+    matching: "positions" for `losses.position_loss`, "images" for `losses.matching_loss`.
+    margin: of the matching loss.
+    weights: of the retrieval, matching and distillation losses.
+    """
+
+    positions: int = 512
+    matching: str = "positions"
+    margin: float = 0.2
+    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        if self.matching not in MATCHING:
+            raise UnknownNameError("form of the matching loss", self.matching, MATCHING)
+        if self.positions < 1 or min(self.weights) < 0:
+            raise InputError(
+                f"positions must be at least 1 and weights at least 0, got {self.positions} and "
+                f"{self.weights}"
+            )
+
+
+def joint_losses(
+    network: UR2KiDNetwork, images: tuple[Tensor, Tensor, Tensor], objective: Objective
+) -> dict[str, Tensor]:
+    """All losses of a batch of triples. In training mode concepts are dropped, the same for all images.
+
+    Args:
+        images: anchors, positives, negatives, B x 3 x S x S each, RGB of 0 to 255.
+
+    Returns:
+        Scalars: "loss", its three parts, and "found again", the share of detected positions whose match
+        is mutual.
+    """
+    taps = network.taps(torch.cat(images))
+    kept = network.concepts() if network.training else None
+    looks = look(network, taps, kept, objective.positions)
+    count = len(images[0])
+    rows = []
+    for k in range(count):
+        a, p, n = looks[k], looks[k + count], looks[k + 2 * count]
+        matching, found = matching_losses(a, p, n, objective)
+        distillation = loss.distillation_loss(
+            loss.affinity(a.high, p.high),
+            loss.affinity(a.low, p.low),
+            loss.detection_weights(a.scores, p.scores),
+        )
+        rows.append(torch.stack((matching, distillation, found)))
+    matching, distillation, found = torch.stack(rows).mean(dim=0)
+    vectors = network.pooled(network.to_pool(taps))
+    anchors, positives, negatives = vectors.reshape(3, count, -1)
+    retrieval = loss.contrastive_loss(anchors, positives, negatives[:, None])
+    return {
+        "loss": loss.joint_loss(retrieval, matching, distillation, objective.weights),
+        "retrieval": retrieval,
+        "matching": matching,
+        "distillation": distillation,
+        "found again": found,
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What the local losses see of an image.
+
+    Attributes:
+        dense: D x h x w, the low-dimensional map, L2-normalised.
+        at: N x 2, detected positions (x, y) in its cells.
+        low: N x D, high: N x K, descriptors there, L2-normalised.
+        scores: N, how much each is detected.
+    """
+
+    dense: Tensor
+    at: Tensor
+    low: Tensor
+    high: Tensor
+    scores: Tensor
+
+    @property
+    def columns(self) -> Tensor:
+        """h w x D: the descriptors of all cells."""
+        return self.dense.flatten(1).T
+
+
+def look(
+    network: UR2KiDNetwork, taps: Mapping[str, Tensor], kept: Tensor | None, positions: int
+) -> list[Look]:
+    """Of every image, at no more than `positions` of its local maxima, drawn at random."""
+    dense = functional.normalize(network.low(taps, kept), dim=1)
+    with torch.no_grad():
+        high = network.pyramid(taps)
+        responses = group_responses(network.fine(taps), network.groups)
+        scores = soft_scores(responses)
+    looks = []
+    for k in range(len(dense)):
+        cells = torch.nonzero(local_maxima(responses[k]).any(dim=0))
+        cells = cells[torch.randperm(len(cells), device=cells.device)[:positions]]
+        y, x = cells[:, 0], cells[:, 1]
+        at = network.fine.grid.to_image(torch.stack((x, y), dim=1).to(dense.dtype))
+        at = network.pyramid.grid.to_map(at)
+        low, far_up = (
+            functional.normalize(sample(maps[k : k + 1], at[None])[0], dim=1)
+            for maps in (dense, high)
+        )
+        looks.append(Look(dense[k], at, low, far_up, scores[k, y, x]))
+    return looks
+
+
+def matching_losses(a: Look, p: Look, n: Look, objective: Objective) -> tuple[Tensor, Tensor]:
+    """The matching loss of one triple, and the share of the positions that are found again."""
+    rows = [loss.affinity(a.low, p.columns), loss.affinity(p.low, a.columns)]
+    negative = [loss.affinity(one.low, n.columns) for one in (a, p)]
+    terms, shares = [], []
+    for one, other, row, wrong in zip((a, p), (p, a), rows, negative, strict=True):
+        best, where = row.max(dim=1)
+        again = loss.found_again(where, one.dense, other.dense, one.at, FOUND_RADIUS)
+        runner = loss.runner_up(row, where, other.dense.shape[-1], RUNNER_UP_RADIUS)
+        others = (wrong.amax(dim=1), runner)
+        terms.append(loss.position_loss(best, others, again, objective.margin))
+        shares.append(again.to(best.dtype).mean())
+    found = torch.stack(shares).mean()
+    if objective.matching == "positions":
+        return torch.stack(terms).mean(), found
+    scores = [
+        loss.matching_score(*rows),
+        loss.matching_score(negative[0], loss.affinity(n.low, a.columns)),
+    ]
+    return loss.matching_loss(scores[0], scores[1:], objective.margin), found

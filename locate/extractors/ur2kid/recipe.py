@@ -1,0 +1,335 @@
+"""How UR2KiD is trained: from images that show the same place, without a single correspondence.
+
+1. Before the first step the projection to low-dimensional descriptors is fitted in closed form, to
+   mutual nearest neighbours in images of one place (`whitening.discriminative_projection`).
+2. Then all losses of `losses` together, by gradient, on triples of an anchor, a positive and a negative.
+   Negatives of an anchor from a scene are the photos of other scenes that the network of the last
+   `mine_every` steps finds most similar.
+3. At the end the global vector is whitened (`whitening.whitening`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from locate.errors import ImageError, InputError
+from locate.extractors.detection import to_input
+from locate.extractors.grids import sample
+from locate.extractors.ur2kid.detection import group_responses, keypoints
+from locate.extractors.ur2kid.extractor import SYSTEM, start, trained_tensors
+from locate.extractors.ur2kid.network import UR2KiDNetwork
+from locate.extractors.ur2kid.objective import Objective, joint_losses
+from locate.extractors.ur2kid.whitening import discriminative_projection, whitening
+from locate.training.correspondences import load_pairs
+from locate.training.homographies import HomographySettings, warped_pair
+from locate.training.photometric import PhotometricSettings
+from locate.training.photos import PhotoPool, photos_below
+from locate.training.recipe import Batch, Recipe, Stage, generator, images_to_tensor
+from locate.training.scenes import scenes_of
+from locate.training.tuples import TupleMiner
+from locate.types import Array
+
+READ_SIDE = 448  # pixels of the long side of a photo before views are cut out of it
+HELD_OUT_PHOTOS, HELD_OUT_SCENES = 0.05, 0.12  # shares
+
+_VIEWPOINT, _LIGHT = HomographySettings(), PhotometricSettings()
+_SEED = 0  # of all that is fitted or mined; the training's own seed changes nothing but batches
+_FIT_PAIRS, _FIT_KEYPOINTS = 90, 400  # pairs of images for the projection; keypoints of an image
+_MINED_FROM, _MINED = 256, 9  # photos that are searched; negatives that are kept for a scene
+_MINED_CHANCE = 0.5  # that the negative of an anchor is one of those
+_WHITENED_BY, _WHITENED_SIDE = 1600, 352  # photos, at most; their long side in pixels
+_TRIES = 50
+
+
+class UR2KiDRecipe(Recipe):
+    """Args:
+    backbone, backbone_weights: as in `UR2KiD.from_pretrained`.
+    dim, groups, stride, global_dim, local_share, dropout: of the network.
+    crop: side of the square views in pixels, a multiple of 32.
+    tuples: anchors in a batch.
+    positions: detected places of an image that matching looks at, at most.
+    single_share: how many anchors are single photos, whose positive is another view of them.
+    mine_every: steps after which hard negatives are looked for anew.
+    pairs: a file of `locate.training.correspondences`: only these photos of a scene are positives of
+        each other; of their points nothing is used. None for all photos of a scene.
+    matching: "positions" (`losses.position_loss`) or "images" (`losses.matching_loss`).
+    fit: whether the projection is fitted before the first step.
+    margin: of the matching loss.
+    retrieval_weight, matching_weight, distillation_weight: of the losses.
+    backbone_rate: learning rate of the backbone relative to the rest.
+    steps, learning_rate: of the stage.
+    """
+
+    system = SYSTEM
+
+    def __init__(
+        self,
+        *,
+        backbone: str = "lite0",
+        backbone_weights: Path | None = None,
+        dim: int = 128,
+        groups: int = 8,
+        stride: int = 4,
+        global_dim: int = 1024,
+        local_share: float = 0.0,
+        dropout: float = 0.5,
+        crop: int = 256,
+        tuples: int = 2,
+        positions: int = 512,
+        single_share: float = 0.75,
+        mine_every: int = 100,
+        pairs: Path | None = None,
+        matching: str = "positions",
+        fit: bool = True,
+        margin: float = 0.2,
+        retrieval_weight: float = 1.0,
+        matching_weight: float = 1.0,
+        distillation_weight: float = 1.0,
+        backbone_rate: float = 0.3,
+        steps: int = 300,
+        learning_rate: float = 3e-4,
+    ) -> None:
+        if crop < 64 or crop % 32 or min(tuples, mine_every) < 1:
+            raise InputError(
+                "the crop must be a multiple of 32 from 64 on, tuples and mine_every at least 1; "
+                f"got {crop}, {tuples} and {mine_every}"
+            )
+        self._backbone, self._backbone_weights = backbone, backbone_weights
+        self._settings = {
+            "dim": dim,
+            "groups": groups,
+            "stride": stride,
+            "global_dim": global_dim,
+            "local_share": local_share,
+        }
+        self._dropout, self._fit, self._crop, self._tuples = dropout, fit, crop, tuples
+        weights = (retrieval_weight, matching_weight, distillation_weight)
+        self._objective = Objective(positions, matching, margin, weights)
+        self._single_share, self._mine_every, self._pairs = single_share, mine_every, pairs
+        self._backbone_rate = backbone_rate
+        self.stages = (Stage("joint", steps, learning_rate),)
+        self._mined: dict[str, list[Path]] = {}
+
+    def prepare(self, data: Path, cache: Path) -> None:  # noqa: ARG002  nothing takes long enough
+        self._data = data
+        scenes = scenes_of(data)
+        folder = data / "photos"
+        singles: tuple[Path, ...] = ()
+        if folder.is_dir() or not scenes:
+            singles = photos_below(folder if folder.is_dir() else data)
+        paths = (*singles, *(path for photos in scenes.values() for path in photos))
+        self._pool = PhotoPool(paths, data)
+        self._index = {path: k for k, path in enumerate(paths)}
+        self._scene_of = {path: name for name, photos in scenes.items() for path in photos}
+        names = {path.relative_to(data).as_posix(): path for path in singles}
+        aside = set_aside(list(names), HELD_OUT_PHOTOS, 2)
+        scenes_aside = set_aside(list(scenes), HELD_OUT_SCENES, 0 if aside else 2)
+        pairs = None if self._pairs is None else load_pairs(self._pairs, data)
+        self._miners = {}
+        for held_out in (False, True):
+            chosen = {n: p for n, p in scenes.items() if (n in scenes_aside) == held_out}
+            alone = [path for name, path in names.items() if (name in aside) == held_out]
+            miner = TupleMiner(chosen, alone, pairs=pairs, single_share=self._single_share)
+            miner.draw(generator(0), 1)  # says if there are not enough places
+            self._miners[held_out] = miner
+            if not held_out:
+                self._scenes, self._singles = chosen, alone
+        self._counts = (
+            len(singles),
+            len(aside),
+            len(scenes),
+            len(scenes_aside),
+            len(self._scene_of),
+        )
+
+    def describe(self) -> str:
+        singles, aside, scenes, scenes_aside, photos = self._counts
+        positives = "verified pairs" if self._pairs else "photos of one scene"
+        return (
+            f"{singles} single photos ({aside} held out), each with warped views of itself, and "
+            f"{photos} photos of {scenes} scenes ({scenes_aside} held out), positives being "
+            f"{positives}; no correspondences"
+        )
+
+    def network(self) -> UR2KiDNetwork:
+        settings = {**self._settings, "dropout": self._dropout}
+        return start(self._backbone, self._backbone_weights, **settings)[0]
+
+    def settings(self) -> dict[str, Any]:
+        return {"backbone": self._backbone, **self._settings}
+
+    def tensors(self, network: nn.Module) -> dict[str, Tensor]:
+        return trained_tensors(_ours(network))
+
+    def begin(self, network: nn.Module, stage: Stage) -> Iterable[nn.Parameter | dict[str, Any]]:
+        ours = _ours(network)
+        ours.train()
+        ours.backbone.freeze_normalisation()
+        ours.requires_grad_(True)
+        ours.fine.requires_grad_(False)  # no loss looks through it
+        if ours.whiten is not None:
+            ours.whiten.requires_grad_(False)
+        rate = stage.learning_rate
+        return [
+            {"params": [*ours.reduce.parameters(), *ours.pyramid.parameters()], "lr": rate},
+            {"params": list(ours.backbone.parameters()), "lr": rate * self._backbone_rate},
+            {"params": list(ours.pools.parameters()), "lr": rate * 10, "weight_decay": 0.0},
+        ]
+
+    # --- batches ---
+
+    def batch(self, stage: Stage, rng: np.random.Generator, *, held_out: bool = False) -> Batch:  # noqa: ARG002
+        triples = [self._triple(rng, held_out) for _ in range(self._tuples)]
+        names = ("anchors", "positives", "negatives")
+        columns = zip(*triples, strict=True)
+        return {name: images_to_tensor(c) for name, c in zip(names, columns, strict=True)}
+
+    def _triple(self, rng: np.random.Generator, held_out: bool) -> tuple[Array, Array, Array]:
+        for _ in range(_TRIES):
+            drawn = self._miners[held_out].draw(rng, 1)
+            negative = drawn.negatives[0]
+            mined = [] if held_out else self._mined.get(self._scene_of.get(drawn.anchor, ""), [])
+            if mined and rng.random() < _MINED_CHANCE:
+                negative = mined[int(rng.integers(len(mined)))]
+            try:
+                return (*self._views(drawn.anchor, drawn.positive, rng), self._view(negative, rng))
+            except ImageError:  # the pool has said so
+                continue
+        raise InputError(f"{_TRIES} photos in a row could not be read; look at the data folder")
+
+    def _views(self, a: Path, b: Path, rng: np.random.Generator) -> tuple[Array, Array]:
+        if a != b:
+            return self._view(a, rng), self._view(b, rng)
+        pair = warped_pair(self._read(a), rng, (self._crop,) * 2, _VIEWPOINT, _LIGHT)
+        return pair.image_a, pair.image_b
+
+    def _view(self, path: Path, rng: np.random.Generator) -> Array:
+        return warped_pair(self._read(path), rng, (self._crop,) * 2, _VIEWPOINT, _LIGHT).image_a
+
+    def _read(self, path: Path) -> Array:
+        return self._pool.read(self._index[path], READ_SIDE)
+
+    def losses(self, network: nn.Module, batch: Batch, stage: Stage) -> dict[str, Tensor]:  # noqa: ARG002
+        ours = _ours(network)
+        images = (batch["anchors"], batch["positives"], batch["negatives"])
+        return joint_losses(ours, images, self._objective)
+
+    # --- what is not learned by gradient ---
+
+    def refresh_every(self, stage: Stage) -> int:  # noqa: ARG002
+        return self._mine_every
+
+    def refresh(self, network: nn.Module, stage: Stage, step: int) -> None:  # noqa: ARG002
+        ours = _ours(network).eval()
+        if step == 0 and self._fit:
+            self._fit_projection(ours)
+        self._mine(ours, generator(_SEED, 2, step))
+
+    def _fit_projection(self, network: UR2KiDNetwork) -> None:
+        device = network.reduce.weight.device
+        pairs = []
+        for k in range(_FIT_PAIRS):
+            rng = generator(_SEED, 1, k)
+            images = self._triple(rng, held_out=False)[:2]
+            with torch.no_grad():
+                taps = network.taps(images_to_tensor(images).to(device))
+                responses = group_responses(network.fine(taps), network.groups)
+                high = network.pyramid(taps)
+                found = []
+                for one in range(2):
+                    cells = keypoints(responses[one])[0][:_FIT_KEYPOINTS]
+                    at = network.pyramid.grid.to_map(network.fine.grid.to_image(cells))
+                    found.append(sample(high[one : one + 1], at[None])[0].cpu())
+            pairs.append((found[0], found[1]))
+        weight = discriminative_projection(pairs, network.dim)
+        # As large as what it takes the place of, so that steps of the optimiser mean the same.
+        weight *= network.reduce.weight.detach().norm().cpu() / weight.norm()
+        with torch.no_grad():
+            network.reduce.weight.copy_(weight[:, :, None, None])
+            assert network.reduce.bias is not None
+            network.reduce.bias.zero_()
+
+    def _mine(self, network: UR2KiDNetwork, rng: np.random.Generator) -> None:
+        """For every scene the photos of other scenes that are most like one of three of its own."""
+        anchors = {
+            name: [photos[i] for i in rng.permutation(len(photos))[:3]]
+            for name, photos in self._scenes.items()
+        }
+        others = [self._singles[i] for i in rng.permutation(len(self._singles))[:_MINED_FROM]]
+        candidates = [*others, *(path for photos in anchors.values() for path in photos)]
+        vectors = dict(self._vectors(network, candidates, self._crop))
+        self._mined = {}
+        for name, photos in anchors.items():
+            found: dict[Path, None] = {}
+            for anchor in photos:
+                if anchor in vectors:
+                    hardest = self._miners[False].hardest(vectors, anchor, _MINED)
+                    found.update(dict.fromkeys(hardest[: -(-_MINED // len(photos))]))
+            self._mined[name] = list(found)
+
+    def _vectors(
+        self, network: UR2KiDNetwork, paths: Sequence[Path], side: int
+    ) -> Iterator[tuple[Path, Array]]:
+        """The pooled levels of photos; those that cannot be read are left out."""
+        device = network.reduce.weight.device
+        for path in paths:
+            try:
+                pixels = self._pool.read(self._index[path], side)
+            except ImageError:
+                continue
+            with torch.no_grad():
+                taps = network.taps(to_input(pixels, device))
+                yield path, network.pooled(network.to_pool(taps))[0].cpu().numpy()
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "mined": {
+                name: [path.relative_to(self._data).as_posix() for path in paths]
+                for name, paths in self._mined.items()
+            }
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        mined = state.get("mined", {})
+        self._mined = {name: [self._data / path for path in paths] for name, paths in mined.items()}
+
+    def finish(self, network: nn.Module, stage: Stage) -> None:  # noqa: ARG002
+        ours = _ours(network)
+        if ours.whiten is None:
+            return
+        ours.eval()
+        paths = [*self._singles, *(path for photos in self._scenes.values() for path in photos)]
+        order = generator(_SEED, 3).permutation(len(paths))[:_WHITENED_BY]
+        found = self._vectors(ours, [paths[i] for i in order], _WHITENED_SIDE)
+        vectors = torch.from_numpy(np.stack([vector for _, vector in found]))
+        weight, bias = whitening(vectors, ours.global_dim)
+        with torch.no_grad():
+            ours.whiten.weight.copy_(weight)
+            ours.whiten.bias.copy_(bias)
+
+
+def set_aside(names: Sequence[str], share: float, at_least: int) -> frozenset[str]:
+    """The names that are held out. Whether one is follows from itself alone, unless they would be
+    less than `at_least` of at least three times as many."""
+    order = sorted(names, key=_fraction)
+    count = sum(_fraction(name) < share for name in names)
+    if count < at_least and len(names) >= 3 * at_least:
+        count = at_least
+    return frozenset(order[:count])
+
+
+def _fraction(name: str) -> float:
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8]) / 2.0**64
+
+
+def _ours(network: nn.Module) -> UR2KiDNetwork:
+    assert isinstance(network, UR2KiDNetwork)
+    return network

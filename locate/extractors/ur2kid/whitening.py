@@ -1,0 +1,94 @@
+"""Linear maps that are fitted in closed form: where training starts from, and what follows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from locate.errors import InputError
+
+
+def discriminative_projection(
+    pairs: Iterable[tuple[Tensor, Tensor]], dim: int, ridge: float = 1.0, best: float = 0.5
+) -> Tensor:
+    """The projection under which matches are alike and all else is not: first the directions in which
+    matches differ are shrunk, by the inverse root of the matrix of their differences, then those are
+    kept in which features vary most. Mikolajczyk and Matas, "Improving descriptors for fast tree
+    matching by optimal linear projection", ICCV 2007; for images Radenovic et al., TPAMI 2018,
+    section 3.3.
+
+    Nobody says what the matches are: they are mutual nearest neighbours of two images that show the
+    same, the more similar half.
+
+    Args:
+        pairs: features of the keypoints of two images of one place, N x K and M x K.
+        dim: D.
+        ridge: added to the eigenvalues of the differences, as a share of their mean: differences
+            that are small in the data are not taken for none.
+        best: share of the mutual neighbours of a pair that are taken for matches.
+
+    Returns:
+        D x K float64. Features that are not scaled, and not centred, are to be multiplied by it.
+
+    Raises:
+        InputError: there are no matches.
+    """
+    features, differences = [], []
+    for a, b in pairs:
+        features += [a.double(), b.double()]
+        first, second = mutual_nearest(a, b, best)
+        differences.append(features[-2][first] - features[-1][second])
+    delta = torch.cat(differences) if differences else torch.zeros(0, 1)
+    if len(delta) == 0:
+        raise InputError(
+            "no two images of one place match at all; more or sharper photos are needed"
+        )
+    within = delta.T @ delta / (2 * len(delta))
+    values, vectors = torch.linalg.eigh(within)
+    shrunk = vectors * (values.clamp(min=0) + ridge * values.mean()) ** -0.5
+    directions = torch.linalg.eigh(torch.cov((torch.cat(features) @ shrunk).T))[1]
+    projection: Tensor = (shrunk @ directions.flip(1)[:, :dim]).T
+    return projection
+
+
+def mutual_nearest(a: Tensor, b: Tensor, best: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Indices into N x K and M x K features of those that are each other's nearest by cosine; of these
+    the share `best` with the largest cosine."""
+    if len(a) == 0 or len(b) == 0:
+        none = torch.zeros(0, dtype=torch.int64, device=a.device)
+        return none, none
+    similarity = functional.normalize(a, dim=1) @ functional.normalize(b, dim=1).T
+    to_b, to_a = similarity.argmax(dim=1), similarity.argmax(dim=0)
+    first = torch.nonzero(to_a[to_b] == torch.arange(len(a), device=a.device))[:, 0]
+    order = similarity[first, to_b[first]].argsort(descending=True, stable=True)
+    first = first[order[: round(best * len(first))]]
+    return first, to_b[first]
+
+
+def whitening(vectors: Tensor, dim: int, ridge: float = 0.3) -> tuple[Tensor, Tensor]:
+    """PCA whitening with a ridge: what most images have in common, and what varies from image to image
+    for whatever reason, weighs less. Jegou and Chum, "Negative evidences and co-occurences in image
+    retrieval", ECCV 2012, section 3.
+
+    Args:
+        vectors: N x C, of N images.
+        dim: D; the directions of most variance are kept.
+        ridge: added to the eigenvalues, as a share of the mean of those that are kept: directions of
+            little variance are mostly noise.
+
+    Returns:
+        weight D x C and bias D, for `linear`; float64. If N or C is too small the last rows are 0.
+    """
+    vectors = vectors.double()
+    mean = vectors.mean(dim=0)
+    _, values, directions = torch.linalg.svd(vectors - mean, full_matrices=False)
+    variances = values[:dim].square() / len(vectors)
+    # N vectors less their mean span N - 1 dimensions at most; what is left is rounding.
+    real = variances > 1e-12 * variances.max().clamp(min=1e-30)
+    scale = torch.where(real, (variances + ridge * variances.mean()).clamp(min=1e-30) ** -0.5, 0)
+    weight = torch.zeros(dim, vectors.shape[1], dtype=torch.float64, device=vectors.device)
+    weight[: len(scale)] = scale[:, None] * directions[:dim]
+    return weight, -weight @ mean
