@@ -10,6 +10,7 @@
     │   ├── DatabaseMismatchError     it was filled by another extractor, weights or version
     │   └── DatabaseCorruptError      a checksum or an invariant does not hold
     ├── WeightsError                  a weights file does not fit its network
+    ├── TrainingError                 a training cannot go on
     └── MissingExtraError (ImportError)  an optional package is not installed
 
 A message names the value that is wrong and the cure. `assert` is for our own bugs only.
@@ -74,6 +75,10 @@ class DatabaseCorruptError(DatabaseError):
 
 class WeightsError(LocateError):
     """A weights file is missing or does not fit its network."""
+
+
+class TrainingError(LocateError):
+    """A training cannot go on; its last checkpoint is as it was."""
 
 
 class MissingExtraError(LocateError, ImportError):

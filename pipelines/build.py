@@ -240,6 +240,8 @@ class _Job:
         refuse_unfit(search, info)
         if stored is None:
             hashes = {n: weights_files.keep(self._catalog.folder, p) for n, p in files.items()}
+        if stored is not None and search == self._catalog.meta("search"):
+            return
         with self._catalog.transaction():
             self._catalog.set_meta("search", search)
             if stored is None:

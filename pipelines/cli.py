@@ -92,10 +92,14 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
 
-    def command(name: str, text: str, example: str) -> argparse.ArgumentParser:
+    def printing(name: str, text: str, example: str) -> argparse.ArgumentParser:
         made = bare(name, text, example)
-        made.add_argument("--index", type=Path, metavar="PATH", help="the database folder")
         made.add_argument("--json", action="store_true", help="print JSON instead of a table")
+        return made
+
+    def command(name: str, text: str, example: str) -> argparse.ArgumentParser:
+        made = printing(name, text, example)
+        made.add_argument("--index", type=Path, metavar="PATH", help="the database folder")
         return made
 
     build = command(
@@ -196,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     town.add_argument("out", type=Path, help="folder to make")
     town.add_argument("--seed", type=int, default=0, help="another seed, another town")
-    train_cli.add_train_parser(bare)
+    train_cli.add_train_parser(printing)
     evaluate_cli.add_evaluate_parser(
         bare(
             "evaluate",

@@ -35,7 +35,6 @@ def add_train_parser(
         "train a system on a folder of photos; an interrupted training goes on with --resume",
         "locate train d2net --data photos/ --out d2net/ --time-budget 20m",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.add_argument("system", metavar="NAME", help=f"one of {', '.join(RECIPES)}")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of photos to learn from")
     parser.add_argument(

@@ -14,13 +14,10 @@ from locate.errors import InputError, UnknownNameError, WeightsError
 from locate.extractors.backbones import create_backbone, load_backbone
 from locate.extractors.base import Extractor
 from locate.extractors.d2net.detection import (
-    channel_ratio,
     describe,
     distinctness,
     hard_detections,
     keypoints,
-    soft_local_max,
-    soft_scores,
 )
 from locate.extractors.d2net.extractor import D2Net
 from locate.extractors.d2net.losses import (
@@ -31,6 +28,7 @@ from locate.extractors.d2net.losses import (
     weighted_mean,
 )
 from locate.extractors.d2net.network import PLANS, STRIDE, D2Network
+from locate.extractors.soft_detection import channel_ratio, soft_local_max, soft_scores
 from locate.extractors.weights import Record, save_weights
 from locate.matching import match_mutual
 from locate.pixels import apply_homography

@@ -28,7 +28,7 @@ import torch
 from torch import nn
 from training_worker import ToyRecipe, parser
 
-from locate.errors import InputError, UnknownNameError, WeightsError
+from locate.errors import InputError, TrainingError, UnknownNameError, WeightsError
 from locate.extractors.weights import load_weights
 from locate.training import loop, recipes
 from locate.training.batches import AHEAD, made_ahead
@@ -49,7 +49,7 @@ from locate.training.schedule import (
     rate,
     stage_window,
 )
-from locate.training.steps import TrainingError, held_out_losses, stepwise
+from locate.training.steps import held_out_losses, stepwise
 from pipelines import train_cli
 from pipelines.train import Request, export, train_system
 from pipelines.train_record import commit_of, loss_curves, smoothed

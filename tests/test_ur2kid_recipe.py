@@ -15,7 +15,6 @@ from PIL import Image
 from torch.nn import functional
 
 from locate.errors import InputError, UnknownNameError
-from locate.extractors.soft_detection import channel_ratio, soft_local_max, soft_scores
 from locate.extractors.ur2kid import losses as loss
 from locate.extractors.ur2kid import recipe as recipe_module
 from locate.extractors.ur2kid.extractor import UR2KiD, build, network_settings
@@ -46,35 +45,6 @@ def random(*shape, seed=0, unit=None):
 def same_gradient(function, *inputs):
     inputs = tuple(value.clone().requires_grad_(True) for value in inputs)
     return torch.autograd.gradcheck(function, inputs)
-
-
-# --- soft detection
-# ---------------------------------------------------------------------------------
-
-
-def test_soft_detection_is_the_papers():
-    maps = random(2, 3, 5, 6).abs().numpy()
-    alpha = soft_local_max(torch.from_numpy(maps)).numpy()
-    beta = channel_ratio(torch.from_numpy(maps)).numpy()
-    gamma = np.zeros((2, 5, 6))
-    for b in range(2):
-        scaled = np.exp(maps[b] / maps[b].max())
-        for i in range(5):
-            for j in range(6):
-                for k in range(3):
-                    total = sum(
-                        scaled[k, y, x]
-                        for y in range(max(0, i - 1), min(5, i + 2))
-                        for x in range(max(0, j - 1), min(6, j + 2))
-                    )
-                    assert alpha[b, k, i, j] == pytest.approx(scaled[k, i, j] / total)
-                    share = maps[b, k, i, j] / max(maps[b, t, i, j] for t in range(3))
-                    assert beta[b, k, i, j] == pytest.approx(share)
-                    gamma[b, i, j] = max(gamma[b, i, j], scaled[k, i, j] / total * share)
-    scores = soft_scores(torch.from_numpy(maps)).numpy()
-    np.testing.assert_allclose(scores, gamma / gamma.sum(axis=(1, 2), keepdims=True))
-    assert same_gradient(lambda m: soft_scores(m.abs() + 0.1), random(1, 2, 4, 4, seed=2))
-    assert torch.all(soft_scores(torch.zeros(1, 2, 4, 4)) == 0)
 
 
 # --- losses
@@ -497,7 +467,6 @@ def test_losses_fall_on_a_fixed_batch(recipe):
 def test_the_end_whitens_and_the_result_is_an_extractor(recipe, texture):
     network = recipe.network()
     recipe.finish(network, STAGE)
-    paths = [path for path in recipe._index if path not in set()]
     assert torch.isfinite(network.whiten.weight).all()
     tensors = recipe.tensors(network)
     again = build(recipe.settings())
@@ -508,7 +477,6 @@ def test_the_end_whitens_and_the_result_is_an_extractor(recipe, texture):
     assert a.global_descriptor.tobytes() == b.global_descriptor.tobytes()
     assert a.global_descriptor.shape == (16,)
     assert a.features.descriptors.tobytes() == b.features.descriptors.tobytes()
-    assert paths
 
 
 def test_verified_pairs_alone_are_positives(folder, tmp_path):

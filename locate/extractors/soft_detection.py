@@ -14,31 +14,37 @@ _TINY = 1e-8
 
 
 def soft_local_max(maps: Tensor, radius: int = 1) -> Tensor:
-    """Eq. 4: alpha^k_ij = exp(D^k_ij) over the sum of exp(D^k) in the window of (2 radius + 1)^2 cells.
+    """Eq. 4: alpha^k_ij = exp(D^k_ij) / sum of exp(D^k) over the window of (2 radius + 1)^2 cells.
 
-    The values are first divided by the largest of their image, so that alpha does not depend on the
-    features' scale; without that the exponentials of large features would leave no gradient.
+    As in the authors' code, D is divided by the largest value of the whole map first, which makes alpha
+    independent of the scale of the features, and beyond the border exp(D) counts as 1.
+
+    Args:
+        maps: B x C x h x w.
 
     Returns:
-        B x C x H x W, each 0 to 1. Beyond the border nothing is summed.
+        B x C x h x w.
     """
     largest = maps.amax(dim=(1, 2, 3), keepdim=True).clamp(min=_TINY)
-    raised = torch.exp(maps / largest)
+    exponential = torch.exp(maps / largest)
     side = 2 * radius + 1
-    total = functional.avg_pool2d(raised, side, 1, radius, count_include_pad=True) * side**2
-    return raised / total
+    padded = functional.pad(exponential, [radius] * 4, value=1.0)
+    return exponential / (functional.avg_pool2d(padded, side, 1) * side**2)
 
 
 def channel_ratio(maps: Tensor) -> Tensor:
-    """Eq. 5: beta^k_ij = D^k_ij / max_t D^t_ij; 0 where all are 0."""
+    """Eq. 5: beta^k_ij = D^k_ij / max_t D^t_ij; 0 where all channels are 0."""
     return maps / maps.amax(dim=1, keepdim=True).clamp(min=_TINY)
 
 
-def soft_scores(maps: Tensor, radius: int = 1) -> Tensor:
-    """Eqs. 6 and 7: gamma_ij = max_k alpha^k_ij beta^k_ij, over its sum in the image.
+def soft_scores(maps: Tensor) -> Tensor:
+    """Eqs. 6 and 7: gamma_ij = max_k alpha^k_ij beta^k_ij, divided by its sum over the map.
+
+    Args:
+        maps: B x C x h x w.
 
     Returns:
-        B x H x W; each image sums to 1, or to 0 if it has no features.
+        B x h x w; each map sums to 1 (to 0 where there are no features).
     """
-    gamma = (soft_local_max(maps, radius) * channel_ratio(maps)).amax(dim=1)
+    gamma = (soft_local_max(maps) * channel_ratio(maps)).amax(dim=1)
     return gamma / gamma.sum(dim=(1, 2), keepdim=True).clamp(min=_TINY)

@@ -20,14 +20,13 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from locate.errors import InputError
+from locate.errors import InputError, TrainingError
 from locate.training.checkpoint import Checkpoint, Log, save_checkpoint
 from locate.training.options import Moment, Options
 from locate.training.recipe import Batch, Recipe, Stage, torch_seed
 from locate.training.schedule import Window, fitting_steps, planned_steps, rate, stage_window
 from locate.training.steps import (
     Step,
-    TrainingError,
     held_out_batches,
     held_out_losses,
     make_optimiser,

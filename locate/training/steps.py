@@ -15,15 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from locate.errors import InputError, LocateError
+from locate.errors import InputError, TrainingError
 from locate.training.batches import made_ahead
 from locate.training.recipe import Batch, Recipe, Stage, generator, to_device, torch_seed
 
 _TRIAL_STEPS = (3, 20)  # at least and at most
-
-
-class TrainingError(LocateError):
-    """A training cannot go on; its last checkpoint is as it was."""
 
 
 @dataclass(frozen=True)

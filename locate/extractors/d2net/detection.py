@@ -1,4 +1,5 @@
-"""Detection on a map of features: hard in use, soft in training. Dusmanu et al., CVPR 2019, section 3.2.
+"""Hard detection on a map of features, as in use. Dusmanu et al., CVPR 2019, section 3.1. The soft one
+of training is in `locate.extractors.soft_detection`.
 
 A map is C x h x w, not negative; D^k_ij of the paper is `maps[k, i, j]`.
 """
@@ -11,8 +12,6 @@ from torch.nn import functional
 
 from locate.extractors.detection import refine
 from locate.extractors.grids import sample
-
-_TINY = 1e-8
 
 
 def hard_detections(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -102,40 +101,3 @@ def describe(maps: Tensor, points: Tensor) -> Tensor:
         N x C.
     """
     return functional.normalize(sample(maps[None], points[None])[0], dim=1)
-
-
-def soft_local_max(maps: Tensor, radius: int = 1) -> Tensor:
-    """Eq. 4: alpha^k_ij = exp(D^k_ij) / sum of exp(D^k) over the window of (2 radius + 1)^2 cells.
-
-    As in the authors' code, D is divided by the largest value of the whole map first, which makes alpha
-    independent of the scale of the features, and beyond the border exp(D) counts as 1.
-
-    Args:
-        maps: B x C x h x w.
-
-    Returns:
-        B x C x h x w.
-    """
-    largest = maps.amax(dim=(1, 2, 3), keepdim=True).clamp(min=_TINY)
-    exponential = torch.exp(maps / largest)
-    side = 2 * radius + 1
-    padded = functional.pad(exponential, [radius] * 4, value=1.0)
-    return exponential / (functional.avg_pool2d(padded, side, 1) * side**2)
-
-
-def channel_ratio(maps: Tensor) -> Tensor:
-    """Eq. 5: beta^k_ij = D^k_ij / max_t D^t_ij; 0 where all channels are 0."""
-    return maps / maps.amax(dim=1, keepdim=True).clamp(min=_TINY)
-
-
-def soft_scores(maps: Tensor) -> Tensor:
-    """Eqs. 6 and 7: gamma_ij = max_k alpha^k_ij beta^k_ij, divided by its sum over the map.
-
-    Args:
-        maps: B x C x h x w.
-
-    Returns:
-        B x h x w; each map sums to 1 (to 0 where there are no features).
-    """
-    gamma = (soft_local_max(maps) * channel_ratio(maps)).amax(dim=1)
-    return gamma / gamma.sum(dim=(1, 2), keepdim=True).clamp(min=_TINY)

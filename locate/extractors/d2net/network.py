@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from locate.errors import InputError, UnknownNameError
-from locate.extractors.backbone import Backbone
+from locate.extractors.backbone import Backbone, take_out_unused
 from locate.extractors.grids import Grid, resample
 
 SYSTEM = "d2net"
@@ -99,7 +99,7 @@ class D2Network(nn.Module):
         self.width = self.head.out_channels if self.head else backbone.widths[self._finest]
         self.grid: Grid = backbone.grid(self._finest)
         self._trained = plan.trained
-        _take_out_unused(backbone, self.taps)
+        take_out_unused(backbone, self.taps)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """RGB of 0 to 255, B x 3 x H x W, sides multiples of 32 -> B x `width` x h x w, not negative."""
@@ -138,22 +138,3 @@ def _head(backbone: Backbone, taps: Sequence[str]) -> nn.Conv2d:
         head.weight.copy_(weight[:, :, None, None])
         nn.init.zeros_(head.bias)  # type: ignore[arg-type]
     return head
-
-
-def _take_out_unused(backbone: Backbone, taps: Sequence[str]) -> None:
-    """Replace every layer that no tap depends on by an empty one, so that neither the memory nor a
-    weights file holds it."""
-    layers = [module for module in backbone.modules() if not list(module.children())]
-    used: set[nn.Module] = set()
-    hooks = [layer.register_forward_hook(lambda module, *_: used.add(module)) for layer in layers]
-    modes = {module: module.training for module in backbone.modules()}
-    parameter = next(backbone.parameters())
-    with torch.no_grad():  # in evaluation mode: batch normalisation must not take up the zeros
-        backbone.eval().taps(parameter.new_zeros(1, 3, 64, 64), taps)
-    for hook in hooks:
-        hook.remove()
-    for module, mode in modes.items():
-        module.training = mode
-    for name, module in list(backbone.named_modules()):
-        if module in layers and module not in used and module.state_dict():
-            backbone.set_submodule(name, nn.Identity())

@@ -34,6 +34,8 @@ class UR2KiD:
     weights_hash: sha256 of the weights file.
     max_keypoints: the strongest that are kept.
     max_side: the image is shrunk so that its long side is at most this many pixels.
+    global_side: the same for the global descriptor, for which details are no help: on 640 px mAP is 1.5
+        points lower than on 448. A larger image runs through the network twice; 0 for once.
     strictness: how many deviations above its mean a group's response must be.
     multiscale: look for keypoints at half, full and double size; six times slower.
     """
@@ -45,14 +47,17 @@ class UR2KiD:
         *,
         max_keypoints: int = 2048,
         max_side: int = 1024,
+        global_side: int = 448,
         strictness: float = 1.0,
         multiscale: bool = False,
     ) -> None:
-        if max_keypoints < 1 or max_side < 1:
+        if max_keypoints < 1 or max_side < 1 or global_side < 0:
             raise InputError(
-                f"max_keypoints and max_side must be at least 1, got {max_keypoints} and {max_side}"
+                "max_keypoints and max_side must be at least 1 and global_side at least 0, "
+                f"got {max_keypoints}, {max_side} and {global_side}"
             )
         self.max_side = max_side
+        self._global_side = global_side or max_side
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network = network.eval().requires_grad_(False).to(self.device)
         self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -66,6 +71,7 @@ class UR2KiD:
                 **network_settings(network),
                 "max_keypoints": max_keypoints,
                 "max_side": max_side,
+                "global_side": global_side,
                 "strictness": strictness,
                 "multiscale": multiscale,
             },
@@ -112,10 +118,15 @@ class UR2KiD:
         height, width = pixels.shape[:2]
         size = size or (width, height)
         working = fit_size((width, height), self.max_side)
+        small = fit_size(working, self._global_side)
         with torch.inference_mode():
-            taps = self._taps(resize_image(pixels, working))
-            vector = self._network.global_vector(self._cropped(taps, working))[0]
-            features = self._local(pixels, working, size, taps) if local else None
+            taps = self._taps(resize_image(pixels, small))
+            vector = self._network.global_vector(self._cropped(taps, small))[0]
+            features = None
+            if local:
+                if small != working:
+                    taps = self._taps(resize_image(pixels, working))
+                features = self._local(pixels, working, size, taps)
         return Extraction(features, vector.float().cpu().numpy())
 
     def _taps(self, pixels: Array) -> dict[str, Tensor]:
