@@ -109,6 +109,12 @@ def add_evaluate_parser(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="queries that count",
     )
+    retrieval.add_argument(
+        "--foreign-count", type=int, metavar="N", help="so many of them, drawn by the seed"
+    )
+    retrieval.add_argument(
+        "--shortlist", type=int, metavar="N", help="candidates that are verified (default 30)"
+    )
     retrieval.add_argument("--no-verify", action="store_true", help="the global ranking alone")
     retrieval.add_argument("--search", choices=("global", "local", "both"), help="how to search")
     retrieval.add_argument("--work", type=Path, metavar="DIR", help="keep the databases here")
@@ -125,9 +131,14 @@ def add_evaluate_parser(parser: argparse.ArgumentParser) -> None:
         "--protocol", default="folds", metavar="NAME", help="folds or queries (default folds)"
     )
     localization.add_argument(
+        "--ratio", type=float, metavar="R", help="of Lowe's test for all matches (default 0.85)"
+    )
+    localization.add_argument(
+        "--solver", metavar="NAME", help="poselib or pycolmap (default poselib)"
+    )
+    localization.add_argument(
         "--unscaled",
         action="append",
-        default=None,
         metavar="SCENE",
         help="scene whose unit is not the metre (default fox)",
     )
@@ -207,19 +218,24 @@ def _report(a: argparse.Namespace) -> Report:
                 verify=not a.no_verify,
                 search=a.search,
                 work=a.work,
+                **_given(a, "foreign_count", "shortlist"),
                 **common,
             )
         from pipelines.evaluate_localization import evaluate_localization
 
-        options = {} if a.unscaled is None else {"unscaled": a.unscaled}
         return evaluate_localization(
             a.folder,
             extractors,
             layout=a.layout or "auto",
             protocol=a.protocol,
-            **options,
+            **_given(a, "unscaled", "ratio", "solver"),
             **common,
         )
+
+
+def _given(a: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The options that were given; the others keep the defaults of the evaluation itself."""
+    return {name: getattr(a, name) for name in names if getattr(a, name) is not None}
 
 
 def named_extractors(names: list[str], weights: list[Path]) -> dict[str, Extractor]:

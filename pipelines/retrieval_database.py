@@ -178,9 +178,7 @@ def library(
     links = _link_all(photos, home / "photos")
     ids = {path: image for image, path in links.items()}
     failed = _fill(index, home / "photos", sorted(ids), extractor, search, workers, progress)
-    with Database(index, workers=workers) as db:
-        # The extractor may be none that the registry can make again by its name.
-        db._extractor = extractor
+    with Database(index, workers=workers, extractor=extractor) as db:
         yield Library(db, ids, [(ids[path], reason) for path, reason in failed])
 
 

@@ -128,11 +128,19 @@ class Database:
     Safe to share between threads. Use it as a context manager, or call `close`.
     """
 
-    def __init__(self, folder: Path | str, *, workers: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        workers: int | None = None,
+        extractor: Extractor | None = None,
+    ) -> None:
         """
         Args:
             folder: made by `locate build-index`.
             workers: threads that match and verify; by default one a core.
+            extractor: the one that filled the database, where it is loaded already or is none that the
+                registry can make again; by default it is loaded with the first query.
 
         Raises:
             DatabaseMissingError, DatabaseMismatchError, DatabaseCorruptError
@@ -146,7 +154,15 @@ class Database:
                     f"{self.folder} holds no images yet; add some with: locate build-index PHOTOS"
                 )
             self.extractor_info = ExtractorInfo.from_json(stored)
-            self._extractor: Extractor | None = None
+            if (
+                extractor is not None
+                and extractor.info.fingerprint != self.extractor_info.fingerprint
+            ):
+                raise DatabaseMismatchError(
+                    f"{self.folder} was filled by another {self.extractor_info.name} than the one "
+                    "given; leave the extractor out, and the right one is loaded"
+                )
+            self._extractor = extractor
             self._searches = Searches(self._catalog)
             self.search = self._catalog.meta("search") or default_search(self.extractor_info)
             self.calibration = self._find_calibration()

@@ -14,7 +14,7 @@ from PIL import Image
 
 import locate
 from index.catalog import FILE, Catalog
-from locate.errors import DatabaseMissingError, ImageError, InputError
+from locate.errors import DatabaseMismatchError, DatabaseMissingError, ImageError, InputError
 from locate.metrics import average_precision
 from locate.types import Candidate
 from locate.verdict import MATCH, NO_MATCH, UNCERTAIN, UNVERIFIED
@@ -171,6 +171,15 @@ def test_an_empty_or_missing_database(tmp_path, fake_extractor):
     locate.build_index(tmp_path / "photos", tmp_path / ".locate", extractor=fake_extractor)
     with pytest.raises(DatabaseMissingError, match="holds no images yet"):
         locate.open(tmp_path / ".locate")
+
+
+def test_a_loaded_extractor_is_used_if_it_is_the_right_one(home, monkeypatch):
+    right = locate.create_extractor("fake")
+    monkeypatch.setattr("pipelines.retrieve.load_extractor", None)  # would be called otherwise
+    with locate.Database(home / ".locate", extractor=right) as db:
+        assert db.query(home / "photos/place-1/0.png").label == "place-1"
+    with pytest.raises(DatabaseMismatchError, match="leave the extractor out"):
+        locate.Database(home / ".locate", extractor=locate.create_extractor("sift"))
 
 
 @pytest.mark.parametrize("shape", [(20, 300, 3), (200, 300), (200, 300, 4)])
