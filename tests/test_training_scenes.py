@@ -17,6 +17,8 @@ from locate.extractors.base import ExtractorInfo
 from locate.extractors.sift import Sift
 from locate.matching import match_mutual
 from locate.training import pseudo
+from locate.training.correspondences import save_pairs
+from locate.training.pairs import known_pairs, pairs_of_models
 from locate.training.pseudo import pseudo_pairs, spread
 from locate.training.scenes import find_models, model_pairs, scenes_of, singles_of
 from locate.types import Extraction
@@ -217,6 +219,33 @@ def test_models_are_found_below_a_folder(model):
     assert find_models(images) == ()
     with pytest.raises(InputError, match="is not a folder"):
         find_models(folder / "none")
+
+
+def test_pairs_of_training_data_come_from_its_models_first(model, tmp_path, monkeypatch, caplog):
+    folder, images, *_ = model
+    expected = [pair.matched() for pair in model_pairs(folder, images)]
+    assert len(expected) == 2
+    for a, b in zip(pairs_of_models(tmp_path), expected, strict=True):
+        assert (a.image_a, a.image_b) == (b.image_a, b.image_b)
+        np.testing.assert_array_equal(a.points_a, b.points_a)
+    matched = {}
+
+    def fake(scenes, **_):
+        matched.update(scenes)
+        return expected[:1]
+
+    monkeypatch.setattr("locate.training.pairs.pseudo_pairs", fake)
+    Image.new("RGB", (64, 64)).save(images.parent / "other.png")
+    for name in ("1.png", "2.png"):
+        (tmp_path / "tower").mkdir(exist_ok=True)
+        Image.new("RGB", (64, 64)).save(tmp_path / "tower" / name)
+    assert len(known_pairs(tmp_path, tmp_path / "cache")) == 3
+    assert list(matched) == ["tower"]  # photos of a model need no guesses
+    save_pairs(tmp_path / "mine.npz", expected[1:], tmp_path)
+    assert len(known_pairs(tmp_path, tmp_path / "cache", tmp_path / "mine.npz")) == 1
+    images.rename(tmp_path.parent / f"{tmp_path.name}-gone")
+    assert pairs_of_models(tmp_path) == []
+    assert "its images are not below" in caplog.text
 
 
 def test_models_that_cannot_be_used(model, tmp_path, texture):

@@ -1,13 +1,12 @@
 """How D2-Net is trained: on points that are known to be the same in two images.
 
 The paper takes them from the depth maps of MegaDepth. Here some pairs are two views of one photo with a
-known homography between them and different light, the others two photos of one scene with the matches
-of another extractor that its geometry confirms.
+known homography between them and different light, the others two photos of one scene with the points of
+a COLMAP model, or with the matches of another extractor that its geometry confirms.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,24 +20,17 @@ from locate.extractors.backbones import load_backbone
 from locate.extractors.d2net.losses import d2_loss
 from locate.extractors.d2net.network import SYSTEM, D2Network
 from locate.images import read_photo
-from locate.training.correspondences import (
-    MatchedPair,
-    crop_matched_pair,
-    load_pairs,
-    save_pairs,
-)
+from locate.training.correspondences import MatchedPair, crop_matched_pair
 from locate.training.homographies import HomographySettings, visible_grid, warped_pair
+from locate.training.pairs import known_pairs
 from locate.training.photometric import PhotometricSettings, photometric_noise
 from locate.training.photos import PhotoPool, Split
-from locate.training.pseudo import pseudo_pairs
 from locate.training.recipe import Batch, Recipe, Stage, images_to_tensor
-from locate.training.scenes import scenes_of
 from locate.types import Array
 
 _READ_SIDE = 640  # pixels: photos are kept in memory at this size
 _FEWEST = 64  # points that a pair of crops should share
 _TRIES = 10  # draws until it does
-_PAIRS_PER_SCENE = 60  # that are tried
 
 _Views = tuple[Array, Array, Array, Array]  # image a, image b, points a, points b
 
@@ -55,6 +47,8 @@ class D2NetRecipe(Recipe):
             whose cells are half as wide and which shall tell neighbours apart, 1.5 (6 pixels).
         margin: M.
         matched: share of the pairs that are two photos of one scene, where there are scenes.
+        matches: a file of such pairs, see `locate.training.correspondences`; None for those of COLMAP
+            models below the data folder, and verified RootSIFT matches of scenes that have none.
     """
 
     system = SYSTEM
@@ -71,6 +65,7 @@ class D2NetRecipe(Recipe):
         radius: float | None = None,
         margin: float = 1.0,
         matched: float = 0.3,
+        matches: Path | None = None,
     ) -> None:
         if crop < 64 or crop % 32 or pairs < 1 or points < 1 or not 0 <= matched <= 1:
             raise InputError(
@@ -81,7 +76,7 @@ class D2NetRecipe(Recipe):
         self._backbone, self._backbone_weights = backbone, backbone_weights
         self._taps = tuple(taps.split(",")) if isinstance(taps, str) else taps
         self._crop, self._pairs, self._points = crop, pairs, points
-        self._margin, self._share = margin, matched
+        self._margin, self._share, self._matches = margin, matched, matches
         network = self.network()
         self._built_with = {"backbone": backbone, "taps": list(network.taps)}
         self._stride = int(network.grid.stride)
@@ -94,30 +89,16 @@ class D2NetRecipe(Recipe):
         self._matched: list[MatchedPair] = []
         if self._share:
             aside = set(self._pool.held_out.tolist())
-            for pair in self._verified_pairs(data, cache):
+            for pair in known_pairs(data, cache, self._matches):
                 if aside.isdisjoint({self._place[pair.image_a], self._place[pair.image_b]}):
                     self._matched.append(pair)
         images = {path for pair in self._matched for path in (pair.image_a, pair.image_b)}
         self._sizes = {path: read_photo(path, min_long_side=1).info.size for path in images}
         self._words = (
             f"{len(self._pool.train)} photos of {data.name} in two views each, "
-            f"{len(self._matched)} pairs of photos with verified RootSIFT matches; "
+            f"{len(self._matched)} pairs of photos with known matches; "
             f"{len(self._pool.held_out)} photos held out"
         )
-
-    def _verified_pairs(self, data: Path, cache: Path) -> list[MatchedPair]:
-        scenes = scenes_of(data)
-        if not scenes:
-            return []
-        names = "\n".join(path.as_posix() for photos in scenes.values() for path in photos)
-        key = hashlib.sha256(f"{_PAIRS_PER_SCENE}\n{names}".encode()).hexdigest()[:12]
-        file = cache / f"pairs-{key}.npz"
-        if file.exists():
-            return load_pairs(file, data)
-        rng = np.random.default_rng(0)
-        found = pseudo_pairs(scenes, rng=rng, max_pairs_per_scene=_PAIRS_PER_SCENE)
-        save_pairs(file, found, data)
-        return found
 
     def describe(self) -> str:
         return self._words

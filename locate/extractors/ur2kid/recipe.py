@@ -11,7 +11,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ from locate.extractors.ur2kid.extractor import SYSTEM, start, trained_tensors
 from locate.extractors.ur2kid.network import UR2KiDNetwork
 from locate.extractors.ur2kid.objective import Objective, joint_losses
 from locate.extractors.ur2kid.whitening import discriminative_projection, whitening
-from locate.training.correspondences import load_pairs
+from locate.training.correspondences import MatchedPair, load_pairs
 from locate.training.homographies import HomographySettings, warped_pair
+from locate.training.pairs import pairs_of_models
 from locate.training.photometric import PhotometricSettings
 from locate.training.photos import PhotoPool, photos_below
 from locate.training.recipe import Batch, Recipe, Stage, generator, images_to_tensor
@@ -58,7 +60,8 @@ class UR2KiDRecipe(Recipe):
     single_share: how many anchors are single photos, whose positive is another view of them.
     mine_every: steps after which hard negatives are looked for anew.
     pairs: a file of `locate.training.correspondences`: only these photos of a scene are positives of
-        each other; of their points nothing is used. None for all photos of a scene.
+        each other; of their points nothing is used. None for the photos of a COLMAP model that share
+        points of it, and all photos of a scene that has no model.
     matching: "positions" (`losses.position_loss`) or "images" (`losses.matching_loss`).
     fit: whether the projection is fitted before the first step.
     margin: of the matching loss.
@@ -131,7 +134,8 @@ class UR2KiDRecipe(Recipe):
         names = {path.relative_to(data).as_posix(): path for path in singles}
         aside = set_aside(list(names), HELD_OUT_PHOTOS, 2)
         scenes_aside = set_aside(list(scenes), HELD_OUT_SCENES, 0 if aside else 2)
-        pairs = None if self._pairs is None else load_pairs(self._pairs, data)
+        pairs = self._known_positives(scenes)
+        self._known = pairs is not None
         self._miners = {}
         for held_out in (False, True):
             chosen = {n: p for n, p in scenes.items() if (n in scenes_aside) == held_out}
@@ -149,9 +153,24 @@ class UR2KiDRecipe(Recipe):
             len(self._scene_of),
         )
 
+    def _known_positives(self, scenes: Mapping[str, Sequence[Path]]) -> list[MatchedPair] | None:
+        if self._pairs is not None:
+            return load_pairs(self._pairs, self._data)
+        pairs = pairs_of_models(self._data)
+        if not pairs:
+            return None
+        reconstructed = {path for pair in pairs for path in (pair.image_a, pair.image_b)}
+        none = np.zeros((0, 2), np.float32)
+        for photos in scenes.values():
+            if reconstructed.isdisjoint(photos):
+                pairs += [
+                    MatchedPair(a, b, none, none, "folder") for a, b in combinations(photos, 2)
+                ]
+        return pairs
+
     def describe(self) -> str:
         singles, aside, scenes, scenes_aside, photos = self._counts
-        positives = "verified pairs" if self._pairs else "photos of one scene"
+        positives = "known pairs" if self._known else "photos of one scene"
         return (
             f"{singles} single photos ({aside} held out), each with warped views of itself, and "
             f"{photos} photos of {scenes} scenes ({scenes_aside} held out), positives being "

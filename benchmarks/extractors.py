@@ -1,0 +1,171 @@
+"""All extractors in one table, by the common evaluation: which is best at what.
+
+    python benchmarks/extractors.py --data ../shared/data --work build/extractors --out docs \
+        --weights build/learning/d2net-0/weights.safetensors ...
+
+- MMA@3, homography accuracy at 3 px: oxford-affine, 2048 keypoints, full size.
+- repeatability: the same, 300 keypoints at 320 x 240, 3 px.
+- right matches: wxbs, the share of matches that are right at 3 px.
+- mAP, right at 1 %: eval/retrieval, web queries, every third photo of train/photos as a distractor;
+  candidates by the global descriptor where there is one, else by local search; mAP after
+  verification, and before it.
+- ms: of one image of 640 px in full, median of 20, two threads, one image at a time.
+
+What is finished in --work is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import cv2
+import torch
+
+from locate.extractors.base import Extractor
+from locate.images import read_photo
+from locate.pixels import fit_size
+from pipelines.evaluate_cli import named_extractors
+from pipelines.evaluate_matching import evaluate_matching
+from pipelines.evaluate_repeatability import evaluate_repeatability
+from pipelines.evaluate_retrieval import evaluate_retrieval
+from pipelines.report import Report, Table
+from pipelines.tables import print_report
+
+NAMES = ("sift", "gem", "gem+sift")
+SIDE, TIMED = 640, 20
+DISTRACTORS = 3  # every so-manieth photo
+
+Scores = dict[str, float | None]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--work", type=Path, default=Path("build/extractors"))
+    parser.add_argument("--weights", type=Path, nargs="*", default=[], help="of trained systems")
+    parser.add_argument("--out", type=Path, help="write extractors.md and extractors.json here")
+    a = parser.parse_args()
+    torch.set_num_threads(2)
+    a.work.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for name, extractor in named_extractors(list(NAMES), a.weights).items():
+        found: Scores = {}
+        for measure in (speed, matching, repeatability, clicks, retrieval):
+            found |= kept(a.work, extractor, measure, a.data)
+        rows.append((name.split(" ")[0], *(found.get(column) for column in COLUMNS)))
+    report = make_report(rows)
+    print_report(report)
+    if a.out:
+        a.out.mkdir(parents=True, exist_ok=True)
+        (a.out / "extractors.md").write_text(report.to_markdown())
+        (a.out / "extractors.json").write_text(json.dumps(report.to_json(), indent=1) + "\n")
+
+
+COLUMNS = (
+    "MMA@3",
+    "homography@3",
+    "repeatability",
+    "right matches",
+    "mAP before",
+    "mAP",
+    "right at 1 %",
+    "ms",
+)
+
+
+def kept(
+    work: Path, extractor: Extractor, measure: Callable[..., Scores], data: Path
+) -> dict[str, float | None]:
+    """What `measure` finds, from the file of an earlier call where there is one."""
+    file = work / f"{extractor.info.name}-{extractor.info.fingerprint}-{measure.__name__}.json"
+    if not file.exists():
+        file.write_text(json.dumps(measure(extractor, data, work)))
+        print(file.read_text(), flush=True)
+    found: Scores = json.loads(file.read_text())
+    return found
+
+
+def speed(extractor: Extractor, data: Path, work: Path) -> Scores:  # noqa: ARG001
+    photos = sorted((data / "eval/retrieval/images").rglob("*.jpg"))[:: max(1, 60 // TIMED)][:TIMED]
+    times = []
+    for path in photos:
+        pixels = read_photo(path, min_long_side=SIDE).pixels
+        size = fit_size((pixels.shape[1], pixels.shape[0]), SIDE)
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+        if not times:
+            extractor.extract(pixels)  # the first call pays for much
+        begin = time.perf_counter()
+        extractor.extract(pixels)
+        times.append(1000 * (time.perf_counter() - begin))
+    return {"ms": median(times)}
+
+
+def matching(extractor: Extractor, data: Path, work: Path) -> Scores:  # noqa: ARG001
+    if not extractor.info.local_dim:
+        return {}
+    folder = data / "eval/matching/oxford-affine"
+    row = over_all(evaluate_matching(folder, {"x": extractor}, max_keypoints=2048))
+    return {"MMA@3": row["MMA@3"], "homography@3": row["homography@3"]}
+
+
+def repeatability(extractor: Extractor, data: Path, work: Path) -> Scores:  # noqa: ARG001
+    if not extractor.info.local_dim:
+        return {}
+    folder = data / "eval/matching/oxford-affine"
+    row = over_all(evaluate_repeatability(folder, {"x": extractor}))
+    return {"repeatability": row["rep (image b)"]}
+
+
+def clicks(extractor: Extractor, data: Path, work: Path) -> Scores:  # noqa: ARG001
+    if not extractor.info.local_dim:
+        return {}
+    row = over_all(evaluate_matching(data / "eval/matching/wxbs", {"x": extractor}))
+    return {"right matches": row["right@3"]}
+
+
+def retrieval(extractor: Extractor, data: Path, work: Path) -> Scores:
+    distractors = work / "distractors"
+    distractors.mkdir(exist_ok=True)
+    for path in sorted((data / "train/photos").iterdir())[::DISTRACTORS]:
+        if not (distractors / path.name).exists():
+            (distractors / path.name).symlink_to(path.resolve())
+    report = evaluate_retrieval(
+        data / "eval/retrieval",
+        {"x": extractor},
+        distractors=[distractors],
+        kinds=["web"],
+        work=work / "databases",
+    ).to_json()
+    ranking, *rest = report["tables"]
+    by_stage = {row["ranking"]: row["mAP"] for row in ranking["rows"]}
+    before, after = by_stage.values()
+    right = [row["right at 1 %"] for table in rest for row in table["rows"]]
+    return {"mAP before": before, "mAP": after, "right at 1 %": right[0] if right else None}
+
+
+def over_all(report: Report) -> dict[str, Any]:
+    """The row of the first table that is the mean over everything."""
+    rows: list[dict[str, Any]] = report.to_json()["tables"][0]["rows"]
+    return next((row for row in rows if "all" in row.values()), rows[-1])
+
+
+def make_report(rows: list[tuple[Any, ...]]) -> Report:
+    best = []
+    for number, column in enumerate(COLUMNS, start=1):
+        choose = min if column == "ms" else max
+        known = [row for row in rows if row[number] is not None]
+        if known:
+            best.append(f"{column}: {choose(known, key=lambda row: row[number])[0]}")
+    table = Table("All extractors", ("extractor", *COLUMNS), tuple(rows))
+    settings = {"torch": torch.__version__, "timed": TIMED, "side": SIDE}
+    return Report("extractors", settings, (table,), notes=("Best: " + "; ".join(best),))
+
+
+if __name__ == "__main__":
+    main()
