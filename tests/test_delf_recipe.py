@@ -51,12 +51,44 @@ def test_classes_are_scenes_and_single_photos(recipe):
 
 
 def test_batches_follow_from_their_number(recipe):
+    for stage, options in ((recipe.stages[0], {}), (recipe.stages[1], {"held_out": True})):
+        a, b, c = (recipe.batch(stage, generator(0, 1, step), **options) for step in (7, 7, 8))
+        assert torch.equal(a["images"], b["images"])
+        assert a["side"] == b["side"]
+        assert not torch.equal(a["images"], c["images"])
+        assert 32 <= a["side"] <= 64
+    views = [recipe.batch(recipe.stages[1], generator(0, 1, k))["views"] for k in (7, 7, 8)]
+    assert torch.equal(views[0], views[1])
+    assert not torch.equal(views[0], views[2])
+
+
+def test_views_are_kept_by_step_and_made_again_after_a_resume(recipe, folder):
     stage = recipe.stages[1]
-    a, b, c = (recipe.batch(stage, generator(0, 1, step)) for step in (7, 7, 8))
-    assert torch.equal(a["images"], b["images"])
-    assert a["side"] == b["side"]
-    assert not torch.equal(a["images"], c["images"])
-    assert 32 <= a["side"] <= 64
+    assert recipe.refresh_every(recipe.stages[0]) == 0
+    network = recipe.network().eval()
+    recipe.refresh(network, stage, 100)
+    batch = recipe.batch(stage, generator(0, 1, 3))
+    kept, labels = recipe._kept
+    assert kept.shape[0] == len(labels) == 640
+    assert kept.shape[2:] == (4, 1)  # 64 pixels, shrunk to half, at stride 16: 2 x 2 cells
+    assert set(labels.tolist()) == set(range(5))
+    rng = generator(0, 100)
+    drawn, classes = recipe._draw(rng, 20, False)
+    side = recipe._some_side(rng)
+    small = torch.nn.functional.interpolate(drawn, (side, side), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        cells = network.delf.features(small).flatten(2)
+    assert torch.equal(labels[:20], classes)
+    difference = (kept[:20, :, :, 0].float()[..., None] - cells[:, :, None]).abs().amax(dim=1)
+    assert difference.amin(dim=2).max() < 0.01 * cells.max()  # each kept cell is one of the view's
+    first = recipe.losses(network, batch, stage)
+    again = DelfRecipe(batch_size=6, crop=64)
+    again.prepare(folder, folder / "cache")
+    again.set_state(recipe.state())
+    second = again.losses(network, batch, stage)
+    assert first["loss"].item() == second["loss"].item()
+    recipe.refresh(network, stage, 200)
+    assert recipe.losses(network, batch, stage)["loss"].item() != first["loss"].item()
 
 
 def test_the_first_classifier_knows_the_classes_and_training_improves_it(recipe, tmp_path):

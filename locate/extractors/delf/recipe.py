@@ -2,15 +2,15 @@
 
 Noh et al., ICCV 2017, section 3. What differs is our choice, made for small collections and short
 trainings:
-- Classes are the scenes (folders of photos of one place) and, since these are few, single photos
-too:
+
+- Classes are the scenes (folders of photos of one place) and, since these are few, single photos too:
   each is a class of its own that has to be recognised in any view of it (crop, tilt, light).
-- A classifier that starts at random would first of all have to learn the classes. Ours starts with
-each
-  class's mean feature (weight imprinting: Qi, Brown, Lowe, CVPR 2018), so that the first steps
-  already teach the network.
-- Stage "descriptors" compares by cosine, times `SCALE`; stage "attention" has the paper's plain W
-y.
+- A classifier that starts at random would first of all have to learn the classes. Ours starts with each
+  class's mean feature (weight imprinting: Qi, Brown, Lowe, CVPR 2018), so that the first steps already
+  teach the network.
+- Stage "descriptors" compares by cosine, times `SCALE`; stage "attention" has the paper's plain W y.
+- In the stage "attention" nothing before it changes, so some cells of many views are kept and serve
+  several steps, which are much faster for that: attention needs to see many views.
 """
 
 from __future__ import annotations
@@ -38,12 +38,14 @@ from locate.pixels import fit_size
 from locate.training.homographies import HomographySettings, random_view
 from locate.training.photometric import PhotometricSettings, photometric_noise
 from locate.training.photos import PhotoPool
-from locate.training.recipe import Batch, Recipe, Stage, images_to_tensor
+from locate.training.recipe import Batch, Recipe, Stage, generator, images_to_tensor
 from locate.training.scenes import scenes_of, singles_of
 from locate.types import Array
 
 SCALE = 16.0  # of cosines before the softmax
 _READ_SIDE = 480  # photos are kept in memory at this size
+_VIEWS, _VIEW_STEPS = 640, 100  # views that are kept, and for how many steps of stage "attention"
+_SEED = 0  # of the views; the training's own seed decides about their order
 _PER_CLASS = 6  # photos that a class's mean feature is taken of
 _PCA_PHOTOS, _PCA_FEATURES = 300, 200  # and the best-attended features of each
 _KEPT = 0.5  # share of all cells that the attention threshold lets pass
@@ -73,7 +75,8 @@ class DelfRecipe(Recipe):
     Args:
         backbone, backbone_weights: see `locate.extractors.backbones.load_backbone`.
         dim: length of the descriptors after PCA.
-        batch_size: crops a step.
+        batch_size: crops a step in stage "descriptors".
+        views: the same in stage "attention".
         crop: their side in pixels; stage "attention" shrinks it by a random factor down to 0.5.
         singles: at most so many single photos become classes.
     """
@@ -87,19 +90,24 @@ class DelfRecipe(Recipe):
         *,
         dim: int = 40,
         batch_size: int = 24,
+        views: int = 64,
         crop: int = 224,
         singles: int = 1000,
     ) -> None:
         self.stages = (
             Stage(DESCRIPTORS, steps=300, learning_rate=1e-3, warmup=0.1),
-            Stage(ATTENTION, steps=300, learning_rate=1e-3),
+            Stage(ATTENTION, steps=600, learning_rate=1e-3),
         )
         self._backbone, self._backbone_weights = backbone, backbone_weights
         self._dim, self._batch_size, self._crop, self._singles = dim, batch_size, crop, singles
-        self._views = HomographySettings(
+        self._warp = HomographySettings(
             rotation=15, perspective=0.15, scale=(0.8, 1.25), crop=(0.4, 1.0)
         )
         self._light = PhotometricSettings()
+        self._views_a_step = views
+        self._cells = (crop // 32) ** 2  # as many as the smallest view has
+        self._kept: tuple[Tensor, Tensor] | None = None
+        self._kept_at = 0
 
     def prepare(self, data: Path, cache: Path) -> None:  # noqa: ARG002  nothing takes long
         scenes, singles = scenes_of(data), singles_of(data)
@@ -149,10 +157,20 @@ class DelfRecipe(Recipe):
         return [{"params": trained, "lr": rate}, {"params": classes, "lr": stage.learning_rate}]
 
     def batch(self, stage: Stage, rng: np.random.Generator, *, held_out: bool = False) -> Batch:
+        """ "images", "labels" and the "side" that the images are to be shrunk to; in training of the
+        attention "views", indices of the views that are kept."""
+        if stage.name == ATTENTION and not held_out:
+            return {"views": torch.from_numpy(rng.integers(_VIEWS, size=self._views_a_step))}
+        images, labels = self._draw(rng, self._batch_size, held_out)
+        side = self._some_side(rng) if stage.name == ATTENTION else self._crop
+        return {"images": images, "labels": labels, "side": side}
+
+    def _draw(self, rng: np.random.Generator, count: int, held_out: bool) -> tuple[Tensor, Tensor]:
+        """`count` x 3 x S x S crops and their classes."""
         groups = self._aside if held_out else self._train
         crops: list[Array] = []
         labels: list[int] = []
-        while len(crops) < self._batch_size:
+        while len(crops) < count:
             # Half of the crops from scenes, which are fewer but hold real changes of view.
             scene = self._scenes and (
                 held_out or len(labels) % 2 == 0 or self._scenes == len(groups)
@@ -164,42 +182,75 @@ class DelfRecipe(Recipe):
             image = self._read(int(rng.choice(groups[label] or self._train[label])))
             if image is None:
                 continue
-            view, _ = random_view(image, rng, (self._crop, self._crop), self._views)
+            view, _ = random_view(image, rng, (self._crop, self._crop), self._warp)
             crops.append(photometric_noise(view, rng, self._light))
             labels.append(label)
-        shrink = rng.uniform(0.5, 1.0) if stage.name == ATTENTION else 1.0
-        return {
-            "images": images_to_tensor(crops),
-            "labels": torch.tensor(labels),
-            "side": round(self._crop * shrink),
-        }
+        return images_to_tensor(crops), torch.tensor(labels)
+
+    def _some_side(self, rng: np.random.Generator) -> int:
+        return round(self._crop * rng.uniform(0.5, 1.0))
 
     def losses(self, network: nn.Module, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         assert isinstance(network, _Training)
-        images, labels, side = batch["images"], batch["labels"], batch["side"]
-        classes = network.classifier(stage)
+        delf, classes = network.delf, network.classifier(stage)
         if stage.name == DESCRIPTORS:
-            pooled = functional.normalize(pooled_feature(network.delf.features(images)), dim=1)
+            labels = batch["labels"]
+            pooled = functional.normalize(pooled_feature(delf.features(batch["images"])), dim=1)
             logits = SCALE * pooled @ functional.normalize(classes.weight, dim=1).T
         else:
-            if side != images.shape[-1]:
-                images = functional.interpolate(
-                    images, (side, side), mode="bilinear", antialias=True
+            if "views" in batch:
+                kept, known = self._kept or self._keep_views(delf, self._kept_at)
+                features, labels = kept[batch["views"].cpu()], known[batch["views"].cpu()]
+                features, labels = (
+                    features.float().to(delf.mean.device),
+                    labels.to(delf.mean.device),
                 )
-            with torch.no_grad():
-                features = network.delf.features(images)
-            logits = classes(attended_feature(features, network.delf.attention(features)))
+            else:
+                features, labels = (
+                    _shrunk_features(delf, batch["images"], batch["side"]),
+                    batch["labels"],
+                )
+            logits = classes(attended_feature(features, delf.attention(features)))
         return {
             "loss": classification_loss(logits, labels),
             "accuracy": (logits.argmax(dim=1) == labels).float().mean(),
         }
 
     @torch.no_grad()
+    def _keep_views(self, delf: DelfNetwork, step: int) -> tuple[Tensor, Tensor]:
+        """Of `_VIEWS` views some cells, drawn at random, N x C x n x 1 float16, and their classes."""
+        rng = generator(_SEED, step)
+        kept: list[Tensor] = []
+        known: list[Tensor] = []
+        while sum(len(labels) for labels in known) < _VIEWS:
+            images, labels = self._draw(rng, min(20, _VIEWS), held_out=False)
+            images = images.to(delf.mean.device)
+            cells = _shrunk_features(delf, images, self._some_side(rng)).flatten(2)
+            some = torch.from_numpy(rng.permutation(cells.shape[2])[: self._cells])
+            kept.append(cells[:, :, some].cpu().half())
+            known.append(labels)
+        self._kept = torch.cat(kept)[:_VIEWS, :, :, None], torch.cat(known)[:_VIEWS]
+        self._kept_at = step
+        return self._kept
+
+    def refresh_every(self, stage: Stage) -> int:
+        return _VIEW_STEPS if stage.name == ATTENTION else 0
+
+    def state(self) -> dict[str, Any]:
+        return {"views": self._kept_at}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self._kept, self._kept_at = None, int(state.get("views", 0))  # made again when needed
+
+    @torch.no_grad()
     def refresh(self, network: nn.Module, stage: Stage, step: int) -> None:
-        """Before the first step the classifier is set to the classes' mean features."""
+        """Before the first step the classifier is set to the classes' mean features; views are kept anew
+        now and then."""
+        assert isinstance(network, _Training)
+        if stage.name == ATTENTION:
+            self._keep_views(network.delf, step)
         if step > 0:
             return
-        assert isinstance(network, _Training)
         weight = network.classifier(stage).weight
         for label, photos in enumerate(self._train):
             images = [i for i in map(self._read, photos[:_PER_CLASS]) if i is not None]
@@ -250,3 +301,11 @@ class DelfRecipe(Recipe):
             return self._pool.read(index, _READ_SIDE)
         except ImageError:
             return None
+
+
+def _shrunk_features(delf: DelfNetwork, images: Tensor, side: int) -> Tensor:
+    """The features of images shrunk to `side`; the backbone learns nothing by them."""
+    if side != images.shape[-1]:
+        images = functional.interpolate(images, (side, side), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        return delf.features(images)
