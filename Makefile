@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DATA ?= ../shared/data
 WORK ?= build/bench
 
-.PHONY: setup demo test lint type format bench bench-retrieval clean
+.PHONY: setup demo test lint type format bench bench-retrieval bench-learning bench-extractors clean
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +16,8 @@ help:
 	@echo "make lint type                ruff, mypy"
 	@echo "make bench                    speed of build, query and search"
 	@echo "make bench-retrieval          accuracy on the labelled photos of DATA=$(DATA)"
+	@echo "make bench-learning           train every system three times, compare with its start (1 h)"
+	@echo "make bench-extractors         all extractors in one table, with the weights of bench-learning (1 h)"
 
 setup: $(VENV)/.ready
 
@@ -67,6 +69,14 @@ bench: setup
 
 bench-retrieval: setup
 	$(BIN)/python benchmarks/retrieval.py --data $(DATA) --work $(WORK)
+
+# Trains three seeds of each system, two at a time; what is finished in WORK is not done again.
+bench-learning: setup
+	$(BIN)/python benchmarks/learning.py --data $(DATA) --work $(WORK)/learning --out docs
+
+bench-extractors: bench-learning
+	$(BIN)/python benchmarks/extractors.py --data $(DATA) --work $(WORK)/extractors --out docs \
+		--weights $(WORK)/learning/*-0/weights.safetensors
 
 clean:
 	rm -rf build demo .pytest_cache .mypy_cache .ruff_cache

@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write learning.md and learning.json here")
     parser.add_argument("--system", action="append", choices=MEASURES, default=[])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--time-budget", default="10m")
+    parser.add_argument("--time-budget", default="8m")
     parser.add_argument("--parallel", type=int, default=2, help="trainings side by side")
     a = parser.parse_args()
     systems = a.system or list(MEASURES)
