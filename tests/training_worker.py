@@ -1,5 +1,5 @@
 """A recipe that trains in a second, and trainings in processes of their own, to be killed by
-`test_training_loop.py`. Not a test.
+the tests of training. Not a test.
 
     python training_worker.py
 
