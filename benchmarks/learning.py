@@ -27,6 +27,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from attention import START, TRAINED
 from attention import measure as measure_attention
 
 from locate.extractors import registry
@@ -91,7 +92,7 @@ def scores(system: str, seed: int, data: Path, work: Path) -> dict[str, tuple[fl
         for name in MEASURES[system]:
             if name == PRECISION:
                 ways = measure_attention(data, weights)
-                found[name] = (ways["untrained attention"][0], ways["trained attention"][0])
+                found[name] = tuple(np.mean([*ways[w].values()]) for w in (START, TRAINED))
             else:
                 start = work / f"{system}-start-{name.split()[0]}.json"
                 if not start.exists():

@@ -1,8 +1,8 @@
 """What the search by local descriptors is worth, and the choices behind it.
 
-    python benchmarks/local_search.py votes --data ../shared/data --work /tmp/bench
-    python benchmarks/local_search.py kinds --data ../shared/data --work /tmp/bench
-    python benchmarks/local_search.py small --data ../shared/data --work /tmp/bench
+    python benchmarks/local_search.py votes --data ../shared/data --work build/local
+    python benchmarks/local_search.py kinds --data ../shared/data --work build/local
+    python benchmarks/local_search.py small --data ../shared/data --work build/local
 
 `votes`: mAP and recall@30 of the shortlist for each way to count votes (`index.vectors.voting`), on
 the scenes of `train/` among distractors, where the rule was chosen, and on `eval/retrieval`.

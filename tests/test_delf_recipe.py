@@ -73,7 +73,7 @@ def test_views_are_kept_by_step_and_made_again_after_a_resume(recipe, folder):
     assert kept.shape[2:] == (4, 1)  # 64 pixels, shrunk to half, at stride 16: 2 x 2 cells
     assert set(labels.tolist()) == set(range(5))
     rng = generator(0, 100)
-    drawn, classes = recipe._draw(rng, 20, False)
+    drawn, classes = recipe._draw(rng, 20, False, 8)
     side = recipe._some_side(rng)
     small = torch.nn.functional.interpolate(drawn, (side, side), mode="bilinear", antialias=True)
     with torch.no_grad():

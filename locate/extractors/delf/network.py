@@ -34,12 +34,17 @@ class Attention(nn.Module):
     """alpha(f): two 1 x 1 convolutions with a ReLU between, then softplus (section 3.2).
 
     B x C x H x W features, not normalised -> B x H x W scores above 0.
+
+    At the start it is nearly the same everywhere, so that pooling by it is the plain mean that the
+    descriptors were trained with (ours): what a random start prefers would take long to unlearn.
     """
 
     def __init__(self, channels: int, hidden: int = 512) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, hidden, 1)
         self.conv2 = nn.Conv2d(hidden, 1, 1)
+        with torch.no_grad():
+            self.conv2.weight.mul_(0.01)
 
     def forward(self, features: Tensor) -> Tensor:
         scores: Tensor = functional.softplus(self.conv2(functional.relu(self.conv1(features))))

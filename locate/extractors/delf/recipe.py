@@ -45,6 +45,7 @@ from locate.types import Array
 SCALE = 16.0  # of cosines before the softmax
 _READ_SIDE = 480  # photos are kept in memory at this size
 _VIEWS, _VIEW_STEPS = 640, 100  # views that are kept, and for how many steps of stage "attention"
+_SCENE_EVERY = 8  # view shows a scene: scenes are told apart too easily to teach where to look
 _SEED = 0  # of the views; the training's own seed decides about their order
 _PER_CLASS = 6  # photos that a class's mean feature is taken of
 _PCA_PHOTOS, _PCA_FEATURES = 300, 200  # and the best-attended features of each
@@ -96,7 +97,7 @@ class DelfRecipe(Recipe):
     ) -> None:
         self.stages = (
             Stage(DESCRIPTORS, steps=300, learning_rate=1e-3, warmup=0.1),
-            Stage(ATTENTION, steps=600, learning_rate=1e-3),
+            Stage(ATTENTION, steps=400, learning_rate=3e-3),
         )
         self._backbone, self._backbone_weights = backbone, backbone_weights
         self._dim, self._batch_size, self._crop, self._singles = dim, batch_size, crop, singles
@@ -161,19 +162,21 @@ class DelfRecipe(Recipe):
         attention "views", indices of the views that are kept."""
         if stage.name == ATTENTION and not held_out:
             return {"views": torch.from_numpy(rng.integers(_VIEWS, size=self._views_a_step))}
+        # Half of the crops show scenes, which are few but hold real changes of view.
         images, labels = self._draw(rng, self._batch_size, held_out)
         side = self._some_side(rng) if stage.name == ATTENTION else self._crop
         return {"images": images, "labels": labels, "side": side}
 
-    def _draw(self, rng: np.random.Generator, count: int, held_out: bool) -> tuple[Tensor, Tensor]:
-        """`count` x 3 x S x S crops and their classes."""
+    def _draw(
+        self, rng: np.random.Generator, count: int, held_out: bool, every: int = 2
+    ) -> tuple[Tensor, Tensor]:
+        """`count` x 3 x S x S crops and their classes; one of `every` shows a scene."""
         groups = self._aside if held_out else self._train
         crops: list[Array] = []
         labels: list[int] = []
         while len(crops) < count:
-            # Half of the crops from scenes, which are fewer but hold real changes of view.
             scene = self._scenes and (
-                held_out or len(labels) % 2 == 0 or self._scenes == len(groups)
+                held_out or len(labels) % every == 0 or self._scenes == len(groups)
             )
             low, high = (0, self._scenes) if scene else (self._scenes, len(groups))
             label = int(rng.integers(low, high))
@@ -223,7 +226,7 @@ class DelfRecipe(Recipe):
         kept: list[Tensor] = []
         known: list[Tensor] = []
         while sum(len(labels) for labels in known) < _VIEWS:
-            images, labels = self._draw(rng, min(20, _VIEWS), held_out=False)
+            images, labels = self._draw(rng, 20, False, _SCENE_EVERY)
             images = images.to(delf.mean.device)
             cells = _shrunk_features(delf, images, self._some_side(rng)).flatten(2)
             some = torch.from_numpy(rng.permutation(cells.shape[2])[: self._cells])
