@@ -62,17 +62,17 @@ def test_batches_follow_from_their_number(recipe):
     assert not torch.equal(views[0], views[2])
 
 
-def test_views_are_kept_by_step_and_made_again_after_a_resume(recipe, folder):
+def test_views_are_kept_by_step_and_made_again_after_a_resume(recipe, folder, monkeypatch):
     stage = recipe.stages[1]
     assert recipe.refresh_every(recipe.stages[0]) == 0
     network = recipe.network().eval()
     recipe.refresh(network, stage, 100)
     batch = recipe.batch(stage, generator(0, 1, 3))
     kept, labels = recipe._kept
-    assert kept.shape[0] == len(labels) == 640
+    assert kept.shape[0] == len(labels) == 3 * 640  # the views of steps 0, 50 and 100
     assert kept.shape[2:] == (4, 1)  # 64 pixels, shrunk to half, at stride 16: 2 x 2 cells
     assert set(labels.tolist()) == set(range(5))
-    rng = generator(0, 100)
+    rng = generator(0, 0)
     drawn, classes = recipe._draw(rng, 20, False, 8)
     side = recipe._some_side(rng)
     small = torch.nn.functional.interpolate(drawn, (side, side), mode="bilinear", antialias=True)
@@ -87,8 +87,12 @@ def test_views_are_kept_by_step_and_made_again_after_a_resume(recipe, folder):
     again.set_state(recipe.state())
     second = again.losses(network, batch, stage)
     assert first["loss"].item() == second["loss"].item()
-    recipe.refresh(network, stage, 200)
-    assert recipe.losses(network, batch, stage)["loss"].item() != first["loss"].item()
+    monkeypatch.setattr("locate.extractors.delf.recipe._BLOCKS", 2)
+    recipe.refresh(network, stage, 150)
+    assert len(recipe._kept[1]) == 2 * 640  # the oldest are gone
+    assert torch.equal(recipe._kept[1][:640], labels[-640:])
+    recipe.refresh(network, stage, 0)  # another training
+    assert len(recipe._kept[1]) == 640
 
 
 def test_the_first_classifier_knows_the_classes_and_training_improves_it(recipe, tmp_path):

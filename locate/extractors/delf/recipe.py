@@ -10,7 +10,8 @@ trainings:
   teach the network.
 - Stage "descriptors" compares by cosine, times `SCALE`; stage "attention" has the paper's plain W y.
 - In the stage "attention" nothing before it changes, so some cells of many views are kept and serve
-  several steps, which are much faster for that: attention needs to see many views.
+  several steps, which are much faster for that. New views join them all the time, or attention learns
+  them by heart.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ from locate.types import Array
 
 SCALE = 16.0  # of cosines before the softmax
 _READ_SIDE = 480  # photos are kept in memory at this size
-_VIEWS, _VIEW_STEPS = 640, 100  # views that are kept, and for how many steps of stage "attention"
+_VIEWS, _VIEW_STEPS = 640, 50  # views that are added after so many steps of stage "attention"
+_BLOCKS = 10  # of so many views are kept
 _SCENE_EVERY = 8  # view shows a scene: scenes are told apart too easily to teach where to look
 _SEED = 0  # of the views; the training's own seed decides about their order
 _PER_CLASS = 6  # photos that a class's mean feature is taken of
@@ -97,7 +99,7 @@ class DelfRecipe(Recipe):
     ) -> None:
         self.stages = (
             Stage(DESCRIPTORS, steps=300, learning_rate=1e-3, warmup=0.1),
-            Stage(ATTENTION, steps=400, learning_rate=3e-3),
+            Stage(ATTENTION, steps=600, learning_rate=1e-3),
         )
         self._backbone, self._backbone_weights = backbone, backbone_weights
         self._dim, self._batch_size, self._crop, self._singles = dim, batch_size, crop, singles
@@ -107,8 +109,9 @@ class DelfRecipe(Recipe):
         self._light = PhotometricSettings()
         self._views_a_step = views
         self._cells = (crop // 32) ** 2  # as many as the smallest view has
+        self._blocks: dict[int, tuple[Tensor, Tensor]] = {}
         self._kept: tuple[Tensor, Tensor] | None = None
-        self._kept_at = 0
+        self._last = 0  # the number of the newest block
 
     def prepare(self, data: Path, cache: Path) -> None:  # noqa: ARG002  nothing takes long
         scenes, singles = scenes_of(data), singles_of(data)
@@ -161,7 +164,8 @@ class DelfRecipe(Recipe):
         """ "images", "labels" and the "side" that the images are to be shrunk to; in training of the
         attention "views", indices of the views that are kept."""
         if stage.name == ATTENTION and not held_out:
-            return {"views": torch.from_numpy(rng.integers(_VIEWS, size=self._views_a_step))}
+            kept = _VIEWS * len(self._numbers(self._last))
+            return {"views": torch.from_numpy(rng.integers(kept, size=self._views_a_step))}
         # Half of the crops show scenes, which are few but hold real changes of view.
         images, labels = self._draw(rng, self._batch_size, held_out)
         side = self._some_side(rng) if stage.name == ATTENTION else self._crop
@@ -202,7 +206,7 @@ class DelfRecipe(Recipe):
             logits = SCALE * pooled @ functional.normalize(classes.weight, dim=1).T
         else:
             if "views" in batch:
-                kept, known = self._kept or self._keep_views(delf, self._kept_at)
+                kept, known = self._kept or self._keep_views(delf, self._last)
                 features, labels = kept[batch["views"].cpu()], known[batch["views"].cpu()]
                 features, labels = (
                     features.float().to(delf.mean.device),
@@ -219,10 +223,23 @@ class DelfRecipe(Recipe):
             "accuracy": (logits.argmax(dim=1) == labels).float().mean(),
         }
 
+    def _keep_views(self, delf: DelfNetwork, last: int) -> tuple[Tensor, Tensor]:
+        """Of the views of all blocks up to `last` that are kept some cells, N x C x n x 1 float16, and
+        their classes."""
+        numbers = self._numbers(last)
+        self._blocks = {
+            number: self._blocks.get(number) or self._block(delf, number) for number in numbers
+        }
+        cells, labels = zip(*self._blocks.values(), strict=True)
+        self._kept, self._last = (torch.cat(cells), torch.cat(labels)), last
+        return self._kept
+
+    def _numbers(self, last: int) -> range:
+        return range(max(0, last + 1 - _BLOCKS), last + 1)
+
     @torch.no_grad()
-    def _keep_views(self, delf: DelfNetwork, step: int) -> tuple[Tensor, Tensor]:
-        """Of `_VIEWS` views some cells, drawn at random, N x C x n x 1 float16, and their classes."""
-        rng = generator(_SEED, step)
+    def _block(self, delf: DelfNetwork, number: int) -> tuple[Tensor, Tensor]:
+        rng = generator(_SEED, number)
         kept: list[Tensor] = []
         known: list[Tensor] = []
         while sum(len(labels) for labels in known) < _VIEWS:
@@ -230,20 +247,19 @@ class DelfRecipe(Recipe):
             images = images.to(delf.mean.device)
             cells = _shrunk_features(delf, images, self._some_side(rng)).flatten(2)
             some = torch.from_numpy(rng.permutation(cells.shape[2])[: self._cells])
-            kept.append(cells[:, :, some].cpu().half())
+            kept.append(cells[:, :, some, None].cpu().half())
             known.append(labels)
-        self._kept = torch.cat(kept)[:_VIEWS, :, :, None], torch.cat(known)[:_VIEWS]
-        self._kept_at = step
-        return self._kept
+        return torch.cat(kept), torch.cat(known)
 
     def refresh_every(self, stage: Stage) -> int:
         return _VIEW_STEPS if stage.name == ATTENTION else 0
 
     def state(self) -> dict[str, Any]:
-        return {"views": self._kept_at}
+        return {"views": self._last}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        self._kept, self._kept_at = None, int(state.get("views", 0))  # made again when needed
+        self._blocks, self._kept = {}, None  # made again when needed
+        self._last = int(state.get("views", 0))
 
     @torch.no_grad()
     def refresh(self, network: nn.Module, stage: Stage, step: int) -> None:
@@ -251,7 +267,9 @@ class DelfRecipe(Recipe):
         now and then."""
         assert isinstance(network, _Training)
         if stage.name == ATTENTION:
-            self._keep_views(network.delf, step)
+            if step == 0:
+                self._blocks = {}
+            self._keep_views(network.delf, step // _VIEW_STEPS)
         if step > 0:
             return
         weight = network.classifier(stage).weight
