@@ -58,6 +58,9 @@ class Table:
         return f"**{self.title}**\n\n" + "\n".join(lines) + "\n"
 
 
+_BESIDE = 5  # names of curves stand beside the plot if they are more
+
+
 @dataclass(frozen=True, eq=False)
 class Curves:
     """One plot.
@@ -95,7 +98,8 @@ class Curves:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(7, 4.5), dpi=130, layout="constrained")
+        many = len(self.series) > _BESIDE
+        figure = Figure(figsize=(9.5 if many else 7, 4.5), dpi=130, layout="constrained")
         canvas = FigureCanvasAgg(figure)
         axes = figure.add_subplot()
         for name, (x, y) in self.series.items():
@@ -106,7 +110,9 @@ class Curves:
         if self.y_range is not None:
             axes.set_ylim(*self.y_range)
         axes.grid(alpha=0.3)
-        if self.series:
+        if many:  # they would hide the curves
+            figure.legend(loc="outside right upper", fontsize="small")
+        elif self.series:
             axes.legend()
         path = folder / f"{self.name}.png"
         canvas.print_png(path)
