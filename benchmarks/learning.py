@@ -57,7 +57,7 @@ def main() -> None:
     with ThreadPoolExecutor(a.parallel) as pool:
         list(pool.map(lambda run: train(*run, a.data, a.work, a.time_budget), runs))
     found = {s: {seed: scores(s, seed, a.data, a.work) for seed in a.seeds} for s in systems}
-    report = make_report(found, a.time_budget)
+    report = make_report(found, {s: [record(s, seed, a.work) for seed in a.seeds] for s in systems})
     print(report.to_markdown())
     if a.out:
         a.out.mkdir(parents=True, exist_ok=True)
@@ -67,6 +67,10 @@ def main() -> None:
 
 def weights_of(system: str, seed: int, work: Path) -> Path:
     return work / f"{system}-{seed}" / "weights.safetensors"
+
+
+def record(system: str, seed: int, work: Path) -> dict:
+    return json.loads((work / f"{system}-{seed}" / "record.json").read_text())
 
 
 def train(system: str, seed: int, data: Path, work: Path, budget: str) -> None:
@@ -145,20 +149,28 @@ def mean_average_precision(extractor, data: Path) -> float:
 SCORE = {MMA: mma, MAP: mean_average_precision}
 
 
-def make_report(found: dict[str, dict[int, dict[str, tuple[float, float]]]], budget: str) -> Report:
+def make_report(
+    found: dict[str, dict[int, dict[str, tuple[float, float]]]], records: dict[str, list[dict]]
+) -> Report:
     rows = []
     for system, by_seed in found.items():
+        minutes = np.mean([r["seconds"] / 60 for r in records[system]])
         for name in MEASURES[system]:
             start = float(np.mean([s[name][0] for s in by_seed.values()]))
             trained = np.array([s[name][1] for s in by_seed.values()])
             gains = np.array([s[name][1] - s[name][0] for s in by_seed.values()])
             each = ", ".join(f"{value:.3f}" for value in trained)
-            rows.append((system, name, start, each, float(trained.mean()), float(gains.min())))
-    columns = ("system", "measure", "start", "trained, seed by seed", "mean", "smallest gain")
+            mean, least = float(trained.mean()), float(gains.min())
+            rows.append((system, name, f"{minutes:.1f}", start, each, mean, least))
+    columns = ("system", "measure", "minutes", "start", "trained, by seed", "mean", "smallest gain")
     table = Table("Trained against its own start", columns, tuple(rows))
-    settings = {"time budget of a training": budget, "threads": 1, "torch": torch.__version__}
-    notes = (f"each training: {budget} on one thread, from train/; measured on eval/",)
-    return Report("learning", settings, (table,), notes=notes)
+    commands = [r["command"] for each in records.values() for r in each]
+    settings = {"torch": torch.__version__, "commands": commands}
+    note = (
+        "trained from train/, measured on eval/; minutes are of one thread, two or three trainings "
+        "side by side on two cores"
+    )
+    return Report("learning", settings, (table,), notes=(note,))
 
 
 if __name__ == "__main__":

@@ -543,6 +543,26 @@ def test_a_time_budget_is_filled(photos, out):
     assert last["learning_rate"] < 1e-4 * 0.1
 
 
+def test_what_refreshing_takes_counts_for_the_share_of_a_stage(photos, out):
+    clock = Clock()
+
+    class Refreshing(Timed):
+        def refresh_every(self, stage):
+            return 10 if stage is self.stages[1] else 0
+
+        def refresh(self, network, stage, step):
+            self.clock.now += 30.0 if stage is self.stages[1] else 0.0
+
+    recipe = Refreshing(clock, [1.0, 1.0])  # 10 and 20 steps by default
+    run, _ = loop.train(recipe, photos, out, replace(QUICK, seconds=1000.0), clock=clock)
+    assert run.paces == [1.0, 4.0]  # a tenth of 30 s a step
+    lines = metrics(out, kind="train")
+    steps = [sum(line["stage"] == stage.name for line in lines) for stage in recipe.stages]
+    assert steps == run.steps
+    # 1 : 8 of the time, of which a step of the second stage takes four times as much.
+    assert steps[1] / steps[0] == pytest.approx(2, rel=0.2)
+
+
 def test_the_trial_leaves_no_trace(photos, out):
     clock, recipe = Clock(), ToyRecipe()
     options = replace(QUICK, seconds=60.0)

@@ -181,7 +181,8 @@ def trial(
     seconds: float,
     clock: Callable[[], float],
 ) -> list[float]:
-    """Seconds per step of every stage, found out on a copy of the network in about `seconds`."""
+    """Seconds per step of every stage, its share of a `refresh` that is not made before every step
+    included, found out on a copy of the network in about `seconds`."""
     paces = []
     least, most = _TRIAL_STEPS
     for index, stage in enumerate(recipe.stages):
@@ -189,14 +190,25 @@ def trial(
         optimiser, rates = make_optimiser(recipe.begin(copy, stage), stage)
         for group, base in zip(optimiser.param_groups, rates, strict=True):
             group["lr"] = 0.01 * base  # no warm-up here: the full rate might diverge
-        times: list[float] = []
+        every = recipe.refresh_every(stage)
+        plain: list[float] = []
+        refreshing, begun = 0.0, clock()
         with closing(stepwise(recipe, copy, stage, (seed, index), 0, threads)) as steps:
-            while len(times) <= least or (
-                len(times) <= most and clock() - times[0] < seconds / len(recipe.stages)
-            ):
-                take_step(recipe, copy, optimiser, stage, next(steps), (seed, index, 0))
-                times.append(clock())  # the first step, which pays for much, is not counted
-        paces.append(max(1e-6, (times[-1] - times[0]) / (len(times) - 1)))
+            for number in range(most + 1):
+                if number > least and clock() - begun >= seconds / len(recipe.stages):
+                    break
+                before = clock()
+                batches = next(steps)
+                waited = clock() - before
+                take_step(recipe, copy, optimiser, stage, batches, (seed, index, 0))
+                if number == 0:  # it pays for much and is not counted, but for what will come again
+                    refreshing, begun = waited, clock()
+                    continue
+                if every and number % every == 0:
+                    refreshing, before = waited, before + waited
+                plain.append(clock() - before)
+        share = refreshing / every if every else 0.0
+        paces.append(max(1e-6, sum(plain) / len(plain) + share))
         recipe.set_state(state)
     return paces
 
