@@ -165,7 +165,8 @@ def make_report(
     columns = ("system", "measure", "minutes", "start", "trained, by seed", "mean", "smallest gain")
     table = Table("Trained against its own start", columns, tuple(rows))
     commands = [r["command"] for each in records.values() for r in each]
-    settings = {"torch": torch.__version__, "commands": commands}
+    commits = [r["commit"] for each in records.values() for r in each]
+    settings = {"torch": torch.__version__, "commands": commands, "commits": commits}
     note = (
         "trained from train/, measured on eval/; minutes are of one thread, two or three trainings "
         "side by side on two cores"

@@ -16,6 +16,7 @@ from locate.extractors.d2net.network import D2Network
 from locate.extractors.d2net.recipe import D2NetRecipe
 from locate.extractors.weights import Record, save_weights
 from locate.images import read_photo
+from locate.training.correspondences import MatchedPair, save_pairs
 from locate.training.photometric import PhotometricSettings
 from locate.training.recipe import generator
 from locate.training.recipes import create_recipe
@@ -112,6 +113,15 @@ def test_verified_pairs_are_found_once_and_never_held_out(recipe, folder, tmp_pa
     assert len(again._matched) == 1
     assert aside not in (again._matched[0].image_a, again._matched[0].image_b)
     assert file.exists()
+    pair = again._matched[0]
+    foreign = tmp_path / "elsewhere.png"
+    foreign.write_bytes(pair.image_a.read_bytes())
+    points = pair.points_a
+    pairs = [pair, MatchedPair(pair.image_a, foreign, points, points, "test")]
+    save_pairs(tmp_path / "mine.npz", pairs, folder)
+    named = D2NetRecipe(crop=96, matched=0.5, matches=tmp_path / "mine.npz")
+    named.prepare(folder, tmp_path)
+    assert [p.image_b for p in named._matched] == [pair.image_b]  # the other is not of the data
     without = D2NetRecipe(crop=96, matched=0.0)
     without.prepare(folder, tmp_path / "empty")
     assert "0 pairs of photos" in without.describe()

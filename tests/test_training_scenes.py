@@ -243,6 +243,12 @@ def test_pairs_of_training_data_come_from_its_models_first(model, tmp_path, monk
     assert list(matched) == ["tower"]  # photos of a model need no guesses
     save_pairs(tmp_path / "mine.npz", expected[1:], tmp_path)
     assert len(known_pairs(tmp_path, tmp_path / "cache", tmp_path / "mine.npz")) == 1
+    points = folder / "points3D.txt"
+    whole = points.read_text()
+    points.write_text("1 2 nonsense\n")
+    with pytest.raises(InputError, match="damaged COLMAP model"):
+        pairs_of_models(tmp_path)
+    points.write_text(whole)
     images.rename(tmp_path.parent / f"{tmp_path.name}-gone")
     assert pairs_of_models(tmp_path) == []
     assert "its images are not below" in caplog.text

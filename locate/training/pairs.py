@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import pycolmap
 
 from locate.training.correspondences import MatchedPair, load_pairs, save_pairs
 from locate.training.pseudo import pseudo_pairs
-from locate.training.scenes import find_models, model_pairs, scenes_of
+from locate.training.scenes import find_models, model_pairs, read_model, scenes_of
 
 log = logging.getLogger("locate")
 
@@ -56,7 +55,7 @@ def pairs_of_models(data: Path) -> list[MatchedPair]:
 
 
 def _images_of(model: Path, data: Path) -> Path | None:
-    names = [image.name for image in pycolmap.Reconstruction(model).images.values()]
+    names = [image.name for image in read_model(model).images.values()]
     for folder in (model, *model.parents):
         for images in (folder / "images", folder):
             if names and (images / min(names)).is_file():

@@ -138,7 +138,7 @@ def model_pairs(
     """
     if min_shared < 1:
         raise InputError(f"pairs must share at least 1 point, got min_shared = {min_shared}")
-    views = _views(_read_model(Path(model_folder)), Path(model_folder), Path(images_folder))
+    views = _views(read_model(Path(model_folder)), Path(model_folder), Path(images_folder))
     counts = [len(view.ids) for view in views]
     owners = np.repeat(np.arange(len(views)), counts)
     ids = np.concatenate([view.ids for view in views])
@@ -169,7 +169,7 @@ def _pair(a: _View, b: _View) -> ScenePair:
     )
 
 
-def _read_model(folder: Path) -> Any:
+def read_model(folder: Path) -> Any:
     import pycolmap
 
     if not _is_model(folder):

@@ -39,7 +39,7 @@ class D2Net:
         weights_hash: sha256 of the weights file.
         max_keypoints: the best that are kept.
         max_side: the image is shrunk so that its long side is at most this many pixels.
-        multiscale: look at half, full and double size (the paper's "MS"); six times slower.
+        multiscale: look at half, full and double size (the paper's "MS"), five times the pixels.
     """
 
     def __init__(

@@ -7,7 +7,7 @@ trains conv4_3 alone. So does this network with a single tap of any backbone.
 With several taps, the default on EfficientNet-Lite0, it is ours and not the paper's: the maps are
 brought to the grid of the finest, put side by side and mixed by a 1 x 1 convolution with a ReLU, the
 head, which alone is trained. Layers of Lite0 are either precise (stage 2) or distinctive (stage 5);
-conv4_3 of VGG16, at sixty times the work, is both. One pass at the natural strides gives a map of
+conv4_3 of VGG16, at many times the work, is both. One pass at the natural strides gives a map of
 stride 4, in training and in use. Before training the head passes on the positive and the negative part
 of every channel.
 """

@@ -47,7 +47,8 @@ class D2NetRecipe(Recipe):
             whose cells are half as wide and which shall tell neighbours apart, 1.5 (6 pixels).
         margin: M.
         matched: share of the pairs that are two photos of one scene, where there are scenes.
-        matches: a file of such pairs, see `locate.training.correspondences`; None for those of COLMAP
+        matches: a file of such pairs, see `locate.training.correspondences`, of which those of photos
+            outside the data folder do not count; None for those of COLMAP
             models below the data folder, and verified RootSIFT matches of scenes that have none.
     """
 
@@ -90,7 +91,8 @@ class D2NetRecipe(Recipe):
         if self._share:
             aside = set(self._pool.held_out.tolist())
             for pair in known_pairs(data, cache, self._matches):
-                if aside.isdisjoint({self._place[pair.image_a], self._place[pair.image_b]}):
+                places = {self._place.get(path) for path in (pair.image_a, pair.image_b)}
+                if None not in places and aside.isdisjoint(places):
                     self._matched.append(pair)
         images = {path for pair in self._matched for path in (pair.image_a, pair.image_b)}
         self._sizes = {path: read_photo(path, min_long_side=1).info.size for path in images}

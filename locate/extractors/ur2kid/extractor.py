@@ -34,10 +34,10 @@ class UR2KiD:
     weights_hash: sha256 of the weights file.
     max_keypoints: the strongest that are kept.
     max_side: the image is shrunk so that its long side is at most this many pixels.
-    global_side: the same for the global descriptor, for which details are no help: on 640 px mAP is 1.5
-        points lower than on 448. A larger image runs through the network twice; 0 for once.
+    global_side: the same for the global descriptor, for which details are no help. A larger
+        image runs through the network twice; 0 for once.
     strictness: how many deviations above its mean a group's response must be.
-    multiscale: look for keypoints at half, full and double size; six times slower.
+    multiscale: look for keypoints at half, full and double size, five times the pixels.
     """
 
     def __init__(

@@ -66,8 +66,8 @@ class UR2KiDRecipe(Recipe):
     fit: whether the projection is fitted before the first step.
     margin: of the matching loss.
     retrieval_weight, matching_weight, distillation_weight: of the losses.
-    backbone_rate: learning rate of the backbone relative to the rest. At 0.3, and with some hundred
-        steps of two triples, the global vector becomes worse than at the start.
+    backbone_rate: learning rate of the backbone relative to the rest. If it is large and steps are few,
+        the global vector becomes worse than at the start.
     steps, learning_rate: of the stage.
     """
 
