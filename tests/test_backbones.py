@@ -234,3 +234,13 @@ def test_frozen_normalisation_keeps_its_statistics(lite0):
     network(torch.rand(2, 3, 32, 32))
     assert torch.equal(network._bn0.running_mean, before)
     assert network._blocks[0].training
+
+
+@pytest.mark.parametrize("stride", [2.0, 4.0, 16.0])
+@pytest.mark.parametrize("offset", [0.0, 0.5, 7.5])
+def test_cells_are_those_whose_centre_lies_in_the_image(stride, offset):
+    for width, height in ((1, 40), (33, 32), (64, 7)):
+        expected = tuple(
+            sum(offset + stride * k <= side - 0.5 for k in range(100)) for side in (width, height)
+        )
+        assert Grid(stride, offset).cells((width, height)) == expected

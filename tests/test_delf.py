@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from locate.errors import WeightsError
+from locate.errors import InputError, WeightsError
 from locate.extractors.backbones import create_backbone
 from locate.extractors.base import Extractor
 from locate.extractors.delf.extractor import Delf, box_overlap, build, start
@@ -244,3 +244,9 @@ def test_the_papers_backbone_runs(tmp_path):
     network = build({"backbone": "resnet50", "dim": 40})
     assert network.tap == "layer3"
     assert (network.grid.stride, network.grid.offset) == (16, 0)
+
+
+@pytest.mark.parametrize("wrong", [{"max_keypoints": 0}, {"max_side": 0}])
+def test_limits_that_make_no_sense(wrong):
+    with pytest.raises(InputError, match="must be at least 1"):
+        Delf(start()[0], "-", {}, **wrong)

@@ -30,6 +30,12 @@ class Grid:
         """Points (..., 2) as (x, y) in pixels -> cells."""
         return (points - self.offset) / self.stride
 
+    def cells(self, size: tuple[int, int]) -> tuple[int, int]:
+        """How many (columns, rows) of cells have their centre in an image of `size` (width, height);
+        those beyond lie on what the image was padded with."""
+        columns, rows = (max(0, int((s - 0.5 - self.offset) // self.stride) + 1) for s in size)
+        return columns, rows
+
 
 def sample(maps: Tensor, points: Tensor) -> Tensor:
     """Bilinear interpolation of feature maps; beyond the border the border's value.

@@ -169,10 +169,8 @@ class D2Net:
     def _maps(self, level: Array) -> Tensor:
         """C x h x w of the cells whose centre lies on the image, and not on what `to_input` added."""
         maps: Tensor = self._network(to_input(level, self.device))[0]
-        grid = self._network.grid
         height, width = level.shape[:2]
-        rows = int((height - 0.5 - grid.offset) // grid.stride) + 1
-        columns = int((width - 0.5 - grid.offset) // grid.stride) + 1
+        columns, rows = self._network.grid.cells((width, height))
         return maps[:, : max(rows, 1), : max(columns, 1)]
 
 

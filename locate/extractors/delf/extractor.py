@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from locate.errors import InputError
 from locate.extractors.backbones import load_backbone
 from locate.extractors.base import ExtractorInfo
 from locate.extractors.delf.network import DelfNetwork
@@ -59,8 +60,12 @@ class Delf:
         max_side: int = 512,
         iou: float = 1.0,
     ) -> None:
+        if max_keypoints < 1 or max_side < 1:
+            raise InputError(
+                f"max_keypoints and max_side must be at least 1, got {max_keypoints} and {max_side}"
+            )
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        network = network.eval().to(self.device)
+        network = network.eval().requires_grad_(False).to(self.device)
         self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._max_keypoints = max_keypoints
         self._iou = iou

@@ -15,7 +15,7 @@ from locate.errors import InputError
 from locate.extractors.backbones import create_backbone, load_backbone
 from locate.extractors.base import ExtractorInfo
 from locate.extractors.detection import resize_image, suppress, to_input
-from locate.extractors.grids import Grid, sample
+from locate.extractors.grids import sample
 from locate.extractors.ur2kid.detection import group_responses, keypoints
 from locate.extractors.ur2kid.network import UR2KiDNetwork
 from locate.extractors.weights import file_hash, load_into, load_weights
@@ -137,7 +137,7 @@ class UR2KiD:
         """Of the maps to be pooled the cells that saw the image, and not what `to_input` added."""
         cropped = {}
         for name, maps in self._network.to_pool(taps).items():
-            columns, rows = _cells(self._network.grid_of(name), size)
+            columns, rows = self._network.grid_of(name).cells(size)
             cropped[name] = maps[..., : max(rows, 1), : max(columns, 1)]
         return cropped
 
@@ -173,7 +173,7 @@ class UR2KiD:
         """Of an image of `size`: N x 2 float64 places in its pixels, N scores, N x D descriptors, the
         best `max_keypoints`."""
         network = self._network
-        columns, rows = _cells(network.fine.grid, size)
+        columns, rows = network.fine.grid.cells(size)
         fine = network.fine(taps)[0, :, :rows, :columns]
         # Merged within a cell of F, beyond which descriptors differ little.
         merge = network.pyramid.grid.stride / network.fine.grid.stride
@@ -187,13 +187,6 @@ class UR2KiD:
             scores.float().cpu().numpy(),
             descriptors.float().cpu().numpy(),
         )
-
-
-def _cells(grid: Grid, size: tuple[int, int]) -> tuple[int, int]:
-    """How many (columns, rows) of cells have their centre in an image of `size`; the others lie on what
-    `to_input` added."""
-    columns, rows = (max(0, int((side - 0.5 - grid.offset) // grid.stride) + 1) for side in size)
-    return columns, rows
 
 
 def network_settings(network: UR2KiDNetwork) -> dict[str, Any]:
