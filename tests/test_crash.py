@@ -64,20 +64,21 @@ def test_kill_at_random_instants(photos, tmp_path, fake_extractor):
     truth = content(tmp_path / "whole")
     index = tmp_path / "killed"
     generator = random.Random(0)
-    duration, known, finished, kills_at = 1.0, 0, 0, []
+    known, finished, kills_at = 0, 0, []
     for kill in range(KILLS):
         if finished and known == PHOTOS:  # start again, so that every phase is hit
             index, known = tmp_path / f"killed-{kill}", 0
-        process = start(photos, index)
-        process.stdout.readline()  # "ready": the seconds of importing are not what is tested
-        started = time.monotonic()
-        # The first run is let through to learn how long the work takes.
-        if kill:
-            time.sleep(generator.uniform(0, 1.15 * duration))
+        with start(photos, index) as process:
+            output = process.stdout.readline()  # "ready": importing is not what is tested
+            # Where to kill is drawn in commits, not in seconds, so that the work is hit on a
+            # machine of any speed and load: before the first commit, between two, after the last.
+            target = generator.randint(known, PHOTOS)
+            while target and committed(output) < target and (line := process.stdout.readline()):
+                output += line
+            time.sleep(generator.uniform(0, 0.05 if target else 1))
             process.send_signal(signal.SIGKILL)
-        output, errors = process.communicate()
-        if kill == 0:
-            duration = time.monotonic() - started
+            output += process.stdout.read()
+            errors = process.stderr.read()
         if "done" in output:
             finished += 1
         else:
