@@ -74,6 +74,9 @@ def add_evaluate_parser(parser: argparse.ArgumentParser) -> None:
     matching.add_argument(
         "--size", type=_size, default=(640, 480), metavar="WxH", help="superpoint's"
     )
+    matching.add_argument(
+        "--estimator", metavar="NAME", help="of homographies: ransac or magsac (default ransac)"
+    )
 
     repeatability = kind(
         "repeatability",
@@ -191,6 +194,7 @@ def _report(a: argparse.Namespace) -> Report:
                 protocol=a.protocol,
                 max_keypoints=a.max_keypoints,
                 size=a.size or (640, 480),
+                **_given(a, "estimator"),
                 **common,
             )
         if a.kind == "repeatability":

@@ -61,6 +61,7 @@ from pipelines.evaluate_common import (
 from pipelines.report import Report, Table
 
 PROTOCOLS = ("full", "d2net", "superpoint")
+ESTIMATORS = {"ransac": cv2.RANSAC, "magsac": cv2.USAC_MAGSAC}
 RANSAC_RUNS = 5
 RANSAC_ERROR, RANSAC_ITERATIONS, RANSAC_CONFIDENCE = 3.0, 5000, 0.9995  # pixels
 
@@ -93,6 +94,7 @@ def evaluate_matching(
     protocol: str = "full",
     max_keypoints: int | None = None,
     size: Size = (640, 480),
+    estimator: str = "ransac",
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Report:
@@ -109,6 +111,8 @@ def evaluate_matching(
         max_keypoints: the strongest that take part; None for all that the extractor gives, but for the
             protocol "superpoint" 1000, or 300 if `size` is (320, 240).
         size: (width, height) in pixels, for the protocol "superpoint".
+        estimator: of the homographies, by OpenCV: "ransac", as the literature has it, or "magsac"
+            (MAGSAC++), whose result depends less on the order of the matches.
         seed: of the RANSACs and of the chance levels. Same seed, same report.
         progress: called with (pairs done, pairs in all).
 
@@ -122,6 +126,8 @@ def evaluate_matching(
         raise InputError(f"the seed must not be negative, got {seed}")
     if protocol not in PROTOCOLS:
         raise UnknownNameError("protocol", protocol, PROTOCOLS)
+    if estimator not in ESTIMATORS:
+        raise UnknownNameError("estimator", estimator, ESTIMATORS)
     data = read_matching_data(folder, layout)
     settings: dict[str, Any] = {
         "data": folder_name(folder),
@@ -145,6 +151,7 @@ def evaluate_matching(
     if protocol == "superpoint":
         settings["max_keypoints"] = max_keypoints or (300 if size == (320, 240) else 1000)
         settings["size"] = list(size)
+    settings["estimator"] = estimator
     return _evaluate_homographies(pairs, extractors, settings, progress)
 
 
@@ -167,6 +174,7 @@ def _evaluate_homographies(
                 b,
                 max_keypoints=settings["max_keypoints"],
                 shared_view=size is not None,
+                estimator=settings["estimator"],
                 seed=(settings["seed"], number),
             )
             for number, pair, a, b in walk
@@ -222,6 +230,7 @@ def score_homography(
     *,
     max_keypoints: int | None = None,
     shared_view: bool = False,
+    estimator: str = "ransac",
     seed: tuple[int, ...] = (0,),
 ) -> HomographyScores:
     """Hold the matches of one pair against its homography.
@@ -230,7 +239,8 @@ def score_homography(
         max_keypoints: the strongest that take part; None for all.
         shared_view: estimate the homography from the strongest features of the shared view, not from
             the strongest of the whole images.
-        seed: of the order in which RANSAC gets the matches.
+        estimator: a name of `ESTIMATORS`.
+        seed: of the order in which it gets the matches.
     """
     b_from_a = view_b.view_from_photo @ pair.b_from_a @ np.linalg.inv(view_a.view_from_photo)
     a, b = (strongest(view.features, max_keypoints) for view in (view_a, view_b))
@@ -244,7 +254,7 @@ def score_homography(
     return HomographyScores(
         pair,
         mma=mean_matching_accuracy(match_errors(matched_a, matched_b, b_from_a)),
-        corner_errors=_corner_errors(*ends, b_from_a, a.image_size, seed),
+        corner_errors=_corner_errors(*ends, b_from_a, a.image_size, ESTIMATORS[estimator], seed),
         matching_score=matching_score(*found, size_a=a.image_size, size_b=b.image_size),
         nn_map=nearest_neighbor_map(*found),
         keypoints={pair.image_a: len(a), pair.image_b: len(b)},
@@ -253,7 +263,12 @@ def score_homography(
 
 
 def _corner_errors(
-    matched_a: Array, matched_b: Array, b_from_a: Array, size_a: Size, seed: tuple[int, ...]
+    matched_a: Array,
+    matched_b: Array,
+    b_from_a: Array,
+    size_a: Size,
+    method: int,
+    seed: tuple[int, ...],
 ) -> Array:
     """The corner error of each of `RANSAC_RUNS` estimates.
 
@@ -268,7 +283,7 @@ def _corner_errors(
             estimated, _ = cv2.findHomography(
                 matched_a[order],
                 matched_b[order],
-                cv2.RANSAC,
+                method,
                 RANSAC_ERROR,
                 maxIters=RANSAC_ITERATIONS,
                 confidence=RANSAC_CONFIDENCE,

@@ -104,6 +104,7 @@ def test_finished_answers_take_no_extractor(retrieval, capsys, tmp_path):
         (("matching", "nowhere"), "nowhere"),
         (("matching", ".", "--extractor", "surf"), "surf"),
         (("matching", ".", "--weights", "none.safetensors"), "none.safetensors"),
+        (("matching", ".", "--estimator", "guess", "--extractor", "sift"), "guess"),
         (("localization", ".", "--solver", "guess", "--extractor", "sift"), "guess"),
     ],
 )
