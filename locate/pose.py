@@ -1,0 +1,161 @@
+"""The answer to "where was the camera".
+
+A pose maps the world to the camera, x_cam = R x_world + t; the camera looks along +z, x is right, y down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from locate.errors import InputError
+from locate.types import Array
+
+LOCALIZED, UNCERTAIN, NOT_LOCALIZED = "localized", "uncertain", "not localized"
+VERDICTS = (LOCALIZED, UNCERTAIN, NOT_LOCALIZED)
+
+
+@dataclass(frozen=True, eq=False)
+class Camera:
+    """A camera of COLMAP's, as plain values.
+
+    Attributes:
+        model: COLMAP's name of the camera model, such as "SIMPLE_RADIAL".
+        width, height: of the photo, in pixels.
+        params: in COLMAP's order and pixels (the top-left corner is the origin).
+        source: who says so: "given", "exif", "map", "estimated" (focal length from the photo's matches).
+    """
+
+    model: str
+    width: int
+    height: int
+    params: tuple[float, ...]
+    source: str = "given"
+
+
+@dataclass(frozen=True, eq=False)
+class Pose:
+    """Where the camera of one photo stood, or why nobody can tell.
+
+    Attributes:
+        photo: the file, or None for pixels in memory.
+        verdict: one of `VERDICTS`. What is "not localized" has no pose; what is "uncertain" has one
+            that should not be relied upon.
+        reason: one sentence saying why.
+        cam_from_world: 3 x 4 float64 [R | t], or None.
+        covariance: 6 x 6 float64, or None, of (x, y, z, rotation about the axes x, y, z of the map): of
+            the camera's centre in units of the map and of the orientation in radians, as ROS orders
+            them. A true pose is (exp(w) R_wc, c + d) with (d, w) drawn from it.
+        camera: that was used or found.
+        matches: 2D-3D matches, different features of the photo.
+        inliers: of these, how many agree with the pose.
+        spread: share of the cells of an 8 x 8 grid over the photo that hold an inlier, 0 to 1.
+        error: root mean square reprojection error of the inliers, in pixels of the photo; NaN
+            without any.
+        images: names of the map's images whose points agree with the pose, most first.
+        points, world_points: inliers: M x 2 float64 in our pixels of the photo, and what they show,
+            M x 3.
+        seconds: time by part.
+    """
+
+    photo: Path | None
+    verdict: str
+    reason: str
+    cam_from_world: Array | None = None
+    covariance: Array | None = None
+    camera: Camera | None = None
+    matches: int = 0
+    inliers: int = 0
+    spread: float = 0.0
+    error: float = float("nan")
+    images: tuple[str, ...] = ()
+    points: Array = field(default_factory=lambda: np.zeros((0, 2)), repr=False)
+    world_points: Array = field(default_factory=lambda: np.zeros((0, 3)), repr=False)
+    seconds: Mapping[str, float] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.verdict not in VERDICTS:
+            raise InputError(f"a verdict is one of {', '.join(VERDICTS)}, not {self.verdict!r}")
+        if (self.cam_from_world is None) != (self.verdict == NOT_LOCALIZED):
+            raise InputError(f"{self.verdict}, but the pose is {self.cam_from_world}")
+        for name, value, shape in (
+            ("cam_from_world", self.cam_from_world, (3, 4)),
+            ("covariance", self.covariance, (6, 6)),
+        ):
+            if value is not None and (value.shape != shape or not np.isfinite(value).all()):
+                raise InputError(f"{name} must be {shape} finite numbers, got {value}")
+
+    @property
+    def center(self) -> Array | None:
+        """The camera's centre in the map, 3 float64: -R^T t."""
+        if self.cam_from_world is None:
+            return None
+        return np.asarray(-self.cam_from_world[:, :3].T @ self.cam_from_world[:, 3])
+
+    @property
+    def quaternion(self) -> Array | None:
+        """The rotation of `cam_from_world`, (w, x, y, z), w >= 0."""
+        if self.cam_from_world is None:
+            return None
+        return quaternion_of(self.cam_from_world[:, :3])
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able values; the inliers themselves are left out."""
+        pose, covariance = self.cam_from_world, self.covariance
+        return {
+            "photo": None if self.photo is None else str(self.photo),
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "cam_from_world": None
+            if pose is None
+            else {
+                "quaternion_wxyz": _list(self.quaternion),
+                "translation": pose[:, 3].tolist(),
+            },
+            "center": _list(self.center),
+            "covariance": _list(covariance),
+            "camera": None
+            if self.camera is None
+            else {
+                "model": self.camera.model,
+                "width": self.camera.width,
+                "height": self.camera.height,
+                "params": list(self.camera.params),
+                "source": self.camera.source,
+            },
+            "matches": self.matches,
+            "inliers": self.inliers,
+            "inlier_ratio": self.inliers / self.matches if self.matches else 0.0,
+            "spread": self.spread,
+            "error_px": None if np.isnan(self.error) else self.error,
+            "images": list(self.images),
+            "seconds": dict(self.seconds),
+        }
+
+
+def quaternion_of(rotation: Array) -> Array:
+    """3 x 3 rotation -> unit quaternion (w, x, y, z), w >= 0 (Shepperd 1978: the largest of the four
+    is computed first, so that nothing is divided by a small number)."""
+    r = np.asarray(rotation, np.float64)
+    trace = float(np.trace(r))
+    squares = np.array([trace, *np.diag(r)])
+    k = int(squares.argmax())
+    q = np.zeros(4)
+    q[k] = 1 + (trace if k == 0 else 2 * squares[k] - trace)
+    if k == 0:
+        q[1:] = r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]
+    else:
+        i, j, m = k - 1, k % 3, (k + 1) % 3
+        q[0] = r[m, j] - r[j, m]
+        q[j + 1] = r[j, i] + r[i, j]
+        q[m + 1] = r[m, i] + r[i, m]
+    q /= np.linalg.norm(q)
+    return -q if q[0] < 0 else q
+
+
+def _list(values: Array | None) -> list[Any] | None:
+    return None if values is None else values.tolist()

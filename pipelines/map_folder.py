@@ -1,0 +1,158 @@
+"""A map on disk: a folder that owns all that localization needs.
+
+    features/    a database as `locate build-index` makes them: what was seen in each photo
+    model/       a COLMAP model (binary), which COLMAP opens: cameras, poses, points, and which keypoint
+                 sees which point. Keypoint k of an image is feature k of the photo of the same name
+    matches.db   a COLMAP database: the verified matches, kept so that photos can be added later
+    map.json     what made it; and where it lies on the earth, if that is known (`georef`)
+
+The photos are copied nowhere; landmarks that are removed from the index that a map was made of, or its
+folder, leave the map as it is. A new model is written beside the old one and put in its place by two
+renames; one that is killed between them is found again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pycolmap
+
+from index.vectors.files import beside
+from locate.errors import DatabaseCorruptError, DatabaseError, DatabaseMissingError
+
+_FILES = ("cameras.bin", "images.bin", "points3D.bin")
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class MapRecord:
+    """Attributes:
+    made_by: "build-map" or "import-map".
+    extractor: name of what looked at the photos.
+    units: "metre" if the poses are known to be metric, else "arbitrary".
+    georef: see `pipelines.georef`, or None.
+    summary: counts and errors of the last change, see `pipelines.map_summary`.
+    """
+
+    made_by: str
+    extractor: str
+    units: str = "arbitrary"
+    georef: dict[str, Any] | None = None
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
+class MapFolder:
+    """The names in a map's folder. Creating one touches nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self.features = self.folder / "features"
+        self.model = self.folder / "model"
+        self.matches = self.folder / "matches.db"
+        self.record = self.folder / "map.json"
+
+    @property
+    def _old(self) -> Path:
+        return self.folder / "model.old"
+
+    def exists(self) -> bool:
+        """Whether there is a finished map."""
+        return self.record.is_file() and (_whole(self.model) or _whole(self._old))
+
+    def read_record(self) -> MapRecord:
+        """
+        Raises:
+            DatabaseMissingError: there is no map.
+            DatabaseCorruptError: its record is damaged.
+        """
+        if not self.exists():
+            raise DatabaseMissingError(
+                f"no finished map at {self.folder}; make one with: locate build-map --out "
+                f"{self.folder} (run again, it goes on where it stopped)"
+            )
+        try:
+            values = json.loads(self.record.read_text("utf-8"))
+            version = values.pop("version")
+            made = MapRecord(**values)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise DatabaseCorruptError(
+                f"{self.record} is damaged ({error}); make the map again"
+            ) from error
+        if version > _VERSION:
+            raise DatabaseCorruptError(
+                f"{self.folder} was made by a newer version of locate; upgrade locate"
+            )
+        return made
+
+    def read_model(self) -> pycolmap.Reconstruction:
+        """The model; the old one if a writer was killed while it changed them.
+
+        Raises:
+            DatabaseMissingError: there is none.
+            DatabaseCorruptError: its files are damaged.
+        """
+        self.read_record()
+        folder = self.model if _whole(self.model) else self._old
+        try:
+            return pycolmap.Reconstruction(folder)
+        except (ValueError, RuntimeError, IndexError, MemoryError) as error:
+            raise DatabaseCorruptError(
+                f"{folder} is damaged ({str(error).splitlines()[0]}); make the map again"
+            ) from error
+
+    def write_record(self, record: MapRecord) -> None:
+        """Write `map.json`, whole or not at all. Hold the lock."""
+        with self._speaking(), beside(self.record) as temporary:
+            temporary.write_text(json.dumps({"version": _VERSION, **vars(record)}, indent=1))
+
+    def write_model(self, model: pycolmap.Reconstruction) -> None:
+        """Put `model` in the place of the one that is there. Hold the lock."""
+        new = self.folder / "model.new"
+        with self._speaking():
+            self.recover()
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir(parents=True)
+            model.write_binary(new)
+            if self.model.exists():
+                self.model.rename(self._old)
+            new.rename(self.model)
+            shutil.rmtree(self._old, ignore_errors=True)
+
+    def recover(self) -> None:
+        """Finish or undo the change of models that a killed process left. Hold the lock."""
+        if _whole(self._old) and not _whole(self.model):
+            shutil.rmtree(self.model, ignore_errors=True)
+            self._old.rename(self.model)
+        shutil.rmtree(self._old, ignore_errors=True)
+
+    def _speaking(self) -> _Speaking:
+        return _Speaking(self.folder)
+
+
+class _Speaking:
+    """The system's errors as ours, with the cure."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, OSError | RuntimeError | ValueError):
+            raise DatabaseError(
+                f"cannot write the map in {self._folder} ({error}); free some space, check the "
+                "permissions and run the same command again; the old map is still there"
+            ) from error
+
+
+def _whole(model: Path) -> bool:
+    return all((model / name).is_file() for name in _FILES)
+
+
+Progress = Callable[[str, int, int], None]  # (stage, done, in all)
