@@ -8,14 +8,18 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
+
+import numpy as np
 
 from index.records import FileState
-from locate.errors import ImageError
+from locate.errors import ImageError, InputError
 from locate.extractors.base import Extractor
-from locate.images import decode_photo, read_bytes
-from locate.types import Extraction, PhotoInfo
+from locate.images import MIN_SIDE, decode_photo, read_bytes
+from locate.pixels import unrotate_points
+from locate.types import Array, Extraction, Photo, PhotoInfo
 from pipelines.scan import Found
 
 
@@ -94,6 +98,38 @@ def _see(item: Found, get_extractor: Callable[[], Extractor], known: Mapping[str
         reason = f"{extractor.info.name} failed on it ({type(error).__name__}: {error})"
         return Seen(item, state, error=f"{reason}; please report this", seconds=clock.seconds)
     return Seen(item, state, photo.info, extraction, seconds=clock.seconds)
+
+
+def as_photo(pixels: Path | str | Array) -> Photo:
+    """Pixels in memory as a photo; `InputError` if they are none."""
+    array = np.asarray(pixels)
+    if array.ndim != 3 or min(array.shape[:2]) < MIN_SIDE:
+        raise InputError(
+            f"a query must be H x W x 3 pixels of at least {MIN_SIDE} on each side, "
+            f"got {array.shape}"
+        )
+    return Photo(array, PhotoInfo(size=(array.shape[1], array.shape[0])))
+
+
+def extract_turned(
+    extractor: Extractor, pixels: Array, size: tuple[int, int], degrees: int, *, local: bool
+) -> Extraction:
+    """Look at an image turned counter-clockwise; keypoints come back in the image as it was.
+
+    Args:
+        size: (width, height) of the original photo, upright.
+        local: False leaves the local features out.
+    """
+    if degrees == 0:
+        return extractor.extract(pixels, size)
+    turned_size = size if degrees == 180 else size[::-1]
+    turned = np.ascontiguousarray(np.rot90(pixels, degrees // 90))
+    seen = extractor.extract(turned, turned_size, local=local)
+    if seen.features is None:
+        return seen
+    keypoints = unrotate_points(seen.features.keypoints, turned_size, degrees)
+    features = replace(seen.features, keypoints=keypoints, image_size=size)
+    return Extraction(features, seen.global_descriptor)
 
 
 class Clock:

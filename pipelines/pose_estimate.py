@@ -17,6 +17,7 @@ import pycolmap
 from locate.errors import InputError, UnknownNameError
 from locate.pixels import to_colmap
 from locate.types import Array
+from pipelines.pose_models import copy_camera
 
 MAX_ERROR = 8.0  # pixels at the size that the extractor looks at
 LOSS_SCALE = 1.0  # pixels: Cauchy's, about the noise of a keypoint
@@ -79,6 +80,48 @@ def estimate_pose(
     inliers = np.zeros(len(points), np.bool_)
     inliers[usable] = found[1]
     return PoseEstimate(np.asarray(found[0], np.float64), inliers)
+
+
+def estimate_pose_and_focal(
+    points: Array,
+    world_points: Array,
+    camera: pycolmap.Camera,
+    *,
+    max_error: float = MAX_ERROR,
+    seed: int = 0,
+) -> tuple[PoseEstimate, pycolmap.Camera] | None:
+    """The pose and the focal length of a camera without distortion: COLMAP's LO-RANSAC over P4Pf.
+
+    Args:
+        points, world_points, max_error, seed: see `estimate_pose`.
+        camera: its focal length is not looked at and not changed.
+
+    Returns:
+        The pose and the camera with the focal length that was found, or None.
+    """
+    if len(points) < 4:
+        return None
+    made = copy_camera(camera)
+    options = pycolmap.AbsolutePoseEstimationOptions()
+    options.estimate_focal_length = True
+    options.ransac.max_error = max_error
+    options.ransac.max_num_trials = _MAX_ITERATIONS
+    options.ransac.min_num_trials = _MIN_ITERATIONS
+    options.ransac.confidence = _CONFIDENCE
+    options.ransac.random_seed = seed
+    found = pycolmap.estimate_absolute_pose(
+        to_colmap(np.asarray(points, np.float64)),
+        np.asarray(world_points, np.float64),
+        made,
+        options,
+    )
+    if found is None:
+        return None
+    pose = np.asarray(found["cam_from_world"].matrix(), np.float64)
+    focal = made.mean_focal_length()
+    if not (np.isfinite(pose).all() and np.isfinite(focal) and focal > 0):
+        return None
+    return PoseEstimate(pose, np.asarray(found["inlier_mask"], np.bool_)), made
 
 
 def _poselib(

@@ -45,7 +45,7 @@ def read_model(folder: Path) -> PoseModel:
         InputError: names the file and the line.
     """
     if (folder / "cameras.txt").is_file() and (folder / "images.txt").is_file():
-        cameras = _read_cameras(folder / "cameras.txt")
+        cameras = read_cameras_text(folder / "cameras.txt")
         return _join(folder, cameras, *read_images_text(folder / "images.txt"))
     if not is_model(folder):
         raise InputError(
@@ -201,7 +201,12 @@ def _check_points(path: Path, lines: Iterator[tuple[int, str]]) -> None:
         raise fault(path, number, "expected X Y POINT3D_ID triples or an empty line", line)
 
 
-def _read_cameras(path: Path) -> dict[int, pycolmap.Camera]:
+def read_cameras_text(path: Path) -> dict[int, pycolmap.Camera]:
+    """The cameras of COLMAP's cameras.txt by their ids.
+
+    Raises:
+        InputError: names the file and the line.
+    """
     cameras: dict[int, pycolmap.Camera] = {}
     for number, line in enumerate(read_lines(path), 1):
         if not line or line.startswith("#"):
@@ -212,6 +217,13 @@ def _read_cameras(path: Path) -> dict[int, pycolmap.Camera]:
         camera_id = _integer(path, number, fields[0])
         cameras[camera_id] = make_camera(path, number, fields[1:])
     return cameras
+
+
+def copy_camera(camera: pycolmap.Camera) -> pycolmap.Camera:
+    """The same camera, not bound to a model."""
+    return pycolmap.Camera(
+        model=camera.model, width=camera.width, height=camera.height, params=camera.params
+    )
 
 
 def make_camera(path: Path, number: int, fields: list[str]) -> pycolmap.Camera:

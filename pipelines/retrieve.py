@@ -29,17 +29,13 @@ from locate.errors import (
 )
 from locate.extractors.base import Extractor, ExtractorInfo
 from locate.geometry import verify
-from locate.images import MIN_SIDE, read_photo
+from locate.images import read_photo
 from locate.matching import match_mutual
-from locate.pixels import unrotate_points
 from locate.types import (
     Answer,
     Array,
     Candidate,
-    Extraction,
     Features,
-    Photo,
-    PhotoInfo,
     Shortlist,
     Verification,
 )
@@ -51,7 +47,7 @@ from locate.verdict import (
     uncalibrated,
 )
 from pipelines.expansion import expanded
-from pipelines.extraction import Clock, one_thread_each
+from pipelines.extraction import Clock, as_photo, extract_turned, one_thread_each
 from pipelines.filled_by import load_extractor
 from pipelines.ranking import ORDER, explain, rank_key, strength_of, verdict_on_all
 from pipelines.shortlist import (
@@ -297,7 +293,7 @@ class Database:
         extractor = self._load(options.search)
         clock.lap("load")
         path = None if isinstance(photo, np.ndarray) else Path(photo)
-        opened = _as_photo(photo) if path is None else read_photo(path, extractor.max_side)
+        opened = as_photo(photo) if path is None else read_photo(path, extractor.max_side)
         pixels, info = opened.pixels, opened.info
         clock.lap("decode")
         left_out: set[int] = set()
@@ -316,7 +312,7 @@ class Database:
 
         def look(rotation: int, upright: _View | None = None) -> _View:
             same = upright if invariant else None  # its local features hold for every rotation
-            seen = _extract_turned(extractor, pixels, info.size, rotation, local=same is None)
+            seen = extract_turned(extractor, pixels, info.size, rotation, local=same is None)
             clock.lap("extract")
             features = same.features if same else seen.features
             vector = seen.global_descriptor
@@ -433,17 +429,6 @@ def _one_thread_each() -> None:
     one_thread_search()
 
 
-def _as_photo(pixels: Path | str | Array) -> Photo:
-    """Pixels in memory as a photo; `InputError` if they are none."""
-    array = np.asarray(pixels)
-    if array.ndim != 3 or min(array.shape[:2]) < MIN_SIDE:
-        raise InputError(
-            f"a query must be H x W x 3 pixels of at least {MIN_SIDE} on each side, "
-            f"got {array.shape}"
-        )
-    return Photo(array, PhotoInfo(size=(array.shape[1], array.shape[0])))
-
-
 def _match(query: Features, database: Features, side: int) -> Verification:
     matches = match_mutual(query.descriptors, database.descriptors, RATIO)
     return verify(query, database, matches, side)
@@ -453,19 +438,3 @@ def _strength(view: _View) -> tuple[int, float]:
     """(2 match, 1 uncertain, 0 neither; evidence) of the best candidate."""
     judged = ((2 - ORDER[c.verdict], strength_of(c)) for c in view.candidates)
     return max(judged, default=(0, -math.inf))
-
-
-def _extract_turned(
-    extractor: Extractor, pixels: Array, size: tuple[int, int], degrees: int, *, local: bool
-) -> Extraction:
-    """Look at an image turned counter-clockwise; keypoints come back in the image as it was."""
-    if degrees == 0:
-        return extractor.extract(pixels, size)
-    turned_size = size if degrees == 180 else size[::-1]
-    turned = np.ascontiguousarray(np.rot90(pixels, degrees // 90))
-    seen = extractor.extract(turned, turned_size, local=local)
-    if seen.features is None:
-        return seen
-    keypoints = unrotate_points(seen.features.keypoints, turned_size, degrees)
-    features = replace(seen.features, keypoints=keypoints, image_size=size)
-    return Extraction(features, seen.global_descriptor)

@@ -1,0 +1,287 @@
+"""The last pixel of a pose, and how far it may be wrong.
+
+A pose (and a focal length or a distortion that is not known) is refined on the inliers of RANSAC by
+Levenberg-Marquardt on the Cauchy loss. Its covariance is that of an M-estimator whose residuals are
+correlated (the "sandwich", White 1980; Hayashi, Econometrics, 2000, section 2.5):
+
+    C = H^-1 (J^T W S W J + L) H^-1,    H = J^T W J + L
+
+J holds the derivatives of the projections, W the weights of the loss, L the information of the priors,
+and S the covariance of the residuals. Were S = s^2 I, a thousand inliers would make a pose thirty times
+as precise as one; but what is wrong with a map is wrong for neighbouring points together: they were
+triangulated from the same photos, through the same lens. So S has two parts: independent noise of the
+keypoints, and a smooth field of errors over the photo that is a fixed share of it,
+
+    S_ij = s^2 (d_ij + SYSTEMATIC^2 exp(-|x_i - x_j|^2 / (2 (REACH width)^2)))
+
+where s is the scale of the residuals themselves, so that a map or a lens that fits badly gives larger
+covariances. A lens that is estimated with the pose is a simple one (square pixels, one radial term),
+which bends the field more. The constants were chosen on `Herz-Jesus-P25` and `fox`; `benchmarks/covariance.py`
+measures them on other scenes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pycolmap
+
+from locate.types import Array
+
+SYSTEMATIC = 0.25  # of the scale of the residuals
+SYSTEMATIC_LENS = 0.7  # the same where the lens is estimated
+REACH = 0.2  # of the photo's longer side
+_STEP = 1e-6  # of numerical derivatives, in units of the normalized plane and of `_LENS`
+_ROUNDS = 50
+_BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Freedom:
+    """What of the camera is refined with the pose.
+
+    Attributes:
+        focal: standard deviation of the relative error of its focal length; 0 keeps it.
+        distortion: standard deviation of the first radial term; 0 keeps it. Only for COLMAP's
+            SIMPLE_RADIAL.
+        principal: standard deviation of each coordinate of the principal point, as a share of the
+            photo's longer side; 0 keeps it.
+    """
+
+    focal: float = 0.0
+    distortion: float = 0.0
+    principal: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Refined:
+    """Attributes:
+    cam_from_world: 3 x 4 float64.
+    camera: with the focal length and distortion that were found.
+    covariance: 6 x 6, see `locate.pose.Pose`.
+    residuals: M x 2, seen - projected, in pixels of the photo.
+    """
+
+    cam_from_world: Array
+    camera: pycolmap.Camera
+    covariance: Array
+    residuals: Array
+
+
+def refine_pose(
+    points: Array,
+    world_points: Array,
+    camera: pycolmap.Camera,
+    cam_from_world: Array,
+    *,
+    freedom: Freedom | None = None,
+    loss_scale: float = 1.0,
+) -> Refined | None:
+    """Refine a pose on its inliers.
+
+    Args:
+        points: M x 2 in COLMAP's pixels, M >= 4.
+        world_points: M x 3, in front of the camera.
+        camera: left as it is.
+        cam_from_world: 3 x 4, near the solution.
+        freedom: of the camera.
+        loss_scale: pixels at which a residual counts half.
+
+    Returns:
+        None where the points do not determine a pose.
+    """
+    freedom = freedom or Freedom()
+    state = _State(cam_from_world, camera, np.zeros(len(_LENS)))
+    fixed = _Problem(points, world_points, camera, freedom, loss_scale)
+    damping, best = 1e-6, fixed.cost(state)
+    for _ in range(_ROUNDS):
+        gradient, hessian = fixed.normal_equations(state)
+        try:
+            step = np.linalg.solve(hessian + damping * np.diag(np.diag(hessian)), gradient)
+        except np.linalg.LinAlgError:
+            return None
+        tried = fixed.moved(state, step)
+        cost = fixed.cost(tried)
+        if cost <= best:
+            small = best - cost <= 1e-12 * best
+            state, best, damping = tried, cost, max(damping / 10, 1e-12)
+            if small:
+                break
+        elif damping > 1e6:
+            break
+        else:
+            damping *= 10
+    covariance = fixed.covariance(state)
+    if covariance is None:
+        return None
+    return Refined(state.cam_from_world, state.camera, covariance, fixed.residuals(state))
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    cam_from_world: Array
+    camera: pycolmap.Camera
+    lens: Array  # changes of the camera, see _LENS
+
+
+_LENS = ("log of the factor of the focal length", "radial term", "x", "y of the principal point")
+
+
+class _Problem:
+    """Parameters in order: the centre, the rotation about the world's axes, then what of `_LENS` is free
+    (the principal point in units of the photo's longer side)."""
+
+    def __init__(
+        self, points: Array, world: Array, camera: pycolmap.Camera, freedom: Freedom, scale: float
+    ) -> None:
+        self._points, self._world = points, world
+        self._camera, self._scale = camera, scale
+        radial = camera.model == pycolmap.CameraModelId.SIMPLE_RADIAL
+        distortion = freedom.distortion if radial else 0.0
+        sigmas = np.array([freedom.focal, distortion, freedom.principal, freedom.principal])
+        self._free = np.flatnonzero(sigmas > 0)
+        information = sigmas[self._free] ** -2.0
+        # Of the priors, by parameter: nothing is known of the pose.
+        self._prior = np.concatenate([np.zeros(6), information])
+
+    def moved(self, state: _State, step: Array) -> _State:
+        pose = state.cam_from_world
+        centre = -pose[:, :3].T @ pose[:, 3] + step[:3]
+        rotation = pose[:, :3] @ rotation_of(step[3:6]).T
+        lens = state.lens.copy()
+        lens[self._free] += step[6:]
+        camera = _changed(self._camera, lens) if len(self._free) else self._camera
+        return _State(np.c_[rotation, -rotation @ centre], camera, lens)
+
+    def residuals(self, state: _State) -> Array:
+        pose = state.cam_from_world
+        seen = self._world @ pose[:, :3].T + pose[:, 3]
+        return np.asarray(self._points - _project(state.camera, seen))
+
+    def cost(self, state: _State) -> float:
+        squares = (self.residuals(state) ** 2).sum(axis=1) / self._scale**2
+        if not np.isfinite(squares).all():
+            return np.inf
+        cost = float(np.log1p(squares).sum())
+        return cost + float((self._prior[6:] * state.lens[self._free] ** 2).sum())
+
+    def normal_equations(self, state: _State) -> tuple[Array, Array]:
+        """(J^T W r - L p, J^T W J + L), in units of the loss scale."""
+        residuals, jacobian = self.residuals(state), self._jacobian(state)
+        weights = self._weights(residuals)
+        weighted = jacobian * weights[:, None, None]
+        gradient = np.einsum("mkp,mk->p", weighted, residuals) / self._scale**2
+        gradient[6:] -= self._prior[6:] * state.lens[self._free]
+        hessian = np.einsum("mkp,mkq->pq", weighted, jacobian) / self._scale**2
+        return gradient, hessian + np.diag(self._prior)
+
+    def covariance(self, state: _State) -> Array | None:
+        """6 x 6; None if the points do not determine the pose."""
+        residuals, jacobian = self.residuals(state), self._jacobian(state)
+        weights = self._weights(residuals)
+        count = len(jacobian[0, 0])
+        freedom = 2 * weights.sum() - count
+        if freedom <= 0:
+            return None
+        variance = float((weights * (residuals**2).sum(axis=1)).sum() / freedom)
+        weighted = (jacobian * weights[:, None, None]).transpose(1, 0, 2)  # 2 x M x P
+        share = SYSTEMATIC_LENS if len(self._free) else SYSTEMATIC
+        middle = np.zeros((count, count))
+        for part in weighted:  # the errors in x and in y are independent of each other
+            middle += part.T @ (part + share**2 * self._smoothed(part))
+        hessian = np.einsum("kmp,mkq->pq", weighted, jacobian)
+        # A prior weighs against residuals of this variance.
+        prior = np.diag(self._prior) * variance
+        try:
+            inverse = np.linalg.inv(hessian + prior)
+        except np.linalg.LinAlgError:
+            return None
+        found = inverse @ (variance * middle + variance * prior) @ inverse
+        pose: Array = found[:6, :6]
+        sound = np.isfinite(pose).all() and (np.linalg.eigvalsh((pose + pose.T) / 2) > 0).all()
+        return (pose + pose.T) / 2 if sound else None
+
+    def _smoothed(self, values: Array) -> Array:
+        """M x P: the sum of all rows of `values`, M x P, by how near their points are."""
+        reach = REACH * max(self._camera.width, self._camera.height)
+        blocks = range(0, len(values), _BLOCK)  # thousands of points squared would not fit
+        points = self._points / (np.sqrt(2) * reach)
+        return np.concatenate(
+            [np.exp(-_square_distances(points[i : i + _BLOCK], points)) @ values for i in blocks]
+        )
+
+    def _weights(self, residuals: Array) -> Array:
+        return np.asarray(1 / (1 + (residuals**2).sum(axis=1) / self._scale**2))
+
+    def _jacobian(self, state: _State) -> Array:
+        """M x 2 x P derivatives of the projections."""
+        pose, camera = state.cam_from_world, state.camera
+        rotation = pose[:, :3]
+        arms = self._world + rotation.T @ pose[:, 3]  # from the centre to the points
+        seen = arms @ rotation.T
+        flat = seen[:, :2] / seen[:, 2:]
+        one = np.ones((len(flat), 1))
+
+        def image(plane: Array) -> Array:
+            return _project(camera, np.c_[plane, one])
+
+        by_plane = np.stack(
+            [
+                (image(flat + axis) - image(flat - axis)) / (2 * _STEP)
+                for axis in (np.array([_STEP, 0.0]), np.array([0.0, _STEP]))
+            ],
+            axis=2,
+        )  # M x 2 x 2
+        plane_by_seen = np.zeros((len(flat), 2, 3))
+        plane_by_seen[:, 0, 0] = plane_by_seen[:, 1, 1] = 1 / seen[:, 2]
+        plane_by_seen[:, :, 2] = -flat / seen[:, 2:]
+        by_world = by_plane @ plane_by_seen @ rotation
+        # Turning world_from_cam by exp(w) turns the arms by exp(-w): d arm = arm x w.
+        parts = [-by_world, by_world @ _cross(arms)]
+        for which in self._free:
+            change = np.zeros(len(_LENS))
+            change[which] = _STEP
+            more, less = _changed(camera, change), _changed(camera, -change)
+            change_of_image = (_project(more, seen) - _project(less, seen)) / (2 * _STEP)
+            parts.append(change_of_image[:, :, None])
+        return np.concatenate(parts, axis=2)
+
+
+def rotation_of(vector: Array) -> Array:
+    """3 x 3 rotation about `vector` by its length in radians (Rodrigues)."""
+    angle = float(np.linalg.norm(vector))
+    cross = _cross(np.asarray(vector, np.float64)[None])[0]
+    if angle < 1e-8:
+        return np.asarray(np.eye(3) + cross + cross @ cross / 2)
+    return np.asarray(
+        np.eye(3) + np.sin(angle) / angle * cross + (1 - np.cos(angle)) / angle**2 * cross @ cross
+    )
+
+
+def _cross(vectors: Array) -> Array:
+    """M x 3 -> M x 3 x 3, the matrices [v]x."""
+    x, y, z = vectors.T
+    zero = np.zeros_like(x)
+    return np.asarray(np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=1).reshape(-1, 3, 3))
+
+
+def _square_distances(a: Array, b: Array) -> Array:
+    squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)
+    return np.asarray(np.maximum(squares - 2 * a @ b.T, 0))
+
+
+def _project(camera: pycolmap.Camera, seen: Array) -> Array:
+    """M x 3 in the camera -> M x 2; NaN behind it."""
+    return np.asarray(camera.img_from_cam(seen), np.float64)
+
+
+def _changed(camera: pycolmap.Camera, lens: Array) -> pycolmap.Camera:
+    params = np.array(camera.params)
+    params[list(camera.focal_length_idxs())] *= np.exp(lens[0])
+    if lens[1]:
+        params[next(iter(camera.extra_params_idxs()))] += lens[1]
+    params[list(camera.principal_point_idxs())] += lens[2:] * max(camera.width, camera.height)
+    return pycolmap.Camera(
+        model=camera.model, width=camera.width, height=camera.height, params=params
+    )
