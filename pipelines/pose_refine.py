@@ -16,8 +16,8 @@ keypoints, and a smooth field of errors over the photo that is a fixed share of 
 
 where s is the scale of the residuals themselves, so that a map or a lens that fits badly gives larger
 covariances. A lens that is estimated with the pose is a simple one (square pixels, one radial term),
-which bends the field more. The constants were chosen on `Herz-Jesus-P25` and `fox`; `benchmarks/covariance.py`
-measures them on other scenes.
+which bends the field more. The constants were chosen on `Herz-Jesus-P25` and `fox`;
+`benchmarks/covariance.py` measures them on other scenes too.
 """
 
 from __future__ import annotations
@@ -92,17 +92,32 @@ def refine_pose(
         None where the points do not determine a pose.
     """
     freedom = freedom or Freedom()
+    problem = _Problem(points, world_points, camera, freedom, loss_scale)
     state = _State(cam_from_world, camera, np.zeros(len(_LENS)))
-    fixed = _Problem(points, world_points, camera, freedom, loss_scale)
-    damping, best = 1e-6, fixed.cost(state)
+    for _ in range(2 if problem.has_priors else 1):
+        found = _minimize(problem, state)
+        variance = None if found is None else problem.variance(found)
+        if found is None or variance is None:
+            return None
+        state = found
+        problem.weigh_priors(variance)
+    covariance = problem.covariance(state)
+    if covariance is None:
+        return None
+    return Refined(state.cam_from_world, state.camera, covariance, problem.residuals(state))
+
+
+def _minimize(problem: _Problem, state: _State) -> _State | None:
+    """Levenberg-Marquardt from `state`."""
+    damping, best = 1e-6, problem.cost(state)
     for _ in range(_ROUNDS):
-        gradient, hessian = fixed.normal_equations(state)
+        gradient, hessian = problem.normal_equations(state)
         try:
             step = np.linalg.solve(hessian + damping * np.diag(np.diag(hessian)), gradient)
         except np.linalg.LinAlgError:
             return None
-        tried = fixed.moved(state, step)
-        cost = fixed.cost(tried)
+        tried = problem.moved(state, step)
+        cost = problem.cost(tried)
         if cost <= best:
             small = best - cost <= 1e-12 * best
             state, best, damping = tried, cost, max(damping / 10, 1e-12)
@@ -112,10 +127,7 @@ def refine_pose(
             break
         else:
             damping *= 10
-    covariance = fixed.covariance(state)
-    if covariance is None:
-        return None
-    return Refined(state.cam_from_world, state.camera, covariance, fixed.residuals(state))
+    return state
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +155,17 @@ class _Problem:
         self._free = np.flatnonzero(sigmas > 0)
         information = sigmas[self._free] ** -2.0
         # Of the priors, by parameter: nothing is known of the pose.
-        self._prior = np.concatenate([np.zeros(6), information])
+        self._information = np.concatenate([np.zeros(6), information])
+        self._prior = self._information
+
+    @property
+    def has_priors(self) -> bool:
+        return len(self._free) > 0
+
+    def weigh_priors(self, variance: float) -> None:
+        """Let the priors weigh as much as residuals of this variance (pixels squared) justify: the loss
+        counts residuals in units of its own scale, not of their noise."""
+        self._prior = self._information * variance / self._scale**2
 
     def moved(self, state: _State, step: Array) -> _State:
         pose = state.cam_from_world
@@ -176,23 +198,30 @@ class _Problem:
         hessian = np.einsum("mkp,mkq->pq", weighted, jacobian) / self._scale**2
         return gradient, hessian + np.diag(self._prior)
 
-    def covariance(self, state: _State) -> Array | None:
-        """6 x 6; None if the points do not determine the pose."""
-        residuals, jacobian = self.residuals(state), self._jacobian(state)
+    def variance(self, state: _State) -> float | None:
+        """Of a coordinate of the residuals, pixels squared; None if there are too few."""
+        residuals = self.residuals(state)
         weights = self._weights(residuals)
-        count = len(jacobian[0, 0])
-        freedom = 2 * weights.sum() - count
+        freedom = 2 * weights.sum() - len(self._information)
         if freedom <= 0:
             return None
-        variance = float((weights * (residuals**2).sum(axis=1)).sum() / freedom)
+        return float((weights * (residuals**2).sum(axis=1)).sum() / freedom)
+
+    def covariance(self, state: _State) -> Array | None:
+        """6 x 6; None if the points do not determine the pose."""
+        variance = self.variance(state)
+        if variance is None:
+            return None
+        residuals, jacobian = self.residuals(state), self._jacobian(state)
+        weights = self._weights(residuals)
+        count = len(self._information)
         weighted = (jacobian * weights[:, None, None]).transpose(1, 0, 2)  # 2 x M x P
         share = SYSTEMATIC_LENS if len(self._free) else SYSTEMATIC
         middle = np.zeros((count, count))
         for part in weighted:  # the errors in x and in y are independent of each other
             middle += part.T @ (part + share**2 * self._smoothed(part))
         hessian = np.einsum("kmp,mkq->pq", weighted, jacobian)
-        # A prior weighs against residuals of this variance.
-        prior = np.diag(self._prior) * variance
+        prior = np.diag(self._information) * variance
         try:
             inverse = np.linalg.inv(hessian + prior)
         except np.linalg.LinAlgError:
