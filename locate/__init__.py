@@ -30,8 +30,14 @@ if TYPE_CHECKING:  # for type checkers and editors; `__getattr__` below does it 
     )
     from locate.extractors.registry import create as create_extractor
     from locate.images import read_photo
+    from locate.pose import Camera, Pose
     from locate.types import Answer, Candidate, Features, Photo, PhotoInfo, Verification
     from pipelines.build import BuildReport, add_photos, build_index, remove_images
+    from pipelines.localize import Localizer, PriorPose
+    from pipelines.map_add import add_to_map
+    from pipelines.map_build import build_map
+    from pipelines.map_import import import_map
+    from pipelines.map_summary import MapReport
     from pipelines.retrieve import Database
     from pipelines.retrieve import Database as open  # noqa: A004, N813
 
@@ -43,6 +49,14 @@ _PUBLIC = {
     "add_photos": ("pipelines.build", "add_photos"),
     "remove_images": ("pipelines.build", "remove_images"),
     "BuildReport": ("pipelines.build", "BuildReport"),
+    "build_map": ("pipelines.map_build", "build_map"),
+    "import_map": ("pipelines.map_import", "import_map"),
+    "add_to_map": ("pipelines.map_add", "add_to_map"),
+    "MapReport": ("pipelines.map_summary", "MapReport"),
+    "Localizer": ("pipelines.localize", "Localizer"),
+    "PriorPose": ("pipelines.localize", "PriorPose"),
+    "Pose": ("locate.pose", "Pose"),
+    "Camera": ("locate.pose", "Camera"),
     "create_extractor": ("locate.extractors.registry", "create"),
     "read_photo": ("locate.images", "read_photo"),
     **{
@@ -67,6 +81,7 @@ _PUBLIC = {
 __all__ = [
     "Answer",
     "BuildReport",
+    "Camera",
     "Candidate",
     "Database",
     "DatabaseCorruptError",
@@ -77,15 +92,22 @@ __all__ = [
     "Features",
     "ImageError",
     "InputError",
+    "Localizer",
     "LocateError",
+    "MapReport",
     "Photo",
     "PhotoInfo",
+    "Pose",
+    "PriorPose",
     "UnknownNameError",
     "Verification",
     "__version__",
     "add_photos",
+    "add_to_map",
     "build_index",
+    "build_map",
     "create_extractor",
+    "import_map",
     "open",
     "read_photo",
     "remove_images",

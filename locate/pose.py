@@ -1,6 +1,7 @@
 """The answer to "where was the camera".
 
-A pose maps the world to the camera, x_cam = R x_world + t; the camera looks along +z, x is right, y down.
+A pose maps the world to the camera, x_cam = R x_world + t; the camera looks along +z, x is right, y is
+down.
 """
 
 from __future__ import annotations

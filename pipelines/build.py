@@ -100,7 +100,7 @@ def build_index(
     with lock.writer(index), Catalog.create(index) as catalog:
         root_id = catalog.add_root(photos)
         found = [first, *files] if first else []
-        job = _Job(catalog, rule, workers, progress, extractor, weights, search)
+        job = Job(catalog, rule, workers, progress, extractor, weights, search)
         job.index({root_id: found})
         on_disk = {item.path for item in found}
         gone = [r for r in catalog.images() if r.root_id == root_id and r.path not in on_disk]
@@ -127,9 +127,9 @@ def add_photos(
     with lock.writer(index), Catalog.create(index) as catalog:
         groups: dict[int, list[Found]] = {}
         for path in paths:
-            for root, found in _resolve(path, list(catalog.roots().values())):
+            for root, found in resolve(path, list(catalog.roots().values())):
                 groups.setdefault(catalog.add_root(root), []).append(found)
-        job = _Job(catalog, rule, workers, progress)
+        job = Job(catalog, rule, workers, progress)
         job.index(groups)
         return job.finish()
 
@@ -202,7 +202,7 @@ def refresh_local(catalog: Catalog, *, force: bool = False) -> LocalInfo | None:
     return local_store.build(catalog.folder, catalog, stored)
 
 
-class _Job:
+class Job:
     """One run of a writer over some files."""
 
     def __init__(
@@ -358,7 +358,7 @@ def _same_state(row: ImageRow, item: Found) -> bool:
     )
 
 
-def _resolve(path: Path, roots: Iterable[Path]) -> Iterator[tuple[Path, Found]]:
+def resolve(path: Path, roots: Iterable[Path]) -> Iterator[tuple[Path, Found]]:
     """The photos that a path of `locate add` means, each with the root it belongs to."""
     if not path.exists():
         raise InputError(f"{path} does not exist; name a photo or a folder of photos")

@@ -10,18 +10,18 @@ from pathlib import Path
 
 from locate import __version__
 from locate.errors import LocateError
-from pipelines import evaluate_cli, exits, train_cli
+from pipelines import evaluate_cli, exits, localize_cli, map_cli, train_cli
 from pipelines.labels import RULES
 
 _SEARCHES = ("global", "local", "both")  # as pipelines.shortlist has them
 _EPILOG = """\
 exit codes:
-  0  all good; for a query: match
-  1  the query's answer is "no match"
+  0  all good; for a query: match; for localize: localized
+  1  the query's answer is "no match", or a photo is "not localized"
   2  wrong usage, or an error that stopped the command
-  3  some files could not be used; the rest was done
+  3  some files could not be used, or are not in the map; the rest was done
   4  nothing was done: no usable photo
-  5  the query's answer is "uncertain"
+  5  the answer is "uncertain"
   6  `locate check` found problems
 130  interrupted; everything committed until then is kept
 
@@ -68,6 +68,11 @@ def _command(name: str) -> Callable[[argparse.Namespace], int]:
         "query": commands.query,
         "calibrate": commands.calibrate,
         "make-town": commands.make_town,
+        "build-map": map_cli.build_map,
+        "import-map": map_cli.import_map,
+        "add-to-map": map_cli.add_to_map,
+        "georef": map_cli.georef,
+        "localize": localize_cli.localize,
         "train": train_cli.train,
         "evaluate": evaluate_cli.evaluate,
     }[name]
@@ -76,7 +81,7 @@ def _command(name: str) -> Callable[[argparse.Namespace], int]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="locate",
-        description="Which of my photos shows the same place, proven by geometry.",
+        description="Which of my photos shows the same place, and where was the camera.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -200,6 +205,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     town.add_argument("out", type=Path, help="folder to make")
     town.add_argument("--seed", type=int, default=0, help="another seed, another town")
+    map_cli.add_map_parsers(printing)
+    localize_cli.add_localize_parser(printing)
     train_cli.add_train_parser(printing)
     evaluate_cli.add_evaluate_parser(
         bare(

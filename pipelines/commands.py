@@ -127,7 +127,7 @@ def query(a: argparse.Namespace) -> int:
     answers: list[Answer] = []
     as_json: list[dict[str, Any]] = []
     failed: list[tuple[str, str]] = []
-    photos = list(_photos(a.photos))
+    photos = list(photos_below(a.photos))
     if not photos:
         raise InputError("no photo found in what was named")
     with Database(find_index(a.index)) as db, progress_bar("asking") as progress:
@@ -237,7 +237,8 @@ def answer_json(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _photos(paths: Sequence[Path]) -> Iterator[Path]:
+def photos_below(paths: Sequence[Path]) -> Iterator[Path]:
+    """The photos that were named, and all below the folders that were."""
     for path in paths:
         if path.is_dir():
             yield from (found.absolute for found in scan(path))

@@ -30,7 +30,7 @@ from locate.types import Array, Features
 from pipelines.extraction import Clock, as_photo, extract_turned, one_thread_each
 from pipelines.filled_by import load_extractor
 from pipelines.localize_camera import QueryCamera, choose_camera, plain_camera
-from pipelines.localize_map import LoadedMap
+from pipelines.localize_map import LoadedMap, MapImage
 from pipelines.localize_solve import Solution, solve_pose
 from pipelines.localize_verdict import Evidence, judge, needed, spread_of
 from pipelines.map_folder import MapFolder
@@ -215,7 +215,7 @@ class Localizer:
         clock.lap("decode")
         allowed = self._allowed(prior, exclude)
         size = opened.info.size
-        scale = max(1.0, max(size) / extractor.max_side)
+        scale = self.map.scale_of(size)
         best: Pose | None = None
         upright: Features | None = None
         for rotation in (0, 90, 180, 270):
@@ -288,10 +288,7 @@ class Localizer:
         """A pose by each group of candidates that see the same points, the best first."""
 
         def match(row: int) -> Array:
-            image = self.map.images[row]
-            pairs = match_mutual(features.descriptors, image.descriptors, RATIO)
-            points = image.point_rows[pairs[:, 1]]
-            return np.stack((pairs[:, 0], points), axis=1)[points >= 0]
+            return match_points(features, self.map.images[row])
 
         found = dict(zip(rows, map_(match, rows), strict=True))
         clock.lap("match")
@@ -310,6 +307,7 @@ class Localizer:
                     self.map.points[matches.points],
                     camera,
                     scale=scale,
+                    systematic=self.map.systematic,
                     seed=seed,
                 )
             agreeing = 0
@@ -389,6 +387,13 @@ class Localizer:
             if self._extractor is None:
                 self._extractor = load_extractor(self._catalog)
             return self._extractor
+
+
+def match_points(features: Features, image: MapImage) -> Array:
+    """M x 2 int64: which feature of a query may see which row of the map's points, by one image."""
+    pairs = match_mutual(features.descriptors, image.descriptors, RATIO)
+    points = image.point_rows[pairs[:, 1]]
+    return np.stack((pairs[:, 0], points), axis=1)[points >= 0]
 
 
 def _rank(pose: Pose) -> tuple[int, int]:

@@ -24,7 +24,7 @@ FILM_WIDTH = 36.0  # mm, of the 35 mm film that EXIF's equivalent focal lengths 
 _GUESS = 1.2  # focal length in units of the longer side: COLMAP's, near that of a phone
 # Standard deviations. Of phones and compact cameras, EXIF rounds to whole millimetres or knows the lens
 # at infinity only; a principal point is rarely further than 1 % of the photo from its middle.
-_MAP = Freedom(focal=0.005, distortion=0.005, principal=0.002)
+_MAP = Freedom(focal=0.002, distortion=0.002, principal=0.001)
 _EXIF = Freedom(focal=0.05, distortion=0.1, principal=0.01)
 _UNKNOWN = Freedom(focal=1.0, distortion=0.1, principal=0.01)
 

@@ -14,8 +14,10 @@ from locate.errors import DatabaseCorruptError, DatabaseMissingError
 from locate.extractors.base import ExtractorInfo
 from locate.types import Array, Features
 from pipelines.localize_camera import Device, device_of
-from pipelines.map_folder import MapFolder
+from pipelines.map_features import working_side
+from pipelines.map_folder import MapFolder, MapRecord
 from pipelines.pose_models import copy_camera
+from pipelines.pose_refine import SYSTEMATIC
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,40 +47,49 @@ class LoadedMap:
         model: the `pycolmap.Reconstruction`.
         images: in the order of their names; the rows of the arrays below.
         points: P x 3 float64.
+        track_lengths: P, how many photos see each.
         centers: N x 3, of the cameras.
         directions: N x 3, unit vectors along their optical axes.
         vectors: N x G float32 global descriptors, or None.
         devices: cameras of photos whose EXIF names the device.
+        systematic: share of systematic errors in the residuals, see `pipelines.pose_refine`.
         depth: median distance of a point from a camera that sees it, in units of the map.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, record: MapRecord | None = None) -> None:
         """
+        Args:
+            record: of a map that has none yet.
+
         Raises:
             DatabaseMissingError, DatabaseCorruptError
         """
         files = MapFolder(folder)
         self.folder = files.folder
-        self.record = files.read_record()
+        self.record = record or files.read_record()
         self.model = files.read_model()
+        measured = self.record.systematic
+        self.systematic = SYSTEMATIC if measured is None else measured
         ids = sorted(self.model.point3D_ids())
         if not ids:
             raise DatabaseMissingError(f"the map at {folder} has no points; make it again")
         row_of = {point_id: row for row, point_id in enumerate(ids)}
         self.points = np.array([self.model.point3D(i).xyz for i in ids], np.float64)
+        self.track_lengths = np.array([self.model.point3D(i).track.length() for i in ids])
         with Catalog.open(files.features) as catalog:
             stored = catalog.meta("extractor")
             if stored is None:
                 raise DatabaseCorruptError(f"{files.features} holds nothing; make the map again")
             self.extractor_info = ExtractorInfo.from_json(stored)
-            rows = {row.path: row for row in catalog.images("ok")}
+            # A photo that was changed since has another id: its features are not those of the model.
+            rows = {row.id: row for row in catalog.images("ok")}
             self.images: list[MapImage] = []
             poses, self.devices, shared = [], {}, dict[Device, object]()
             images = sorted(self.model.images.values(), key=lambda image: image.name)
             for image in images:
-                if not image.has_pose or image.name not in rows:
+                row = rows.get(image.image_id)
+                if not image.has_pose or row is None or row.path != image.name:
                     continue
-                row = rows[image.name]
                 features = catalog.features(row.id)
                 self.images.append(
                     MapImage(
@@ -98,6 +109,7 @@ class LoadedMap:
                 raise DatabaseCorruptError(
                     f"none of the model's images is in {files.features}; make the map again"
                 )
+            self._side = working_side(catalog)
             found = catalog.vectors_of([image.id for image in self.images])
         whole = len(found) == len(self.images)
         self.vectors = np.stack([found[i.id] for i in self.images]) if whole and found else None
@@ -105,6 +117,10 @@ class LoadedMap:
         self.centers = -np.einsum("nji,nj->ni", stack[:, :, :3], stack[:, :, 3])
         self.directions = stack[:, 2, :3]  # the optical axis in the world is the last row of R
         self.depth = self._median_depth()
+
+    def scale_of(self, size: tuple[int, int]) -> float:
+        """How many pixels of a photo of that size one is that the extractor looks at."""
+        return max(1.0, max(size) / self._side)
 
     def seen(self, row: int) -> Array:
         """Rows of the points that an image sees, ascending."""

@@ -11,7 +11,7 @@ from locate.pixels import to_colmap
 from locate.types import Array
 from pipelines.localize_camera import QueryCamera, unknown_camera, with_camera
 from pipelines.pose_estimate import estimate_pose, estimate_pose_and_focal
-from pipelines.pose_refine import Refined, refine_pose
+from pipelines.pose_refine import SYSTEMATIC, Refined, refine_pose
 
 MAX_ERROR = 8.0  # pixels at the size that the extractor looks at, of RANSAC
 _CLEARLY_MORE = 1.25  # times as many inliers: EXIF is wrong
@@ -40,6 +40,7 @@ def solve_pose(
     *,
     scale: float = 1.0,
     solver: str = "poselib",
+    systematic: float = SYSTEMATIC,
     seed: int = 0,
 ) -> Solution | None:
     """The pose that most matches agree with.
@@ -53,16 +54,17 @@ def solve_pose(
         camera: of the query.
         scale: how many pixels of the photo one is that the extractor looks at.
         solver: a name of `pose_estimate.SOLVERS`, for known focal lengths.
+        systematic: see `pose_refine.refine_pose`.
         seed: of RANSAC.
 
     Returns:
         None if too few matches agree with any pose.
     """
-    found = _solve(points, world_points, camera, scale, solver, seed)
+    found = _solve(points, world_points, camera, scale, solver, systematic, seed)
     if camera.source != "exif" or (found and found.inliers.mean() > _MOST):
         return found
     free = unknown_camera((camera.camera.width, camera.camera.height))
-    other = _solve(points, world_points, free, scale, solver, seed)
+    other = _solve(points, world_points, free, scale, solver, systematic, seed)
     if other is None:
         return found
     if found is None or other.inliers.sum() > _CLEARLY_MORE * found.inliers.sum():
@@ -76,6 +78,7 @@ def _solve(
     camera: QueryCamera,
     scale: float,
     solver: str,
+    systematic: float,
     seed: int,
 ) -> Solution | None:
     limit = MAX_ERROR * scale
@@ -108,6 +111,7 @@ def _solve(
             cam_from_world,
             freedom=camera.freedom,
             loss_scale=scale,
+            systematic=systematic,
         )
         if refined is None:
             return None
@@ -125,6 +129,7 @@ def _solve(
             cam_from_world,
             freedom=camera.freedom,
             loss_scale=scale,
+            systematic=systematic,
         )
     if refined is None:
         return None

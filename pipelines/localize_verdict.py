@@ -20,8 +20,8 @@ import numpy as np
 from locate.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN
 from locate.types import Array
 
-FLOOR, SHARE = 12, 0.03  # inliers that prove nothing
-SURE = 1.5  # times as many are sure
+FLOOR, SHARE = 10, 0.015  # inliers that prove nothing
+SURE = 1.35  # times as many are sure
 MIN_SPREAD = 3 / 64  # of the cells of the grid
 MAX_POSITION = 0.05  # standard deviation, share of the distance of the points
 MAX_ROTATION = 2.0  # standard deviation in degrees

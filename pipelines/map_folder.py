@@ -14,6 +14,7 @@ renames; one that is killed between them is found again.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from index.vectors.files import beside
 from locate.errors import DatabaseCorruptError, DatabaseError, DatabaseMissingError
 
 _FILES = ("cameras.bin", "images.bin", "points3D.bin")
+_SIZES = "sizes.json"  # of the model's files: COLMAP does not return from some that were cut short
 _VERSION = 1
 
 
@@ -36,6 +38,8 @@ class MapRecord:
     extractor: name of what looked at the photos.
     units: "metre" if the poses are known to be metric, else "arbitrary".
     georef: see `pipelines.georef`, or None.
+    systematic: share of systematic errors in the residuals of queries (`pipelines.pose_refine`), as
+        the map's own photos show it; None if there are too few to tell.
     summary: counts and errors of the last change, see `pipelines.map_summary`.
     """
 
@@ -43,6 +47,7 @@ class MapRecord:
     extractor: str
     units: str = "arbitrary"
     georef: dict[str, Any] | None = None
+    systematic: float | None = None
     summary: dict[str, Any] = field(default_factory=dict)
 
 
@@ -93,14 +98,16 @@ class MapFolder:
         """The model; the old one if a writer was killed while it changed them.
 
         Raises:
-            DatabaseMissingError: there is none.
-            DatabaseCorruptError: its files are damaged.
+            DatabaseCorruptError: its files are missing or damaged.
         """
-        self.read_record()
         folder = self.model if _whole(self.model) else self._old
         try:
+            sizes = json.loads((folder / _SIZES).read_text("utf-8"))
+            for name, size in sizes.items():
+                if (folder / name).stat().st_size != size:
+                    raise ValueError(f"{name} has not the size that it was written with")
             return pycolmap.Reconstruction(folder)
-        except (ValueError, RuntimeError, IndexError, MemoryError) as error:
+        except (OSError, ValueError, RuntimeError, IndexError, MemoryError) as error:
             raise DatabaseCorruptError(
                 f"{folder} is damaged ({str(error).splitlines()[0]}); make the map again"
             ) from error
@@ -118,6 +125,11 @@ class MapFolder:
             shutil.rmtree(new, ignore_errors=True)
             new.mkdir(parents=True)
             model.write_binary(new)
+            sizes = {file.name: file.stat().st_size for file in sorted(new.iterdir())}
+            (new / _SIZES).write_text(json.dumps(sizes))
+            for file in new.iterdir():
+                with file.open("rb") as stream:
+                    os.fsync(stream.fileno())
             if self.model.exists():
                 self.model.rename(self._old)
             new.rename(self.model)

@@ -11,7 +11,8 @@ In memory a pose is always a 3 x 4 float64 `cam_from_world`, x_cam = R x_world +
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -39,6 +40,7 @@ from pipelines.report import Report
 Direction = Literal["cam_from_world", "world_from_cam"]
 Poses = Mapping[str, Array]
 
+_TIMESTAMP = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 _ORTHOGONALITY = 1e-2  # of a rotation matrix that was written with few digits
 
 
@@ -84,6 +86,7 @@ def write_poses(
     form: str = "hloc",
     *,
     cameras: Mapping[str, pycolmap.Camera] | None = None,
+    header: Sequence[str] = (),
 ) -> None:
     """Write a file of poses, whole or not at all.
 
@@ -94,17 +97,21 @@ def write_poses(
             the names out.
         form: one of `FORMATS`.
         cameras: by name; "colmap" needs them.
+        header: lines that go first, as comments; those of "colmap" into its images.txt.
     """
     kind = _format(form)
+    comments = "".join(f"# {line}\n" for line in header)
     if kind.line is None:
         if cameras is None or any(name not in cameras for name in poses):
             raise InputError("a COLMAP model needs the camera of every image; give `cameras`")
         write_model(path, poses, cameras)
+        images = path / "images.txt"
+        images.write_text(comments + images.read_text("utf-8"), "utf-8")
         return
     turn = invert if kind.direction == "world_from_cam" else np.asarray
     text = "".join(kind.line(name, turn(pose)) + "\n" for name, pose in poses.items())
     temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(text, "utf-8")
+    temporary.write_text(comments + text, "utf-8")
     temporary.replace(path)
 
 
@@ -126,7 +133,7 @@ def pair_names(names: list[str], truth: list[str]) -> dict[str, str]:
     """
     known = set(truth)
     pairs = {name: name for name in names if name in known}
-    for shorten in (_file_name, _bare_name):
+    for shorten in (_file_name, bare_name):
         short: dict[str, list[str]] = {}
         for name in truth:
             short.setdefault(shorten(name), []).append(name)
@@ -210,7 +217,8 @@ def _file_name(name: str) -> str:
     return PurePosixPath(name).name
 
 
-def _bare_name(name: str) -> str:
+def bare_name(name: str) -> str:
+    """A name without folders and the ending of a photo, as formats of timestamps have it."""
     short = _file_name(name)
     return PurePosixPath(short).stem if is_photo_name(short) else short
 
@@ -285,11 +293,11 @@ def _hloc_line(name: str, pose: Array) -> str:
 
 
 def _tum_line(name: str, pose: Array) -> str:
-    timestamp = _bare_name(name)
-    try:
-        float(timestamp)
-    except ValueError:
-        raise InputError(f"TUM's poses are named by timestamps in seconds, not {name!r}") from None
+    timestamp = bare_name(name)
+    if not _TIMESTAMP.fullmatch(timestamp):  # float() would take 2024_06_01, nan and inf
+        raise InputError(
+            f"TUM's poses are named by timestamps in seconds, not {name!r}; number them instead"
+        )
     return " ".join((timestamp, *_texts((*pose[:3, 3], *_quaternion(pose)))))
 
 

@@ -16,8 +16,8 @@ keypoints, and a smooth field of errors over the photo that is a fixed share of 
 
 where s is the scale of the residuals themselves, so that a map or a lens that fits badly gives larger
 covariances. A lens that is estimated with the pose is a simple one (square pixels, one radial term),
-which bends the field more. The constants were chosen on `Herz-Jesus-P25` and `fox`;
-`benchmarks/covariance.py` measures them on other scenes too.
+which bends the field more. How large that share is depends on the map; `pipelines.map_calibrate`
+measures it on the map's own photos, and `benchmarks/localize.py` on held-out ones.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ import pycolmap
 
 from locate.types import Array
 
-SYSTEMATIC = 0.25  # of the scale of the residuals
-SYSTEMATIC_LENS = 0.7  # the same where the lens is estimated
+SYSTEMATIC = 0.25  # of the scale of the residuals, where a map does not know its own
+SYSTEMATIC_LENS = 0.65  # the same for a lens that is estimated; the squares add up
 REACH = 0.2  # of the photo's longer side
 _STEP = 1e-6  # of numerical derivatives, in units of the normalized plane and of `_LENS`
 _ROUNDS = 50
@@ -59,14 +59,27 @@ class Refined:
     """Attributes:
     cam_from_world: 3 x 4 float64.
     camera: with the focal length and distortion that were found.
-    covariance: 6 x 6, see `locate.pose.Pose`.
+    independent, systematic: 6 x 6 parts of the covariance: of independent noise and the priors, and of
+        a field of errors as large as that noise (a share of 1).
+    share: of the field.
     residuals: M x 2, seen - projected, in pixels of the photo.
     """
 
     cam_from_world: Array
     camera: pycolmap.Camera
-    covariance: Array
+    independent: Array
+    systematic: Array
+    share: float
     residuals: Array
+
+    @property
+    def covariance(self) -> Array:
+        """6 x 6, see `locate.pose.Pose`."""
+        return self.covariance_with(self.share)
+
+    def covariance_with(self, share: float) -> Array:
+        """6 x 6, were the systematic errors this share of the noise."""
+        return np.asarray(self.independent + share**2 * self.systematic)
 
 
 def refine_pose(
@@ -77,6 +90,7 @@ def refine_pose(
     *,
     freedom: Freedom | None = None,
     loss_scale: float = 1.0,
+    systematic: float = SYSTEMATIC,
 ) -> Refined | None:
     """Refine a pose on its inliers.
 
@@ -87,6 +101,7 @@ def refine_pose(
         cam_from_world: 3 x 4, near the solution.
         freedom: of the camera.
         loss_scale: pixels at which a residual counts half.
+        systematic: the share of the map's systematic errors in the noise.
 
     Returns:
         None where the points do not determine a pose.
@@ -101,10 +116,11 @@ def refine_pose(
             return None
         state = found
         problem.weigh_priors(variance)
-    covariance = problem.covariance(state)
-    if covariance is None:
+    parts = problem.covariances(state)
+    if parts is None:
         return None
-    return Refined(state.cam_from_world, state.camera, covariance, problem.residuals(state))
+    share = float(np.hypot(systematic, SYSTEMATIC_LENS)) if problem.has_priors else systematic
+    return Refined(state.cam_from_world, state.camera, *parts, share, problem.residuals(state))
 
 
 def _minimize(problem: _Problem, state: _State) -> _State | None:
@@ -207,29 +223,29 @@ class _Problem:
             return None
         return float((weights * (residuals**2).sum(axis=1)).sum() / freedom)
 
-    def covariance(self, state: _State) -> Array | None:
-        """6 x 6; None if the points do not determine the pose."""
+    def covariances(self, state: _State) -> tuple[Array, Array] | None:
+        """The two parts of the covariance, see `Refined`; None if the points do not determine it."""
         variance = self.variance(state)
         if variance is None:
             return None
         residuals, jacobian = self.residuals(state), self._jacobian(state)
         weights = self._weights(residuals)
-        count = len(self._information)
         weighted = (jacobian * weights[:, None, None]).transpose(1, 0, 2)  # 2 x M x P
-        share = SYSTEMATIC_LENS if len(self._free) else SYSTEMATIC
-        middle = np.zeros((count, count))
-        for part in weighted:  # the errors in x and in y are independent of each other
-            middle += part.T @ (part + share**2 * self._smoothed(part))
         hessian = np.einsum("kmp,mkq->pq", weighted, jacobian)
         prior = np.diag(self._information) * variance
         try:
             inverse = np.linalg.inv(hessian + prior)
         except np.linalg.LinAlgError:
             return None
-        found = inverse @ (variance * middle + variance * prior) @ inverse
-        pose: Array = found[:6, :6]
-        sound = np.isfinite(pose).all() and (np.linalg.eigvalsh((pose + pose.T) / 2) > 0).all()
-        return (pose + pose.T) / 2 if sound else None
+        # The errors in x and in y are independent of each other.
+        noise = sum(part.T @ part for part in weighted) + prior
+        field = sum(part.T @ self._smoothed(part) for part in weighted)
+        parts = [(variance * inverse @ middle @ inverse)[:6, :6] for middle in (noise, field)]
+        independent, systematic = ((part + part.T) / 2 for part in parts)
+        sound = all(np.isfinite(part).all() for part in parts)
+        if not sound or (np.linalg.eigvalsh(independent) <= 0).any():
+            return None
+        return independent, systematic
 
     def _smoothed(self, values: Array) -> Array:
         """M x P: the sum of all rows of `values`, M x P, by how near their points are."""

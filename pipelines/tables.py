@@ -30,13 +30,15 @@ class _Console(Console):
         raise BrokenPipeError
 
 
-def _console() -> Console:
+def console() -> Console:
+    """Where tables are printed."""
     # Where there is no terminal lines must not be cut: they go to a file or another program.
     console = _Console(highlight=False)
     return console if console.is_terminal else _Console(highlight=False, width=200)
 
 
-def _table(*columns: str, right: Sequence[str] = ()) -> Table:
+def new_table(*columns: str, right: Sequence[str] = ()) -> Table:
+    """An empty table of ours; the columns named in `right` hold numbers."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
@@ -44,7 +46,7 @@ def _table(*columns: str, right: Sequence[str] = ()) -> Table:
 
 
 def print_build(report: BuildReport, index: Path) -> None:
-    out = _console()
+    out = console()
     counts = {
         "added": report.added,
         "updated": report.updated,
@@ -80,7 +82,7 @@ def _local_line(local: LocalInfo) -> str:
 
 
 def print_failed(failed: Sequence[tuple[str, str]]) -> None:
-    out = _console()
+    out = console()
     for name, reason in failed[:_SHOWN_FAILURES]:
         out.print(f"[red]failed[/] {escape(name)}: {escape(reason)}")
     if len(failed) > _SHOWN_FAILURES:
@@ -88,14 +90,14 @@ def print_failed(failed: Sequence[tuple[str, str]]) -> None:
 
 
 def print_removed(removed: Sequence[str]) -> None:
-    out = _console()
+    out = console()
     for path in removed:
         out.print(f"removed {escape(path)}")
     out.print(f"{len(removed)} images removed; the photos themselves were not touched")
 
 
 def print_info(info: DatabaseInfo) -> None:
-    out = _console()
+    out = console()
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -135,7 +137,7 @@ def print_info(info: DatabaseInfo) -> None:
 
 
 def print_images(rows: Sequence[dict[str, Any]]) -> None:
-    table = _table("image", "label", "size", "taken", "camera", "status")
+    table = new_table("image", "label", "size", "taken", "camera", "status")
     for row in rows:
         size = f"{row['width']} x {row['height']}" if row["width"] else ""
         status = row["status"] if row["error"] is None else f"{row['status']}: {row['error']}"
@@ -152,11 +154,11 @@ def print_images(rows: Sequence[dict[str, Any]]) -> None:
                 )
             )
         )
-    _console().print(table)
+    console().print(table)
 
 
 def print_check(report: CheckReport, index: Path) -> None:
-    out = _console()
+    out = console()
     for what in report.problems:
         out.print(f"[red]problem[/] {escape(what)}")
     for what in report.repaired:
@@ -180,11 +182,11 @@ def print_answers(answers: Sequence[Answer], failed: Sequence[tuple[str, str]]) 
 
 
 def _print_ranking(answer: Answer) -> None:
-    out = _console()
+    out = console()
     names = ["rank", "verdict", "label", "image", "inliers"]
     names += ["similarity"] if any(c.similarity is not None for c in answer.candidates) else []
     names += ["votes"] if any(c.votes is not None for c in answer.candidates) else []
-    table = _table(*names, right=("rank", "inliers", "similarity", "votes"))
+    table = new_table(*names, right=("rank", "inliers", "similarity", "votes"))
     for c in answer.candidates:
         values = {
             "rank": str(c.rank),
@@ -203,8 +205,8 @@ def _print_ranking(answer: Answer) -> None:
 
 
 def _print_batch(answers: Sequence[Answer]) -> None:
-    out = _console()
-    table = _table(
+    out = console()
+    table = new_table(
         "photo", "verdict", "label", "best image", "inliers", "similarity",
         right=("inliers", "similarity"),
     )  # fmt: skip
@@ -227,7 +229,7 @@ def _print_batch(answers: Sequence[Answer]) -> None:
 
 
 def print_calibration(report: CalibrationReport) -> None:
-    out = _console()
+    out = console()
     rule = report.calibration
     out.print(
         f"match from {rule.match_evidence:.1f} inliers beyond chance, uncertain from "
@@ -245,14 +247,14 @@ def print_calibration(report: CalibrationReport) -> None:
 
 def print_report(report: Report) -> None:
     """The tables of an evaluation, and its notes."""
-    out = _console()
+    out = console()
     for table in report.tables:
         numbers = [
             name
             for i, name in enumerate(table.columns)
             if not any(isinstance(row[i], str) for row in table.rows)
         ]
-        shown = _table(*table.columns, right=numbers)
+        shown = new_table(*table.columns, right=numbers)
         for row in table.rows:
             shown.add_row(*(escape(table.text(value)) for value in row))
         out.print(f"[bold]{escape(table.title)}[/]")

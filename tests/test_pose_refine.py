@@ -114,40 +114,42 @@ def test_derivatives_against_finite_differences(model):
         np.testing.assert_allclose(analytic[:, :, k], numeric, rtol=1e-4, atol=1e-3)
 
 
-def normalized_errors(make_pixels, runs=300, free=None, camera=None):
+def normalized_errors(make_pixels, systematic, runs=300):
     """NEES of many simulations of one scene."""
-    camera = camera or camera_of()
+    camera = camera_of()
     clean, world, truth = scene(camera, 60)
     values = []
     for run in range(runs):
         rng = np.random.default_rng(run)
         found = refine_pose(
-            make_pixels(clean, rng), world, camera, truth, freedom=free, loss_scale=5.0
+            make_pixels(clean, rng), world, camera, truth, loss_scale=5.0, systematic=systematic
         )
         error = error_of(found.cam_from_world, truth)
         values.append(error @ np.linalg.solve(found.covariance, error))
     return np.array(values)
 
 
-def test_covariance_of_independent_noise_is_calibrated(monkeypatch):
+def test_covariance_of_independent_noise_is_calibrated():
     """Six degrees of freedom: the mean of NEES is 6, and 95 % lie below 12.6 (chi-squared)."""
-    monkeypatch.setattr(pose_refine, "SYSTEMATIC", 0.0)
-    values = normalized_errors(lambda clean, rng: clean + rng.normal(0, 0.7, clean.shape))
+    values = normalized_errors(
+        lambda clean, rng: clean + rng.normal(0, 0.7, clean.shape), systematic=0.0
+    )
     assert values.mean() == pytest.approx(6, abs=0.7)
     assert np.mean(values < 12.59) == pytest.approx(0.95, abs=0.035)
 
 
-def test_covariance_of_correlated_errors_is_calibrated():
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.4])
+def test_covariance_of_correlated_errors_is_calibrated(share):
     """Errors drawn from the very field that the module docstring describes."""
     reach = pose_refine.REACH * max(SIZE)
 
     def pixels(clean, rng):
         distance = np.linalg.norm(clean[:, None] - clean, axis=2)
-        field = pose_refine.SYSTEMATIC**2 * np.exp(-(distance**2) / (2 * reach**2))
+        field = share**2 * np.exp(-(distance**2) / (2 * reach**2))
         root = np.linalg.cholesky(field + np.eye(len(clean)))
         return clean + 0.7 * root @ rng.normal(0, 1, clean.shape)
 
-    values = normalized_errors(pixels)
+    values = normalized_errors(pixels, systematic=share)
     assert values.mean() == pytest.approx(6, abs=1.0)
 
 
@@ -163,7 +165,9 @@ def test_covariance_knows_what_is_not_known_of_the_lens(monkeypatch):
         true = camera_of(params=[520 * np.exp(focal), 320 + middle[0], 240 + middle[1], radial])
         pixels, world, truth = scene(true, 60, seed=run, noise=0.5)
         for freedom, into in ((free, values), (Freedom(), unaware)):
-            found = refine_pose(pixels, world, guess, truth, freedom=freedom, loss_scale=5.0)
+            found = refine_pose(
+                pixels, world, guess, truth, freedom=freedom, loss_scale=5.0, systematic=0.0
+            )
             error = error_of(found.cam_from_world, truth)
             into.append(error @ np.linalg.solve(found.covariance, error))
     assert np.mean(values) == pytest.approx(6, abs=1.2)

@@ -1,0 +1,279 @@
+"""`locate build-map`: a map of photos from nothing but the photos.
+
+Stages: features, pairs and their matches, mapping by COLMAP (Schönberger and Frahm,
+"Structure-from-Motion Revisited", CVPR 2016; Pan et al., "Global Structure-from-Motion Revisited", ECCV
+2024). What a stage has finished is kept: run again after a kill, the build goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pycolmap
+
+from index import lock
+from index.catalog import Catalog
+from locate.errors import (
+    DatabaseCorruptError,
+    DatabaseError,
+    DatabaseMissingError,
+    InputError,
+    UnknownNameError,
+)
+from pipelines.extraction import Clock
+from pipelines.map_calibrate import measure_share
+from pipelines.map_features import (
+    choose_pairs,
+    claim,
+    copy_index,
+    look_at,
+    mapped_rows,
+    median_scale,
+    require_info,
+    require_local,
+    require_unique_names,
+)
+from pipelines.map_folder import MapFolder, MapRecord, Progress
+from pipelines.map_matches import (
+    fingerprint,
+    match_pairs,
+    synchronize,
+    verified_pairs,
+)
+from pipelines.map_summary import MapReport, summarize
+from pipelines.scan import scan
+
+MADE_BY = "build-map"
+MAPPERS = ("incremental", "global")
+MAX_ERROR = 4.0  # pixels at the size that the extractor looks at, as the precision of keypoints is
+MIN_MODEL = 3  # photos of a further model that is worth telling of
+
+
+def build_map(
+    out: Path,
+    *,
+    index: Path | None = None,
+    images: Path | None = None,
+    extractor: str | None = None,
+    weights: Sequence[Path] = (),
+    mapper: str = "incremental",
+    workers: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> MapReport:
+    """Make a map, or bring it up to date with photos that came, went or changed.
+
+    Args:
+        out: the map's folder, made if need be.
+        index: a database of `locate build-index`, whose features are copied; or
+        images: a folder of photos. Exactly one of the two.
+        extractor, weights: as for `build_index`; only with `images`.
+        mapper: "incremental", or "global": faster for many photos, less careful.
+        workers: threads; by default one a core.
+        seed: of everything that is drawn.
+        progress: called with (stage, done, in all) from this thread. The stages are "features",
+            "matching" and "mapping".
+
+    Raises:
+        InputError: among others, if no two photos can be put together.
+        DatabaseError: the map cannot be written, or is another's.
+    """
+    if (index is None) == (images is None):
+        raise InputError("a map is made of an index or of a folder of images; give one of the two")
+    if index is not None and (extractor is not None or weights):
+        raise InputError("an index has its extractor already; leave extractor and weights out")
+    if mapper not in MAPPERS:
+        raise UnknownNameError("mapper", mapper, MAPPERS)
+    tell: Progress = progress or (lambda _stage, _done, _total: None)
+    if index is not None:
+        Catalog.open(index).close()  # raises before anything is written
+    elif images is not None and next(scan(images), None) is None:
+        raise InputError(f"{images} holds no photos; name a folder of photos")
+    folder, clock = claim(out, MADE_BY), Clock()
+    with lock.writer(out):
+        folder.recover()
+        if index is not None:
+            roots = copy_index(index, folder, tell)
+        else:
+            assert images is not None
+            roots = look_at(images, folder, extractor, weights, workers, tell)
+        with lock.writer(folder.features), Catalog.create(folder.features) as catalog:
+            require_unique_names(folder, catalog, roots)
+            require_local(require_info(catalog))
+            clock.lap("features")
+            synchronize(folder.matches, catalog)
+            match_pairs(
+                folder.matches,
+                catalog,
+                choose_pairs(catalog),
+                workers=workers,
+                seed=seed,
+                progress=lambda done, total: tell("matching", done, total),
+            )
+            clock.lap("matching")
+            settings = {
+                "matches": fingerprint(folder.matches),
+                "mapper": mapper,
+                "seed": seed,
+            }
+            finished = finished_report(folder, settings)
+            if finished is not None:
+                return finished
+            models = _map(folder, catalog, mapper, workers, seed, tell)
+            # No map from here to the new record: the old place on earth fits the new model no more.
+            folder.record.unlink(missing_ok=True)
+            folder.write_model(models[0])
+            clock.lap("mapping")
+            report = summarize(
+                pycolmap.Reconstruction(folder.model),
+                catalog,
+                verified_pairs(folder.matches),
+                separate=[set(model.reg_image_ids()) for model in models[1:]],
+                seconds=clock.seconds,
+            )
+            write_record(folder, MapRecord(MADE_BY, require_info(catalog).name), settings, report)
+            return report
+
+
+def write_record(
+    folder: MapFolder, record: MapRecord, settings: Mapping[str, object], report: MapReport
+) -> None:
+    """Put `map.json` in place, with what the map was made from, by which it is known to be finished, and
+    how honest its covariances are."""
+    summary = {"settings": dict(settings), "report": report.to_json()}
+    share = measure_share(folder, record) if report.points else None
+    folder.write_record(replace(record, systematic=share, summary=summary))
+
+
+def finished_report(folder: MapFolder, settings: Mapping[str, object]) -> MapReport | None:
+    """The report of a finished map that was made from the same; None if it has to be made (again)."""
+    try:
+        summary = folder.read_record().summary
+    except (DatabaseMissingError, DatabaseCorruptError):
+        return None
+    if summary.get("settings") != settings:
+        return None
+    return MapReport.from_json(summary["report"] | {"seconds": {}})
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Within, COLMAP does not write its diary to standard error."""
+    before = pycolmap.logging.minloglevel
+    pycolmap.logging.minloglevel = pycolmap.logging.ERROR.value
+    try:
+        yield
+    finally:
+        pycolmap.logging.minloglevel = before
+
+
+# --- mapping
+
+
+def _map(
+    folder: MapFolder,
+    catalog: Catalog,
+    mapper: str,
+    workers: int | None,
+    seed: int,
+    tell: Progress,
+) -> list[pycolmap.Reconstruction]:
+    """Models of photos that hang together, the largest first."""
+    total = len(mapped_rows(catalog))
+    temporary = folder.folder / "mapping"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    tell("mapping", 0, total)
+    try:
+        with quiet():
+            if mapper == "global":
+                found = _global(folder.matches, temporary, workers, seed)
+            else:
+                scale = median_scale(catalog)
+                found = _incremental(folder.matches, temporary, scale, workers, seed, total, tell)
+    except RuntimeError as error:
+        raise DatabaseError(
+            f"COLMAP failed on {folder.matches} ({str(error).splitlines()[0]}); free some space and "
+            "run the same command again"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    models = sorted(found.values(), key=_size)
+    if not models:
+        pairs = verified_pairs(folder.matches)
+        raise InputError(
+            f"no map: of {total} photos with features, {sum(map(bool, pairs.values()))} of "
+            f"{len(pairs)} pairs have verified matches, and no two of them a view from different "
+            "enough places to begin with; take photos that overlap by two thirds, a step apart"
+        )
+    tell("mapping", total, total)
+    return models[:1] + [model for model in models[1:] if model.num_reg_images() >= MIN_MODEL]
+
+
+def _size(model: pycolmap.Reconstruction) -> tuple[int, int]:
+    """To sort by, the largest first."""
+    return -model.num_reg_images(), -model.num_points3D()
+
+
+def _incremental(
+    database: Path,
+    temporary: Path,
+    scale: float,
+    workers: int | None,
+    seed: int,
+    total: int,
+    tell: Progress,
+) -> Mapping[int, pycolmap.Reconstruction]:
+    options = pycolmap.IncrementalPipelineOptions()
+    options.random_seed, options.num_threads = seed, workers or -1
+    options.extract_colors = False  # needs the photos
+    options.min_model_size = MIN_MODEL
+    scale_errors(options, scale)
+    token = pycolmap.CancellationToken()
+    failures: list[BaseException] = []
+    done = 1  # the initial pair has two
+
+    def placed() -> None:
+        nonlocal done
+        done = min(done + 1, total)
+        try:
+            tell("mapping", done, total)
+        except BaseException as error:  # must not fly through C++
+            failures.append(error)
+            token.cancel()
+
+    try:
+        return dict(
+            pycolmap.incremental_mapping(
+                database,
+                temporary,
+                temporary,
+                options,
+                initial_image_pair_callback=placed,
+                next_image_callback=placed,
+                cancellation_token=token,
+            )
+        )
+    except InterruptedError:
+        raise failures[0] from None
+
+
+def _global(
+    database: Path, temporary: Path, workers: int | None, seed: int
+) -> Mapping[int, pycolmap.Reconstruction]:
+    """Its tolerances are angles: nothing to scale. It does not tell how far it is."""
+    options = pycolmap.GlobalPipelineOptions()
+    options.random_seed, options.num_threads = seed, workers or -1
+    return dict(pycolmap.global_mapping(database, temporary, temporary, options))
+
+
+def scale_errors(options: pycolmap.IncrementalPipelineOptions, scale: float) -> None:
+    """COLMAP's tolerances in pixels for photos that were looked at at 1 / `scale` of their size."""
+    options.mapper.init_max_error = options.mapper.filter_max_reproj_error = MAX_ERROR * scale
+    options.mapper.abs_pose_max_error *= scale
+    options.triangulation.merge_max_reproj_error = MAX_ERROR * scale
+    options.triangulation.complete_max_reproj_error = MAX_ERROR * scale

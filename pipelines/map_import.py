@@ -1,0 +1,280 @@
+"""`locate import-map`: a map of photos whose cameras and poses are known, from a COLMAP model.
+
+Cameras and poses are kept as they are; the model's own points are not read. Our features are matched and
+triangulated on the poses (`pipelines.triangulate`). The cameras of a rig come out one by one, each with
+its own pose.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pycolmap
+
+from index import lock
+from index.catalog import Catalog
+from index.records import ImageRow
+from locate.errors import InputError
+from pipelines.build import Job
+from pipelines.datasets_localization import PosedPhoto
+from pipelines.extraction import Clock
+from pipelines.labels import label_rule
+from pipelines.map_build import MAX_ERROR, finished_report, write_record
+from pipelines.map_evidence import Evidence
+from pipelines.map_features import (
+    claim,
+    mapped_rows,
+    median_scale,
+    require_info,
+    require_local,
+    require_unique_names,
+)
+from pipelines.map_folder import MapRecord, Progress
+from pipelines.map_matches import Pair, fingerprint, match_pairs, synchronize, verified_pairs
+from pipelines.map_summary import MapReport, summarize
+from pipelines.pose_models import PoseModel, read_model
+from pipelines.scan import look
+from pipelines.triangulate import choose_pairs, triangulate
+
+MADE_BY = "import-map"
+_NAMED = 3  # of many photos in a message
+
+
+def import_map(
+    model: Path,
+    images: Path,
+    out: Path,
+    *,
+    extractor: str | None = None,
+    weights: Sequence[Path] = (),
+    metric: bool = False,
+    workers: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> MapReport:
+    """Make a map of photos on given poses; what a killed run has finished is kept.
+
+    Args:
+        model: folder of a COLMAP model, text or binary.
+        images: the folder that the model's image names are relative to.
+        out: the map's folder, made if need be.
+        extractor, weights: as for `build_index`.
+        metric: the unit of the poses is the metre.
+        workers: threads; by default one a core.
+        seed: of everything that is drawn.
+        progress: called with (stage, done, in all) from this thread. The stages are "features",
+            "matching" and "mapping".
+
+    Raises:
+        InputError: the model is damaged, or does not fit the photos; the message says how it shows.
+        DatabaseError: the map cannot be written, or is another's.
+    """
+    posed = _named_by_path(model, read_model(model))
+    _require_files(model, images, posed)
+    tell: Progress = progress or (lambda _stage, _done, _total: None)
+    folder, clock = claim(out, MADE_BY), Clock()
+    with (
+        lock.writer(out),
+        lock.writer(folder.features),
+        Catalog.create(folder.features) as catalog,
+    ):
+        folder.recover()
+        root = catalog.add_root(images)
+        job = Job(
+            catalog,
+            label_rule("folder"),
+            workers,
+            lambda done, total: tell("features", done, total),
+            extractor,
+            weights,
+        )
+        require_local(require_info(catalog))
+        job.index({root: [look(images / name, images) for name in sorted(posed.poses)]})
+        job.finish()
+        require_unique_names(folder, catalog, {root})
+        clock.lap("features")
+        photos = _posed_photos(catalog, root, images, posed)
+        synchronize(folder.matches, catalog, {i: photo.camera for i, photo in photos.items()})
+        ids = list(photos)
+        pairs = [(ids[a], ids[b]) for a, b in choose_pairs(list(photos.values()))]
+        match_pairs(
+            folder.matches,
+            catalog,
+            pairs,
+            workers=workers,
+            seed=seed,
+            progress=lambda done, total: tell("matching", done, total),
+        )
+        clock.lap("matching")
+        settings = {
+            "matches": fingerprint(folder.matches),
+            "poses": _hash_of(posed),
+            "metric": metric,
+            "seed": seed,
+        }
+        finished = finished_report(folder, settings)
+        if finished is not None:
+            return finished
+        tell("mapping", 0, len(photos))
+        with closing(pycolmap.Database.open(folder.matches)) as database:
+            evidence = Evidence(catalog, database, photos, MAX_ERROR * median_scale(catalog))
+            misfits = evidence.misfits(pairs)
+            fitting = {i: photo for i, photo in photos.items() if i not in misfits}
+            made = _triangulated(evidence, fitting, pairs, seed)
+        folder.record.unlink(missing_ok=True)  # no map from here to the new record
+        folder.write_model(made)
+        tell("mapping", len(photos), len(photos))
+        clock.lap("mapping")
+        named = {row.id: row.path for row in catalog.images("ok")}
+        others = {
+            i: "not in the model that was imported; put it in with: locate add-to-map"
+            for i, name in named.items()
+            if name not in posed.poses
+        }
+        report = summarize(
+            pycolmap.Reconstruction(folder.model),
+            catalog,
+            verified_pairs(folder.matches),
+            unused=others | misfits,
+            seconds=clock.seconds,
+        )
+        units = "metre" if metric else "arbitrary"
+        record = MapRecord(MADE_BY, require_info(catalog).name, units)
+        write_record(folder, record, settings, report)
+        return report
+
+
+def _named_by_path(model: Path, posed: PoseModel) -> PoseModel:
+    """Names as the catalogue writes paths."""
+    if len(posed.poses) < 2:
+        raise InputError(
+            f"{model} holds {len(posed.poses)} images with poses; a map needs two or more"
+        )
+    paths = {name: PurePosixPath(name.replace("\\", "/")) for name in posed.poses}
+    for name, path in paths.items():
+        if path.is_absolute() or ".." in path.parts:
+            raise InputError(
+                f"{model}: the image name {name!r} must be relative to the folder of images; "
+                "shorten the names in the model"
+            )
+    return PoseModel(
+        {str(paths[name]): camera for name, camera in posed.cameras.items()},
+        {str(paths[name]): pose for name, pose in posed.poses.items()},
+    )
+
+
+def _require_files(model: Path, images: Path, posed: PoseModel) -> None:
+    if not images.is_dir():
+        raise InputError(f"{images} is no folder; name the one that holds the model's photos")
+    missing = sorted(name for name in posed.poses if not (images / name).is_file())
+    if missing:
+        raise InputError(
+            f"{len(missing)} of the {len(posed.poses)} photos of {model} are not in {images}: "
+            f"{_some(missing)}; name the folder that the model's image names are relative to, or take "
+            "these images out of the model"
+        )
+
+
+def _posed_photos(
+    catalog: Catalog, root: int, images: Path, posed: PoseModel
+) -> dict[int, PosedPhoto]:
+    """The photos that have features, by id, ascending, with the camera and pose of the model."""
+    photos: dict[int, PosedPhoto] = {}
+    faults = []
+    for row in catalog.images("ok"):
+        if row.root_id == root and row.path in posed.poses:
+            fault = _fault(row, posed.cameras[row.path])
+            if fault is not None:
+                faults.append(f"{row.path} {fault}")
+    if faults:
+        raise InputError(
+            f"{len(faults)} of the {len(posed.poses)} photos are not as the model's cameras saw them: "
+            f"{_some(faults, '; ')}. Give the photos that the model was made of, not resized and not "
+            "turned; where only EXIF turns them, copies without that tag (exiftool -Orientation=)"
+        )
+    for i, row in mapped_rows(catalog).items():
+        if row.root_id == root and row.path in posed.poses:
+            camera = posed.cameras[row.path]
+            camera.has_prior_focal_length = True
+            photos[i] = PosedPhoto(row.path, images / row.path, camera, posed.poses[row.path])
+    if len(photos) < 2:
+        unreadable = [f"{row.path}: {row.error}" for row in catalog.images("failed")]
+        raise InputError(
+            f"only {len(photos)} of the {len(posed.poses)} photos can be used "
+            f"({_some(unreadable, '; ') or 'no local features'}); a map needs two or more"
+        )
+    return photos
+
+
+def _fault(row: ImageRow, camera: pycolmap.Camera) -> str | None:
+    """How a photo, turned as its EXIF says, is not the one that the camera took. Some versions of COLMAP
+    turn photos, some do not; where sizes do not tell, nothing does."""
+    size = (camera.width, camera.height)
+    if row.info.size != size:
+        turned = " (turned by EXIF)" if row.info.orientation != 1 else ""
+        return f"is {_px(row.info.size)}{turned}, its camera {_px(size)}"
+    if row.info.orientation in (2, 3, 4) or (row.info.orientation != 1 and size[0] == size[1]):
+        return f"is turned by EXIF (orientation {row.info.orientation})"
+    return None
+
+
+def _triangulated(
+    evidence: Evidence, photos: Mapping[int, PosedPhoto], pairs: Sequence[Pair], seed: int
+) -> pycolmap.Reconstruction:
+    """The given poses and our points, under the ids of the catalogue."""
+    ids = list(photos)
+    place = {image_id: k for k, image_id in enumerate(ids)}
+    found = triangulate(
+        list(photos.values()),
+        [evidence.catalog.features(i) for i in ids],
+        lambda a, b: evidence.tentative((ids[a], ids[b])),
+        pairs=[(place[i], place[j]) for i, j in pairs if i in place and j in place],
+        max_error=evidence.max_error,
+        seed=seed,
+    ).model
+    if found.num_points3D() == 0:
+        raise InputError(
+            "no point can be triangulated: the photos see nothing in common from different places; "
+            "take more photos, or use another extractor"
+        )
+    images = {image.image_id: image for image in evidence.database.read_all_images()}
+    made = pycolmap.Reconstruction()
+    for k, image_id in enumerate(ids, 1):
+        camera_id, image = images[image_id].camera_id, found.images[k]
+        if not made.exists_camera(camera_id):
+            made.add_camera_with_trivial_rig(evidence.database.read_camera(camera_id))
+        points = np.array([point.xy for point in image.points2D]).reshape(-1, 2)
+        own = pycolmap.Image(
+            name=image.name, keypoints=points, camera_id=camera_id, image_id=image_id
+        )
+        made.add_image_with_trivial_frame(own, pycolmap.Rigid3d(photos[image_id].cam_from_world))
+    for _, point in sorted(found.points3D.items()):
+        track = pycolmap.Track()
+        for element in point.track.elements:
+            track.add_element(ids[element.image_id - 1], element.point2D_idx)
+        made.add_point3D(point.xyz, track)
+    made.update_point_3d_errors()
+    return made
+
+
+def _hash_of(posed: PoseModel) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(posed.poses):
+        camera = posed.cameras[name]
+        digest.update(repr((name, camera.model_name, camera.width, camera.height)).encode())
+        digest.update(np.asarray(camera.params, np.float64).tobytes())
+        digest.update(np.ascontiguousarray(posed.poses[name], np.float64).tobytes())
+    return digest.hexdigest()
+
+
+def _some(items: Sequence[str], between: str = ", ") -> str:
+    more = f"{between}and {len(items) - _NAMED} more" if len(items) > _NAMED else ""
+    return between.join(items[:_NAMED]) + more
+
+
+def _px(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]} px"

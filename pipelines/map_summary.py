@@ -1,0 +1,138 @@
+"""What became of each photo of a map, and how good the map is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import pycolmap
+
+from index.catalog import Catalog
+from index.records import ImageRow
+
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class MapReport:
+    """Attributes:
+    registered: photos whose pose is in the map.
+    images: photos in all, unreadable ones too.
+    points: 3-D points.
+    track_length: how many photos see a point, on average; NaN without points.
+    error: mean reprojection error in pixels of the photos; NaN without points.
+    observations: keypoints that see a point, per registered photo.
+    unregistered: (name, reason) of each other photo.
+    separate: how many photos each further model has that does not hang together with the map.
+    verified: of each photo that was added, with how many of the photos before it verified.
+    seconds: by stage; empty if there was nothing to do.
+    """
+
+    registered: int
+    images: int
+    points: int
+    track_length: float
+    error: float
+    observations: float
+    unregistered: tuple[tuple[str, str], ...] = ()
+    separate: tuple[int, ...] = ()
+    verified: Mapping[str, int] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able values; None for NaN."""
+        values = asdict(self)
+        for key in ("track_length", "error"):
+            values[key] = None if math.isnan(values[key]) else values[key]
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> MapReport:
+        """The inverse of `to_json`."""
+        filled = dict(values)
+        for key in ("track_length", "error"):
+            filled[key] = float("nan") if filled[key] is None else filled[key]
+        filled["unregistered"] = tuple((name, reason) for name, reason in filled["unregistered"])
+        filled["separate"] = tuple(filled["separate"])
+        return cls(**filled)
+
+
+def summarize(
+    model: pycolmap.Reconstruction,
+    catalog: Catalog,
+    pairs: Mapping[Pair, int],
+    *,
+    separate: Sequence[Collection[int]] = (),
+    unused: Mapping[int, str] | None = None,
+    added: Collection[int] = (),
+    seconds: Mapping[str, float] | None = None,
+) -> MapReport:
+    """The report on a map.
+
+    Args:
+        pairs: `map_matches.verified_pairs`.
+        separate: the image ids of each further model.
+        unused: reasons, by id, of photos that nobody tried to register.
+        added: ids of photos that were added just now.
+        seconds: by stage.
+    """
+    registered, rows = set(model.reg_image_ids()), catalog.images()
+    partners: dict[int, set[int]] = {row.id: set() for row in rows}
+    for (i, j), inliers in pairs.items():
+        if inliers and i in partners and j in partners:
+            partners[i].add(j)
+            partners[j].add(i)
+    with_features = set(catalog.feature_counts()[0].tolist())
+    reasons = []
+    for row in rows:
+        if row.id not in registered:
+            reason = (unused or {}).get(row.id) or _reason(
+                row, row.id in with_features, partners[row.id], registered, separate
+            )
+            reasons.append((row.path, reason))
+    model.update_point_3d_errors()
+    points, seen = model.num_points3D(), model.compute_num_observations()
+    return MapReport(
+        registered=len(registered),
+        images=len(rows),
+        points=points,
+        track_length=seen / points if points else float("nan"),
+        error=model.compute_mean_reprojection_error() if points else float("nan"),
+        observations=seen / max(len(registered), 1),
+        unregistered=tuple(reasons),
+        separate=tuple(len(ids) for ids in separate),
+        verified={row.path: len(partners[row.id] - set(added)) for row in rows if row.id in added},
+        seconds=dict(seconds or {}),
+    )
+
+
+def _reason(
+    row: ImageRow,
+    seen: bool,
+    partners: Collection[int],
+    registered: Collection[int],
+    separate: Sequence[Collection[int]],
+) -> str:
+    """Why a photo is not in the map."""
+    if row.error is not None:
+        return row.error
+    if not seen:
+        return "no local features: too dark, too blurred or blank"
+    if not partners:
+        return (
+            "no verified matches with any other photo: shows another place, or too dark or blurred"
+        )
+    near = sum(i in registered for i in partners)
+    verified = f"verified with {len(partners)} photo{'s' if len(partners) > 1 else ''}"
+    own = next((ids for ids in separate if row.id in ids), None)
+    if own is not None:
+        return (
+            f"{verified}, but these are no part of the map (a separate model of {len(own)} images)"
+        )
+    if near:
+        return (
+            f"{verified}, {near} of the map, but COLMAP could not place it: too few common points"
+        )
+    return f"{verified}, but these are no part of the map"
