@@ -48,9 +48,11 @@ from pipelines.map_summary import MapReport, summarize
 from pipelines.scan import scan
 
 MADE_BY = "build-map"
-MAPPERS = ("incremental", "global")
+MAPPERS = ("auto", "incremental", "global")
 MAX_ERROR = 4.0  # pixels at the size that the extractor looks at, as the precision of keypoints is
 MIN_MODEL = 3  # photos of a further model that is worth telling of
+MIN_OBSERVATIONS = 15  # of points, by a photo of the map
+BOTH = 100  # photos up to which both mappers are tried
 
 
 def build_map(
@@ -60,7 +62,7 @@ def build_map(
     images: Path | None = None,
     extractor: str | None = None,
     weights: Sequence[Path] = (),
-    mapper: str = "incremental",
+    mapper: str = "auto",
     workers: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -72,7 +74,9 @@ def build_map(
         index: a database of `locate build-index`, whose features are copied; or
         images: a folder of photos. Exactly one of the two.
         extractor, weights: as for `build_index`; only with `images`.
-        mapper: "incremental", or "global": faster for many photos, less careful.
+        mapper: "incremental"; "global", which solves all photos at once and is the more robust one
+            where they are few and far apart (`benchmarks/maps.py`); or "auto": both for up to a
+            hundred photos, and what explains more is kept; beyond, incremental.
         workers: threads; by default one a core.
         seed: of everything that is drawn.
         progress: called with (stage, done, in all) from this thread. The stages are "features",
@@ -188,13 +192,17 @@ def _map(
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     tell("mapping", 0, total)
+    scale = median_scale(catalog)
+    auto = mapper == "auto" and total <= BOTH
+    found = []
     try:
         with quiet():
-            if mapper == "global":
-                found = _global(folder.matches, temporary, workers, seed)
-            else:
-                scale = median_scale(catalog)
-                found = _incremental(folder.matches, temporary, scale, workers, seed, total, tell)
+            if mapper != "global":
+                found.append(
+                    _incremental(folder.matches, temporary, scale, workers, seed, total, tell)
+                )
+            if mapper == "global" or auto:
+                found.append(_global(folder.matches, temporary, workers, seed))
     except RuntimeError as error:
         raise DatabaseError(
             f"COLMAP failed on {folder.matches} ({str(error).splitlines()[0]}); free some space and "
@@ -202,7 +210,10 @@ def _map(
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    models = sorted(found.values(), key=_size)
+    kept = [[m for m in map(_pruned, several.values()) if m.num_points3D()] for several in found]
+    models = min(
+        (sorted(several, key=_size) for several in kept if several), key=_first, default=[]
+    )
     if not models:
         pairs = verified_pairs(folder.matches)
         raise InputError(
@@ -214,9 +225,21 @@ def _map(
     return models[:1] + [model for model in models[1:] if model.num_reg_images() >= MIN_MODEL]
 
 
+def _pruned(model: pycolmap.Reconstruction) -> pycolmap.Reconstruction:
+    """Without the photos that hardly a point holds: the global mapper gives such ones a pose as well."""
+    for image in [model.images[i] for i in model.reg_image_ids()]:
+        if image.num_points3D < MIN_OBSERVATIONS:
+            model.deregister_frame(image.frame_id)
+    return model
+
+
 def _size(model: pycolmap.Reconstruction) -> tuple[int, int]:
-    """To sort by, the largest first."""
-    return -model.num_reg_images(), -model.num_points3D()
+    """To sort by, the largest first: photos, then observations that its points explain."""
+    return -model.num_reg_images(), -model.compute_num_observations()
+
+
+def _first(models: Sequence[pycolmap.Reconstruction]) -> tuple[int, int]:
+    return _size(models[0])
 
 
 def _incremental(

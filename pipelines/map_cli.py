@@ -32,7 +32,10 @@ def add_map_parsers(command: MakeParser) -> None:
     _out(build)
     _extractor(build)
     build.add_argument(
-        "--mapper", default="incremental", metavar="NAME", help="incremental (default) or global"
+        "--mapper",
+        default="auto",
+        metavar="NAME",
+        help="incremental, global, or auto: the better of both for up to 100 photos (default)",
     )
     _seed_and_workers(build)
 
@@ -248,5 +251,24 @@ def _extractor(parser: argparse.ArgumentParser) -> None:
 
 
 def _seed_and_workers(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn (default 0)")
-    parser.add_argument("--workers", type=int, metavar="N", help="threads (default: one a core)")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of what is drawn (default 0)")
+    parser.add_argument(
+        "--workers", type=at_least(1), metavar="N", help="threads (default: one a core)"
+    )
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """What argparse makes of a whole number that must not be less."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number of at least {least}, got {text!r}"
+            )
+        return value
+
+    return read
