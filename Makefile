@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DATA ?= ../shared/data
 WORK ?= build/bench
 
-.PHONY: setup demo test lint type format bench bench-retrieval bench-learning bench-extractors clean
+.PHONY: setup demo test lint type format bench bench-retrieval bench-localize bench-learning bench-extractors clean
 .DEFAULT_GOAL := help
 
 help:
@@ -16,6 +16,7 @@ help:
 	@echo "make lint type                ruff, mypy"
 	@echo "make bench                    speed of build, query and search"
 	@echo "make bench-retrieval          accuracy on the labelled photos of DATA=$(DATA)"
+	@echo "make bench-localize           maps and poses: accuracy, honesty, speed (10 min)"
 	@echo "make bench-learning           train every system three times, compare with its start (1 h)"
 	@echo "make bench-extractors         all extractors in one table, with the weights of bench-learning (1 h)"
 
@@ -46,7 +47,10 @@ else
 	$(BIN)/locate build-index demo/town/landmarks --index demo/.locate
 	$(BIN)/locate query demo/town/queries/church.jpg --index demo/.locate --top 4
 	$(BIN)/locate query demo/town/queries --index demo/.locate --save-matches demo/matches --html demo/report.html $(ANSWER)
-	@echo "open demo/report.html, or the pictures in demo/matches"
+	$(BIN)/locate import-map demo/town/colmap --images demo/town/landmarks --out demo/town.map --metric
+	$(BIN)/locate georef --map demo/town.map
+	$(BIN)/locate localize demo/town/queries --map demo/town.map --save-matches demo/poses --show demo/poses.html $(ANSWER)
+	@echo "open demo/report.html and demo/poses.html, or the pictures in demo/matches and demo/poses"
 endif
 
 test: setup
@@ -69,6 +73,11 @@ bench: setup
 
 bench-retrieval: setup
 	$(BIN)/python benchmarks/retrieval.py --data $(DATA) --work $(WORK)
+
+bench-localize: setup
+	$(BIN)/python benchmarks/localize.py --data $(DATA) --work $(WORK)/localize --out docs
+	$(BIN)/python benchmarks/maps.py --data $(DATA) --work $(WORK)/maps --out $(WORK)
+	$(BIN)/python benchmarks/localize_speed.py --work $(WORK)/localize --out docs
 
 # Trains three seeds of each system, two at a time; what is finished in WORK is not done again.
 bench-learning: setup
