@@ -65,10 +65,15 @@ class PriorPose:
     def __post_init__(self) -> None:
         if np.shape(self.center) != (3,) or not np.isfinite(self.center).all():
             raise InputError(f"a prior position is 3 finite numbers, got {self.center}")
-        if not (self.radius > 0 and self.angle > 0):
+        if not (self.radius > 0 and 0 < self.angle <= 180):
             raise InputError(
-                f"a prior needs a positive radius and angle, got {self.radius}, {self.angle}"
+                "a prior needs a positive radius and an angle of at most 180 degrees, got "
+                f"{self.radius}, {self.angle}"
             )
+        if self.direction is not None and not (
+            np.shape(self.direction) == (3,) and abs(np.linalg.norm(self.direction) - 1) < 1e-3
+        ):
+            raise InputError(f"a prior direction is a unit vector, 3 numbers, got {self.direction}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +112,10 @@ class Localizer:
 
         Raises:
             DatabaseMissingError, DatabaseCorruptError, DatabaseMismatchError
+            InputError: workers is not positive.
         """
+        if workers is not None and workers < 1:
+            raise InputError(f"at least 1 worker is needed, got {workers}")
         self.map = LoadedMap(Path(map_))
         info = self.map.extractor_info
         if extractor is not None and extractor.info.fingerprint != info.fingerprint:
@@ -185,6 +193,8 @@ class Localizer:
         waiting: deque[Future[Pose | ImageError]] = deque()
         with self._blas.limit(limits=1, user_api="blas"):
             for i, photo in enumerate(photos):
+                if each is not None and i >= len(each):
+                    raise InputError(f"{len(each)} cameras for more photos; give one for each")
                 camera = each[i] if each is not None else cameras
                 waiting.append(self._pool.submit(ask, photo, camera))
                 if len(waiting) > 2 * self._workers:
@@ -204,6 +214,8 @@ class Localizer:
     ) -> Pose:
         if count < 1:
             raise InputError(f"candidates must be at least 1, got {count}")
+        if seed < 0:
+            raise InputError(f"a seed is a whole number of at least 0, got {seed}")
         clock = Clock()
         extractor = self._load()
         clock.lap("load")
@@ -237,11 +249,12 @@ class Localizer:
             if best.verdict == LOCALIZED:
                 break
         if best is None:
-            reason = (
-                "no image of the map is near the prior pose"
-                if not len(allowed)
-                else "no features were found: a plain, dark or blurred photo"
-            )
+            if len(allowed):
+                reason = "no features were found: a plain, dark or blurred photo"
+            elif prior is not None and not len(self._allowed(prior, None)):
+                reason = "no image of the map is near the prior pose"
+            else:
+                reason = "all images of the map that might be candidates are excluded"
             best = Pose(path, NOT_LOCALIZED, reason, camera=None)
         seconds = clock.seconds
         seconds["total"] = sum(v for part, v in seconds.items() if part != "load")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pycolmap
 
-from locate.errors import InputError
+from locate.errors import ImageError, InputError
 from locate.pose import Camera
 from locate.types import PhotoInfo
 from pipelines.pose_models import make_camera, read_cameras_text
@@ -86,15 +86,17 @@ def choose_camera(
         known: cameras of the map by the device that they belong to.
 
     Raises:
-        InputError: the camera is none, or not one of photos of this size.
+        InputError: the camera is none.
+        ImageError: it is not one of photos of this size.
     """
     size = info.size
     if given is not None:
         camera = _given(given, size)
         if (camera.width, camera.height) != size:
-            raise InputError(
-                f"{name} is {size[0]} x {size[1]} px, but its camera is "
-                f"{camera.width} x {camera.height}; give the camera of the photo as it is"
+            raise ImageError(
+                name,
+                f"is {size[0]} x {size[1]} px, but its camera is {camera.width} x {camera.height}",
+                "give the camera of the photo as it is",
             )
         return QueryCamera(camera, "given", Freedom())
     device = device_of(info)
@@ -146,11 +148,10 @@ def plain_camera(camera: pycolmap.Camera, source: str) -> Camera:
 
 def _given(given: pycolmap.Camera | Camera | str | Path, size: tuple[int, int]) -> pycolmap.Camera:
     if isinstance(given, pycolmap.Camera):
-        return given
-    if isinstance(given, Camera):
-        return pycolmap.Camera(
-            model=given.model, width=given.width, height=given.height, params=list(given.params)
-        )
+        given = plain_camera(given, "given")
+    if isinstance(given, Camera):  # read as text is, which checks it: COLMAP takes any parameters
+        fields = [given.model, *map(str, (given.width, given.height, *given.params))]
+        return make_camera(Path("the camera"), 1, fields)
     text = str(given)
     if text.startswith("f="):
         try:

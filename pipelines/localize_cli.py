@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from locate.errors import ImageError, InputError
 from pipelines import exits
+from pipelines.map_cli import at_least
 
 if TYPE_CHECKING:
     from locate.pose import Pose
@@ -40,9 +41,13 @@ def add_localize_parser(command: Callable[[str, str, str], argparse.ArgumentPars
         help="look only at photos of the map that were taken this near to this place",
     )
     parser.add_argument(
-        "--candidates", type=int, default=20, metavar="N", help="photos matched (default 20)"
+        "--candidates",
+        type=at_least(1),
+        default=20,
+        metavar="N",
+        help="photos matched (default 20)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of RANSAC (default 0)")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of RANSAC (default 0)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the poses, see --format")
     parser.add_argument(
         "--format", choices=FORMATS, help="of --out (default: by its ending, else json)"
@@ -63,7 +68,9 @@ def add_localize_parser(command: Callable[[str, str, str], argparse.ArgumentPars
     parser.add_argument(
         "--save-matches", type=Path, metavar="DIR", help="write pictures of what was recognised"
     )
-    parser.add_argument("--workers", type=int, metavar="N", help="threads (default: one a core)")
+    parser.add_argument(
+        "--workers", type=at_least(1), metavar="N", help="threads (default: one a core)"
+    )
 
 
 def localize(a: argparse.Namespace) -> int:
@@ -89,7 +96,7 @@ def localize(a: argparse.Namespace) -> int:
                 else:
                     poses.append(found)
                 progress(done, len(photos))
-        written = _write(a, localizer, poses)
+    # Before anything is written: what cannot be must not cost the answers.
     if a.json:
         values = poses_json(poses, georef=georef, units=localizer.map.record.units)
         values["failed"] = [{"photo": name, "reason": reason} for name, reason in failed]
@@ -98,7 +105,8 @@ def localize(a: argparse.Namespace) -> int:
         from pipelines.map_tables import print_poses
 
         print_poses(poses, failed, georef=georef, units=localizer.map.record.units)
-        for text in written:
+    for text in _write(a, localizer, poses):
+        if not a.json:
             print(text)
     if not poses:
         return exits.NOTHING_DONE if len(failed) > 1 else exits.ERROR

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from index.catalog import Catalog
+from index.catalog import FILE, Catalog
 from locate.errors import DatabaseCorruptError, DatabaseMissingError
 from locate.extractors.base import ExtractorInfo
 from locate.types import Array, Features
@@ -51,7 +51,7 @@ class LoadedMap:
         centers: N x 3, of the cameras.
         directions: N x 3, unit vectors along their optical axes.
         vectors: N x G float32 global descriptors, or None.
-        devices: cameras of photos whose EXIF names the device.
+        devices: cameras of photos whose EXIF names the device, of those that have one in all photos.
         systematic: share of systematic errors in the residuals, see `pipelines.pose_refine`.
         depth: median distance of a point from a camera that sees it, in units of the map.
     """
@@ -76,6 +76,8 @@ class LoadedMap:
         row_of = {point_id: row for row, point_id in enumerate(ids)}
         self.points = np.array([self.model.point3D(i).xyz for i in ids], np.float64)
         self.track_lengths = np.array([self.model.point3D(i).track.length() for i in ids])
+        if not (files.features / FILE).is_file():
+            raise DatabaseCorruptError(f"{files.features / FILE} is gone; make the map again")
         with Catalog.open(files.features) as catalog:
             stored = catalog.meta("extractor")
             if stored is None:
@@ -84,7 +86,7 @@ class LoadedMap:
             # A photo that was changed since has another id: its features are not those of the model.
             rows = {row.id: row for row in catalog.images("ok")}
             self.images: list[MapImage] = []
-            poses, self.devices, shared = [], {}, dict[Device, object]()
+            poses, cameras = [], dict[Device, dict[int, pycolmap.Camera]]()
             images = sorted(self.model.images.values(), key=lambda image: image.name)
             for image in images:
                 row = rows.get(image.image_id)
@@ -101,16 +103,20 @@ class LoadedMap:
                 )
                 poses.append(image.cam_from_world().matrix())
                 device = device_of(row.info) if row.info else None
-                if device is not None and shared.setdefault(device, image.camera_id) == (
-                    image.camera_id
-                ):
-                    self.devices[device] = copy_camera(image.camera)
+                if device is not None:
+                    cameras.setdefault(device, {})[image.camera_id] = image.camera
             if not self.images:
                 raise DatabaseCorruptError(
                     f"none of the model's images is in {files.features}; make the map again"
                 )
             self._side = working_side(catalog)
             found = catalog.vectors_of([image.id for image in self.images])
+        # Where each photo has a camera of its own, none of them is that of another photo.
+        self.devices = {
+            device: copy_camera(camera)
+            for device, (camera, *others) in ((d, c.values()) for d, c in cameras.items())
+            if not others
+        }
         whole = len(found) == len(self.images)
         self.vectors = np.stack([found[i.id] for i in self.images]) if whole and found else None
         stack = np.array(poses)

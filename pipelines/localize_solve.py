@@ -16,6 +16,7 @@ from pipelines.pose_refine import SYSTEMATIC, Refined, refine_pose
 MAX_ERROR = 8.0  # pixels at the size that the extractor looks at, of RANSAC
 _CLEARLY_MORE = 1.25  # times as many inliers: EXIF is wrong
 _MOST = 0.8  # of the matches agree: they cannot be clearly more
+_CONTRADICTED = 3.0  # standard deviations that a focal length of EXIF is refined away: it is wrong
 _ROUNDS = 2  # of refining and choosing the inliers anew
 _MIN_INLIERS = 6
 
@@ -46,7 +47,8 @@ def solve_pose(
     """The pose that most matches agree with.
 
     A focal length that EXIF gives competes with one that is estimated from the matches, as a photo may
-    have been cropped since: the latter wins if clearly more matches agree with it.
+    have been cropped since: the latter wins if clearly more matches agree with it, or nearly as many
+    where they pull the former far away (its prior would stop it half-way, and be sure of that).
 
     Args:
         points: M x 2 in our pixels of the photo.
@@ -61,15 +63,25 @@ def solve_pose(
         None if too few matches agree with any pose.
     """
     found = _solve(points, world_points, camera, scale, solver, systematic, seed)
-    if camera.source != "exif" or (found and found.inliers.mean() > _MOST):
+    if camera.source != "exif":
+        return found
+    contradicted = found is not None and _pull(camera, found) > _CONTRADICTED
+    if found and not contradicted and found.inliers.mean() > _MOST:
         return found
     free = unknown_camera((camera.camera.width, camera.camera.height))
     other = _solve(points, world_points, free, scale, solver, systematic, seed)
     if other is None:
         return found
-    if found is None or other.inliers.sum() > _CLEARLY_MORE * found.inliers.sum():
+    if found is None:
         return other
-    return found
+    most = found.inliers.sum() * (1 / _CLEARLY_MORE if contradicted else _CLEARLY_MORE)
+    return other if other.inliers.sum() > most else found
+
+
+def _pull(camera: QueryCamera, found: Solution) -> float:
+    """How far the focal length was refined away from the camera's, in its standard deviations."""
+    ratio = found.camera.camera.mean_focal_length() / camera.camera.mean_focal_length()
+    return float(abs(np.log(ratio))) / camera.freedom.focal
 
 
 def _solve(

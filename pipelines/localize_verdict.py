@@ -5,8 +5,8 @@ number of matches, so a pose needs more inliers the more there were to choose fr
 
     needed(M) = floor + SHARE M
 
-The constants are measured: `benchmarks/localize_verdict.py` asks maps for photos of other places and
-prints the most inliers that any of them reached, by number of matches.
+The constants lie above what photos of other places reach: `benchmarks/localize.py` asks maps for such
+photos and prints the most inliers of any.
 Besides, the inliers must determine the pose: not lie in one spot, and not leave it unknown by its own
 covariance.
 """
@@ -40,7 +40,6 @@ class Evidence:
         rotation: standard deviation in degrees, worst axis.
         field_of_view: degrees across the photo's longer side.
         rival: inliers of the best pose at another place of the map, 0 if there is none.
-        source: of the camera, see `locate.pose.Camera`.
     """
 
     matches: int

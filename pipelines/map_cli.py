@@ -70,14 +70,14 @@ def add_map_parsers(command: MakeParser) -> None:
     _map(georef)
     kind = georef.add_mutually_exclusive_group()
     kind.add_argument(
-        "--gps", type=Path, metavar="CSV", help="image,latitude,longitude[,altitude]; default: EXIF"
+        "--gps", type=Path, metavar="CSV", help="name,latitude,longitude[,altitude]; default: EXIF"
     )
-    kind.add_argument("--centers", type=Path, metavar="CSV", help="image,x,y,z in metres")
+    kind.add_argument("--centers", type=Path, metavar="CSV", help="name,x,y,z in metres")
     kind.add_argument(
         "--control-points",
         type=Path,
         metavar="CSV",
-        help="point,x,y,z or point,latitude,longitude,altitude; needs --observations",
+        help="name,x,y,z or name,latitude,longitude,altitude; needs --observations",
     )
     georef.add_argument(
         "--observations", type=Path, metavar="CSV", help="point,image,x,y in pixels of the photo"

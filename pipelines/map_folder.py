@@ -13,6 +13,7 @@ renames; one that is killed between them is found again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -24,10 +25,17 @@ from typing import Any
 import pycolmap
 
 from index.vectors.files import beside
-from locate.errors import DatabaseCorruptError, DatabaseError, DatabaseMissingError
+from locate.errors import (
+    DatabaseCorruptError,
+    DatabaseError,
+    DatabaseMismatchError,
+    DatabaseMissingError,
+)
 
 _FILES = ("cameras.bin", "images.bin", "points3D.bin")
-_SIZES = "sizes.json"  # of the model's files: COLMAP does not return from some that were cut short
+# Sizes and checksums of the model's files: COLMAP does not return from some that are damaged, and takes
+# others as they are.
+_SIZES = "sizes.json"
 _VERSION = 1
 
 
@@ -74,6 +82,7 @@ class MapFolder:
         Raises:
             DatabaseMissingError: there is no map.
             DatabaseCorruptError: its record is damaged.
+            DatabaseMismatchError: a newer version of `locate` made it.
         """
         if not self.exists():
             raise DatabaseMissingError(
@@ -82,14 +91,14 @@ class MapFolder:
             )
         try:
             values = json.loads(self.record.read_text("utf-8"))
-            version = values.pop("version")
-            made = MapRecord(**values)
+            newer = values.pop("version") > _VERSION  # one that may have further fields
+            made = None if newer else MapRecord(**values)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise DatabaseCorruptError(
                 f"{self.record} is damaged ({error}); make the map again"
             ) from error
-        if version > _VERSION:
-            raise DatabaseCorruptError(
+        if made is None:
+            raise DatabaseMismatchError(
                 f"{self.folder} was made by a newer version of locate; upgrade locate"
             )
         return made
@@ -103,11 +112,19 @@ class MapFolder:
         folder = self.model if _whole(self.model) else self._old
         try:
             sizes = json.loads((folder / _SIZES).read_text("utf-8"))
-            for name, size in sizes.items():
-                if (folder / name).stat().st_size != size:
-                    raise ValueError(f"{name} has not the size that it was written with")
+            for name, written in sizes.items():
+                found = _seal(folder / name)
+                if written not in (found, found[0]):  # first versions knew the size only
+                    raise ValueError(f"{name} is not as it was written")
             return pycolmap.Reconstruction(folder)
-        except (OSError, ValueError, RuntimeError, IndexError, MemoryError) as error:
+        except (
+            OSError,
+            ValueError,
+            AttributeError,
+            RuntimeError,
+            IndexError,
+            MemoryError,
+        ) as error:
             raise DatabaseCorruptError(
                 f"{folder} is damaged ({str(error).splitlines()[0]}); make the map again"
             ) from error
@@ -125,7 +142,7 @@ class MapFolder:
             shutil.rmtree(new, ignore_errors=True)
             new.mkdir(parents=True)
             model.write_binary(new)
-            sizes = {file.name: file.stat().st_size for file in sorted(new.iterdir())}
+            sizes = {file.name: _seal(file) for file in sorted(new.iterdir())}
             (new / _SIZES).write_text(json.dumps(sizes))
             for file in new.iterdir():
                 with file.open("rb") as stream:
@@ -161,6 +178,12 @@ class _Speaking:
                 f"cannot write the map in {self._folder} ({error}); free some space, check the "
                 "permissions and run the same command again; the old map is still there"
             ) from error
+
+
+def _seal(file: Path) -> list[object]:
+    """The size in bytes and the sha256 of a file."""
+    with file.open("rb") as stream:
+        return [file.stat().st_size, hashlib.file_digest(stream, "sha256").hexdigest()]
 
 
 def _whole(model: Path) -> bool:

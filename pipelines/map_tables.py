@@ -148,7 +148,8 @@ def _print_one(pose: Pose, georef: Georef | None, units: str) -> None:
     if georef is not None and georef.origin is not None:
         latitude, longitude, altitude = georef.wgs84(pose.center[None])[0]
         heading, pitch = georef.heading_pitch(pose.cam_from_world)
+        height = "" if georef.vertical == "none" else f", {altitude:.2f} m"
         to.print(
-            f"on earth        {latitude:.7f}, {longitude:.7f}, {altitude:.2f} m; looks to "
+            f"on earth        {latitude:.7f}, {longitude:.7f}{height}; looks to "
             f"{heading:.1f} degrees from north, {pitch:+.1f} up"
         )

@@ -11,17 +11,22 @@ from collections.abc import Sequence
 
 # (what the camera's name, maker and model, matches; width in mm). The first that fits counts.
 SENSORS: Sequence[tuple[str, float]] = (
-    (r"canon eos[- ]?1d ?[sx]|canon eos[- ]?1d c|canon eos [56]d|canon eos r(p|[3568]| *$)", 36.0),
+    (
+        r"canon eos[- ]?1d ?[sx]|canon eos[- ]?1d c|canon eos [56]d|canon eos r(p|[13568](?!\d)| *$)",
+        36.0,
+    ),
     (r"canon eos[- ]?1d", 28.1),
     (r"canon eos (m|r7|r10|r50|r100|\d{1,4}d|kiss|rebel|digital)", 22.3),
-    (r"canon powershot g(1 ?x|3 ?x|[579] ?x)", 13.2),
+    (r"canon powershot g1 ?x mark iii", 22.3),
+    (r"canon powershot g1 ?x", 18.7),
+    (r"canon powershot g(3 ?x|[579] ?x)", 13.2),
     (r"canon powershot g", 7.44),
     (r"nikon.* d(3|3s|3x|4|4s|5|6|600|610|700|750|780|800e?|810a?|850|f)\b", 35.9),
-    (r"nikon.* z ?([5-9]|f\b)", 35.9),
+    (r"nikon.* z ?([5-9](?!\d)|f\b)", 35.9),
     (r"nikon.* (d\d{2,4}|z ?(30|50|fc))", 23.5),
     (r"nikon.* 1 ", 13.2),
-    (r"sony (ilce-(7|9|1)|ilme|dslr-a(850|900)|slt-a99|dsc-rx1($|r))", 35.8),
-    (r"sony (ilce-|nex-|slt-|dslr-)", 23.5),
+    (r"sony (ilce-(7|9|1)|ilme-fx(?!30)|dslr-a(850|900)|slt-a99|dsc-rx1($|r))", 35.8),
+    (r"sony (ilce-|ilme-|nex-|slt-|dslr-)", 23.5),
     (r"sony dsc-rx(100|10)", 13.2),
     (r"fujifilm gfx", 43.8),
     (r"fujifilm x-?(pro|t|e|h|s|m|a|100|70)", 23.5),
