@@ -36,6 +36,13 @@ def add_localize_parser(command: Callable[[str, str, str], argparse.ArgumentPars
         "cameras.txt (default: EXIF, else the focal length is estimated)",
     )
     parser.add_argument(
+        "--rig",
+        type=Path,
+        metavar="FILE",
+        help="COLMAP's rig_config.json: PHOTO is a folder of photos that its cameras took together, "
+        "localized together; distances in units of the map, metres if it knows its metre",
+    )
+    parser.add_argument(
         "--prior-pose",
         metavar="X,Y,Z,RADIUS",
         help="look only at photos of the map that were taken this near to this place",
@@ -81,6 +88,8 @@ def localize(a: argparse.Namespace) -> int:
     from pipelines.pose_outputs import poses_json
     from pipelines.progress import progress_bar
 
+    if a.rig and (len(a.photos) != 1 or not a.photos[0].is_dir() or a.camera):
+        raise InputError("--rig needs one folder of photos, and its cameras instead of --camera")
     photos = list(photos_below(a.photos))
     if not photos:
         raise InputError("no photo found in what was named")
@@ -121,6 +130,9 @@ def localize(a: argparse.Namespace) -> int:
 def _answers(
     localizer: Localizer, photos: list[Path], a: argparse.Namespace, prior: PriorPose | None
 ) -> Iterator[Pose | ImageError]:
+    if a.rig:
+        yield from _rig_answers(localizer, a, prior)
+        return
     if len(photos) > 1:
         yield from localizer.localize_many(
             photos, a.camera, prior=prior, candidates=a.candidates, seed=a.seed
@@ -132,6 +144,26 @@ def _answers(
         )
     except ImageError as error:
         yield error
+
+
+def _rig_answers(
+    localizer: Localizer, a: argparse.Namespace, prior: PriorPose | None
+) -> Iterator[Pose | ImageError]:
+    """The poses of the photos, each from the pose of its rig."""
+    from pipelines.localize_rig import localize_frames
+    from pipelines.localize_rig_files import find_frames, read_rigs
+
+    georef, rigs = _georef(localizer), read_rigs(a.rig)
+    if georef is not None:  # a rig is measured in metres
+        rigs = [rig.scaled(1 / georef.scale) for rig in rigs]
+    frames = find_frames(a.photos[0], rigs)
+    for found in localize_frames(
+        localizer, frames, prior=prior, candidates=a.candidates, seed=a.seed
+    ):
+        if isinstance(found, ImageError):
+            yield found
+        else:
+            yield from (pose for pose in found.poses if pose.photo is not None)
 
 
 def _write(a: argparse.Namespace, localizer: Localizer, poses: list[Pose]) -> list[str]:

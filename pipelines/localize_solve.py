@@ -13,11 +13,14 @@ from pipelines.localize_camera import QueryCamera, unknown_camera, with_camera
 from pipelines.pose_estimate import estimate_pose, estimate_pose_and_focal
 from pipelines.pose_refine import SYSTEMATIC, Refined, refine_pose
 
-MAX_ERROR = 8.0  # pixels at the size that the extractor looks at, of RANSAC
+MAX_ERROR = 8.0  # pixels at the size that the extractor looks at, of an inlier
+# Of RANSAC. A few points in a small part of a photo fit a mirrored pose far away as well, some pixels
+# off: there more of them lie within the wide tolerance than of the true pose.
+LIMITS = (MAX_ERROR, MAX_ERROR / 4)
 _CLEARLY_MORE = 1.25  # times as many inliers: EXIF is wrong
 _MOST = 0.8  # of the matches agree: they cannot be clearly more
 _CONTRADICTED = 3.0  # standard deviations that a focal length of EXIF is refined away: it is wrong
-_ROUNDS = 2  # of refining and choosing the inliers anew
+_ROUNDS = 3  # of refining and choosing the inliers anew
 _MIN_INLIERS = 6
 
 
@@ -93,27 +96,19 @@ def _solve(
     systematic: float,
     seed: int,
 ) -> Solution | None:
-    limit = MAX_ERROR * scale
-    if camera.focal_known:
-        first = estimate_pose(
-            points,
-            world,
-            camera.camera,
-            solver=solver,
-            max_error=limit,
-            loss_scale=scale,
-            seed=seed,
-        )
-        lens = camera.camera
-    else:
-        both = estimate_pose_and_focal(points, world, camera.camera, max_error=limit, seed=seed)
-        first, lens = both if both is not None else (None, camera.camera)
-    if first is None:
+    pixels = to_colmap(np.asarray(points, np.float64))
+    begin = _estimated(points, world, camera, scale, solver, seed)
+    if begin is None:
         return None
-    pixels, inliers, pose = to_colmap(np.asarray(points, np.float64)), first.inliers, first
-    refined: Refined | None = None
-    cam_from_world = pose.cam_from_world
+    # The priors hold the camera that was given or first estimated, not the last guess.
+    cam_from_world, lens = begin
+    seen_by, inliers, refined = lens, np.zeros(len(points), np.bool_), None
     for _ in range(_ROUNDS):
+        errors = reprojection_errors(pixels, world, seen_by, cam_from_world)
+        now = errors <= MAX_ERROR * scale
+        if refined is not None and (now == inliers).all():
+            break
+        inliers = now
         if inliers.sum() < _MIN_INLIERS:
             return None
         refined = refine_pose(
@@ -127,25 +122,53 @@ def _solve(
         )
         if refined is None:
             return None
-        # The priors hold the camera that was given or first estimated, not the last guess.
-        cam_from_world = refined.cam_from_world
-        now = reprojection_errors(pixels, world, refined.camera, cam_from_world) <= limit
-        if (now == inliers).all():
-            break
-        inliers = now
-    if refined is None or len(refined.residuals) != inliers.sum():
-        refined = refine_pose(
-            pixels[inliers],
-            world[inliers],
-            lens,
-            cam_from_world,
-            freedom=camera.freedom,
-            loss_scale=scale,
-            systematic=systematic,
-        )
-    if refined is None:
-        return None
+        cam_from_world, seen_by = refined.cam_from_world, refined.camera
+    assert refined is not None
     return Solution(refined, with_camera(camera, refined.camera), inliers)
+
+
+def _estimated(
+    points: Array, world: Array, camera: QueryCamera, scale: float, solver: str, seed: int
+) -> tuple[Array, pycolmap.Camera] | None:
+    """The best pose that RANSAC finds with a wide or a narrow tolerance, and the camera with the focal
+    length that belongs to it."""
+    found = []
+    for limit in LIMITS:
+        if camera.focal_known:
+            pose = estimate_pose(
+                points,
+                world,
+                camera.camera,
+                solver=solver,
+                max_error=limit * scale,
+                loss_scale=scale,
+                seed=seed,
+            )
+            if pose is not None:
+                found.append((pose.cam_from_world, camera.camera))
+        else:
+            both = estimate_pose_and_focal(
+                points, world, camera.camera, max_error=limit * scale, seed=seed
+            )
+            if both is not None:
+                found.append((both[0].cam_from_world, both[1]))
+    pixels = to_colmap(np.asarray(points, np.float64))
+    scored = [
+        (fit_of(reprojection_errors(pixels, world, lens, pose) / scale), -number)
+        for number, (pose, lens) in enumerate(found)
+    ]
+    return found[-max(scored)[1]] if found else None
+
+
+def fit_of(errors: Array) -> float:
+    """How well matches agree with a pose by the loss of the refinement: 1 for each that fits exactly, 0
+    at the tolerance.
+
+    Args:
+        errors: M, in pixels that the extractor looks at.
+    """
+    loss = np.log1p(np.minimum(errors, MAX_ERROR) ** 2) / np.log1p(MAX_ERROR**2)
+    return float((1 - loss).sum())
 
 
 def reprojection_errors(

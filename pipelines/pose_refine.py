@@ -32,7 +32,7 @@ from locate.types import Array
 SYSTEMATIC = 0.25  # of the scale of the residuals, where a map does not know its own
 SYSTEMATIC_LENS = 0.65  # the same for a lens that is estimated; the squares add up
 REACH = 0.2  # of the photo's longer side
-_STEP = 1e-6  # of numerical derivatives, in units of the normalized plane and of `_LENS`
+_STEP = 1e-6  # of numerical derivatives, in units of the normalized plane and of `LENS`
 _ROUNDS = 50
 _BLOCK = 1024
 
@@ -107,10 +107,10 @@ def refine_pose(
         None where the points do not determine a pose.
     """
     freedom = freedom or Freedom()
-    problem = _Problem(points, world_points, camera, freedom, loss_scale)
-    state = _State(cam_from_world, camera, np.zeros(len(_LENS)))
+    problem = Problem(points, world_points, camera, freedom, loss_scale)
+    state = State(cam_from_world, camera, np.zeros(len(LENS)))
     for _ in range(2 if problem.has_priors else 1):
-        found = _minimize(problem, state)
+        found = minimize(problem, state)
         variance = None if found is None else problem.variance(found)
         if found is None or variance is None:
             return None
@@ -123,7 +123,7 @@ def refine_pose(
     return Refined(state.cam_from_world, state.camera, *parts, share, problem.residuals(state))
 
 
-def _minimize(problem: _Problem, state: _State) -> _State | None:
+def minimize(problem: Problem, state: State) -> State | None:
     """Levenberg-Marquardt from `state`."""
     damping, best = 1e-6, problem.cost(state)
     for _ in range(_ROUNDS):
@@ -147,18 +147,20 @@ def _minimize(problem: _Problem, state: _State) -> _State | None:
 
 
 @dataclass(frozen=True, eq=False)
-class _State:
+class State:
+    """Where the minimizer is: a pose, the camera as it is now, and the changes that made it."""
+
     cam_from_world: Array
     camera: pycolmap.Camera
-    lens: Array  # changes of the camera, see _LENS
+    lens: Array  # changes of the camera, see LENS
 
 
-_LENS = ("log of the factor of the focal length", "radial term", "x", "y of the principal point")
+LENS = ("log of the factor of the focal length", "radial term", "x", "y of the principal point")
 
 
-class _Problem:
-    """Parameters in order: the centre, the rotation about the world's axes, then what of `_LENS` is free
-    (the principal point in units of the photo's longer side)."""
+class Problem:
+    """What is minimized. Its parameters in order: the centre, the rotation about the world's axes, then
+    what of `LENS` is free (the principal point in units of the photo's longer side)."""
 
     def __init__(
         self, points: Array, world: Array, camera: pycolmap.Camera, freedom: Freedom, scale: float
@@ -183,28 +185,28 @@ class _Problem:
         counts residuals in units of its own scale, not of their noise."""
         self._prior = self._information * variance / self._scale**2
 
-    def moved(self, state: _State, step: Array) -> _State:
+    def moved(self, state: State, step: Array) -> State:
         pose = state.cam_from_world
         centre = -pose[:, :3].T @ pose[:, 3] + step[:3]
         rotation = pose[:, :3] @ rotation_of(step[3:6]).T
         lens = state.lens.copy()
         lens[self._free] += step[6:]
-        camera = _changed(self._camera, lens) if len(self._free) else self._camera
-        return _State(np.c_[rotation, -rotation @ centre], camera, lens)
+        camera = changed_lens(self._camera, lens) if len(self._free) else self._camera
+        return State(np.c_[rotation, -rotation @ centre], camera, lens)
 
-    def residuals(self, state: _State) -> Array:
+    def residuals(self, state: State) -> Array:
         pose = state.cam_from_world
         seen = self._world @ pose[:, :3].T + pose[:, 3]
         return np.asarray(self._points - _project(state.camera, seen))
 
-    def cost(self, state: _State) -> float:
+    def cost(self, state: State) -> float:
         squares = (self.residuals(state) ** 2).sum(axis=1) / self._scale**2
         if not np.isfinite(squares).all():
             return np.inf
         cost = float(np.log1p(squares).sum())
         return cost + float((self._prior[6:] * state.lens[self._free] ** 2).sum())
 
-    def normal_equations(self, state: _State) -> tuple[Array, Array]:
+    def normal_equations(self, state: State) -> tuple[Array, Array]:
         """(J^T W r - L p, J^T W J + L), in units of the loss scale."""
         residuals, jacobian = self.residuals(state), self._jacobian(state)
         weights = self._weights(residuals)
@@ -214,7 +216,7 @@ class _Problem:
         hessian = np.einsum("mkp,mkq->pq", weighted, jacobian) / self._scale**2
         return gradient, hessian + np.diag(self._prior)
 
-    def variance(self, state: _State) -> float | None:
+    def variance(self, state: State) -> float | None:
         """Of a coordinate of the residuals, pixels squared; None if there are too few."""
         residuals = self.residuals(state)
         weights = self._weights(residuals)
@@ -223,7 +225,7 @@ class _Problem:
             return None
         return float((weights * (residuals**2).sum(axis=1)).sum() / freedom)
 
-    def covariances(self, state: _State) -> tuple[Array, Array] | None:
+    def covariances(self, state: State) -> tuple[Array, Array] | None:
         """The two parts of the covariance, see `Refined`; None if the points do not determine it."""
         variance = self.variance(state)
         if variance is None:
@@ -259,7 +261,7 @@ class _Problem:
     def _weights(self, residuals: Array) -> Array:
         return np.asarray(1 / (1 + (residuals**2).sum(axis=1) / self._scale**2))
 
-    def _jacobian(self, state: _State) -> Array:
+    def _jacobian(self, state: State) -> Array:
         """M x 2 x P derivatives of the projections."""
         pose, camera = state.cam_from_world, state.camera
         rotation = pose[:, :3]
@@ -283,11 +285,11 @@ class _Problem:
         plane_by_seen[:, :, 2] = -flat / seen[:, 2:]
         by_world = by_plane @ plane_by_seen @ rotation
         # Turning world_from_cam by exp(w) turns the arms by exp(-w): d arm = arm x w.
-        parts = [-by_world, by_world @ _cross(arms)]
+        parts = [-by_world, by_world @ cross_matrices(arms)]
         for which in self._free:
-            change = np.zeros(len(_LENS))
+            change = np.zeros(len(LENS))
             change[which] = _STEP
-            more, less = _changed(camera, change), _changed(camera, -change)
+            more, less = changed_lens(camera, change), changed_lens(camera, -change)
             change_of_image = (_project(more, seen) - _project(less, seen)) / (2 * _STEP)
             parts.append(change_of_image[:, :, None])
         return np.concatenate(parts, axis=2)
@@ -296,7 +298,7 @@ class _Problem:
 def rotation_of(vector: Array) -> Array:
     """3 x 3 rotation about `vector` by its length in radians (Rodrigues)."""
     angle = float(np.linalg.norm(vector))
-    cross = _cross(np.asarray(vector, np.float64)[None])[0]
+    cross = cross_matrices(np.asarray(vector, np.float64)[None])[0]
     if angle < 1e-8:
         return np.asarray(np.eye(3) + cross + cross @ cross / 2)
     return np.asarray(
@@ -304,7 +306,7 @@ def rotation_of(vector: Array) -> Array:
     )
 
 
-def _cross(vectors: Array) -> Array:
+def cross_matrices(vectors: Array) -> Array:
     """M x 3 -> M x 3 x 3, the matrices [v]x."""
     x, y, z = vectors.T
     zero = np.zeros_like(x)
@@ -321,7 +323,8 @@ def _project(camera: pycolmap.Camera, seen: Array) -> Array:
     return np.asarray(camera.img_from_cam(seen), np.float64)
 
 
-def _changed(camera: pycolmap.Camera, lens: Array) -> pycolmap.Camera:
+def changed_lens(camera: pycolmap.Camera, lens: Array) -> pycolmap.Camera:
+    """The camera with changes as in `LENS`, 4."""
     params = np.array(camera.params)
     params[list(camera.focal_length_idxs())] *= np.exp(lens[0])
     if lens[1]:

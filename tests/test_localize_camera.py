@@ -19,7 +19,7 @@ from pipelines.localize_camera import (
     plain_camera,
     unknown_camera,
 )
-from pipelines.localize_solve import reprojection_errors, solve_pose
+from pipelines.localize_solve import fit_of, reprojection_errors, solve_pose
 from pipelines.localize_verdict import (
     FIELD_OF_VIEW,
     FLOOR,
@@ -341,3 +341,11 @@ def test_the_spread_by_hand():
     assert spread_of(np.array([[10.0, 49.4], [10.0, 49.6]]), size) == 2 / 64
     everywhere = np.stack(np.meshgrid(np.arange(800), np.arange(400)), axis=-1).reshape(-1, 2)
     assert spread_of(everywhere, size) == 1
+
+
+def test_few_exact_matches_count_more_than_many_that_are_off():
+    """1 for an exact match, 0 at 8 pixels; by the loss log(1 + e^2)."""
+    assert fit_of(np.zeros(5)) == pytest.approx(5)
+    assert fit_of(np.array([8.0, 100.0, np.inf])) == pytest.approx(0)
+    assert fit_of(np.array([1.0])) == pytest.approx(1 - np.log(2) / np.log(65))
+    assert fit_of(np.full(20, 0.3)) > fit_of(np.full(40, 4.0))

@@ -140,7 +140,6 @@ def test_errors_say_what_to_do(ask, town, tmp_path, capsys):
     for options, says in (
         (["--camera", "nonsense"], "'nonsense' is no camera; give f=PIXELS, MODEL,PARAMS"),
         (["--camera", "f=0"], "a focal length in pixels is a positive number, got 'f=0'"),
-        (["--camera", cameras], "church.jpg is 640 x 480 px, but its camera is 800 x 600"),
         (["--prior-pose", "1,2,3"], "--prior-pose is X,Y,Z,RADIUS, not '1,2,3'"),
         (["--prior-pose", "1,2,3,-4"], "a prior needs a positive radius"),
         (["--prior-pose", "nan,2,3,4"], "a prior position is 3 finite numbers"),
@@ -148,6 +147,9 @@ def test_errors_say_what_to_do(ask, town, tmp_path, capsys):
         code, out, err = ask(["church"], *options)
         assert (code, out) == (exits.ERROR, "")
         assert says in err
+    code, out, _ = ask(["church"], "--camera", cameras)
+    assert code == exits.ERROR
+    assert "is 640 x 480 px, but its camera is 800 x 600" in out
     (tmp_path / "empty").mkdir()
     code, _, err = ask([tmp_path / "empty"])
     assert (code, "no photo found" in err) == (exits.ERROR, True)
