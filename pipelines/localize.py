@@ -77,7 +77,7 @@ class PriorPose:
 
 
 @dataclass(frozen=True, eq=False)
-class _Matches:
+class Matches:
     """2D-3D matches of a query with a group of map images: features (M), rows of points (M)."""
 
     features: Array
@@ -85,8 +85,8 @@ class _Matches:
 
 
 @dataclass(frozen=True, eq=False)
-class _Try:
-    matches: _Matches
+class Try:
+    matches: Matches
     solution: Solution | None
     count: int  # different features that agree
 
@@ -297,7 +297,7 @@ class Localizer:
         seed: int,
         map_: Callable[..., Iterable[Array]],
         clock: Clock,
-    ) -> list[_Try]:
+    ) -> list[Try]:
         """A pose by each group of candidates that see the same points, the best first."""
 
         def match(row: int) -> Array:
@@ -312,7 +312,7 @@ class Localizer:
         groups.sort(key=lambda pairs: -len(np.unique(pairs[:, 0])))
         tries = []
         for pairs in groups[:_CLUSTERS]:
-            matches = _Matches(pairs[:, 0], pairs[:, 1])
+            matches = Matches(pairs[:, 0], pairs[:, 1])
             solution = None
             if len(np.unique(matches.features)) >= needed(0):
                 solution = solve_pose(
@@ -326,7 +326,7 @@ class Localizer:
             agreeing = 0
             if solution is not None:
                 agreeing = len(np.unique(matches.features[solution.inliers]))
-            tries.append(_Try(matches, solution, agreeing))
+            tries.append(Try(matches, solution, agreeing))
         clock.lap("pose")
         return sorted(tries, key=lambda t: -t.count)
 
@@ -334,7 +334,7 @@ class Localizer:
         self,
         path: Path | None,
         features: Features,
-        tries: list[_Try],
+        tries: list[Try],
         clock: Clock,
     ) -> Pose:
         best = tries[0]
@@ -360,7 +360,7 @@ class Localizer:
             spread=spread,
             position=float(np.sqrt(np.linalg.eigvalsh(refined.covariance[:3, :3])[-1])) / depth,
             rotation=float(np.degrees(np.sqrt(np.linalg.eigvalsh(refined.covariance[3:, 3:])[-1]))),
-            field_of_view=_field_of_view(refined.camera),
+            field_of_view=field_of_view(refined.camera),
             rival=tries[1].count if len(tries) > 1 else 0,
         )
         verdict, reason = judge(evidence)
@@ -413,7 +413,7 @@ def _rank(pose: Pose) -> tuple[int, int]:
     return -VERDICTS.index(pose.verdict), pose.inliers
 
 
-def _field_of_view(camera: pycolmap.Camera) -> float:
+def field_of_view(camera: pycolmap.Camera) -> float:
     """Degrees across the longer side of a pinhole camera of this focal length."""
     side = max(camera.width, camera.height)
     return float(2 * np.degrees(np.arctan(side / 2 / camera.mean_focal_length())))

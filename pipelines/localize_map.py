@@ -56,10 +56,15 @@ class LoadedMap:
         depth: median distance of a point from a camera that sees it, in units of the map.
     """
 
-    def __init__(self, folder: Path, record: MapRecord | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        record: MapRecord | None = None,
+        model: pycolmap.Reconstruction | None = None,
+    ) -> None:
         """
         Args:
-            record: of a map that has none yet.
+            record, model: of a map that has none yet.
 
         Raises:
             DatabaseMissingError, DatabaseCorruptError
@@ -67,7 +72,7 @@ class LoadedMap:
         files = MapFolder(folder)
         self.folder = files.folder
         self.record = record or files.read_record()
-        self.model = files.read_model()
+        self.model = model or files.read_model()
         measured = self.record.systematic
         self.systematic = SYSTEMATIC if measured is None else measured
         ids = sorted(self.model.point3D_ids())

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import pycolmap
 
 from locate.errors import ImageError
 from locate.images import read_photo
 from locate.types import Array, Features
 from pipelines.extraction import Clock, extract_turned
-from pipelines.localize import Localizer, PriorPose, _field_of_view, _Try
+from pipelines.localize import Localizer, PriorPose, Try
 from pipelines.localize_camera import QueryCamera, choose_camera
 from pipelines.localize_rig_files import RigCamera
 from pipelines.localize_rig_solve import compose
@@ -102,11 +101,6 @@ def agreeing_images(localizer: Localizer, rows: Array) -> tuple[str, ...]:
     return localizer._agreeing_images(rows)
 
 
-def field_of_view(camera: pycolmap.Camera) -> float:
-    """Degrees across the longer side."""
-    return _field_of_view(camera)
-
-
 def _look(
     localizer: Localizer, path: Path, place: RigCamera, allowed: Array, count: int, seed: int
 ) -> Seen:
@@ -138,7 +132,7 @@ def _look(
     return best
 
 
-def _seen(empty: Seen, features: Features, tries: list[_Try], given: QueryCamera) -> Seen:
+def _seen(empty: Seen, features: Features, tries: list[Try], given: QueryCamera) -> Seen:
     """The matches with all places of the map, as another photo may tell which is right."""
     pairs = np.unique(
         np.concatenate([np.c_[t.matches.features, t.matches.points] for t in tries]), axis=0

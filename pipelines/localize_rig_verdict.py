@@ -10,7 +10,8 @@ import numpy as np
 from locate.pixels import to_colmap
 from locate.pose import NOT_LOCALIZED, UNCERTAIN
 from locate.types import Array
-from pipelines.localize_rig_look import Seen, field_of_view
+from pipelines.localize import field_of_view
+from pipelines.localize_rig_look import Seen
 from pipelines.localize_rig_solve import (
     RigSolution,
     RigView,
@@ -24,8 +25,8 @@ from pipelines.pose_files import invert
 from pipelines.pose_refine import refine_pose
 
 _AGREE = 0.5  # of the inliers that a photo alone is sure of must agree with the rig
-# Of `disagreement_of`. Pairs of photos of four scenes whose relative poses are true reach 4; where a
-# camera is turned by 0.1 degrees, 30 to 110, and by 0.3 degrees, 330 and more.
+# Of `disagreement_of`, whose expectation is 1 in a rig that is true. Up to here it widens the
+# covariance, beyond the pose is not relied upon.
 _APART = 100.0
 _ENOUGH = 12  # inliers of a photo for a pose of its own and its covariance
 

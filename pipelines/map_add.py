@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from locate.errors import DatabaseError, InputError
 from pipelines.build import add_photos, resolve
 from pipelines.extraction import Clock
 from pipelines.map_build import quiet, scale_errors, write_record
+from pipelines.map_calibrate import measure_share
 from pipelines.map_features import choose_pairs, mapped_rows, median_scale
 from pipelines.map_folder import MapFolder, Progress
 from pipelines.map_matches import (
@@ -94,6 +96,7 @@ def add_to_map(
                 placed = _register(folder, model, median_scale(catalog), workers, seed, tell)
                 if placed:
                     model.update_point_3d_errors()
+                    record = replace(record, systematic=measure_share(folder, record, model))
                     folder.write_model(model)
             clock.lap("mapping")
             report = summarize(

@@ -128,6 +128,8 @@ def build_map(
             if finished is not None:
                 return finished
             models = _map(folder, catalog, mapper, workers, seed, tell)
+            record = MapRecord(MADE_BY, require_info(catalog).name)
+            record = replace(record, systematic=measure_share(folder, record, models[0]))
             # No map from here to the new record: the old place on earth fits the new model no more.
             folder.record.unlink(missing_ok=True)
             folder.write_model(models[0])
@@ -139,18 +141,16 @@ def build_map(
                 separate=[set(model.reg_image_ids()) for model in models[1:]],
                 seconds=clock.seconds,
             )
-            write_record(folder, MapRecord(MADE_BY, require_info(catalog).name), settings, report)
+            write_record(folder, record, settings, report)
             return report
 
 
 def write_record(
     folder: MapFolder, record: MapRecord, settings: Mapping[str, object], report: MapReport
 ) -> None:
-    """Put `map.json` in place, with what the map was made from, by which it is known to be finished, and
-    how honest its covariances are."""
+    """Put `map.json` in place, with what the map was made from, by which it is known to be finished."""
     summary = {"settings": dict(settings), "report": report.to_json()}
-    share = measure_share(folder, record) if report.points else None
-    folder.write_record(replace(record, systematic=share, summary=summary))
+    folder.write_record(replace(record, summary=summary))
 
 
 def finished_report(folder: MapFolder, settings: Mapping[str, object]) -> MapReport | None:

@@ -38,15 +38,19 @@ _PART_OF_COMMON = 3  # photos that must see a point that is used for one of them
 _CONDITION = 1e8  # of a point's normal equations; beyond, its rays are parallel
 
 
-def measure_share(folder: MapFolder, record: MapRecord) -> float | None:
+def measure_share(
+    folder: MapFolder, record: MapRecord, model: pycolmap.Reconstruction
+) -> float | None:
     """The share of systematic errors in the residuals of a map's own photos, within `SHARES`; None if
     fewer than six of them can be localized by the others.
 
     Args:
-        folder: holds features and a model.
-        record: that the map has or will have.
+        folder: holds the features.
+        record, model: that the map will have.
     """
-    map_ = LoadedMap(folder.folder, record)
+    if not model.num_points3D():
+        return None
+    map_ = LoadedMap(folder.folder, record, model)
     rows = np.unique(
         np.linspace(0, len(map_.images) - 1, min(_PHOTOS, len(map_.images))).astype(int)
     )

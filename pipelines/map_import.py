@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -24,6 +25,7 @@ from pipelines.datasets_localization import PosedPhoto
 from pipelines.extraction import Clock
 from pipelines.labels import label_rule
 from pipelines.map_build import MAX_ERROR, finished_report, write_record
+from pipelines.map_calibrate import measure_share
 from pipelines.map_evidence import Evidence
 from pipelines.map_features import (
     claim,
@@ -125,6 +127,9 @@ def import_map(
             misfits = evidence.misfits(pairs)
             fitting = {i: photo for i, photo in photos.items() if i not in misfits}
             made = _triangulated(evidence, fitting, pairs, seed)
+        units = "metre" if metric else "arbitrary"
+        record = MapRecord(MADE_BY, require_info(catalog).name, units)
+        record = replace(record, systematic=measure_share(folder, record, made))
         folder.record.unlink(missing_ok=True)  # no map from here to the new record
         folder.write_model(made)
         tell("mapping", len(photos), len(photos))
@@ -142,8 +147,6 @@ def import_map(
             unused=others | misfits,
             seconds=clock.seconds,
         )
-        units = "metre" if metric else "arbitrary"
-        record = MapRecord(MADE_BY, require_info(catalog).name, units)
         write_record(folder, record, settings, report)
         return report
 

@@ -35,8 +35,7 @@ from locate.types import Array
 from pipelines.map_features import mapped_rows, working_side
 
 RATIO = 0.85  # Lowe's test, in the order of ids
-# Of random pairs of photos of four real scenes that show different ones, 0 of 255 have as many inliers
-# at 2 px; at COLMAP's 15 inliers and 4 px, which suit its larger images, 129 of 255 pass.
+# COLMAP's 15 inliers and 4 px suit its larger images; here they let pairs of different scenes pass.
 MIN_INLIERS = 20
 PRIOR_FOCAL = 1.2  # times the long side: COLMAP's guess where EXIF says nothing
 FILM_WIDTH = 36.0  # mm, of the long side that EXIF's 35 mm equivalent refers to

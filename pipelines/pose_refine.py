@@ -108,7 +108,17 @@ def refine_pose(
     """
     freedom = freedom or Freedom()
     problem = Problem(points, world_points, camera, freedom, loss_scale)
-    state = State(cam_from_world, camera, np.zeros(len(LENS)))
+    state = solve(problem, State(cam_from_world, camera, np.zeros(len(LENS))))
+    parts = None if state is None else problem.covariances(state)
+    if state is None or parts is None:
+        return None
+    share = float(np.hypot(systematic, SYSTEMATIC_LENS)) if problem.has_priors else systematic
+    return Refined(state.cam_from_world, state.camera, *parts, share, problem.residuals(state))
+
+
+def solve(problem: Problem, state: State) -> State | None:
+    """The minimum near `state`, its priors weighed by the noise that shows there; None if the points do
+    not determine it."""
     for _ in range(2 if problem.has_priors else 1):
         found = minimize(problem, state)
         variance = None if found is None else problem.variance(found)
@@ -116,11 +126,7 @@ def refine_pose(
             return None
         state = found
         problem.weigh_priors(variance)
-    parts = problem.covariances(state)
-    if parts is None:
-        return None
-    share = float(np.hypot(systematic, SYSTEMATIC_LENS)) if problem.has_priors else systematic
-    return Refined(state.cam_from_world, state.camera, *parts, share, problem.residuals(state))
+    return state
 
 
 def minimize(problem: Problem, state: State) -> State | None:

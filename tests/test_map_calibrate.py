@@ -161,7 +161,10 @@ def test_points_without_a_photo_are_where_the_others_put_them(map_):
 def test_the_share_of_a_map_is_in_its_record(folder):
     record = MapFolder(folder).read_record()
     assert SHARES[0] <= record.systematic <= SHARES[1]
-    assert measure_share(MapFolder(folder), record) == record.systematic
+    assert (
+        measure_share(MapFolder(folder), record, MapFolder(folder).read_model())
+        == record.systematic
+    )
     assert LoadedMap(folder).systematic == record.systematic
 
 
@@ -175,7 +178,7 @@ def test_a_lens_that_fits_badly_shows(folder, tmp_path):
         f, cx, cy = camera.params
         camera.params = [f, cx + 3, cy]
     out.write_model(model)
-    assert measure_share(out, out.read_record()) > 10 * good
+    assert measure_share(out, out.read_record(), out.read_model()) > 10 * good
 
 
 def test_a_map_of_few_photos_knows_none(folder, tmp_path):
@@ -186,6 +189,6 @@ def test_a_map_of_few_photos_knows_none(folder, tmp_path):
         model.deregister_frame(image.frame_id)
     out.write_model(model)
     record = out.read_record()
-    assert measure_share(out, record) is None
+    assert measure_share(out, record, out.read_model()) is None
     out.write_record(type(record)(**(vars(record) | {"systematic": None})))
     assert LoadedMap(out.folder).systematic == pytest.approx(0.25)
