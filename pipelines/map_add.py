@@ -21,7 +21,7 @@ from index.vectors.files import is_intact
 from locate.errors import DatabaseError, InputError
 from pipelines.build import add_photos, resolve
 from pipelines.extraction import Clock
-from pipelines.map_build import quiet, scale_errors, write_record
+from pipelines.map_build import quiet, scale_errors, summed_up
 from pipelines.map_calibrate import measure_share
 from pipelines.map_features import choose_pairs, mapped_rows, median_scale
 from pipelines.map_folder import MapFolder, Progress
@@ -92,24 +92,27 @@ def add_to_map(
                 progress=lambda done, total: tell("matching", done, total),
             )
             clock.lap("matching")
+            placed: list[int] = []
             if new & mapped_rows(catalog).keys():
                 placed = _register(folder, model, median_scale(catalog), workers, seed, tell)
                 if placed:
                     model.update_point_3d_errors()
                     record = replace(record, systematic=measure_share(folder, record, model))
-                    folder.write_model(model)
             clock.lap("mapping")
             report = summarize(
-                pycolmap.Reconstruction(folder.model),
+                model if placed else folder.read_model(),
                 catalog,
                 verified_pairs(folder.matches),
                 added=new,
                 seconds=clock.seconds,
             )
             settings = record.summary.get("settings", {})
-            write_record(
-                folder, record, settings | {"matches": fingerprint(folder.matches)}, report
-            )
+            settings = settings | {"matches": fingerprint(folder.matches)}
+            record = summed_up(record, settings, report)
+            if placed:
+                folder.write(model, record)
+            else:
+                folder.write_record(record)
             return report
 
 

@@ -106,7 +106,7 @@ def build_map(
             assert images is not None
             roots = look_at(images, folder, extractor, weights, workers, tell)
         with lock.writer(folder.features), Catalog.create(folder.features) as catalog:
-            require_unique_names(folder, catalog, roots)
+            require_unique_names(catalog, roots)
             require_local(require_info(catalog))
             clock.lap("features")
             synchronize(folder.matches, catalog)
@@ -130,27 +130,21 @@ def build_map(
             models = _map(folder, catalog, mapper, workers, seed, tell)
             record = MapRecord(MADE_BY, require_info(catalog).name)
             record = replace(record, systematic=measure_share(folder, record, models[0]))
-            # No map from here to the new record: the old place on earth fits the new model no more.
-            folder.record.unlink(missing_ok=True)
-            folder.write_model(models[0])
             clock.lap("mapping")
             report = summarize(
-                pycolmap.Reconstruction(folder.model),
+                models[0],
                 catalog,
                 verified_pairs(folder.matches),
                 separate=[set(model.reg_image_ids()) for model in models[1:]],
                 seconds=clock.seconds,
             )
-            write_record(folder, record, settings, report)
+            folder.write(models[0], summed_up(record, settings, report))
             return report
 
 
-def write_record(
-    folder: MapFolder, record: MapRecord, settings: Mapping[str, object], report: MapReport
-) -> None:
-    """Put `map.json` in place, with what the map was made from, by which it is known to be finished."""
-    summary = {"settings": dict(settings), "report": report.to_json()}
-    folder.write_record(replace(record, summary=summary))
+def summed_up(record: MapRecord, settings: Mapping[str, object], report: MapReport) -> MapRecord:
+    """With what the map was made from, by which it is known to be finished, and how it came out."""
+    return replace(record, summary={"settings": dict(settings), "report": report.to_json()})
 
 
 def finished_report(folder: MapFolder, settings: Mapping[str, object]) -> MapReport | None:

@@ -13,7 +13,6 @@ from index.catalog import Catalog
 from index.records import Entry, ImageRow
 from index.vectors.local_records import NEIGHBOURS
 from locate.errors import (
-    DatabaseCorruptError,
     DatabaseMismatchError,
     DatabaseMissingError,
     InputError,
@@ -26,7 +25,7 @@ from pipelines.scan import scan
 from pipelines.shortlist import Searches
 from pipelines.triangulate import ALL_PAIRS, PARTNERS
 
-_OWN = {"features", "model", "model.new", "model.old", "matches.db", "map.json", "lock", "mapping"}
+_OWN = {"features", "model", "model.new", "model.old", "matches.db", "lock", "mapping"}
 
 
 def claim(out: Path, made_by: str) -> MapFolder:
@@ -56,7 +55,7 @@ def claim(out: Path, made_by: str) -> MapFolder:
     return folder
 
 
-def require_unique_names(folder: MapFolder, catalog: Catalog, current: Collection[int]) -> None:
+def require_unique_names(catalog: Catalog, current: Collection[int]) -> None:
     """The model names its images by the paths of the catalogue, which two roots may share.
 
     Args:
@@ -85,7 +84,6 @@ def require_unique_names(folder: MapFolder, catalog: Catalog, current: Collectio
                 "or make the map of the folder that holds both"
             )
     if gone:
-        _withdraw(folder, gone)
         catalog.remove(sorted(gone))
         refresh_vectors(catalog)
         refresh_local(catalog)
@@ -167,13 +165,6 @@ def look_at(
         root = images.resolve()
         rows = [row for row in catalog.images() if catalog.roots()[row.root_id] == root]
     gone = [row.id for row in rows if row.path not in found]
-    changed = [
-        row.id
-        for row in rows
-        if row.path in found
-        and (row.file.bytes, row.file.mtime_ns) != (found[row.path].bytes, found[row.path].mtime_ns)
-    ]
-    _withdraw(folder, {*gone, *changed})
     build_index(
         images,
         folder.features,
@@ -209,7 +200,6 @@ def copy_index(index: Path, folder: MapFolder, tell: Progress) -> set[int]:
                 kept.add(key)
             elif row.root_id in roots.values():
                 gone.append(row.id)
-        _withdraw(folder, set(gone))
         catalog.remove(gone)
         new_keys = [key for key in wanted if key not in kept]
         for start in range(0, len(new_keys), COMMIT_IMAGES):
@@ -251,16 +241,3 @@ def _entry(source: Catalog, key: tuple[int, str], row: ImageRow) -> Entry:
     if row.status != "ok":
         return Entry(key[0], row.path, row.label, row.file, error=row.error)
     return Entry(key[0], row.path, row.label, row.file, row.info, source.extraction(row.id))
-
-
-def _withdraw(folder: MapFolder, image_ids: set[int]) -> None:
-    """No finished map any more if its model shows photos that are about to go or to change: their
-    features would be taken for those that the model was made of."""
-    if not image_ids or not folder.exists():
-        return
-    try:
-        shown = bool(image_ids & set(folder.read_model().images))
-    except DatabaseCorruptError:
-        shown = True
-    if shown:
-        folder.record.unlink()

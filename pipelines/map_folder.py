@@ -2,13 +2,16 @@
 
     features/    a database as `locate build-index` makes them: what was seen in each photo
     model/       a COLMAP model (binary), which COLMAP opens: cameras, poses, points, and which keypoint
-                 sees which point. Keypoint k of an image is feature k of the photo of the same name
+                 sees which point. Keypoint k of an image is feature k of the photo of the same name.
+                 Beside it map.json: what made the map; and where it lies on the earth, if that is
+                 known (`georef`)
     matches.db   a COLMAP database: the verified matches, kept so that photos can be added later
-    map.json     what made it; and where it lies on the earth, if that is known (`georef`)
 
 The photos are copied nowhere; landmarks that are removed from the index that a map was made of, or its
-folder, leave the map as it is. A new model is written beside the old one and put in its place by two
-renames; one that is killed between them is found again.
+folder, leave the map as it is. A new model is written beside the old one, its record in it, and put in
+its place by two renames; one that is killed between them is found again. So there is a map at every
+instant from the first one on. Photos that change while it is made again have new ids in the features, so
+that the old model does without them until the new one is there.
 """
 
 from __future__ import annotations
@@ -32,7 +35,8 @@ from locate.errors import (
     DatabaseMissingError,
 )
 
-_FILES = ("cameras.bin", "images.bin", "points3D.bin")
+_RECORD = "map.json"
+_FILES = ("cameras.bin", "images.bin", "points3D.bin", _RECORD)
 # Sizes and checksums of the model's files: COLMAP does not return from some that are damaged, and takes
 # others as they are.
 _SIZES = "sizes.json"
@@ -67,7 +71,16 @@ class MapFolder:
         self.features = self.folder / "features"
         self.model = self.folder / "model"
         self.matches = self.folder / "matches.db"
-        self.record = self.folder / "map.json"
+
+    @property
+    def record(self) -> Path:
+        """`map.json` of the model that counts."""
+        return self._current / _RECORD
+
+    @property
+    def _current(self) -> Path:
+        """The model; the old one if a writer was killed while it changed them."""
+        return self.model if _whole(self.model) or not _whole(self._old) else self._old
 
     @property
     def _old(self) -> Path:
@@ -75,7 +88,7 @@ class MapFolder:
 
     def exists(self) -> bool:
         """Whether there is a finished map."""
-        return self.record.is_file() and (_whole(self.model) or _whole(self._old))
+        return _whole(self._current)
 
     def read_record(self) -> MapRecord:
         """
@@ -104,12 +117,11 @@ class MapFolder:
         return made
 
     def read_model(self) -> pycolmap.Reconstruction:
-        """The model; the old one if a writer was killed while it changed them.
-
+        """
         Raises:
             DatabaseCorruptError: its files are missing or damaged.
         """
-        folder = self.model if _whole(self.model) else self._old
+        folder = self._current
         try:
             sizes = json.loads((folder / _SIZES).read_text("utf-8"))
             for name, written in sizes.items():
@@ -130,12 +142,12 @@ class MapFolder:
             ) from error
 
     def write_record(self, record: MapRecord) -> None:
-        """Write `map.json`, whole or not at all. Hold the lock."""
+        """Change the record of the model that is there, wholly or not at all. Hold the lock."""
         with self._speaking(), beside(self.record) as temporary:
-            temporary.write_text(json.dumps({"version": _VERSION, **vars(record)}, indent=1))
+            temporary.write_text(_text(record))
 
-    def write_model(self, model: pycolmap.Reconstruction) -> None:
-        """Put `model` in the place of the one that is there. Hold the lock."""
+    def write(self, model: pycolmap.Reconstruction, record: MapRecord) -> None:
+        """Put `model` and its record in the place of those that are there. Hold the lock."""
         new = self.folder / "model.new"
         with self._speaking():
             self.recover()
@@ -144,6 +156,7 @@ class MapFolder:
             model.write_binary(new)
             sizes = {file.name: _seal(file) for file in sorted(new.iterdir())}
             (new / _SIZES).write_text(json.dumps(sizes))
+            (new / _RECORD).write_text(_text(record))
             for file in new.iterdir():
                 with file.open("rb") as stream:
                     os.fsync(stream.fileno())
@@ -178,6 +191,10 @@ class _Speaking:
                 f"cannot write the map in {self._folder} ({error}); free some space, check the "
                 "permissions and run the same command again; the old map is still there"
             ) from error
+
+
+def _text(record: MapRecord) -> str:
+    return json.dumps({"version": _VERSION, **vars(record)}, indent=1)
 
 
 def _seal(file: Path) -> list[object]:

@@ -24,7 +24,7 @@ from pipelines.build import Job
 from pipelines.datasets_localization import PosedPhoto
 from pipelines.extraction import Clock
 from pipelines.labels import label_rule
-from pipelines.map_build import MAX_ERROR, finished_report, write_record
+from pipelines.map_build import MAX_ERROR, finished_report, summed_up
 from pipelines.map_calibrate import measure_share
 from pipelines.map_evidence import Evidence
 from pipelines.map_features import (
@@ -97,7 +97,7 @@ def import_map(
         require_local(require_info(catalog))
         job.index({root: [look(images / name, images) for name in sorted(posed.poses)]})
         job.finish()
-        require_unique_names(folder, catalog, {root})
+        require_unique_names(catalog, {root})
         clock.lap("features")
         photos = _posed_photos(catalog, root, images, posed)
         synchronize(folder.matches, catalog, {i: photo.camera for i, photo in photos.items()})
@@ -130,8 +130,6 @@ def import_map(
         units = "metre" if metric else "arbitrary"
         record = MapRecord(MADE_BY, require_info(catalog).name, units)
         record = replace(record, systematic=measure_share(folder, record, made))
-        folder.record.unlink(missing_ok=True)  # no map from here to the new record
-        folder.write_model(made)
         tell("mapping", len(photos), len(photos))
         clock.lap("mapping")
         named = {row.id: row.path for row in catalog.images("ok")}
@@ -141,13 +139,13 @@ def import_map(
             if name not in posed.poses
         }
         report = summarize(
-            pycolmap.Reconstruction(folder.model),
+            made,
             catalog,
             verified_pairs(folder.matches),
             unused=others | misfits,
             seconds=clock.seconds,
         )
-        write_record(folder, record, settings, report)
+        folder.write(made, summed_up(record, settings, report))
         return report
 
 

@@ -34,8 +34,7 @@ def telling(name):
     return told
 
 
-for name in ("write_model", "write_record"):
-    setattr(MapFolder, name, telling(name))
+MapFolder.write = telling("write")
 print("ready", flush=True)
 build_map(Path(sys.argv[2]), images=Path(sys.argv[1]), extractor="sift", workers=1, progress=tell)
 print("done", flush=True)

@@ -22,9 +22,11 @@ from PIL import Image
 from index.catalog import Catalog
 from index.records import FileState, ImageRow
 from locate.errors import DatabaseMismatchError, DatabaseMissingError, InputError
+from locate.pose import LOCALIZED
 from locate.types import PhotoInfo
 from pipelines import map_features
 from pipelines.build import build_index, remove_images
+from pipelines.localize import Localizer
 from pipelines.map_add import add_to_map
 from pipelines.map_build import build_map
 from pipelines.map_features import choose_pairs
@@ -299,7 +301,7 @@ def test_what_a_kill_left_half_written_is_written_again(lost, church, built, tmp
 def test_ctrl_c_while_colmap_maps(mapper, church, built, tmp_path):
     out, told = tmp_path / "map", []
     shutil.copytree(built[0], out)
-    (out / "map.json").unlink()
+    MapFolder(out).record.unlink()
 
     def interrupt(stage, *event):
         if stage == "mapping":
@@ -336,7 +338,7 @@ def test_kill_at_random_instants(church, built, tmp_path):
         process = start(church, out)
         _, problems = process.communicate()
         assert process.returncode == 0, problems
-        assert {*folder.folder.iterdir()} >= {folder.model, folder.matches, folder.record}
+        assert {*folder.folder.iterdir()} >= {folder.model, folder.matches}
         assert not (out / "mapping").exists()
         assert fingerprint(folder.matches) == fingerprint(built[0] / "matches.db")
         assert pairs_of(folder.matches) == pairs_of(built[0] / "matches.db")
@@ -344,6 +346,35 @@ def test_kill_at_random_instants(church, built, tmp_path):
         assert poses_of(made).keys() == poses_of(truth).keys()
         for name, pose in poses_of(made).items():
             np.testing.assert_allclose(pose, poses_of(truth)[name], atol=1e-6)
+
+
+def test_a_rebuild_that_is_killed_leaves_a_map_that_localizes(church, tmp_path):
+    """Photos that the model shows have changed and gone, so every stage has something to do."""
+    photos, out = tmp_path / "photos", tmp_path / "map"
+    shutil.copytree(church, photos)
+    build_map(out, images=photos, extractor="sift", workers=1)
+    old = {*poses_of(MapFolder(out).read_model())}
+    (photos / "06.jpg").unlink()
+    Image.open(church / "05.jpg").rotate(180).save(photos / "05.jpg", quality=95)
+    for stage, wanted in (("features", 1), ("matching", 3), ("mapping", 2), ("before write", 1)):
+        process = start(photos, out)
+        assert process.stdout.readline() == "ready\n", process.stderr.read()
+        seen = 0
+        while seen < wanted:
+            line = process.stdout.readline()
+            assert line, f"nothing of the stage {stage} was left to be killed in"
+            seen += stage in line
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert {*poses_of(MapFolder(out).read_model())} == old
+        with Localizer(out, workers=1) as localizer:
+            # The new 05 is not taken for the one that the old model was made of.
+            assert {image.name for image in localizer.map.images} <= old - {"05.jpg"}
+            assert localizer.localize(photos / "01.jpg").verdict == LOCALIZED
+    process = start(photos, out)
+    assert process.communicate()[1] is not None
+    assert process.returncode == 0
+    assert {*poses_of(MapFolder(out).read_model())} == old - {"06.jpg"}
 
 
 def pairs_of(path):

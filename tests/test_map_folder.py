@@ -31,6 +31,7 @@ from pipelines.localize_map import LoadedMap
 from pipelines.map_folder import MapFolder, MapRecord
 
 ROOT = Path(__file__).resolve().parents[1]
+OTHER = MapRecord("import-map", "gem")
 RECORD = MapRecord("build-map", "sift", "metre", {"scale": 2.0}, 0.3, {"settings": {"seed": 1}})
 
 
@@ -60,8 +61,7 @@ def tiny_model(points=3):
 def small(tmp_path):
     """A map of three points, as far as its model and record go."""
     folder = MapFolder(tmp_path / "map")
-    folder.write_model(tiny_model())
-    folder.write_record(RECORD)
+    folder.write(tiny_model(), RECORD)
     return folder
 
 
@@ -95,7 +95,7 @@ def rebuilt(old, more=None):
 
 
 def leftovers(folder):
-    return sorted(file.name for file in folder.folder.iterdir() if file.name != "map.json")
+    return sorted(file.name for file in folder.folder.iterdir())
 
 
 # --- record and model
@@ -112,7 +112,7 @@ def test_what_is_written_is_read(small):
         np.testing.assert_array_equal(
             model.images[i].cam_from_world().matrix(), image.cam_from_world().matrix()
         )
-    small.write_model(tiny_model(5))
+    small.write(tiny_model(5), RECORD)
     assert small.read_model().num_points3D() == 5
     assert leftovers(small) == ["model"]
 
@@ -123,7 +123,7 @@ def test_no_map_says_how_to_make_one(tmp_path, small):
         with pytest.raises(DatabaseMissingError, match=r"no finished map at .*locate build-map"):
             MapFolder(folder).read_record()
     assert not (tmp_path / "nowhere").exists()
-    for name in ("points3D.bin", "images.bin", "cameras.bin"):
+    for name in ("points3D.bin", "images.bin", "cameras.bin", "map.json"):
         shutil.copytree(small.folder, tmp_path / name)
         (tmp_path / name / "model" / name).unlink()
         with pytest.raises(DatabaseMissingError, match="no finished map"):
@@ -172,16 +172,17 @@ def test_a_kill_between_the_renames_leaves_a_model(small, monkeypatch, instant):
 
     monkeypatch.setattr(Path, "rename", killed)
     with pytest.raises(KeyboardInterrupt):
-        small.write_model(tiny_model(5))
+        small.write(tiny_model(5), OTHER)
     monkeypatch.undo()
     assert len(calls) == instant
-    assert small.exists()
-    assert small.read_model().num_points3D() == 3
-    small.recover()
+    for _ in range(2):
+        assert small.exists()
+        assert small.read_model().num_points3D() == 3
+        assert small.read_record() == RECORD  # the model's own
+        small.recover()
     assert small.model.is_dir()
     assert "model.old" not in leftovers(small)
-    assert small.read_model().num_points3D() == 3
-    small.write_model(tiny_model(4))
+    small.write(tiny_model(4), RECORD)
     assert small.read_model().num_points3D() == 4
     assert leftovers(small) == ["model"]
 
@@ -189,7 +190,7 @@ def test_a_kill_between_the_renames_leaves_a_model(small, monkeypatch, instant):
 def test_recovery_prefers_the_new_model(small):
     """Killed after both renames, before the old one was deleted."""
     shutil.copytree(small.model, small.folder / "model.old")
-    small.write_model(tiny_model(4))
+    small.write(tiny_model(4), RECORD)
     shutil.copytree(small.model, small.folder / "model.old")
     (small.folder / "model.old" / "cameras.bin").unlink()
     small.recover()
@@ -197,7 +198,7 @@ def test_recovery_prefers_the_new_model(small):
     assert small.read_model().num_points3D() == 4
 
 
-@pytest.mark.parametrize("part", ["model", "record", "fsync"])
+@pytest.mark.parametrize("part", ["model", "record", "both", "fsync"])
 def test_a_write_that_fails_leaves_the_old(small, monkeypatch, part):
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -208,17 +209,18 @@ def test_a_write_that_fails_leaves_the_old(small, monkeypatch, part):
 
     if part == "fsync":
         monkeypatch.setattr(os, "fsync", full)
-    elif part == "record":
+    elif part in ("record", "both"):
         monkeypatch.setattr(Path, "write_text", full)
     write, what = {
-        "model": (small.write_model, Full()),
-        "record": (small.write_record, MapRecord("import-map", "gem")),
-        "fsync": (small.write_model, tiny_model(5)),
+        "model": (small.write, (Full(), OTHER)),
+        "record": (small.write_record, (OTHER,)),
+        "both": (small.write, (tiny_model(5), OTHER)),
+        "fsync": (small.write, (tiny_model(5), OTHER)),
     }[part]
     with pytest.raises(
         DatabaseError, match=r"cannot write the map in .*the old map is still there"
     ):
-        write(what)
+        write(*what)
     monkeypatch.undo()
     assert small.read_record() == RECORD
     assert small.read_model().num_points3D() == 3
@@ -248,7 +250,6 @@ def test_damaged_models_are_errors_at_once(town, tmp_path):
     for number, (file, damage) in enumerate(DAMAGES.values()):
         model = tmp_path / str(number) / "model"
         shutil.copytree(town[1] / "model", model)
-        shutil.copy(town[1] / "map.json", tmp_path / str(number))
         (model / file).write_bytes(damage((model / file).read_bytes()))
     code = (
         "import sys; from pathlib import Path; from locate.errors import LocateError\n"
@@ -317,7 +318,7 @@ def test_features_of_a_photo_that_are_gone_or_changed(copy):
 
 
 def test_keypoints_that_are_not_the_features(copy):
-    copy.write_model(rebuilt(copy.read_model(), more="church/02.jpg"))
+    copy.write(rebuilt(copy.read_model(), more="church/02.jpg"), copy.read_record())
     with pytest.raises(
         DatabaseCorruptError, match=r"church/02\.jpg has \d+ keypoints in the model, but \d+ feat"
     ):
@@ -328,7 +329,7 @@ def test_a_model_without_points(copy):
     model = copy.read_model()
     for point_id in list(model.point3D_ids()):
         model.delete_point3D(point_id)
-    copy.write_model(model)
+    copy.write(model, copy.read_record())
     with pytest.raises(DatabaseMissingError, match="has no points; make it again"):
         LoadedMap(copy.folder)
 
@@ -376,7 +377,7 @@ def test_a_device_with_several_cameras_has_none(copy):
     """Where each photo has a camera of its own, a query must not get that of any."""
     assert len(LoadedMap(copy.folder).devices) == 4  # one a focal length
     old = copy.read_model()
-    copy.write_model(rebuilt(old))
+    copy.write(rebuilt(old), copy.read_record())
     shared = LoadedMap(copy.folder).devices
     lengths = [image.camera.mean_focal_length() for image in old.images.values()]
     assert len(shared) == sum(lengths.count(length) == 1 for length in set(lengths)) < 4
