@@ -18,9 +18,8 @@ from locate.pose import Camera
 from locate.types import PhotoInfo
 from pipelines.pose_models import make_camera, read_cameras_text
 from pipelines.pose_refine import Freedom
-from pipelines.sensors import sensor_width
+from pipelines.sensors import exif_focal
 
-FILM_WIDTH = 36.0  # mm, of the 35 mm film that EXIF's equivalent focal lengths refer to
 _GUESS = 1.2  # focal length in units of the longer side: COLMAP's, near that of a phone
 # Standard deviations. Of phones and compact cameras, EXIF rounds to whole millimetres or knows the lens
 # at infinity only; a principal point is rarely further than 1 % of the photo from its middle.
@@ -122,21 +121,6 @@ def simple_camera(focal: float, size: tuple[int, int]) -> pycolmap.Camera:
     """
     params = [focal, size[0] / 2, size[1] / 2, 0.0]
     return pycolmap.Camera(model="SIMPLE_RADIAL", width=size[0], height=size[1], params=params)
-
-
-def exif_focal(info: PhotoInfo) -> float | None:
-    """The focal length in pixels by EXIF; None where it is silent.
-
-    The equivalent for 35 mm film is a matter of the diagonal or of the width, depending on the maker;
-    the width is the usual one, and for 3:2 sensors they agree. Else the width of the sensor comes from
-    a table of cameras.
-    """
-    if info.focal_35mm:
-        return info.focal_35mm / FILM_WIDTH * max(info.size)
-    width = sensor_width(info.camera)
-    if info.focal_mm and width:
-        return info.focal_mm / width * max(info.size)
-    return None
 
 
 def plain_camera(camera: pycolmap.Camera, source: str) -> Camera:

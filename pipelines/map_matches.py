@@ -33,12 +33,12 @@ from locate.matching import match_mutual
 from locate.pixels import to_colmap
 from locate.types import Array
 from pipelines.map_features import mapped_rows, working_side
+from pipelines.sensors import exif_focal
 
 RATIO = 0.85  # Lowe's test, in the order of ids
 # COLMAP's 15 inliers and 4 px suit its larger images; here they let pairs of different scenes pass.
 MIN_INLIERS = 20
 PRIOR_FOCAL = 1.2  # times the long side: COLMAP's guess where EXIF says nothing
-FILM_WIDTH = 36.0  # mm, of the long side that EXIF's 35 mm equivalent refers to
 _MAX_IMAGES = 2147483647  # COLMAP's kMaxNumImages: pair id = that * smaller image id + larger one
 
 Pair = tuple[int, int]
@@ -51,11 +51,11 @@ def exif_camera(row: ImageRow) -> tuple[tuple[object, ...], pycolmap.Camera]:
     info, (width, height) = row.info, row.info.size
     focal = info.focal_35mm or info.focal_mm
     key = (row.id,) if not (info.camera and focal) else (info.camera, focal, width, height)
-    pixels = PRIOR_FOCAL if info.focal_35mm is None else info.focal_35mm / FILM_WIDTH
+    known = exif_focal(info)
     camera = pycolmap.Camera.create_from_model_name(
-        row.id, "SIMPLE_RADIAL", pixels * max(width, height), width, height
+        row.id, "SIMPLE_RADIAL", known or PRIOR_FOCAL * max(width, height), width, height
     )
-    camera.has_prior_focal_length = info.focal_35mm is not None
+    camera.has_prior_focal_length = known is not None
     return key, camera
 
 

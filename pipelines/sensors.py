@@ -1,4 +1,4 @@
-"""Widths of the sensors of cameras whose EXIF gives a focal length in millimetres only.
+"""Focal lengths by EXIF, and widths of the sensors of cameras that tell it in millimetres only.
 
 By family, as makers put one size of sensor into a line of cameras. Phones are not in it: they write the
 35 mm equivalent themselves. From the makers' data sheets.
@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+
+from locate.types import PhotoInfo
+
+FILM_WIDTH = 36.0  # mm, of the 35 mm film that EXIF's equivalent focal lengths refer to
 
 # (what the camera's name, maker and model, matches; width in mm). The first that fits counts.
 SENSORS: Sequence[tuple[str, float]] = (
@@ -44,6 +48,21 @@ SENSORS: Sequence[tuple[str, float]] = (
     (r"imx219", 3.68),
     (r"imx708", 6.45),
 )
+
+
+def exif_focal(info: PhotoInfo) -> float | None:
+    """The focal length in pixels by EXIF; None where it is silent.
+
+    The equivalent for 35 mm film is a matter of the diagonal or of the width, depending on the maker;
+    the width is the usual one, and for 3:2 sensors they agree. Else the width of the sensor comes from
+    a table of cameras.
+    """
+    if info.focal_35mm:
+        return info.focal_35mm / FILM_WIDTH * max(info.size)
+    width = sensor_width(info.camera)
+    if info.focal_mm and width:
+        return info.focal_mm / width * max(info.size)
+    return None
 
 
 def sensor_width(camera: str | None) -> float | None:

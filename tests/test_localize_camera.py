@@ -15,7 +15,6 @@ from pipelines.localize_camera import (
     Device,
     choose_camera,
     device_of,
-    exif_focal,
     plain_camera,
     unknown_camera,
 )
@@ -35,7 +34,7 @@ from pipelines.localize_verdict import (
     spread_of,
 )
 from pipelines.pose_refine import rotation_of
-from pipelines.sensors import sensor_width
+from pipelines.sensors import exif_focal, sensor_width
 
 SIZE = (1520, 1006)
 PINHOLE = [1380.0, 1382.0, 760.0, 503.0]
