@@ -41,6 +41,12 @@ def _delf(**settings: Any) -> Extractor:
     return Delf.from_pretrained(**settings)
 
 
+def _steered(**settings: Any) -> Extractor:
+    from locate.extractors.steered.extractor import Steered
+
+    return Steered.from_pretrained(**settings)
+
+
 def _ur2kid(**settings: Any) -> Extractor:
     from locate.extractors.ur2kid.extractor import UR2KiD
 
@@ -58,6 +64,7 @@ EXTRACTORS: Mapping[str, Callable[..., Extractor]] = {
     "delf": _delf,
     "gem": _gem,
     "sift": _sift,
+    "steered": _steered,
     "ur2kid": _ur2kid,
 }
 

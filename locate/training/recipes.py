@@ -25,6 +25,12 @@ def _delf() -> type[Recipe]:
     return DelfRecipe
 
 
+def _steered() -> type[Recipe]:
+    from locate.extractors.steered.recipe import SteeredRecipe
+
+    return SteeredRecipe
+
+
 def _ur2kid() -> type[Recipe]:
     from locate.extractors.ur2kid.recipe import UR2KiDRecipe
 
@@ -34,6 +40,7 @@ def _ur2kid() -> type[Recipe]:
 RECIPES: Mapping[str, Callable[[], type[Recipe]]] = {
     "d2net": _d2net,
     "delf": _delf,
+    "steered": _steered,
     "ur2kid": _ur2kid,
 }
 

@@ -1,0 +1,30 @@
+"""Trained weights that come with the package, and what is known of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from locate.extractors.weights import Record, file_hash, read_record
+
+_FOLDER = Path(__file__).parent
+SCORES = _FOLDER / "scores.json"  # written by benchmarks/accuracy.py
+
+# By the name of the system; beside each file lies nothing that is needed to use it.
+SHIPPED: Mapping[str, Path] = {"steered": _FOLDER / "steered/weights.safetensors"}
+
+
+def record_of(system: str) -> Record:
+    """Where the shipped weights of a system come from; `WeightsError` if the installation is damaged."""
+    return read_record(SHIPPED[system])
+
+
+def scores_of(system: str) -> dict[str, float]:
+    """What the shipped weights reach, by measure; empty if other weights were measured last."""
+    if not SCORES.is_file():
+        return {}
+    stored = json.loads(SCORES.read_text("utf-8")).get(system, {})
+    if stored.get("weights") != file_hash(SHIPPED[system]):
+        return {}
+    return dict(stored["scores"])

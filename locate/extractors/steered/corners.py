@@ -1,0 +1,101 @@
+"""Where to look: corners at several scales, to a fraction of a pixel.
+
+Shi and Tomasi, "Good Features to Track", CVPR 1994: the smaller eigenvalue of the second-moment matrix
+of the gradient, at its local maxima over the image, at every level of a pyramid. A corner is found again
+more precisely than what networks this small learn to detect (`docs/experiments.md`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from locate.pixels import resize_points
+from locate.types import Array
+
+_BLUR = 1.5  # pixels: of the image before its gradient is taken, at each level
+_WINDOW = 5  # pixels: side of the window of the second-moment matrix
+_RADIUS = 3  # pixels: a corner is the strongest within so many to either side
+_BORDER = 4  # pixels at the border of a level in which nothing is detected
+_LEAST = 1e-5  # strength, for grey values of 0 to 1: below there is only noise
+_FURTHEST = 0.7  # pixels: a maximum that lies further from its pixel is none
+
+SETTINGS = {"blur": _BLUR, "window": _WINDOW, "radius": _RADIUS, "least": _LEAST}
+
+
+def corners(grey: Array, scales: Sequence[float]) -> tuple[Array, Array, Array]:
+    """
+    Args:
+        grey: H x W uint8.
+        scales: of the levels, 1 and less.
+
+    Returns:
+        N x 2 float64 places (x, y) in pixels of the image; N places in `scales`; N float32 strengths.
+        Level by level.
+    """
+    height, width = grey.shape
+    points, levels, strengths = [np.zeros((0, 2))], [np.zeros(0, np.int64)], [np.zeros(0)]
+    for number, scale in enumerate(scales):
+        size = (round(width * scale), round(height * scale))
+        if min(size) <= 2 * _BORDER:
+            continue
+        level = cv2.resize(grey, size, interpolation=cv2.INTER_AREA) if scale < 1 else grey
+        found, values = _at(level.astype(np.float32) / 255)
+        points.append(resize_points(found, size, (width, height)))
+        levels.append(np.full(len(found), number, np.int64))
+        strengths.append(values)
+    return (
+        np.concatenate(points),
+        np.concatenate(levels),
+        np.concatenate(strengths).astype(np.float32),
+    )
+
+
+def distinct(points: Array, side: float) -> Array:
+    """Which points to keep so that hardly two show the same spot: the first of those that share a cell
+    of a grid, and of these again the first in the cells of a grid that is half a cell further.
+
+    Args:
+        points: N x 2, the best first.
+        side: of a cell, in the points' unit.
+
+    Returns:
+        Indices, ascending.
+    """
+    kept = np.arange(len(points))
+    for offset in (0.0, 0.5):
+        cells = np.floor(points[kept] / side + offset).astype(np.int64)
+        _, first = np.unique(cells, axis=0, return_index=True)
+        kept = kept[np.sort(first)]
+    return kept
+
+
+def _at(image: Array) -> tuple[Array, Array]:
+    """The corners of one level and their strengths."""
+    smooth = cv2.GaussianBlur(image, (0, 0), _BLUR)
+    strength = cv2.cornerMinEigenVal(smooth, _WINDOW, ksize=3)
+    highest = cv2.dilate(strength, np.ones((2 * _RADIUS + 1,) * 2, np.uint8))
+    inner = np.s_[_BORDER:-_BORDER, _BORDER:-_BORDER]
+    peak = (strength == highest)[inner] & (strength[inner] > _LEAST)
+    y, x = (index + _BORDER for index in np.nonzero(peak))
+    # The maximum of the parabola through the nine values around (Brown and Lowe, BMVC 2002).
+    here = strength[y, x]
+    right, left = strength[y, x + 1], strength[y, x - 1]
+    below, above = strength[y + 1, x], strength[y - 1, x]
+    dx, dy = (right - left) / 2, (below - above) / 2
+    dxx, dyy = right - 2 * here + left, below - 2 * here + above
+    dxy = (
+        strength[y + 1, x + 1]
+        - strength[y + 1, x - 1]
+        - strength[y - 1, x + 1]
+        + strength[y - 1, x - 1]
+    ) / 4
+    determinant = dxx * dyy - dxy**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        step = np.stack(
+            (-(dyy * dx - dxy * dy) / determinant, -(dxx * dy - dxy * dx) / determinant), axis=1
+        )
+    good = (determinant > 0) & (np.abs(step) < _FURTHEST).all(axis=1)
+    return (np.stack((x, y), axis=1) + step)[good].astype(np.float64), here[good]

@@ -1,0 +1,140 @@
+"""Steered features as an extractor: corners at several scales, described by the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from locate.errors import InputError
+from locate.extractors.base import ExtractorInfo
+from locate.extractors.detection import resize_image, to_input
+from locate.extractors.shipped import SHIPPED
+from locate.extractors.steered.corners import SETTINGS, corners, distinct
+from locate.extractors.steered.fold import folded
+from locate.extractors.steered.network import MULTIPLE, SYSTEM, WIDTH, SteeredNetwork
+from locate.extractors.weights import file_hash, load_into, load_weights
+from locate.pixels import fit_size, resize_points
+from locate.types import Array, Extraction, Features
+
+SCALES = tuple(2 ** (-k / 2) for k in range(6))  # of the pyramid in which corners are found
+# Pixels at the working size: of corners that several levels find at one spot the strongest counts, else
+# the second nearest neighbour of a descriptor, by which matches are judged, would be the same spot.
+_CELL = 3.0
+
+
+class Steered:
+    """Steered features.
+
+    Args:
+        network: with its weights.
+        weights_hash: sha256 of the weights file.
+        max_keypoints: the best that are kept.
+        max_side: the image is shrunk so that its long side is at most this many pixels.
+        scales: of the pyramid in which corners are found; all compete.
+        seen_at: of the pyramid that the network looks at; a corner is described at the level that is
+            nearest to its own scale.
+        upright: photos are the right way up: descriptors are not turned, and tell more apart.
+    """
+
+    def __init__(
+        self,
+        network: SteeredNetwork,
+        weights_hash: str,
+        *,
+        max_keypoints: int = 2048,
+        max_side: int = 1024,
+        scales: Sequence[float] = SCALES,
+        seen_at: Sequence[float] = (1.0, 0.5, 0.25),
+        upright: bool = False,
+    ) -> None:
+        if max_keypoints < 1 or max_side < 1:
+            raise InputError(
+                f"max_keypoints and max_side must be at least 1, got {max_keypoints} and {max_side}"
+            )
+        for name, values in (("scales", scales), ("seen_at", seen_at)):
+            if not values or min(values) <= 0 or max(values) > 1:
+                raise InputError(f"{name} must be above 0 and at most 1, got {list(values)}")
+        self.max_side = max_side
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        plain = folded(network).to(self.device)
+        self._network = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._max_keypoints, self._upright = max_keypoints, upright
+        self._scales, self._seen_at = tuple(scales), tuple(seen_at)
+        ratios = np.log(np.array(self._scales)[:, None] / np.array(self._seen_at))
+        self._level_of = np.abs(ratios).argmin(axis=1)
+        self.info = ExtractorInfo(
+            name=SYSTEM,
+            weights=weights_hash,
+            settings={
+                "max_keypoints": max_keypoints,
+                "max_side": max_side,
+                "scales": [round(scale, 4) for scale in self._scales],
+                "seen_at": list(self._seen_at),
+                "upright": upright,
+                "corners": SETTINGS | {"cell": _CELL},
+            },
+            local_dim=WIDTH,
+            rotation_invariant=not upright,
+        )
+
+    @classmethod
+    def from_pretrained(cls, weights: Path | None = None, **settings: Any) -> Steered:
+        """Args:
+            weights: a file of `locate train steered`; None for those that come with the package.
+            settings: those of the constructor.
+
+        Raises:
+            WeightsError: the file is missing or does not fit.
+        """
+        weights = weights or SHIPPED[SYSTEM]
+        tensors, record = load_weights(weights, SYSTEM)
+        network = SteeredNetwork(tuple(record.settings["widths"]), record.settings["fields"])
+        load_into(network, tensors, weights)
+        return cls(network, file_hash(weights), **settings)
+
+    def extract(
+        self,
+        pixels: Array,
+        size: tuple[int, int] | None = None,
+        *,
+        local: bool = True,  # noqa: ARG002  there is nothing else to give
+    ) -> Extraction:
+        height, width = pixels.shape[:2]
+        size = size or (width, height)
+        working = fit_size((width, height), self.max_side)
+        image = resize_image(pixels, working)
+        points, scales, strengths = corners(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), self._scales)
+        order = np.argsort(-strengths, kind="stable")
+        best = order[distinct(points[order], _CELL)][: self._max_keypoints]
+        points, scales, strengths = points[best], scales[best], strengths[best]
+        descriptors = np.zeros((len(points), WIDTH), np.float32)
+        with torch.inference_mode():
+            for number, scale in enumerate(self._seen_at):
+                here = np.flatnonzero(self._level_of[scales] == number)
+                if len(here):
+                    level = (max(1, round(working[0] * scale)), max(1, round(working[1] * scale)))
+                    descriptors[here] = self._describe(
+                        resize_image(image, level), resize_points(points[here], working, level)
+                    )
+        features = Features(
+            keypoints=resize_points(points, working, size).astype(np.float32),
+            scores=strengths,
+            descriptors=descriptors,
+            image_size=size,
+        )
+        return Extraction(features, None)
+
+    def _describe(self, pixels: Array, points: Array) -> Array:
+        """N x 128 float32 at N x 2 points in pixels of the image."""
+        maps = self._network(to_input(pixels, self.device, MULTIPLE))
+        places = torch.from_numpy(points).to(self.device, torch.float32)[None]
+        directions = places.new_tensor((1.0, 0.0)).expand_as(places)
+        if not self._upright:
+            directions = self._network.directions_at(maps, places)
+        found = self._network.descriptors_at(maps, places, directions)
+        return np.asarray(found[0].float().cpu().numpy())

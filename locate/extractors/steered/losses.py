@@ -1,0 +1,47 @@
+"""The losses: one direction for one spot, and no spot taken for another.
+
+All take matched rows: row i of a and row i of b are the same spot.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_EPSILON = 1e-9
+
+
+def contrastive_loss(a: Tensor, b: Tensor, temperature: float, apart: Tensor) -> Tensor:
+    """InfoNCE both ways: each row shall find its partner among all rows of the other side (van den
+    Oord, Li, Vinyals 2018, eq. 4; both directions as in Radford et al. 2021).
+
+    Args:
+        a, b: N x D unit vectors.
+        temperature: similarities are divided by it.
+        apart: N x N bool, whether row j of b may count as a wrong answer for row i of a, and the other
+            way round.
+    """
+    similarities = a @ b.T / temperature
+    same = torch.eye(len(a), dtype=torch.bool, device=a.device)
+    similarities = similarities.masked_fill(~(apart | same), -torch.inf)
+    right = torch.arange(len(a), device=a.device)
+    there = functional.cross_entropy(similarities, right)
+    back = functional.cross_entropy(similarities.T, right)
+    return (there + back) / 2
+
+
+def direction_loss(a: Tensor, b: Tensor, turns: Tensor) -> Tensor:
+    """1 - cosine between the direction at a spot in b and that in a as it would appear in b.
+
+    Args:
+        a, b: N x 2 unit vectors.
+        turns: N x 2 x 2, the derivative of b's pixels by a's.
+    """
+    moved = functional.normalize((turns @ a.unsqueeze(-1)).squeeze(-1), dim=-1, eps=_EPSILON)
+    return mean(1 - (moved * b).sum(dim=-1))
+
+
+def mean(values: Tensor) -> Tensor:
+    """The mean; 0, which teaches nothing, if there are none."""
+    return values.sum() / max(1, values.numel())

@@ -1,0 +1,141 @@
+"""The network: a C4-equivariant pyramid, and descriptors at keypoints.
+
+Everything up to the maps turns with the image by construction (`group`). At a keypoint the maps give a
+direction; the places around it at which the descriptor looks are turned by it, and so are the channels,
+so that the descriptor does not change when the image is turned. Training makes that hold between
+quarter turns too.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from locate.extractors.grids import Grid, sample
+from locate.extractors.steered.group import (
+    TURNS,
+    FieldNorm,
+    GroupConv,
+    steered,
+    vectors,
+)
+
+SYSTEM = "steered"
+MULTIPLE = 32  # the sides of an image must be multiples of it
+MAPS = Grid(4, 1.5)  # where the cells of `Maps.fields` lie
+WIDTH = 128  # of a descriptor
+
+_GREY = (0.299, 0.587, 0.114)  # Rec. 601
+_SPACING = 8.0  # pixels between the 3 x 3 places that a descriptor looks at
+_EPSILON = 1e-6
+
+
+class Maps(NamedTuple):
+    """Attributes:
+    fields: B x 4 F x H / 4 x W / 4, what descriptors are made of.
+    directions: B x 4 x H / 4 x W / 4, one field.
+    """
+
+    fields: Tensor
+    directions: Tensor
+
+
+class Block(nn.Sequential):
+    """Convolution, normalisation, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, size: int = 3, stride: int = 1) -> None:
+        super().__init__(
+            GroupConv(inputs, outputs, size, stride), FieldNorm(outputs), nn.ReLU(inplace=True)
+        )
+
+
+class Residual(nn.Module):
+    """x + two convolutions of it."""
+
+    def __init__(self, fields: int) -> None:
+        super().__init__()
+        self.first = Block(fields, fields)
+        self.second = GroupConv(fields, fields)
+        self.norm = FieldNorm(fields)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.relu(x + self.norm(self.second(self.first(x))))
+
+
+class SteeredNetwork(nn.Module):
+    """
+    Args:
+        widths: fields at strides 2, 4, 8, 16 and 32.
+        fields: of the map that descriptors are made of.
+    """
+
+    grey: Tensor
+    around: Tensor
+
+    def __init__(
+        self, widths: tuple[int, int, int, int, int] = (6, 8, 16, 32, 32), fields: int = 16
+    ) -> None:
+        super().__init__()
+        self.widths, self.fields = tuple(widths), fields
+        w2, w4, w8, w16, w32 = widths
+        self.stem = nn.Sequential(Block(0, w2, 4, 2), Block(w2, w2))
+        self.to4 = nn.Sequential(Block(w2, w4, 2, 2), Residual(w4))
+        self.to8 = nn.Sequential(Block(w4, w8, 2, 2), Residual(w8))
+        self.to16 = nn.Sequential(Block(w8, w16, 2, 2), Residual(w16))
+        self.to32 = nn.Sequential(Block(w16, w32, 2, 2), Residual(w32))
+        self.lateral = nn.ModuleList(GroupConv(w, fields, 1) for w in (w4, w8, w16, w32))
+        self.join = nn.ModuleList(Block(fields, fields) for _ in range(2))  # at strides 8 and 4
+        self.direction = GroupConv(fields, 1, 1)
+        self.describe = nn.Sequential(
+            nn.Linear(5 * 9 * fields, 256), nn.ReLU(inplace=True), nn.Linear(256, WIDTH)
+        )
+        self.register_buffer("grey", torch.tensor(_GREY).view(1, 3, 1, 1), persistent=False)
+        steps = torch.tensor((-_SPACING, 0.0, _SPACING)) / MAPS.stride
+        around = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=-1).reshape(-1, 2)
+        self.register_buffer("around", around, persistent=False)
+
+    def forward(self, images: Tensor) -> Maps:
+        """
+        Args:
+            images: B x 3 x H x W, RGB 0..255, sides multiples of 32.
+        """
+        x = (images * self.grey).sum(dim=1, keepdim=True) / 64 - 2
+        at4 = self.to4(self.stem(x))
+        at8 = self.to8(at4)
+        at16 = self.to16(at8)
+        at32 = self.to32(at16)
+        deep = self.lateral[2](at16) + _double(self.lateral[3](at32))
+        deep = self.join[0](self.lateral[1](at8) + _double(deep))
+        fields = self.join[1](self.lateral[0](at4) + _double(deep))
+        return Maps(fields, self.direction(fields))
+
+    def directions_at(self, maps: Maps, points: Tensor) -> Tensor:
+        """Unit vectors B x N x 2 at points B x N x 2 in pixels."""
+        found = vectors(sample(maps.directions, MAPS.to_map(points)))
+        length: Tensor = found.norm(dim=-1, keepdim=True)
+        return found / (length + _EPSILON)
+
+    def descriptors_at(self, maps: Maps, points: Tensor, directions: Tensor) -> Tensor:
+        """Unit vectors B x N x 128.
+
+        Args:
+            points: B x N x 2 in pixels.
+            directions: B x N x 2, unit vectors: which way is "right". (1, 0) for all gives upright
+                descriptors.
+        """
+        batch, count = points.shape[:2]
+        along = directions.unsqueeze(2)
+        across = torch.stack((-along[..., 1], along[..., 0]), dim=-1)
+        x, y = self.around[:, :1], self.around[:, 1:]
+        places = MAPS.to_map(points).unsqueeze(2) + x * along + y * across
+        seen = sample(maps.fields, places.flatten(1, 2))
+        seen = seen.view(batch, count, len(self.around), self.fields, TURNS)
+        turned = steered(seen, along.expand(-1, -1, len(self.around), -1))
+        return functional.normalize(self.describe(turned.flatten(2)), dim=-1)
+
+
+def _double(x: Tensor) -> Tensor:
+    return functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)

@@ -1,0 +1,324 @@
+"""How the steered network is trained: by a teacher that sees upright photos, and by known turns.
+
+The teacher's descriptors of a photo are what a student shall find in any view of it, however it is
+turned, when it is told which way up the view is. In two views of a photo, or two photos that the teacher
+matched, it has to find the same without being told; at the teacher's keypoints and, in views of one
+photo, at corners as well, since these are what it will be asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from locate.errors import InputError
+from locate.extractors.steered import losses
+from locate.extractors.steered.corners import corners
+from locate.extractors.steered.network import MULTIPLE, SYSTEM, SteeredNetwork
+from locate.extractors.weights import load_into, load_weights
+from locate.images import read_photo
+from locate.pixels import apply_homography, resize_points
+from locate.training.correspondences import load_pairs
+from locate.training.homographies import HomographySettings, random_homography, render_view
+from locate.training.photometric import PhotometricSettings, photometric_noise
+from locate.training.photos import PhotoPool, Split
+from locate.training.recipe import Batch, Recipe, Stage, images_to_tensor
+from locate.training.teacher import load_teacher
+from locate.types import Array
+
+_READ_SIDE = 640  # pixels: photos are kept in memory at this size
+_TRIES = 6  # draws of a pair of views until it shares enough
+_BORDER = 4.0  # pixels: points nearer to the border of a view do not count
+_NEAR = 4.0  # pixels: points so near to each other are not told apart
+_TEMPERATURE = 0.04
+_JITTER = 0.6  # pixels: keypoints of two photos are never quite the same spot
+_SCALES = (1.0, 0.71, 0.5)  # of the pyramid in which corners are found
+_MOST_CORNERS = 600  # of a photo
+_WEIGHTS = {"contrast": 1.0, "teacher": 3.0, "directions": 0.5}
+
+
+class _View(NamedTuple):
+    """A view, the photo's keypoints that lie in it, as places in their list and in pixels, and the
+    derivatives of the view's pixels by the photo's at them."""
+
+    image: Array
+    rows: Array
+    points: Array
+    derivatives: Array
+
+
+class SteeredRecipe(Recipe):
+    """
+    Args:
+        teacher: a file of a teacher's features, see `locate.training.teacher`. Photos without any are
+            not used.
+        matches: a file of pairs whose points are keypoints of the teacher's, see
+            `locate.training.correspondences`; None for views of single photos alone.
+        start_weights: a file of an earlier training of the same network to go on from.
+        widths: of the network, in fields.
+        fields: of the map that descriptors are made of.
+        crop: side of the views in pixels, a multiple of 32.
+        pairs: of views in a batch.
+        points: correspondences that are drawn of each pair.
+        matched: share of the pairs that are two photos of one scene.
+    """
+
+    system = SYSTEM
+
+    def __init__(
+        self,
+        teacher: Path | None = None,
+        matches: Path | None = None,
+        start_weights: Path | None = None,
+        *,
+        widths: tuple[int, ...] = (6, 8, 16, 32, 32),
+        fields: int = 16,
+        crop: int = 224,
+        pairs: int = 8,
+        points: int = 224,
+        matched: float = 0.35,
+    ) -> None:
+        if crop < 64 or crop % MULTIPLE or min(pairs, points) < 1 or not 0 <= matched <= 1:
+            raise InputError(
+                "steered: crop must be 64, 96, ... pixels, pairs and points at least 1, matched 0 to 1; "
+                f"got {crop}, {pairs}, {points}, {matched}"
+            )
+        self.stages = (
+            Stage("distil", steps=12000, learning_rate=2e-3, clip=5.0),
+            Stage("refine", steps=3000, learning_rate=3e-4, clip=5.0),
+        )
+        self._teacher_file = None if teacher is None else Path(teacher)
+        self._matches_file = None if matches is None else Path(matches)
+        self._widths, self._fields = tuple(widths), fields
+        self._start = start_weights
+        self._crop, self._pairs, self._points, self._share = crop, pairs, points, matched
+        self._warp = HomographySettings(
+            rotation=25, full_circle=0.6, scale=(0.7, 1.4), perspective=0.2, translation=0.12
+        )
+        self._light = PhotometricSettings()
+
+    def prepare(self, data: Path, cache: Path) -> None:  # noqa: ARG002
+        if self._teacher_file is None:
+            raise InputError(
+                "steered learns from a teacher: name its features by --set teacher=FILE "
+                "(locate.training.teacher says what is in it)"
+            )
+        self._teacher = load_teacher(self._teacher_file, data)
+        photos = [path for path in self._teacher.keypoints if path.is_file()]
+        if not photos:
+            raise InputError(f"{data} holds none of the photos of {self._teacher_file}")
+        for share in (0.05, 0.2, 0.5):  # of a few photos more are held out, so that one is
+            self._pool = PhotoPool(photos, data, share)
+            if len(self._pool.held_out):
+                break
+        self._found: dict[int, Array] = {}
+        self._place = {path: i for i, path in enumerate(self._pool.paths)}
+        aside = set(self._pool.held_out.tolist())
+        self._matched: list[tuple[int, int, Array]] = []
+        if self._matches_file is not None and self._share:
+            for pair in load_pairs(self._matches_file, data):
+                a, b = self._place.get(pair.image_a), self._place.get(pair.image_b)
+                if a is None or b is None or {a, b} & aside:
+                    continue
+                rows_a = _rows(self._teacher.keypoints[pair.image_a], pair.points_a)
+                rows_b = _rows(self._teacher.keypoints[pair.image_b], pair.points_b)
+                both = (rows_a >= 0) & (rows_b >= 0)
+                if both.sum() >= 16:
+                    self._matched.append((a, b, np.stack((rows_a[both], rows_b[both]), axis=1)))
+        self._words = (
+            f"{len(self._pool.train)} photos of {data.name} and {len(self._matched)} pairs of them as "
+            f"{self._teacher.name} sees them; {len(self._pool.held_out)} photos held out"
+        )
+
+    def describe(self) -> str:
+        return self._words
+
+    def network(self) -> SteeredNetwork:
+        network = SteeredNetwork(self._widths, self._fields)  # type: ignore[arg-type]
+        if self._start is not None:
+            load_into(network, load_weights(self._start, SYSTEM)[0], self._start)
+        return network
+
+    def begin(self, network: nn.Module, stage: Stage) -> Iterable[nn.Parameter]:  # noqa: ARG002
+        network.train()
+        return network.parameters()
+
+    def batch(self, stage: Stage, rng: np.random.Generator, *, held_out: bool = False) -> Batch:  # noqa: ARG002
+        """images: 2 P x 3 x S x S, a and b of each pair in turn; points 2 P x N x 2, of which the first
+        `counts[p]` of pair p count; derivatives 2 P x N x 2 x 2 of view by photo; descriptors
+        2 P x N x D of the teacher, zeros where it has none; `one[p]` whether pair p shows one photo."""
+        which: Split = "held_out" if held_out else "train"
+        drawn = [self._draw(rng, which) for _ in range(self._pairs)]
+        views = [view for a, b, _, _ in drawn for view in (a, b)]
+        points = np.zeros((len(views), self._points, 2), np.float32)
+        derivatives = np.zeros((len(views), self._points, 2, 2), np.float32)
+        descriptors = np.zeros((len(views), self._points, self._teacher.dim), np.float32)
+        counts = []
+        for p, (a, b, common, photos) in enumerate(drawn):
+            chosen = common[rng.permutation(len(common))[: self._points]]
+            counts.append(len(chosen))
+            for v, view, photo in ((2 * p, a, photos[0]), (2 * p + 1, b, photos[1])):
+                taught = self._teacher.descriptors[self._pool.paths[photo]]
+                places = chosen[:, v % 2]
+                points[v, : len(chosen)] = view.points[places]
+                derivatives[v, : len(chosen)] = view.derivatives[places]
+                rows = view.rows[places]
+                known = np.flatnonzero(rows < len(taught))
+                descriptors[v, known] = taught[rows[known]]
+        return {
+            "images": images_to_tensor(view.image for view in views),
+            "points": torch.from_numpy(points),
+            "derivatives": torch.from_numpy(derivatives),
+            "descriptors": torch.from_numpy(descriptors),
+            "counts": counts,
+            "one": [photos[0] == photos[1] for *_, photos in drawn],
+        }
+
+    def _draw(
+        self, rng: np.random.Generator, which: Split
+    ) -> tuple[_View, _View, Array, tuple[int, int]]:
+        """Two views, which of their points are the same (M x 2 places), and of which photos."""
+        matched = which == "train" and self._matched and rng.random() < self._share
+        best = None
+        for _ in range(_TRIES):
+            if matched:
+                a, b, rows = self._matched[int(rng.integers(len(self._matched)))]
+                rows = rows[rng.permutation(len(rows))]
+                spots = rows[0]
+                if not (self._pool.usable(a) and self._pool.usable(b)):
+                    continue
+            else:
+                a = b = self._pool.pick(rng, which)
+                count = len(self._keypoints(a))
+                rows = np.repeat(np.arange(count)[:, None], 2, axis=1)
+                spots = rows[int(rng.integers(count))] if count else None
+            if spots is None:
+                continue
+            views = (self._view(rng, a, int(spots[0])), self._view(rng, b, int(spots[1])))
+            common = _common(views[0].rows, views[1].rows, rows)
+            if best is None or len(common) > len(best[2]):
+                best = (*views, common, (a, b))
+                if len(common) >= self._points // 2:
+                    break
+        if best is None:
+            raise InputError("no photo of the training data can be used any more; look at the log")
+        return best
+
+    def _view(self, rng: np.random.Generator, index: int, spot: int) -> _View:
+        """A window with the keypoint `spot` in it, tilted and turned."""
+        photo = self._pool.read(index, _READ_SIDE)
+        keypoints = self._keypoints(index)
+        side = self._crop
+        least = 0.5 * min(photo.shape[:2]) / side
+        zoom = float(np.exp(rng.uniform(np.log(max(least, 0.6)), np.log(max(1.6, least)))))
+        # The spot lies somewhere in the middle half of the window, the window mostly in the photo.
+        room = np.array((photo.shape[1], photo.shape[0])) - zoom * side
+        corner = keypoints[spot] + 0.5 - zoom * side * rng.uniform(0.25, 0.75, 2)
+        corner = np.clip(corner, np.minimum(0, room), np.maximum(0, room))
+        shift = (0.5 - corner) / zoom - 0.5
+        window = np.array([[1 / zoom, 0, shift[0]], [0, 1 / zoom, shift[1]], [0, 0, 1]])
+        warp = random_homography(rng, (side, side), self._warp) @ window
+        image, valid = render_view(photo, warp, (side, side))
+        image = photometric_noise(image, rng, self._light)
+        image[~valid] = 0
+        points = apply_homography(warp, keypoints)
+        inside = np.all((points >= _BORDER) & (points <= side - 1 - _BORDER), axis=1)
+        inside &= keypoints @ warp[2, :2] + warp[2, 2] > 0
+        rows = np.flatnonzero(inside)
+        return _View(
+            image,
+            rows,
+            points[rows].astype(np.float32),
+            _derivatives(warp, keypoints[rows]).astype(np.float32),
+        )
+
+    def _keypoints(self, index: int) -> Array:
+        """Of a photo, N x 2 in the pixels that it is read at: the teacher's, then corners."""
+        found = self._found.get(index)
+        if found is None:
+            photo = self._pool.read(index, _READ_SIDE)
+            points, _, strengths = corners(cv2.cvtColor(photo, cv2.COLOR_RGB2GRAY), _SCALES)
+            best = np.argsort(-strengths, kind="stable")[:_MOST_CORNERS]
+            path, size = self._pool.paths[index], (photo.shape[1], photo.shape[0])
+            taught = self._teacher.keypoints[path].astype(np.float64)
+            taught = resize_points(taught, read_photo(path, min_long_side=1).info.size, size)
+            self._found[index] = found = np.concatenate((taught, points[best]))
+        return found
+
+    def losses(self, network: nn.Module, batch: Batch, stage: Stage) -> dict[str, Tensor]:  # noqa: ARG002
+        assert isinstance(network, SteeredNetwork)
+        maps = network(batch["images"])
+        # "Right" of the photo as it appears in the view, which tells the student what is up.
+        upright = nn.functional.normalize(batch["derivatives"][..., 0], dim=-1, eps=1e-9)
+        points = batch["points"] + _JITTER * torch.randn_like(batch["points"])
+        told = network.descriptors_at(maps, points, upright)
+        directions = network.directions_at(maps, points)
+        found = network.descriptors_at(maps, points, directions)
+        counts = torch.tensor(batch["counts"]).repeat_interleave(2)
+        mine = (torch.arange(points.shape[1]) < counts[:, None]).to(points.device)
+        taught = batch["descriptors"]
+        agreement = (told * taught).sum(dim=-1)[mine & (taught != 0).any(dim=-1)]
+        a, b = mine[0::2], mine[1::2]
+        parts = {
+            "teacher": losses.mean(1 - agreement),
+            "contrast": losses.contrastive_loss(
+                found[0::2][a], found[1::2][b], _TEMPERATURE, _apart(points, mine)
+            ),
+        }
+        # Rows of single photos, of which it is known how they are turned.
+        one = torch.tensor(batch["one"], device=points.device)[:, None] & a
+        derivatives = batch["derivatives"]
+        turns = derivatives[1::2][one] @ torch.linalg.inv(derivatives[0::2][one])
+        parts["directions"] = losses.direction_loss(
+            directions[0::2][one], directions[1::2][one], turns
+        )
+        total = sum(weight * parts[name] for name, weight in _WEIGHTS.items())
+        with torch.no_grad():
+            right = (found[0::2][a] @ found[1::2][b].T).argmax(dim=1)
+            parts["right"] = (right == torch.arange(len(right), device=right.device)).float().mean()
+        assert isinstance(total, Tensor)
+        return {"loss": total, **parts}
+
+    def settings(self) -> dict[str, Any]:
+        return {"widths": list(self._widths), "fields": self._fields}
+
+
+def _rows(keypoints: Array, points: Array) -> Array:
+    """For each point the row of the keypoint that it is, -1 if it is none."""
+    place = {tuple(k): i for i, k in enumerate(np.round(keypoints, 2).tolist())}
+    return np.array([place.get(tuple(p), -1) for p in np.round(points, 2).tolist()], np.int64)
+
+
+def _common(rows_a: Array, rows_b: Array, same: Array) -> Array:
+    """M x 2: places in `rows_a` and `rows_b` of the rows that `same` (K x 2) says are one spot."""
+    place_a = {int(row): i for i, row in enumerate(rows_a)}
+    place_b = {int(row): i for i, row in enumerate(rows_b)}
+    found = [(place_a[a], place_b[b]) for a, b in same.tolist() if a in place_a and b in place_b]
+    return np.array(found, np.int64).reshape(-1, 2)
+
+
+def _derivatives(homography: Array, points: Array) -> Array:
+    """N x 2 x 2: how the image of each of N x 2 points moves with it. For x -> (A x + t) / w(x) it is
+    (A - x' g) / w, with g the last row's first two numbers."""
+    depth = points @ homography[2, :2] + homography[2, 2]
+    moved = apply_homography(homography, points)
+    return np.asarray(
+        (homography[:2, :2] - moved[:, :, None] * homography[2, :2]) / depth[:, None, None]
+    )
+
+
+def _apart(points: Tensor, mine: Tensor) -> Tensor:
+    """N x N bool over all matched rows: not the same pair, or not near to each other in both views."""
+    pair = torch.arange(len(mine) // 2, device=mine.device)[:, None].expand(-1, mine.shape[1])
+    pair = pair[mine[0::2]]
+    apart = pair[:, None] != pair
+    for side in (0, 1):
+        places = points[side::2][mine[side::2]]
+        apart = apart | (torch.cdist(places, places) > _NEAR)
+    return apart

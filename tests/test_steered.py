@@ -1,0 +1,289 @@
+"""The steered network: what turns with the image does so exactly, folding changes nothing, and the
+losses are what their formulas say, by hand."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from locate.errors import InputError
+from locate.extractors.steered import extractor, losses
+from locate.extractors.steered.corners import corners, distinct
+from locate.extractors.steered.extractor import Steered
+from locate.extractors.steered.fold import folded
+from locate.extractors.steered.group import FieldNorm, GroupConv, steered, vectors
+from locate.extractors.steered.network import SteeredNetwork
+
+
+def turned(maps, fields=True):
+    """The maps B x C x H x W of an image that was turned by 90 degrees, counter-clockwise as seen."""
+    maps = torch.rot90(maps, 1, (2, 3))
+    if not fields:
+        return maps
+    batch, channels, height, width = maps.shape
+    return maps.view(batch, channels // 4, 4, height, width).roll(1, 2).reshape(maps.shape)
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    made = SteeredNetwork((2, 3, 4, 5, 6), 4)
+    for module in made.modules():
+        if isinstance(module, FieldNorm):  # as if trained
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, std=0.1)
+    return made.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def image():
+    return 255 * torch.rand(1, 3, 96, 128, generator=torch.Generator().manual_seed(1))
+
+
+# --- quarter turns
+
+
+@pytest.mark.parametrize(("inputs", "size", "stride"), [(0, 4, 2), (2, 3, 1), (2, 2, 2), (3, 1, 1)])
+def test_a_convolution_turns_with_its_input(inputs, size, stride):
+    torch.manual_seed(0)
+    convolution = GroupConv(inputs, 3, size, stride)
+    x = torch.rand(2, 4 * inputs or 1, 12, 16)
+    there = convolution(turned(x, fields=inputs > 0))
+    torch.testing.assert_close(there, turned(convolution(x)), atol=1e-5, rtol=0)
+
+
+def test_a_kernel_written_out_by_hand():
+    """Output o at turn r looks at input channel s with the weight of s - r, turned r times."""
+    torch.manual_seed(0)
+    convolution = GroupConv(2, 3, 3)
+    kernel, weight = convolution.kernel().detach().numpy(), convolution.weight.detach().numpy()
+    for f, r, g, s in np.ndindex(3, 4, 2, 4):
+        expected = np.rot90(weight[f, g, (s - r) % 4], r)
+        np.testing.assert_array_equal(kernel[4 * f + r, 4 * g + s], expected)
+
+
+def test_the_network_turns_with_the_image(network, image):
+    maps, there = network(image), network(torch.rot90(image, 1, (2, 3)))
+    for a, b in zip(maps, there, strict=True):
+        assert a.std() > 1e-3
+        torch.testing.assert_close(b, turned(a), atol=1e-4, rtol=0)
+
+
+def test_directions_turn_and_descriptors_do_not(network, image):
+    """A point (x, y) of an image of width W is (y, W - 1 - x) after the turn, a vector (x, y) is
+    (y, -x)."""
+    points = 16 + torch.rand(1, 40, 2) * torch.tensor((96.0, 64.0))
+    moved = torch.stack((points[..., 1], image.shape[-1] - 1 - points[..., 0]), -1)
+    maps, there = network(image), network(torch.rot90(image, 1, (2, 3)))
+    before, after = network.directions_at(maps, points), network.directions_at(there, moved)
+    expected = torch.stack((before[..., 1], -before[..., 0]), -1)
+    torch.testing.assert_close(after, expected, atol=1e-4, rtol=0)
+    assert (before.norm(dim=-1) - 1).abs().max() < 1e-3
+    a = network.descriptors_at(maps, points, before)
+    b = network.descriptors_at(there, moved, after)
+    torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
+    upright = torch.tensor((1.0, 0.0)).expand_as(points)
+    c = network.descriptors_at(there, moved, upright)
+    assert (a - c).norm(dim=-1).min() > 0.01  # told the wrong way up they change
+
+
+def test_fields_taken_apart_by_hand():
+    """Channel o of a field counts along the direction o, a quarter turn counter-clockwise each."""
+    ways = np.array([(1, 0), (0, -1), (-1, 0), (0, 1)])
+    field = np.random.default_rng(0).normal(size=4)
+    vector = vectors(torch.tensor(field))
+    np.testing.assert_allclose(vector, field @ ways)
+    angle = 0.7
+    u = np.array((math.cos(angle), math.sin(angle)))
+    found = steered(torch.tensor(field)[None], torch.tensor(u)).numpy()
+    across = np.array((-u[1], u[0]))
+    twice = field @ (1, -1, 1, -1)
+    expected = (
+        field.sum(), vector.numpy() @ u, vector.numpy() @ across,
+        twice * math.cos(2 * angle), twice * math.sin(2 * angle),
+    )  # fmt: skip
+    np.testing.assert_allclose(found, expected)
+    quarter = np.array((u[1], -u[0]))
+    again = steered(torch.tensor(np.roll(field, 1))[None], torch.tensor(quarter)).numpy()
+    np.testing.assert_allclose(again, found)
+
+
+def test_folding_changes_nothing(network, image):
+    plain = folded(network)
+    assert not any(isinstance(m, GroupConv | FieldNorm) for m in plain.modules())
+    for a, b in zip(network(image), plain(image), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+# --- losses
+
+
+def test_the_contrastive_loss_by_hand():
+    rng = np.random.default_rng(0)
+    a, b = (v / np.linalg.norm(v, axis=1, keepdims=True) for v in rng.normal(size=(2, 7, 5)))
+    apart = rng.random((7, 7)) < 0.7
+    apart &= apart.T
+    total = 0.0
+    for x, y in ((a, b), (b, a)):
+        for i in range(7):
+            rivals = [j for j in range(7) if j == i or apart[i, j]]
+            terms = np.exp([x[i] @ y[j] / 0.1 for j in rivals])
+            total -= math.log(terms[rivals.index(i)] / terms.sum()) / 14
+    found = losses.contrastive_loss(torch.tensor(a), torch.tensor(b), 0.1, torch.tensor(apart))
+    assert float(found) == pytest.approx(total)
+
+
+@pytest.mark.parametrize(("degrees", "expected"), [(0, 0), (90, 1), (180, 2), (60, 0.5)])
+def test_the_direction_loss_is_one_less_the_cosine(degrees, expected):
+    """Between where a direction should point after a turn and where it does."""
+    turn, off = math.radians(35), math.radians(degrees)
+    rotation = torch.tensor([(math.cos(turn), -math.sin(turn)), (math.sin(turn), math.cos(turn))])
+    a = torch.tensor([(0.6, 0.8)])
+    there = math.atan2(0.8, 0.6) + turn + off
+    b = torch.tensor([(math.cos(there), math.sin(there))])
+    loss = losses.direction_loss(a, b, 1.7 * rotation[None])
+    assert float(loss) == pytest.approx(expected, abs=1e-6)
+
+
+def test_losses_of_nothing_are_zero():
+    none = torch.zeros(0, 2)
+    assert float(losses.direction_loss(none, none, torch.zeros(0, 2, 2))) == 0
+    assert float(losses.mean(torch.zeros(0))) == 0
+
+
+# --- corners
+
+
+def squares(shift=(0.0, 0.0), size=(96, 80), turn=0.0):
+    """A soft grey image of a few turned squares, and where their corners are; drawn eight times as large
+    and averaged down, so that edges lie between pixels."""
+    big = np.full((8 * size[1], 8 * size[0]), 60, np.uint8)
+    places = []
+    for x, y, half, angle in ((24, 22, 9, 0.3), (66, 30, 11, 1.0), (40, 58, 8, 0.6)):
+        around = np.arange(4) * math.pi / 2 + angle + turn
+        points = np.stack((x + half * np.cos(around), y + half * np.sin(around)), 1) + shift
+        places.append(points)
+        cv2.fillPoly(big, [np.round((points + 0.5) * 8 - 0.5).astype(np.int32)], 200)
+    return cv2.resize(big, size, interpolation=cv2.INTER_AREA), np.concatenate(places)
+
+
+def test_corners_are_where_corners_are():
+    grey, truth = squares()
+    points, scales, strengths = corners(grey, (1.0,))
+    assert (scales == 0).all()
+    best = points[np.argsort(-strengths)[: len(truth)]]
+    apart = np.linalg.norm(best[:, None] - truth, axis=2)
+    assert sorted(apart.argmin(axis=1)) == list(range(len(truth)))
+    # A blurred corner moves inwards; all by the same way.
+    assert apart.min(axis=1).max() < 2.5
+    assert np.ptp(apart.min(axis=1)) < 0.35
+
+
+@pytest.mark.parametrize("shift", [(0.25, 0.5), (-0.4, 0.125), (3.5, -2.25)])
+def test_corners_move_with_the_image_between_pixels(shift):
+    before, after = (corners(squares(s)[0], (1.0,)) for s in ((0.0, 0.0), shift))
+    a, b = (found[0][np.argsort(-found[2])[:12]] for found in (before, after))
+    apart = np.linalg.norm(a[:, None] + shift - b, axis=2).min(axis=1)
+    assert np.median(apart) < 0.25
+    assert apart.max() < 0.4
+
+
+def test_corners_of_a_level_are_in_pixels_of_the_image():
+    """Of an image whose pixels are doubled, the half level is the image itself."""
+    grey, _ = squares()
+    doubled = np.repeat(np.repeat(grey, 2, axis=0), 2, axis=1)
+    one, half = corners(grey, (1.0,)), corners(doubled, (0.5,))
+    np.testing.assert_allclose(half[0] + 0.5, 2 * (one[0] + 0.5), atol=1e-6)
+    np.testing.assert_allclose(half[2], one[2], rtol=1e-5)
+    both = corners(doubled, (1.0, 0.5))
+    assert len(both[0]) == len(corners(doubled, (1.0,))[0]) + len(half[0])
+    assert np.bincount(both[1]).tolist() == [len(both[0]) - len(half[0]), len(half[0])]
+
+
+def test_the_strength_is_the_smaller_eigenvalue():
+    """Of the mean over the window of g g^T, with the gradient g by Sobel's differences, by hand."""
+    grey, _ = squares()
+    points, _, strengths = corners(grey, (1.0,))
+    image = cv2.GaussianBlur(grey.astype(np.float64) / 255, (0, 0), 1.5)
+    smooth, slope = np.array((1, 2, 1)), np.array((-1, 0, 1))
+    for k in np.argsort(-strengths)[:5]:
+        x, y = np.round(points[k]).astype(int)
+        moments = np.zeros((2, 2))
+        for row in range(y - 2, y + 3):
+            for column in range(x - 2, x + 3):
+                window = image[row - 1 : row + 2, column - 1 : column + 2]
+                g = np.array((smooth @ window @ slope, slope @ window @ smooth)) / 20
+                moments += np.outer(g, g)
+        assert strengths[k] == pytest.approx(np.linalg.eigvalsh(moments)[0], rel=1e-3)
+
+
+def test_distinct_points_by_hand():
+    points = np.array([(0.2, 0.2), (2.9, 2.9), (3.1, 3.1), (9.0, 0.1), (8.9, 0.1), (4.0, 4.0)])
+    # 1 shares the cell of 0, 5 that of 2; 3 and 4 that of the second grid.
+    assert distinct(points, 3.0).tolist() == [0, 2, 3]
+    assert distinct(np.zeros((0, 2)), 3.0).tolist() == []
+    rng = np.random.default_rng(0)
+    many = rng.uniform(0, 100, (3000, 2))
+    kept = distinct(many, 3.0)
+    assert kept[0] == 0
+    assert (np.diff(kept) > 0).all()
+    cells = np.floor(many[kept] / 3.0).astype(int)
+    assert len(np.unique(cells, axis=0)) == len(kept)
+    near = np.linalg.norm(many[:, None] - many[kept], axis=2).min(axis=1)
+    assert near.max() < 2 * 3.0 * math.sqrt(2)
+
+
+def test_flat_and_small_images_have_no_corners():
+    for shape in ((64, 64), (1, 1), (9, 200), (8, 8)):
+        points, scales, strengths = corners(np.full(shape, 90, np.uint8), (1.0, 0.5, 0.1))
+        assert len(points) == len(scales) == len(strengths) == 0
+
+
+# --- extractor
+
+
+def test_what_is_extracted_turns_with_the_image(network, texture):
+    """Of sides that are multiples of 32 at every level, so that nothing is padded."""
+    pixels = texture((256, 192))
+    made = Steered(network, "none", scales=(1.0, 0.5), seen_at=(1.0, 0.5))
+    a = made.extract(pixels).features
+    b = made.extract(np.ascontiguousarray(np.rot90(pixels))).features
+    assert len(a) > 50
+    moved = np.stack((a.keypoints[:, 1], 255 - a.keypoints[:, 0]), axis=1)
+    apart = np.linalg.norm(moved[:, None] - b.keypoints, axis=2)
+    same = apart.min(axis=1) < 1e-2
+    assert same.mean() > 0.95
+    cosines = (a.descriptors * b.descriptors[apart.argmin(axis=1)]).sum(axis=1)
+    assert np.percentile(cosines[same], 5) > 0.999
+    upright = Steered(network, "none", scales=(1.0,), seen_at=(1.0,), upright=True)
+    assert not upright.info.rotation_invariant
+    a, b = (upright.extract(p).features for p in (pixels, np.rot90(pixels).copy()))
+    moved = np.stack((a.keypoints[:, 1], 255 - a.keypoints[:, 0]), axis=1)
+    apart = np.linalg.norm(moved[:, None] - b.keypoints, axis=2)
+    cosines = (a.descriptors * b.descriptors[apart.argmin(axis=1)]).sum(axis=1)
+    assert np.median(cosines) < 0.99
+
+
+def test_levels_see_the_same(network, texture, monkeypatch):
+    """A doubled image at half its size is the image: the same descriptors, edges on edges."""
+    monkeypatch.setattr(extractor, "_CELL", 1e-6)  # all corners
+    pixels = texture((128, 96))
+    doubled = np.repeat(np.repeat(pixels, 2, axis=0), 2, axis=1)
+    one = Steered(network, "none", scales=(1.0,), seen_at=(1.0,)).extract(pixels).features
+    half = Steered(network, "none", scales=(0.5,), seen_at=(0.5,)).extract(doubled).features
+    np.testing.assert_allclose((half.keypoints + 0.5) / 2, one.keypoints + 0.5, atol=1e-3)
+    np.testing.assert_allclose(half.descriptors, one.descriptors, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"scales": ()}, {"scales": (2.0,)}, {"seen_at": (0.0,)}, {"max_keypoints": 0}]
+)
+def test_settings_that_make_no_sense(network, settings):
+    with pytest.raises(InputError, match="must be a"):
+        Steered(network, "none", **settings)
