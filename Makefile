@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DATA ?= ../shared/data
 WORK ?= build/bench
 
-.PHONY: setup demo test lint type format bench bench-retrieval bench-localize bench-learning bench-extractors clean
+.PHONY: setup demo test lint type format bench bench-retrieval bench-localize bench-learning bench-extractors bench-accuracy clean
 .DEFAULT_GOAL := help
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make bench-retrieval          accuracy on the labelled photos of DATA=$(DATA)"
 	@echo "make bench-localize           maps and poses: accuracy, honesty, speed (10 min)"
 	@echo "make bench-learning           train every system three times, compare with its start (1 h)"
+	@echo "make bench-accuracy           the shipped features against RootSIFT (20 min)"
 	@echo "make bench-extractors         all extractors in one table, with the weights of bench-learning (1 h)"
 
 setup: $(VENV)/.ready
@@ -86,6 +87,9 @@ bench-learning: setup
 bench-extractors: bench-learning
 	$(BIN)/python benchmarks/extractors.py --data $(DATA) --work $(WORK)/extractors --out docs \
 		--weights $(WORK)/learning/*-0/weights.safetensors
+
+bench-accuracy: setup
+	$(BIN)/python benchmarks/accuracy.py --data $(DATA) --work $(WORK)/extractors --out docs
 
 clean:
 	rm -rf build demo .pytest_cache .mypy_cache .ruff_cache

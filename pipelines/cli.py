@@ -10,7 +10,7 @@ from pathlib import Path
 
 from locate import __version__
 from locate.errors import LocateError
-from pipelines import evaluate_cli, exits, localize_cli, map_cli, train_cli
+from pipelines import evaluate_cli, exits, localize_cli, map_cli, models_cli, train_cli
 from pipelines.labels import RULES
 
 _SEARCHES = ("global", "local", "both")  # as pipelines.shortlist has them
@@ -73,6 +73,7 @@ def _command(name: str) -> Callable[[argparse.Namespace], int]:
         "add-to-map": map_cli.add_to_map,
         "georef": map_cli.georef,
         "localize": localize_cli.localize,
+        "models": models_cli.models,
         "train": train_cli.train,
         "evaluate": evaluate_cli.evaluate,
     }[name]
@@ -207,6 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     town.add_argument("--seed", type=int, default=0, help="another seed, another town")
     map_cli.add_map_parsers(printing)
     localize_cli.add_localize_parser(printing)
+    models_cli.add_models_parser(printing)
     train_cli.add_train_parser(printing)
     evaluate_cli.add_evaluate_parser(
         bare(

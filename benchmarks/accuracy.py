@@ -1,0 +1,178 @@
+"""The default against RootSIFT, by the common evaluation; and against a stronger peer if there is one.
+
+    python benchmarks/accuracy.py --data ../shared/data --work build/extractors --out docs \
+        [--peer PEER/bin/python --peer-tool ../shared/tools/peer.py]
+
+- MMA, homography accuracy (MAGSAC, mean of five orders): oxford-affine, 2048 keypoints, full size.
+- right matches: wxbs, the share of mutual nearest neighbours that are right at 3 px.
+- mAP, right at 1 %: eval/retrieval, web queries, every fifth photo of train/photos as a distractor;
+  the latter is the share of queries with a right answer above the score that 1 % of foreign ones reach.
+- fountain, Herz-Jesus: five folds on true poses, medians in millimetres and degrees, `locate evaluate
+  localization` at its defaults.
+- ms: of one image of 640 px, median of 20, two threads, one image at a time.
+
+The peer (ALIKED-n16, an environment of its own) joins the matching rows. What is finished in --work is
+not done again, but for the speed; `benchmarks/extractors.py` shares it. With --out the scores of the
+shipped weights are written beside them for `locate models`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from extractors import clicks, kept, over_all, retrieval, speed
+from PIL import Image
+
+from locate.extractors import registry, shipped
+from locate.extractors.base import Extractor, ExtractorInfo
+from locate.extractors.weights import file_hash
+from locate.types import Array, Extraction, Features
+from pipelines.evaluate_localization import evaluate_localization
+from pipelines.evaluate_matching import evaluate_matching
+from pipelines.report import Report, Table
+from pipelines.tables import print_report
+
+NAMES = ("sift", "gem+sift", "gem+steered")
+SCENES = ("fountain-P11", "Herz-Jesus-P25")
+THRESHOLDS = (1, 3, 5)
+_PEER = "aliked-n16"
+
+Scores = dict[str, float | None]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--work", type=Path, default=Path("build/extractors"))
+    parser.add_argument("--peer", help="the python of the peer's environment")
+    parser.add_argument("--peer-tool", type=Path, help="its tool")
+    parser.add_argument("--out", type=Path, help="write accuracy.md and accuracy.json here")
+    a = parser.parse_args()
+    torch.set_num_threads(2)
+    a.work.mkdir(parents=True, exist_ok=True)
+    rows: dict[str, Scores] = {}
+    for name in NAMES:
+        extractor = registry.create(name)
+        found = speed(extractor, a.data, a.work)  # always anew: on one machine in one run
+        for measure in (homographies, clicks, retrieval, localization):
+            found |= kept(a.work, extractor, measure, a.data)
+        rows[name] = found
+    if a.peer:
+        peer = Peer(a.peer, a.peer_tool, a.data, a.work)
+        rows[_PEER] = kept(a.work, peer, homographies, a.data) | kept(a.work, peer, clicks, a.data)
+    report = make_report(rows)
+    print_report(report)
+    if a.out:
+        (a.out / "accuracy.md").write_text(report.to_markdown())
+        (a.out / "accuracy.json").write_text(json.dumps(report.to_json(), indent=1) + "\n")
+        write_scores(rows["gem+steered"])
+
+
+def homographies(extractor: Extractor, data: Path, work: Path) -> Scores:  # noqa: ARG001
+    folder = data / "eval/matching/oxford-affine"
+    row = over_all(
+        evaluate_matching(folder, {"x": extractor}, max_keypoints=2048, estimator="magsac")
+    )
+    names = [f"{kind}@{t}" for kind in ("MMA", "homography") for t in THRESHOLDS]
+    return {name: row[name] for name in names}
+
+
+def localization(extractor: Extractor, data: Path, work: Path) -> Scores:  # noqa: ARG001
+    found: Scores = {}
+    for scene in SCENES:
+        folder = data / "eval/localization" / scene
+        row = over_all(evaluate_localization(folder, {"x": extractor}))
+        short = scene.rsplit("-", 1)[0]
+        found[f"{short} mm"] = 10 * row["median cm"]
+        found[f"{short} degrees"] = row["median degrees"]
+        found[f"{short} localized"] = row["localized"]
+    return found
+
+
+class Peer:
+    """What the peer's tool finds in the photos of the matching sets, as an extractor that knows these
+    photos alone."""
+
+    max_side = 1024
+
+    def __init__(self, python: str, tool: Path, data: Path, work: Path) -> None:
+        self.info = ExtractorInfo(_PEER, None, {"max_keypoints": 2048}, local_dim=128)
+        photos = sorted(
+            path
+            for path in (data / "eval/matching").rglob("*")
+            if path.suffix in (".jpg", ".png", ".ppm")
+        )
+        file = work / "peer.npz"
+        if not file.exists():
+            subprocess.run(
+                [
+                    python,
+                    tool,
+                    "features",
+                    file,
+                    *photos,
+                    "--keypoints",
+                    "2048",
+                    "--side",
+                    "100000",
+                ],
+                check=True,
+            )
+        with np.load(file) as stored:
+            self._found = {
+                _digest(np.asarray(Image.open(str(stored[f"{i}|name"])).convert("RGB"))): Features(
+                    *_best_first(stored, i), tuple(stored[f"{i}|size"].tolist())
+                )
+                for i in range(int(stored["count"]))
+            }
+
+    def extract(
+        self,
+        pixels: Array,
+        size: tuple[int, int] | None = None,  # noqa: ARG002
+        *,
+        local: bool = True,  # noqa: ARG002
+    ) -> Extraction:
+        return Extraction(self._found[_digest(pixels)], None)
+
+
+def _digest(pixels: Array) -> str:
+    return hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def _best_first(stored: Any, i: int) -> tuple[Array, Array, Array]:
+    order = np.argsort(-stored[f"{i}|scores"], kind="stable")
+    names = ("keypoints", "scores", "descriptors")
+    keypoints, scores, descriptors = (stored[f"{i}|{name}"][order] for name in names)
+    return keypoints, scores.astype(np.float32), descriptors.astype(np.float32)
+
+
+def make_report(rows: dict[str, Scores]) -> Report:
+    columns = list(dict.fromkeys(column for scores in rows.values() for column in scores))
+    table = Table(
+        "Accuracy",
+        ("extractor", *columns),
+        tuple((name, *(scores.get(column) for column in columns)) for name, scores in rows.items()),
+    )
+    return Report("accuracy", {"torch": torch.__version__}, (table,))
+
+
+def write_scores(scores: Scores) -> None:
+    """Those of the local features, for `locate models`."""
+    chosen = ("MMA@3", "homography@3", "right matches")
+    value = {
+        "weights": file_hash(shipped.SHIPPED["steered"]),
+        "scores": {name: round(scores[name] or 0.0, 3) for name in chosen},
+    }
+    shipped.SCORES.write_text(json.dumps({"steered": value}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

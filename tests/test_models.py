@@ -1,0 +1,73 @@
+"""What comes with the package: weights that load, records that say whose they are, and the list."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from locate.extractors import shipped
+from locate.extractors.registry import EXTRACTORS, create
+from locate.extractors.weights import file_hash
+from locate.matching import match_mutual
+from pipelines.cli import main
+from pipelines.models_cli import list_models
+
+
+@pytest.mark.parametrize("name", shipped.SHIPPED)
+def test_shipped_weights_say_where_they_come_from(name):
+    record = shipped.record_of(name)
+    assert record.system == name
+    assert record.licence == "Apache-2.0"
+    assert record.command.startswith(f"locate train {name}")
+    assert "eval" not in record.command + record.data
+    assert record.seconds > 60
+    assert shipped.SHIPPED[name].stat().st_size < 20e6
+    assert create(name).info.weights == file_hash(shipped.SHIPPED[name])
+
+
+def test_the_shipped_network_knows_a_photo_that_is_turned_and_half_as_large(texture):
+    """Not by quarter turns alone, which its construction takes care of."""
+    import cv2
+
+    pixels = texture((480, 400), seed=5)
+    turn = cv2.getRotationMatrix2D((239.5, 199.5), 37, 0.7)
+    other = cv2.warpAffine(pixels, turn, (480, 400), flags=cv2.INTER_AREA, borderValue=128)
+    extractor = create("steered", {"steered": {"max_keypoints": 800}})
+    a, b = (extractor.extract(image).features for image in (pixels, other))
+    matches = match_mutual(a.descriptors, b.descriptors)
+    moved = a.keypoints[matches[:, 0]] @ turn[:, :2].T + turn[:, 2]
+    right = np.linalg.norm(moved - b.keypoints[matches[:, 1]], axis=1) < 3
+    assert right.sum() > 100
+    assert right.mean() > 0.5
+
+
+def test_the_list_names_every_extractor(capsys):
+    assert main(["models", "--json"]) == 0
+    found = {model["name"]: model for model in json.loads(capsys.readouterr().out)}
+    assert found.keys() == EXTRACTORS.keys()
+    for name in shipped.SHIPPED:
+        assert found[name]["record"]["command"].startswith("locate train")
+    for name, model in found.items():
+        info = create(name).info
+        assert ("global descriptor" in model["gives"]) == (info.global_dim > 0), name
+        assert ("local features" in model["gives"]) == (info.local_dim > 0), name
+        assert model["licence"]
+    assert main(["models"]) == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in EXTRACTORS)
+    assert "min on two CPU cores" in text
+
+
+def test_scores_of_other_weights_are_not_shown(tmp_path, monkeypatch):
+    name = next(iter(shipped.SHIPPED))
+    sha256 = file_hash(shipped.SHIPPED[name])
+    file = tmp_path / "scores.json"
+    monkeypatch.setattr(shipped, "SCORES", file)
+    assert shipped.scores_of(name) == {}
+    file.write_text(json.dumps({name: {"weights": sha256, "scores": {"MMA@3": 0.5}}}))
+    assert shipped.scores_of(name) == {"MMA@3": 0.5}
+    assert next(m for m in list_models() if m.name == name).scores == {"MMA@3": 0.5}
+    file.write_text(json.dumps({name: {"weights": "other", "scores": {"MMA@3": 0.5}}}))
+    assert shipped.scores_of(name) == {}
