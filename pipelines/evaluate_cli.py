@@ -134,7 +134,10 @@ def add_evaluate_parser(parser: argparse.ArgumentParser) -> None:
         "--protocol", default="folds", metavar="NAME", help="folds or queries (default folds)"
     )
     localization.add_argument(
-        "--ratio", type=float, metavar="R", help="of Lowe's test for all matches (default 0.85)"
+        "--ratio",
+        type=float,
+        metavar="R",
+        help="of Lowe's test for all matches (default the extractor's, else 0.85)",
     )
     localization.add_argument(
         "--solver", metavar="NAME", help="poselib or pycolmap (default poselib)"

@@ -31,7 +31,7 @@ from pipelines.evaluate_common import (
     require_local,
 )
 from pipelines.pose_estimate import MAX_ERROR
-from pipelines.pose_map import Localize, MapMaker, MapOptions, Sight
+from pipelines.pose_map import RATIO, Localize, MapMaker, MapOptions, Sight
 from pipelines.pose_tables import THRESHOLDS, Outcome, pose_curves, pose_tables
 from pipelines.report import Report, Table
 from pipelines.triangulate import choose_pairs, scene_depth, triangulate
@@ -59,7 +59,7 @@ def evaluate_localization(
     layout: str = "auto",
     unscaled: Collection[str] = UNSCALED,
     thresholds: Thresholds = THRESHOLDS,
-    ratio: float = 0.85,
+    ratio: float | None = None,
     solver: str = "poselib",
     max_error: float = MAX_ERROR,
     candidates: int = 20,
@@ -205,7 +205,7 @@ def reference_depth(scene: Scene) -> float:
     anchors = np.unique(np.linspace(0, count - 1, min(count, _DEPTH_PHOTOS)).astype(int))
     pairs = choose_pairs(scene.photos, anchors.tolist(), _DEPTH_PARTNERS)
     used = sorted({i for pair in pairs for i in pair})
-    sight = Sight(Sift(), MapOptions().ratio)
+    sight = Sight(Sift(), RATIO)
     sight.look(scene.photos[i].path for i in used)
     seen = [(scene.photos[i], sight.features(scene.photos[i].path)) for i in used]
     photos = [photo for photo, features in seen if features is not None]

@@ -301,7 +301,7 @@ class Localizer:
         """A pose by each group of candidates that see the same points, the best first."""
 
         def match(row: int) -> Array:
-            return match_points(features, self.map.images[row])
+            return match_points(features, self.map.images[row], self.map.extractor_info.ratio)
 
         found = dict(zip(rows, map_(match, rows), strict=True))
         clock.lap("match")
@@ -402,9 +402,13 @@ class Localizer:
             return self._extractor
 
 
-def match_points(features: Features, image: MapImage) -> Array:
-    """M x 2 int64: which feature of a query may see which row of the map's points, by one image."""
-    pairs = match_mutual(features.descriptors, image.descriptors, RATIO)
+def match_points(features: Features, image: MapImage, ratio: float | None = None) -> Array:
+    """M x 2 int64: which feature of a query may see which row of the map's points, by one image.
+
+    Args:
+        ratio: the extractor's own of Lowe's test, or None.
+    """
+    pairs = match_mutual(features.descriptors, image.descriptors, ratio or RATIO)
     points = image.point_rows[pairs[:, 1]]
     return np.stack((pairs[:, 0], points), axis=1)[points >= 0]
 

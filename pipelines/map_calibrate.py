@@ -161,7 +161,10 @@ def _localized(
     if map_.vectors is not None:
         similar = map_.vectors[others] @ map_.vectors[row]
         others = others[np.argsort(-similar, kind="stable")[:CANDIDATES]]
-    pairs = [match_points(features, map_.images[other]) for other in others.tolist()]
+    pairs = [
+        match_points(features, map_.images[other], map_.extractor_info.ratio)
+        for other in others.tolist()
+    ]
     matches = np.unique(np.concatenate([np.zeros((0, 2), np.int64), *pairs]), axis=0)
     points = _points_without(map_, seen, row)
     matches = matches[np.isfinite(points[matches[:, 1], 0])]

@@ -32,10 +32,10 @@ from locate.geometry import MAX_EPIPOLAR_ERROR, distinct_matches
 from locate.matching import match_mutual
 from locate.pixels import to_colmap
 from locate.types import Array
-from pipelines.map_features import mapped_rows, working_side
+from pipelines.map_features import mapped_rows, require_info, working_side
 from pipelines.sensors import exif_focal
 
-RATIO = 0.85  # Lowe's test, in the order of ids
+RATIO = 0.85  # Lowe's test, in the order of ids, if the extractor has none of its own
 # COLMAP's 15 inliers and 4 px suit its larger images; here they let pairs of different scenes pass.
 MIN_INLIERS = 20
 PRIOR_FOCAL = 1.2  # times the long side: COLMAP's guess where EXIF says nothing
@@ -180,6 +180,7 @@ def match_pairs(
     if not todo:
         return
     side, workers = working_side(catalog), workers or os.cpu_count() or 1
+    ratio = require_info(catalog).ratio or RATIO
     features = lru_cache(maxsize=128)(catalog.features)
     with _speaking(path), closing(pycolmap.Database.open(path)) as database:
         cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
@@ -189,7 +190,7 @@ def match_pairs(
 
         def verify(pair: Pair) -> tuple[Array, pycolmap.TwoViewGeometry]:
             seen = [features(i) for i in pair]
-            matches = match_mutual(seen[0].descriptors, seen[1].descriptors, RATIO)
+            matches = match_mutual(seen[0].descriptors, seen[1].descriptors, ratio)
             scale = max(1.0, max(max(f.image_size) for f in seen) / side)
             points = [to_colmap(f.keypoints.astype(np.float64)) for f in seen]
             return matches, _geometry(points, matches, [camera_of[i] for i in pair], scale, seed)

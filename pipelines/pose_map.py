@@ -25,6 +25,8 @@ from pipelines.extraction import one_thread_each
 from pipelines.pose_estimate import LOSS_SCALE, MAX_ERROR, SOLVERS, estimate_pose
 from pipelines.triangulate import Triangulation, triangulate
 
+RATIO = 0.85  # of Lowe's test, if the extractor has none of its own
+
 # A query photo and its camera -> 3 x 4 `cam_from_world`, or None: not localized.
 Localize = Callable[[Path, pycolmap.Camera], Array | None]
 
@@ -35,7 +37,8 @@ class MapOptions:
     precision of keypoints is.
 
     Attributes:
-        ratio: Lowe's, of map to map (in the order of names) and of query to map.
+        ratio: Lowe's, of map to map (in the order of names) and of query to map; None for the
+            extractor's own, or .85 if it has none.
         solver: a name of `pose_estimate.SOLVERS`.
         max_error: pixels, of a query's inliers.
         map_error: pixels, of the points of the map.
@@ -45,7 +48,7 @@ class MapOptions:
         seed: of every RANSAC.
     """
 
-    ratio: float = 0.85
+    ratio: float | None = None
     solver: str = "poselib"
     max_error: float = MAX_ERROR
     map_error: float = 4.0
@@ -54,7 +57,7 @@ class MapOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.ratio <= 1:
+        if self.ratio is not None and not 0 < self.ratio <= 1:
             raise InputError(f"the ratio test needs a number above 0, at most 1, got {self.ratio}")
         if self.solver not in SOLVERS:
             raise UnknownNameError("pose solver", self.solver, SOLVERS)
@@ -247,7 +250,12 @@ class MapMaker:
         workers: int | None = None,
         on_photo: Callable[[], None] = lambda: None,
     ) -> None:
-        self._sight = Sight(extractor, options.ratio, workers=workers, on_photo=on_photo)
+        self._sight = Sight(
+            extractor,
+            options.ratio or extractor.info.ratio or RATIO,
+            workers=workers,
+            on_photo=on_photo,
+        )
         self._options = options
         self._scene: Scene | None = None
         self.facts: list[MapFacts] = []

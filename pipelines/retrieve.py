@@ -61,7 +61,7 @@ from pipelines.shortlist import (
     refuse_unfit,
 )
 
-RATIO = 0.8  # Lowe's test; benchmarks/verifiers.py
+RATIO = 0.8  # Lowe's test, if the extractor has none of its own; benchmarks/verifiers.py
 SHORTLIST = 30
 TOP = 10
 Exclude = Callable[[ImageRow], bool]
@@ -383,8 +383,8 @@ class Database:
         head, tail = view.candidates[:count], view.candidates[count:]
         stored = [self._features(c) for c in head]
         clock.lap("read")
-        side = extractor.max_side
-        found = map_(lambda f: None if f is None else _match(query, f, side), stored)
+        side, ratio = extractor.max_side, extractor.info.ratio or RATIO
+        found = map_(lambda f: None if f is None else _match(query, f, side, ratio), stored)
         judged = [c if v is None else self._judged(c, v) for c, v in zip(head, found, strict=True)]
         clock.lap("match and verify")
         return judged + tail
@@ -429,8 +429,8 @@ def _one_thread_each() -> None:
     one_thread_search()
 
 
-def _match(query: Features, database: Features, side: int) -> Verification:
-    matches = match_mutual(query.descriptors, database.descriptors, RATIO)
+def _match(query: Features, database: Features, side: int, ratio: float) -> Verification:
+    matches = match_mutual(query.descriptors, database.descriptors, ratio)
     return verify(query, database, matches, side)
 
 

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+import locate
+from locate import verdict
 from locate.extractors import shipped
+from locate.extractors.base import ExtractorInfo
 from locate.extractors.registry import EXTRACTORS, create
 from locate.extractors.weights import file_hash
 from locate.matching import match_mutual
 from pipelines.cli import main
+from pipelines.map_build import build_map
 from pipelines.models_cli import list_models
+from pipelines.pose_map import MapOptions, Sight
+from pipelines.town import make_town
 
 
 @pytest.mark.parametrize("name", shipped.SHIPPED)
@@ -71,3 +78,44 @@ def test_scores_of_other_weights_are_not_shown(tmp_path, monkeypatch):
     assert next(m for m in list_models() if m.name == name).scores == {"MMA@3": 0.5}
     file.write_text(json.dumps({name: {"weights": "other", "scores": {"MMA@3": 0.5}}}))
     assert shipped.scores_of(name) == {}
+
+
+@pytest.mark.parametrize(("name", "ratio"), [("gem+sift", None), ("gem+steered", 0.9)])
+def test_matches_pass_the_ratio_test_of_their_extractor(
+    name, ratio, photo_factory, tmp_path, monkeypatch
+):
+    """In queries, in maps and in the evaluation; RootSIFT is judged by what each stage chose for it."""
+    seen = {"retrieve": set(), "map_matches": set(), "pose_map": set(), "localize": set()}
+
+    def spying(module):
+        def spy(a, b, ratio=None):
+            seen[module].add(ratio)
+            return match_mutual(a, b, ratio)
+
+        return spy
+
+    for module in seen:
+        monkeypatch.setattr(f"pipelines.{module}.match_mutual", spying(module))
+    town = make_town(tmp_path / "town", landmarks=1, views=5, size=(320, 240))
+    photos = town.root / "landmarks"
+    report = build_map(tmp_path / "map", images=photos, extractor=name, workers=1)
+    assert report.registered >= 4
+    photo = next(photos.rglob("*.jpg"))
+    with locate.Localizer(tmp_path / "map", workers=1) as localizer:
+        assert localizer.localize(photo).verdict != "not localized"
+    with locate.open(tmp_path / "map/features") as db:
+        assert db.query(photo).candidates
+    sight = Sight(create(name), MapOptions().ratio or create(name).info.ratio)
+    sight.match(photo, photo)
+    stages = {"retrieve": 0.8, "map_matches": 0.85, "localize": 0.85, "pose_map": None}
+    assert seen == {module: {ratio or stage} for module, stage in stages.items()}
+
+
+def test_an_extractor_without_a_ratio_has_the_fingerprint_it_had():
+    """Else databases and calibrations would be for another one."""
+    info = create("gem+sift").info
+    assert "ratio" not in json.loads(info.to_json())
+    assert info.fingerprint in verdict.shipped()
+    other = replace(info, ratio=0.9)
+    assert other.fingerprint != info.fingerprint
+    assert ExtractorInfo.from_json(other.to_json()) == other

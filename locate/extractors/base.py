@@ -26,6 +26,8 @@ class ExtractorInfo:
         global_dim: length of the global descriptor; 0 if it has none.
         local_dim: length of a local descriptor; 0 if it has none.
         rotation_invariant: local descriptors hardly change when the image is turned in its plane.
+        ratio: of Lowe's test, by which right matches of these descriptors are best told from wrong ones;
+            None where that of each stage, which was chosen for RootSIFT, does.
     """
 
     name: str
@@ -34,9 +36,12 @@ class ExtractorInfo:
     global_dim: int = 0
     local_dim: int = 0
     rotation_invariant: bool = False
+    ratio: float | None = None
 
     def to_json(self) -> str:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
+        if self.ratio is None:  # databases and calibrations from before there was one stay valid
+            del values["ratio"]
         return json.dumps(values | {"settings": dict(self.settings)}, sort_keys=True)
 
     @classmethod

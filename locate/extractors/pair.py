@@ -25,6 +25,7 @@ class Pair:
             global_dim=first.info.global_dim,
             local_dim=second.info.local_dim,
             rotation_invariant=second.info.rotation_invariant,
+            ratio=second.info.ratio,
         )
 
     def extract(

@@ -25,6 +25,7 @@ SCALES = tuple(2 ** (-k / 2) for k in range(6))  # of the pyramid in which corne
 # Pixels at the working size: of corners that several levels find at one spot the strongest counts, else
 # the second nearest neighbour of a descriptor, by which matches are judged, would be the same spot.
 _CELL = 3.0
+_RATIO = 0.9  # of Lowe's test: docs/experiments.md, 8
 
 
 class Steered:
@@ -80,6 +81,7 @@ class Steered:
             },
             local_dim=WIDTH,
             rotation_invariant=not upright,
+            ratio=_RATIO,
         )
 
     @classmethod
