@@ -18,7 +18,7 @@ help:
 	@echo "make bench-retrieval          accuracy on the labelled photos of DATA=$(DATA)"
 	@echo "make bench-localize           maps and poses: accuracy, honesty, speed (10 min)"
 	@echo "make bench-learning           train every system three times, compare with its start (1 h)"
-	@echo "make bench-accuracy           the shipped features against RootSIFT (20 min)"
+	@echo "make bench-accuracy           the shipped features against RootSIFT"
 	@echo "make bench-extractors         all extractors in one table, with the weights of bench-learning (1 h)"
 
 setup: $(VENV)/.ready

@@ -31,7 +31,7 @@ from pipelines.evaluate_common import (
     require_local,
 )
 from pipelines.pose_estimate import MAX_ERROR
-from pipelines.pose_map import RATIO, Localize, MapMaker, MapOptions, Sight
+from pipelines.pose_map import RATIO, Localize, MapMaker, MapOptions, Sight, ratio_of
 from pipelines.pose_tables import THRESHOLDS, Outcome, pose_curves, pose_tables
 from pipelines.report import Report, Table
 from pipelines.triangulate import choose_pairs, scene_depth, triangulate
@@ -95,6 +95,7 @@ def evaluate_localization(
     settings = {
         "data": folder_name(folder),
         **asdict(options),
+        "ratio": {name: ratio_of(extractor, options) for name, extractor in extractors.items()},
         "extractors": extractor_settings(extractors),
     }
     report = evaluate_localizers(

@@ -10,6 +10,8 @@ from typing import Any
 
 from pipelines import exits
 
+_IMAGENET = "Apache-2.0 (TensorFlow's; the package that brings them states none)"
+
 
 @dataclass(frozen=True)
 class Model:
@@ -72,18 +74,18 @@ def list_models() -> list[Model]:
     found = []
     for name, path in SHIPPED.items():
         record = record_of(name)
-        trained = f"trained by this project, {record.seconds / 60:.0f} min on two CPU cores"
+        trained = f"trained by this project, {record.seconds / 60:.0f} min"
         megabytes = path.stat().st_size / 1e6
         found.append(
             Model(name, local, trained, record.licence, megabytes, scores_of(name), asdict(record))
         )
     found += [
-        Model("gem", whole, "ImageNet, by TensorFlow's authors", "Apache-2.0", imagenet, {}),
+        Model("gem", whole, "ImageNet, by TensorFlow's authors", _IMAGENET, imagenet, {}),
         Model("sift", local, "none: classical", "Apache-2.0 (OpenCV)", 0.0, {}),
     ]
     start = "none: ImageNet alone until `locate train` has run"
     gives = {"ur2kid": f"{whole}, {local}"}
     for name in EXTRACTORS:
         if name not in {model.name for model in found}:
-            found.append(Model(name, gives.get(name, local), start, "Apache-2.0", imagenet, {}))
+            found.append(Model(name, gives.get(name, local), start, _IMAGENET, imagenet, {}))
     return found

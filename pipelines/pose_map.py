@@ -70,6 +70,11 @@ class MapOptions:
             )
 
 
+def ratio_of(extractor: Extractor, options: MapOptions) -> float:
+    """Of Lowe's test for the matches of `extractor`."""
+    return options.ratio or extractor.info.ratio or RATIO
+
+
 class Sight:
     """What an extractor sees in the photos of one scene, looked at once, and their matches likewise.
 
@@ -252,7 +257,7 @@ class MapMaker:
     ) -> None:
         self._sight = Sight(
             extractor,
-            options.ratio or extractor.info.ratio or RATIO,
+            ratio_of(extractor, options),
             workers=workers,
             on_photo=on_photo,
         )

@@ -182,6 +182,24 @@ def test_settings_come_from_the_command_line(folder):
     assert json.loads(json.dumps(made.settings())) == {"widths": [2] * 5, "fields": 2}
 
 
+@pytest.mark.parametrize(
+    "settings", [{"widths": (1, 2)}, {"widths": (1, 1, 1, 1, 0)}, {"fields": 0}]
+)
+def test_networks_that_make_no_sense(settings):
+    with pytest.raises(InputError, match="steered: widths must be five"):
+        SteeredRecipe(**settings)
+
+
+def test_a_teacher_of_other_descriptors(folder, tmp_path):
+    path = folder / "photos/05.png"
+    one = [np.ones((3, n), np.float32) for n in (2, 64)]
+    save_teacher(
+        tmp_path / "t.npz", [path], one[:1], [np.ones(3, np.float32)], one[1:], "x", folder
+    )
+    with pytest.raises(InputError, match="have 64 numbers, the student's 128"):
+        SteeredRecipe(tmp_path / "t.npz").prepare(folder, tmp_path)
+
+
 @pytest.mark.parametrize("settings", [{"crop": 100}, {"pairs": 0}, {"matched": 1.5}])
 def test_settings_that_make_no_sense(settings):
     with pytest.raises(InputError, match="steered: crop must be"):

@@ -11,7 +11,9 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+import torch
 
+from locate.extractors.detection import Derivatives
 from locate.pixels import resize_points
 from locate.types import Array
 
@@ -80,22 +82,8 @@ def _at(image: Array) -> tuple[Array, Array]:
     inner = np.s_[_BORDER:-_BORDER, _BORDER:-_BORDER]
     peak = (strength == highest)[inner] & (strength[inner] > _LEAST)
     y, x = (index + _BORDER for index in np.nonzero(peak))
-    # The maximum of the parabola through the nine values around (Brown and Lowe, BMVC 2002).
-    here = strength[y, x]
-    right, left = strength[y, x + 1], strength[y, x - 1]
-    below, above = strength[y + 1, x], strength[y - 1, x]
-    dx, dy = (right - left) / 2, (below - above) / 2
-    dxx, dyy = right - 2 * here + left, below - 2 * here + above
-    dxy = (
-        strength[y + 1, x + 1]
-        - strength[y + 1, x - 1]
-        - strength[y - 1, x + 1]
-        + strength[y - 1, x - 1]
-    ) / 4
-    determinant = dxx * dyy - dxy**2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        step = np.stack(
-            (-(dyy * dx - dxy * dy) / determinant, -(dxx * dy - dxy * dx) / determinant), axis=1
-        )
-    good = (determinant > 0) & (np.abs(step) < _FURTHEST).all(axis=1)
-    return (np.stack((x, y), axis=1) + step)[good].astype(np.float64), here[good]
+    index = tuple(torch.from_numpy(part) for part in (np.zeros_like(y), y, x))
+    parabola = Derivatives.at(torch.from_numpy(strength)[None], index)  # type: ignore[arg-type]
+    step = parabola.step().numpy()
+    good = (parabola.determinant > 0).numpy() & (np.abs(step) < _FURTHEST).all(axis=1)
+    return (np.stack((x, y), axis=1) + step)[good].astype(np.float64), strength[y, x][good]

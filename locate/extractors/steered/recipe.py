@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from locate.errors import InputError
 from locate.extractors.steered import losses
 from locate.extractors.steered.corners import corners
-from locate.extractors.steered.network import MULTIPLE, SYSTEM, SteeredNetwork
+from locate.extractors.steered.network import MULTIPLE, SYSTEM, WIDTH, Maps, SteeredNetwork
 from locate.extractors.weights import load_into, load_weights
 from locate.images import read_photo
 from locate.pixels import apply_homography, resize_points
@@ -84,6 +84,11 @@ class SteeredRecipe(Recipe):
         points: int = 224,
         matched: float = 0.35,
     ) -> None:
+        if len(widths) != 5 or min(*widths, fields) < 1:
+            raise InputError(
+                "steered: widths must be five numbers of fields, at strides 2 to 32, fields one, all "
+                f"at least 1; got {list(widths)} and {fields}"
+            )
         if crop < 64 or crop % MULTIPLE or min(pairs, points) < 1 or not 0 <= matched <= 1:
             raise InputError(
                 "steered: crop must be 64, 96, ... pixels, pairs and points at least 1, matched 0 to 1; "
@@ -110,6 +115,11 @@ class SteeredRecipe(Recipe):
                 "(locate.training.teacher says what is in it)"
             )
         self._teacher = load_teacher(self._teacher_file, data)
+        if self._teacher.dim != WIDTH:
+            raise InputError(
+                f"{self._teacher_file}: its descriptors have {self._teacher.dim} numbers, the student's "
+                f"{WIDTH}; take another teacher"
+            )
         photos = [path for path in self._teacher.keypoints if path.is_file()]
         if not photos:
             raise InputError(f"{data} holds none of the photos of {self._teacher_file}")
@@ -254,6 +264,10 @@ class SteeredRecipe(Recipe):
     def losses(self, network: nn.Module, batch: Batch, stage: Stage) -> dict[str, Tensor]:  # noqa: ARG002
         assert isinstance(network, SteeredNetwork)
         maps = network(batch["images"])
+        with torch.autocast(maps.fields.device.type, enabled=False):  # cosines need the digits
+            return self._losses(network, Maps(*(part.float() for part in maps)), batch)
+
+    def _losses(self, network: SteeredNetwork, maps: Maps, batch: Batch) -> dict[str, Tensor]:
         # "Right" of the photo as it appears in the view, which tells the student what is up.
         upright = nn.functional.normalize(batch["derivatives"][..., 0], dim=-1, eps=1e-9)
         points = batch["points"] + _JITTER * torch.randn_like(batch["points"])
