@@ -16,7 +16,7 @@ from locate.extractors.steered.corners import corners, distinct
 from locate.extractors.steered.extractor import Steered
 from locate.extractors.steered.fold import folded
 from locate.extractors.steered.group import FieldNorm, GroupConv, steered, vectors
-from locate.extractors.steered.network import SteeredNetwork
+from locate.extractors.steered.network import Maps, SteeredNetwork
 
 
 def turned(maps, fields=True):
@@ -91,6 +91,27 @@ def test_directions_turn_and_descriptors_do_not(network, image):
     upright = torch.tensor((1.0, 0.0)).expand_as(points)
     c = network.descriptors_at(there, moved, upright)
     assert (a - c).norm(dim=-1).min() > 0.01  # told the wrong way up they change
+
+
+def test_a_descriptor_looks_at_nine_places_turned_by_its_direction(monkeypatch):
+    """Of maps that hold their own coordinates in pixels: row by row, 8 pixels apart, x along the
+    direction, y to its right as one looks along it (y down)."""
+    network = SteeredNetwork((2, 2, 2, 2, 2), 2)
+    monkeypatch.setattr(network, "describe", torch.nn.Identity())
+    rows, columns = torch.meshgrid(torch.arange(24.0), torch.arange(32.0), indexing="ij")
+    planes = [columns * 4 + 1.5] * 4 + [rows * 4 + 1.5] * 4
+    maps = Maps(torch.stack(planes)[None], torch.zeros(1, 4, 24, 32))
+    point, angle = np.array((61.0, 40.0)), 0.4
+    u = np.array((math.cos(angle), math.sin(angle)))
+    expected = []
+    for y in (-8, 0, 8):
+        for x in (-8, 0, 8):
+            place = point + x * u + y * np.array((-u[1], u[0]))
+            expected += [*(4 * place), *[0] * 8]  # all that does not turn, and nothing that does
+    found = network.descriptors_at(
+        maps, torch.tensor(point)[None, None].float(), torch.tensor(u)[None, None].float()
+    )
+    np.testing.assert_allclose(found[0, 0].numpy(), expected / np.linalg.norm(expected), atol=1e-5)
 
 
 def test_fields_taken_apart_by_hand():
