@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from locate.errors import InputError
-from locate.extractors.steered import extractor, losses
-from locate.extractors.steered.corners import corners, distinct
+from locate.extractors.steered import losses
+from locate.extractors.steered.corners import CornerSettings, corners, distinct
 from locate.extractors.steered.extractor import Steered
 from locate.extractors.steered.fold import folded
 from locate.extractors.steered.group import FieldNorm, GroupConv, steered, vectors
@@ -291,13 +291,15 @@ def test_what_is_extracted_turns_with_the_image(network, texture):
     assert np.median(cosines) < 0.99
 
 
-def test_levels_see_the_same(network, texture, monkeypatch):
+def test_levels_see_the_same(network, texture):
     """A doubled image at half its size is the image: the same descriptors, edges on edges."""
-    monkeypatch.setattr(extractor, "_CELL", 1e-6)  # all corners
+    every = CornerSettings(cell=1e-6)
     pixels = texture((128, 96))
     doubled = np.repeat(np.repeat(pixels, 2, axis=0), 2, axis=1)
-    one = Steered(network, "none", scales=(1.0,), seen_at=(1.0,)).extract(pixels).features
-    half = Steered(network, "none", scales=(0.5,), seen_at=(0.5,)).extract(doubled).features
+    one, half = (
+        Steered(network, "none", scales=(s,), seen_at=(s,), found_by=every).extract(image).features
+        for s, image in ((1.0, pixels), (0.5, doubled))
+    )
     np.testing.assert_allclose((half.keypoints + 0.5) / 2, one.keypoints + 0.5, atol=1e-3)
     np.testing.assert_allclose(half.descriptors, one.descriptors, atol=1e-4)
 

@@ -173,6 +173,37 @@ def test_it_learns_and_the_weights_extract(recipe, folder, tmp_path):
     assert torch.equal(again.describe[0].weight, network.describe[0].weight)
 
 
+def test_directions_teach_the_rest_only_in_the_second_stage(recipe):
+    network = recipe.network()
+    for stage in recipe.stages:
+        recipe.begin(network, stage)
+        found = recipe.losses(network, recipe.batch(stage, generator(0, 0, 0)), stage)
+        network.zero_grad()
+        found["directions"].backward()
+        moved = {
+            name.split(".")[0] for name, p in network.named_parameters()
+            if p.grad is not None and p.grad.abs().max() > 0
+        }  # fmt: skip
+        assert "direction" in moved
+        assert ("to16" in moved) == (stage.name == "refine")
+        assert "describe" not in moved
+
+
+def test_frames_of_a_pair_are_turned_alike_and_by_any_angle(recipe):
+    torch.manual_seed(0)
+    given = torch.nn.functional.normalize(torch.randn(8, 48, 2), dim=-1)
+    angles = []
+    for _ in range(50):
+        turned = torch.view_as_complex(recipe._turned(given).contiguous())
+        turn = torch.angle(turned / torch.view_as_complex(given))
+        assert (turned.abs() - 1).abs().max() < 1e-5
+        alike = torch.polar(torch.ones_like(turn), turn)
+        for pair in alike.view(4, 2 * 48):
+            assert (pair - pair[0]).abs().max() < 1e-4
+        angles += turn[0::2, 0].tolist()
+    assert np.histogram(angles, 4, (-np.pi, np.pi))[0].min() > 25  # of 200
+
+
 def test_settings_come_from_the_command_line(folder):
     made = create_recipe(
         "steered",

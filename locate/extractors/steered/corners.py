@@ -8,6 +8,7 @@ more precisely than what networks this small learn to detect (`docs/experiments.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -17,26 +18,44 @@ from locate.extractors.detection import Derivatives
 from locate.pixels import resize_points
 from locate.types import Array
 
-_BLUR = 1.5  # pixels: of the image before its gradient is taken, at each level
-_WINDOW = 5  # pixels: side of the window of the second-moment matrix
-_RADIUS = 3  # pixels: a corner is the strongest within so many to either side
 _BORDER = 4  # pixels at the border of a level in which nothing is detected
-_LEAST = 1e-5  # strength, for grey values of 0 to 1: below there is only noise
+LEAST = 1e-5  # strength, for grey values of 0 to 1: below there is only noise
 _FURTHEST = 0.7  # pixels: a maximum that lies further from its pixel is none
 
-SETTINGS = {"blur": _BLUR, "window": _WINDOW, "radius": _RADIUS, "least": _LEAST}
+
+@dataclass(frozen=True)
+class CornerSettings:
+    """What a corner is. `benchmarks/steered.py` has measured others.
+
+    Attributes:
+        blur: in pixels, of the image before its gradient is taken, at each level.
+        window: in pixels, side of the window of the second-moment matrix.
+        radius: a corner is the strongest within so many pixels to either side.
+        cell: in pixels of the image: of corners that several levels find at one spot the strongest
+            counts, else the second nearest neighbour of a descriptor, by which matches are judged, would
+            be the same spot.
+    """
+
+    blur: float = 1.5
+    window: int = 5
+    radius: int = 3
+    cell: float = 3.0
 
 
-def corners(grey: Array, scales: Sequence[float]) -> tuple[Array, Array, Array]:
+def corners(
+    grey: Array, scales: Sequence[float], settings: CornerSettings | None = None
+) -> tuple[Array, Array, Array]:
     """
     Args:
         grey: H x W uint8.
         scales: of the levels, 1 and less.
+        settings: all but `cell`.
 
     Returns:
         N x 2 float64 places (x, y) in pixels of the image; N places in `scales`; N float32 strengths.
         Level by level.
     """
+    settings = settings or CornerSettings()
     height, width = grey.shape
     points, levels, strengths = [np.zeros((0, 2))], [np.zeros(0, np.int64)], [np.zeros(0)]
     for number, scale in enumerate(scales):
@@ -44,7 +63,7 @@ def corners(grey: Array, scales: Sequence[float]) -> tuple[Array, Array, Array]:
         if min(size) <= 2 * _BORDER:
             continue
         level = cv2.resize(grey, size, interpolation=cv2.INTER_AREA) if scale < 1 else grey
-        found, values = _at(level.astype(np.float32) / 255)
+        found, values = _at(level.astype(np.float32) / 255, settings)
         points.append(resize_points(found, size, (width, height)))
         levels.append(np.full(len(found), number, np.int64))
         strengths.append(values)
@@ -74,13 +93,13 @@ def distinct(points: Array, side: float) -> Array:
     return kept
 
 
-def _at(image: Array) -> tuple[Array, Array]:
+def _at(image: Array, settings: CornerSettings) -> tuple[Array, Array]:
     """The corners of one level and their strengths."""
-    smooth = cv2.GaussianBlur(image, (0, 0), _BLUR)
-    strength = cv2.cornerMinEigenVal(smooth, _WINDOW, ksize=3)
-    highest = cv2.dilate(strength, np.ones((2 * _RADIUS + 1,) * 2, np.uint8))
+    smooth = cv2.GaussianBlur(image, (0, 0), settings.blur)
+    strength = cv2.cornerMinEigenVal(smooth, settings.window, ksize=3)
+    highest = cv2.dilate(strength, np.ones((2 * settings.radius + 1,) * 2, np.uint8))
     inner = np.s_[_BORDER:-_BORDER, _BORDER:-_BORDER]
-    peak = (strength == highest)[inner] & (strength[inner] > _LEAST)
+    peak = (strength == highest)[inner] & (strength[inner] > LEAST)
     y, x = (index + _BORDER for index in np.nonzero(peak))
     index = tuple(torch.from_numpy(part) for part in (np.zeros_like(y), y, x))
     parabola = Derivatives.at(torch.from_numpy(strength)[None], index)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from locate.errors import InputError
 from locate.extractors.base import ExtractorInfo
 from locate.extractors.detection import resize_image, to_input
 from locate.extractors.shipped import SHIPPED
-from locate.extractors.steered.corners import SETTINGS, corners, distinct
+from locate.extractors.steered.corners import LEAST, CornerSettings, corners, distinct
 from locate.extractors.steered.fold import folded
 from locate.extractors.steered.network import MULTIPLE, SYSTEM, WIDTH, SteeredNetwork
 from locate.extractors.weights import file_hash, load_into, load_weights
@@ -22,9 +23,6 @@ from locate.pixels import fit_size, resize_points
 from locate.types import Array, Extraction, Features
 
 SCALES = tuple(2 ** (-k / 2) for k in range(6))  # of the pyramid in which corners are found
-# Pixels at the working size: of corners that several levels find at one spot the strongest counts, else
-# the second nearest neighbour of a descriptor, by which matches are judged, would be the same spot.
-_CELL = 3.0
 _RATIO = 0.9  # of Lowe's test: docs/experiments.md, 8
 
 
@@ -39,6 +37,7 @@ class Steered:
         scales: of the pyramid in which corners are found; all compete.
         seen_at: of the pyramid that the network looks at; a corner is described at the level that is
             nearest to its own scale.
+        found_by: how corners are found.
         upright: photos are the right way up: descriptors are not turned, and tell more apart.
     """
 
@@ -51,6 +50,7 @@ class Steered:
         max_side: int = 1024,
         scales: Sequence[float] = SCALES,
         seen_at: Sequence[float] = (1.0, 0.5, 0.25),
+        found_by: CornerSettings | None = None,
         upright: bool = False,
     ) -> None:
         if max_keypoints < 1 or max_side < 1:
@@ -66,6 +66,7 @@ class Steered:
         self._network = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._max_keypoints, self._upright = max_keypoints, upright
         self._scales, self._seen_at = tuple(scales), tuple(seen_at)
+        self._found_by = found_by or CornerSettings()
         ratios = np.log(np.array(self._scales)[:, None] / np.array(self._seen_at))
         self._level_of = np.abs(ratios).argmin(axis=1)
         self.info = ExtractorInfo(
@@ -77,7 +78,7 @@ class Steered:
                 "scales": [round(scale, 4) for scale in self._scales],
                 "seen_at": list(self._seen_at),
                 "upright": upright,
-                "corners": SETTINGS | {"cell": _CELL},
+                "corners": asdict(self._found_by) | {"least": LEAST},
             },
             local_dim=WIDTH,
             rotation_invariant=not upright,
@@ -110,9 +111,10 @@ class Steered:
         size = size or (width, height)
         working = fit_size((width, height), self.max_side)
         image = resize_image(pixels, working)
-        points, scales, strengths = corners(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), self._scales)
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        points, scales, strengths = corners(grey, self._scales, self._found_by)
         order = np.argsort(-strengths, kind="stable")
-        best = order[distinct(points[order], _CELL)][: self._max_keypoints]
+        best = order[distinct(points[order], self._found_by.cell)][: self._max_keypoints]
         points, scales, strengths = points[best], scales[best], strengths[best]
         descriptors = np.zeros((len(points), WIDTH), np.float32)
         with torch.inference_mode():

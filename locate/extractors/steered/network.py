@@ -25,7 +25,7 @@ from locate.extractors.steered.group import (
 
 SYSTEM = "steered"
 MULTIPLE = 32  # the sides of an image must be multiples of it
-MAPS = Grid(4, 1.5)  # where the cells of `Maps.fields` lie
+MAPS = Grid(4, 1.5)  # where the cells of `Maps` lie
 WIDTH = 128  # of a descriptor
 
 _GREY = (0.299, 0.587, 0.114)  # Rec. 601
@@ -76,7 +76,7 @@ class SteeredNetwork(nn.Module):
     around: Tensor
 
     def __init__(
-        self, widths: tuple[int, int, int, int, int] = (6, 8, 16, 32, 32), fields: int = 16
+        self, widths: tuple[int, int, int, int, int] = (6, 8, 24, 48, 64), fields: int = 16
     ) -> None:
         super().__init__()
         self.widths, self.fields = tuple(widths), fields
@@ -84,11 +84,12 @@ class SteeredNetwork(nn.Module):
         self.stem = nn.Sequential(Block(0, w2, 4, 2), Block(w2, w2))
         self.to4 = nn.Sequential(Block(w2, w4, 2, 2), Residual(w4))
         self.to8 = nn.Sequential(Block(w4, w8, 2, 2), Residual(w8))
-        self.to16 = nn.Sequential(Block(w8, w16, 2, 2), Residual(w16))
-        self.to32 = nn.Sequential(Block(w16, w32, 2, 2), Residual(w32))
+        self.to16 = nn.Sequential(Block(w8, w16, 2, 2), Residual(w16), Residual(w16))
+        self.to32 = nn.Sequential(Block(w16, w32, 2, 2), Residual(w32), Residual(w32))
         self.lateral = nn.ModuleList(GroupConv(w, fields, 1) for w in (w4, w8, w16, w32))
         self.join = nn.ModuleList(Block(fields, fields) for _ in range(2))  # at strides 8 and 4
-        self.direction = GroupConv(fields, 1, 1)
+        half = max(1, fields // 2)
+        self.direction = nn.Sequential(Block(fields, half), GroupConv(half, 1))
         self.describe = nn.Sequential(
             nn.Linear(5 * 9 * fields, 256), nn.ReLU(inplace=True), nn.Linear(256, WIDTH)
         )
@@ -97,10 +98,11 @@ class SteeredNetwork(nn.Module):
         around = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=-1).reshape(-1, 2)
         self.register_buffer("around", around, persistent=False)
 
-    def forward(self, images: Tensor) -> Maps:
+    def forward(self, images: Tensor, *, apart: bool = False) -> Maps:
         """
         Args:
             images: B x 3 x H x W, RGB 0..255, sides multiples of 32.
+            apart: the directions' gradient goes no further than their own layers.
         """
         x = (images * self.grey).sum(dim=1, keepdim=True) / 64 - 2
         at4 = self.to4(self.stem(x))
@@ -110,7 +112,7 @@ class SteeredNetwork(nn.Module):
         deep = self.lateral[2](at16) + _double(self.lateral[3](at32))
         deep = self.join[0](self.lateral[1](at8) + _double(deep))
         fields = self.join[1](self.lateral[0](at4) + _double(deep))
-        return Maps(fields, self.direction(fields))
+        return Maps(fields, self.direction(fields.detach() if apart else fields))
 
     def directions_at(self, maps: Maps, points: Tensor) -> Tensor:
         """Unit vectors B x N x 2 at points B x N x 2 in pixels."""
