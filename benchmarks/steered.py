@@ -36,7 +36,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "strongest in 9 x 9": {"found_by": CornerSettings(radius=4)},
     "all corners of a spot": {"found_by": CornerSettings(cell=1e-6)},
     "five scales": {"scales": SCALES[:5]},
-    "seen at .71, .35, .18": {"seen_at": (0.71, 0.354, 0.177)},
+    "seen at 1, .5, .25": {"seen_at": (1.0, 0.5, 0.25)},
     "upright": {"upright": True},
 }
 

@@ -13,7 +13,12 @@ import pytest
 import torch
 
 from locate.errors import WeightsError
-from locate.extractors.efficientnet import imagenet_weights_path, load_imagenet
+from locate.extractors.efficientnet import (
+    EfficientNetLite0,
+    folded,
+    imagenet_weights_path,
+    load_imagenet,
+)
 from locate.extractors.gem import Gem
 from locate.extractors.layers import GeM, SameConv2d
 
@@ -73,6 +78,25 @@ def test_same_padding_is_tensorflows(size, kernel, stride):
                     if 0 <= y < size and 0 <= x < size:
                         total += weight[u, v] * signal[0, 0, y, x].item()
             assert got[i, j] == pytest.approx(total, abs=1e-5)
+
+
+def test_folding_the_normalisations_changes_nothing():
+    torch.manual_seed(0)
+    network = EfficientNetLite0().eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # as if trained
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, std=0.1)
+    x = torch.rand(1, 3, 65, 90) * 2 - 1
+    with torch.no_grad():
+        expected, found = network.taps(x), folded(network).taps(x)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded(network).modules())
+    assert any(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules())
+    for name, maps in expected.items():
+        assert maps.std() > 1e-3, name
+        torch.testing.assert_close(found[name], maps, atol=1e-4, rtol=1e-3)
 
 
 def test_gem_is_the_formula_and_lies_between_mean_and_maximum():

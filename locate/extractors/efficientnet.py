@@ -8,6 +8,7 @@ it is. Input: B x 3 x H x W, RGB scaled to about -1..1 by (x - 127) / 128 of 0..
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -15,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import fuse_conv_bn_weights
 
 from locate.errors import MissingExtraError, WeightsError
 from locate.extractors.backbone import Backbone, stop_after
@@ -79,6 +81,34 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.finish(x, self.expand(x))
+
+
+def folded(network: EfficientNetLite0) -> EfficientNetLite0:
+    """A copy for use alone: the same maps, with each normalisation folded into its convolution."""
+    copy = deepcopy(network).eval()
+    _fold(copy, {"_bn0": "_conv_stem", "_bn1": "_conv_head"})
+    for block in copy._blocks:
+        names = {"_bn0": "_expand_conv", "_bn1": "_depthwise_conv", "_bn2": "_project_conv"}
+        _fold(block, {norm: name for norm, name in names.items() if hasattr(block, norm)})
+    return copy.requires_grad_(False)
+
+
+def _fold(module: nn.Module, norms: Mapping[str, str]) -> None:
+    """Args:
+    norms: of `module`, with the convolution that each follows.
+    """
+    for name, before in norms.items():
+        norm, convolution = getattr(module, name), getattr(module, before)
+        convolution.weight, convolution.bias = fuse_conv_bn_weights(
+            convolution.weight,
+            convolution.bias,
+            norm.running_mean,
+            norm.running_var,
+            norm.eps,
+            norm.weight,
+            norm.bias,
+        )
+        setattr(module, name, nn.Identity())
 
 
 class EfficientNetLite0(Backbone):

@@ -45,8 +45,8 @@ class Gem:
         self.max_side = max_side
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         # Channels last halves the time of depthwise convolutions on a CPU.
-        network = network.eval().to(self.device)
-        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        plain = efficientnet.folded(network).to(self.device)
+        self._network = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._pool = GeM(p).eval().to(self.device)
         self._tap = tap
         self.info = ExtractorInfo(
@@ -77,6 +77,6 @@ class Gem:
         with torch.inference_mode():
             x = torch.from_numpy(pixels).to(self.device).permute(2, 0, 1)[None]  # channels last
             x = (x.float() - efficientnet.MEAN) / efficientnet.SCALE
-            pooled = self._pool(self._network.taps(x)[self._tap])
+            pooled = self._pool(self._network.taps(x, {self._tap})[self._tap])
             vector = functional.normalize(pooled, dim=1)[0]
         return Extraction(None, vector.cpu().numpy().astype(np.float32))

@@ -27,10 +27,12 @@ class SameConv2d(nn.Conv2d):
             total = max((-(size // -stride) - 1) * stride + reach + 1 - size, 0)
             before = (self.kernel_size[dim] - 2) // 2 * dilation if self.unstrided else total // 2
             pads += [before, total - before]
-        if any(pads):
-            x = functional.pad(x, pads)
+        left, right, top, bottom = pads
+        padding = (top, left)
+        if (left, top) != (right, bottom):  # a copy of the input, which the convolution spares
+            x, padding = functional.pad(x, pads), (0, 0)
         return functional.conv2d(
-            x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups
+            x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups
         )
 
 

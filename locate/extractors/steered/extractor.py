@@ -16,6 +16,7 @@ from locate.extractors.base import ExtractorInfo
 from locate.extractors.detection import resize_image, to_input
 from locate.extractors.shipped import SHIPPED
 from locate.extractors.steered.corners import LEAST, CornerSettings, corners, distinct
+from locate.extractors.steered.directions import BLUR, directions
 from locate.extractors.steered.fold import folded
 from locate.extractors.steered.network import MULTIPLE, SYSTEM, WIDTH, SteeredNetwork
 from locate.extractors.weights import file_hash, load_into, load_weights
@@ -23,6 +24,7 @@ from locate.pixels import fit_size, resize_points
 from locate.types import Array, Extraction, Features
 
 SCALES = tuple(2 ** (-k / 2) for k in range(6))  # of the pyramid in which corners are found
+SEEN_AT = SCALES[1::2]  # of the pyramid that the network looks at
 _RATIO = 0.9  # of Lowe's test: docs/experiments.md, 8
 
 
@@ -49,7 +51,7 @@ class Steered:
         max_keypoints: int = 2048,
         max_side: int = 1024,
         scales: Sequence[float] = SCALES,
-        seen_at: Sequence[float] = (1.0, 0.5, 0.25),
+        seen_at: Sequence[float] = SEEN_AT,
         found_by: CornerSettings | None = None,
         upright: bool = False,
     ) -> None:
@@ -76,8 +78,9 @@ class Steered:
                 "max_keypoints": max_keypoints,
                 "max_side": max_side,
                 "scales": [round(scale, 4) for scale in self._scales],
-                "seen_at": list(self._seen_at),
+                "seen_at": [round(scale, 4) for scale in self._seen_at],
                 "upright": upright,
+                "direction blur": BLUR,
                 "corners": asdict(self._found_by) | {"least": LEAST},
             },
             local_dim=WIDTH,
@@ -137,8 +140,9 @@ class Steered:
         """N x 128 float32 at N x 2 points in pixels of the image."""
         maps = self._network(to_input(pixels, self.device, MULTIPLE))
         places = torch.from_numpy(points).to(self.device, torch.float32)[None]
-        directions = places.new_tensor((1.0, 0.0)).expand_as(places)
+        faced = np.tile(np.array((1, 0), np.float32), (len(points), 1))
         if not self._upright:
-            directions = self._network.directions_at(maps, places)
-        found = self._network.descriptors_at(maps, places, directions)
+            faced = directions(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), points)
+        facing = torch.from_numpy(faced).to(self.device)[None]
+        found = self._network.descriptors_at(maps, places, facing)
         return np.asarray(found[0].float().cpu().numpy())

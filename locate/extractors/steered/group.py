@@ -56,15 +56,6 @@ class FieldNorm(nn.BatchNorm3d):
         return super().forward(x.view(batch, -1, TURNS, height, width)).view_as(x)
 
 
-def vectors(field: Tensor) -> Tensor:
-    """The vector that each field (..., 4) stands for: (..., 2) as (x, y), y down.
-
-    Channel o counts along direction o: right, up, left, down. Turning the image turns the vector.
-    """
-    right, up, left, down = field.unbind(-1)
-    return torch.stack((right - left, down - up), dim=-1)
-
-
 def steered(fields: Tensor, direction: Tensor) -> Tensor:
     """What fields look like to someone who faces `direction`: unchanged when both are turned.
 

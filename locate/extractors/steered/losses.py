@@ -1,4 +1,4 @@
-"""The losses: one direction for one spot, and no spot taken for another.
+"""The losses: no spot is taken for another.
 
 All take matched rows: row i of a and row i of b are the same spot.
 """
@@ -8,8 +8,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional
-
-_EPSILON = 1e-9
 
 
 def contrastive_loss(a: Tensor, b: Tensor, temperature: float, apart: Tensor) -> Tensor:
@@ -29,17 +27,6 @@ def contrastive_loss(a: Tensor, b: Tensor, temperature: float, apart: Tensor) ->
     there = functional.cross_entropy(similarities, right)
     back = functional.cross_entropy(similarities.T, right)
     return (there + back) / 2
-
-
-def direction_loss(a: Tensor, b: Tensor, turns: Tensor) -> Tensor:
-    """1 - cosine between the direction at a spot in b and that in a as it would appear in b.
-
-    Args:
-        a, b: N x 2 unit vectors.
-        turns: N x 2 x 2, the derivative of b's pixels by a's.
-    """
-    moved = functional.normalize((turns @ a.unsqueeze(-1)).squeeze(-1), dim=-1, eps=_EPSILON)
-    return mean(1 - (moved * b).sum(dim=-1))
 
 
 def mean(values: Tensor) -> Tensor:

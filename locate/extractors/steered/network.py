@@ -1,14 +1,12 @@
 """The network: a C4-equivariant pyramid, and descriptors at keypoints.
 
-Everything up to the maps turns with the image by construction (`group`). At a keypoint the maps give a
-direction; the places around it at which the descriptor looks are turned by it, and so are the channels,
-so that the descriptor does not change when the image is turned. Training makes that hold between
-quarter turns too.
+Everything up to the map of fields turns with the image by construction (`group`). A keypoint comes with
+a direction; the places around it at which the descriptor looks are turned by it, and so are the
+channels, so that the descriptor does not change when the image is turned. Training makes that hold
+between quarter turns too.
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,27 +18,15 @@ from locate.extractors.steered.group import (
     FieldNorm,
     GroupConv,
     steered,
-    vectors,
 )
 
 SYSTEM = "steered"
 MULTIPLE = 32  # the sides of an image must be multiples of it
-MAPS = Grid(4, 1.5)  # where the cells of `Maps` lie
+MAPS = Grid(4, 1.5)  # where its cells lie
 WIDTH = 128  # of a descriptor
 
 _GREY = (0.299, 0.587, 0.114)  # Rec. 601
 _SPACING = 8.0  # pixels between the 3 x 3 places that a descriptor looks at
-_EPSILON = 1e-6
-
-
-class Maps(NamedTuple):
-    """Attributes:
-    fields: B x 4 F x H / 4 x W / 4, what descriptors are made of.
-    directions: B x 4 x H / 4 x W / 4, one field.
-    """
-
-    fields: Tensor
-    directions: Tensor
 
 
 class Block(nn.Sequential):
@@ -88,8 +74,6 @@ class SteeredNetwork(nn.Module):
         self.to32 = nn.Sequential(Block(w16, w32, 2, 2), Residual(w32), Residual(w32))
         self.lateral = nn.ModuleList(GroupConv(w, fields, 1) for w in (w4, w8, w16, w32))
         self.join = nn.ModuleList(Block(fields, fields) for _ in range(2))  # at strides 8 and 4
-        half = max(1, fields // 2)
-        self.direction = nn.Sequential(Block(fields, half), GroupConv(half, 1))
         self.describe = nn.Sequential(
             nn.Linear(5 * 9 * fields, 256), nn.ReLU(inplace=True), nn.Linear(256, WIDTH)
         )
@@ -98,11 +82,13 @@ class SteeredNetwork(nn.Module):
         around = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=-1).reshape(-1, 2)
         self.register_buffer("around", around, persistent=False)
 
-    def forward(self, images: Tensor, *, apart: bool = False) -> Maps:
+    def forward(self, images: Tensor) -> Tensor:
         """
         Args:
             images: B x 3 x H x W, RGB 0..255, sides multiples of 32.
-            apart: the directions' gradient goes no further than their own layers.
+
+        Returns:
+            B x 4 F x H / 4 x W / 4, what descriptors are made of; cells lie as `MAPS` says.
         """
         x = (images * self.grey).sum(dim=1, keepdim=True) / 64 - 2
         at4 = self.to4(self.stem(x))
@@ -111,19 +97,14 @@ class SteeredNetwork(nn.Module):
         at32 = self.to32(at16)
         deep = self.lateral[2](at16) + _double(self.lateral[3](at32))
         deep = self.join[0](self.lateral[1](at8) + _double(deep))
-        fields = self.join[1](self.lateral[0](at4) + _double(deep))
-        return Maps(fields, self.direction(fields.detach() if apart else fields))
+        found: Tensor = self.join[1](self.lateral[0](at4) + _double(deep))
+        return found
 
-    def directions_at(self, maps: Maps, points: Tensor) -> Tensor:
-        """Unit vectors B x N x 2 at points B x N x 2 in pixels."""
-        found = vectors(sample(maps.directions, MAPS.to_map(points)))
-        length: Tensor = found.norm(dim=-1, keepdim=True)
-        return found / (length + _EPSILON)
-
-    def descriptors_at(self, maps: Maps, points: Tensor, directions: Tensor) -> Tensor:
+    def descriptors_at(self, maps: Tensor, points: Tensor, directions: Tensor) -> Tensor:
         """Unit vectors B x N x 128.
 
         Args:
+            maps: of `forward`.
             points: B x N x 2 in pixels.
             directions: B x N x 2, unit vectors: which way is "right". (1, 0) for all gives upright
                 descriptors.
@@ -133,7 +114,7 @@ class SteeredNetwork(nn.Module):
         across = torch.stack((-along[..., 1], along[..., 0]), dim=-1)
         x, y = self.around[:, :1], self.around[:, 1:]
         places = MAPS.to_map(points).unsqueeze(2) + x * along + y * across
-        seen = sample(maps.fields, places.flatten(1, 2))
+        seen = sample(maps, places.flatten(1, 2))
         seen = seen.view(batch, count, len(self.around), self.fields, TURNS)
         turned = steered(seen, along.expand(-1, -1, len(self.around), -1))
         return functional.normalize(self.describe(turned.flatten(2)), dim=-1)

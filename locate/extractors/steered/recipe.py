@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from locate.errors import InputError
 from locate.extractors.steered import losses
 from locate.extractors.steered.corners import corners
-from locate.extractors.steered.network import MULTIPLE, SYSTEM, WIDTH, Maps, SteeredNetwork
+from locate.extractors.steered.directions import directions
+from locate.extractors.steered.network import MULTIPLE, SYSTEM, WIDTH, SteeredNetwork
 from locate.extractors.weights import load_into, load_weights
 from locate.images import read_photo
 from locate.pixels import apply_homography, resize_points
@@ -40,21 +41,21 @@ _TEMPERATURE = 0.04
 _JITTER = 0.6  # pixels: keypoints of two photos are never quite the same spot
 _SCALES = (1.0, 0.71, 0.5)  # of the pyramid in which corners are found
 _MOST_CORNERS = 600  # of a photo
-# What is found untold comes last: as long as directions are arbitrary it pulls hard, and nowhere.
+# What is found untold comes last: it pulls away from the teacher, which knows upright photos alone.
 _WEIGHTS = {
-    "distil": {"teacher": 3.0, "contrast": 0.1, "directions": 0.3},
-    "refine": {"teacher": 2.0, "contrast": 0.1, "untold": 0.3, "directions": 0.3},
+    "distil": {"teacher": 3.0, "contrast": 0.1},
+    "refine": {"teacher": 2.0, "contrast": 0.1, "untold": 0.3},
 }
 
 
 class _View(NamedTuple):
-    """A view, the photo's keypoints that lie in it, as places in their list and in pixels, and the
-    derivatives of the view's pixels by the photo's at them."""
+    """A view; the photo's keypoints that lie in it, as places in their list and in pixels; and where
+    "right" of the photo points at them."""
 
     image: Array
     rows: Array
     points: Array
-    derivatives: Array
+    upright: Array
 
 
 class SteeredRecipe(Recipe):
@@ -165,14 +166,16 @@ class SteeredRecipe(Recipe):
 
     def batch(self, stage: Stage, rng: np.random.Generator, *, held_out: bool = False) -> Batch:  # noqa: ARG002
         """images: 2 P x 3 x S x S, a and b of each pair in turn; points 2 P x N x 2, of which the first
-        `counts[p]` of pair p count; derivatives 2 P x N x 2 x 2 of view by photo; descriptors
-        2 P x N x D of the teacher, zeros where it has none; `one[p]` whether pair p shows one photo."""
+        `counts[p]` of pair p count; upright 2 P x N x 2, where the photo's "right" points in the view,
+        which tells the student what is up; directions 2 P x N x 2, which it finds itself; descriptors
+        2 P x N x D of the teacher, zeros where it has none."""
         which: Split = "held_out" if held_out else "train"
         drawn = [self._draw(rng, which) for _ in range(self._pairs)]
         views = [view for a, b, _, _ in drawn for view in (a, b)]
         points = np.zeros((len(views), self._points, 2), np.float32)
-        derivatives = np.zeros((len(views), self._points, 2, 2), np.float32)
+        upright = np.zeros((len(views), self._points, 2), np.float32)
         descriptors = np.zeros((len(views), self._points, self._teacher.dim), np.float32)
+        faced = np.zeros((len(views), self._points, 2), np.float32)
         counts = []
         for p, (a, b, common, photos) in enumerate(drawn):
             chosen = common[rng.permutation(len(common))[: self._points]]
@@ -181,17 +184,19 @@ class SteeredRecipe(Recipe):
                 taught = self._teacher.descriptors[self._pool.paths[photo]]
                 places = chosen[:, v % 2]
                 points[v, : len(chosen)] = view.points[places]
-                derivatives[v, : len(chosen)] = view.derivatives[places]
+                upright[v, : len(chosen)] = view.upright[places]
+                grey = cv2.cvtColor(view.image, cv2.COLOR_RGB2GRAY)
+                faced[v, : len(chosen)] = directions(grey, view.points[places])
                 rows = view.rows[places]
                 known = np.flatnonzero(rows < len(taught))
                 descriptors[v, known] = taught[rows[known]]
         return {
             "images": images_to_tensor(view.image for view in views),
             "points": torch.from_numpy(points),
-            "derivatives": torch.from_numpy(derivatives),
+            "upright": torch.from_numpy(upright),
             "descriptors": torch.from_numpy(descriptors),
+            "directions": torch.from_numpy(faced),
             "counts": counts,
-            "one": [photos[0] == photos[1] for *_, photos in drawn],
         }
 
     def _draw(
@@ -249,7 +254,7 @@ class SteeredRecipe(Recipe):
             image,
             rows,
             points[rows].astype(np.float32),
-            _derivatives(warp, keypoints[rows]).astype(np.float32),
+            _upright(warp, keypoints[rows]).astype(np.float32),
         )
 
     def _keypoints(self, index: int) -> Array:
@@ -267,20 +272,18 @@ class SteeredRecipe(Recipe):
 
     def losses(self, network: nn.Module, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         assert isinstance(network, SteeredNetwork)
-        maps = network(batch["images"], apart=stage.name == "distil")
-        with torch.autocast(maps.fields.device.type, enabled=False):  # cosines need the digits
-            return self._losses(network, Maps(*(part.float() for part in maps)), batch, stage)
+        maps = network(batch["images"])
+        with torch.autocast(maps.device.type, enabled=False):  # cosines need the digits
+            return self._losses(network, maps.float(), batch, stage)
 
     def _losses(
-        self, network: SteeredNetwork, maps: Maps, batch: Batch, stage: Stage
+        self, network: SteeredNetwork, maps: Tensor, batch: Batch, stage: Stage
     ) -> dict[str, Tensor]:
-        # "Right" of the photo as it appears in the view, which tells the student what is up.
-        upright = nn.functional.normalize(batch["derivatives"][..., 0], dim=-1, eps=1e-9)
+        upright = batch["upright"]
         points = batch["points"] + _JITTER * torch.randn_like(batch["points"])
         told = network.descriptors_at(maps, points, upright)
         turned = network.descriptors_at(maps, points, self._turned(upright))
-        directions = network.directions_at(maps, points)
-        found = network.descriptors_at(maps, points, directions)
+        found = network.descriptors_at(maps, points, batch["directions"])
         counts = torch.tensor(batch["counts"]).repeat_interleave(2)
         mine = (torch.arange(points.shape[1]) < counts[:, None]).to(points.device)
         taught = batch["descriptors"]
@@ -290,13 +293,6 @@ class SteeredRecipe(Recipe):
         parts = {"teacher": losses.mean(1 - agreement)}
         for name, seen in (("contrast", turned), ("untold", found)):
             parts[name] = losses.contrastive_loss(seen[0::2][a], seen[1::2][b], _TEMPERATURE, apart)
-        # Rows of single photos, of which it is known how they are turned.
-        one = torch.tensor(batch["one"], device=points.device)[:, None] & a
-        derivatives = batch["derivatives"]
-        turns = derivatives[1::2][one] @ torch.linalg.inv(derivatives[0::2][one])
-        parts["directions"] = losses.direction_loss(
-            directions[0::2][one], directions[1::2][one], turns
-        )
         total = sum(weight * parts[name] for name, weight in _WEIGHTS[stage.name].items())
         with torch.no_grad():
             right = (found[0::2][a] @ found[1::2][b].T).argmax(dim=1)
@@ -331,14 +327,14 @@ def _common(rows_a: Array, rows_b: Array, same: Array) -> Array:
     return np.array(found, np.int64).reshape(-1, 2)
 
 
-def _derivatives(homography: Array, points: Array) -> Array:
-    """N x 2 x 2: how the image of each of N x 2 points moves with it. For x -> (A x + t) / w(x) it is
-    (A - x' g) / w, with g the last row's first two numbers."""
+def _upright(homography: Array, points: Array) -> Array:
+    """N x 2, unit vectors: where "right" points at the images of N x 2 points. For x -> (A x + t) / w(x)
+    the derivative by the first coordinate is (a - x' g) / w: a is the first column of A, g the first
+    number of the last row."""
     depth = points @ homography[2, :2] + homography[2, 2]
     moved = apply_homography(homography, points)
-    return np.asarray(
-        (homography[:2, :2] - moved[:, :, None] * homography[2, :2]) / depth[:, None, None]
-    )
+    found = (homography[:2, 0] - moved * homography[2, 0]) / depth[:, None]
+    return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True))
 
 
 def _apart(points: Tensor, mine: Tensor) -> Tensor:
