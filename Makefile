@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DATA ?= ../shared/data
 WORK ?= build/bench
 
-.PHONY: setup demo test lint type format bench bench-retrieval bench-localize bench-learning bench-extractors bench-accuracy clean
+.PHONY: setup demo test lint type format bench bench-retrieval bench-localize bench-learning bench-extractors bench-accuracy bench-steered clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make bench-localize           maps and poses: accuracy, honesty, speed (10 min)"
 	@echo "make bench-learning           train every system three times, compare with its start (1 h)"
 	@echo "make bench-accuracy           the shipped features against RootSIFT"
+	@echo "make bench-steered            the shipped features at other settings, and pictures of where they fail"
 	@echo "make bench-extractors         all extractors in one table, with the weights of bench-learning (1 h)"
 
 setup: $(VENV)/.ready
@@ -90,6 +91,10 @@ bench-extractors: bench-learning
 
 bench-accuracy: setup
 	$(BIN)/python benchmarks/accuracy.py --data $(DATA) --work $(WORK)/extractors --out docs
+
+bench-steered: setup
+	$(BIN)/python benchmarks/steered.py --data $(DATA) --work $(WORK)/extractors --out docs
+	$(BIN)/python benchmarks/steered_failures.py --work $(WORK)/town --out docs
 
 clean:
 	rm -rf build demo .pytest_cache .mypy_cache .ruff_cache

@@ -114,7 +114,9 @@ def _parser() -> argparse.ArgumentParser:
         "locate build-index landmarks/",
     )
     build.add_argument("photos", type=Path, help="folder of photos, searched recursively")
-    build.add_argument("--extractor", metavar="NAME", help="what looks at the photos")
+    build.add_argument(
+        "--extractor", metavar="NAME", help="what looks at the photos (default: gem+steered)"
+    )
     build.add_argument(
         "--weights",
         type=Path,

@@ -239,7 +239,9 @@ def _map(parser: argparse.ArgumentParser) -> None:
 
 
 def _extractor(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--extractor", metavar="NAME", help="what looks at the photos")
+    parser.add_argument(
+        "--extractor", metavar="NAME", help="what looks at the photos (default: gem+sift)"
+    )
     parser.add_argument(
         "--weights",
         type=Path,

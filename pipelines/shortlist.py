@@ -36,12 +36,12 @@ def refuse_unfit(search: str, info: ExtractorInfo) -> None:
     if search != LOCAL and not info.global_dim:
         raise InputError(
             f"{info.name} gives no global descriptor, which the search {search!r} needs; use the "
-            f"search {LOCAL!r}, or an extractor that has one, such as gem+sift"
+            f"search {LOCAL!r}, or an extractor that has one, such as gem+steered"
         )
     if search != GLOBAL and not info.local_dim:
         raise InputError(
             f"{info.name} gives no local features, which the search {search!r} needs; use the "
-            f"search {GLOBAL!r}, or an extractor that has some, such as gem+sift"
+            f"search {GLOBAL!r}, or an extractor that has some, such as gem+steered"
         )
 
 

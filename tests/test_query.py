@@ -194,7 +194,7 @@ def test_an_extractor_without_a_global_descriptor_searches_by_local_features(
     tmp_path, photo_factory
 ):
     photo = photo_factory(tmp_path / "photos/a.jpg")
-    with pytest.raises(InputError, match=r"sift gives no global descriptor.*gem\+sift"):
+    with pytest.raises(InputError, match=r"sift gives no global descriptor.*gem\+steered"):
         locate.build_index(
             tmp_path / "photos", tmp_path / "refused", extractor="sift", search="global"
         )

@@ -12,7 +12,10 @@ from typing import Any
 from locate.errors import UnknownNameError, WeightsError
 from locate.extractors.base import Extractor
 
-DEFAULT = "gem+sift"
+DEFAULT = "gem+steered"
+MAP_DEFAULT = (
+    "gem+sift"  # of maps: RootSIFT's points are the more precise (docs/experiments.md, 15)
+)
 
 
 def _sift(*, weights: Path | None = None, **settings: Any) -> Extractor:
