@@ -214,7 +214,7 @@ def test_the_search_is_remembered_and_can_be_changed(home, index, capsys):
 
 
 def test_a_search_that_the_extractor_cannot_feed_is_refused(home):
-    with pytest.raises(InputError, match=r"gem gives no local features.*gem\+sift"):
+    with pytest.raises(InputError, match=r"gem gives no local features.*gem\+steered"):
         build_index(home / "photos", home / "new", extractor="gem", search="local")
     with pytest.raises(InputError, match="sift gives no global descriptor"):
         build_index(home / "photos", home / "new", extractor="sift", search="both")
