@@ -25,7 +25,7 @@ class SlowExtractor(FakeExtractor):
     """Slow enough that most kills fall between the first commit and the last."""
 
     def extract(self, *args, **options):
-        time.sleep(0.05)
+        time.sleep(0.02)
         return super().extract(*args, **options)
 
 
