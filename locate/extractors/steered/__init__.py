@@ -1,1 +1,1 @@
-"""Steered features: a C4-equivariant network, whose descriptors are turned by a direction of its own."""
+"""Steered features: corners, described by a C4-equivariant network along the direction that each faces."""

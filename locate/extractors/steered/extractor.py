@@ -38,7 +38,7 @@ class Steered:
         max_side: the image is shrunk so that its long side is at most this many pixels.
         scales: of the pyramid in which corners are found; all compete.
         seen_at: of the pyramid that the network looks at; a corner is described at the level that is
-            nearest to its own scale.
+            nearest to its own scale, of two equally near ones at the smaller.
         found_by: how corners are found.
         upright: photos are the right way up: descriptors are not turned, and tell more apart.
     """
@@ -69,8 +69,7 @@ class Steered:
         self._max_keypoints, self._upright = max_keypoints, upright
         self._scales, self._seen_at = tuple(scales), tuple(seen_at)
         self._found_by = found_by or CornerSettings()
-        ratios = np.log(np.array(self._scales)[:, None] / np.array(self._seen_at))
-        self._level_of = np.abs(ratios).argmin(axis=1)
+        self._level_of = nearest_levels(self._scales, self._seen_at)
         self.info = ExtractorInfo(
             name=SYSTEM,
             weights=weights_hash,
@@ -146,3 +145,11 @@ class Steered:
         facing = torch.from_numpy(faced).to(self.device)[None]
         found = self._network.descriptors_at(maps, places, facing)
         return np.asarray(found[0].float().cpu().numpy())
+
+
+def nearest_levels(scales: Sequence[float], levels: Sequence[float]) -> Array:
+    """For each scale the place in `levels` of the one that is nearest by ratio; of two equally near ones
+    the smaller. Half an octave apart they often are, up to the last bit of a logarithm."""
+    apart = np.abs(np.log(np.array(scales)[:, None] / np.array(levels))).round(6)
+    best = np.where(apart == apart.min(axis=1, keepdims=True), np.array(levels), np.inf)
+    return np.asarray(best.argmin(axis=1))
