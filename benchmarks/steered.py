@@ -4,8 +4,8 @@
 
 MMA and homography accuracy (MAGSAC, mean of five orders) on oxford-affine, 2048 keypoints, full size;
 right at 3: right matches per pair, of so many; bark: its homographies at 3 px; wxbs: share of mutual
-nearest neighbours that are right at 3 px; ms: of one image of 640 px, median of 20, two threads, without a
-global descriptor. What is finished in --work is not done again.
+nearest neighbours that are right at 3 px; ms: of one image of 640 px, median of 20, two threads,
+without a global descriptor. What is finished in --work is not done again.
 """
 
 from __future__ import annotations

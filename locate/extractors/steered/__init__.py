@@ -1,1 +1,1 @@
-"""Steered features: corners, described by a C4-equivariant network along the direction that each faces."""
+"""Steered features: corners, described by a C4-equivariant network along the direction each faces."""
