@@ -238,21 +238,25 @@ def test_corners_of_a_level_are_in_pixels_of_the_image():
     assert np.bincount(both[1]).tolist() == [len(both[0]) - len(half[0]), len(half[0])]
 
 
-def test_the_strength_is_the_smaller_eigenvalue():
-    """Of the mean over the window of g g^T, with the gradient g by Sobel's differences, by hand."""
+def test_the_strength_is_the_geometric_mean_of_the_eigenvalues():
+    """Of the Gaussian mean of g g^T, with the gradient g by Sobel's differences, by hand."""
     grey, _ = squares()
     points, _, strengths = corners(grey, (1.0,))
     image = cv2.GaussianBlur(grey.astype(np.float64) / 255, (0, 0), 1.5)
     smooth, slope = np.array((1, 2, 1)), np.array((-1, 0, 1))
+    weights = np.exp(-(np.arange(-4, 5) ** 2) / 2)
+    weights /= weights.sum()
     for k in np.argsort(-strengths)[:5]:
         x, y = np.round(points[k]).astype(int)
         moments = np.zeros((2, 2))
-        for row in range(y - 2, y + 3):
-            for column in range(x - 2, x + 3):
-                window = image[row - 1 : row + 2, column - 1 : column + 2]
-                g = np.array((smooth @ window @ slope, slope @ window @ smooth)) / 20
-                moments += np.outer(g, g)
-        assert strengths[k] == pytest.approx(np.linalg.eigvalsh(moments)[0], rel=1e-3)
+        for row in range(-4, 5):
+            for column in range(-4, 5):
+                j, i = y + row, x + column
+                window = image[j - 1 : j + 2, i - 1 : i + 2]
+                g = np.array((smooth @ window @ slope, slope @ window @ smooth)) / 8
+                moments += weights[row + 4] * weights[column + 4] * np.outer(g, g)
+        first, second = np.linalg.eigvalsh(moments)
+        assert strengths[k] == pytest.approx(math.sqrt(first * second), rel=1e-3)
 
 
 def test_distinct_points_by_hand():

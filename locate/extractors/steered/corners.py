@@ -1,8 +1,10 @@
 """Where to look: corners at several scales, to a fraction of a pixel.
 
-Shi and Tomasi, "Good Features to Track", CVPR 1994: the smaller eigenvalue of the second-moment matrix
-of the gradient, at its local maxima over the image, at every level of a pyramid. A corner is found again
-more precisely than what networks this small learn to detect (`docs/experiments.md`).
+Rohr, "Modelling and identification of characteristic intensity variations", IVC 1992: the determinant
+of the second-moment matrix of the gradient, at its local maxima over the image, at every level of a
+pyramid. It is smooth where the smaller eigenvalue (Shi and Tomasi, CVPR 1994) has a kink, so that its
+maxima are found again at the same place. A corner is found again more precisely than what networks this
+small learn to detect (`docs/experiments.md`, 3 and 16).
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from locate.pixels import resize_points
 from locate.types import Array
 
 _BORDER = 4  # pixels at the border of a level in which nothing is detected
-LEAST = 1e-5  # strength, for grey values of 0 to 1: below there is only noise
+LEAST = 1e-6  # strength, for grey values of 0 to 1: below there is only noise
 _FURTHEST = 0.7  # pixels: a maximum that lies further from its pixel is none
 
 
@@ -29,7 +31,7 @@ class CornerSettings:
 
     Attributes:
         blur: in pixels, of the image before its gradient is taken, at each level.
-        window: in pixels, side of the window of the second-moment matrix.
+        window: in pixels, standard deviation of the Gaussian window of the second-moment matrix.
         radius: a corner is the strongest within so many pixels to either side.
         cell: in pixels of the image: of corners that several levels find at one spot the strongest
             counts, else the second nearest neighbour of a descriptor, by which matches are judged, would
@@ -37,7 +39,7 @@ class CornerSettings:
     """
 
     blur: float = 1.5
-    window: int = 5
+    window: float = 1.0
     radius: int = 3
     cell: float = 3.0
 
@@ -52,8 +54,8 @@ def corners(
         settings: all but `cell`.
 
     Returns:
-        N x 2 float64 places (x, y) in pixels of the image; N places in `scales`; N float32 strengths.
-        Level by level.
+        N x 2 float64 places (x, y) in pixels of the image; N places in `scales`; N float32 strengths,
+        the geometric mean of the two eigenvalues. Level by level.
     """
     settings = settings or CornerSettings()
     height, width = grey.shape
@@ -96,7 +98,10 @@ def distinct(points: Array, side: float) -> Array:
 def _at(image: Array, settings: CornerSettings) -> tuple[Array, Array]:
     """The corners of one level and their strengths."""
     smooth = cv2.GaussianBlur(image, (0, 0), settings.blur)
-    strength = cv2.cornerMinEigenVal(smooth, settings.window, ksize=3)
+    x, y = (cv2.Sobel(smooth, cv2.CV_32F, 1 - axis, axis, scale=1 / 8) for axis in (0, 1))
+    moments = cv2.GaussianBlur(cv2.merge((x * x, x * y, y * y)), (0, 0), settings.window)
+    xx, xy, yy = cv2.split(moments)
+    strength = np.sqrt(np.maximum(xx * yy - xy * xy, 0))
     highest = cv2.dilate(strength, np.ones((2 * settings.radius + 1,) * 2, np.uint8))
     inner = np.s_[_BORDER:-_BORDER, _BORDER:-_BORDER]
     peak = (strength == highest)[inner] & (strength[inner] > LEAST)
