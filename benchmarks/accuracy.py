@@ -11,9 +11,10 @@
   localization` at its defaults.
 - ms: of one image of 640 px, median of 20, two threads, one image at a time.
 
-The peer (ALIKED-n16, an environment of its own) joins the matching rows. What is finished in --work is
-not done again, but for the speed; `benchmarks/extractors.py` shares it. With --out the scores of the
-shipped weights are written beside them for `locate models`.
+The peer (ALIKED-n16, an environment of its own) joins the rows of matching and, with GeM before it and
+our matching after it, those of retrieval. What is finished in --work is not done again, but for the
+speed; `benchmarks/extractors.py` shares it. With --out the scores of the shipped weights are written
+beside them for `locate models`.
 """
 
 from __future__ import annotations
@@ -22,17 +23,22 @@ import argparse
 import hashlib
 import json
 import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from extractors import clicks, kept, over_all, retrieval, speed
+from extractors import clicks, distractors, kept, over_all, retrieval, speed
 from PIL import Image
 
 from locate.extractors import registry, shipped
 from locate.extractors.base import Extractor, ExtractorInfo
+from locate.extractors.pair import Pair
 from locate.extractors.weights import file_hash
+from locate.images import read_photo
+from locate.pixels import resize_points
 from locate.types import Array, Extraction, Features
 from pipelines.evaluate_localization import evaluate_localization
 from pipelines.evaluate_matching import evaluate_matching
@@ -65,8 +71,16 @@ def main() -> None:
             found |= kept(a.work, extractor, measure, a.data)
         rows[name] = found
     if a.peer:
-        peer = Peer(a.peer, a.peer_tool, a.data, a.work)
+        peer = Peer(a.peer, a.peer_tool, a.work)
+        peer.look_at_files((a.data / "eval/matching").rglob("*"))
         rows[_PEER] = kept(a.work, peer, homographies, a.data) | kept(a.work, peer, clicks, a.data)
+        peer.look_at_photos(
+            [
+                *(a.data / "eval/retrieval/images").rglob("*.*"),
+                *distractors(a.data),
+            ]
+        )
+        rows[_PEER] |= kept(a.work, Pair(registry.create("gem"), peer), retrieval, a.data)
     report = make_report(rows)
     print_report(report)
     if a.out:
@@ -97,50 +111,57 @@ def localization(extractor: Extractor, data: Path, work: Path) -> Scores:  # noq
 
 
 class Peer:
-    """What the peer's tool finds in the photos of the matching sets, as an extractor that knows these
-    photos alone."""
+    """What the peer's tool finds in photos, as an extractor that knows these photos alone."""
 
     max_side = 1024
 
-    def __init__(self, python: str, tool: Path, data: Path, work: Path) -> None:
+    def __init__(self, python: str, tool: Path, work: Path) -> None:
         self.info = ExtractorInfo(_PEER, None, {"max_keypoints": 2048}, local_dim=128)
-        photos = sorted(
-            path
-            for path in (data / "eval/matching").rglob("*")
-            if path.suffix in (".jpg", ".png", ".ppm")
+        self._run, self._work = [python, str(tool), "features"], work
+        self._found: dict[str, Features] = {}
+
+    def look_at_files(self, photos: Iterable[Path]) -> None:
+        """At their full size."""
+        self._look(
+            self._work / "peer.npz",
+            sorted(path for path in photos if path.suffix in (".jpg", ".png", ".ppm")),
+            side=100000,
         )
-        file = work / "peer.npz"
-        if not file.exists():
-            subprocess.run(
-                [
-                    python,
-                    tool,
-                    "features",
-                    file,
-                    *photos,
-                    "--keypoints",
-                    "2048",
-                    "--side",
-                    "100000",
-                ],
-                check=True,
-            )
-        with np.load(file) as stored:
-            self._found = {
-                _digest(np.asarray(Image.open(str(stored[f"{i}|name"])).convert("RGB"))): Features(
-                    *_best_first(stored, i), tuple(stored[f"{i}|size"].tolist())
-                )
-                for i in range(int(stored["count"]))
-            }
+
+    def look_at_photos(self, photos: Iterable[Path]) -> None:
+        """As an index does: decoded at a fraction of their size, shrunk to `max_side`."""
+        folder = self._work / "peer-photos"
+        folder.mkdir(exist_ok=True)
+        files = []
+        for number, path in enumerate(sorted(photos)):
+            files.append(folder / f"{number}.png")
+            if not files[-1].exists():
+                pixels = read_photo(path, min_long_side=self.max_side).pixels
+                Image.fromarray(pixels).save(files[-1], compress_level=1)
+        self._look(self._work / "peer-photos.npz", files, side=self.max_side)
+
+    def _look(self, out: Path, files: Sequence[Path], side: int) -> None:
+        if not out.exists():
+            options = ["--keypoints", "2048", "--side", str(side)]
+            subprocess.run([*self._run, out, *files, *options], check=True)
+        with np.load(out) as stored:
+            for i in range(int(stored["count"])):
+                pixels = np.asarray(Image.open(str(stored[f"{i}|name"])).convert("RGB"))
+                size = tuple(stored[f"{i}|size"].tolist())
+                self._found[_digest(pixels)] = Features(*_best_first(stored, i), size)
 
     def extract(
         self,
         pixels: Array,
-        size: tuple[int, int] | None = None,  # noqa: ARG002
+        size: tuple[int, int] | None = None,
         *,
         local: bool = True,  # noqa: ARG002
     ) -> Extraction:
-        return Extraction(self._found[_digest(pixels)], None)
+        found = self._found[_digest(pixels)]
+        if size is not None and size != found.image_size:
+            keypoints = resize_points(found.keypoints, found.image_size, size)
+            found = replace(found, keypoints=keypoints.astype(np.float32), image_size=size)
+        return Extraction(found, None)
 
 
 def _digest(pixels: Array) -> str:

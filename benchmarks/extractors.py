@@ -38,7 +38,7 @@ from pipelines.evaluate_retrieval import evaluate_retrieval
 from pipelines.report import Report, Table
 from pipelines.tables import print_report
 
-NAMES = ("sift", "gem", "gem+sift")
+NAMES = ("sift", "gem", "gem+sift", "gem+steered")
 SIDE, TIMED = 640, 20
 DISTRACTORS = 5  # every so-manieth photo
 
@@ -132,16 +132,20 @@ def clicks(extractor: Extractor, data: Path, work: Path) -> Scores:  # noqa: ARG
     return {"right matches": row["right@3"]}
 
 
+def distractors(data: Path) -> list[Path]:
+    return sorted((data / "train/photos").iterdir())[::DISTRACTORS]
+
+
 def retrieval(extractor: Extractor, data: Path, work: Path) -> Scores:
-    distractors = work / "distractors"
-    distractors.mkdir(exist_ok=True)
-    for path in sorted((data / "train/photos").iterdir())[::DISTRACTORS]:
-        if not (distractors / path.name).exists():
-            (distractors / path.name).symlink_to(path.resolve())
+    folder = work / "distractors"
+    folder.mkdir(exist_ok=True)
+    for path in distractors(data):
+        if not (folder / path.name).exists():
+            (folder / path.name).symlink_to(path.resolve())
     report = evaluate_retrieval(
         data / "eval/retrieval",
         {"x": extractor},
-        distractors=[distractors],
+        distractors=[folder],
         kinds=["web"],
         work=work / "databases",
     ).to_json()

@@ -29,10 +29,11 @@ Scores = dict[str, float | None]
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "as shipped": {},
-    "blur 1": {"found_by": CornerSettings(blur=1.0)},
     "blur 1.25": {"found_by": CornerSettings(blur=1.25)},
+    "blur 1.75": {"found_by": CornerSettings(blur=1.75)},
     "blur 2": {"found_by": CornerSettings(blur=2.0)},
-    "window 7": {"found_by": CornerSettings(window=7)},
+    "window .75": {"found_by": CornerSettings(window=0.75)},
+    "window 1.5": {"found_by": CornerSettings(window=1.5)},
     "strongest in 5 x 5": {"found_by": CornerSettings(radius=2)},
     "strongest in 9 x 9": {"found_by": CornerSettings(radius=4)},
     "all corners of a spot": {"found_by": CornerSettings(cell=1e-6)},

@@ -116,6 +116,30 @@ def test_points_show_the_same_spot(recipe, monkeypatch):
     assert np.mean(right) < 0.3 * np.mean(wrong)
 
 
+def test_keypoints_of_the_batch_face_along_the_gradient_there(recipe):
+    """By an independent blur and central differences of the view itself, at its own points."""
+    batch = recipe.batch(recipe.stages[0], generator(0, 0, 5))
+    offsets = np.arange(-20, 21)
+    weights = np.exp(-(offsets**2) / (2 * 5.0**2))
+    weights /= weights.sum()
+    cosines = []
+    for v, image in enumerate(batch["images"].numpy()):
+        grey = np.pad(np.tensordot((0.299, 0.587, 0.114), image, axes=1), 20, mode="edge")
+        for axis in (0, 1):
+            grey = np.apply_along_axis(np.convolve, axis, grey, weights, mode="valid")
+        slopes = np.stack(np.gradient(grey)[::-1], axis=-1)
+        count = batch["counts"][v // 2]
+        x, y = np.round(batch["points"][v, :count].numpy()).astype(int).T
+        slope = slopes[y, x]
+        length = np.linalg.norm(slope, axis=1)
+        along = (batch["directions"][v, :count].numpy() * slope).sum(axis=1) / length
+        cosines.append(along[length > 0.5])
+    cosines = np.concatenate(cosines)
+    assert len(cosines) > 100
+    assert np.median(cosines) > 0.99
+    assert np.percentile(cosines, 5) > 0.9
+
+
 def test_upright_is_where_right_goes():
     rng = np.random.default_rng(0)
     h = np.eye(3) + rng.normal(scale=(0.2, 0.2, 0.002), size=(3, 3)).T
