@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     build.add_argument("photos", type=Path, help="folder of photos, searched recursively")
     build.add_argument(
-        "--extractor", metavar="NAME", help="what looks at the photos (default: gem+steered)"
+        "--extractor", metavar="NAME", help="what looks at the photos (default: context)"
     )
     build.add_argument(
         "--weights",

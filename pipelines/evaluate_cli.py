@@ -184,7 +184,7 @@ def _report(a: argparse.Namespace) -> Report:
         )
     from pipelines.progress import progress_bar
 
-    extractors = named_extractors(a.extractor, a.weights, for_maps=a.kind == "localization")
+    extractors = named_extractors(a.extractor, a.weights)
     with progress_bar("evaluating") as progress:
         common: dict[str, Any] = {"seed": a.seed, "progress": progress}
         if a.kind == "matching":
@@ -245,9 +245,7 @@ def _given(a: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: getattr(a, name) for name in names if getattr(a, name) is not None}
 
 
-def named_extractors(
-    names: list[str], weights: list[Path], *, for_maps: bool = False
-) -> dict[str, Extractor]:
+def named_extractors(names: list[str], weights: list[Path]) -> dict[str, Extractor]:
     """Ready extractors by the name in the tables: each of `names` with the weights that it starts with,
     and the system of each file of `weights`, called "system (file)"; the default if there are none."""
     from locate.extractors import registry
@@ -261,8 +259,7 @@ def named_extractors(
             name = f"{system} ({path})"
         found[name] = registry.create(system, weights={system: path})
     if not found:
-        name = registry.MAP_DEFAULT if for_maps else registry.DEFAULT
-        found[name] = registry.create(name)
+        found[registry.DEFAULT] = registry.create(registry.DEFAULT)
     return found
 
 

@@ -240,7 +240,7 @@ def _map(parser: argparse.ArgumentParser) -> None:
 
 def _extractor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--extractor", metavar="NAME", help="what looks at the photos (default: gem+sift)"
+        "--extractor", metavar="NAME", help="what looks at the photos (default: context)"
     )
     parser.add_argument(
         "--weights",

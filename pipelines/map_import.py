@@ -23,7 +23,6 @@ from locate.errors import InputError
 from pipelines.build import Job
 from pipelines.datasets_localization import PosedPhoto
 from pipelines.extraction import Clock
-from pipelines.filled_by import map_extractor
 from pipelines.labels import label_rule
 from pipelines.map_build import MAX_ERROR, finished_report, summed_up
 from pipelines.map_calibrate import measure_share
@@ -92,7 +91,7 @@ def import_map(
             label_rule("folder"),
             workers,
             lambda done, total: tell("features", done, total),
-            map_extractor(catalog, extractor, weights),
+            extractor,
             weights,
         )
         require_local(require_info(catalog))

@@ -38,7 +38,7 @@ def placed(town, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def extractor():
-    return registry.create(registry.MAP_DEFAULT)
+    return registry.create()
 
 
 @pytest.fixture(autouse=True)

@@ -12,10 +12,7 @@ from typing import Any
 from locate.errors import UnknownNameError, WeightsError
 from locate.extractors.base import Extractor
 
-DEFAULT = "gem+steered"
-MAP_DEFAULT = (
-    "gem+sift"  # of maps: RootSIFT's points are the more precise (docs/experiments.md, 15)
-)
+DEFAULT = "context"
 
 
 def _sift(*, weights: Path | None = None, **settings: Any) -> Extractor:
@@ -30,6 +27,12 @@ def _gem(*, weights: Path | None = None, **settings: Any) -> Extractor:
 
     _refuse("gem", weights)
     return Gem.from_pretrained(**settings)
+
+
+def _context(**settings: Any) -> Extractor:
+    from locate.extractors.context.extractor import Context
+
+    return Context.from_pretrained(**settings)
 
 
 def _d2net(**settings: Any) -> Extractor:
@@ -63,6 +66,7 @@ def _refuse(name: str, weights: Path | None) -> None:
 
 # Each takes the settings of its extractor and `weights`, a file that `locate train` made.
 EXTRACTORS: Mapping[str, Callable[..., Extractor]] = {
+    "context": _context,
     "d2net": _d2net,
     "delf": _delf,
     "gem": _gem,
@@ -91,7 +95,7 @@ def create(
     """
     parts = name.split("+")
     if len(parts) > 2 or any(part not in EXTRACTORS for part in parts):
-        raise UnknownNameError("extractor", name, [*EXTRACTORS, DEFAULT])
+        raise UnknownNameError("extractor", name, [*EXTRACTORS, "gem+sift"])
     made = [
         _make(part, (settings or {}).get(part, {}), (weights or {}).get(part)) for part in parts
     ]
@@ -106,7 +110,7 @@ def parts_of(name: str) -> list[str]:
     """The one or two extractors of a name; `UnknownNameError` if there is none such."""
     parts = name.split("+")
     if len(parts) > 2 or any(part not in EXTRACTORS for part in parts):
-        raise UnknownNameError("extractor", name, [*EXTRACTORS, DEFAULT])
+        raise UnknownNameError("extractor", name, [*EXTRACTORS, "gem+sift"])
     return parts
 
 

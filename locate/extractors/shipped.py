@@ -12,7 +12,9 @@ _FOLDER = Path(__file__).parent
 SCORES = _FOLDER / "scores.json"  # written by benchmarks/accuracy.py
 
 # By the name of the system; beside each file lies nothing that is needed to use it.
-SHIPPED: Mapping[str, Path] = {"steered": _FOLDER / "steered/weights.safetensors"}
+SHIPPED: Mapping[str, Path] = {
+    name: _FOLDER / name / "weights.safetensors" for name in ("context", "steered")
+}
 
 
 def record_of(system: str) -> Record:

@@ -1,0 +1,1 @@
+"""Steered features that know what they are part of: beside the corner, what an ImageNet network sees."""

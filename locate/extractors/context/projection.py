@@ -1,0 +1,82 @@
+"""From what two networks see at a keypoint to one descriptor: linear maps, fitted in closed form."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from locate.errors import InputError
+
+
+class Projection(NamedTuple):
+    """Attributes:
+    mean: K, of what the deep network sees at keypoints.
+    context: C x K: keeps of it what tells places apart.
+    joint: D x (L + C): a local descriptor and its context, weighted, to what is stored.
+    """
+
+    mean: Tensor
+    context: Tensor
+    joint: Tensor
+
+    def with_context(self, local: Tensor, seen: Tensor) -> Tensor:
+        """N x (L + C), before `joint`: each part of length 1.
+
+        Args:
+            local: N x L, unit vectors.
+            seen: N x K, of the deep network.
+        """
+        context = functional.linear(seen - self.mean, self.context)
+        return torch.cat((local, functional.normalize(context, dim=-1)), dim=-1)
+
+    def descriptors(self, local: Tensor, seen: Tensor) -> Tensor:
+        """N x D, unit vectors."""
+        both = self.with_context(local, seen)
+        return functional.normalize(functional.linear(both, self.joint), dim=-1)
+
+
+def fit_context(a: Tensor, b: Tensor, dim: int, ridge: float) -> tuple[Tensor, Tensor]:
+    """The projection under which matches are alike and all else is not: first the directions in which
+    matches differ are shrunk, by the inverse root of the matrix of their differences, then those are
+    kept in which all vary most (Mikolajczyk and Matas, ICCV 2007; in other words linear discriminant
+    analysis with a class for each match).
+
+    Args:
+        a, b: M x K, what is seen at the two ends of each match.
+        dim: C.
+        ridge: added to the eigenvalues of the differences, as a share of their mean.
+
+    Returns:
+        mean K and projection C x K, float64.
+
+    Raises:
+        InputError: fewer matches than dimensions.
+    """
+    if len(a) <= dim:
+        raise InputError(f"{len(a)} matches are too few for a context of {dim} numbers")
+    a, b = a.double(), b.double()
+    both = torch.cat((a, b))
+    mean = both.mean(dim=0)
+    within = (a - b).T @ (a - b) / (2 * len(a))
+    values, vectors = torch.linalg.eigh(within)
+    shrunk = vectors * (values.clamp(min=0) + ridge * values.mean()) ** -0.5
+    directions = torch.linalg.eigh(torch.cov(((both - mean) @ shrunk).T))[1]
+    return mean, (shrunk @ directions.flip(1)[:, :dim]).T
+
+
+def fit_joint(local: Tensor, context: Tensor, share: float, dim: int) -> Tensor:
+    """D x (L + C): the two parts so weighted that the context has `share` of a cosine, in the D
+    dimensions that hold most of it; float64. Its rows are orthonormal but for the weights, so that
+    cosines hardly change."""
+    weights = torch.cat(
+        (
+            torch.full((local.shape[1],), (1 - share) ** 0.5, dtype=torch.float64),
+            torch.full((context.shape[1],), share**0.5, dtype=torch.float64),
+        )
+    )
+    both = torch.cat((local, context), dim=1).double() * weights
+    directions = torch.linalg.eigh(both.T @ both)[1].flip(1)[:, :dim]
+    return directions.T * weights
