@@ -79,4 +79,5 @@ def fit_joint(local: Tensor, context: Tensor, share: float, dim: int) -> Tensor:
     )
     both = torch.cat((local, context), dim=1).double() * weights
     directions = torch.linalg.eigh(both.T @ both)[1].flip(1)[:, :dim]
-    return directions.T * weights
+    joint: Tensor = directions.T * weights
+    return joint
