@@ -45,7 +45,7 @@ from pipelines.evaluate_matching import evaluate_matching
 from pipelines.report import Report, Table
 from pipelines.tables import print_report
 
-NAMES = ("sift", "gem+sift", "gem+steered")
+NAMES = ("sift", "gem+sift", "gem+steered", "context")
 SCENES = ("fountain-P11", "Herz-Jesus-P25")
 THRESHOLDS = (1, 3, 5)
 _PEER = "aliked-n16"
@@ -86,7 +86,7 @@ def main() -> None:
     if a.out:
         (a.out / "accuracy.md").write_text(report.to_markdown())
         (a.out / "accuracy.json").write_text(json.dumps(report.to_json(), indent=1) + "\n")
-        write_scores(rows["gem+steered"])
+        write_scores({"steered": rows["gem+steered"], "context": rows["context"]})
 
 
 def homographies(extractor: Extractor, data: Path, work: Path) -> Scores:  # noqa: ARG001
@@ -185,14 +185,17 @@ def make_report(rows: dict[str, Scores]) -> Report:
     return Report("accuracy", {"torch": torch.__version__}, (table,))
 
 
-def write_scores(scores: Scores) -> None:
+def write_scores(rows: dict[str, Scores]) -> None:
     """Those of the local features, for `locate models`."""
     chosen = ("MMA@3", "homography@3", "right matches")
-    value = {
-        "weights": file_hash(shipped.SHIPPED["steered"]),
-        "scores": {name: round(scores[name] or 0.0, 3) for name in chosen},
+    values = {
+        system: {
+            "weights": file_hash(shipped.SHIPPED[system]),
+            "scores": {name: round(scores[name] or 0.0, 3) for name in chosen},
+        }
+        for system, scores in rows.items()
     }
-    shipped.SCORES.write_text(json.dumps({"steered": value}, indent=1) + "\n")
+    shipped.SCORES.write_text(json.dumps(values, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from pipelines.evaluate_retrieval import evaluate_retrieval
 from pipelines.report import Report, Table
 from pipelines.tables import print_report
 
-NAMES = ("sift", "gem", "gem+sift", "gem+steered")
+NAMES = ("sift", "gem", "gem+sift", "gem+steered", "context")
 SIDE, TIMED = 640, 20
 DISTRACTORS = 5  # every so-manieth photo
 

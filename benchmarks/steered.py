@@ -20,7 +20,7 @@ from extractors import clicks, kept, over_all, speed
 
 from locate.extractors.base import Extractor
 from locate.extractors.steered.corners import CornerSettings
-from locate.extractors.steered.extractor import SCALES, Steered
+from locate.extractors.steered.extractor import Steered
 from pipelines.evaluate_matching import evaluate_matching
 from pipelines.report import Report, Table
 from pipelines.tables import print_report
@@ -30,14 +30,11 @@ Scores = dict[str, float | None]
 SETTINGS: dict[str, dict[str, Any]] = {
     "as shipped": {},
     "blur 1.25": {"found_by": CornerSettings(blur=1.25)},
-    "blur 1.75": {"found_by": CornerSettings(blur=1.75)},
     "blur 2": {"found_by": CornerSettings(blur=2.0)},
-    "window .75": {"found_by": CornerSettings(window=0.75)},
     "window 1.5": {"found_by": CornerSettings(window=1.5)},
     "strongest in 5 x 5": {"found_by": CornerSettings(radius=2)},
     "strongest in 9 x 9": {"found_by": CornerSettings(radius=4)},
     "all corners of a spot": {"found_by": CornerSettings(cell=1e-6)},
-    "five scales": {"scales": SCALES[:5]},
     "seen at 1, .5, .25": {"seen_at": (1.0, 0.5, 0.25)},
     "upright": {"upright": True},
 }

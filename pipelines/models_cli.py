@@ -74,11 +74,14 @@ def list_models() -> list[Model]:
     found = []
     for name, path in SHIPPED.items():
         record = record_of(name)
-        trained = f"trained by this project, {record.seconds / 60:.0f} min"
-        megabytes = path.stat().st_size / 1e6
-        found.append(
-            Model(name, local, trained, record.licence, megabytes, scores_of(name), asdict(record))
-        )
+        trained = f"trained by this project, {max(1, round(record.seconds / 60))} min"
+        megabytes, both = path.stat().st_size / 1e6, local
+        if name == "context":  # a join of two that exist
+            trained += ", on steered's and ImageNet's"
+            megabytes += SHIPPED["steered"].stat().st_size / 1e6 + imagenet
+            both = f"{whole}, {local}"
+        scores = scores_of(name)
+        found.append(Model(name, both, trained, record.licence, megabytes, scores, asdict(record)))
     found += [
         Model("gem", whole, "ImageNet, by TensorFlow's authors", _IMAGENET, imagenet, {}),
         Model("sift", local, "none: classical", "Apache-2.0 (OpenCV)", 0.0, {}),

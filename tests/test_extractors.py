@@ -86,7 +86,8 @@ def test_without_local_features(extractor, texture):
 def test_unknown_names_list_the_known_ones():
     for name in ("surf", "gem+surf", "gem+sift+gem"):
         with pytest.raises(
-            UnknownNameError, match=r"known: d2net, delf, gem, gem\+steered, sift, steered, ur2kid"
+            UnknownNameError,
+            match=r"known: context, d2net, delf, gem, gem\+sift, sift, steered, ur2kid",
         ):
             registry.create(name)
     with pytest.raises(InputError, match="sift gives no global descriptor; name it second"):
