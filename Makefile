@@ -19,7 +19,7 @@ help:
 	@echo "make bench-localize           maps and poses: accuracy, honesty, speed (10 min)"
 	@echo "make bench-learning           train every system three times, compare with its start (1 h)"
 	@echo "make bench-accuracy           the shipped features against RootSIFT"
-	@echo "make bench-steered            the shipped features at other settings, and pictures of where they fail"
+	@echo "make bench-steered            the shipped features at other settings, and pictures of where the default fails"
 	@echo "make bench-extractors         all extractors in one table, with the weights of bench-learning (1 h)"
 
 setup: $(VENV)/.ready
@@ -94,7 +94,7 @@ bench-accuracy: setup
 
 bench-steered: setup
 	$(BIN)/python benchmarks/steered.py --data $(DATA) --work $(WORK)/extractors --out docs
-	$(BIN)/python benchmarks/steered_failures.py --work $(WORK)/town --out docs
+	$(BIN)/python benchmarks/failures.py --work $(WORK)/town --out docs
 
 clean:
 	rm -rf build demo .pytest_cache .mypy_cache .ruff_cache

@@ -1,6 +1,6 @@
-"""Pictures of where the shipped features fail, on views of the rendered town whose homography is known.
+"""Pictures of where the default features fail, on views of the rendered town whose homography is known.
 
-    python benchmarks/steered_failures.py --work build/town --out docs
+    python benchmarks/failures.py --work build/town --out docs
 
 Each picture: a view, the same one changed, and the mutual nearest neighbours that pass the features' own
 ratio: right ones (3 px) in green, wrong ones in red. Their numbers are printed, with RootSIFT's.
@@ -68,7 +68,7 @@ CHANGES: dict[str, Callable[[Array, np.random.Generator], tuple[Array, Array]]] 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, default=Path("build/town"))
-    parser.add_argument("--out", type=Path, help="write steered-NAME.jpg here")
+    parser.add_argument("--out", type=Path, help="write fails-NAME.jpg here")
     a = parser.parse_args()
     if not (a.work / VIEW).exists():
         make_town(a.work)
@@ -76,13 +76,13 @@ def main() -> None:
     for name, change in CHANGES.items():
         other, homography = change(pixels, np.random.default_rng(0))
         found = []
-        for extractor in (registry.create("steered"), registry.create("sift")):
+        for extractor in (registry.create(), registry.create("sift")):
             ends, right = matches(extractor, pixels, other, homography)
             found.append(f"{extractor.info.name} {right.sum()} of {len(right)} right")
-            if a.out and extractor.info.name == "steered":
+            if a.out and extractor.info.name == registry.DEFAULT:
                 picture = cv2.cvtColor(drawn(pixels, other, ends, right), cv2.COLOR_RGB2BGR)
                 quality = [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
-                cv2.imwrite(str(a.out / f"steered-{name}.jpg"), picture, quality)
+                cv2.imwrite(str(a.out / f"fails-{name}.jpg"), picture, quality)
         print(f"{name}: {', '.join(found)}", flush=True)
 
 
