@@ -175,7 +175,7 @@ def test_one_photo_in_full(ask, queries, placed):
     np.testing.assert_allclose(turn, query.truth[:, :3], atol=2e-3)
     np.testing.assert_allclose(values[4:], query.truth[:, 3], atol=0.3)
     assert "SIMPLE_PINHOLE 622.222, 320, 240 (given)" in lines["camera"]
-    assert re.search(r"\d+ of \d+ matches, over \d+ % of the photo, 0\.\d+ px", lines["evidence"])
+    assert re.search(r"\d+ of \d+ matches, over \d+ % of the photo, \d\.\d+ px", lines["evidence"])
     # On earth: the photo's own GPS, which nothing has read.
     with Image.open(query.path) as image:
         gps = image.getexif().get_ifd(0x8825)
