@@ -383,7 +383,8 @@ class Database:
         head, tail = view.candidates[:count], view.candidates[count:]
         stored = [self._features(c) for c in head]
         clock.lap("read")
-        side, ratio = extractor.max_side, extractor.info.ratio or RATIO
+        side, info = extractor.max_side, extractor.info
+        ratio = info.query_ratio or info.ratio or RATIO
         found = map_(lambda f: None if f is None else _match(query, f, side, ratio), stored)
         judged = [c if v is None else self._judged(c, v) for c, v in zip(head, found, strict=True)]
         clock.lap("match and verify")

@@ -28,6 +28,7 @@ class ExtractorInfo:
         rotation_invariant: local descriptors hardly change when the image is turned in its plane.
         ratio: of Lowe's test, by which right matches of these descriptors are best told from wrong ones;
             None where that of each stage, which was chosen for RootSIFT, does.
+        query_ratio: the same in queries, where a match has to be a proof; None if it is `ratio`.
     """
 
     name: str
@@ -37,11 +38,13 @@ class ExtractorInfo:
     local_dim: int = 0
     rotation_invariant: bool = False
     ratio: float | None = None
+    query_ratio: float | None = None
 
     def to_json(self) -> str:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        if self.ratio is None:  # databases and calibrations from before there was one stay valid
-            del values["ratio"]
+        for name in ("ratio", "query_ratio"):
+            if values[name] is None:  # databases and calibrations from before there was one stay valid
+                del values[name]
         return json.dumps(values | {"settings": dict(self.settings)}, sort_keys=True)
 
     @classmethod

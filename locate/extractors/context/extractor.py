@@ -36,7 +36,9 @@ _EXPONENT = 2.0  # of GeM, as in `gem`
 _MULTIPLE = (
     32  # only of such sides do all strides divide the image, and cells lie where `grid` says
 )
-_RATIO = 0.95  # of Lowe's test: neighbours share their context, so that it tells them less apart
+# Of Lowe's test: neighbours share their context, so that it tells them less apart. In queries things of
+# one kind, which share theirs as well, must not pass for one thing (`docs/experiments.md`, 17).
+_RATIO, _QUERY_RATIO = 0.95, 0.9
 
 
 class DeepMaps:
@@ -98,6 +100,7 @@ class Context:
             local_dim=len(projection.joint),
             rotation_invariant=steered.info.rotation_invariant,
             ratio=_RATIO,
+            query_ratio=_QUERY_RATIO,
         )
 
     @classmethod
