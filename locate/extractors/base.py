@@ -43,7 +43,9 @@ class ExtractorInfo:
     def to_json(self) -> str:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         for name in ("ratio", "query_ratio"):
-            if values[name] is None:  # databases and calibrations from before there was one stay valid
+            if (
+                values[name] is None
+            ):  # databases and calibrations from before there was one stay valid
                 del values[name]
         return json.dumps(values | {"settings": dict(self.settings)}, sort_keys=True)
 
