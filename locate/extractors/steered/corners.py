@@ -95,13 +95,21 @@ def distinct(points: Array, side: float) -> Array:
     return kept
 
 
+def _strength(smooth: Array, window: float) -> Array:
+    """The root of the determinant of the second-moment matrix of the gradient. In place, which takes a
+    fifth of the time: fresh memory costs more than the arithmetic in it."""
+    xx, yy = (cv2.Sobel(smooth, cv2.CV_32F, 1 - axis, axis, scale=1 / 8) for axis in (0, 1))
+    xy = cv2.multiply(xx, yy)
+    for moment in (cv2.multiply(xx, xx, dst=xx), xy, cv2.multiply(yy, yy, dst=yy)):
+        cv2.GaussianBlur(moment, (0, 0), window, dst=moment)
+    determinant = cv2.subtract(cv2.multiply(xx, yy, dst=xx), cv2.multiply(xy, xy, dst=xy), dst=xx)
+    return np.asarray(cv2.sqrt(cv2.max(determinant, 0, dst=xx), dst=xx))
+
+
 def _at(image: Array, settings: CornerSettings) -> tuple[Array, Array]:
     """The corners of one level and their strengths."""
     smooth = cv2.GaussianBlur(image, (0, 0), settings.blur)
-    x, y = (cv2.Sobel(smooth, cv2.CV_32F, 1 - axis, axis, scale=1 / 8) for axis in (0, 1))
-    moments = cv2.GaussianBlur(cv2.merge((x * x, x * y, y * y)), (0, 0), settings.window)
-    xx, xy, yy = cv2.split(moments)
-    strength = np.sqrt(np.maximum(xx * yy - xy * xy, 0))
+    strength = _strength(smooth, settings.window)
     highest = cv2.dilate(strength, np.ones((2 * settings.radius + 1,) * 2, np.uint8))
     inner = np.s_[_BORDER:-_BORDER, _BORDER:-_BORDER]
     peak = (strength == highest)[inner] & (strength[inner] > LEAST)
