@@ -70,6 +70,13 @@ def first_extractor(name: str | None, weights: Sequence[Path]) -> tuple[Extracto
     return registry.create(name, weights=by_system), by_system
 
 
+def sfm_extractor(catalog: Catalog, name: str | None, weights: Sequence[Path]) -> str | None:
+    """The extractor by which the database of a map from photos alone is to be filled, for
+    `first_extractor`: a new one that nobody chose for is `registry.SFM_DEFAULT`."""
+    chosen = name is not None or weights or catalog.meta("extractor") is not None
+    return name if chosen else registry.SFM_DEFAULT
+
+
 def systems_of(weights: Sequence[Path]) -> dict[str, Path]:
     """Weights files by the system that each says it is for."""
     if not weights:

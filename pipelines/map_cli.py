@@ -30,7 +30,7 @@ def add_map_parsers(command: MakeParser) -> None:
     build.add_argument("--index", type=Path, metavar="PATH", help="the database folder")
     build.add_argument("--images", type=Path, metavar="DIR", help="photos, instead of an index")
     _out(build)
-    _extractor(build)
+    _extractor(build, "gem+sift")
     build.add_argument(
         "--mapper",
         default="auto",
@@ -49,7 +49,7 @@ def add_map_parsers(command: MakeParser) -> None:
         "--images", type=Path, required=True, metavar="DIR", help="what its names are relative to"
     )
     _out(imported)
-    _extractor(imported)
+    _extractor(imported, "context")
     imported.add_argument("--metric", action="store_true", help="its unit is the metre")
     _seed_and_workers(imported)
 
@@ -238,9 +238,9 @@ def _map(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--map", type=Path, required=True, metavar="MAP", help="folder of the map")
 
 
-def _extractor(parser: argparse.ArgumentParser) -> None:
+def _extractor(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
-        "--extractor", metavar="NAME", help="what looks at the photos (default: context)"
+        "--extractor", metavar="NAME", help=f"what looks at the photos (default: {default})"
     )
     parser.add_argument(
         "--weights",

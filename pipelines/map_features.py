@@ -19,7 +19,7 @@ from locate.errors import (
 )
 from locate.extractors.base import ExtractorInfo
 from pipelines.build import COMMIT_IMAGES, build_index, refresh_local, refresh_vectors
-from pipelines.filled_by import load_extractor
+from pipelines.filled_by import load_extractor, sfm_extractor
 from pipelines.map_folder import MapFolder, Progress
 from pipelines.scan import scan
 from pipelines.shortlist import Searches
@@ -162,6 +162,7 @@ def look_at(
     """Features from a folder of photos; the ids of its roots in the catalogue."""
     found = {item.path: item for item in scan(images)}
     with Catalog.create(folder.features) as catalog:
+        extractor = sfm_extractor(catalog, extractor, weights)
         root = images.resolve()
         rows = [row for row in catalog.images() if catalog.roots()[row.root_id] == root]
     gone = [row.id for row in rows if row.path not in found]

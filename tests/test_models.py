@@ -10,14 +10,18 @@ import numpy as np
 import pytest
 
 import locate
+from index.catalog import Catalog
 from locate import verdict
 from locate.extractors import registry, shipped
 from locate.extractors.base import ExtractorInfo
 from locate.extractors.registry import EXTRACTORS, create
 from locate.extractors.weights import file_hash
 from locate.matching import match_mutual
+from pipelines.build import build_index
 from pipelines.cli import main
+from pipelines.filled_by import sfm_extractor
 from pipelines.map_build import build_map
+from pipelines.map_features import require_info
 from pipelines.models_cli import list_models
 from pipelines.pose_map import MapMaker, MapOptions
 from pipelines.town import make_town
@@ -130,9 +134,31 @@ def test_an_extractor_without_a_ratio_has_the_fingerprint_it_had():
     assert ExtractorInfo.from_json(other.to_json()) == other
 
 
-@pytest.mark.parametrize("command", ["build-index", "build-map", "import-map"])
-def test_help_names_the_default(command, capsys):
+@pytest.mark.parametrize(
+    ("command", "default"),
+    [
+        ("build-index", registry.DEFAULT),
+        ("build-map", registry.SFM_DEFAULT),
+        ("import-map", registry.DEFAULT),
+    ],
+)
+def test_help_names_the_default(command, default, capsys):
     with pytest.raises(SystemExit):
         main([command, "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert f"what looks at the photos (default: {registry.DEFAULT})" in text
+    assert f"what looks at the photos (default: {default})" in text
+
+
+def test_a_map_from_photos_alone_has_a_default_of_its_own(photo_factory, tmp_path):
+    for folder, name, weights, expected in (
+        ("new", None, (), registry.SFM_DEFAULT),
+        ("named", "sift", (), "sift"),
+        ("trained", None, (tmp_path / "w",), None),
+    ):
+        with Catalog.create(tmp_path / folder) as catalog:
+            assert sfm_extractor(catalog, name, weights) == expected
+    photo_factory(tmp_path / "photos/a.jpg")
+    build_index(tmp_path / "photos", tmp_path / "filled")
+    with Catalog.open(tmp_path / "filled") as catalog:
+        assert require_info(catalog).name == registry.DEFAULT
+        assert sfm_extractor(catalog, None, ()) is None  # the one that filled it

@@ -13,6 +13,7 @@ from locate.errors import UnknownNameError, WeightsError
 from locate.extractors.base import Extractor
 
 DEFAULT = "context"
+SFM_DEFAULT = "gem+sift"  # of maps from photos alone: docs/experiments.md, 19
 
 
 def _sift(*, weights: Path | None = None, **settings: Any) -> Extractor:
