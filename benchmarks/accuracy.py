@@ -11,10 +11,10 @@
   localization` at its defaults.
 - ms: of one image of 640 px, median of 20, two threads, one image at a time.
 
-The peer (ALIKED-n16, an environment of its own) joins the rows of matching and, with GeM before it and
-our matching after it, those of retrieval. What is finished in --work is not done again, but for the
-speed; `benchmarks/extractors.py` shares it. With --out the scores of the shipped weights are written
-beside them for `locate models`.
+The peer (ALIKED-n16, an environment of its own) joins the rows of matching and, if asked to, with GeM
+before it and our matching after it, those of retrieval. What is finished in --work is not done again,
+but for the speed; `benchmarks/extractors.py` shares it. With --out the scores of the shipped weights
+are written beside them for `locate models`.
 """
 
 from __future__ import annotations
@@ -59,6 +59,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/extractors"))
     parser.add_argument("--peer", help="the python of the peer's environment")
     parser.add_argument("--peer-tool", type=Path, help="its tool")
+    parser.add_argument(
+        "--peer-retrieval", action="store_true", help="the peer in retrieval as well (15 min)"
+    )
     parser.add_argument("--out", type=Path, help="write accuracy.md and accuracy.json here")
     a = parser.parse_args()
     torch.set_num_threads(2)
@@ -74,13 +77,11 @@ def main() -> None:
         peer = Peer(a.peer, a.peer_tool, a.work)
         peer.look_at_files((a.data / "eval/matching").rglob("*"))
         rows[_PEER] = kept(a.work, peer, homographies, a.data) | kept(a.work, peer, clicks, a.data)
-        peer.look_at_photos(
-            [
-                *(a.data / "eval/retrieval/images").rglob("*.*"),
-                *distractors(a.data),
-            ]
-        )
-        rows[_PEER] |= kept(a.work, Pair(registry.create("gem"), peer), retrieval, a.data)
+        if a.peer_retrieval:
+            photos = [*(a.data / "eval/retrieval/images").rglob("*.*"), *distractors(a.data)]
+            peer.look_at_photos(photos)
+            pair = Pair(registry.create("gem"), peer)
+            rows[_PEER] |= kept(a.work, pair, retrieval, a.data)
     report = make_report(rows)
     print_report(report)
     if a.out:
