@@ -17,6 +17,7 @@ from index.vectors import faiss_store, local_store
 from index.vectors.base import VectorsInfo
 from index.vectors.local_records import LocalInfo
 from locate.errors import DatabaseCorruptError, InputError
+from locate.extractors import registry
 from locate.extractors.base import Extractor, ExtractorInfo
 from pipelines.extraction import Seen, extract_all
 from pipelines.filled_by import (
@@ -27,7 +28,7 @@ from pipelines.filled_by import (
 )
 from pipelines.labels import LabelRule, label_rule
 from pipelines.scan import Found, look, scan
-from pipelines.shortlist import GLOBAL, default_search, refuse_unfit
+from pipelines.shortlist import BOTH, GLOBAL, LOCAL, default_search, refuse_unfit
 
 COMMIT_SECONDS = 1.0  # the most work that a kill can cost
 COMMIT_IMAGES = 64
@@ -234,6 +235,8 @@ class Job:
             refuse_other_extractor(self._catalog.folder, stored, extractor)
             restore_weights(self._catalog, weights)
         else:
+            if extractor is None and not weights and search in (LOCAL, BOTH):
+                extractor = registry.LOCAL_DEFAULT
             self._extractor, files = first_extractor(extractor, weights)
             info = self._extractor.info
         search = search or self._catalog.meta("search") or default_search(info)

@@ -115,7 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     build.add_argument("photos", type=Path, help="folder of photos, searched recursively")
     build.add_argument(
-        "--extractor", metavar="NAME", help="what looks at the photos (default: context)"
+        "--extractor",
+        metavar="NAME",
+        help="what looks at the photos (default: context; gem+sift with --search local or both)",
     )
     build.add_argument(
         "--weights",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -133,7 +134,7 @@ def test_wrong_arguments_leave_nothing_behind(tmp_path, photos, index):
         build_index(photos, index, label_from="moon")
     assert not index.exists()
     with pytest.raises(
-        UnknownNameError, match=r"unknown extractor 'moon'; known: d2net, delf, gem"
+        UnknownNameError, match=r"unknown extractor 'moon'; known: context, d2net, delf, gem"
     ):
         build_index(photos, index, extractor="moon")
 
@@ -241,3 +242,16 @@ def test_results_in_flight_are_bounded(photos, index, fake_extractor, monkeypatc
 def test_paths_are_stored_with_forward_slashes(photos, index, fake_extractor):
     build_index(photos, index, extractor=fake_extractor)
     assert all(Path(photos / path).is_file() and "\\" not in path for path in rows(index))
+
+
+@pytest.mark.parametrize(
+    ("search", "default"),
+    [(None, registry.DEFAULT), ("global", registry.DEFAULT), ("both", registry.LOCAL_DEFAULT)],
+)
+def test_a_search_by_local_features_has_a_default_of_its_own(
+    search, default, photo_factory, tmp_path
+):
+    photo_factory(tmp_path / "photos/a.jpg")
+    build_index(tmp_path / "photos", tmp_path / "index", search=search)
+    with Catalog.open(tmp_path / "index") as catalog:
+        assert json.loads(catalog.meta("extractor"))["name"] == default

@@ -43,7 +43,14 @@ def small_town(tmp_path_factory):
     folder = base / "map"
     if not MapFolder(folder).exists():
         root = town.root
-        import_map(root / "colmap", root / "landmarks", folder, metric=True, workers=1)
+        import_map(
+            root / "colmap",
+            root / "landmarks",
+            folder,
+            extractor="gem+sift",  # whose poses are the most precise here
+            metric=True,
+            workers=1,
+        )
     return town, folder
 
 

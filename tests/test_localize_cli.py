@@ -38,7 +38,7 @@ def placed(town, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def extractor():
-    return registry.create()
+    return registry.create("gem+sift")
 
 
 @pytest.fixture(autouse=True)

@@ -146,7 +146,7 @@ def test_help_names_the_default(command, default, capsys):
     with pytest.raises(SystemExit):
         main([command, "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert f"what looks at the photos (default: {default})" in text
+    assert f"what looks at the photos (default: {default}" in text
 
 
 def test_a_map_from_photos_alone_has_a_default_of_its_own(photo_factory, tmp_path):

@@ -13,6 +13,9 @@ from locate.errors import UnknownNameError, WeightsError
 from locate.extractors.base import Extractor
 
 DEFAULT = "context"
+LOCAL_DEFAULT = (
+    "gem+sift"  # of a search by local features: clutter is context too (experiments, 20)
+)
 SFM_DEFAULT = "gem+sift"  # of maps from photos alone: docs/experiments.md, 19
 
 
