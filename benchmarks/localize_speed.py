@@ -2,7 +2,7 @@
 
     python benchmarks/localize_speed.py --work build/localize --out docs
 
-On the rendered town (48 photos of 800 x 600 in the map), no camera given, default extractor, all cores.
+On the rendered town (48 photos of 800 x 600 in the map), no camera given, `gem+sift`, all cores.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/localize"))
     parser.add_argument("--out", type=Path, help="write localize-speed.md and .json here")
     a = parser.parse_args()
-    photos, map_ = a.work / "town/photos", a.work / "town/map"
+    photos, map_ = a.work / "town/photos", a.work / "town/map-sift"
     make_town(photos)
     if not MapFolder(map_).exists():
-        import_map(photos / "colmap", photos / "landmarks", map_, metric=True)
+        import_map(photos / "colmap", photos / "landmarks", map_, extractor="gem+sift", metric=True)
     queries = sorted(p for p in (photos / "queries").glob("*.jpg") if "else" not in p.name)
     begin = time.perf_counter()
     with Localizer(map_) as localizer:
