@@ -4,7 +4,7 @@
         --out locate/extractors/context/weights.safetensors
     python benchmarks/context.py compare --data ../shared/data
 
-`fit` reads matches of photos of one scene (`benchmarks/teacher.py` makes them) and takes two minutes.
+`fit` reads matches of photos of one scene (`benchmarks/teacher.py` makes them) and takes a minute.
 `compare` prints what other shares of the context in a cosine do, from none to half.
 """
 
@@ -35,9 +35,7 @@ from locate.types import Array
 PAIRS, MATCHES = 500, 80  # pairs of photos, and matches of each
 PHOTOS, KEYPOINTS = 140, 200  # by which the dimensions of the whole are chosen
 CONTEXT, WIDTH, RIDGE, SHARE = 64, 128, 0.1, 0.5
-TURNED = (
-    0.5  # of the pairs; one photo by one to three quarters, so that what a turn changes counts less
-)
+TURNED = 0.5  # of the pairs, one photo by quarters: what a turn changes shall count less
 SHARES = (0.0, 0.2, 0.35, 0.5)
 
 

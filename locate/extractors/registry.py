@@ -13,10 +13,8 @@ from locate.errors import UnknownNameError, WeightsError
 from locate.extractors.base import Extractor
 
 DEFAULT = "context"
-LOCAL_DEFAULT = (
-    "gem+sift"  # of a search by local features: clutter is context too (experiments, 20)
-)
-SFM_DEFAULT = "gem+sift"  # of maps from photos alone: docs/experiments.md, 19
+# docs/experiments.md, 19 and 20: of a search by local features, and of maps from photos alone
+LOCAL_DEFAULT = SFM_DEFAULT = "gem+sift"
 
 
 def _sift(*, weights: Path | None = None, **settings: Any) -> Extractor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from locate.errors import InputError
+from locate.extractors.discriminative import discriminative
 
 
 class Projection(NamedTuple):
@@ -39,10 +40,8 @@ class Projection(NamedTuple):
 
 
 def fit_context(a: Tensor, b: Tensor, dim: int, ridge: float) -> tuple[Tensor, Tensor]:
-    """The projection under which matches are alike and all else is not: first the directions in which
-    matches differ are shrunk, by the inverse root of the matrix of their differences, then those are
-    kept in which all vary most (Mikolajczyk and Matas, ICCV 2007; in other words linear discriminant
-    analysis with a class for each match).
+    """The projection under which matches are alike and all else is not (`discriminative`): linear
+    discriminant analysis with a class for each match.
 
     Args:
         a, b: M x K, what is seen at the two ends of each match.
@@ -60,11 +59,7 @@ def fit_context(a: Tensor, b: Tensor, dim: int, ridge: float) -> tuple[Tensor, T
     a, b = a.double(), b.double()
     both = torch.cat((a, b))
     mean = both.mean(dim=0)
-    within = (a - b).T @ (a - b) / (2 * len(a))
-    values, vectors = torch.linalg.eigh(within)
-    shrunk = vectors * (values.clamp(min=0) + ridge * values.mean()) ** -0.5
-    directions = torch.linalg.eigh(torch.cov(((both - mean) @ shrunk).T))[1]
-    return mean, (shrunk @ directions.flip(1)[:, :dim]).T
+    return mean, discriminative(both - mean, a - b, dim, ridge)
 
 
 def fit_joint(local: Tensor, context: Tensor, share: float, dim: int) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from locate.errors import InputError
+from locate.extractors.discriminative import discriminative
 
 
 def discriminative_projection(
@@ -46,12 +47,7 @@ def discriminative_projection(
         raise InputError(
             "no two images of one place match at all; more or sharper photos are needed"
         )
-    within = delta.T @ delta / (2 * len(delta))
-    values, vectors = torch.linalg.eigh(within)
-    shrunk = vectors * (values.clamp(min=0) + ridge * values.mean()) ** -0.5
-    directions = torch.linalg.eigh(torch.cov((torch.cat(features) @ shrunk).T))[1]
-    projection: Tensor = (shrunk @ directions.flip(1)[:, :dim]).T
-    return projection
+    return discriminative(torch.cat(features), delta, dim, ridge)
 
 
 def mutual_nearest(a: Tensor, b: Tensor, best: float = 1.0) -> tuple[Tensor, Tensor]:
