@@ -134,6 +134,20 @@ def test_the_global_descriptor_is_gems(context, texture):
         assert a @ b > least
 
 
+def test_what_a_photo_was_padded_with_is_not_in_its_global_descriptor(context, texture):
+    """By hand: the root of the mean square over the cells whose centres lie in the photo."""
+    pixels = texture((300, 260))
+    network = efficientnet.load_imagenet(efficientnet.imagenet_weights_path()).eval()
+    padded = np.pad(pixels, ((0, 28), (0, 20), (0, 0)), mode="reflect")
+    with torch.inference_mode():
+        x = torch.from_numpy(padded).permute(2, 0, 1)[None].float()
+        cells = network.taps((x - 127) / 128)["head"][0].numpy()
+    assert cells.shape[1:] == (9, 10)
+    expected = np.sqrt((cells[:, :8, :9] ** 2).mean(axis=(1, 2)))  # centres at 15.5, 47.5, ...
+    found = context.extract(pixels, local=False).global_descriptor
+    np.testing.assert_allclose(found, expected / np.linalg.norm(expected), atol=1e-5)
+
+
 def test_the_context_of_a_spot_does_not_hang_on_the_size_of_the_photo(deep, texture):
     """Cells lie where they are said to lie also where sides are no multiples of the strides."""
     pixels, spots = texture((448, 448)), np.array([(100.0, 90.0), (150.0, 160.0), (60.0, 200.0)])
