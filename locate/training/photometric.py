@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from locate.errors import InputError
+from locate.training.seasons import another_season
 from locate.types import Array
 
 _NOISE_BITS = 12  # of a random number that becomes one sample of noise
@@ -39,6 +40,7 @@ class PhotometricSettings:
         jpeg_quality: smallest quality, 1 to 95; the largest is 95.
         erase_chance: up to `erase_count` rectangles, each at most `erase_side` of the image's sides,
             are painted over with one colour. Masks of valid pixels do not know of it.
+        season_chance: night, other colours or another sensor, see `seasons`.
     """
 
     brightness: float = 0.15
@@ -60,6 +62,7 @@ class PhotometricSettings:
     erase_chance: float = 0.0
     erase_count: int = 3
     erase_side: float = 0.25
+    season_chance: float = 0.0
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -91,6 +94,8 @@ def photometric_noise(
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
         raise InputError(f"an image must be H x W x 3 uint8, got {image.shape} {image.dtype}")
     s = settings or PhotometricSettings()
+    if s.season_chance and rng.random() < s.season_chance:
+        image = another_season(image, rng)
     if rng.random() < s.shadow_chance:
         image = _shadow(image, rng, s.shadow)
     if rng.random() < s.blur_chance:

@@ -111,7 +111,7 @@ class SteeredRecipe(Recipe):
         self._warp = HomographySettings(
             rotation=25, full_circle=0.6, scale=(0.7, 1.4), perspective=0.2, translation=0.12
         )
-        self._light = PhotometricSettings(contrast=0.5, gamma=0.7)
+        self._light = PhotometricSettings(contrast=0.5, gamma=0.7, season_chance=0.25)
 
     def prepare(self, data: Path, cache: Path) -> None:  # noqa: ARG002
         if self._teacher_file is None:
