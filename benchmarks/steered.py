@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from extractors import clicks, kept, over_all, speed
+from extractors import clicks, kept, over_all, speeds
 
 from locate.extractors.base import Extractor
 from locate.extractors.steered.corners import CornerSettings
@@ -51,11 +51,13 @@ def main() -> None:
     torch.set_num_threads(2)
     a.work.mkdir(parents=True, exist_ok=True)
     rows = {}
-    for name in a.only or SETTINGS:
-        extractor = Steered.from_pretrained(a.weights, **SETTINGS[name])
+    names = a.only or list(SETTINGS)
+    extractors = {name: Steered.from_pretrained(a.weights, **SETTINGS[name]) for name in names}
+    times = speeds(extractors, a.data)
+    for name, extractor in extractors.items():
         rows[name] = kept(a.work, extractor, points, a.data)
         rows[name] |= {"wxbs": kept(a.work, extractor, clicks, a.data)["right matches"]}
-        rows[name] |= speed(extractor, a.data, a.work)  # always anew: on one machine in one run
+        rows[name] |= {"ms": times[name]}
         print(name, json.dumps(rows[name]), flush=True)
     columns = tuple(next(iter(rows.values())))
     table = Table(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from locate import __version__
 from locate.errors import LocateError
+from locate.memory import keep_freed_memory
 from pipelines import evaluate_cli, exits, localize_cli, map_cli, models_cli, train_cli
 from pipelines.labels import RULES
 
@@ -33,6 +34,7 @@ The database is the folder .locate in the current directory or above it;
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = _parser().parse_args(argv)
+    keep_freed_memory()
     try:
         code = _command(arguments.command)(arguments)
         sys.stdout.flush()

@@ -58,10 +58,15 @@ def test_taps_have_the_strides_and_widths_of_the_paper(network):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("size", "kernel", "stride"), [(7, 3, 2), (8, 3, 2), (9, 5, 2), (6, 5, 1)])
-def test_same_padding_is_tensorflows(size, kernel, stride):
+@pytest.mark.parametrize("widened", [False, True])
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride"), [(7, 3, 2), (8, 3, 2), (9, 5, 2), (8, 5, 2), (6, 5, 1)]
+)
+def test_same_padding_is_tensorflows(size, kernel, stride, widened):
     """Against the sum written out: output i covers inputs i*stride - before ... + kernel."""
     layer = SameConv2d(1, 1, kernel, stride, bias=False)
+    if widened:
+        layer.widen()
     signal = torch.randn(1, 1, size, size)
     out = math.ceil(size / stride)
     before = max((out - 1) * stride + kernel - size, 0) // 2
@@ -80,7 +85,8 @@ def test_same_padding_is_tensorflows(size, kernel, stride):
             assert got[i, j] == pytest.approx(total, abs=1e-5)
 
 
-def test_folding_the_normalisations_changes_nothing():
+@pytest.mark.parametrize("size", [(65, 90), (64, 96)])
+def test_folding_the_normalisations_changes_nothing(size):
     torch.manual_seed(0)
     network = EfficientNetLite0().eval()
     for module in network.modules():
@@ -89,7 +95,7 @@ def test_folding_the_normalisations_changes_nothing():
             module.running_var.uniform_(0.5, 2)
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.normal_(module.bias, std=0.1)
-    x = torch.rand(1, 3, 65, 90) * 2 - 1
+    x = torch.rand(1, 3, *size) * 2 - 1
     with torch.no_grad():
         expected, found = network.taps(x), folded(network).taps(x)
     assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded(network).modules())

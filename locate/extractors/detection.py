@@ -161,8 +161,8 @@ def resize_image(pixels: Array, size: tuple[int, int]) -> Array:
 
 
 def to_input(pixels: Array, device: torch.device, multiple: int = 32) -> Tensor:
-    """H x W x 3 uint8 -> 1 x 3 x H' x W' float, 0..255, channels last; the right and the bottom are
-    continued by mirroring up to a multiple of `multiple`, so that every stride divides the
+    """H x W x C uint8, or H x W -> 1 x C x H' x W' float, 0..255, channels last; the right and the
+    bottom are continued by mirroring up to a multiple of `multiple`, so that every stride divides the
     sides."""
     height, width = pixels.shape[:2]
     below, beside = -height % multiple, -width % multiple
@@ -172,4 +172,4 @@ def to_input(pixels: Array, device: torch.device, multiple: int = 32) -> Tensor:
     if not pixels.flags.writeable:  # torch warns of it, though the array is only read
         pixels = pixels.copy()
     x = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
-    return x.permute(2, 0, 1)[None].float()
+    return x.view(*x.shape[:2], -1).permute(2, 0, 1)[None].float()

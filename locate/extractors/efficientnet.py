@@ -73,8 +73,8 @@ class _Block(nn.Module):
         return y
 
     def finish(self, x: Tensor, expanded: Tensor) -> Tensor:
-        y = functional.relu6(expanded) if self.expands else expanded
-        y = functional.relu6(self._bn1(self._depthwise_conv(y)))
+        y = functional.relu6(expanded, inplace=True) if self.expands else expanded
+        y = functional.relu6(self._bn1(self._depthwise_conv(y)), inplace=True)
         y = self._bn2(self._project_conv(y))
         out: Tensor = x + y if self.residual else y
         return out
@@ -90,6 +90,9 @@ def folded(network: EfficientNetLite0) -> EfficientNetLite0:
     for block in copy._blocks:
         names = {"_bn0": "_expand_conv", "_bn1": "_depthwise_conv", "_bn2": "_project_conv"}
         _fold(block, {norm: name for norm, name in names.items() if hasattr(block, norm)})
+    for module in copy.modules():
+        if isinstance(module, SameConv2d) and module.stride == (2, 2):
+            module.widen()
     return copy.requires_grad_(False)
 
 

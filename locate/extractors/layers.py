@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -12,12 +14,23 @@ class SameConv2d(nn.Conv2d):
     the padding is odd the extra row and column go to the bottom and the right."""
 
     unstrided = False
+    widened: Tensor | None
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **settings)
+        self.register_buffer("widened", None, persistent=False)
 
     def unstride(self) -> None:
         """From stride 2 to stride 1, so that every second output cell is what it was (for inputs of
         even size, borders apart)."""
         self.stride = (1, 1)
         self.unstrided = True
+
+    def widen(self) -> None:
+        """For use alone: where one more row and column are wanted at the bottom and the right, a kernel
+        with a row and a column of zeros before it wants as many at all sides, which spares a copy of
+        the input. The kernel must not change any more."""
+        self.widened = functional.pad(self.weight.detach(), (1, 0, 1, 0))
 
     def forward(self, x: Tensor) -> Tensor:
         pads = []
@@ -28,11 +41,13 @@ class SameConv2d(nn.Conv2d):
             before = (self.kernel_size[dim] - 2) // 2 * dilation if self.unstrided else total // 2
             pads += [before, total - before]
         left, right, top, bottom = pads
-        padding = (top, left)
-        if (left, top) != (right, bottom):  # a copy of the input, which the convolution spares
+        padding, kernel = (top, left), self.weight
+        if self.widened is not None and (left + 1, top + 1) == (right, bottom):
+            padding, kernel = (bottom, right), self.widened
+        elif (left, top) != (right, bottom):  # a copy of the input, which the convolution spares
             x, padding = functional.pad(x, pads), (0, 0)
         return functional.conv2d(
-            x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups
+            x, kernel, self.bias, self.stride, padding, self.dilation, self.groups
         )
 
 

@@ -89,8 +89,8 @@ def distinct(points: Array, side: float) -> Array:
     """
     kept = np.arange(len(points))
     for offset in (0.0, 0.5):
-        cells = np.floor(points[kept] / side + offset).astype(np.int64)
-        _, first = np.unique(cells, axis=0, return_index=True)
+        x, y = np.floor(points[kept] / side + offset).astype(np.int64).T
+        _, first = np.unique((x << 32) + y, return_index=True)  # y is far below 2^31
         kept = kept[np.sort(first)]
     return kept
 

@@ -112,8 +112,7 @@ class Steered:
         height, width = pixels.shape[:2]
         size = size or (width, height)
         working = fit_size((width, height), self.max_side)
-        image = resize_image(pixels, working)
-        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        grey = cv2.cvtColor(resize_image(pixels, working), cv2.COLOR_RGB2GRAY)
         points, scales, strengths = corners(grey, self._scales, self._found_by)
         order = np.argsort(-strengths, kind="stable")
         best = order[distinct(points[order], self._found_by.cell)][: self._max_keypoints]
@@ -125,7 +124,7 @@ class Steered:
                 if len(here):
                     level = (max(1, round(working[0] * scale)), max(1, round(working[1] * scale)))
                     descriptors[here] = self._describe(
-                        resize_image(image, level), resize_points(points[here], working, level)
+                        resize_image(grey, level), resize_points(points[here], working, level)
                     )
         features = Features(
             keypoints=resize_points(points, working, size).astype(np.float32),
@@ -135,13 +134,13 @@ class Steered:
         )
         return Extraction(features, None)
 
-    def _describe(self, pixels: Array, points: Array) -> Array:
-        """N x 128 float32 at N x 2 points in pixels of the image."""
-        maps = self._network(to_input(pixels, self.device, MULTIPLE))
+    def _describe(self, grey: Array, points: Array) -> Array:
+        """N x 128 float32 at N x 2 points in pixels of the image, H x W uint8."""
+        maps = self._network.see(to_input(grey, self.device, MULTIPLE))
         places = torch.from_numpy(points).to(self.device, torch.float32)[None]
         faced = np.tile(np.array((1, 0), np.float32), (len(points), 1))
         if not self._upright:
-            faced = directions(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), points)
+            faced = directions(grey, points)
         facing = torch.from_numpy(faced).to(self.device)[None]
         found = self._network.descriptors_at(maps, places, facing)
         return np.asarray(found[0].float().cpu().numpy())

@@ -90,7 +90,11 @@ class SteeredNetwork(nn.Module):
         Returns:
             B x 4 F x H / 4 x W / 4, what descriptors are made of; cells lie as `MAPS` says.
         """
-        x = (images * self.grey).sum(dim=1, keepdim=True) / 64 - 2
+        return self.see((images * self.grey).sum(dim=1, keepdim=True))
+
+    def see(self, grey: Tensor) -> Tensor:
+        """The same of B x 1 x H x W, 0..255."""
+        x = grey / 64 - 2
         at4 = self.to4(self.stem(x))
         at8 = self.to8(at4)
         at16 = self.to16(at8)
