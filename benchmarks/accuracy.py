@@ -118,7 +118,13 @@ class Peer:
     max_side = 1024
 
     def __init__(self, python: str, tool: Path, work: Path) -> None:
-        self.info = ExtractorInfo(_PEER, None, {"max_keypoints": 2048}, local_dim=128)
+        self.info = ExtractorInfo(
+            _PEER,
+            None,
+            {"max_keypoints": 2048},
+            local_dim=128,
+            rotation_invariant=True,  # it is not, but photos are upright, and seen as they are alone
+        )
         self._run, self._work = [python, str(tool), "features"], work
         self._found: dict[str, Features] = {}
 
