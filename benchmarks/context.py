@@ -79,7 +79,7 @@ def fit(data: Path, matches: Path, out: Path) -> None:
             maps, small = deep.look(pixels)
             places = resize_points(found.keypoints[:KEYPOINTS], found.image_size, small)
             own = torch.from_numpy(found.descriptors[:KEYPOINTS])
-            both.append(part.with_context(own, deep.around(maps, places)))
+            both.append(part.with_context(own, deep.around(maps, places, part.context)))
     all_of_them = torch.cat(both)
     split = all_of_them.shape[1] - CONTEXT
     joint = fit_joint(all_of_them[:, :split], all_of_them[:, split:], SHARE, WIDTH)

@@ -162,6 +162,15 @@ def test_the_context_of_a_spot_does_not_hang_on_the_size_of_the_photo(deep, text
         assert cosines.min() > moved.max()
 
 
+def test_projecting_cells_is_projecting_points(deep, texture):
+    maps, _ = deep.look(texture((256, 224)))
+    spots = np.array([(0.0, 0.0), (100.3, 90.1), (255.0, 223.0)])
+    seen = deep.around(maps, spots)
+    projection = torch.randn(5, seen.shape[1], generator=torch.Generator().manual_seed(0))
+    found = deep.around(maps, spots, projection)
+    torch.testing.assert_close(found, seen @ projection.T, atol=1e-3, rtol=1e-4)
+
+
 def test_keypoints_of_a_photo_that_was_larger(context, texture):
     pixels = texture((320, 256))
     plain, scaled = (context.extract(pixels, size).features for size in (None, (640, 512)))

@@ -20,7 +20,7 @@ from locate.extractors.efficientnet import (
     load_imagenet,
 )
 from locate.extractors.gem import Gem
-from locate.extractors.layers import GeM, SameConv2d
+from locate.extractors.layers import GeM, Pointwise, SameConv2d
 
 REFERENCE = {
     (224, 224): ([906, 885, 807, 490, 629], [8.9986, 6.0857, 5.2163, 5.0847, 4.9877], 1.4161),
@@ -103,6 +103,15 @@ def test_folding_the_normalisations_changes_nothing(size):
     for name, maps in expected.items():
         assert maps.std() > 1e-3, name
         torch.testing.assert_close(found[name], maps, atol=1e-4, rtol=1e-3)
+
+
+def test_a_pointwise_layer_is_the_linear_one():
+    linear = torch.nn.Linear(6, 4)
+    x = torch.randn(2, 5, 6)
+    by_hand = x.numpy() @ linear.weight.detach().numpy().T + linear.bias.detach().numpy()
+    with torch.no_grad():
+        found = Pointwise(linear)(x).numpy()
+    np.testing.assert_allclose(found, by_hand, atol=1e-6)
 
 
 def test_gem_is_the_formula_and_lies_between_mean_and_maximum():

@@ -65,11 +65,26 @@ class DeepMaps:
         pooled: Tensor = self._pool(seen)
         return functional.normalize(pooled, dim=1)[0]
 
-    def around(self, maps: Mapping[str, Tensor], points: Array) -> Tensor:
-        """N x K: the maps at N x 2 points in pixels of the image that they are of."""
+    def around(
+        self, maps: Mapping[str, Tensor], points: Array, projection: Tensor | None = None
+    ) -> Tensor:
+        """N x K: the maps at N x 2 points in pixels of the image that they are of.
+
+        Args:
+            projection: C x K; N x C then. Cells are projected, not points: both are linear, and of
+                cells there are fewer.
+        """
         places = torch.from_numpy(points).to(self.device, torch.float32)[None]
-        found = [sample(maps[tap], self._network.grid(tap).to_map(places)) for tap in TAPS]
-        return torch.cat(found, dim=-1)[0]
+        cells = [maps[tap] for tap in TAPS]
+        if projection is not None:
+            parts = torch.split(projection, [one.shape[1] for one in cells], dim=1)
+            pairs = zip(cells, parts, strict=True)
+            cells = [functional.conv2d(one, part[:, :, None, None]) for one, part in pairs]
+        found = [
+            sample(one, self._network.grid(tap).to_map(places))[0]
+            for tap, one in zip(TAPS, cells, strict=True)
+        ]
+        return torch.cat(found, dim=-1) if projection is None else torch.stack(found).sum(dim=0)
 
 
 class Context:
@@ -148,7 +163,7 @@ class Context:
         found = self._steered.extract(pixels, size).features
         assert found is not None
         places = resize_points(found.keypoints, found.image_size, small)
-        seen = self._deep.around(maps, places)
+        seen = self._deep.around(maps, places, self._projection.context)
         own = torch.from_numpy(found.descriptors).to(self.device)
         joined = self._projection.descriptors(own, seen)
         return Features(

@@ -28,9 +28,9 @@ class Projection(NamedTuple):
 
         Args:
             local: N x L, unit vectors.
-            seen: N x K, of the deep network.
+            seen: N x C, `context` times what the deep network sees.
         """
-        context = functional.linear(seen - self.mean, self.context)
+        context = seen - self.context @ self.mean
         return torch.cat((local, functional.normalize(context, dim=-1)), dim=-1)
 
     def descriptors(self, local: Tensor, seen: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from locate.extractors.layers import Pointwise
 from locate.extractors.steered.group import TURNS, FieldNorm, GroupConv
 from locate.extractors.steered.network import Block, Residual, SteeredNetwork
 
@@ -31,6 +32,8 @@ def _fold_children(module: nn.Module) -> None:
             _fold_children(child)
         elif isinstance(child, GroupConv):
             setattr(module, name, _plain(child, None))
+        elif isinstance(child, nn.Linear):
+            setattr(module, name, Pointwise(child))
         else:
             _fold_children(child)
 

@@ -48,7 +48,7 @@ class Residual(nn.Module):
         self.norm = FieldNorm(fields)
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.relu(x + self.norm(self.second(self.first(x))))
+        return functional.relu(x + self.norm(self.second(self.first(x))), inplace=True)
 
 
 class SteeredNetwork(nn.Module):
