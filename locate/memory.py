@@ -1,8 +1,7 @@
 """Memory that was freed is kept for the next photo.
 
 Feature maps are some ten megabytes each, and glibc gives blocks of that size back to the system at
-once; fetching fresh ones costs more than some layers' arithmetic (`benchmarks/extractors.py` measures
-what it is worth).
+once; fetching fresh ones costs more than some layers' arithmetic (`docs/experiments.md`, 18).
 """
 
 from __future__ import annotations

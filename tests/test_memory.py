@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from pipelines import cli
+
 # 16 MB, ten times: pages that the system had to hand out anew.
 SCRIPT = """
 import resource
@@ -43,3 +45,11 @@ def test_freed_memory_is_used_again():
 
 def test_the_users_environment_comes_first():
     assert not run("keep_freed_memory()", MALLOC_ARENA_MAX="2")[0]
+
+
+def test_commands_keep_freed_memory(monkeypatch, capsys):
+    called = []
+    monkeypatch.setattr(cli, "keep_freed_memory", lambda: called.append(True))
+    assert cli.main(["models", "--json"]) == 0
+    assert called == [True]
+    assert capsys.readouterr().out
