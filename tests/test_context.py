@@ -12,19 +12,28 @@ from locate.extractors import efficientnet
 from locate.extractors.context.extractor import TAPS, Context, DeepMaps
 from locate.extractors.context.projection import Projection, fit_context, fit_joint
 from locate.extractors.gem import Gem
+from locate.extractors.precision import VARIABLE
 from locate.extractors.shipped import SHIPPED
 from locate.extractors.steered.extractor import Steered
 from locate.extractors.weights import load_weights, save_weights
 from locate.matching import match_mutual
 
 
+@pytest.fixture(scope="module", autouse=True)
+def exact():
+    """In float32, as numbers by hand are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, "float32")
+        yield
+
+
 @pytest.fixture(scope="module")
-def context():
+def context(exact):
     return Context.from_pretrained(max_keypoints=400)
 
 
 @pytest.fixture(scope="module")
-def deep():
+def deep(exact):
     return DeepMaps(efficientnet.load_imagenet(efficientnet.imagenet_weights_path()))
 
 

@@ -21,6 +21,7 @@ from locate.extractors.efficientnet import (
 )
 from locate.extractors.gem import Gem
 from locate.extractors.layers import GeM, Pointwise, SameConv2d
+from locate.extractors.precision import VARIABLE
 
 REFERENCE = {
     (224, 224): ([906, 885, 807, 490, 629], [8.9986, 6.0857, 5.2163, 5.0847, 4.9877], 1.4161),
@@ -128,8 +129,9 @@ def test_gem_gradient_by_finite_differences():
     assert torch.autograd.gradcheck(GeM(3.0).double(), x)
 
 
-def test_descriptor_is_the_pooled_tap(network):
+def test_descriptor_is_the_pooled_tap(network, monkeypatch):
     """The extractor against the steps by hand, without any shrinking."""
+    monkeypatch.setenv(VARIABLE, "float32")
     pixels = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
     x = torch.from_numpy((pixels.astype(np.float32) - 127) / 128).permute(2, 0, 1)[None]
     with torch.inference_mode():

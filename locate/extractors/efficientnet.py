@@ -83,8 +83,9 @@ class _Block(nn.Module):
         return self.finish(x, self.expand(x))
 
 
-def folded(network: EfficientNetLite0) -> EfficientNetLite0:
-    """A copy for use alone: the same maps, with each normalisation folded into its convolution."""
+def folded(network: EfficientNetLite0, precision: torch.dtype = torch.float32) -> EfficientNetLite0:
+    """A copy for use alone: the same maps, in `precision`, with each normalisation folded into its
+    convolution."""
     copy = deepcopy(network).eval()
     _fold(copy, {"_bn0": "_conv_stem", "_bn1": "_conv_head"})
     for block in copy._blocks:
@@ -93,7 +94,7 @@ def folded(network: EfficientNetLite0) -> EfficientNetLite0:
     for module in copy.modules():
         if isinstance(module, SameConv2d) and module.stride == (2, 2):
             module.widen()
-    return copy.requires_grad_(False)
+    return copy.to(precision).requires_grad_(False)
 
 
 def _fold(module: nn.Module, norms: Mapping[str, str]) -> None:
@@ -171,7 +172,7 @@ class EfficientNetLite0(Backbone):
 
     def taps(self, x: Tensor, names: Collection[str] | None = None) -> dict[str, Tensor]:
         wanted = stop_after(self, names)
-        x = functional.relu6(self._bn0(self._conv_stem(x)))
+        x = functional.relu6(self._bn0(self._conv_stem(x.to(self._conv_stem.weight.dtype))))
         maps: dict[str, Tensor] = {}
         starts = {self.stage_ends[stage - 2] + 1: f"expand{stage}" for stage in (4, 6)}
         for i, block in enumerate(self._blocks):

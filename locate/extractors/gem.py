@@ -17,6 +17,7 @@ from torch.nn import functional
 from locate.extractors import efficientnet
 from locate.extractors.base import ExtractorInfo
 from locate.extractors.layers import GeM
+from locate.extractors.precision import precision
 from locate.pixels import fit_size
 from locate.types import Array, Extraction
 
@@ -45,7 +46,7 @@ class Gem:
         self.max_side = max_side
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         # Channels last halves the time of depthwise convolutions on a CPU.
-        plain = efficientnet.folded(network).to(self.device)
+        plain = efficientnet.folded(network, precision(self.device)).to(self.device)
         self._network = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._pool = GeM(p).eval().to(self.device)
         self._tap = tap
@@ -77,6 +78,6 @@ class Gem:
         with torch.inference_mode():
             x = torch.from_numpy(pixels).to(self.device).permute(2, 0, 1)[None]  # channels last
             x = (x.float() - efficientnet.MEAN) / efficientnet.SCALE
-            pooled = self._pool(self._network.taps(x, {self._tap})[self._tap])
+            pooled = self._pool(self._network.taps(x, {self._tap})[self._tap].float())
             vector = functional.normalize(pooled, dim=1)[0]
         return Extraction(None, vector.cpu().numpy().astype(np.float32))

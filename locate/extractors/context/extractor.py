@@ -24,6 +24,7 @@ from locate.extractors.context.projection import Projection
 from locate.extractors.detection import resize_image, to_input
 from locate.extractors.grids import sample
 from locate.extractors.layers import GeM
+from locate.extractors.precision import precision
 from locate.extractors.shipped import SHIPPED
 from locate.extractors.steered.extractor import Steered
 from locate.extractors.weights import file_hash, load_weights
@@ -48,7 +49,7 @@ class DeepMaps:
     def __init__(self, network: efficientnet.EfficientNetLite0, max_side: int = 448) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.max_side = max_side
-        plain = efficientnet.folded(network).to(self.device)
+        plain = efficientnet.folded(network, precision(self.device)).to(self.device)
         self._network = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._pool = GeM(_EXPONENT).eval().to(self.device)
 
@@ -56,7 +57,8 @@ class DeepMaps:
         """Maps by tap, and the size (width, height) of the image that they are of."""
         size = fit_size((pixels.shape[1], pixels.shape[0]), self.max_side)
         x = to_input(resize_image(pixels, size), self.device, _MULTIPLE)
-        return self._network.taps(self._network.normalise(x), {*TAPS, "head"}), size
+        maps = self._network.taps(self._network.normalise(x), {*TAPS, "head"})
+        return {tap: one.float() for tap, one in maps.items()}, size
 
     def global_vector(self, maps: Mapping[str, Tensor], size: tuple[int, int]) -> Tensor:
         """1280 numbers, of length 1, from the cells that saw the image."""

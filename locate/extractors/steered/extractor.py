@@ -14,6 +14,7 @@ import torch
 from locate.errors import InputError
 from locate.extractors.base import ExtractorInfo
 from locate.extractors.detection import resize_image, to_input
+from locate.extractors.precision import precision
 from locate.extractors.shipped import SHIPPED
 from locate.extractors.steered.corners import LEAST, CornerSettings, corners, distinct
 from locate.extractors.steered.directions import BLUR, directions
@@ -64,7 +65,7 @@ class Steered:
                 raise InputError(f"{name} must be above 0 and at most 1, got {list(values)}")
         self.max_side = max_side
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        plain = folded(network).to(self.device)
+        plain = folded(network, precision(self.device)).to(self.device)
         self._network = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._max_keypoints, self._upright = max_keypoints, upright
         self._scales, self._seen_at = tuple(scales), tuple(seen_at)

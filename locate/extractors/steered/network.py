@@ -94,7 +94,7 @@ class SteeredNetwork(nn.Module):
 
     def see(self, grey: Tensor) -> Tensor:
         """The same of B x 1 x H x W, 0..255."""
-        x = grey / 64 - 2
+        x = (grey / 64 - 2).to(next(self.stem.parameters()).dtype)
         at4 = self.to4(self.stem(x))
         at8 = self.to8(at4)
         at16 = self.to16(at8)
@@ -102,7 +102,7 @@ class SteeredNetwork(nn.Module):
         deep = self.lateral[2](at16) + _double(self.lateral[3](at32))
         deep = self.join[0](self.lateral[1](at8) + _double(deep))
         found: Tensor = self.join[1](self.lateral[0](at4) + _double(deep))
-        return found
+        return found.float()
 
     def descriptors_at(self, maps: Tensor, points: Tensor, directions: Tensor) -> Tensor:
         """Unit vectors B x N x 128.
