@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -213,6 +214,35 @@ def test_sample_is_bilinear_by_hand():
     points = torch.tensor([[[0.0, 0.0], [3.0, 2.0], [1.25, 0.5], [9.0, -4.0]]])
     found = sample(maps, points)[0, :, 0]
     assert torch.allclose(found, torch.tensor([0.0, 11.0, 4 * 0.5 + 1.25, 3.0]), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(7, 9), (1, 5), (6, 1), (1, 1)])
+def test_sample_of_one_map_for_use_is_that_for_training(shape):
+    """There are two ways to it; points on the last row and column, and beyond, are the hard ones."""
+    maps = torch.randn(1, 5, *shape, generator=torch.Generator().manual_seed(0))
+    height, width = shape
+    points = torch.rand(1, 40, 2, generator=torch.Generator().manual_seed(1)) * 12 - 2
+    edges = [(0, 0), (width - 1, height - 1), (width - 1, 0.5), (width - 0.5, -3), (0.25, height)]
+    points = torch.cat((points, torch.tensor([edges], dtype=torch.float32)), dim=1)
+    for one in (maps, maps.contiguous(memory_format=torch.channels_last)):
+        slow = sample(one, points)
+        with torch.no_grad():
+            found = sample(one, points)
+            assert sample(one, points[:, :0]).shape == (1, 0, 5)
+        torch.testing.assert_close(found, slow, atol=1e-5, rtol=1e-5)
+    for k in (3, 40, 41, 42, 43, 44):
+        x, y = np.clip(points[0, k].double().numpy(), 0, (width - 1, height - 1))
+        expected = np.zeros(5)
+        for j, i in (
+            (int(x), int(y)),
+            (int(x) + 1, int(y)),
+            (int(x), int(y) + 1),
+            (int(x) + 1, int(y) + 1),
+        ):
+            weight = (1 - abs(x - j)) * (1 - abs(y - i))
+            if weight > 0:
+                expected += weight * maps[0, :, i, j].double().numpy()
+        np.testing.assert_allclose(found[0, k].numpy(), expected, atol=1e-5)
 
 
 def test_resample_puts_values_back_in_their_place():

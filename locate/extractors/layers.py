@@ -61,7 +61,7 @@ class Pointwise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         column = x.reshape(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)
-        found = functional.conv2d(column, self.weight, self.bias)
+        found = functional.conv2d(column.to(self.weight.dtype), self.weight, self.bias)
         return found.permute(0, 2, 3, 1).reshape(*x.shape[:-1], -1)
 
 

@@ -13,13 +13,12 @@ from locate.extractors.steered.network import Block, Residual, SteeredNetwork
 
 
 def folded(network: SteeredNetwork, precision: torch.dtype = torch.float32) -> SteeredNetwork:
-    """A copy in evaluation mode that gives the same maps, faster, and that cannot be trained. Its
-    convolutions compute in `precision`, what reads descriptors off the maps in float32."""
+    """A copy in evaluation mode that gives the same maps, faster, and that cannot be trained. Its layers
+    compute in `precision`, what reads places off the maps in float32."""
     copy = deepcopy(network).eval()
     _fold_children(copy)
-    for name, child in copy.named_children():
-        if name != "describe":
-            child.to(precision)
+    for child in copy.children():
+        child.to(precision)
     return copy.requires_grad_(False)
 
 

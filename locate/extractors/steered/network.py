@@ -121,7 +121,7 @@ class SteeredNetwork(nn.Module):
         seen = sample(maps, places.flatten(1, 2))
         seen = seen.view(batch, count, len(self.around), self.fields, TURNS)
         turned = steered(seen, along.expand(-1, -1, len(self.around), -1))
-        return functional.normalize(self.describe(turned.flatten(2)), dim=-1)
+        return functional.normalize(self.describe(turned.flatten(2)).float(), dim=-1)
 
 
 def _double(x: Tensor) -> Tensor:
