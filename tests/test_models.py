@@ -93,7 +93,7 @@ def test_scores_of_other_weights_are_not_shown(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "in_queries", "in_maps"),
-    [("gem+sift", 0.8, 0.85), ("gem+steered", 0.9, 0.9), ("context", 0.98, 0.98)],
+    [("gem+sift", 0.8, 0.85), ("gem+steered", 0.9, 0.9), ("context", 0.9, 0.95)],
 )
 def test_matches_pass_the_ratio_test_of_their_extractor(
     name, in_queries, in_maps, photo_factory, tmp_path, monkeypatch

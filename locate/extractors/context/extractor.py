@@ -4,10 +4,6 @@ A corner of a window looks like any other; which window of which facade it belon
 network that was trained to recognise things, and that runs for the global descriptor anyway. What its
 maps say at a keypoint joins the keypoint's own descriptor, as in Luo et al., "ContextDesc", CVPR 2019
 (section 3.2, where both are trained; here one linear map is fitted, `projection`).
-
-ImageNet's photos are the right way up, as most are. What is not turned needs no descriptors that a turn
-does not change, and those tell less apart. So where a photo is judged to be the right way up (`upright`)
-its descriptors are not turned, and the context has the greater part of a cosine.
 """
 
 from __future__ import annotations
@@ -25,7 +21,6 @@ from locate.errors import WeightsError
 from locate.extractors import efficientnet
 from locate.extractors.base import ExtractorInfo
 from locate.extractors.context.projection import Projection
-from locate.extractors.context.upright import Upright, layout
 from locate.extractors.detection import resize_image, to_input
 from locate.extractors.grids import sample
 from locate.extractors.layers import GeM
@@ -37,15 +32,14 @@ from locate.pixels import fit_size, resize_points
 from locate.types import Array, Extraction, Features
 
 SYSTEM = "context"
-TAPS = ("stage3", "stage5", "stage6", "stage7")  # strides 8, 16, 32, 32
+TAPS = ("stage5", "stage7")  # strides 16 and 32: what is around, not what is there
 _EXPONENT = 2.0  # of GeM, as in `gem`
 _MULTIPLE = (
     32  # only of such sides do all strides divide the image, and cells lie where `grid` says
 )
-SHARES = (0.5, 0.85)  # of a cosine that are the context's: in turned photos, in upright ones
-_SURE = 0.6  # a photo that is upright with this likelihood is
-# Of Lowe's test: neighbours share their context, so that it tells them less apart.
-_RATIO = 0.98
+# Of Lowe's test: neighbours share their context, so that it tells them less apart. In queries things of
+# one kind, which share theirs as well, must not pass for one thing (`docs/experiments.md`, 17).
+_RATIO, _QUERY_RATIO = 0.95, 0.9
 
 
 class DeepMaps:
@@ -68,17 +62,10 @@ class DeepMaps:
 
     def global_vector(self, maps: Mapping[str, Tensor], size: tuple[int, int]) -> Tensor:
         """1280 numbers, of length 1, from the cells that saw the image."""
-        pooled: Tensor = self._pool(self._cropped(maps, "head", size))
+        columns, rows = self._network.grid("head").cells(size)
+        seen = maps["head"][..., : max(rows, 1), : max(columns, 1)]
+        pooled: Tensor = self._pool(seen)
         return functional.normalize(pooled, dim=1)[0]
-
-    def layout(self, maps: Mapping[str, Tensor], size: tuple[int, int]) -> Tensor:
-        """What tells whether the photo is the right way up, see `upright`."""
-        return layout(self.global_vector(maps, size), self._cropped(maps, "stage7", size)[0])
-
-    def _cropped(self, maps: Mapping[str, Tensor], tap: str, size: tuple[int, int]) -> Tensor:
-        """The cells that saw the image, and not what it was padded with."""
-        columns, rows = self._network.grid(tap).cells(size)
-        return maps[tap][..., : max(rows, 1), : max(columns, 1)]
 
     def around(
         self, maps: Mapping[str, Tensor], points: Array, projection: Tensor | None = None
@@ -107,53 +94,36 @@ class Context:
     steered: gives the keypoints and their own descriptors.
     deep: gives the context and the global descriptor.
     projection: joins them.
-    upright: judges whether a photo is the right way up.
     weights_hash: of everything that was learned.
-    shares: of a cosine that are the context's, in turned photos and in upright ones.
     """
 
     def __init__(
-        self,
-        steered: Steered,
-        deep: DeepMaps,
-        projection: Projection,
-        upright: Upright,
-        weights_hash: str,
-        shares: tuple[float, float] = SHARES,
+        self, steered: Steered, deep: DeepMaps, projection: Projection, weights_hash: str
     ) -> None:
         self.max_side = steered.max_side
         self.device = steered.device
-        self._steered, self._deep, self._shares = steered, deep, shares
+        self._steered, self._deep = steered, deep
         self._projection = Projection(*(part.to(self.device) for part in projection))
-        self._upright = Upright(*(part.to(self.device) for part in upright))
         self.info = ExtractorInfo(
             name=SYSTEM,
             weights=weights_hash,
             settings={
                 "steered": dict(steered.info.settings),
                 "taps": list(TAPS),
-                "shares": list(shares),
-                "sure": _SURE,
                 "p": _EXPONENT,
                 "global side": deep.max_side,
             },
             global_dim=efficientnet.EfficientNetLite0.widths["head"],
             local_dim=len(projection.joint),
-            rotation_invariant=False,  # only if it is not judged to be the right way up
+            rotation_invariant=steered.info.rotation_invariant,
             ratio=_RATIO,
+            query_ratio=_QUERY_RATIO,
         )
 
     @classmethod
-    def from_pretrained(
-        cls,
-        weights: Path | None = None,
-        *,
-        shares: tuple[float, float] = SHARES,
-        **settings: Any,
-    ) -> Context:
+    def from_pretrained(cls, weights: Path | None = None, **settings: Any) -> Context:
         """Args:
             weights: a file of `benchmarks/context.py`; None for that which comes with the package.
-            shares: as in the constructor.
             settings: of `Steered`.
 
         Raises:
@@ -168,14 +138,13 @@ class Context:
                 "fit it again with benchmarks/context.py"
             )
         try:
-            upright = Upright(tensors.pop("upright.weight"), tensors.pop("upright.bias"))
             projection = Projection(**tensors)
-        except (KeyError, TypeError) as error:
+        except TypeError as error:
             raise WeightsError(f"{weights} does not fit: {error}") from error
         imagenet = efficientnet.imagenet_weights_path()
         deep = DeepMaps(efficientnet.load_imagenet(imagenet))
         hashes = (file_hash(imagenet), steered.info.weights or "", file_hash(weights))
-        return cls(steered, deep, projection, upright, " ".join(hashes), shares)
+        return cls(steered, deep, projection, " ".join(hashes))
 
     def extract(
         self, pixels: Array, size: tuple[int, int] | None = None, *, local: bool = True
@@ -193,13 +162,12 @@ class Context:
         maps: Mapping[str, Tensor],
         small: tuple[int, int],
     ) -> Features:
-        upright = self._upright.likelihood(self._deep.layout(maps, small)) > _SURE
-        found = self._steered.extract(pixels, size, upright=upright).features
+        found = self._steered.extract(pixels, size).features
         assert found is not None
         places = resize_points(found.keypoints, found.image_size, small)
         seen = self._deep.around(maps, places, self._projection.context)
         own = torch.from_numpy(found.descriptors).to(self.device)
-        joined = self._projection.descriptors(own, seen, self._shares[upright])
+        joined = self._projection.descriptors(own, seen)
         return Features(
             keypoints=found.keypoints,
             scores=found.scores,
