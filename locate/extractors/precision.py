@@ -1,7 +1,7 @@
 """The numbers in which the convolutions of extractors compute.
 
 bfloat16 has the range of float32 and 8 of its 24 binary digits. Where the processor has arithmetic for
-it convolutions take about .6 of the time, elsewhere more than before. Descriptors hardly change
+it convolutions take .6 to .7 of the time, elsewhere they would take more. Descriptors hardly change
 (`docs/experiments.md`, 24): an index made in one precision can be asked in the other, so it is no part
 of an extractor's fingerprint.
 """
@@ -16,7 +16,7 @@ from locate.errors import UnknownNameError
 
 VARIABLE = "LOCATE_PRECISION"  # of the environment; the fastest if it is not set
 _KNOWN = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_NATIVE = ("avx512_bf16", "amx_bf16")  # where it was measured to be faster
+_NATIVE = ("avx512_bf16", "amx_bf16")  # measured with the first; the second is made for it
 
 
 def precision(device: torch.device) -> torch.dtype:
@@ -30,7 +30,7 @@ def precision(device: torch.device) -> torch.dtype:
         if wanted not in _KNOWN:
             raise UnknownNameError(VARIABLE, wanted, _KNOWN)
         return _KNOWN[wanted]
-    # torch before 2.10 does not tell.
+    # An older torch does not tell.
     able = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     native = any(able.get(name) for name in _NATIVE)
     return torch.bfloat16 if device.type == "cpu" and native else torch.float32
