@@ -9,7 +9,8 @@
   the latter is the share of queries with a right answer above the score that 1 % of foreign ones reach.
 - fountain, Herz-Jesus: five folds on true poses, medians in millimetres and degrees, `locate evaluate
   localization` at its defaults.
-- ms: of one image of 640 px, two threads, as `benchmarks/extractors.py` says.
+- Milliseconds of one image of 640 px, two threads, as `benchmarks/extractors.py` says: a row for this
+  kind of processor; rows that --out has of other kinds stay.
 
 The peer (ALIKED-n16, an environment of its own) joins the rows of matching and, if asked to, with GeM
 before it and our matching after it, those of retrieval. What is finished in --work is not done again,
@@ -23,7 +24,7 @@ import argparse
 import hashlib
 import json
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from PIL import Image
 from locate.extractors import registry, shipped
 from locate.extractors.base import Extractor, ExtractorInfo
 from locate.extractors.pair import Pair
+from locate.extractors.precision import precision
 from locate.extractors.weights import file_hash
 from locate.images import read_photo
 from locate.pixels import resize_points
@@ -45,7 +47,7 @@ from pipelines.evaluate_matching import evaluate_matching
 from pipelines.report import Report, Table
 from pipelines.tables import print_report
 
-NAMES = ("sift", "gem+sift", "gem+steered", "context")
+NAMES = ("sift", "gem+sift", "gem+steered", "context", "context-wide")
 SCENES = ("fountain-P11", "Herz-Jesus-P25")
 THRESHOLDS = (1, 3, 5)
 _PEER = "aliked-n16"
@@ -70,7 +72,7 @@ def main() -> None:
     extractors = {name: registry.create(name) for name in NAMES}
     times = speeds(extractors, a.data)
     for name, extractor in extractors.items():
-        found: Scores = {"ms": times[name]}
+        found: Scores = {}
         for measure in (homographies, clicks, retrieval, localization):
             found |= kept(a.work, extractor, measure, a.data)
         rows[name] = found
@@ -83,12 +85,14 @@ def main() -> None:
             peer.look_at_photos(photos)
             pair = Pair(registry.create("gem"), peer)
             rows[_PEER] |= kept(a.work, pair, retrieval, a.data)
-    report = make_report(rows)
+    report = make_report(rows, {processor(): times} | earlier_times(a.out))
     print_report(report)
     if a.out:
         (a.out / "accuracy.md").write_text(report.to_markdown())
         (a.out / "accuracy.json").write_text(json.dumps(report.to_json(), indent=1) + "\n")
-        write_scores({"steered": rows["gem+steered"], "context": rows["context"]})
+        write_scores(
+            {"steered": rows["gem+steered"]} | {n: rows[n] for n in ("context", "context-wide")}
+        )
 
 
 def homographies(extractor: Extractor, data: Path, work: Path) -> Scores:  # noqa: ARG001
@@ -183,14 +187,35 @@ def _best_first(stored: Any, i: int) -> tuple[Array, Array, Array]:
     return keypoints, scores.astype(np.float32), descriptors.astype(np.float32)
 
 
-def make_report(rows: dict[str, Scores]) -> Report:
+def processor() -> str:
+    """Its kind, and the numbers that convolutions compute in on it."""
+    numbers = str(precision(torch.device("cpu"))).removeprefix("torch.")
+    return f"{torch.backends.cpu.get_cpu_capability()}, {numbers}"
+
+
+def earlier_times(out: Path | None) -> dict[str, Scores]:
+    """By kind of processor, those of other kinds than this."""
+    if out is None or not (out / "accuracy.json").exists():
+        return {}
+    _, times = json.loads((out / "accuracy.json").read_text())["tables"]
+    rows = {row.pop("processor"): row for row in times["rows"]}
+    return {kind: row for kind, row in rows.items() if kind != processor()}
+
+
+def make_report(rows: dict[str, Scores], times: Mapping[str, Mapping[str, float | None]]) -> Report:
     columns = list(dict.fromkeys(column for scores in rows.values() for column in scores))
     table = Table(
         "Accuracy",
         ("extractor", *columns),
         tuple((name, *(scores.get(column) for column in columns)) for name, scores in rows.items()),
     )
-    return Report("accuracy", {"torch": torch.__version__}, (table,))
+    speed = Table(
+        "Milliseconds of a photo",
+        ("processor", *NAMES),
+        tuple((kind, *(row.get(name) for name in NAMES)) for kind, row in sorted(times.items())),
+        digits=1,
+    )
+    return Report("accuracy", {"torch": torch.__version__}, (table, speed))
 
 
 def write_scores(rows: dict[str, Scores]) -> None:

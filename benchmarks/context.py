@@ -1,11 +1,12 @@
 """Fit what joins steered features and their context (`locate.extractors.context`).
 
     python benchmarks/context.py fit --data ../shared/data/train --matches build/teacher/pairs.npz \
-        --out locate/extractors/context/weights.safetensors
-    python benchmarks/context.py compare --data ../shared/data
+        --out locate/extractors/context/weights.safetensors [--style context-wide]
+    python benchmarks/context.py compare --data ../shared/data [--style context-wide]
 
-`fit` reads matches of photos of one scene (`benchmarks/teacher.py` makes them) and takes a minute.
-`compare` prints what other shares of the context in a cosine do, from none to half.
+`fit` reads matches of photos of one scene (`benchmarks/teacher.py` makes them) and takes a minute,
+context-wide two. `compare` prints what other shares of the context in a cosine do, in turned photos and
+in upright ones.
 """
 
 from __future__ import annotations
@@ -14,29 +15,48 @@ import argparse
 import json
 import subprocess
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from context_data import joined, matched_spots, turned_views
 from extractors import clicks
 from steered import points
-from torch import Tensor
 
 from locate.extractors import efficientnet, shipped
-from locate.extractors.context.extractor import SYSTEM, Context, DeepMaps
+from locate.extractors.context.extractor import PLAIN, STYLES, WIDE, Context, DeepMaps, Style
 from locate.extractors.context.projection import Projection, fit_context, fit_joint
+from locate.extractors.context.upright import Upright, fit_upright
 from locate.extractors.steered.extractor import Steered
 from locate.extractors.weights import Record, file_hash, save_weights
-from locate.images import read_photo
-from locate.pixels import resize_points
 from locate.training.correspondences import load_pairs
-from locate.types import Array
 
-PAIRS, MATCHES = 500, 80  # pairs of photos, and matches of each
+MATCHES = 80  # of each pair of photos
 PHOTOS, KEYPOINTS = 140, 200  # by which the dimensions of the whole are chosen
-CONTEXT, WIDTH, RIDGE, SHARE = 64, 128, 0.1, 0.5
-TURNED = 0.5  # of the pairs, one photo by quarters: what a turn changes shall count less
-SHARES = (0.0, 0.2, 0.35, 0.5)
+RIDGE = 0.1
+PENALTY = 0.03  # on what says whether a photo is the right way up
+COMPARED = ((0.0, 0.0), (0.2, 0.2), (0.5, 0.5), (0.5, 0.7), (0.5, 0.85), (0.5, 0.9), (0.85, 0.85))
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Attributes:
+    pairs: of photos.
+    turned: share of the pairs with one photo turned by quarters: what a turn changes shall count less.
+    context, width: numbers of a context, and of the whole.
+    """
+
+    pairs: int
+    turned: float
+    context: int
+    width: int
+
+
+RECIPES = {
+    PLAIN.system: Recipe(500, 0.5, 64, 128),
+    WIDE.system: Recipe(1000, 0.0, 128, 192),
+}
 
 
 def main() -> None:
@@ -46,91 +66,88 @@ def main() -> None:
     fitting.add_argument("--data", type=Path, default=Path("../shared/data/train"))
     fitting.add_argument("--matches", type=Path, required=True)
     fitting.add_argument("--out", type=Path, required=True)
-    fitting.set_defaults(run=lambda a: fit(a.data, a.matches, a.out))
+    fitting.set_defaults(run=lambda a: fit(a.data, a.matches, a.out, STYLES[a.style]))
     comparing = verbs.add_parser("compare")
     comparing.add_argument("--data", type=Path, default=Path("../shared/data"))
-    comparing.set_defaults(run=lambda a: compare(a.data))
+    comparing.set_defaults(run=lambda a: compare(a.data, STYLES[a.style]))
+    for verb in (fitting, comparing):
+        verb.add_argument("--style", choices=STYLES, default=PLAIN.system)
     torch.set_num_threads(2)
     arguments = parser.parse_args()
     arguments.run(arguments)
 
 
-def fit(data: Path, matches: Path, out: Path) -> None:
-    begin, rng = time.monotonic(), np.random.default_rng(0)
-    deep = DeepMaps(efficientnet.load_imagenet(efficientnet.imagenet_weights_path()))
-    pairs = load_pairs(matches, data)
-    a, b = [], []
+def fit(data: Path, matches: Path, out: Path, style: Style) -> None:
+    begin = time.monotonic()
+    imagenet = efficientnet.load_imagenet(efficientnet.imagenet_weights_path())
+    deep = DeepMaps(imagenet, style.taps)
+    photos = sorted((data / "photos").iterdir())
     with torch.inference_mode():
-        for i in rng.permutation(len(pairs))[:PAIRS]:
-            pair = pairs[i]
-            chosen = rng.permutation(len(pair.points_a))[:MATCHES]
-            turns = int(rng.integers(1, 4)) if rng.random() < TURNED else 0
-            a.append(seen_at(deep, pair.image_a, pair.points_a[chosen]))
-            b.append(seen_at(deep, pair.image_b, pair.points_b[chosen], turns))
-        mean, context = fit_context(torch.cat(a), torch.cat(b), CONTEXT, RIDGE)
-        part = Projection(mean.float(), context.float(), torch.zeros(0, 0))
-        steered = Steered.from_pretrained()
-        photos = sorted((data / "photos").iterdir())
-        both = []
-        for path in photos[:: max(1, len(photos) // PHOTOS)]:
-            pixels = read_photo(path, min_long_side=steered.max_side).pixels
-            found = steered.extract(pixels).features
-            assert found is not None
-            maps, small = deep.look(pixels)
-            places = resize_points(found.keypoints[:KEYPOINTS], found.image_size, small)
-            own = torch.from_numpy(found.descriptors[:KEYPOINTS])
-            both.append(part.with_context(own, deep.around(maps, places, part.context)))
-    all_of_them = torch.cat(both)
-    split = all_of_them.shape[1] - CONTEXT
-    joint = fit_joint(all_of_them[:, :split], all_of_them[:, split:], SHARE, WIDTH)
+        projection, words = fit_projection(deep, data, matches, photos, style)
+    tensors, settings = projection._asdict(), {"ridge": RIDGE}
+    if style.judges:
+        upright, more = fit_upright_to(deep, photos)
+        tensors |= {f"upright.{name}": value for name, value in upright._asdict().items()}
+        settings["penalty"], words = PENALTY, f"{words}; {more}"
     seconds = time.monotonic() - begin
-    words = (
-        f"{min(PAIRS, len(pairs))} pairs of photos of {data.name} ({len(torch.cat(a))} matches), half "
-        f"of them turned, {len(both)} photos"
-    )
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
     record = Record(
-        SYSTEM,
-        {"steered": file_hash(shipped.SHIPPED["steered"]), "share": SHARE, "ridge": RIDGE},
+        style.system,
+        {"steered": file_hash(shipped.SHIPPED["steered"])} | settings,
         words,
-        f"python benchmarks/context.py fit --data {data} --matches {matches}",
+        f"python benchmarks/context.py fit --style {style.system} --data {data} --matches {matches}",
         commit,
         round(seconds, 1),
         licence="Apache-2.0",
     )
-    tensors = {"mean": mean.float(), "context": context.float(), "joint": joint.float()}
-    print(save_weights(out, tensors, record), words, f"{seconds:.0f} s")
+    tensors = {name: part.float() for name, part in tensors.items()}
+    print(save_weights(out, tensors, record), record.data, f"{seconds:.0f} s")
 
 
-def seen_at(deep: DeepMaps, path: Path, places: Array, turns: int = 0) -> Tensor:
-    """What the deep network sees at places in pixels of the original photo, when that has been turned
-    to the left by so many quarters."""
-    photo = read_photo(path, min_long_side=1024)
-    pixels = photo.pixels
-    places = resize_points(places.astype(np.float64), photo.info.size, size_of(pixels))
-    for _ in range(turns):
-        places = np.stack((places[:, 1], pixels.shape[1] - 1 - places[:, 0]), axis=1)
-        pixels = np.ascontiguousarray(np.rot90(pixels))
-    maps, small = deep.look(pixels)
-    return deep.around(maps, resize_points(places, size_of(pixels), small))
+def fit_projection(
+    deep: DeepMaps, data: Path, matches: Path, photos: list[Path], style: Style
+) -> tuple[Projection, str]:
+    """And what it was fitted to, in words."""
+    recipe, rng, pairs = RECIPES[style.system], np.random.default_rng(0), load_pairs(matches, data)
+    chosen = rng.permutation(len(pairs))[: recipe.pairs]
+    ends = [matched_spots(deep, pairs[i], MATCHES, rng, recipe.turned) for i in chosen]
+    a, b = (torch.cat([end[side] for end in ends]) for side in (0, 1))
+    mean, context = fit_context(a, b, recipe.context, RIDGE)
+    part = Projection(mean.float(), context.float(), torch.zeros(0, 0))
+    steered, share = Steered.from_pretrained(), sum(style.shares) / 2
+    some = photos[:: max(1, len(photos) // PHOTOS)]
+    both = [joined(deep, steered, part, path, KEYPOINTS, share) for path in some]
+    words = f"{len(chosen)} pairs of photos of {data.name} ({len(a)} matches), {len(some)} photos"
+    if recipe.turned:
+        words += f", {recipe.turned:.0%} of the pairs turned"
+    return Projection(mean, context, fit_joint(torch.cat(both), recipe.width)), words
 
 
-def size_of(pixels: Array) -> tuple[int, int]:
-    return pixels.shape[1], pixels.shape[0]
+def fit_upright_to(deep: DeepMaps, photos: list[Path]) -> tuple[Upright, str]:
+    """And how well it does on every seventh photo when fitted to the others."""
+    rng = np.random.default_rng(0)
+    with torch.inference_mode():
+        views = [turned_views(deep, path, rng) for path in photos]
+    aside = torch.tensor([i % 7 == 3 for i, (found, _) in enumerate(views) for _ in found])
+    seen = torch.stack([one for found, _ in views for one in found]).clone()
+    truth = torch.tensor([one for _, ups in views for one in ups]).double()
+    judge = fit_upright(seen[~aside], truth[~aside], PENALTY)
+    judged = torch.tensor([judge.likelihood(one) > 0.5 for one in seen[aside].double()])
+    right = (judged == truth[aside].bool()).double().mean().item()
+    words = (
+        f"{len(seen)} views of {len(photos)} photos, turned or not ({right:.0%} of those held out "
+        "judged right)"
+    )
+    return fit_upright(seen, truth, PENALTY), words
 
 
-def compare(data: Path) -> None:
-    """The shipped projection with other weights of its parts; all of them, not only the best 128."""
-    extractor = Context.from_pretrained()
-    shipped_projection = extractor._projection
-    local = shipped_projection.joint.shape[1] - CONTEXT
-    for share in SHARES:
-        weights = torch.cat((torch.full((local,), 1 - share), torch.full((CONTEXT,), share))).sqrt()
-        extractor._projection = shipped_projection._replace(joint=torch.diag(weights))
+def compare(data: Path, style: Style) -> None:
+    for shares in COMPARED:
+        extractor = Context.from_pretrained(style=replace(style, shares=shares))
         scores = points(extractor, data, data) | clicks(extractor, data, data)
-        print(json.dumps({"share": share} | scores), flush=True)
+        print(json.dumps({"style": style.system, "shares": shares} | scores), flush=True)
 
 
 if __name__ == "__main__":

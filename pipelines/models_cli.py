@@ -76,7 +76,7 @@ def list_models() -> list[Model]:
         record = record_of(name)
         trained = f"trained by this project, {max(1, round(record.seconds / 60))} min"
         megabytes, both = path.stat().st_size / 1e6, local
-        if name == "context":  # a join of two that exist
+        if name != "steered":  # a join of two that exist
             trained += ", on steered's and ImageNet's"
             megabytes += SHIPPED["steered"].stat().st_size / 1e6 + imagenet
             both = f"{whole}, {local}"

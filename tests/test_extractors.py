@@ -61,7 +61,10 @@ def test_contract(extractor, texture):
                     again.global_descriptor, seen.global_descriptor, atol=1e-5
                 )
             if info.local_dim:
-                np.testing.assert_array_equal(again.features.keypoints, seen.features.keypoints)
+                # Threads share a convolution out as they are free, which changes the last bit.
+                np.testing.assert_allclose(
+                    again.features.keypoints, seen.features.keypoints, rtol=0, atol=1e-3
+                )
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (33, 1500), (700, 40)])
@@ -87,7 +90,7 @@ def test_unknown_names_list_the_known_ones():
     for name in ("surf", "gem+surf", "gem+sift+gem"):
         with pytest.raises(
             UnknownNameError,
-            match=r"known: context, d2net, delf, gem, gem\+sift, sift, steered, ur2kid",
+            match=r"known: context, context-wide, d2net, delf, gem, gem\+sift, sift, steered, ur2kid",
         ):
             registry.create(name)
     with pytest.raises(InputError, match="sift gives no global descriptor; name it second"):

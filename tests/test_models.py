@@ -26,7 +26,8 @@ from pipelines.models_cli import list_models
 from pipelines.pose_map import MapMaker, MapOptions
 from pipelines.town import make_town
 
-COMMANDS = {"context": "python benchmarks/context.py fit", "steered": "locate train steered"}
+FIT = "python benchmarks/context.py fit"
+COMMANDS = {"context": FIT, "context-wide": FIT, "steered": "locate train steered"}
 
 
 @pytest.mark.parametrize("name", shipped.SHIPPED)
@@ -93,7 +94,12 @@ def test_scores_of_other_weights_are_not_shown(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "in_queries", "in_maps"),
-    [("gem+sift", 0.8, 0.85), ("gem+steered", 0.9, 0.9), ("context", 0.9, 0.95)],
+    [
+        ("gem+sift", 0.8, 0.85),
+        ("gem+steered", 0.9, 0.9),
+        ("context", 0.9, 0.95),
+        ("context-wide", 0.98, 0.98),
+    ],
 )
 def test_matches_pass_the_ratio_test_of_their_extractor(
     name, in_queries, in_maps, photo_factory, tmp_path, monkeypatch

@@ -13,7 +13,9 @@ SCORES = _FOLDER / "scores.json"  # written by benchmarks/accuracy.py
 
 # By the name of the system; beside each file lies nothing that is needed to use it.
 SHIPPED: Mapping[str, Path] = {
-    name: _FOLDER / name / "weights.safetensors" for name in ("context", "steered")
+    "context": _FOLDER / "context" / "weights.safetensors",
+    "context-wide": _FOLDER / "context" / "wide.safetensors",
+    "steered": _FOLDER / "steered" / "weights.safetensors",
 }
 
 

@@ -16,26 +16,27 @@ class Projection(NamedTuple):
     """Attributes:
     mean: K, of what the deep network sees at keypoints.
     context: C x K: keeps of it what tells places apart.
-    joint: D x (L + C): a local descriptor and its context, weighted, to what is stored.
+    joint: D x (L + C): a local descriptor and its context to what is stored.
     """
 
     mean: Tensor
     context: Tensor
     joint: Tensor
 
-    def with_context(self, local: Tensor, seen: Tensor) -> Tensor:
-        """N x (L + C), before `joint`: each part of length 1.
+    def with_context(self, local: Tensor, seen: Tensor, share: float) -> Tensor:
+        """N x (L + C), unit vectors, before `joint`.
 
         Args:
             local: N x L, unit vectors.
             seen: N x C, `context` times what the deep network sees.
+            share: of a cosine that is the context's, 0 to 1.
         """
-        context = seen - self.context @ self.mean
-        return torch.cat((local, functional.normalize(context, dim=-1)), dim=-1)
+        context = functional.normalize(seen - self.context @ self.mean, dim=-1)
+        return torch.cat((local * (1 - share) ** 0.5, context * share**0.5), dim=-1)
 
-    def descriptors(self, local: Tensor, seen: Tensor) -> Tensor:
+    def descriptors(self, local: Tensor, seen: Tensor, share: float) -> Tensor:
         """N x D, unit vectors."""
-        both = self.with_context(local, seen)
+        both = self.with_context(local, seen, share)
         return functional.normalize(functional.linear(both, self.joint), dim=-1)
 
 
@@ -62,17 +63,9 @@ def fit_context(a: Tensor, b: Tensor, dim: int, ridge: float) -> tuple[Tensor, T
     return mean, discriminative(both - mean, a - b, dim, ridge)
 
 
-def fit_joint(local: Tensor, context: Tensor, share: float, dim: int) -> Tensor:
-    """D x (L + C): the two parts so weighted that the context has `share` of a cosine, in the D
-    dimensions that hold most of it; float64. Its rows are orthonormal but for the weights, so that
-    cosines hardly change."""
-    weights = torch.cat(
-        (
-            torch.full((local.shape[1],), (1 - share) ** 0.5, dtype=torch.float64),
-            torch.full((context.shape[1],), share**0.5, dtype=torch.float64),
-        )
-    )
-    both = torch.cat((local, context), dim=1).double() * weights
-    directions = torch.linalg.eigh(both.T @ both)[1].flip(1)[:, :dim]
-    joint: Tensor = directions.T * weights
-    return joint
+def fit_joint(both: Tensor, dim: int) -> Tensor:
+    """D x (L + C), orthonormal rows: the D dimensions that hold most of `with_context`'s N x (L + C), so
+    that cosines hardly change; float64."""
+    both = both.double()
+    joint: Tensor = torch.linalg.eigh(both.T @ both)[1].flip(1)[:, :dim].T
+    return joint.contiguous()

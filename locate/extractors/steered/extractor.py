@@ -109,7 +109,12 @@ class Steered:
         size: tuple[int, int] | None = None,
         *,
         local: bool = True,  # noqa: ARG002  there is nothing else to give
+        upright: bool | None = None,
     ) -> Extraction:
+        """Args:
+        upright: of this photo, instead of the setting.
+        """
+        upright = self._upright if upright is None else upright
         height, width = pixels.shape[:2]
         size = size or (width, height)
         working = fit_size((width, height), self.max_side)
@@ -125,7 +130,9 @@ class Steered:
                 if len(here):
                     level = (max(1, round(working[0] * scale)), max(1, round(working[1] * scale)))
                     descriptors[here] = self._describe(
-                        resize_image(grey, level), resize_points(points[here], working, level)
+                        resize_image(grey, level),
+                        resize_points(points[here], working, level),
+                        upright,
                     )
         features = Features(
             keypoints=resize_points(points, working, size).astype(np.float32),
@@ -135,12 +142,12 @@ class Steered:
         )
         return Extraction(features, None)
 
-    def _describe(self, grey: Array, points: Array) -> Array:
+    def _describe(self, grey: Array, points: Array, upright: bool) -> Array:
         """N x 128 float32 at N x 2 points in pixels of the image, H x W uint8."""
         maps = self._network.see(to_input(grey, self.device, MULTIPLE))
         places = torch.from_numpy(points).to(self.device, torch.float32)[None]
         faced = np.tile(np.array((1, 0), np.float32), (len(points), 1))
-        if not self._upright:
+        if not upright:
             faced = directions(grey, points)
         facing = torch.from_numpy(faced).to(self.device)[None]
         found = self._network.descriptors_at(maps, places, facing)
