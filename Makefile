@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DATA ?= ../shared/data
 WORK ?= build/bench
 
-.PHONY: setup demo test lint type format bench bench-retrieval bench-localize bench-learning bench-extractors bench-accuracy bench-steered clean
+.PHONY: setup demo test lint type format bench bench-retrieval bench-localize bench-learning bench-extractors bench-accuracy bench-proofs bench-steered clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo "make bench-localize           maps and poses: accuracy, honesty, speed (10 min)"
 	@echo "make bench-learning           train every system three times, compare with its start (1 h)"
 	@echo "make bench-accuracy           the shipped features against RootSIFT"
+	@echo "make bench-proofs             how well the default and context-wide prove a place, by Lowe's ratio (30 min)"
 	@echo "make bench-steered            the shipped features at other settings, and pictures of where the default fails"
 	@echo "make bench-extractors         all extractors in one table, with the weights of bench-learning (1 h)"
 
@@ -91,6 +92,9 @@ bench-extractors: bench-learning
 
 bench-accuracy: setup
 	$(BIN)/python benchmarks/accuracy.py --data $(DATA) --work $(WORK)/extractors --out docs
+
+bench-proofs: setup
+	$(BIN)/python benchmarks/proofs.py --data $(DATA) --out docs
 
 bench-steered: setup
 	$(BIN)/python benchmarks/steered.py --data $(DATA) --work $(WORK)/extractors --out docs

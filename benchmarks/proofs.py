@@ -8,7 +8,7 @@
   among the 30 most similar of the database and every fifth photo of train/photos.
 
 That is the question of `locate calibrate` in little: fewer candidates, no turned photos, several ratios
-at once. Twenty minutes on two cores.
+at once. Half an hour on two cores.
 """
 
 from __future__ import annotations
