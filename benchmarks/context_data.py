@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from locate.extractors.context.extractor import DeepMaps
-from locate.extractors.context.projection import Projection
 from locate.extractors.context.upright import TURN
 from locate.extractors.detection import resize_image
 from locate.extractors.steered.extractor import Steered
@@ -26,46 +25,31 @@ _TURNED_SIDE = 640  # of those that are turned
 
 
 def matched_spots(
-    deep: DeepMaps, pair: MatchedPair, most: int, rng: np.random.Generator, turned: float
+    deep: DeepMaps, pair: MatchedPair, most: int, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """M x K each: what the deep network sees at both ends of matches of two photos, the second of which
-    may be turned by quarters, with the probability `turned`."""
+    """M x K each: what the deep network sees at both ends of matches of two photos."""
     chosen = rng.permutation(len(pair.points_a))[:most]
-    turns = int(rng.integers(1, 4)) if turned and rng.random() < turned else 0
     return (
-        _seen_at(deep, pair.image_a, pair.points_a[chosen], 0),
-        _seen_at(deep, pair.image_b, pair.points_b[chosen], turns),
+        _seen_at(deep, pair.image_a, pair.points_a[chosen]),
+        _seen_at(deep, pair.image_b, pair.points_b[chosen]),
     )
 
 
-def _seen_at(deep: DeepMaps, path: Path, points: Array, turns: int) -> Tensor:
-    """At points in pixels of the original photo, when that has been turned to the left by so many
-    quarters."""
+def _seen_at(deep: DeepMaps, path: Path, points: Array) -> Tensor:
+    """At points in pixels of the original photo."""
     photo = read_photo(path, min_long_side=_SIDE)
-    pixels = photo.pixels
-    points = resize_points(points.astype(np.float64), photo.info.size, _size_of(pixels))
-    for _ in range(turns):
-        points = np.stack((points[:, 1], pixels.shape[1] - 1 - points[:, 0]), axis=1)
-        pixels = np.ascontiguousarray(np.rot90(pixels))
-    maps, small = deep.look(pixels)
-    return deep.around(maps, resize_points(points, _size_of(pixels), small))
+    maps, small = deep.look(photo.pixels)
+    return deep.around(maps, resize_points(points.astype(np.float64), photo.info.size, small))
 
 
-def _size_of(pixels: Array) -> tuple[int, int]:
-    return pixels.shape[1], pixels.shape[0]
-
-
-def joined(
-    deep: DeepMaps, steered: Steered, part: Projection, path: Path, most: int, share: float
-) -> Tensor:
-    """N x (L + C): `Projection.with_context` at the strongest keypoints of a photo."""
+def own_descriptors(steered: Steered, path: Path, most: int) -> tuple[Tensor, Tensor]:
+    """N x L each: turned and upright descriptors of the strongest keypoints of a photo."""
     pixels = read_photo(path, min_long_side=_SIDE).pixels
-    found = steered.extract(pixels).features
-    assert found is not None
-    maps, small = deep.look(pixels)
-    places = resize_points(found.keypoints[:most], found.image_size, small)
-    own = torch.from_numpy(found.descriptors[:most])
-    return part.with_context(own, deep.around(maps, places, part.context), share)
+    turned, upright = (
+        torch.from_numpy(found.descriptors[:most])
+        for found in steered.features(pixels, None, (False, True))
+    )
+    return turned, upright
 
 
 def turned_views(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from locate.types import Array
+
+_TINY = 1e-6  # a length that is less is none
 
 
 def match_mutual(a: Array, b: Array, ratio: float | None = None) -> Array:
@@ -35,3 +39,24 @@ def match_mutual(a: Array, b: Array, ratio: float | None = None) -> Array:
         keep &= (2 - 2 * best).clip(min=0) < ratio**2 * (2 - 2 * second)
     index = np.flatnonzero(keep)
     return np.stack((index, nearest[index]), axis=1).astype(np.int32)
+
+
+def weighted(descriptors: Array, parts: Sequence[int], shares: Sequence[float]) -> Array:
+    """Descriptors whose parts have other weights.
+
+    Args:
+        descriptors: N x D float16 or float32.
+        parts: lengths of the parts, D in all.
+        shares: of a cosine, one for each part, 1 in all; parts without any are left out.
+
+    Returns:
+        N x (length of all parts with a share) float32; unit rows where none of those is zero.
+    """
+    ends = np.cumsum(parts)
+    found = []
+    for end, width, share in zip(ends, parts, shares, strict=True):
+        if share:
+            part = np.asarray(descriptors[:, end - width : end], np.float32)
+            length = np.linalg.norm(part, axis=1, keepdims=True)
+            found.append(part * (share**0.5 / np.maximum(length, _TINY)))
+    return np.concatenate(found, axis=1)

@@ -30,7 +30,7 @@ from locate.errors import (
 from locate.extractors.base import Extractor, ExtractorInfo
 from locate.geometry import verify
 from locate.images import read_photo
-from locate.matching import match_mutual
+from locate.matching import match_mutual, weighted
 from locate.types import (
     Answer,
     Array,
@@ -312,7 +312,11 @@ class Database:
 
         def look(rotation: int, upright: _View | None = None) -> _View:
             same = upright if invariant else None  # its local features hold for every rotation
-            seen = extract_turned(extractor, pixels, info.size, rotation, local=same is None)
+            # Where only the global descriptor searches, local ones are left for those worth judging.
+            later = upright is not None and options.search == GLOBAL
+            seen = extract_turned(
+                extractor, pixels, info.size, rotation, local=same is None and not later
+            )
             clock.lap("extract")
             features = same.features if same else seen.features
             vector = seen.global_descriptor
@@ -325,6 +329,7 @@ class Database:
             return _View(rotation, features, vector, found, listed)
 
         def judge(view: _View) -> _View:
+            view = _described(view, extractor, pixels, info.size, clock)
             judged = self._verified(view, extractor, options.shortlist, clock, map_)
             return replace(view, candidates=judged)
 
@@ -384,8 +389,11 @@ class Database:
         stored = [self._features(c) for c in head]
         clock.lap("read")
         side, info = extractor.max_side, extractor.info
-        ratio = info.query_ratio or info.ratio or RATIO
-        found = map_(lambda f: None if f is None else _match(query, f, side, ratio), stored)
+        ratio = info.ratio or RATIO
+        asked = as_proof(query, info)
+        found = map_(
+            lambda f: None if f is None else _match(asked, as_proof(f, info), side, ratio), stored
+        )
         judged = [c if v is None else self._judged(c, v) for c, v in zip(head, found, strict=True)]
         clock.lap("match and verify")
         return judged + tail
@@ -428,6 +436,25 @@ class Database:
 def _one_thread_each() -> None:
     one_thread_each()
     one_thread_search()
+
+
+def _described(
+    view: _View, extractor: Extractor, pixels: Array, size: tuple[int, int], clock: Clock
+) -> _View:
+    """With the local features, if they were left out."""
+    if view.features is not None or not extractor.info.local_dim:
+        return view
+    seen = extract_turned(extractor, pixels, size, view.rotation, local=True)
+    clock.lap("extract")
+    return replace(view, features=seen.features)
+
+
+def as_proof(features: Features, info: ExtractorInfo) -> Features:
+    """With the weights that the parts of a descriptor have in queries."""
+    if not info.query_shares:
+        return features
+    found = weighted(features.descriptors, info.parts, info.query_shares)
+    return replace(features, descriptors=found)
 
 
 def _match(query: Features, database: Features, side: int, ratio: float) -> Verification:

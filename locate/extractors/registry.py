@@ -37,12 +37,6 @@ def _context(**settings: Any) -> Extractor:
     return Context.from_pretrained(**settings)
 
 
-def _context_wide(**settings: Any) -> Extractor:
-    from locate.extractors.context.extractor import WIDE, Context
-
-    return Context.from_pretrained(style=WIDE, **settings)
-
-
 def _d2net(**settings: Any) -> Extractor:
     from locate.extractors.d2net.extractor import D2Net
 
@@ -75,7 +69,6 @@ def _refuse(name: str, weights: Path | None) -> None:
 # Each takes the settings of its extractor and `weights`, a file that `locate train` made.
 EXTRACTORS: Mapping[str, Callable[..., Extractor]] = {
     "context": _context,
-    "context-wide": _context_wide,
     "d2net": _d2net,
     "delf": _delf,
     "gem": _gem,

@@ -14,7 +14,6 @@ SCORES = _FOLDER / "scores.json"  # written by benchmarks/accuracy.py
 # By the name of the system; beside each file lies nothing that is needed to use it.
 SHIPPED: Mapping[str, Path] = {
     "context": _FOLDER / "context" / "weights.safetensors",
-    "context-wide": _FOLDER / "context" / "wide.safetensors",
     "steered": _FOLDER / "steered" / "weights.safetensors",
 }
 

@@ -3,19 +3,17 @@
 A corner of a window looks like any other; which window of which facade it belongs to is known to a
 network that was trained to recognise things, and that runs for the global descriptor anyway. What its
 maps say at a keypoint joins the keypoint's own descriptor, as in Luo et al., "ContextDesc", CVPR 2019
-(section 3.2, where both are trained; here one linear map is fitted, `projection`).
+(section 3.2, where both are trained; here linear maps are fitted, `projection`).
 
 ImageNet's photos are the right way up, as most are. What is not turned needs no descriptors that a turn
-does not change, and those tell less apart. So with the style `WIDE`, where a photo is judged to be the
-right way up (`upright`) its descriptors are not turned, and the context has the greater part of a
-cosine. More of them are right across seasons and at night, but things of one kind, an elephant and
-another, are matched as well: where a match has to prove a place, `PLAIN` does it better.
+does not change, and those tell less apart. So the likelihood that a photo is the right way up
+(`upright`) decides how much its upright descriptors weigh, its turned ones, and the context.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,41 +37,21 @@ from locate.extractors.weights import file_hash, load_weights
 from locate.pixels import fit_size, resize_points
 from locate.types import Array, Extraction, Features
 
-SYSTEM, WIDE_SYSTEM = "context", "context-wide"
+SYSTEM = "context"
+TAPS = ("stage3", "stage5", "stage6", "stage7")  # strides 8, 16, 32, 32: what is there and around
+SHARES = (0.5, 0.85)  # of a cosine that are the context's, in turned photos and in upright ones
+# Neighbours share their context, so that it tells them less apart (`docs/experiments.md`, 27).
+RATIO = 0.98
+# In queries things of one kind, which share theirs as well, must not pass for one thing, and a turned
+# descriptor proves more than an upright one (28, 29).
+QUERY_SHARES = (0.5, 0.0, 0.5)  # of turned and upright descriptors and of the context
 _EXPONENT = 2.0  # of GeM, as in `gem`
 _MULTIPLE = (
     32  # only of such sides do all strides divide the image, and cells lie where `grid` says
 )
-_SURE = 0.6  # a photo that is upright with this likelihood is
-
-
-@dataclass(frozen=True)
-class Style:
-    """What one set of weights is for.
-
-    Attributes:
-        system: name of the extractor.
-        taps: of the deep network.
-        shares: of a cosine that are the context's, in turned photos and in upright ones.
-        judges: whether photos are upright; otherwise all are treated as turned.
-        ratio, query_ratio: of Lowe's test, see `ExtractorInfo`.
-    """
-
-    system: str
-    taps: tuple[str, ...]
-    shares: tuple[float, float]
-    judges: bool
-    ratio: float
-    query_ratio: float | None = None
-
-
-# Ratios: neighbours share their context, so that it tells them less apart. In queries things of one
-# kind, which share theirs as well, must not pass for one thing (`docs/experiments.md`, 17 and 27).
-PLAIN = Style(SYSTEM, ("stage5", "stage7"), (0.5, 0.5), judges=False, ratio=0.95, query_ratio=0.9)
-WIDE = Style(
-    WIDE_SYSTEM, ("stage3", "stage5", "stage6", "stage7"), (0.5, 0.85), judges=True, ratio=0.98
-)  # strides 8, 16, 32 and 32: what is there as well as what is around
-STYLES = {style.system: style for style in (PLAIN, WIDE)}
+_EVEN = 0.6  # likelihood of being upright at which both kinds of descriptors weigh the same
+_SHARPNESS = 3.0  # how fast the weight follows the likelihood, see `weight_of`
+_LEAST = 0.02  # upright descriptors of less weight have none; turned ones have no less
 
 
 class DeepMaps:
@@ -89,7 +67,7 @@ class DeepMaps:
     def __init__(
         self,
         network: efficientnet.EfficientNetLite0,
-        taps: Sequence[str] = PLAIN.taps,
+        taps: Sequence[str] = TAPS,
         max_side: int = 448,
     ) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -144,11 +122,11 @@ class DeepMaps:
 class Context:
     """Args:
     steered: gives the keypoints and their own descriptors.
-    deep: gives the context and the global descriptor; with the taps of `style`.
+    deep: gives the context and the global descriptor.
     projection: joins them.
+    upright: judges whether a photo is the right way up.
     weights_hash: of everything that was learned.
-    style: what it is for.
-    upright: judges whether a photo is the right way up; needed if `style` says so.
+    shares: of a cosine that are the context's, in turned photos and in upright ones.
     """
 
     def __init__(
@@ -156,69 +134,66 @@ class Context:
         steered: Steered,
         deep: DeepMaps,
         projection: Projection,
+        upright: Upright,
         weights_hash: str,
-        style: Style = PLAIN,
-        upright: Upright | None = None,
+        shares: tuple[float, float] = SHARES,
     ) -> None:
         self.max_side = steered.max_side
         self.device = steered.device
-        self._steered, self._deep, self._shares = steered, deep, style.shares
+        self._steered, self._deep, self._shares = steered, deep, shares
         self._projection = Projection(*(part.to(self.device) for part in projection))
-        self._upright: Upright | None = None
-        judged: dict[str, Any] = {}
-        if style.judges:
-            assert upright is not None
-            self._upright = Upright(*(part.to(self.device) for part in upright))
-            judged = {"shares": list(style.shares), "sure": _SURE}
+        self._upright = Upright(*(part.to(self.device) for part in upright))
         self.info = ExtractorInfo(
-            name=style.system,
+            name=SYSTEM,
             weights=weights_hash,
             settings={
                 "steered": dict(steered.info.settings),
                 "taps": list(deep.taps),
                 "p": _EXPONENT,
                 "global side": deep.max_side,
-            }
-            | judged,
+                "shares": list(shares),
+                "even, sharpness, least": [_EVEN, _SHARPNESS, _LEAST],
+            },
             global_dim=efficientnet.EfficientNetLite0.widths["head"],
-            local_dim=len(projection.joint),
-            # Photos that are judged to be the right way up are not turned.
-            rotation_invariant=steered.info.rotation_invariant and not style.judges,
-            ratio=style.ratio,
-            query_ratio=style.query_ratio,
+            local_dim=sum(projection.parts),
+            ratio=RATIO,
+            parts=projection.parts,
+            query_shares=QUERY_SHARES,
         )
 
     @classmethod
     def from_pretrained(
-        cls, weights: Path | None = None, *, style: Style = PLAIN, **settings: Any
+        cls,
+        weights: Path | None = None,
+        *,
+        shares: tuple[float, float] = SHARES,
+        **settings: Any,
     ) -> Context:
         """Args:
             weights: a file of `benchmarks/context.py`; None for that which comes with the package.
-            style: that the weights are for.
+            shares: see the constructor.
             settings: of `Steered`.
 
         Raises:
             WeightsError: the file is missing, does not fit, or was fitted to other steered features.
         """
-        weights = weights or SHIPPED[style.system]
-        tensors, record = load_weights(weights, style.system)
+        weights = weights or SHIPPED[SYSTEM]
+        tensors, record = load_weights(weights, SYSTEM)
         steered = Steered.from_pretrained(**settings)
         if record.settings.get("steered") != steered.info.weights:
             raise WeightsError(
                 f"{weights} was fitted to other weights of steered than those of this installation; "
                 "fit it again with benchmarks/context.py"
             )
-        upright = None
         try:
-            if style.judges:
-                upright = Upright(tensors.pop("upright.weight"), tensors.pop("upright.bias"))
+            judge = Upright(tensors.pop("upright.weight"), tensors.pop("upright.bias"))
             projection = Projection(**tensors)
         except (KeyError, TypeError) as error:
             raise WeightsError(f"{weights} does not fit: {error}") from error
         imagenet = efficientnet.imagenet_weights_path()
-        deep = DeepMaps(efficientnet.load_imagenet(imagenet), style.taps)
+        deep = DeepMaps(efficientnet.load_imagenet(imagenet))
         hashes = (file_hash(imagenet), steered.info.weights or "", file_hash(weights))
-        return cls(steered, deep, projection, " ".join(hashes), style, upright)
+        return cls(steered, deep, projection, judge, " ".join(hashes), shares)
 
     def extract(
         self, pixels: Array, size: tuple[int, int] | None = None, *, local: bool = True
@@ -236,18 +211,22 @@ class Context:
         maps: Mapping[str, Tensor],
         small: tuple[int, int],
     ) -> Features:
-        upright = None  # as steered's setting says
-        if self._upright is not None:
-            upright = self._upright.likelihood(self._deep.layout(maps, small)) > _SURE
-        found = self._steered.extract(pixels, size, upright=upright).features
-        assert found is not None
-        places = resize_points(found.keypoints, found.image_size, small)
+        weight = weight_of(self._upright.likelihood(self._deep.layout(maps, small)))
+        found = self._steered.features(pixels, size, (False, True) if weight else (False,))
+        own = [torch.from_numpy(one.descriptors).to(self.device) for one in found]
+        places = resize_points(found[0].keypoints, found[0].image_size, small)
         seen = self._deep.around(maps, places, self._projection.context)
-        own = torch.from_numpy(found.descriptors).to(self.device)
-        joined = self._projection.descriptors(own, seen, self._shares[bool(upright)])
-        return Features(
-            keypoints=found.keypoints,
-            scores=found.scores,
-            descriptors=joined.float().cpu().numpy(),
-            image_size=found.image_size,
+        turned, upright = self._shares
+        share = turned + (upright - turned) * weight
+        joined = self._projection.descriptors(
+            own[0], own[1] if weight else None, seen, weight, share
         )
+        return replace(found[0], descriptors=joined.float().cpu().numpy())
+
+
+def weight_of(likelihood: float) -> float:
+    """Of the upright descriptors of a photo that is the right way up with this likelihood, 0 to 1. Where
+    it is open both kinds have weight, so that two looks at one thing match by either."""
+    odds = likelihood / max(1 - likelihood, 1e-9) * (1 - _EVEN) / _EVEN
+    weight = odds**_SHARPNESS / (1 + odds**_SHARPNESS)
+    return 0.0 if weight < _LEAST else min(weight, 1 - _LEAST)

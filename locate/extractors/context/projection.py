@@ -16,28 +16,39 @@ class Projection(NamedTuple):
     """Attributes:
     mean: K, of what the deep network sees at keypoints.
     context: C x K: keeps of it what tells places apart.
-    joint: D x (L + C): a local descriptor and its context to what is stored.
+    own_turned: T x L: what is kept of a descriptor that is turned with its keypoint.
+    own_upright: U x L: of one that is not.
     """
 
     mean: Tensor
     context: Tensor
-    joint: Tensor
+    own_turned: Tensor
+    own_upright: Tensor
 
-    def with_context(self, local: Tensor, seen: Tensor, share: float) -> Tensor:
-        """N x (L + C), unit vectors, before `joint`.
+    @property
+    def parts(self) -> tuple[int, int, int]:
+        """T, U and C."""
+        return len(self.own_turned), len(self.own_upright), len(self.context)
+
+    def descriptors(
+        self, turned: Tensor, upright: Tensor | None, seen: Tensor, weight: float, share: float
+    ) -> Tensor:
+        """N x (T + U + C), unit vectors in three parts.
 
         Args:
-            local: N x L, unit vectors.
+            turned, upright: N x L, unit vectors; None for upright ones without weight.
             seen: N x C, `context` times what the deep network sees.
-            share: of a cosine that is the context's, 0 to 1.
+            weight: 0 to 1, of the upright ones among the keypoint's own.
+            share: 0 to 1, of a cosine that is the context's.
         """
+        own = functional.normalize(functional.linear(turned, self.own_turned), dim=-1)
+        still = own.new_zeros(len(own), len(self.own_upright))
+        if upright is not None:
+            still = functional.normalize(functional.linear(upright, self.own_upright), dim=-1)
         context = functional.normalize(seen - self.context @ self.mean, dim=-1)
-        return torch.cat((local * (1 - share) ** 0.5, context * share**0.5), dim=-1)
-
-    def descriptors(self, local: Tensor, seen: Tensor, share: float) -> Tensor:
-        """N x D, unit vectors."""
-        both = self.with_context(local, seen, share)
-        return functional.normalize(functional.linear(both, self.joint), dim=-1)
+        shares = ((1 - share) * (1 - weight), (1 - share) * weight, share)
+        parts = zip((own, still, context), shares, strict=True)
+        return torch.cat([part * of**0.5 for part, of in parts], dim=-1)
 
 
 def fit_context(a: Tensor, b: Tensor, dim: int, ridge: float) -> tuple[Tensor, Tensor]:
@@ -63,9 +74,9 @@ def fit_context(a: Tensor, b: Tensor, dim: int, ridge: float) -> tuple[Tensor, T
     return mean, discriminative(both - mean, a - b, dim, ridge)
 
 
-def fit_joint(both: Tensor, dim: int) -> Tensor:
-    """D x (L + C), orthonormal rows: the D dimensions that hold most of `with_context`'s N x (L + C), so
-    that cosines hardly change; float64."""
-    both = both.double()
-    joint: Tensor = torch.linalg.eigh(both.T @ both)[1].flip(1)[:, :dim].T
-    return joint.contiguous()
+def strongest(x: Tensor, dim: int) -> Tensor:
+    """The `dim` dimensions that hold most of N x L, orthonormal rows dim x L, float64: cosines hardly
+    change."""
+    x = x.double()
+    found: Tensor = torch.linalg.eigh(x.T @ x)[1].flip(1)[:, :dim].T
+    return found.contiguous()

@@ -109,12 +109,13 @@ class Steered:
         size: tuple[int, int] | None = None,
         *,
         local: bool = True,  # noqa: ARG002  there is nothing else to give
-        upright: bool | None = None,
     ) -> Extraction:
-        """Args:
-        upright: of this photo, instead of the setting.
-        """
-        upright = self._upright if upright is None else upright
+        return Extraction(self.features(pixels, size, (self._upright,))[0], None)
+
+    def features(
+        self, pixels: Array, size: tuple[int, int] | None, ways: Sequence[bool]
+    ) -> list[Features]:
+        """The same keypoints once for each of `ways`: with upright descriptors, or with turned ones."""
         height, width = pixels.shape[:2]
         size = size or (width, height)
         working = fit_size((width, height), self.max_side)
@@ -123,35 +124,33 @@ class Steered:
         order = np.argsort(-strengths, kind="stable")
         best = order[distinct(points[order], self._found_by.cell)][: self._max_keypoints]
         points, scales, strengths = points[best], scales[best], strengths[best]
-        descriptors = np.zeros((len(points), WIDTH), np.float32)
+        descriptors = np.zeros((len(ways), len(points), WIDTH), np.float32)
         with torch.inference_mode():
             for number, scale in enumerate(self._seen_at):
                 here = np.flatnonzero(self._level_of[scales] == number)
                 if len(here):
                     level = (max(1, round(working[0] * scale)), max(1, round(working[1] * scale)))
-                    descriptors[here] = self._describe(
-                        resize_image(grey, level),
-                        resize_points(points[here], working, level),
-                        upright,
+                    descriptors[:, here] = self._describe(
+                        resize_image(grey, level), resize_points(points[here], working, level), ways
                     )
-        features = Features(
-            keypoints=resize_points(points, working, size).astype(np.float32),
-            scores=strengths,
-            descriptors=descriptors,
-            image_size=size,
-        )
-        return Extraction(features, None)
+        keypoints = resize_points(points, working, size).astype(np.float32)
+        return [
+            Features(keypoints=keypoints, scores=strengths, descriptors=found, image_size=size)
+            for found in descriptors
+        ]
 
-    def _describe(self, grey: Array, points: Array, upright: bool) -> Array:
-        """N x 128 float32 at N x 2 points in pixels of the image, H x W uint8."""
+    def _describe(self, grey: Array, points: Array, ways: Sequence[bool]) -> Array:
+        """W x N x 128 float32 at N x 2 points in pixels of the image, H x W uint8."""
         maps = self._network.see(to_input(grey, self.device, MULTIPLE))
         places = torch.from_numpy(points).to(self.device, torch.float32)[None]
-        faced = np.tile(np.array((1, 0), np.float32), (len(points), 1))
-        if not upright:
-            faced = directions(grey, points)
-        facing = torch.from_numpy(faced).to(self.device)[None]
-        found = self._network.descriptors_at(maps, places, facing)
-        return np.asarray(found[0].float().cpu().numpy())
+        found = []
+        for upright in ways:
+            faced = np.tile(np.array((1, 0), np.float32), (len(points), 1))
+            if not upright:
+                faced = directions(grey, points)
+            facing = torch.from_numpy(faced).to(self.device)[None]
+            found.append(self._network.descriptors_at(maps, places, facing)[0])
+        return np.asarray(torch.stack(found).float().cpu().numpy())
 
 
 def nearest_levels(scales: Sequence[float], levels: Sequence[float]) -> Array:
