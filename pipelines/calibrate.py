@@ -48,6 +48,7 @@ def calibrate_database(
     *,
     queries: int = 1500,
     seed: int = 0,
+    known: bool = True,
     save: bool = False,
     progress: Progress | None = None,
 ) -> CalibrationReport:
@@ -56,6 +57,7 @@ def calibrate_database(
 
     Args:
         queries: so many of its photos, drawn by `seed` evenly over the landmarks.
+        known: ask the second question as well; the rule follows from the first alone.
         save: keep the rule in the database, which then judges by it.
 
     Raises:
@@ -72,8 +74,8 @@ def calibrate_database(
         )
     chosen = _evenly(rows, queries, seed)
     unknown: list[tuple[float, str, str]] = []
-    known: list[tuple[ImageRow, Answer]] = []
-    with_place = [row for row in chosen if sizes[row.label] > 1]
+    answered: list[tuple[ImageRow, Answer]] = []
+    with_place = [row for row in chosen if sizes[row.label] > 1] if known else []
     questions = [(row, _label_is(row.label)) for row in chosen]
     questions += [(row, _is_image(row.id)) for row in with_place]
     with Database(index) as db:
@@ -85,7 +87,7 @@ def calibrate_database(
             if isinstance(answer, ImageError):
                 continue  # the photo is gone since it was indexed
             if done > len(chosen):
-                known.append((row, answer))
+                answered.append((row, answer))
             elif answer.candidates:
                 strongest = max(answer.candidates, key=strength_of)
                 unknown.append((strength_of(strongest), row.path, strongest.image))
@@ -102,11 +104,11 @@ def calibrate_database(
     if save:
         with lock.writer(index), Catalog.create(index) as catalog, catalog.transaction():
             catalog.set_meta("calibration", rule.to_json())
-    right, wrong = _answers(rule, known)
+    right, wrong = _answers(rule, answered)
     return CalibrationReport(
         calibration=rule,
         false_accepts=sum(e >= rule.match_evidence for e, _, _ in unknown) / len(unknown),
-        known_queries=len(known),
+        known_queries=len(answered),
         right_answers=right,
         wrong_answers=wrong,
         worst=[(photo, evidence, image) for evidence, photo, image in sorted(unknown)[:-21:-1]],

@@ -9,8 +9,8 @@ from test_steered import squares
 
 from locate.errors import InputError, WeightsError
 from locate.extractors import efficientnet
-from locate.extractors.context.extractor import PLAIN, STYLES, WIDE, Context, DeepMaps
-from locate.extractors.context.projection import Projection, fit_context, fit_joint
+from locate.extractors.context.extractor import Context, DeepMaps, weight_of
+from locate.extractors.context.projection import Projection, fit_context, strongest
 from locate.extractors.context.upright import Upright, fit_upright, layout
 from locate.extractors.gem import Gem
 from locate.extractors.precision import VARIABLE
@@ -19,6 +19,7 @@ from locate.extractors.steered.extractor import Steered
 from locate.extractors.weights import load_weights, save_weights
 from locate.images import read_photo
 from locate.matching import match_mutual
+from pipelines.retrieve import as_proof
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,14 +36,8 @@ def context(exact):
 
 
 @pytest.fixture(scope="module")
-def wide(exact):
-    return Context.from_pretrained(style=WIDE, max_keypoints=400)
-
-
-@pytest.fixture(scope="module", params=STYLES)
-def deep(request, exact):
-    imagenet = efficientnet.load_imagenet(efficientnet.imagenet_weights_path())
-    return DeepMaps(imagenet, STYLES[request.param].taps)
+def deep(exact):
+    return DeepMaps(efficientnet.load_imagenet(efficientnet.imagenet_weights_path()))
 
 
 # --- the fit
@@ -85,25 +80,45 @@ def test_too_few_matches():
         fit_context(torch.zeros(3, 8), torch.zeros(3, 8), 4, 0.1)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_a_share_of_the_cosine_is_the_contexts(share):
+@pytest.mark.parametrize(
+    ("weights", "share"),
+    [((0.3, 0.8), 0.4), ((0.0, 0.6), 0.5), ((0.5, 0.5), 0.0), ((0.9, 0.0), 1.0)],
+)
+def test_a_cosine_is_that_of_its_parts(weights, share):
+    """Turned descriptors of two photos count as much as both are taken to be turned."""
     rng = np.random.default_rng(1)
-    parts = [rng.normal(size=(50, width)) for width in (5, 3)]
-    parts = [part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts]
-    local, context = map(torch.from_numpy, parts)
-    identity = torch.eye(3, dtype=torch.float64)
-    joint = fit_joint(torch.cat((local, context), dim=1), 8)
-    projection = Projection(torch.zeros(3, dtype=torch.float64), identity, joint)
-    found = projection.descriptors(local, 7 * context, share).numpy()
-    expected = (1 - share) * parts[0] @ parts[0].T + share * parts[1] @ parts[1].T
-    np.testing.assert_allclose(found @ found.T, expected, atol=1e-9)
+
+    def look():
+        made = [rng.normal(size=(50, width)) for width in (5, 5, 3)]
+        return [part / np.linalg.norm(part, axis=1, keepdims=True) for part in made]
+
+    whole, three = torch.eye(5, dtype=torch.float64), torch.eye(3, dtype=torch.float64)
+    projection = Projection(torch.zeros(3, dtype=torch.float64), three, whole, whole)
+    assert projection.parts == (5, 5, 3)
+    looks = [look(), look()]
+    a, b = (
+        projection.descriptors(
+            torch.from_numpy(turned),
+            torch.from_numpy(upright) if weight else None,
+            torch.from_numpy(7 * context),
+            weight,
+            share,
+        ).numpy()
+        for (turned, upright, context), weight in zip(looks, weights, strict=True)
+    )
+    (v, w), cosines = weights, [x @ y.T for x, y in zip(*looks, strict=True)]
+    expected = (1 - share) * ((1 - v) * (1 - w)) ** 0.5 * cosines[0]
+    expected += (1 - share) * (v * w) ** 0.5 * cosines[1] + share * cosines[2]
+    np.testing.assert_allclose(a @ b.T, expected, atol=1e-9)
+    np.testing.assert_allclose(np.linalg.norm(a, axis=1), 1, atol=1e-9)
 
 
-def test_of_the_whole_the_dimensions_that_hold_most_are_kept():
+def test_the_dimensions_that_hold_most_are_kept():
     rng = np.random.default_rng(2)
     plane = rng.normal(size=(200, 2)) @ rng.normal(size=(2, 6))
-    joint = fit_joint(torch.from_numpy(plane), 2)
-    found = plane @ joint.numpy().T
+    kept = strongest(torch.from_numpy(plane), 2)
+    np.testing.assert_allclose(kept @ kept.T, np.eye(2), atol=1e-9)
+    found = plane @ kept.numpy().T
     np.testing.assert_allclose(found @ found.T, plane @ plane.T, atol=1e-9)
 
 
@@ -137,34 +152,46 @@ def test_what_tells_upright_photos_is_the_logistic_regression():
 
 
 @pytest.mark.data
-def test_photos_of_places_are_told_from_turned_ones(data, wide):
+def test_photos_of_places_are_told_from_turned_ones(data, context):
     upright, turned = [], []
     for path in sorted((data / "eval/matching/wxbs").rglob("01.*"))[:12]:
         pixels = read_photo(path, min_long_side=512).pixels
         for found, turns in ((upright, 0), (turned, 1), (turned, 2), (turned, 3)):
             view = np.ascontiguousarray(np.rot90(pixels, turns))
-            seen = wide._deep.layout(*wide._deep.look(view))
-            found.append(wide._upright.likelihood(seen))
+            seen = context._deep.layout(*context._deep.look(view))
+            found.append(context._upright.likelihood(seen))
     assert np.median(upright) > 0.9
     assert np.median(turned) < 0.5
     assert (np.repeat(upright, 3) > turned).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "weight"),
+    [
+        (0.6, 0.5),  # both alike
+        (0.5, 8 / 35),  # odds of 1, by those of .6: 2 / 3, cubed 8 / 27
+        (0.75, 8 / 9),  # odds of 3: 2, cubed 8
+        (0.2, 0.0),
+        (0.0, 0.0),
+        (0.95, 0.98),
+        (1.0, 0.98),
+    ],
+)
+def test_the_weight_of_upright_descriptors(likelihood, weight):
+    assert weight_of(likelihood) == pytest.approx(weight)
 
 
 # --- the extractor
 
 
 STRIDES = {"stage3": 8, "stage5": 16, "stage6": 32, "stage7": 32}
-CASES = [  # style, likelihood that the photo is upright, what comes of it
-    (PLAIN, None, False, 0.5),
-    (WIDE, 0.7, True, 0.85),
-    (WIDE, 0.5, False, 0.5),
-]
 
 
-@pytest.mark.parametrize(("style", "likelihood", "upright", "share"), CASES)
-def test_descriptors_by_hand(style, likelihood, upright, share, texture, monkeypatch):
+@pytest.mark.parametrize(
+    ("likelihood", "weight"), [(0.95, 0.98), (0.75, 8 / 9), (0.5, 8 / 35), (0.1, 0)]
+)
+def test_descriptors_by_hand(likelihood, weight, context, texture, monkeypatch):
     pixels, asked = texture((300, 260)), []
-    context = Context.from_pretrained(style=style, max_keypoints=400)
     monkeypatch.setattr(Upright, "likelihood", lambda _, seen: asked.append(seen) or likelihood)
     made = context.extract(pixels)
     network = efficientnet.load_imagenet(efficientnet.imagenet_weights_path()).eval()
@@ -172,19 +199,21 @@ def test_descriptors_by_hand(style, likelihood, upright, share, texture, monkeyp
     with torch.inference_mode():
         x = torch.from_numpy(padded).permute(2, 0, 1)[None].float()
         maps = network.taps((x - 127) / 128)
-    assert len(asked) == style.judges
-    if asked:
-        cells = maps["stage7"][0, :, :8, :9]  # those of the photo
-        seen = layout(torch.from_numpy(made.global_descriptor), cells)
-        torch.testing.assert_close(asked[0], seen, atol=1e-4, rtol=1e-4)
-    own = Steered.from_pretrained(max_keypoints=400, upright=upright).extract(pixels).features
-    np.testing.assert_array_equal(made.features.keypoints, own.keypoints)
-    np.testing.assert_array_equal(made.features.scores, own.scores)
-    tensors = load_weights(SHIPPED[style.system])[0]
+    cells = maps["stage7"][0, :, :8, :9]  # those of the photo
+    seen = layout(torch.from_numpy(made.global_descriptor), cells)
+    torch.testing.assert_close(asked[0], seen, atol=1e-4, rtol=1e-4)
+    turned, upright = (
+        Steered.from_pretrained(max_keypoints=400, upright=way).extract(pixels).features
+        for way in (False, True)
+    )
+    np.testing.assert_array_equal(made.features.keypoints, turned.keypoints)
+    np.testing.assert_array_equal(made.features.scores, turned.scores)
+    tensors = {name: part.numpy() for name, part in load_weights(SHIPPED["context"])[0].items()}
+    share = 0.5 + 0.35 * weight
     for k in (0, 7, 100):
-        x, y = own.keypoints[k].astype(float)
+        x, y = turned.keypoints[k].astype(float)
         seen = []
-        for tap in style.taps:
+        for tap in ("stage3", "stage5", "stage6", "stage7"):
             stride = STRIDES[tap]
             cells = maps[tap][0].numpy()
             j, i = ((v - (stride - 1) / 2) / stride for v in (x, y))
@@ -193,12 +222,19 @@ def test_descriptors_by_hand(style, likelihood, upright, share, texture, monkeyp
             u, v = j - left, i - top
             square = cells[:, top : top + 2, left : left + 2]
             seen.append(np.einsum("cyx,y,x->c", square, (1 - v, v), (1 - u, u)))
-        around = tensors["context"].numpy() @ (np.concatenate(seen) - tensors["mean"].numpy())
-        around *= share**0.5 / np.linalg.norm(around)
-        both = np.concatenate(((1 - share) ** 0.5 * own.descriptors[k], around))
-        expected = tensors["joint"].numpy() @ both
-        expected /= np.linalg.norm(expected)
-        np.testing.assert_allclose(made.features.descriptors[k], expected, atol=2e-4)
+        parts = (
+            tensors["own_turned"] @ turned.descriptors[k],
+            tensors["own_upright"] @ upright.descriptors[k],
+            tensors["context"] @ (np.concatenate(seen) - tensors["mean"]),
+        )
+        shares = (1 - share) * (1 - weight), (1 - share) * weight, share
+        expected = [
+            part / np.linalg.norm(part) * of**0.5 for part, of in zip(parts, shares, strict=True)
+        ]
+        np.testing.assert_allclose(
+            made.features.descriptors[k], np.concatenate(expected), atol=2e-4
+        )
+    assert context.info.parts == tuple(len(part) for part in parts)
 
 
 def test_the_global_descriptor_is_gems(context, texture):
@@ -254,11 +290,12 @@ def test_keypoints_of_a_photo_that_was_larger(context, texture):
     np.testing.assert_allclose(scaled.descriptors, plain.descriptors, atol=1e-4)
 
 
-@pytest.mark.parametrize("style", STYLES)
-def test_a_turned_photo_is_still_matched(style, texture, monkeypatch):
-    """With `WIDE` where photos of its kind have no right way up."""
-    monkeypatch.setattr(Upright, "likelihood", lambda *_: 0.5)
-    context = Context.from_pretrained(style=STYLES[style], max_keypoints=400)
+@pytest.mark.parametrize("likelihoods", [(0.1, 0.1), (0.5, 0.7), (0.99, 0.1)])
+def test_a_turned_photo_is_still_matched(likelihoods, context, texture, monkeypatch):
+    """In queries always, though photos were judged differently; in maps where its kind has no right way
+    up."""
+    judged = iter((likelihoods[0], *(likelihoods[1] for _ in range(3))))
+    monkeypatch.setattr(Upright, "likelihood", lambda *_: next(judged))
     pixels = texture((416, 320), seed=3)
     a = context.extract(pixels).features
     for turns in (1, 2, 3):
@@ -266,10 +303,12 @@ def test_a_turned_photo_is_still_matched(style, texture, monkeypatch):
         points = a.keypoints
         for width in (416, 320, 416)[:turns]:
             points = np.stack((points[:, 1], width - 1 - points[:, 0]), axis=1)
-        found = match_mutual(a.descriptors, b.descriptors, context.info.ratio)
-        right = np.linalg.norm(points[found[:, 0]] - b.keypoints[found[:, 1]], axis=1) < 3
-        assert right.sum() > 60
-        assert right.mean() > 0.8
+        for look in (as_proof, lambda features, _: features)[: 2 if max(likelihoods) < 0.2 else 1]:
+            first, second = (look(seen, context.info).descriptors for seen in (a, b))
+            found = match_mutual(first, second, context.info.ratio)
+            right = np.linalg.norm(points[found[:, 0]] - b.keypoints[found[:, 1]], axis=1) < 3
+            assert right.sum() > 60
+            assert right.mean() > 0.7
 
 
 def test_flat_photos_have_a_global_descriptor_and_no_keypoints(context):
@@ -281,26 +320,18 @@ def test_flat_photos_have_a_global_descriptor_and_no_keypoints(context):
     assert len(context.extract(drawn).features.keypoints) > 0
 
 
-def test_only_where_nothing_is_judged_to_be_upright_a_turn_is_promised_to_change_nothing(
-    context, wide
-):
-    assert context.info.rotation_invariant
-    assert not wide.info.rotation_invariant
+def test_a_turn_changes_what_is_judged(context):
+    assert not context.info.rotation_invariant
 
 
-@pytest.mark.parametrize("style", STYLES)
-def test_weights_of_other_parts_are_refused(style, tmp_path):
-    style = STYLES[style]
-    tensors, record = load_weights(SHIPPED[style.system])
+def test_weights_of_other_parts_are_refused(tmp_path):
+    tensors, record = load_weights(SHIPPED["context"])
     other = tmp_path / "other.safetensors"
     save_weights(other, tensors, replace(record, settings={"steered": "none"}))
     with pytest.raises(WeightsError, match=r"other\.safetensors was fitted to other weights"):
-        Context.from_pretrained(other, style=style)
+        Context.from_pretrained(other)
     save_weights(other, {"mean": tensors["mean"]}, record)
     with pytest.raises(WeightsError, match="does not fit"):
-        Context.from_pretrained(other, style=style)
-    another = next(one for one in STYLES.values() if one is not style)
-    with pytest.raises(
-        WeightsError, match=f"holds weights of {style.system}, not of {another.system}"
-    ):
-        Context.from_pretrained(SHIPPED[style.system], style=another)
+        Context.from_pretrained(other)
+    with pytest.raises(WeightsError, match="holds weights of steered, not of context"):
+        Context.from_pretrained(SHIPPED["steered"])

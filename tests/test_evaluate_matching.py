@@ -818,10 +818,10 @@ def test_rootsift_on_wide_baselines(data):
 
 @pytest.mark.data
 @pytest.mark.slow
-def test_the_wide_context_on_wide_baselines(data):
-    """.212; ALIKED-n16 has .197 and RootSIFT .036 (docs/accuracy.md)."""
+def test_the_default_on_wide_baselines(data):
+    """.210; ALIKED-n16 has .197 and RootSIFT .036 (docs/accuracy.md)."""
     folder = data / "eval" / "matching" / "wxbs"
-    report = evaluate_matching(folder, {"wide": registry.create("context-wide")})
+    report = evaluate_matching(folder, {"default": registry.create()})
     found = [r for r in report.to_json()["tables"][0]["rows"] if r["images"] == "all"]
     assert found[0]["right@3"] > 0.2
 

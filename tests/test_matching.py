@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from locate.matching import match_mutual
+from locate.matching import match_mutual, weighted
 
 
 def unit(rows):
@@ -117,3 +117,24 @@ def test_inputs_are_left_alone():
     match_mutual(a, b, 0.8)
     np.testing.assert_array_equal(a, before[0])
     np.testing.assert_array_equal(b, before[1])
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_the_shares_of_parts_by_hand(dtype):
+    """However much a part had before, it has its share of a cosine now; one without any is gone."""
+    rng = np.random.default_rng(7)
+    parts = [unit(rng.normal(size=(20, width))) for width in (5, 3, 4)]
+    lengths = rng.uniform(0.05, 1, size=(3, 20, 1))
+    stored = unit(np.hstack([part * length for part, length in zip(parts, lengths, strict=True)]))
+    found = weighted(stored.astype(dtype), (5, 3, 4), (0.3, 0.0, 0.7))
+    assert found.dtype == np.float32
+    assert found.shape == (20, 9)
+    expected = 0.3 * parts[0] @ parts[0].T + 0.7 * parts[2] @ parts[2].T
+    atol = 1e-6 if dtype is np.float32 else 3e-3
+    np.testing.assert_allclose(found @ found.T, expected, atol=atol)
+
+
+def test_a_part_that_is_zero_stays_so():
+    found = weighted(np.array([[0, 0, 1]], np.float32), (2, 1), (0.5, 0.5))
+    np.testing.assert_allclose(found, [[0, 0, 0.5**0.5]], atol=1e-6)
+    assert weighted(np.zeros((0, 3), np.float32), (2, 1), (0.5, 0.5)).shape == (0, 3)

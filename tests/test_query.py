@@ -7,14 +7,18 @@ import json
 import logging
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
+from conftest import FakeExtractor
 from PIL import Image
 
 import locate
 from index.catalog import FILE, Catalog
 from locate.errors import DatabaseMismatchError, DatabaseMissingError, ImageError, InputError
+from locate.extractors import registry
 from locate.metrics import average_precision
 from locate.types import Candidate
 from locate.verdict import MATCH, NO_MATCH, UNCERTAIN, UNVERIFIED
@@ -39,6 +43,17 @@ def home(tmp_path, photo_factory, fake_extractor):
 def db(home):
     with locate.open(home / ".locate") as db:
         yield db
+
+
+class Sparing(FakeExtractor):
+    """Leaves out what it is told to, and remembers what it was asked."""
+
+    asked: ClassVar[list] = []
+
+    def extract(self, pixels, size=None, *, local=True):
+        seen = super().extract(pixels, size)
+        self.asked.append((pixels.shape[:2], local))
+        return seen if local else replace(seen, features=None)
 
 
 def summary(answer):
@@ -251,6 +266,33 @@ def test_the_town_with_the_default_extractor(town):
                 assert answer.verdict != MATCH, query["file"]
             else:
                 assert (answer.verdict, answer.label) == (MATCH, query["landmark"]), query["file"]
+
+
+def test_turned_views_are_described_only_where_they_promise_more(home, monkeypatch):
+    monkeypatch.setitem(registry.EXTRACTORS, "fake", Sparing)
+    monkeypatch.setattr(Sparing, "asked", [])
+    pixels = locate.read_photo(home / "photos/place-2/0.png").pixels
+    with locate.open(home / ".locate") as db:
+        assert db.query(pixels).verdict == MATCH
+        assert [local for _, local in Sparing.asked] == [True]
+        Sparing.asked.clear()
+        turned = db.query(np.ascontiguousarray(np.rot90(pixels, -1)))
+        assert (turned.verdict, turned.label, turned.rotation) == (MATCH, "place-2", 90)
+        best = turned.best.verification
+        np.testing.assert_allclose(
+            best.query_points,
+            np.stack(
+                (pixels.shape[0] - 1 - best.database_points[:, 1], best.database_points[:, 0]), 1
+            ),
+            atol=0.51,
+        )
+        # Upright; by their global descriptors three more; the best of them in full.
+        sides = (pixels.shape[:2][::-1], pixels.shape[:2])
+        assert [local for _, local in Sparing.asked] == [True, False, False, False, True]
+        assert [shape for shape, _ in Sparing.asked] == [*sides, *sides, sides[1]]
+        Sparing.asked.clear()
+        assert db.query(np.full_like(pixels, 90)).verdict == NO_MATCH
+        assert [local for _, local in Sparing.asked] == [True, False, False, False]
 
 
 @pytest.mark.slow
