@@ -19,7 +19,7 @@ help:
 	@echo "make bench-localize           maps and poses: accuracy, honesty, speed (10 min)"
 	@echo "make bench-learning           train every system three times, compare with its start (1 h)"
 	@echo "make bench-accuracy           the shipped features against RootSIFT"
-	@echo "make bench-proofs             how well the default and context-wide prove a place, by Lowe's ratio (30 min)"
+	@echo "make bench-proofs             how well the default proves a place, by Lowe's ratio (30 min)"
 	@echo "make bench-steered            the shipped features at other settings, and pictures of where the default fails"
 	@echo "make bench-extractors         all extractors in one table, with the weights of bench-learning (1 h)"
 

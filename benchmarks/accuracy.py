@@ -47,7 +47,7 @@ from pipelines.evaluate_matching import evaluate_matching
 from pipelines.report import Report, Table
 from pipelines.tables import print_report
 
-NAMES = ("sift", "gem+sift", "gem+steered", "context", "context-wide")
+NAMES = ("sift", "gem+sift", "gem+steered", "context")
 SCENES = ("fountain-P11", "Herz-Jesus-P25")
 THRESHOLDS = (1, 3, 5)
 _PEER = "aliked-n16"
@@ -90,9 +90,7 @@ def main() -> None:
     if a.out:
         (a.out / "accuracy.md").write_text(report.to_markdown())
         (a.out / "accuracy.json").write_text(json.dumps(report.to_json(), indent=1) + "\n")
-        write_scores(
-            {"steered": rows["gem+steered"]} | {n: rows[n] for n in ("context", "context-wide")}
-        )
+        write_scores({"steered": rows["gem+steered"], "context": rows["context"]})
 
 
 def homographies(extractor: Extractor, data: Path, work: Path) -> Scores:  # noqa: ARG001

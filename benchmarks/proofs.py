@@ -1,4 +1,5 @@
-"""How well local features tell a place from another that looks like it, by Lowe's ratio.
+"""How well local features tell a place from another that looks like it, by Lowe's ratio, the parts of a
+descriptor weighed as in queries and as they are stored.
 
     python benchmarks/proofs.py --data ../shared/data --out docs
 
@@ -32,11 +33,11 @@ from locate.types import Array, Features
 from locate.verdict import evidence_of
 from pipelines.datasets_retrieval import only, read_retrieval
 from pipelines.report import Report, Table
-from pipelines.retrieve import SHORTLIST
+from pipelines.retrieve import SHORTLIST, as_proof
 from pipelines.tables import print_report
 
-NAMES = ("context", "context-wide")
-RATIOS = (0.9, 0.95, 0.98)
+PROOF, STORED = "in queries", "as stored"
+WAYS = tuple((weighed, ratio) for weighed in (PROOF, STORED) for ratio in (0.9, 0.95, 0.98))
 FOREIGN, NEAREST = 400, 8
 
 Labelled = list[tuple[Path, str]]
@@ -45,18 +46,20 @@ Labelled = list[tuple[Path, str]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--extractors", nargs="+", default=NAMES)
+    parser.add_argument("--extractor", default=registry.DEFAULT)
     parser.add_argument("--out", type=Path, help="write proofs.md and proofs.json here")
     a = parser.parse_args()
     torch.set_num_threads(2)
-    rows = []
-    for name in a.extractors:
-        rows += proofs(name, a.data)
-        print(*rows[-len(RATIOS) :], sep="\n", flush=True)
-    columns = ("extractor", "ratio", "strongest foreign", "asked", "proven", "weakest right ones")
+    rows = proofs(a.extractor, a.data)
+    columns = ("weighed", "ratio", "strongest foreign", "asked", "proven", "weakest right ones")
     report = Report(
         "proofs",
-        {"torch": torch.__version__, "foreign": FOREIGN, "nearest": NEAREST},
+        {
+            "extractor": a.extractor,
+            "torch": torch.__version__,
+            "foreign": FOREIGN,
+            "nearest": NEAREST,
+        },
         (Table("Proofs", columns, tuple(rows)),),
     )
     print_report(report)
@@ -82,11 +85,11 @@ def proofs(name: str, data: Path) -> list[tuple[str, float, str, float, float, s
         found = photos.nearest(query.photo, stored, SHORTLIST)
         known.append(photos.strongest(query.photo, [path for path in found if path in own]))
     rows = []
-    for i, ratio in enumerate(RATIOS):
+    for i, (weighed, ratio) in enumerate(WAYS):
         worst = sorted((e[i] for e in foreign), reverse=True)
         right = sorted(e[i] for e in known)
         proven = sum(e > worst[1] for e in right) / len(right)
-        rows.append((name, ratio, _words(worst[:5]), worst[1], proven, _words(right[:5])))
+        rows.append((weighed, ratio, _words(worst[:5]), worst[1], proven, _words(right[:5])))
     return rows
 
 
@@ -105,17 +108,21 @@ class Photos:
         return [others[i] for i in order if others[i] != path][:count]
 
     def strongest(self, path: Path, others: Iterable[Path]) -> list[float]:
-        """The most evidence that a photo shows the place of one of the others, by ratio."""
+        """The most evidence that a photo shows the place of one of the others, by `WAYS`."""
         query, side = self._seen(path), self._extractor.max_side
 
         def evidence(other: Features) -> list[float]:
-            a, b = query.descriptors, other.descriptors
-            matches = [match_mutual(a, b, ratio) for ratio in RATIOS]
+            matches = []
+            for weighed, ratio in WAYS:
+                a, b = query, other
+                if weighed == PROOF:
+                    a, b = (as_proof(seen, self._extractor.info) for seen in (a, b))
+                matches.append(match_mutual(a.descriptors, b.descriptors, ratio))
             return [evidence_of(verify(query, other, found, side)) for found in matches]
 
         with ThreadPoolExecutor(2) as pool:
             found = list(pool.map(evidence, [self._seen(other) for other in others]))
-        return [max(0.0, *by_ratio) for by_ratio in zip(*found, strict=True)] or [0.0] * len(RATIOS)
+        return [max(0.0, *by_way) for by_way in zip(*found, strict=True)] or [0.0] * len(WAYS)
 
     def _vector(self, path: Path) -> Array:
         if path not in self._vectors:

@@ -389,7 +389,7 @@ class Database:
         stored = [self._features(c) for c in head]
         clock.lap("read")
         side, info = extractor.max_side, extractor.info
-        ratio = info.ratio or RATIO
+        ratio = info.query_ratio or info.ratio or RATIO
         asked = as_proof(query, info)
         found = map_(
             lambda f: None if f is None else _match(asked, as_proof(f, info), side, ratio), stored

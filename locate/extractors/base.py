@@ -28,9 +28,10 @@ class ExtractorInfo:
         rotation_invariant: local descriptors hardly change when the image is turned in its plane.
         ratio: of Lowe's test, by which right matches of these descriptors are best told from wrong ones;
             None where that of each stage, which was chosen for RootSIFT, does.
+        query_ratio: the same in queries, where a match has to be a proof; None if it is `ratio`.
         parts: lengths of the parts that a local descriptor is made of; empty where it is one.
-        query_shares: of a cosine, which each part has in queries, where a match has to be a proof
-            (`locate.matching.weighted`); empty if as they are stored.
+        query_shares: of a cosine, which each part has in queries (`locate.matching.weighted`); empty if
+            as they are stored.
     """
 
     name: str
@@ -40,12 +41,13 @@ class ExtractorInfo:
     local_dim: int = 0
     rotation_invariant: bool = False
     ratio: float | None = None
+    query_ratio: float | None = None
     parts: tuple[int, ...] = ()
     query_shares: tuple[float, ...] = ()
 
     def to_json(self) -> str:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in ("ratio", "parts", "query_shares"):
+        for name in ("ratio", "query_ratio", "parts", "query_shares"):
             if not values[name]:  # databases and calibrations from before there was one stay valid
                 del values[name]
         return json.dumps(values | {"settings": dict(self.settings)}, sort_keys=True)

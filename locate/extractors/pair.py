@@ -26,6 +26,7 @@ class Pair:
             local_dim=second.info.local_dim,
             rotation_invariant=second.info.rotation_invariant,
             ratio=second.info.ratio,
+            query_ratio=second.info.query_ratio,
             parts=second.info.parts,
             query_shares=second.info.query_shares,
         )

@@ -40,8 +40,9 @@ from locate.types import Array, Extraction, Features
 SYSTEM = "context"
 TAPS = ("stage3", "stage5", "stage6", "stage7")  # strides 8, 16, 32, 32: what is there and around
 SHARES = (0.5, 0.85)  # of a cosine that are the context's, in turned photos and in upright ones
-# Neighbours share their context, so that it tells them less apart (`docs/experiments.md`, 27).
-RATIO = 0.98
+# Neighbours share their context, so that it tells them less apart (`docs/experiments.md`, 27); in
+# queries it weighs less.
+RATIO, QUERY_RATIO = 0.98, 0.95
 # In queries things of one kind, which share theirs as well, must not pass for one thing, and a turned
 # descriptor proves more than an upright one (28, 29).
 QUERY_SHARES = (0.5, 0.0, 0.5)  # of turned and upright descriptors and of the context
@@ -157,6 +158,7 @@ class Context:
             global_dim=efficientnet.EfficientNetLite0.widths["head"],
             local_dim=sum(projection.parts),
             ratio=RATIO,
+            query_ratio=QUERY_RATIO,
             parts=projection.parts,
             query_shares=QUERY_SHARES,
         )
