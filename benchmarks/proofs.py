@@ -1,5 +1,4 @@
-"""How well local features tell a place from another that looks like it, by Lowe's ratio, the parts of a
-descriptor weighed as in queries and as they are stored.
+"""How well local features tell a place from another that looks like it, by Lowe's ratio.
 
     python benchmarks/proofs.py --data ../shared/data --out docs
 
@@ -36,8 +35,7 @@ from pipelines.report import Report, Table
 from pipelines.retrieve import SHORTLIST, as_proof
 from pipelines.tables import print_report
 
-PROOF, STORED = "in queries", "as stored"
-WAYS = tuple((weighed, ratio) for weighed in (PROOF, STORED) for ratio in (0.9, 0.95, 0.98))
+RATIOS = (0.9, 0.95, 0.98)
 FOREIGN, NEAREST = 400, 8
 
 Labelled = list[tuple[Path, str]]
@@ -51,7 +49,7 @@ def main() -> None:
     a = parser.parse_args()
     torch.set_num_threads(2)
     rows = proofs(a.extractor, a.data)
-    columns = ("weighed", "ratio", "strongest foreign", "asked", "proven", "weakest right ones")
+    columns = ("ratio", "strongest foreign", "asked", "proven", "weakest right ones")
     report = Report(
         "proofs",
         {
@@ -68,7 +66,7 @@ def main() -> None:
         (a.out / "proofs.json").write_text(json.dumps(report.to_json(), indent=1) + "\n")
 
 
-def proofs(name: str, data: Path) -> list[tuple[str, float, str, float, float, str]]:
+def proofs(name: str, data: Path) -> list[tuple[float, str, float, float, str]]:
     photos = Photos(registry.create(name))
     train = places(data / "train")
     foreign = []
@@ -85,11 +83,11 @@ def proofs(name: str, data: Path) -> list[tuple[str, float, str, float, float, s
         found = photos.nearest(query.photo, stored, SHORTLIST)
         known.append(photos.strongest(query.photo, [path for path in found if path in own]))
     rows = []
-    for i, (weighed, ratio) in enumerate(WAYS):
+    for i, ratio in enumerate(RATIOS):
         worst = sorted((e[i] for e in foreign), reverse=True)
         right = sorted(e[i] for e in known)
         proven = sum(e > worst[1] for e in right) / len(right)
-        rows.append((weighed, ratio, _words(worst[:5]), worst[1], proven, _words(right[:5])))
+        rows.append((ratio, _words(worst[:5]), worst[1], proven, _words(right[:5])))
     return rows
 
 
@@ -108,21 +106,17 @@ class Photos:
         return [others[i] for i in order if others[i] != path][:count]
 
     def strongest(self, path: Path, others: Iterable[Path]) -> list[float]:
-        """The most evidence that a photo shows the place of one of the others, by `WAYS`."""
+        """The most evidence that a photo shows the place of one of the others, by ratio."""
         query, side = self._seen(path), self._extractor.max_side
 
         def evidence(other: Features) -> list[float]:
-            matches = []
-            for weighed, ratio in WAYS:
-                a, b = query, other
-                if weighed == PROOF:
-                    a, b = (as_proof(seen, self._extractor.info) for seen in (a, b))
-                matches.append(match_mutual(a.descriptors, b.descriptors, ratio))
+            a, b = query.descriptors, other.descriptors
+            matches = [match_mutual(a, b, ratio) for ratio in RATIOS]
             return [evidence_of(verify(query, other, found, side)) for found in matches]
 
         with ThreadPoolExecutor(2) as pool:
             found = list(pool.map(evidence, [self._seen(other) for other in others]))
-        return [max(0.0, *by_way) for by_way in zip(*found, strict=True)] or [0.0] * len(WAYS)
+        return [max(0.0, *by_ratio) for by_ratio in zip(*found, strict=True)] or [0.0] * len(RATIOS)
 
     def _vector(self, path: Path) -> Array:
         if path not in self._vectors:
@@ -135,7 +129,7 @@ class Photos:
         if path not in self._features:
             seen = self._extractor.extract(self._pixels(path)).features
             assert seen is not None
-            self._features[path] = seen
+            self._features[path] = as_proof(seen, self._extractor.info)
         return self._features[path]
 
     def _pixels(self, path: Path) -> Array:
