@@ -8,6 +8,7 @@ from locate.errors import UnknownNameError
 from locate.extractors import registry
 from locate.extractors.precision import VARIABLE, precision
 from locate.matching import match_mutual
+from pipelines.retrieve import as_proof
 
 CPU = torch.device("cpu")
 
@@ -74,15 +75,14 @@ def test_what_is_seen_is_the_same_but_for_the_last_digits(both, texture, kind):
 
 @pytest.mark.parametrize("kind", [0, 1])
 def test_one_is_matched_to_the_other(both, texture, kind):
-    """A photo to a part of it that is turned by a quarter, in two precisions."""
+    """A photo to a part of it that is turned by a quarter, in two precisions, as queries do."""
     exact, fast = (extractors[kind] for extractors in both)
     pixels = texture((448, 416), seed=5)
     part = np.ascontiguousarray(np.rot90(pixels[:384, 32:]))
-    first = exact.extract(pixels).features
-    found = [e.extract(part).features for e in (exact, fast)]
-    same, mixed = (
-        set(map(tuple, match_mutual(first.descriptors, f.descriptors, exact.info.ratio).tolist()))
-        for f in found
-    )
+    info = exact.info
+    first = as_proof(exact.extract(pixels).features, info).descriptors
+    found = [as_proof(e.extract(part).features, info).descriptors for e in (exact, fast)]
+    ratio = info.query_ratio or info.ratio
+    same, mixed = (set(map(tuple, match_mutual(first, f, ratio).tolist())) for f in found)
     assert len(same) > 200
     assert len(same & mixed) > 0.95 * len(same | mixed)
