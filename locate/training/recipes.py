@@ -31,6 +31,12 @@ def _steered() -> type[Recipe]:
     return SteeredRecipe
 
 
+def _steered_narrow() -> type[Recipe]:
+    from locate.extractors.steered.narrow import NarrowRecipe
+
+    return NarrowRecipe
+
+
 def _ur2kid() -> type[Recipe]:
     from locate.extractors.ur2kid.recipe import UR2KiDRecipe
 
@@ -41,6 +47,7 @@ RECIPES: Mapping[str, Callable[[], type[Recipe]]] = {
     "d2net": _d2net,
     "delf": _delf,
     "steered": _steered,
+    "steered-narrow": _steered_narrow,
     "ur2kid": _ur2kid,
 }
 

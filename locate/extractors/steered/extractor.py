@@ -99,7 +99,7 @@ class Steered:
         """
         weights = weights or SHIPPED[SYSTEM]
         tensors, record = load_weights(weights, SYSTEM)
-        network = SteeredNetwork(tuple(record.settings["widths"]), record.settings["fields"])
+        network = SteeredNetwork(**record.settings)
         load_into(network, tensors, weights)
         return cls(network, file_hash(weights), **settings)
 

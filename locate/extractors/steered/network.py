@@ -8,6 +8,8 @@ between quarter turns too.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -56,23 +58,27 @@ class SteeredNetwork(nn.Module):
     Args:
         widths: fields at strides 2, 4, 8, 16 and 32.
         fields: of the map that descriptors are made of.
+        residuals: how many there are at strides 4, 8, 16 and 32.
     """
 
     grey: Tensor
     around: Tensor
 
     def __init__(
-        self, widths: tuple[int, int, int, int, int] = (6, 8, 24, 48, 64), fields: int = 16
+        self,
+        widths: Sequence[int] = (6, 8, 24, 48, 64),
+        fields: int = 16,
+        residuals: Sequence[int] = (1, 1, 2, 2),
     ) -> None:
         super().__init__()
-        self.widths, self.fields = tuple(widths), fields
-        w2, w4, w8, w16, w32 = widths
+        self.widths, self.fields, self.residuals = tuple(widths), fields, tuple(residuals)
+        w2 = widths[0]
         self.stem = nn.Sequential(Block(0, w2, 4, 2), Block(w2, w2))
-        self.to4 = nn.Sequential(Block(w2, w4, 2, 2), Residual(w4))
-        self.to8 = nn.Sequential(Block(w4, w8, 2, 2), Residual(w8))
-        self.to16 = nn.Sequential(Block(w8, w16, 2, 2), Residual(w16), Residual(w16))
-        self.to32 = nn.Sequential(Block(w16, w32, 2, 2), Residual(w32), Residual(w32))
-        self.lateral = nn.ModuleList(GroupConv(w, fields, 1) for w in (w4, w8, w16, w32))
+        self.to4, self.to8, self.to16, self.to32 = (
+            nn.Sequential(Block(before, after, 2, 2), *(Residual(after) for _ in range(count)))
+            for before, after, count in zip(widths, widths[1:], residuals, strict=False)
+        )
+        self.lateral = nn.ModuleList(GroupConv(w, fields, 1) for w in widths[1:])
         self.join = nn.ModuleList(Block(fields, fields) for _ in range(2))  # at strides 8 and 4
         self.describe = nn.Sequential(
             nn.Linear(5 * 9 * fields, 256), nn.ReLU(inplace=True), nn.Linear(256, WIDTH)

@@ -155,7 +155,7 @@ class SteeredRecipe(Recipe):
         return self._words
 
     def network(self) -> SteeredNetwork:
-        network = SteeredNetwork(self._widths, self._fields)  # type: ignore[arg-type]
+        network = SteeredNetwork(self._widths, self._fields)
         if self._start is not None:
             load_into(network, load_weights(self._start, SYSTEM)[0], self._start)
         return network
