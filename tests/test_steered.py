@@ -136,6 +136,16 @@ def test_folding_changes_nothing(network, image):
     torch.testing.assert_close(network(image), plain(image), atol=1e-4, rtol=1e-4)
 
 
+def test_upright_descriptors_are_those_of_directions_to_the_right(network, image):
+    points = 16 + torch.rand(1, 40, 2) * torch.tensor((96.0, 64.0))
+    plain, right = folded(network), torch.tensor((1.0, 0.0)).expand(1, 40, 2)
+    expected = network.descriptors_at(network(image), points, right)
+    for one in (network, plain):
+        found = one.upright_at(one(image), points)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    assert plain.describe_upright[0].weight.shape[1] < network.describe[0].in_features
+
+
 # --- losses
 
 

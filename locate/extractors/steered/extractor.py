@@ -145,11 +145,11 @@ class Steered:
         places = torch.from_numpy(points).to(self.device, torch.float32)[None]
         found = []
         for upright in ways:
-            faced = np.tile(np.array((1, 0), np.float32), (len(points), 1))
-            if not upright:
-                faced = directions(grey, points)
-            facing = torch.from_numpy(faced).to(self.device)[None]
-            found.append(self._network.descriptors_at(maps, places, facing)[0])
+            if upright:
+                found.append(self._network.upright_at(maps, places)[0])
+            else:
+                facing = torch.from_numpy(directions(grey, points)).to(self.device)[None]
+                found.append(self._network.descriptors_at(maps, places, facing)[0])
         return np.asarray(torch.stack(found).float().cpu().numpy())
 
 

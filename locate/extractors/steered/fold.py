@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from locate.extractors.layers import Pointwise
-from locate.extractors.steered.group import TURNS, FieldNorm, GroupConv
+from locate.extractors.steered.group import TURNS, FieldNorm, GroupConv, steered
 from locate.extractors.steered.network import Block, Residual, SteeredNetwork
 
 
@@ -16,10 +16,27 @@ def folded(network: SteeredNetwork, precision: torch.dtype = torch.float32) -> S
     """A copy in evaluation mode that gives the same maps, faster, and that cannot be trained. Its layers
     compute in `precision`, what reads places off the maps in float32."""
     copy = deepcopy(network).eval()
+    copy.describe_upright = _upright(copy)
     _fold_children(copy)
     for child in copy.children():
         child.to(precision)
     return copy.requires_grad_(False)
+
+
+def _upright(network: SteeredNetwork) -> nn.Sequential:
+    """`describe` of fields as they are: what `steered` makes of them for (1, 0), which is linear, is
+    part of the first layer."""
+    first, relu, second = network.describe
+    assert isinstance(first, nn.Linear)
+    fields = network.fields
+    with torch.no_grad():
+        each = torch.eye(TURNS * fields).view(-1, fields, TURNS)
+        seen = steered(each, torch.tensor((1.0, 0.0)).expand(len(each), 2))  # 4 F x 5 F
+        kernel = first.weight.view(first.out_features, -1, seen.shape[1]) @ seen.T
+        plain = nn.Linear(kernel[0].numel(), first.out_features)
+        plain.weight.copy_(kernel.flatten(1))
+        plain.bias.copy_(first.bias)
+    return nn.Sequential(plain, relu, second)
 
 
 def _fold_children(module: nn.Module) -> None:

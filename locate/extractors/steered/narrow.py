@@ -158,17 +158,18 @@ def narrowed(
     Raises:
         InputError: `wide` has fewer.
     """
-    narrow = SteeredNetwork(tuple(widths), fields, tuple(residuals))
-    sizes = ((wide.widths, narrow.widths), (wide.residuals, narrow.residuals))
-    if wide.fields < fields or any(
+    widths, residuals = tuple(widths), tuple(residuals)
+    sizes = ((wide.widths, widths), (wide.residuals, residuals), ((wide.fields,), (fields,)))
+    if any(
         len(b) != len(a) or min(b) < 1 or any(y > x for x, y in zip(a, b, strict=True))
         for a, b in sizes
     ):
         raise InputError(
             f"a network of widths {list(wide.widths)}, fields {wide.fields} and residuals "
-            f"{list(wide.residuals)} cannot be narrowed to {list(narrow.widths)}, {fields} and "
-            f"{list(narrow.residuals)}"
+            f"{list(wide.residuals)} cannot be narrowed to {list(widths)}, {fields} and "
+            f"{list(residuals)}"
         )
+    narrow = SteeredNetwork(widths, fields, residuals)
     with torch.no_grad():
         _Pruning(wide, narrow).run()
     return narrow

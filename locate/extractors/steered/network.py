@@ -83,6 +83,7 @@ class SteeredNetwork(nn.Module):
         self.describe = nn.Sequential(
             nn.Linear(5 * 9 * fields, 256), nn.ReLU(inplace=True), nn.Linear(256, WIDTH)
         )
+        self.describe_upright: nn.Module | None = None  # of a folded network
         self.register_buffer("grey", torch.tensor(_GREY).view(1, 3, 1, 1), persistent=False)
         steps = torch.tensor((-_SPACING, 0.0, _SPACING)) / MAPS.stride
         around = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=-1).reshape(-1, 2)
@@ -119,15 +120,24 @@ class SteeredNetwork(nn.Module):
             directions: B x N x 2, unit vectors: which way is "right". (1, 0) for all gives upright
                 descriptors.
         """
-        batch, count = points.shape[:2]
         along = directions.unsqueeze(2)
         across = torch.stack((-along[..., 1], along[..., 0]), dim=-1)
         x, y = self.around[:, :1], self.around[:, 1:]
-        places = MAPS.to_map(points).unsqueeze(2) + x * along + y * across
-        seen = sample(maps, places.flatten(1, 2))
-        seen = seen.view(batch, count, len(self.around), self.fields, TURNS)
+        seen = self._seen(maps, MAPS.to_map(points).unsqueeze(2) + x * along + y * across)
         turned = steered(seen, along.expand(-1, -1, len(self.around), -1))
         return functional.normalize(self.describe(turned.flatten(2)).float(), dim=-1)
+
+    def upright_at(self, maps: Tensor, points: Tensor) -> Tensor:
+        """`descriptors_at` of directions (1, 0). A folded network (`fold`) is faster at it."""
+        if self.describe_upright is None:
+            return self.descriptors_at(maps, points, points.new_tensor((1, 0)).expand_as(points))
+        seen = self._seen(maps, MAPS.to_map(points).unsqueeze(2) + self.around)
+        return functional.normalize(self.describe_upright(seen.flatten(2)).float(), dim=-1)
+
+    def _seen(self, maps: Tensor, places: Tensor) -> Tensor:
+        """B x N x 9 x F x 4 at B x N x 9 x 2 places in cells."""
+        found = sample(maps, places.flatten(1, 2))
+        return found.view(*places.shape[:3], self.fields, TURNS)
 
 
 def _double(x: Tensor) -> Tensor:
