@@ -17,8 +17,8 @@ from locate.extractors.weights import Record, save_weights
 from locate.training.recipe import generator
 from locate.training.recipes import create_recipe
 
-WIDE = ((3, 4, 5, 6, 7), 5, (1, 1, 2, 2))
-NARROW = ((2, 3, 3, 4, 4), 3, (1, 1, 1, 1))
+WIDE = ((3, 4, 5, 6, 7), 5, (1, 1, 2, 2), 30)
+NARROW = ((2, 3, 3, 4, 4), 3, (1, 1, 1, 1), 20)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def folder(tmp_path_factory, texture):
         cv2.imwrite(str(root / f"{i:02}.png"), texture((200, 160), seed=i)[..., ::-1])
     torch.manual_seed(1)
     network = SteeredNetwork(*WIDE)
-    settings = {"widths": list(WIDE[0]), "fields": WIDE[1], "residuals": list(WIDE[2])}
+    settings = dict(zip(("widths", "fields", "residuals", "hidden"), WIDE, strict=True))
     save_weights(root / "wide.safetensors", network.state_dict(), Record("steered", settings))
     return root
 
@@ -53,6 +53,7 @@ def recipe(folder, tmp_path_factory):
         widths=NARROW[0],
         fields=NARROW[1],
         residuals=NARROW[2],
+        hidden=NARROW[3],
         crop=96,
         views=3,
         points=40,
@@ -95,6 +96,7 @@ def test_nothing_is_lost_with_fields_that_nothing_reads(wide):
     unread(last, 3, wide.join[0][0])
     unread(last, 3, wide.join[1][0])
     unread(last, 3, wide.describe[0])
+    wide.describe[2].weight[:, rng.permutation(30)[20:]] = 0
     narrow = narrowed(wide, *NARROW).eval()
     image = 255 * torch.rand(1, 3, 96, 128)
     points = 16 + torch.rand(1, 40, 2) * torch.tensor((96.0, 64.0))
@@ -107,10 +109,11 @@ def test_nothing_is_lost_with_fields_that_nothing_reads(wide):
 @pytest.mark.parametrize(
     "larger",
     [
-        ((4, *NARROW[0][1:]), 3, (1, 1, 1, 1)),
-        (NARROW[0], 6, (1, 1, 1, 1)),
-        (NARROW[0], 3, (2, 1, 1, 1)),
-        (NARROW[0][:4], 3, (1, 1, 1, 1)),
+        ((4, *NARROW[0][1:]), 3, (1, 1, 1, 1), 20),
+        (NARROW[0], 6, (1, 1, 1, 1), 20),
+        (NARROW[0], 3, (2, 1, 1, 1), 20),
+        (NARROW[0], 3, (1, 1, 1, 1), 31),
+        (NARROW[0][:4], 3, (1, 1, 1, 1), 20),
     ],
 )
 def test_a_narrow_network_that_is_wider(wide, larger):
@@ -177,8 +180,8 @@ def test_it_learns_and_the_weights_extract(recipe, tmp_path, texture):
 
 def test_settings(folder, tmp_path):
     file = str(folder / "wide.safetensors")
-    made = create_recipe("steered-narrow", {"wide_weights": file, "fields": 4})
-    assert made.settings()["fields"] == 4
+    made = create_recipe("steered-narrow", {"wide_weights": file, "fields": 4, "hidden": 9})
+    assert (made.settings()["fields"], made.settings()["hidden"]) == (4, 9)
     with pytest.raises(InputError, match="--set wide_weights=FILE"):
         NarrowRecipe().prepare(folder, tmp_path)
     with pytest.raises(WeightsError):

@@ -40,8 +40,8 @@ class NarrowRecipe(Recipe):
     """
     Args:
         wide_weights: of the network to learn from.
-        widths, fields, residuals: of the narrow one, see `SteeredNetwork`; none may be larger than the
-            wide one's.
+        widths, fields, residuals, hidden: of the narrow one, see `SteeredNetwork`; none may be larger
+            than the wide one's.
         crop: side of the views in pixels, a multiple of 32.
         views: in a batch.
         points: spots of each view; half are corners, and half of each kind are described upright.
@@ -53,9 +53,10 @@ class NarrowRecipe(Recipe):
         self,
         wide_weights: Path | None = None,
         *,
-        widths: tuple[int, ...] = (4, 8, 20, 32, 48),
-        fields: int = 12,
+        widths: tuple[int, ...] = (4, 6, 16, 24, 32),
+        fields: int = 10,
         residuals: tuple[int, ...] = (1, 1, 1, 1),
+        hidden: int = 128,
         crop: int = 256,
         views: int = 8,
         points: int = 384,
@@ -67,7 +68,12 @@ class NarrowRecipe(Recipe):
             )
         self.stages = (Stage("narrow", steps=8000, learning_rate=3e-3, clip=5.0),)
         self._file = wide_weights
-        self._widths, self._fields, self._residuals = tuple(widths), fields, tuple(residuals)
+        self._settings: dict[str, Any] = {
+            "widths": list(widths),
+            "fields": fields,
+            "residuals": list(residuals),
+            "hidden": hidden,
+        }
         self._crop, self._views, self._points = crop, views, points
         self._warp = HomographySettings(
             rotation=20, full_circle=0.4, scale=(0.7, 1.5), perspective=0.1, crop=(0.5, 1.0)
@@ -92,7 +98,7 @@ class NarrowRecipe(Recipe):
         )
 
     def network(self) -> SteeredNetwork:
-        return narrowed(self._wide, self._widths, self._fields, self._residuals)
+        return narrowed(self._wide, **self._settings)
 
     def begin(self, network: nn.Module, stage: Stage) -> Iterable[nn.Parameter]:  # noqa: ARG002
         network.train()
@@ -142,34 +148,35 @@ class NarrowRecipe(Recipe):
         return {"loss": 1 - functional.cosine_similarity(found, taught, dim=-1).mean()}
 
     def settings(self) -> dict[str, Any]:
-        return {
-            "widths": list(self._widths),
-            "fields": self._fields,
-            "residuals": list(self._residuals),
-        }
+        return dict(self._settings)
 
 
 def narrowed(
-    wide: SteeredNetwork, widths: Iterable[int], fields: int, residuals: Iterable[int]
+    wide: SteeredNetwork,
+    widths: Iterable[int],
+    fields: int,
+    residuals: Iterable[int],
+    hidden: int,
 ) -> SteeredNetwork:
-    """A `SteeredNetwork` of these sizes that has the fields of `wide` which are read with the largest
-    weights.
+    """A `SteeredNetwork` of these sizes that has those fields and hidden numbers of `wide` that are read
+    with the largest weights.
 
     Raises:
         InputError: `wide` has fewer.
     """
     widths, residuals = tuple(widths), tuple(residuals)
-    sizes = ((wide.widths, widths), (wide.residuals, residuals), ((wide.fields,), (fields,)))
+    before = (wide.widths, wide.residuals, (wide.fields, wide.hidden))
+    after = (widths, residuals, (fields, hidden))
     if any(
         len(b) != len(a) or min(b) < 1 or any(y > x for x, y in zip(a, b, strict=True))
-        for a, b in sizes
+        for a, b in zip(before, after, strict=True)
     ):
+        names = "of widths {}, residuals {} and fields, hidden {}"
         raise InputError(
-            f"a network of widths {list(wide.widths)}, fields {wide.fields} and residuals "
-            f"{list(wide.residuals)} cannot be narrowed to {list(widths)}, {fields} and "
-            f"{list(residuals)}"
+            f"a network {names.format(*map(list, before))} cannot be narrowed to one "
+            f"{names.format(*map(list, after))}"
         )
-    narrow = SteeredNetwork(widths, fields, residuals)
+    narrow = SteeredNetwork(widths, fields, residuals, hidden)
     with torch.no_grad():
         _Pruning(wide, narrow).run()
     return narrow
@@ -210,10 +217,13 @@ class _Pruning:
             _copy(wide.lateral[number], narrow.lateral[number], outputs[number], after)
         self._block(wide.join[0], narrow.join[0], at8, at4)
         self._block(wide.join[1], narrow.join[1], at4, last)
-        seen = first_layer.view(len(first_layer), -1, wide.fields)[..., last]
+        second = wide.describe[2]
+        inner = _largest(second.weight.square().sum(dim=0), narrow.hidden)
+        seen = first_layer.view(len(first_layer), -1, wide.fields)[inner][..., last]
         narrow.describe[0].weight.copy_(seen.flatten(1))
-        narrow.describe[0].bias.copy_(wide.describe[0].bias)
-        narrow.describe[2].load_state_dict(wide.describe[2].state_dict())
+        narrow.describe[0].bias.copy_(wide.describe[0].bias[inner])
+        narrow.describe[2].weight.copy_(second.weight[:, inner])
+        narrow.describe[2].bias.copy_(second.bias)
 
     def _block(
         self, wide: nn.Sequential, narrow: nn.Sequential, inputs: Tensor | None, outputs: Tensor

@@ -59,6 +59,7 @@ class SteeredNetwork(nn.Module):
         widths: fields at strides 2, 4, 8, 16 and 32.
         fields: of the map that descriptors are made of.
         residuals: how many there are at strides 4, 8, 16 and 32.
+        hidden: numbers between the two layers that make a descriptor.
     """
 
     grey: Tensor
@@ -69,9 +70,11 @@ class SteeredNetwork(nn.Module):
         widths: Sequence[int] = (6, 8, 24, 48, 64),
         fields: int = 16,
         residuals: Sequence[int] = (1, 1, 2, 2),
+        hidden: int = 256,
     ) -> None:
         super().__init__()
         self.widths, self.fields, self.residuals = tuple(widths), fields, tuple(residuals)
+        self.hidden = hidden
         w2 = widths[0]
         self.stem = nn.Sequential(Block(0, w2, 4, 2), Block(w2, w2))
         self.to4, self.to8, self.to16, self.to32 = (
@@ -81,7 +84,7 @@ class SteeredNetwork(nn.Module):
         self.lateral = nn.ModuleList(GroupConv(w, fields, 1) for w in widths[1:])
         self.join = nn.ModuleList(Block(fields, fields) for _ in range(2))  # at strides 8 and 4
         self.describe = nn.Sequential(
-            nn.Linear(5 * 9 * fields, 256), nn.ReLU(inplace=True), nn.Linear(256, WIDTH)
+            nn.Linear(5 * 9 * fields, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, WIDTH)
         )
         self.describe_upright: nn.Module | None = None  # of a folded network
         self.register_buffer("grey", torch.tensor(_GREY).view(1, 3, 1, 1), persistent=False)
