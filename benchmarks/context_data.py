@@ -63,9 +63,14 @@ def turned_views(
     angles = (near[0], near[1] + rng.integers(4) * math.pi / 2, rng.uniform(-math.pi, math.pi))
     views = [turned(pixels, angle, rng) for angle in angles]
     return (
-        [deep.layout(*deep.look(view)) for view in views],
+        [_layout(deep, view) for view in views],
         [abs(math.remainder(angle, 2 * math.pi)) < TURN for angle in angles],
     )
+
+
+def _layout(deep: DeepMaps, view: Array) -> Tensor:
+    maps, size = deep.look(view)
+    return deep.layout(deep.global_vector(maps, size), maps, size)
 
 
 def turned(pixels: Array, angle: float, rng: np.random.Generator) -> Array:

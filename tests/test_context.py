@@ -9,7 +9,7 @@ from test_steered import squares
 
 from locate.errors import InputError, WeightsError
 from locate.extractors import efficientnet
-from locate.extractors.context.extractor import Context, DeepMaps, weight_of
+from locate.extractors.context.extractor import SIDE, Context, DeepMaps, weight_of
 from locate.extractors.context.projection import Projection, fit_context, strongest
 from locate.extractors.context.upright import Upright, fit_upright, layout
 from locate.extractors.gem import Gem
@@ -158,7 +158,9 @@ def test_photos_of_places_are_told_from_turned_ones(data, context):
         pixels = read_photo(path, min_long_side=512).pixels
         for found, turns in ((upright, 0), (turned, 1), (turned, 2), (turned, 3)):
             view = np.ascontiguousarray(np.rot90(pixels, turns))
-            seen = context._deep.layout(*context._deep.look(view))
+            maps, size = context._deep.look(view)
+            vector = context._deep.global_vector(maps, size)
+            seen = context._deep.layout(vector, maps, size)
             found.append(context._upright.likelihood(seen))
     assert np.median(upright) > 0.9
     assert np.median(turned) < 0.5
@@ -239,8 +241,8 @@ def test_descriptors_by_hand(likelihood, weight, context, texture, monkeypatch):
 
 def test_the_global_descriptor_is_gems(context, texture):
     """Exactly where nothing has to be padded; nearly elsewhere."""
-    gem = Gem.from_pretrained()
-    for size, least in (((448, 320), 1 - 1e-6), ((640, 480), 0.98)):
+    gem = Gem.from_pretrained(max_side=SIDE)
+    for size, least in (((384, 288), 1 - 1e-6), ((640, 500), 0.98)):
         pixels = texture(size)
         a, b = (e.extract(pixels, local=False).global_descriptor for e in (context, gem))
         assert a @ b > least
@@ -262,11 +264,11 @@ def test_what_a_photo_was_padded_with_is_not_in_its_global_descriptor(context, t
 
 def test_the_context_of_a_spot_does_not_hang_on_the_size_of_the_photo(deep, texture):
     """Cells lie where they are said to lie also where sides are no multiples of the strides."""
-    pixels, spots = texture((448, 448)), np.array([(100.0, 90.0), (150.0, 160.0), (60.0, 200.0)])
+    pixels, spots = texture((384, 384)), np.array([(100.0, 90.0), (150.0, 160.0), (60.0, 200.0)])
     whole = deep.around(deep.look(pixels)[0], spots)
-    for width, height in ((431, 448), (448, 417), (421, 409)):
+    for width, height in ((367, 384), (384, 353), (357, 345)):
         maps, size = deep.look(np.ascontiguousarray(pixels[:height, :width]))
-        # The same pixels at the same scale: the long side is 448 or less, nothing is shrunk.
+        # The same pixels at the same scale: the long side is 384 or less, nothing is shrunk.
         assert size == (width, height)
         cosines = torch.cosine_similarity(deep.around(maps, spots), whole)
         moved = torch.cosine_similarity(deep.around(maps, spots + 16), whole)

@@ -14,7 +14,7 @@ from locate.errors import InputError
 from locate.extractors.steered import losses
 from locate.extractors.steered.corners import CornerSettings, corners, distinct
 from locate.extractors.steered.directions import directions
-from locate.extractors.steered.extractor import SCALES, SEEN_AT, Steered, nearest_levels
+from locate.extractors.steered.extractor import SCALES, Steered, nearest_levels
 from locate.extractors.steered.fold import folded
 from locate.extractors.steered.group import FieldNorm, GroupConv, steered
 from locate.extractors.steered.network import SteeredNetwork
@@ -318,9 +318,16 @@ def test_what_is_extracted_turns_with_the_image(network, texture):
 
 def test_a_corner_is_described_at_the_nearest_level_and_of_two_at_the_smaller():
     """Half an octave from two levels it is as near to both: the last bit must not decide."""
-    assert nearest_levels(SCALES, SEEN_AT).tolist() == [0, 0, 1, 1, 2, 2]
+    assert nearest_levels(SCALES, SCALES[1::2]).tolist() == [0, 0, 1, 1, 2, 2]
     for off in (1 - 1e-12, 1 + 1e-12):
-        assert nearest_levels([off * s for s in SCALES], SEEN_AT).tolist() == [0, 0, 1, 1, 2, 2]
+        assert nearest_levels([off * s for s in SCALES], SCALES[1::2]).tolist() == [
+            0,
+            0,
+            1,
+            1,
+            2,
+            2,
+        ]
     assert nearest_levels(SCALES, (1.0, 0.5, 0.25)).tolist() == [0, 1, 1, 2, 2, 2]
     assert nearest_levels((0.6, 0.1), (0.25, 1.0, 0.5)).tolist() == [2, 0]
 

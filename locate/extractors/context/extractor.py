@@ -28,7 +28,7 @@ from locate.extractors.base import ExtractorInfo
 from locate.extractors.context.projection import Projection
 from locate.extractors.context.upright import Upright, layout
 from locate.extractors.detection import resize_image, to_input
-from locate.extractors.grids import sample
+from locate.extractors.grids import Grid, sample
 from locate.extractors.layers import GeM
 from locate.extractors.precision import precision
 from locate.extractors.shipped import SHIPPED
@@ -38,6 +38,7 @@ from locate.pixels import fit_size, resize_points
 from locate.types import Array, Extraction, Features
 
 SYSTEM = "context"
+SIDE = 384  # pixels: what it looks at (`docs/experiments.md`, 30)
 TAPS = ("stage3", "stage5", "stage6", "stage7")  # strides 8, 16, 32, 32: what is there and around
 SHARES = (0.5, 0.85)  # of a cosine that are the context's, in turned photos and in upright ones
 # Neighbours share their context, so that it tells them less apart (`docs/experiments.md`, 27); in
@@ -69,7 +70,7 @@ class DeepMaps:
         self,
         network: efficientnet.EfficientNetLite0,
         taps: Sequence[str] = TAPS,
-        max_side: int = 448,
+        max_side: int = SIDE,
     ) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.taps, self.max_side = tuple(taps), max_side
@@ -89,9 +90,9 @@ class DeepMaps:
         pooled: Tensor = self._pool(self._cropped(maps, "head", size))
         return functional.normalize(pooled, dim=1)[0]
 
-    def layout(self, maps: Mapping[str, Tensor], size: tuple[int, int]) -> Tensor:
-        """What tells whether the photo is the right way up, see `upright`."""
-        return layout(self.global_vector(maps, size), self._cropped(maps, "stage7", size)[0])
+    def layout(self, vector: Tensor, maps: Mapping[str, Tensor], size: tuple[int, int]) -> Tensor:
+        """What tells whether the photo of this `global_vector` is the right way up, see `upright`."""
+        return layout(vector, self._cropped(maps, "stage7", size)[0])
 
     def _cropped(self, maps: Mapping[str, Tensor], tap: str, size: tuple[int, int]) -> Tensor:
         """The cells that saw the image, and not what it was padded with."""
@@ -108,15 +109,15 @@ class DeepMaps:
                 cells there are fewer.
         """
         places = torch.from_numpy(points).to(self.device, torch.float32)[None]
-        cells = [maps[tap] for tap in self.taps]
+        cells = [(self._network.grid(tap), maps[tap]) for tap in self.taps]
         if projection is not None:
-            parts = torch.split(projection, [one.shape[1] for one in cells], dim=1)
-            pairs = zip(cells, parts, strict=True)
-            cells = [functional.conv2d(one, part[:, :, None, None]) for one, part in pairs]
-        found = [
-            sample(one, self._network.grid(tap).to_map(places))[0]
-            for tap, one in zip(self.taps, cells, strict=True)
-        ]
+            parts = torch.split(projection, [one.shape[1] for _, one in cells], dim=1)
+            alike: dict[Grid, Tensor] = {}  # whose cells lie at the same places are read together
+            for (grid, one), part in zip(cells, parts, strict=True):
+                projected = functional.conv2d(one, part[:, :, None, None])
+                alike[grid] = alike[grid] + projected if grid in alike else projected
+            cells = list(alike.items())
+        found = [sample(one, grid.to_map(places))[0] for grid, one in cells]
         return torch.cat(found, dim=-1) if projection is None else torch.stack(found).sum(dim=0)
 
 
@@ -202,9 +203,12 @@ class Context:
     ) -> Extraction:
         with torch.inference_mode():
             maps, small = self._deep.look(pixels)
-            vector = self._deep.global_vector(maps, small).cpu().numpy()
-            features = self._features(pixels, size, maps, small) if local else None
-        return Extraction(features, vector.astype(np.float32))
+            vector = self._deep.global_vector(maps, small)
+            features = None
+            if local:
+                up = self._upright.likelihood(self._deep.layout(vector, maps, small))
+                features = self._features(pixels, size, maps, small, weight_of(up))
+        return Extraction(features, vector.cpu().numpy().astype(np.float32))
 
     def _features(
         self,
@@ -212,8 +216,8 @@ class Context:
         size: tuple[int, int] | None,
         maps: Mapping[str, Tensor],
         small: tuple[int, int],
+        weight: float,
     ) -> Features:
-        weight = weight_of(self._upright.likelihood(self._deep.layout(maps, small)))
         found = self._steered.features(pixels, size, (False, True) if weight else (False,))
         own = [torch.from_numpy(one.descriptors).to(self.device) for one in found]
         places = resize_points(found[0].keypoints, found[0].image_size, small)

