@@ -220,13 +220,19 @@ def test_settings_come_from_the_command_line(folder):
         {"teacher": str(folder / "teacher.npz"), "widths": [2, 2, 2, 2, 2], "fields": 2},
     )
     assert made.network().widths == (2, 2, 2, 2, 2)
-    expected = {"widths": [2] * 5, "fields": 2, "residuals": [1, 1, 2, 2]}
+    expected = {"widths": [2] * 5, "fields": 2, "residuals": [1, 1, 2, 2], "hidden": 256}
     assert json.loads(json.dumps(made.settings())) == expected
 
 
 @pytest.mark.parametrize(
     "settings",
-    [{"widths": (1, 2)}, {"widths": (1, 1, 1, 1, 0)}, {"fields": 0}, {"residuals": (1,)}],
+    [
+        {"widths": (1, 2)},
+        {"widths": (1, 1, 1, 1, 0)},
+        {"fields": 0},
+        {"residuals": (1,)},
+        {"hidden": 0},
+    ],
 )
 def test_networks_that_make_no_sense(settings):
     with pytest.raises(InputError, match="steered: widths must be five"):

@@ -68,7 +68,7 @@ class SteeredRecipe(Recipe):
         start_weights: a file of an earlier training of the same network to go on from.
         widths: of the network, in fields.
         fields: of the map that descriptors are made of.
-        residuals: how many there are at strides 4 to 32.
+        residuals, hidden: see `SteeredNetwork`.
         crop: side of the views in pixels, a multiple of 32.
         pairs: of views in a batch.
         points: correspondences that are drawn of each pair.
@@ -86,6 +86,7 @@ class SteeredRecipe(Recipe):
         widths: tuple[int, ...] = (6, 8, 24, 48, 64),
         fields: int = 16,
         residuals: tuple[int, ...] = (1, 1, 2, 2),
+        hidden: int = 256,
         crop: int = 256,
         pairs: int = 6,
         points: int = 256,
@@ -93,14 +94,14 @@ class SteeredRecipe(Recipe):
     ) -> None:
         if (
             len(widths) != 5
-            or min(*widths, fields) < 1
+            or min(*widths, fields, hidden) < 1
             or len(residuals) != 4
             or min(residuals) < 0
         ):
             raise InputError(
-                "steered: widths must be five numbers of fields, at strides 2 to 32, fields one, all "
-                "at least 1, residuals four numbers; "
-                f"got {list(widths)}, {fields} and {list(residuals)}"
+                "steered: widths must be five numbers of fields, at strides 2 to 32, fields and "
+                "hidden one, all at least 1, residuals four; "
+                f"got {list(widths)}, {fields}, {hidden} and {list(residuals)}"
             )
         if crop < 64 or crop % MULTIPLE or min(pairs, points) < 1 or not 0 <= matched <= 1:
             raise InputError(
@@ -113,7 +114,12 @@ class SteeredRecipe(Recipe):
         )
         self._teacher_file = None if teacher is None else Path(teacher)
         self._matches_file = None if matches is None else Path(matches)
-        self._widths, self._fields, self._residuals = tuple(widths), fields, tuple(residuals)
+        self._network: dict[str, Any] = {
+            "widths": list(widths),
+            "fields": fields,
+            "residuals": list(residuals),
+            "hidden": hidden,
+        }
         self._start = start_weights
         self._crop, self._pairs, self._points, self._share = crop, pairs, points, matched
         self._warp = HomographySettings(
@@ -163,7 +169,7 @@ class SteeredRecipe(Recipe):
         return self._words
 
     def network(self) -> SteeredNetwork:
-        network = SteeredNetwork(self._widths, self._fields, self._residuals)
+        network = SteeredNetwork(**self._network)
         if self._start is not None:
             load_into(network, load_weights(self._start, SYSTEM)[0], self._start)
         return network
@@ -318,11 +324,7 @@ class SteeredRecipe(Recipe):
         return torch.stack((x * cos - y * sin, x * sin + y * cos), dim=-1)
 
     def settings(self) -> dict[str, Any]:
-        return {
-            "widths": list(self._widths),
-            "fields": self._fields,
-            "residuals": list(self._residuals),
-        }
+        return dict(self._network)
 
 
 def _rows(keypoints: Array, points: Array) -> Array:
