@@ -8,7 +8,8 @@
 - mAP, right at 1 %: eval/retrieval, web queries, every fifth photo of train/photos as a distractor;
   the latter is the share of queries with a right answer above the score that 1 % of foreign ones reach.
 - fountain, Herz-Jesus: five folds on true poses, medians in millimetres and degrees, `locate evaluate
-  localization` at its defaults.
+  localization` at its defaults; and how far they may be chance: 95 % intervals by the bootstrap over the
+  queries, of the medians and of their ratios to RootSIFT's.
 - Milliseconds of one image of 640 px, two threads, as `benchmarks/extractors.py` says: a row for this
   kind of processor; rows that --out has of other kinds stay.
 
@@ -33,6 +34,7 @@ import numpy as np
 import torch
 from extractors import clicks, distractors, kept, over_all, retrieval, speeds
 from PIL import Image
+from pose_errors import errors_of, interval, ratio_interval
 
 from locate.extractors import registry, shipped
 from locate.extractors.base import Extractor, ExtractorInfo
@@ -42,7 +44,6 @@ from locate.extractors.weights import file_hash
 from locate.images import read_photo
 from locate.pixels import resize_points
 from locate.types import Array, Extraction, Features
-from pipelines.evaluate_localization import evaluate_localization
 from pipelines.evaluate_matching import evaluate_matching
 from pipelines.report import Report, Table
 from pipelines.tables import print_report
@@ -53,6 +54,7 @@ THRESHOLDS = (1, 3, 5)
 _PEER = "aliked-n16"
 
 Scores = dict[str, float | None]
+Errors = dict[str, list[float]]  # by scene and unit, query by query
 
 
 def main() -> None:
@@ -69,13 +71,15 @@ def main() -> None:
     torch.set_num_threads(2)
     a.work.mkdir(parents=True, exist_ok=True)
     rows: dict[str, Scores] = {}
+    errors: dict[str, Errors] = {}
     extractors = {name: registry.create(name) for name in NAMES}
     times = speeds(extractors, a.data)
     for name, extractor in extractors.items():
         found: Scores = {}
-        for measure in (homographies, clicks, retrieval, localization):
+        for measure in (homographies, clicks, retrieval):
             found |= kept(a.work, extractor, measure, a.data)
-        rows[name] = found
+        errors[name] = kept(a.work, extractor, poses, a.data)
+        rows[name] = found | medians(errors[name])
     if a.peer:
         peer = Peer(a.peer, a.peer_tool, a.work)
         peer.look_at_files((a.data / "eval/matching").rglob("*"))
@@ -85,7 +89,7 @@ def main() -> None:
             peer.look_at_photos(photos)
             pair = Pair(registry.create("gem"), peer)
             rows[_PEER] |= kept(a.work, pair, retrieval, a.data)
-    report = make_report(rows, {processor(): times} | earlier_times(a.out))
+    report = make_report(rows, errors, {processor(): times} | earlier_times(a.out))
     print_report(report)
     if a.out:
         (a.out / "accuracy.md").write_text(report.to_markdown())
@@ -102,16 +106,32 @@ def homographies(extractor: Extractor, data: Path, work: Path) -> Scores:  # noq
     return {name: row[name] for name in names}
 
 
-def localization(extractor: Extractor, data: Path, work: Path) -> Scores:  # noqa: ARG001
-    found: Scores = {}
+def poses(extractor: Extractor, data: Path, work: Path) -> Errors:  # noqa: ARG001
+    found: Errors = {}
     for scene in SCENES:
-        folder = data / "eval/localization" / scene
-        row = over_all(evaluate_localization(folder, {"x": extractor}))
+        millimetres, degrees = errors_of(extractor, data / "eval/localization" / scene)
         short = scene.rsplit("-", 1)[0]
-        found[f"{short} mm"] = 10 * row["median cm"]
-        found[f"{short} degrees"] = row["median degrees"]
-        found[f"{short} localized"] = row["localized"]
+        found |= {f"{short} mm": millimetres.tolist(), f"{short} degrees": degrees.tolist()}
     return found
+
+
+def medians(errors: Errors) -> Scores:
+    found: Scores = {}
+    for name, values in errors.items():
+        found[name] = float(np.median(values))
+        if name.endswith(" degrees"):
+            found[name.replace("degrees", "localized")] = float(np.isfinite(values).mean())
+    return found
+
+
+def pose_table(errors: Mapping[str, Errors]) -> Table:
+    rows = []
+    for name, found in errors.items():
+        for what, values in found.items():
+            ours, sift = np.array(values), np.array(errors["sift"][what])
+            rows.append((name, what, len(ours), *interval(ours), *ratio_interval(ours, sift)))
+    columns = ("median", "from", "to", "of RootSIFT's", "ratio from", "ratio to")
+    return Table("Poses, 95 % intervals", ("extractor", "error", "queries", *columns), tuple(rows))
 
 
 class Peer:
@@ -195,12 +215,16 @@ def earlier_times(out: Path | None) -> dict[str, Scores]:
     """By kind of processor, those of other kinds than this."""
     if out is None or not (out / "accuracy.json").exists():
         return {}
-    _, times = json.loads((out / "accuracy.json").read_text())["tables"]
+    *_, times = json.loads((out / "accuracy.json").read_text())["tables"]
     rows = {row.pop("processor"): row for row in times["rows"]}
     return {kind: row for kind, row in rows.items() if kind != processor()}
 
 
-def make_report(rows: dict[str, Scores], times: Mapping[str, Mapping[str, float | None]]) -> Report:
+def make_report(
+    rows: Mapping[str, Scores],
+    errors: Mapping[str, Errors],
+    times: Mapping[str, Mapping[str, float | None]],
+) -> Report:
     columns = list(dict.fromkeys(column for scores in rows.values() for column in scores))
     table = Table(
         "Accuracy",
@@ -213,7 +237,7 @@ def make_report(rows: dict[str, Scores], times: Mapping[str, Mapping[str, float 
         tuple((kind, *(row.get(name) for name in NAMES)) for kind, row in sorted(times.items())),
         digits=1,
     )
-    return Report("accuracy", {"torch": torch.__version__}, (table, speed))
+    return Report("accuracy", {"torch": torch.__version__}, (table, pose_table(errors), speed))
 
 
 def write_scores(rows: dict[str, Scores]) -> None:

@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import torch
@@ -46,6 +46,7 @@ SIDE, TIMED, ROUNDS = 640, 20, 10
 DISTRACTORS = 5  # every so-manieth photo
 
 Scores = dict[str, float | None]
+Found = TypeVar("Found")
 
 
 def main() -> None:
@@ -85,15 +86,13 @@ COLUMNS = (
 )
 
 
-def kept(
-    work: Path, extractor: Extractor, measure: Callable[..., Scores], data: Path
-) -> dict[str, float | None]:
+def kept(work: Path, extractor: Extractor, measure: Callable[..., Found], data: Path) -> Found:
     """What `measure` finds, from the file of an earlier call where there is one."""
     file = work / f"{extractor.info.name}-{extractor.info.fingerprint}-{measure.__name__}.json"
     if not file.exists():
         file.write_text(json.dumps(measure(extractor, data, work)))
         print(file.read_text(), flush=True)
-    found: Scores = json.loads(file.read_text())
+    found: Found = json.loads(file.read_text())
     return found
 
 

@@ -22,14 +22,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pose_errors import errors_of, interval
 
 from locate.extractors import sift
 from locate.extractors.sift import Sift
-from locate.metrics_pose import pose_errors
-from locate.types import Array
-from pipelines.datasets_localization import find_scenes
-from pipelines.evaluate_localization import splits
-from pipelines.pose_map import MapMaker, MapOptions
 from pipelines.report import Report, Table
 from pipelines.tables import print_report
 
@@ -68,25 +64,11 @@ def errors(folder: Path, bias: float, contrast: float) -> tuple[float, ...]:
     before = sift._BIAS
     sift._BIAS = np.float32(bias)
     try:
-        (scene,) = find_scenes(folder)
-        make = MapMaker(Sift(KEYPOINTS, SIDE, contrast), MapOptions())
-        found, truth = [], []
-        for queries, mapped in splits(scene):
-            localize = make(scene, mapped)
-            found += [localize(query.path, query.camera) for query in queries]
-            truth += [query.cam_from_world for query in queries]
+        millimetres, degrees = errors_of(Sift(KEYPOINTS, SIDE, contrast), folder)
     finally:
         sift._BIAS = before
-    positions, rotations = pose_errors(found, truth)
-    share = float(np.isfinite(positions).mean())
-    return share, *interval(1000 * positions), *interval(rotations)
-
-
-def interval(values: Array) -> tuple[float, float, float]:
-    """The median, and the percentiles 2.5 and 97.5 of those of resamples (Efron 1979)."""
-    rng = np.random.default_rng(0)
-    medians = np.median(rng.choice(values, (2000, len(values))), axis=1)
-    return float(np.median(values)), *np.percentile(medians, (2.5, 97.5)).tolist()
+    share = float(np.isfinite(millimetres).mean())
+    return share, *interval(millimetres), *interval(degrees)
 
 
 def with_k3(scene: Path, temporary: Path) -> Path:
