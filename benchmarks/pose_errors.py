@@ -45,5 +45,13 @@ def ratio_interval(values: Array, others: Array) -> tuple[float, float, float]:
     return ratio, *np.percentile(ratios, (2.5, 97.5)).tolist()
 
 
+def geometric_ratio(values: Array, others: Array) -> tuple[float, float, float]:
+    """The geometric mean of `values` divided by `others`, which belong to the same queries, and the
+    percentiles as above."""
+    logs = np.log(values / others)
+    means = logs[_drawn(len(logs))].mean(axis=1)
+    return float(np.exp(logs.mean())), *np.exp(np.percentile(means, (2.5, 97.5))).tolist()
+
+
 def _drawn(count: int) -> Array:
     return np.random.default_rng(0).integers(0, count, (RESAMPLES, count))
