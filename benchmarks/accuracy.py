@@ -147,7 +147,11 @@ def pose_table(errors: Mapping[str, Errors]) -> Table:
             ratios = geometric_ratio(ours, sift)
             rows.append((name, f"all, {unit}", len(ours), None, None, None, *ratios))
     columns = ("median", "from", "to", "of RootSIFT's", "ratio from", "ratio to")
-    return Table("Poses, 95 % intervals", ("extractor", "error", "queries", *columns), tuple(rows))
+    return Table(
+        "Poses, 95 % intervals (fox: thousandths of its unit)",
+        ("extractor", "error", "queries", *columns),
+        tuple(rows),
+    )
 
 
 class Peer:
