@@ -226,6 +226,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
                 "path": str(c.path),
                 "inliers": c.inliers,
                 "matches": len(c.verification.matches) if c.verification else None,
+                "on_overlay": c.verification.on_overlay if c.verification else None,
                 "similarity": c.similarity,
                 "votes": c.votes,
                 "evidence": c.evidence,

@@ -30,6 +30,7 @@ from index.records import ImageRow
 from locate.errors import DatabaseError
 from locate.geometry import MAX_EPIPOLAR_ERROR, distinct_matches
 from locate.matching import match_mutual
+from locate.overlays import on_overlay
 from locate.pixels import to_colmap
 from locate.types import Array
 from pipelines.map_features import mapped_rows, require_info, working_side
@@ -193,7 +194,14 @@ def match_pairs(
             matches = match_mutual(seen[0].descriptors, seen[1].descriptors, ratio)
             scale = max(1.0, max(max(f.image_size) for f in seen) / side)
             points = [to_colmap(f.keypoints.astype(np.float64)) for f in seen]
-            return matches, _geometry(points, matches, [camera_of[i] for i in pair], scale, seed)
+            lenses = [camera_of[i] for i in pair]
+            found = _geometry(points, matches, lenses, scale, seed)
+            # What lies on an overlay is not stored either: on known poses it would become points.
+            on = on_overlay(*seen, matches, side)
+            if not on.any():
+                return matches, found
+            matches = matches[~on]
+            return matches, _geometry(points, matches, lenses, scale, seed)
 
         remaining = iter(todo)
         waiting: deque[tuple[Pair, Future[tuple[Array, pycolmap.TwoViewGeometry]]]] = deque()
