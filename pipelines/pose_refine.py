@@ -35,6 +35,7 @@ REACH = 0.2  # of the photo's longer side
 _STEP = 1e-6  # of numerical derivatives, in units of the normalized plane and of `LENS`
 _ROUNDS = 50
 _BLOCK = 1024
+_LEAST_SPARE = 0.1  # of one less leverage
 
 
 @dataclass(frozen=True)
@@ -121,11 +122,11 @@ def solve(problem: Problem, state: State) -> State | None:
     not determine it."""
     for _ in range(2 if problem.has_priors else 1):
         found = minimize(problem, state)
-        variance = None if found is None else problem.variance(found)
-        if found is None or variance is None:
+        worth = None if found is None else problem.worth(found)
+        if found is None or worth is None:
             return None
         state = found
-        problem.weigh_priors(variance)
+        problem.weigh_priors(worth)
     return state
 
 
@@ -186,10 +187,10 @@ class Problem:
     def has_priors(self) -> bool:
         return len(self._free) > 0
 
-    def weigh_priors(self, variance: float) -> None:
-        """Let the priors weigh as much as residuals of this variance (pixels squared) justify: the loss
-        counts residuals in units of its own scale, not of their noise."""
-        self._prior = self._information * variance / self._scale**2
+    def weigh_priors(self, worth: float) -> None:
+        """Let the priors weigh as much as the residuals justify, see `worth`: the loss counts residuals in
+        units of its own scale, not of their noise."""
+        self._prior = self._information * worth / self._scale**2
 
     def moved(self, state: State, step: Array) -> State:
         pose = state.cam_from_world
@@ -231,24 +232,43 @@ class Problem:
             return None
         return float((weights * (residuals**2).sum(axis=1)).sum() / freedom)
 
-    def covariances(self, state: State) -> tuple[Array, Array] | None:
-        """The two parts of the covariance, see `Refined`; None if the points do not determine it."""
-        variance = self.variance(state)
-        if variance is None:
+    def worth(self, state: State) -> float | None:
+        """Pixels squared: what a unit of information of a prior is worth among these residuals. Under the
+        loss they tell of a parameter (sum of w^2)^2 / (sum of w^2 r^2 / 2) times their derivatives
+        squared (see `covariances`), and pull it by the sum of w^2 times these."""
+        residuals = self.residuals(state)
+        squares = self._weights(residuals) ** 2
+        freedom = 2 * squares.sum() - len(self._information) * squares.mean()
+        if freedom <= 0:
             return None
-        residuals, jacobian = self.residuals(state), self._jacobian(state)
-        weights = self._weights(residuals)
-        weighted = (jacobian * weights[:, None, None]).transpose(1, 0, 2)  # 2 x M x P
-        hessian = np.einsum("kmp,mkq->pq", weighted, jacobian)
-        prior = np.diag(self._information) * variance
+        return float((squares * (residuals**2).sum(axis=1)).sum() / freedom)
+
+    def covariances(self, state: State) -> tuple[Array, Array] | None:
+        """The two parts of the covariance, see `Refined`; None if the points do not determine it.
+
+        With psi = w r, the pull of a residual, its derivative is w (I - 2 w r r^T / scale^2), on average
+        over the directions of r w^2 I (as w = 1 / (1 + r^2 / scale^2)). Where the noise is as large as the
+        scale of the loss, w^2 is far less than w.
+        """
+        variance, worth = self.variance(state), self.worth(state)
+        if variance is None or worth is None:
+            return None
+        residuals = self.residuals(state)
+        jacobian = self._jacobian(state).transpose(1, 0, 2)  # 2 x M x P
+        squares = self._weights(residuals) ** 2
+        curved = jacobian * squares[:, None]
+        prior = np.diag(self._information) * worth
         try:
-            inverse = np.linalg.inv(hessian + prior)
+            inverse = np.linalg.inv(np.einsum("kmp,kmq->pq", curved, jacobian) + prior)
         except np.linalg.LinAlgError:
             return None
+        # A point that draws the pose to itself has a small residual: its share is taken out (HC3).
+        leverage = np.einsum("kmp,pq,kmq->m", curved, inverse, jacobian) / 2
+        pulls = squares * (residuals**2).sum(axis=1) / 2 / np.maximum(1 - leverage, _LEAST_SPARE) ** 2
+        noise = np.einsum("kmp,m,kmq->pq", jacobian, pulls, jacobian) + prior * worth
         # The errors in x and in y are independent of each other.
-        noise = sum(part.T @ part for part in weighted) + prior
-        field = sum(part.T @ self._smoothed(part) for part in weighted)
-        parts = [(variance * inverse @ middle @ inverse)[:6, :6] for middle in (noise, field)]
+        field = variance * sum(part.T @ self._smoothed(part) for part in curved)
+        parts = [(inverse @ middle @ inverse)[:6, :6] for middle in (noise, field)]
         independent, systematic = ((part + part.T) / 2 for part in parts)
         sound = all(np.isfinite(part).all() for part in parts)
         if not sound or (np.linalg.eigvalsh(independent) <= 0).any():
