@@ -25,8 +25,9 @@ _GUESS = 1.2  # focal length in units of the longer side: COLMAP's, near that of
 # Standard deviations; those of EXIF's focal lengths are `sensors.ExifFocal`'s.
 _MAP = Freedom(focal=0.002, distortion=0.002, principal=0.001)
 _ZOOMED = Freedom(focal=0.01, distortion=0.01, principal=0.01)  # the same, enlarged by EXIF
-_DISTORTION = 0.1
-_UNKNOWN = Freedom(focal=1.0, distortion=_DISTORTION, principal=OFF_CENTRE)
+# What is not known of a lens: from those that see straight lines straight to fisheyes, square pixels or
+# nearly so, and photos that are a part of what the camera saw.
+_UNKNOWN = Freedom(focal=1.0, distortion=0.3, principal=0.3, second=0.3, aspect=0.02)
 _HELD = 0.1  # of a focal length: one that is less certain does not tell inliers from outliers
 GIVEN, MAP, EXIF, DOUBTFUL, ESTIMATED = "given", "map", "exif", "exif in doubt", "estimated"
 
@@ -124,9 +125,8 @@ def choose_camera(
             return QueryCamera(zoomed, MAP, _ZOOMED)
     told = exif_focal(info)
     if told is not None:
-        freedom = Freedom(told.sigma, _DISTORTION, told.off_centre)
-        camera = simple_camera(told.pixels, size)
-        return QueryCamera(camera, DOUBTFUL if told.doubt else EXIF, freedom)
+        freedom = replace(_UNKNOWN, focal=told.sigma)
+        return QueryCamera(any_lens(told.pixels, size), DOUBTFUL if told.doubt else EXIF, freedom)
     return unknown_camera(size)
 
 
@@ -159,7 +159,19 @@ def magnified(camera: pycolmap.Camera, factor: float) -> pycolmap.Camera:
 
 def unknown_camera(size: tuple[int, int]) -> QueryCamera:
     """A camera whose focal length has to be estimated."""
-    return QueryCamera(simple_camera(_GUESS * max(size), size), ESTIMATED, _UNKNOWN)
+    return QueryCamera(any_lens(_GUESS * max(size), size), ESTIMATED, _UNKNOWN)
+
+
+def any_lens(focal: float, size: tuple[int, int]) -> pycolmap.Camera:
+    """COLMAP's OPENCV without distortion, to begin with: with two radial terms, two focal lengths and the
+    principal point free it bends as other lenses do, fisheyes of up to 100 degrees among them.
+
+    Args:
+        focal: in pixels.
+        size: (width, height) in pixels.
+    """
+    params = [focal, focal, size[0] / 2, size[1] / 2, 0.0, 0.0, 0.0, 0.0]
+    return pycolmap.Camera(model="OPENCV", width=size[0], height=size[1], params=params)
 
 
 def simple_camera(focal: float, size: tuple[int, int]) -> pycolmap.Camera:

@@ -44,15 +44,19 @@ class Freedom:
 
     Attributes:
         focal: standard deviation of the relative error of its focal length; 0 keeps it.
-        distortion: standard deviation of the first radial term; 0 keeps it. Only for COLMAP's
-            SIMPLE_RADIAL.
+        distortion: standard deviation of the first radial term; 0 keeps it. Only for models of `RADIAL`.
         principal: standard deviation of each coordinate of the principal point, as a share of the
             photo's longer side; 0 keeps it.
+        second: standard deviation of the second radial term, of models that have one; 0 keeps it.
+        aspect: standard deviation of the logarithm of the ratio of the focal lengths in x and in y, of
+            models that have two; 0 keeps it.
     """
 
     focal: float = 0.0
     distortion: float = 0.0
     principal: float = 0.0
+    second: float = 0.0
+    aspect: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +94,7 @@ def refine_pose(
     cam_from_world: Array,
     *,
     freedom: Freedom | None = None,
+    begin: Array | None = None,
     loss_scale: float = 1.0,
     systematic: float = SYSTEMATIC,
 ) -> Refined | None:
@@ -100,7 +105,8 @@ def refine_pose(
         world_points: M x 3, in front of the camera.
         camera: left as it is.
         cam_from_world: 3 x 4, near the solution.
-        freedom: of the camera.
+        freedom: of the camera, whose priors hold it as it is.
+        begin: changes of it, as in `LENS`, to begin with; none by default.
         loss_scale: pixels at which a residual counts half.
         systematic: the share of the map's systematic errors in the noise.
 
@@ -109,7 +115,8 @@ def refine_pose(
     """
     freedom = freedom or Freedom()
     problem = Problem(points, world_points, camera, freedom, loss_scale)
-    state = solve(problem, State(cam_from_world, camera, np.zeros(len(LENS))))
+    lens = np.zeros(len(LENS)) if begin is None else begin
+    state = solve(problem, State(cam_from_world, changed_lens(camera, lens), lens))
     parts = None if state is None else problem.covariances(state)
     if state is None or parts is None:
         return None
@@ -162,7 +169,16 @@ class State:
     lens: Array  # changes of the camera, see LENS
 
 
-LENS = ("log of the factor of the focal length", "radial term", "x", "y of the principal point")
+LENS = (
+    "log of the factor of the focal length",
+    "radial term",
+    "x of the principal point",
+    "y of the principal point",
+    "second radial term",
+    "log of the ratio of the focal lengths in x and in y",
+)
+_ID = pycolmap.CameraModelId
+RADIAL = {_ID.SIMPLE_RADIAL: 1, _ID.OPENCV: 2, _ID.OPENCV_FISHEYE: 2}  # radial terms that may be free
 
 
 class Problem:
@@ -174,9 +190,17 @@ class Problem:
     ) -> None:
         self._points, self._world = points, world
         self._camera, self._scale = camera, scale
-        radial = camera.model == pycolmap.CameraModelId.SIMPLE_RADIAL
-        distortion = freedom.distortion if radial else 0.0
-        sigmas = np.array([freedom.focal, distortion, freedom.principal, freedom.principal])
+        terms, focals = RADIAL.get(camera.model, 0), len(list(camera.focal_length_idxs()))
+        sigmas = np.array(
+            [
+                freedom.focal,
+                freedom.distortion if terms > 0 else 0.0,
+                freedom.principal,
+                freedom.principal,
+                freedom.second if terms > 1 else 0.0,
+                freedom.aspect if focals > 1 else 0.0,
+            ]
+        )
         self._free = np.flatnonzero(sigmas > 0)
         information = sigmas[self._free] ** -2.0
         # Of the priors, by parameter: nothing is known of the pose.
@@ -350,12 +374,16 @@ def _project(camera: pycolmap.Camera, seen: Array) -> Array:
 
 
 def changed_lens(camera: pycolmap.Camera, lens: Array) -> pycolmap.Camera:
-    """The camera with changes as in `LENS`, 4."""
+    """The camera with changes as in `LENS`."""
     params = np.array(camera.params)
-    params[list(camera.focal_length_idxs())] *= np.exp(lens[0])
-    if lens[1]:
-        params[next(iter(camera.extra_params_idxs()))] += lens[1]
-    params[list(camera.principal_point_idxs())] += lens[2:] * max(camera.width, camera.height)
+    focals = list(camera.focal_length_idxs())
+    params[focals] *= np.exp(lens[0])
+    for term, change in enumerate((lens[1], lens[4])):
+        if change:
+            params[list(camera.extra_params_idxs())[term]] += change
+    params[list(camera.principal_point_idxs())] += lens[2:4] * max(camera.width, camera.height)
+    if lens[5]:
+        params[focals] *= np.exp(lens[5] * np.array([0.5, -0.5]))
     return pycolmap.Camera(
         model=camera.model, width=camera.width, height=camera.height, params=params
     )
