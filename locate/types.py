@@ -105,7 +105,11 @@ class PhotoInfo:
         taken_at: "YYYY-MM-DDTHH:MM:SS", local time of the camera.
         camera: maker and model.
         focal_mm: focal length in millimetres.
-        focal_35mm: focal length in 35 mm film equivalent, in millimetres.
+        focal_35mm: focal length in 35 mm film equivalent, in millimetres. Most cameras multiply it by
+            the digital zoom.
+        digital_zoom: how many times the middle of the picture was enlarged; None where it was not.
+        exif_size: (width, height) in pixels that the camera wrote, upright; others than `size` if the
+            photo was cropped or resized since.
         latitude, longitude: WGS84 degrees, north and east positive.
         altitude: metres above sea level.
     """
@@ -116,6 +120,8 @@ class PhotoInfo:
     camera: str | None = None
     focal_mm: float | None = None
     focal_35mm: float | None = None
+    digital_zoom: float | None = None
+    exif_size: tuple[int, int] | None = None
     latitude: float | None = None
     longitude: float | None = None
     altitude: float | None = None

@@ -321,6 +321,7 @@ class Localizer:
                     camera,
                     scale=scale,
                     systematic=self.map.systematic,
+                    resolution=self.map.resolution,
                     seed=seed,
                 )
             agreeing = 0

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pycolmap
 
 from locate.errors import ImageError, InputError
@@ -18,14 +19,17 @@ from locate.pose import Camera
 from locate.types import PhotoInfo
 from pipelines.pose_models import make_camera, read_cameras_text
 from pipelines.pose_refine import Freedom
-from pipelines.sensors import exif_focal
+from pipelines.sensors import OFF_CENTRE, cropped_from, digital_zoom, exif_focal
 
 _GUESS = 1.2  # focal length in units of the longer side: COLMAP's, near that of a phone
-# Standard deviations. Of phones and compact cameras, EXIF rounds to whole millimetres or knows the lens
-# at infinity only; a principal point is rarely further than 1 % of the photo from its middle.
+# Standard deviations; those of EXIF's focal lengths are `sensors.ExifFocal`'s.
 _MAP = Freedom(focal=0.002, distortion=0.002, principal=0.001)
-_EXIF = Freedom(focal=0.05, distortion=0.1, principal=0.01)
-_UNKNOWN = Freedom(focal=1.0, distortion=0.1, principal=0.01)
+_ZOOMED = Freedom(focal=0.01, distortion=0.01, principal=0.01)  # the same, enlarged by EXIF
+# What is not known of a lens: from those that see straight lines straight to fisheyes, square pixels or
+# nearly so, and photos that are a part of what the camera saw.
+_UNKNOWN = Freedom(focal=1.0, distortion=0.3, principal=0.3, second=0.3, aspect=0.02)
+_HELD = 0.1  # of a focal length: one that is less certain does not tell inliers from outliers
+GIVEN, MAP, EXIF, DOUBTFUL, ESTIMATED = "given", "map", "exif", "exif in doubt", "estimated"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +46,8 @@ class QueryCamera:
 
     @property
     def focal_known(self) -> bool:
-        return self.source != "estimated"
+        """Well enough to tell which matches agree."""
+        return self.freedom.focal <= _HELD
 
 
 @dataclass(frozen=True)
@@ -51,20 +56,33 @@ class Device:
 
     Attributes:
         name: maker and model.
-        focal_mm: as EXIF has it.
+        focal_mm, focal_35mm: as EXIF has them.
+        zoom: of the picture itself, 1 for none.
         size: (width, height) in pixels, upright.
+        orientation: of EXIF, as its middle is elsewhere in a photo that was held another way up.
     """
 
     name: str
     focal_mm: float | None
+    focal_35mm: float | None
+    zoom: float
     size: tuple[int, int]
+    orientation: int
 
 
 def device_of(info: PhotoInfo) -> Device | None:
-    """None of a photo whose EXIF does not name its camera."""
-    if info.camera is None:
+    """None of a photo whose EXIF does not name its camera, or that was cropped since: every crop is a
+    camera of its own."""
+    if info.camera is None or cropped_from(info) is not None:
         return None
-    return Device(info.camera, info.focal_mm or info.focal_35mm, info.size)
+    return Device(
+        info.camera,
+        info.focal_mm,
+        info.focal_35mm,
+        digital_zoom(info),
+        info.size,
+        info.orientation,
+    )
 
 
 def choose_camera(
@@ -97,19 +115,63 @@ def choose_camera(
                 f"is {size[0]} x {size[1]} px, but its camera is {camera.width} x {camera.height}",
                 "give the camera of the photo as it is",
             )
-        return QueryCamera(camera, "given", Freedom())
+        return QueryCamera(camera, GIVEN, Freedom())
     device = device_of(info)
-    if device is not None and device in (known or {}):
-        return QueryCamera((known or {})[device], "map", _MAP)
-    focal = exif_focal(info)
-    if focal is not None:
-        return QueryCamera(simple_camera(focal, size), "exif", _EXIF)
+    if device is not None and known:
+        if device in known:
+            return QueryCamera(known[device], MAP, _MAP)
+        zoomed = _zoomed(device, known)
+        if zoomed is not None:
+            return QueryCamera(zoomed, MAP, _ZOOMED)
+    told = exif_focal(info)
+    if told is not None:
+        freedom = replace(_UNKNOWN, focal=told.sigma)
+        return QueryCamera(any_lens(told.pixels, size), DOUBTFUL if told.doubt else EXIF, freedom)
     return unknown_camera(size)
+
+
+def _zoomed(device: Device, known: Mapping[Device, pycolmap.Camera]) -> pycolmap.Camera | None:
+    """The camera of a device that the map knows at another digital zoom; None if it knows none, or if
+    the 35 mm equivalents do not confirm the zoom."""
+    for other, camera in known.items():
+        factor = device.zoom / other.zoom
+        same = replace(other, zoom=device.zoom, focal_35mm=device.focal_35mm) == device
+        if same and factor != 1 and other.focal_35mm and device.focal_35mm:
+            rounding = 0.5 / other.focal_35mm + 0.5 / device.focal_35mm
+            told = np.log(device.focal_35mm / other.focal_35mm)
+            if abs(told - np.log(factor)) <= rounding + _ZOOMED.focal:
+                return magnified(camera, factor)
+    return None
+
+
+def magnified(camera: pycolmap.Camera, factor: float) -> pycolmap.Camera:
+    """A camera whose photo is the middle of another's, enlarged to the same size. All distortion is a
+    matter of directions, so its parameters stay."""
+    params = np.array(camera.params)
+    params[list(camera.focal_length_idxs())] *= factor
+    middle = np.array([camera.width, camera.height]) / 2
+    at = list(camera.principal_point_idxs())
+    params[at] = middle + (params[at] - middle) * factor
+    return pycolmap.Camera(
+        model=camera.model, width=camera.width, height=camera.height, params=params
+    )
 
 
 def unknown_camera(size: tuple[int, int]) -> QueryCamera:
     """A camera whose focal length has to be estimated."""
-    return QueryCamera(simple_camera(_GUESS * max(size), size), "estimated", _UNKNOWN)
+    return QueryCamera(any_lens(_GUESS * max(size), size), ESTIMATED, _UNKNOWN)
+
+
+def any_lens(focal: float, size: tuple[int, int]) -> pycolmap.Camera:
+    """COLMAP's OPENCV without distortion, to begin with: with two radial terms, two focal lengths and the
+    principal point free it bends as other lenses do, fisheyes of up to 100 degrees among them.
+
+    Args:
+        focal: in pixels.
+        size: (width, height) in pixels.
+    """
+    params = [focal, focal, size[0] / 2, size[1] / 2, 0.0, 0.0, 0.0, 0.0]
+    return pycolmap.Camera(model="OPENCV", width=size[0], height=size[1], params=params)
 
 
 def simple_camera(focal: float, size: tuple[int, int]) -> pycolmap.Camera:
