@@ -11,6 +11,7 @@ import numpy as np
 
 from locate.errors import ImageError
 from locate.images import read_photo
+from locate.masks import hidden
 from locate.types import Array, Features
 from pipelines.extraction import Clock, extract_turned
 from pipelines.localize import Localizer, PriorPose, Try
@@ -106,7 +107,7 @@ def _look(
 ) -> Seen:
     """The photo turned as most of its matches agree with a pose of its own."""
     extractor = localizer._load()
-    opened = read_photo(path, extractor.max_side)
+    opened, mask = hidden(read_photo(path, extractor.max_side), localizer.masks)
     size = opened.info.size
     camera = choose_camera(opened.info, place.camera, name=str(path), known=localizer.map.devices)
     best = Seen(path, place, _DARK, size, scale=localizer.map.scale_of(size))
@@ -117,7 +118,9 @@ def _look(
         invariant = upright is not None and extractor.info.rotation_invariant
         if rotation and invariant and len(allowed) <= count:
             break  # the same features and the same candidates again
-        looked = extract_turned(extractor, opened.pixels, size, rotation, local=not invariant)
+        looked = extract_turned(
+            extractor, opened.pixels, size, rotation, local=not invariant, mask=mask
+        )
         features = upright if invariant else looked.features
         upright = upright or features
         if features is None or not len(features):

@@ -42,6 +42,7 @@ def add_to_map(
     out: Path,
     photos: Sequence[Path],
     *,
+    masks: Path | str | None = None,
     workers: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -73,6 +74,7 @@ def add_to_map(
         add_photos(
             photos,
             folder.features,
+            masks=masks,
             workers=workers,
             progress=lambda done, total: tell("features", done, total),
         )

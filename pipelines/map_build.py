@@ -63,6 +63,7 @@ def build_map(
     extractor: str | None = None,
     weights: Sequence[Path] = (),
     mapper: str = "auto",
+    masks: Path | str | None = None,
     workers: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -77,6 +78,7 @@ def build_map(
         mapper: "incremental"; "global", which solves all photos at once and is the more robust one
             where they are few and far apart (`benchmarks/maps.py`); or "auto": both for up to a
             hundred photos, and what explains more is kept; beyond, incremental.
+        masks: as for `build_index`; only with `images`.
         workers: threads; by default one a core.
         seed: of everything that is drawn.
         progress: called with (stage, done, in all) from this thread. The stages are "features",
@@ -90,6 +92,8 @@ def build_map(
         raise InputError("a map is made of an index or of a folder of images; give one of the two")
     if index is not None and (extractor is not None or weights):
         raise InputError("an index has its extractor already; leave extractor and weights out")
+    if index is not None and masks is not None:
+        raise InputError("an index was made with its masks already; leave them out")
     if mapper not in MAPPERS:
         raise UnknownNameError("mapper", mapper, MAPPERS)
     tell: Progress = progress or (lambda _stage, _done, _total: None)
@@ -104,7 +108,7 @@ def build_map(
             roots = copy_index(index, folder, tell)
         else:
             assert images is not None
-            roots = look_at(images, folder, extractor, weights, workers, tell)
+            roots = look_at(images, folder, extractor, weights, workers, tell, masks)
         with lock.writer(folder.features), Catalog.create(folder.features) as catalog:
             require_unique_names(catalog, roots)
             require_local(require_info(catalog))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from locate.errors import InputError
 from pipelines import exits
+from pipelines.arguments import add_masks
 
 if TYPE_CHECKING:
     from pipelines.georef import Georef
@@ -107,6 +108,7 @@ def build_map(a: argparse.Namespace) -> int:
             extractor=a.extractor,
             weights=a.weights,
             mapper=a.mapper,
+            masks=a.masks,
             workers=a.workers,
             seed=a.seed,
             progress=progress,
@@ -125,6 +127,7 @@ def import_map(a: argparse.Namespace) -> int:
             extractor=a.extractor,
             weights=a.weights,
             metric=a.metric,
+            masks=a.masks,
             workers=a.workers,
             seed=a.seed,
             progress=progress,
@@ -138,7 +141,9 @@ def add_to_map(a: argparse.Namespace) -> int:
 
     left_out = survey(a.photos)
     with _stages() as progress:
-        report = add(a.map, a.photos, workers=a.workers, seed=a.seed, progress=progress)
+        report = add(
+            a.map, a.photos, masks=a.masks, workers=a.workers, seed=a.seed, progress=progress
+        )
     return _tell_map(report, a.map, a.json, left_out)
 
 
@@ -262,6 +267,7 @@ def _extractor(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def _seed_and_workers(parser: argparse.ArgumentParser) -> None:
+    add_masks(parser, remembered=True)
     parser.add_argument("--seed", type=at_least(0), default=0, help="of what is drawn (default 0)")
     parser.add_argument(
         "--workers", type=at_least(1), metavar="N", help="threads (default: one a core)"

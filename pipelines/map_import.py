@@ -54,6 +54,7 @@ def import_map(
     extractor: str | None = None,
     weights: Sequence[Path] = (),
     metric: bool = False,
+    masks: Path | str | None = None,
     workers: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -66,6 +67,7 @@ def import_map(
         out: the map's folder, made if need be.
         extractor, weights: as for `build_index`.
         metric: the unit of the poses is the metre.
+        masks: as for `build_index`.
         workers: threads; by default one a core.
         seed: of everything that is drawn.
         progress: called with (stage, done, in all) from this thread. The stages are "features",
@@ -93,6 +95,7 @@ def import_map(
             lambda done, total: tell("features", done, total),
             extractor,
             weights,
+            masks=masks,
         )
         require_local(require_info(catalog))
         job.index({root: [look(images / name, images) for name in sorted(posed.poses)]})
