@@ -24,7 +24,7 @@ from pipelines.sensors import OFF_CENTRE, cropped_from, digital_zoom, exif_focal
 _GUESS = 1.2  # focal length in units of the longer side: COLMAP's, near that of a phone
 # Standard deviations; those of EXIF's focal lengths are `sensors.ExifFocal`'s.
 _MAP = Freedom(focal=0.002, distortion=0.002, principal=0.001)
-_ZOOMED = Freedom(focal=0.01, distortion=0.01, principal=0.01)  # the same, enlarged by EXIF
+_ZOOMED = Freedom(focal=0.003, distortion=0.002, principal=0.002)  # EXIF has hundredths
 # What is not known of a lens: from those that see straight lines straight to fisheyes, square pixels or
 # nearly so, and photos that are a part of what the camera saw.
 _UNKNOWN = Freedom(focal=1.0, distortion=0.3, principal=0.3, second=0.3, aspect=0.02)
@@ -139,7 +139,7 @@ def _zoomed(device: Device, known: Mapping[Device, pycolmap.Camera]) -> pycolmap
         if same and factor != 1 and other.focal_35mm and device.focal_35mm:
             rounding = 0.5 / other.focal_35mm + 0.5 / device.focal_35mm
             told = np.log(device.focal_35mm / other.focal_35mm)
-            if abs(told - np.log(factor)) <= rounding + _ZOOMED.focal:
+            if abs(told - np.log(factor)) <= rounding + 3 * _ZOOMED.focal:
                 return magnified(camera, factor)
     return None
 

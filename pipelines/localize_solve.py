@@ -28,7 +28,7 @@ _MOST = 0.8  # of the matches agree: they cannot be clearly more
 _CONTRADICTED = 3.0  # standard deviations that a focal length of EXIF is refined away: it is wrong
 _ROUNDS = 6  # of refining and choosing the inliers anew
 _MIN_INLIERS = 6
-COARSE = 0.2  # share of systematic errors for each halving of what a photo resolves
+COARSE = 0.2  # share of systematic errors for each halving or doubling of what a photo resolves
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,9 +101,9 @@ def solve_pose(
 def share_of(
     systematic: float, resolution: float | None, camera: pycolmap.Camera, scale: float
 ) -> float:
-    """The share of systematic errors for a photo that resolves less than the map's. A corner lies beside
-    its place, by an amount that grows with the blur at which it is found; what all photos of a map have
-    in common does no harm, but a photo of half the size sees its corners elsewhere.
+    """The share of systematic errors for a photo that resolves less than the map's, or more. A corner lies
+    beside its place, by an amount that grows with the blur at which it is found; what all photos of a map
+    have in common does no harm, but a photo of half the size sees its corners elsewhere.
 
     Args:
         systematic: of a photo like the map's.
@@ -114,7 +114,7 @@ def share_of(
     if resolution is None:
         return systematic
     halvings = np.log2(resolution * scale / camera.mean_focal_length())
-    return float(np.hypot(systematic, COARSE * max(0.0, halvings)))
+    return float(np.hypot(systematic, COARSE * halvings))
 
 
 @dataclass(frozen=True, eq=False)
