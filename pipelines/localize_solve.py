@@ -61,9 +61,10 @@ def solve_pose(
 ) -> Solution | None:
     """The pose that most matches agree with.
 
-    A focal length that EXIF gives competes with one that is estimated from the matches, as a photo may
-    have been cropped since: the latter wins if clearly more matches agree with it, or nearly as many
-    where they pull the former far away (its prior would stop it half-way, and be sure of that).
+    A camera that EXIF or the map gives competes with one that is estimated from the matches, as a photo
+    may have been cropped or enlarged since: the latter wins if the matches agree clearly better with it,
+    or as well where they pull the focal length of the former far away (its prior would stop it half-way,
+    and be sure of that).
 
     Args:
         points: M x 2 in our pixels of the photo.
@@ -92,7 +93,8 @@ def solve_pose(
         return found
     size = (camera.camera.width, camera.camera.height)
     free = unknown_camera(size)
-    if found is not None and abs(_pull(camera, found)) <= _CONTRADICTED:
+    contradicted = found is not None and abs(_pull(camera, found)) > _CONTRADICTED
+    if found is not None and not contradicted:
         # Without RANSAC, which takes longer than all else: is there a better lens nearby?
         lens = any_lens(found.camera.camera.mean_focal_length(), size)
         near = _refined(task, widened(with_camera(free, lens)), found.refined.cam_from_world, lens)
@@ -101,7 +103,8 @@ def solve_pose(
     other = _solve(task, free)
     if found is None or other is None:
         return found or other
-    return other if _gain(task, found, other) > _OVERRULED else found
+    enough = -_ODD if contradicted else _OVERRULED
+    return other if _gain(task, found, other) > enough else found
 
 
 def share_of(
