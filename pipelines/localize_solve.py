@@ -25,6 +25,7 @@ MAX_ERROR = 8.0  # pixels at the size that the extractor looks at, of an inlier
 # Of RANSAC. A few points in a small part of a photo fit a mirrored pose far away as well, some pixels
 # off: there more of them lie within the wide tolerance than of the true pose.
 LIMITS = (MAX_ERROR, MAX_ERROR / 4)
+_MOST = 0.8  # of the matches agree: what another RANSAC would find lies nearby
 _CONTRADICTED = 3.0  # standard deviations that a focal length is refined away: it is wrong
 # Twice the logarithms of likelihood ratios, for five or six parameters more: a lens that is no ordinary
 # one, which happens to one ordinary photo in ten and makes it less precise; and a camera that is not the
@@ -94,7 +95,7 @@ def solve_pose(
     size = (camera.camera.width, camera.camera.height)
     free = unknown_camera(size)
     contradicted = found is not None and abs(_pull(camera, found)) > _CONTRADICTED
-    if found is not None and not contradicted:
+    if found is not None and not contradicted and found.inliers.mean() > _MOST:
         # Without RANSAC, which takes longer than all else: is there a better lens nearby?
         lens = any_lens(found.camera.camera.mean_focal_length(), size)
         near = _refined(task, widened(with_camera(free, lens)), found.refined.cam_from_world, lens)
