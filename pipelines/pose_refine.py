@@ -30,7 +30,7 @@ import pycolmap
 from locate.types import Array
 
 SYSTEMATIC = 0.25  # of the scale of the residuals, where a map does not know its own
-SYSTEMATIC_LENS = 0.65  # the same for a lens that is estimated; the squares add up
+SYSTEMATIC_LENS = 0.5  # the same for a lens that is estimated; the squares add up
 REACH = 0.2  # of the photo's longer side
 _STEP = 1e-6  # of numerical derivatives, in units of the normalized plane and of `LENS`
 _ROUNDS = 50
