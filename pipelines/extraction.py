@@ -19,6 +19,7 @@ from locate.errors import ImageError, InputError
 from locate.extractors.base import Extractor
 from locate.images import MIN_SIDE, decode_photo, read_bytes
 from locate.masks import Mask, Masks
+from locate.memory import is_out_of_memory
 from locate.pixels import unrotate_points
 from locate.types import Array, Extraction, Photo, PhotoInfo
 from pipelines.scan import Found
@@ -109,6 +110,9 @@ def _see(
         extraction = extract_turned(extractor, pixels, photo.info.size, 0, local=True, mask=mask)
         clock.lap("extract")
     except Exception as error:  # one photo that an extractor stumbles over does not end the build
+        if is_out_of_memory(error):
+            reason = "does not fit into memory; use fewer threads (--workers 1), or shrink it"
+            return Seen(item, state, error=reason, seconds=clock.seconds)
         reason = f"{extractor.info.name} failed on it ({type(error).__name__}: {error})"
         return Seen(item, state, error=f"{reason}; please report this", seconds=clock.seconds)
     return Seen(item, state, photo.info, extraction, seconds=clock.seconds)
