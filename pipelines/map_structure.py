@@ -18,7 +18,9 @@ most .2 % of its points off the homography, the pairs of a photo that moved 5 to
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pycolmap
@@ -28,6 +30,7 @@ from pipelines.two_views import View, fit_plane, turned_only
 
 Pair = tuple[int, int]
 
+JUDGED = 1  # how; grows when maps that are there have to be judged again
 PROVEN, WEAK, FLAT = "proven", "weak", "flat"
 DEPTH_ERROR = 4.0  # pixels at the size that the extractor looks at, which no lens explains
 _WEAK_ERROR = 1.0  # the same, beyond the precision of keypoints
@@ -38,7 +41,10 @@ MIN_POINTS = 15  # of a pair, for it to tell anything; of a photo, to be fixed b
 _ANGLE = 1.5  # degrees between two rays that fix a point, as COLMAP has it
 _FREEDOM = 2.0  # times as long or as short a known focal length may be
 _ANY_FOCAL = 4.0  # the same of one that is a guess
-_MAY_BE_FEWER = 0.5  # of the photos of a map are proven, or all of it is uncertain
+UNMOVED = (
+    "its matches are explained by turning the camera on the spot of another photo, or lie in a plane, "
+    "and it sees no points whose depth others prove; take it from another place"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,19 +60,26 @@ class Structure:
     turned: float
 
     @property
-    def fixed(self) -> frozenset[int]:
-        return self.proven | self.weak
+    def nothing(self) -> bool:
+        """Whether nothing at all is determined."""
+        return not self.proven and len(self.weak) <= len(self.flat)
 
     @property
     def doubt(self) -> str | None:
         """Why the map is uncertain as a whole; None if it is not."""
-        if len(self.proven) >= _MAY_BE_FEWER * len(self.fixed):
+        if len(self.proven) >= len(self.weak):
             return None
+        count = len(self.proven | self.weak | self.flat)
         return (
-            f"{len(self.weak)} of its {len(self.fixed)} photos show hardly any depth (a scene that is "
+            f"{count - len(self.proven)} of its {count} photos show hardly any depth (a scene that is "
             "nearly flat, or steps that are small against its distance) and do not say their focal "
             "length, so centres and focal lengths are not certain"
         )
+
+    @property
+    def left_out(self) -> dict[int, str]:
+        """Why photos should be left out, by id: the flat ones, if the others prove something."""
+        return {} if self.doubt or self.nothing else dict.fromkeys(self.flat, UNMOVED)
 
 
 def nothing_moved(count: int, turned: float, *, alone: bool = True) -> str:
@@ -104,6 +117,7 @@ def examine(
     *,
     scale: float,
     calibrated: Collection[int] = (),
+    fixed: Collection[int] = (),
 ) -> Structure:
     """Which photos of a model have a structure that their matches prove.
 
@@ -111,6 +125,7 @@ def examine(
         pairs: of photos with verified matches.
         scale: pixels of the photos in one that the extractor looks at.
         calibrated: ids of the cameras whose focal lengths are known, not guessed.
+        fixed: ids of photos that need no proof any more.
     """
     images = {i: model.images[i] for i in model.reg_image_ids()}
     seen = {i: _seen(image) for i, image in images.items()}
@@ -118,7 +133,7 @@ def examine(
     kept = [(i, j) for i, j in pairs if i in images and j in images]
     # Photos that are far from each other show depth best; the others need not be looked at then.
     kept.sort(key=lambda pair: -float(np.linalg.norm(centres[pair[0]] - centres[pair[1]])))
-    proven, weak, turned = set[int](), set[int](), list[bool]()
+    proven, weak, turned = set(fixed) & images.keys(), set[int](), list[bool]()
     for i, j in kept:
         if i in proven and j in proven:
             continue
@@ -130,12 +145,25 @@ def examine(
         elif by_turning is not None:
             turned.append(by_turning)
     _spread(model, proven, seen, centres)
-    fixed = proven | weak
-    _spread(model, fixed, seen, centres)
+    both = proven | weak
+    _spread(model, both, seen, centres)
     share = float(np.mean(turned)) if turned else 0.0
     return Structure(
-        frozenset(proven), frozenset(fixed - proven), frozenset(images.keys() - fixed), share
+        frozenset(proven), frozenset(both - proven), frozenset(images.keys() - both), share
     )
+
+
+def known_cameras(database: Path) -> set[int]:
+    """Ids of the cameras of a database of matches whose focal lengths are not guessed."""
+    with closing(pycolmap.Database.open(database)) as opened:
+        cameras = opened.read_all_cameras()
+    return {camera.camera_id for camera in cameras if camera.has_prior_focal_length}
+
+
+def leave_out(model: pycolmap.Reconstruction, photos: Iterable[int]) -> None:
+    """Take photos out of a model, and the points that fewer than two others see."""
+    for i in photos:
+        model.deregister_frame(model.images[i].frame_id)
 
 
 def examine_matches(
@@ -162,11 +190,10 @@ def examine_matches(
             for side, k in enumerate((i, j))
         ]
         one = cameras[i] == cameras[j]
-        plane = fit_plane(*views, tolerance=DEPTH_ERROR * scale, one_lens=one)
+        plane = fit_plane(views[0], views[1], tolerance=DEPTH_ERROR * scale, one_lens=one)
         if _many(plane.residuals, DEPTH_ERROR * scale):
             return None
-        freedom = _ANY_FOCAL
-        turn = turned_only(*views, plane, freedom=freedom, one_lens=one)
+        turn = turned_only(views[0], views[1], plane, freedom=_ANY_FOCAL, one_lens=one)
         turned.append(not _many(turn, DEPTH_ERROR * scale))
     return float(np.mean(turned)) if turned else None
 
@@ -188,20 +215,26 @@ def _kind(
     pixels = [seen[a.image_id].pixels[in_a], seen[b.image_id].pixels[in_b]]
     views = [_view(image.camera, xy) for image, xy in zip((a, b), pixels, strict=True)]
     one, tolerance = a.camera_id == b.camera_id, DEPTH_ERROR * scale
-    plane = fit_plane(*views, tolerance=tolerance, one_lens=one)
+    plane = fit_plane(views[0], views[1], tolerance=tolerance, one_lens=one)
     if _many(plane.residuals, tolerance):
         return PROVEN, None
     known = a.camera_id in calibrated and b.camera_id in calibrated
-    freedom = _FREEDOM if known else _ANY_FOCAL
-    by_turning = not _many(turned_only(*views, plane, freedom=freedom, one_lens=one), tolerance)
-    if known and not by_turning:
+
+    def by_turning(freedom: float) -> bool:
+        return not _many(
+            turned_only(views[0], views[1], plane, freedom=freedom, one_lens=one), tolerance
+        )
+
+    if known and not by_turning(_FREEDOM):
         return PROVEN, None
     points = np.array([model.points3D[int(i)].xyz for i in common])
-    noise = np.hypot(*(_errors(image, points, xy) for image, xy in zip((a, b), pixels, strict=True)))
+    noise = np.hypot(
+        *(_errors(image, points, xy) for image, xy in zip((a, b), pixels, strict=True))
+    )
     least = max(_WEAK_ERROR * scale, _NOISES * float(np.median(noise)))
     if _many(plane.residuals, min(least, tolerance)):
         return WEAK, None
-    return FLAT, by_turning
+    return FLAT, known or by_turning(_ANY_FOCAL)
 
 
 def _many(residuals: Array, tolerance: float) -> bool:

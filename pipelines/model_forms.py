@@ -28,7 +28,7 @@ def has_form(folder: Path, end: str, *, points: bool = False) -> bool:
 
 
 def form_of(folder: Path) -> str | None:
-    """ "bin" or "txt": what COLMAP would read, or else what can be read without points; None for none."""
+    """What COLMAP would read, "bin" or "txt", or else what can be read without points; None for none."""
     whole = (end for end in FORMS if has_form(folder, end, points=True))
     part = (end for end in FORMS if has_form(folder, end))
     return next(whole, None) or next(part, None)

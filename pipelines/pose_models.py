@@ -1,7 +1,8 @@
 """COLMAP models as ground truth: which camera took which photo, from where.
 
 What is read is what COLMAP reads (`pipelines.model_forms`): the binary before the text, and the poses of
-frames before those of images. Where what is not read differs, notes say so. Points are not read. A fault is told with file and line. Format: https://colmap.github.io/format.html
+frames before those of images. Where what is not read differs, notes say so. Points are not read. A fault
+is told with file and line. Format: https://colmap.github.io/format.html
 """
 
 from __future__ import annotations
@@ -170,10 +171,11 @@ def _read_form(folder: Path, end: str) -> PoseModel:
         turned = {name: by_frame[images[name].image_id] for name in framed}
         differs = pose_difference([turned[n] for n in framed], [poses[n] for n in framed])
         if differs:
-            notes = (
+            note = (
                 f"{folder}: frames.{end} and images.{end} differ ({differs}): frames.{end} was read, "
-                f"as COLMAP does; if it is out of date, delete frames.{end} and rigs.{end}",
+                f"as COLMAP does; if it is out of date, delete frames.{end} and rigs.{end}"
             )
+            notes = (note,)
             poses |= turned
     return PoseModel({name: cameras[images[name].camera_id] for name in images}, poses, notes)
 

@@ -1,7 +1,8 @@
 """Poses by COLMAP's rigs and frames: since version 3.12 what COLMAP goes by, where a model has them.
 
-A frame is one instant of a rig of sensors: cam_from_world = sensor_from_rig * rig_from_world. The poses in
-the file of images are then copies, which COLMAP does not read. Format: https://colmap.github.io/format.html
+A frame is one instant of a rig of sensors: cam_from_world = sensor_from_rig * rig_from_world. The poses
+in the file of images are then copies, which COLMAP does not read.
+Format: https://colmap.github.io/format.html
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ Sensors = Mapping[int, Array]  # 3 x 4 `sensor_from_rig` of each camera of a rig
 
 
 def read_frame_poses(folder: Path, end: str) -> dict[int, Array] | None:
-    """3 x 4 `cam_from_world` by image id, of a model whose files end with `end` (bin, txt); None if it has
-    no rigs or no frames.
+    """3 x 4 `cam_from_world` by image id, of a model whose files end with `end` (bin, txt); None if it
+    has no rigs or no frames.
 
     Raises:
         InputError: names the file and, in text, the line.

@@ -18,10 +18,10 @@ from locate.types import Array
 
 _SAMPLE = 300  # points that a homography is fitted to
 _FEW = 100  # that a rotation is
-_ROUNDS = 25  # of Levenberg-Marquardt
+_ROUNDS = 20  # of Levenberg-Marquardt
 _BEND = 0.3  # standard deviation of a lens's parameter at the corner of a photo
 _CLEAR = 0.5  # share of points off the best homography, beyond which no lens explains them
-_STARTS = (0.7, 1.0, 1.4)  # times the focal length
+_STARTS = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0)  # times the focal length
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,14 +95,15 @@ def turned_only(a: View, b: View, plane: Plane, *, freedom: float, one_lens: boo
     sources = _straight(a.normalized(), plane.bends[0])[0]
     targets = _straight(b.normalized(), plane.bends[1])[0]
     focals = np.array([a.focal / a.unit, b.focal / b.unit])
-    best = np.full(len(sources), np.inf)
+    starts = []
     for start in _STARTS:
         lenses = np.log(np.clip([start, start], 1 / freedom, freedom))
         rotation = _nearest_rotation(_between(plane.matrix, focals * np.exp(lenses)))
-        residuals = _turn(sources, targets, rotation, focals, lenses, freedom, one_lens)
-        if np.median(residuals) * b.unit < np.median(best):
-            best = residuals * b.unit
-    return best
+        own = focals * np.exp(lenses)
+        missed = np.linalg.norm(_missed(sources, targets, rotation, own), axis=1)
+        starts.append((float(np.median(missed)), rotation, lenses))
+    _, rotation, lenses = min(starts, key=lambda found: found[0])
+    return b.unit * _turn(sources, targets, rotation, focals, lenses, freedom, one_lens)
 
 
 def _straight(points: Array, bend: float) -> tuple[Array, Array]:
@@ -116,7 +117,9 @@ def _transfer(values: Array, points: tuple[Array, Array]) -> tuple[Array, Array]
     """Residuals, M x 2, of the parameters (8 of the homography, 2 bends), and their derivatives,
     M x 2 x 10."""
     matrix = np.append(values[:8], 1.0).reshape(3, 3)
-    (source, by_a), (target, by_b) = (_straight(p, k) for p, k in zip(points, values[8:], strict=True))
+    (source, by_a), (target, by_b) = (
+        _straight(p, k) for p, k in zip(points, values[8:], strict=True)
+    )
     one = np.c_[source, np.ones(len(source))]
     moved = one @ matrix.T
     depth = np.where(np.abs(moved[:, 2]) < 1e-6, 1e-6, moved[:, 2])
@@ -125,7 +128,9 @@ def _transfer(values: Array, points: tuple[Array, Array]) -> tuple[Array, Array]
     for axis in (0, 1):
         jacobian[:, axis, 3 * axis : 3 * axis + 3] = one / depth[:, None]
         jacobian[:, axis, 6:8] = -flat[:, axis, None] * source / depth[:, None]
-    by_source = (matrix[None, :2, :2] - flat[:, :, None] * matrix[None, 2:, :2]) / depth[:, None, None]
+    by_source = (matrix[None, :2, :2] - flat[:, :, None] * matrix[None, 2:, :2]) / depth[
+        :, None, None
+    ]
     jacobian[:, :, 8] = np.einsum("mij,mj->mi", by_source, by_a)
     jacobian[:, :, 9] = -by_b
     return flat - target, jacobian
@@ -133,7 +138,9 @@ def _transfer(values: Array, points: tuple[Array, Array]) -> tuple[Array, Array]
 
 def _refined(values: Array, points: tuple[Array, Array], tolerance: float, one_lens: bool) -> Array:
     """The parameters of the least robust cost (Cauchy's), by Levenberg and Marquardt."""
-    tie = np.eye(10) if not one_lens else np.vstack([np.eye(9), np.eye(9)[8]])  # 10 by the free ones
+    tie = (
+        np.eye(10) if not one_lens else np.vstack([np.eye(9), np.eye(9)[8]])
+    )  # 10 by the free ones
     width, free = tolerance / 2, values[: tie.shape[1]].copy()
 
     def cost_of(parameters: Array) -> tuple[float, Array, Array]:
@@ -195,9 +202,7 @@ def _turn(
 
     def miss(values: Array, some: slice) -> Array:
         own = focals * np.exp([values[3], values[3 if one_lens else 4]])
-        rays = np.c_[sources[some] / own[0], np.ones(len(sources[some]))]
-        rays = rays @ (_rotation(values[:3]) @ rotation).T
-        return np.asarray(own[1] * rays[:, :2] / np.maximum(rays[:, 2:], 1e-3) - targets[some])
+        return _missed(sources[some], targets[some], _rotation(values[:3]) @ rotation, own)
 
     some = slice(None, None, -(-len(sources) // _FEW))
     values = np.append(np.zeros(3), lenses)
@@ -221,6 +226,12 @@ def _turn(
         else:
             damping *= 10
     return np.asarray(np.linalg.norm(miss(values, slice(None)), axis=1))
+
+
+def _missed(sources: Array, targets: Array, rotation: Array, focals: Array) -> Array:
+    """M x 2: how far a rotation of cameras of these focal lengths takes points from their targets."""
+    rays = np.c_[sources / focals[0], np.ones(len(sources))] @ rotation.T
+    return np.asarray(focals[1] * rays[:, :2] / np.maximum(rays[:, 2:], 1e-3) - targets)
 
 
 def _rotation(vector: Array) -> Array:
