@@ -37,9 +37,11 @@ def form_of(folder: Path) -> str | None:
 def no_model(folder: Path) -> InputError:
     """The error that there is no model in `folder`, with where one is."""
     if not folder.exists():
-        return InputError(f"{folder} does not exist; name the folder of a COLMAP model")
+        return InputError(f"{folder}: no COLMAP model, as it does not exist; check the name")
     if folder.is_file():
-        return InputError(f"{folder} is a file; name the folder of the model, {folder.parent}")
+        return InputError(
+            f"{folder} is a file; name the folder of the model, maybe {folder.parent}"
+        )
     inside = _models_in(folder)
     if inside:
         some = " or ".join(str(place) for place in inside[:_NAMED])

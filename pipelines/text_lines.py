@@ -31,7 +31,8 @@ def _not_utf8(path: Path, data: bytes, at: int) -> InputError:
     """The error that a file is no text in UTF-8, with what it may be instead."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return InputError(
-            f"{path} is UTF-16; save it as UTF-8 (iconv -f UTF-16 -t UTF-8 {path.name})"
+            f"{path} is not text in UTF-8 but begins as UTF-16 does; save it as UTF-8 "
+            f"(iconv -f UTF-16 -t UTF-8 {path.name})"
         )
     if b"\0" in data:
         return InputError(f"{path} is not text; check the format")
