@@ -138,7 +138,7 @@ def build_map(
             if finished is not None:
                 return finished
             models = _map(folder, catalog, mapper, workers, seed, tell)
-            models, structure = _proven(folder, models, median_scale(catalog))
+            models, structure = _proven(folder, catalog, models)
             record = MapRecord(MADE_BY, require_info(catalog).name, doubt=structure.doubt)
             record = replace(record, systematic=measure_share(folder, record, models[0]))
             clock.lap("mapping")
@@ -238,7 +238,7 @@ def _map(
 
 
 def _proven(
-    folder: MapFolder, models: list[pycolmap.Reconstruction], scale: float
+    folder: MapFolder, catalog: Catalog, models: list[pycolmap.Reconstruction]
 ) -> tuple[list[pycolmap.Reconstruction], Structure]:
     """The models with the largest in front that is not invented, without the photos that would be.
 
@@ -246,7 +246,7 @@ def _proven(
         InputError: no photo of any model has moved.
     """
     pairs = [pair for pair, inliers in verified_pairs(folder.matches).items() if inliers]
-    calibrated = known_cameras(folder.matches)
+    calibrated, scale = known_cameras(folder.matches), median_scale(catalog)
     found = []
     for k, model in enumerate(models):
         structure = examine(model, pairs, scale=scale, calibrated=calibrated)
@@ -255,7 +255,8 @@ def _proven(
             return [model, *models[:k], *models[k + 1 :]], structure
         found.append(structure)
     count = models[0].num_reg_images()
-    raise InputError(f"no map: {nothing_moved(count, found[0].turned, alone=len(models) == 1)}")
+    alone = count == len(mapped_rows(catalog))
+    raise InputError(f"no map: {nothing_moved(count, found[0].turned, alone=alone)}")
 
 
 def _pruned(model: pycolmap.Reconstruction) -> pycolmap.Reconstruction:

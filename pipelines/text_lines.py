@@ -36,11 +36,12 @@ def _not_utf8(path: Path, data: bytes, at: int) -> InputError:
         )
     if b"\0" in data:
         return InputError(f"{path} is not text; check the format")
-    number, begin = data.count(b"\n", 0, at) + 1, data.rfind(b"\n", 0, at) + 1
-    word = data[begin:].split(b"\n", 1)[0].strip()
+    number = data.count(b"\n", 0, at) + 1
+    word = data[:at].split()[-1:] if not data[at - 1 : at].isspace() else []
+    text = b"".join([*word, *data[at:].split(maxsplit=1)[:1]]).decode("latin-1")
     return InputError(
-        f"{path}, line {number}: byte 0x{data[at]:02x} is not UTF-8 ({word.decode('latin-1')[-60:]!r} "
-        f"if it is Latin-1); save the file as UTF-8 (iconv -f ISO-8859-1 -t UTF-8 {path.name})"
+        f"{path}, line {number}: byte 0x{data[at]:02x} is not UTF-8 ({text!r} if it is Latin-1); save "
+        f"the file as UTF-8 (iconv -f ISO-8859-1 -t UTF-8 {path.name})"
     )
 
 
