@@ -193,7 +193,12 @@ def _check_points(path: Path, lines: Iterator[tuple[int, str]]) -> None:
     except ValueError:
         whole = False
     if not whole:
-        raise fault(path, number, "expected X Y POINT3D_ID triples or an empty line", line)
+        raise fault(
+            path,
+            number,
+            "expected the second line of an image: X Y POINT3D_ID triples or empty",
+            line,
+        )
 
 
 def read_cameras_text(path: Path) -> dict[int, pycolmap.Camera]:
@@ -231,7 +236,10 @@ def make_camera(path: Path, number: int, fields: list[str]) -> pycolmap.Camera:
     except (ValueError, RuntimeError, TypeError, KeyError):
         valid = False
     if not valid:
-        expected = "expected a camera model of COLMAP, its size and its parameters"
+        expected = (
+            "expected a camera model of COLMAP, its size and its parameters, sizes and focal lengths "
+            "above zero"
+        )
         raise fault(path, number, expected, " ".join(fields))
     return camera
 

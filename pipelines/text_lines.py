@@ -52,7 +52,8 @@ def numbers(path: Path, number: int, fields: list[str]) -> list[float]:
     except ValueError:
         values = [np.nan]
     if not np.isfinite(values).all():
-        raise fault(path, number, "expected finite numbers", " ".join(fields))
+        commas = " with decimal points, no commas" if any("," in field for field in fields) else ""
+        raise fault(path, number, f"expected finite numbers{commas}", " ".join(fields))
     return values
 
 
