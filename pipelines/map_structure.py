@@ -35,7 +35,7 @@ PROVEN, WEAK, FLAT = "proven", "weak", "flat"
 DEPTH_ERROR = 4.0  # pixels at the size that the extractor looks at, which no lens explains
 _WEAK_ERROR = 1.0  # the same, beyond the precision of keypoints
 _NOISES = 3.0  # times the median reprojection error, where that is larger
-_SHARE = 0.05  # of the points of a pair, off the homography
+_SHARE, _WEAK_SHARE = 0.05, 0.1  # of the points of a pair, off the homography
 _LEAST = 6  # of them
 MIN_POINTS = 15  # of a pair, for it to tell anything; of a photo, to be fixed by points of others
 _ANGLE = 1.5  # degrees between two rays that fix a point, as COLMAP has it
@@ -232,15 +232,18 @@ def _kind(
         *(_errors(image, points, xy) for image, xy in zip((a, b), pixels, strict=True))
     )
     least = max(_WEAK_ERROR * scale, _NOISES * float(np.median(noise)))
-    if _many(plane.residuals, min(least, tolerance)):
+    explained = plane.residuals[
+        noise <= least
+    ]  # by the model; the tails of keypoints' errors are long
+    if _many(explained, min(least, tolerance), _WEAK_SHARE):
         return WEAK, None
     return FLAT, known or by_turning(_ANY_FOCAL)
 
 
-def _many(residuals: Array, tolerance: float) -> bool:
+def _many(residuals: Array, tolerance: float, share: float = _SHARE) -> bool:
     """Whether more points are off than stray matches are."""
     off = int((residuals > tolerance).sum())
-    return off >= _LEAST and off >= _SHARE * len(residuals)
+    return off >= _LEAST and off >= share * len(residuals)
 
 
 def _spread(

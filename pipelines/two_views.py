@@ -84,9 +84,7 @@ def fit_plane(a: View, b: View, *, tolerance: float, one_lens: bool, seed: int =
         return _as_plane(start, points, b.unit)
     some = np.unique(np.linspace(0, len(agreeing) - 1, min(_SAMPLE, len(agreeing))).astype(int))
     fitted = _refined(start, (points[0][some], points[1][some]), tolerance / b.unit, one_lens)
-    plain, bent = (_as_plane(p, points, b.unit) for p in (start, fitted))
-    better = (bent.residuals > tolerance).sum() <= (plain.residuals > tolerance).sum()
-    return bent if better else plain
+    return _as_plane(fitted, points, b.unit)
 
 
 def turned_only(a: View, b: View, plane: Plane, *, freedom: float, one_lens: bool) -> Array:
