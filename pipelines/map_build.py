@@ -59,7 +59,7 @@ from pipelines.scan import scan
 MADE_BY = "build-map"
 MAPPERS = ("auto", "incremental", "global")
 MAX_ERROR = 4.0  # pixels at the size that the extractor looks at, as the precision of keypoints is
-MIN_MODEL = 3  # photos of a further model that is worth telling of
+MIN_MODEL = 3  # photos of a model; of a further one that is worth telling of
 MIN_OBSERVATIONS = 15  # of points, by a photo of the map
 BOTH = 100  # photos up to which both mappers are tried
 
@@ -228,6 +228,11 @@ def _map(
         if turned is not None:
             count = len({i for pair, inliers in pairs.items() if inliers for i in pair})
             raise InputError(f"no map: {nothing_moved(count, turned, alone=count == total)}")
+        if total < MIN_MODEL:
+            raise InputError(
+                f"no map: {total} photos have features, {MIN_MODEL} or more are needed without poses; "
+                "take more, or give poses by locate import-map"
+            )
         raise InputError(
             f"no map: of {total} photos with features, {sum(map(bool, pairs.values()))} of "
             f"{len(pairs)} pairs have verified matches, and no two of them a view from different "

@@ -39,7 +39,7 @@ from pipelines.map_features import (
 from pipelines.map_folder import MapRecord, Progress
 from pipelines.map_matches import Pair, fingerprint, match_pairs, synchronize, verified_pairs
 from pipelines.map_photos import named_by_path, present, require_places, some
-from pipelines.map_structure import JUDGED, examine, examine_matches, nothing_moved
+from pipelines.map_structure import JUDGED, MIN_POINTS, examine, examine_matches, nothing_moved
 from pipelines.map_summary import MapReport, summarize
 from pipelines.pose_models import PoseModel, read_model
 from pipelines.scan import look
@@ -214,13 +214,21 @@ def _fault(row: ImageRow, camera: pycolmap.Camera) -> str | None:
 
 
 def _doubt(model: pycolmap.Reconstruction, pairs: Iterable[Pair], scale: float) -> str | None:
-    """Why the places of the cameras are uncertain although they were given."""
+    """Why the places of the cameras are uncertain although they were given.
+
+    Raises:
+        InputError: there is as good as nothing in the map, either.
+    """
     found = examine(model, pairs, scale=scale, calibrated=set(model.cameras))
     if not found.nothing:
         return None
+    count = model.num_reg_images()
+    if model.compute_num_observations() < MIN_POINTS * count:
+        told = nothing_moved(count, 1.0)
+        raise InputError(f"only {model.num_points3D()} points can be triangulated: {told}")
     return (
         "what the photos have in common is explained by turning the camera on one spot, though by the "
-        f"model the cameras stand apart; nothing in the {model.num_reg_images()} photos confirms that"
+        f"model the cameras stand apart; nothing in the {count} photos confirms that"
     )
 
 

@@ -50,7 +50,8 @@ UNMOVED = (
 @dataclass(frozen=True, eq=False)
 class Structure:
     """Attributes:
-    proven, weak, flat: ids of the photos.
+    proven, weak, flat: ids of the photos. Those whose pairs have too few points to tell are taken for
+        proven.
     turned: share of the flat pairs that a turn of the camera explains.
     """
 
@@ -89,7 +90,9 @@ def nothing_moved(count: int, turned: float, *, alone: bool = True) -> str:
         turned: see `Structure`.
         alone: they are all that there are.
     """
-    those = f"all {count} photos" if alone else f"{count} photos"
+    those = (
+        f"{count} photos" if not alone else "both photos" if count == 2 else f"all {count} photos"
+    )
     if turned > 0.5:
         return (
             f"{those} seem to be taken from one spot: what they have in common is explained by turning "
@@ -134,16 +137,20 @@ def examine(
     # Photos that are far from each other show depth best; the others need not be looked at then.
     kept.sort(key=lambda pair: -float(np.linalg.norm(centres[pair[0]] - centres[pair[1]])))
     proven, weak, turned = set(fixed) & images.keys(), set[int](), list[bool]()
+    told = set[int]()
     for i, j in kept:
         if i in proven and j in proven:
             continue
         kind, by_turning = _kind(model, images[i], images[j], seen, scale, calibrated)
+        if kind is not None:
+            told |= {i, j}
         if kind == PROVEN:
             proven |= {i, j}
         elif kind == WEAK:
             weak |= {i, j}
         elif by_turning is not None:
             turned.append(by_turning)
+    proven |= images.keys() - told  # nothing speaks against them
     _spread(model, proven, seen, centres)
     both = proven | weak
     _spread(model, both, seen, centres)
@@ -205,13 +212,14 @@ def _kind(
     seen: Mapping[int, _Seen],
     scale: float,
     calibrated: Collection[int],
-) -> tuple[str, bool | None]:
-    """What a pair proves; and of a flat one, whether a turn explains it, None if too few points tell."""
+) -> tuple[str | None, bool | None]:
+    """What a pair proves, None if it has too few points to tell; and of a flat one, whether a turn
+    explains it."""
     common, in_a, in_b = np.intersect1d(
         seen[a.image_id].ids, seen[b.image_id].ids, assume_unique=True, return_indices=True
     )
     if len(common) < MIN_POINTS:
-        return FLAT, None
+        return None, None
     pixels = [seen[a.image_id].pixels[in_a], seen[b.image_id].pixels[in_b]]
     views = [_view(image.camera, xy) for image, xy in zip((a, b), pixels, strict=True)]
     one, tolerance = a.camera_id == b.camera_id, DEPTH_ERROR * scale

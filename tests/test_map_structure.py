@@ -184,6 +184,12 @@ def test_a_panorama_that_leads_away_from_moved_photos_is_left_out():
     assert judged(model_of(around, rotations, centres), fixed={1, 2, 3, 4, 5}).flat == {6, 7, 8}
 
 
+def test_pairs_of_few_points_tell_nothing():
+    structure = judged(model_of(cloud(12), TURNS, np.zeros((5, 3))))
+    assert counts(structure) == (5, 0, 0)
+    assert not structure.nothing
+
+
 def test_stray_matches_prove_nothing():
     """Three of a hundred points that do not agree are no depth."""
     points = cloud(300)
