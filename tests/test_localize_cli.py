@@ -200,6 +200,20 @@ def test_an_altitude_that_nobody_knows_is_not_told(ask, placed, town):
     assert re.search(r"on earth +[\d.]+, [\d.]+; looks to", out)
 
 
+def test_by_a_map_that_is_uncertain_nothing_is_localized(ask, placed):
+    folder = MapFolder(placed)
+    record = folder.read_record()
+    try:
+        folder.write_record(MapRecord(**(vars(record) | {"doubt": "nobody moved"})))
+        code, out, _ = ask(["church"], "--json")
+    finally:
+        folder.write_record(record)
+    (pose,) = parsed(out)["poses"]
+    assert (code, pose["verdict"]) == (exits.UNCERTAIN, "uncertain")
+    assert pose["reason"].endswith("agree with one pose; but the map is uncertain: nobody moved")
+    assert pose["center"] is not None
+
+
 def test_several_photos_are_a_table(ask, town):
     code, out, _ = ask(["church", "town-hall", elsewhere(town)])
     assert code == exits.NO_MATCH
