@@ -40,7 +40,7 @@ _FILES = ("cameras.bin", "images.bin", "points3D.bin", _RECORD)
 # Sizes and checksums of the model's files: COLMAP does not return from some that are damaged, and takes
 # others as they are.
 _SIZES = "sizes.json"
-_VERSION = 1
+_VERSION = 2  # 2: with a doubt
 
 
 @dataclass(frozen=True)

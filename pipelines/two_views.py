@@ -156,7 +156,7 @@ def _refined(values: Array, points: tuple[Array, Array], tolerance: float, one_l
     cost, gradient, normal = cost_of(free)
     damping = 1e-3
     for _ in range(_ROUNDS):
-        step = np.linalg.solve(normal + damping * np.diag(np.diag(normal) + 1e-12), gradient)
+        step = np.linalg.solve(normal + np.diag(damping * np.diag(normal) + 1e-9), gradient)
         tried = cost_of(free - step)
         if tried[0] < cost:
             done = cost - tried[0] < 1e-6 * cost
