@@ -33,7 +33,7 @@ from pipelines.filled_by import load_extractor
 from pipelines.localize_camera import QueryCamera, choose_camera, plain_camera
 from pipelines.localize_map import LoadedMap, MapImage
 from pipelines.localize_solve import Solution, solve_pose
-from pipelines.localize_verdict import Evidence, judge, needed, spread_of
+from pipelines.localize_verdict import Evidence, doubted, judge, needed, spread_of
 from pipelines.map_folder import MapFolder
 from pipelines.shortlist import LOCAL, Searches
 
@@ -372,7 +372,7 @@ class Localizer:
             field_of_view=field_of_view(refined.camera),
             rival=tries[1].count if len(tries) > 1 else 0,
         )
-        verdict, reason = judge(evidence)
+        verdict, reason = doubted(*judge(evidence), self.map.record.doubt)
         error = float(np.sqrt((refined.residuals**2).sum(axis=1).mean()))
         common = Pose(
             path,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,13 +44,22 @@ from pipelines.map_matches import (
     synchronize,
     verified_pairs,
 )
+from pipelines.map_structure import (
+    JUDGED,
+    Structure,
+    examine,
+    examine_matches,
+    known_cameras,
+    leave_out,
+    nothing_moved,
+)
 from pipelines.map_summary import MapReport, summarize
 from pipelines.scan import scan
 
 MADE_BY = "build-map"
 MAPPERS = ("auto", "incremental", "global")
 MAX_ERROR = 4.0  # pixels at the size that the extractor looks at, as the precision of keypoints is
-MIN_MODEL = 3  # photos of a further model that is worth telling of
+MIN_MODEL = 3  # photos of a model; of a further one that is worth telling of
 MIN_OBSERVATIONS = 15  # of points, by a photo of the map
 BOTH = 100  # photos up to which both mappers are tried
 
@@ -127,12 +136,14 @@ def build_map(
                 "matches": fingerprint(folder.matches),
                 "mapper": mapper,
                 "seed": seed,
+                "structure": JUDGED,
             }
             finished = finished_report(folder, settings)
             if finished is not None:
                 return finished
             models = _map(folder, catalog, mapper, workers, seed, tell)
-            record = MapRecord(MADE_BY, require_info(catalog).name)
+            models, structure = _proven(folder, catalog, models)
+            record = MapRecord(MADE_BY, require_info(catalog).name, doubt=structure.doubt)
             record = replace(record, systematic=measure_share(folder, record, models[0]))
             clock.lap("mapping")
             report = summarize(
@@ -140,6 +151,8 @@ def build_map(
                 catalog,
                 verified_pairs(folder.matches),
                 separate=[set(model.reg_image_ids()) for model in models[1:]],
+                unused=structure.left_out,
+                warnings=[f"uncertain: {structure.doubt}"] if structure.doubt else [],
                 seconds=clock.seconds,
             )
             folder.write(models[0], summed_up(record, settings, report))
@@ -166,7 +179,7 @@ def finished_report(folder: MapFolder, settings: Mapping[str, object]) -> MapRep
 def quiet() -> Iterator[None]:
     """Within, COLMAP does not write its diary to standard error."""
     before = pycolmap.logging.minloglevel
-    pycolmap.logging.minloglevel = pycolmap.logging.ERROR.value
+    pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value
     try:
         yield
     finally:
@@ -214,6 +227,16 @@ def _map(
     )
     if not models:
         pairs = verified_pairs(folder.matches)
+        with closing(pycolmap.Database.open(folder.matches)) as database:
+            turned = examine_matches(database, pairs, scale=scale)
+        if turned is not None:
+            count = len({i for pair, inliers in pairs.items() if inliers for i in pair})
+            raise InputError(f"no map: {nothing_moved(count, turned, alone=count == total)}")
+        if total < MIN_MODEL:
+            raise InputError(
+                f"no map: {total} photos have features, {MIN_MODEL} or more are needed without poses; "
+                "take more, or give poses by locate import-map"
+            )
         raise InputError(
             f"no map: of {total} photos with features, {sum(map(bool, pairs.values()))} of "
             f"{len(pairs)} pairs have verified matches, and no two of them a view from different "
@@ -221,6 +244,28 @@ def _map(
         )
     tell("mapping", total, total)
     return models[:1] + [model for model in models[1:] if model.num_reg_images() >= MIN_MODEL]
+
+
+def _proven(
+    folder: MapFolder, catalog: Catalog, models: list[pycolmap.Reconstruction]
+) -> tuple[list[pycolmap.Reconstruction], Structure]:
+    """The models with the largest in front that is not invented, without the photos that would be.
+
+    Raises:
+        InputError: no photo of any model has moved.
+    """
+    pairs = [pair for pair, inliers in verified_pairs(folder.matches).items() if inliers]
+    calibrated, scale = known_cameras(folder.matches), median_scale(catalog)
+    found = []
+    for k, model in enumerate(models):
+        structure = examine(model, pairs, scale=scale, calibrated=calibrated)
+        if not structure.nothing:
+            leave_out(model, structure.left_out)
+            return [model, *models[:k], *models[k + 1 :]], structure
+        found.append(structure)
+    count = models[0].num_reg_images()
+    alone = count == len(mapped_rows(catalog))
+    raise InputError(f"no map: {nothing_moved(count, found[0].turned, alone=alone)}")
 
 
 def _pruned(model: pycolmap.Reconstruction) -> pycolmap.Reconstruction:

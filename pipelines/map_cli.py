@@ -53,6 +53,9 @@ def add_map_parsers(command: MakeParser) -> None:
     _out(imported)
     _extractor(imported, "context")
     imported.add_argument("--metric", action="store_true", help="its unit is the metre")
+    imported.add_argument(
+        "--skip-missing", action="store_true", help="go on without photos that are not in DIR"
+    )
     _seed_and_workers(imported)
 
     added = command(
@@ -128,6 +131,7 @@ def import_map(a: argparse.Namespace) -> int:
             weights=a.weights,
             metric=a.metric,
             masks=a.masks,
+            skip_missing=a.skip_missing,
             workers=a.workers,
             seed=a.seed,
             progress=progress,
@@ -149,6 +153,7 @@ def add_to_map(a: argparse.Namespace) -> int:
 
 def georef(a: argparse.Namespace) -> int:
     from index import lock
+    from pipelines.georef import metric_contradiction
     from pipelines.map_folder import MapFolder
 
     folder = MapFolder(a.map)
@@ -159,12 +164,14 @@ def georef(a: argparse.Namespace) -> int:
         folder.write_record(
             type(record)(**{**vars(record), "georef": found.to_json(), "units": record.units})
         )
+    contradiction = metric_contradiction(found) if record.units == "metre" else None
+    warnings = [contradiction] if contradiction else []
     if a.json:
-        print(json.dumps(found.to_json(), indent=1))
+        print(json.dumps({**found.to_json(), "warnings": warnings}, indent=1))
     else:
         from pipelines.map_tables import print_georef
 
-        print_georef(found, a.map)
+        print_georef(found, a.map, warnings)
     return exits.GOOD
 
 
