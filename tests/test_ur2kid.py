@@ -16,7 +16,7 @@ from locate.errors import InputError, UnknownNameError, WeightsError
 from locate.extractors.backbone import Backbone
 from locate.extractors.backbones import create_backbone
 from locate.extractors.base import Extractor, ExtractorInfo
-from locate.extractors.detection import to_input
+from locate.extractors.detection import resize_image, to_input
 from locate.extractors.grids import Grid, resample
 from locate.extractors.ur2kid import network as network_module
 from locate.extractors.ur2kid.detection import group_responses, keypoints
@@ -338,6 +338,34 @@ def test_features_follow_the_image(lite0, texture, multiscale):
     errors = np.linalg.norm(moved - (-dx, -dy), axis=1)
     assert np.median(errors) < 1.5
     assert (errors < 3).sum() > 40
+
+
+def test_every_scale_of_the_pyramid_is_what_it_is_alone(lite0, texture):
+    """Half, full and double size together are three looks at one size each, brought to one image and
+    merged; and each of the three finds something in all four quarters of it."""
+    width, height = 208, 150
+    pixels = texture((width, height), seed=9)
+    together = UR2KiD(lite0, "-", multiscale=True, max_keypoints=10_000).extract(pixels).features
+    alone = UR2KiD(lite0, "-", max_keypoints=10_000)
+    points, scores, descriptors, scales = [], [], [], []
+    for scale in (0.5, 1.0, 2.0):
+        level = (round(scale * width), round(scale * height))
+        seen = alone.extract(resize_image(pixels, level)).features
+        points.append((seen.keypoints.astype(np.float64) + 0.5) / scale - 0.5)
+        scores.append(seen.scores)
+        descriptors.append(seen.descriptors)
+        scales.append(np.full(len(seen), scale))
+    points, scores, descriptors, scales = map(np.concatenate, (points, scores, descriptors, scales))
+    kept: list[int] = []
+    for i in np.argsort(-scores, kind="stable"):
+        if all(np.hypot(*(points[i] - points[j])) > lite0.pyramid.grid.stride for j in kept):
+            kept.append(i)
+    np.testing.assert_allclose(together.keypoints, points[kept], atol=1e-3)
+    np.testing.assert_allclose(together.scores, scores[kept], atol=1e-4)
+    np.testing.assert_allclose(together.descriptors, descriptors[kept], atol=1e-4)
+    for scale in (0.5, 1.0, 2.0):
+        quarters = {(x > width / 2, y > height / 2) for x, y in points[kept][scales[kept] == scale]}
+        assert len(quarters) == 4, scale
 
 
 # --- extractor --------------------------------------------------------------------------------------

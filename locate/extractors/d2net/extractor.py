@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from locate.errors import InputError
 from locate.extractors.backbones import create_backbone, load_backbone
@@ -142,10 +141,10 @@ class D2Net:
             maps = self._maps(level)
             shape = (maps.shape[-2], maps.shape[-1])
             grid = _seen_from(self._network.grid, scale)
-            if before is not None:  # the running sum over the levels
+            if before is not None and banned is not None:
+                # The running sum over the levels, and where coarser ones have found something.
                 maps = maps + resample(before[0][None], before[1], grid, shape)[0]
-            if banned is not None:
-                banned = functional.interpolate(banned[None, None].float(), shape)[0, 0] > 0
+                banned = _on_grid(banned, before[1], grid, shape)
             index, places = keypoints(maps, banned)
             contrast = _has_contrast(level, self._network.grid.to_image(places))
             index, places = (
@@ -177,6 +176,16 @@ class D2Net:
 def _seen_from(grid: Grid, scale: float) -> Grid:
     """The grid of an image that is `scale` times as large, in pixels of the image itself."""
     return Grid(grid.stride / scale, (grid.offset + 0.5) / scale - 0.5)
+
+
+def _on_grid(mask: Tensor, grid: Grid, to_grid: Grid, size: tuple[int, int]) -> Tensor:
+    """A mask h x w on another grid of H x W cells: for each the value of the cell that is nearest in the
+    image. A level need not have twice the cells of the one before."""
+    index = []
+    for cells, known in zip(size, mask.shape, strict=True):
+        places = to_grid.to_image(torch.arange(cells, device=mask.device, dtype=torch.float64))
+        index.append(grid.to_map(places).round().long().clamp(0, known - 1))
+    return mask[index[0][:, None], index[1]]
 
 
 def _has_contrast(pixels: Array, points: Tensor) -> Tensor:

@@ -152,9 +152,8 @@ class UR2KiD:
         found = []
         for scale in self._scales:
             level = (max(1, round(working[0] * scale)), max(1, round(working[1] * scale)))
-            if scale != 1.0:
-                taps = self._taps(resize_image(pixels, level))
-            points, scores, descriptors = self._look(taps, level)
+            maps = taps if scale == 1.0 else self._taps(resize_image(pixels, level))
+            points, scores, descriptors = self._look(maps, level)
             found.append((resize_points(points, level, size), scores, descriptors))
         points, scores, descriptors = (np.concatenate(parts) for parts in zip(*found, strict=True))
         # Within one scale neighbours are merged already.
