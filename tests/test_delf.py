@@ -177,11 +177,10 @@ def test_small_and_flat_images(delf, shape):
 
 def test_threshold_drops_what_is_little_attended(texture):
     network, digest = start()
-    extractor = Delf(network, digest, {}, max_side=256)
     image = texture((256, 192))
-    all_ = extractor.extract(image).features
+    all_ = Delf(network, digest, {}, max_side=256).extract(image).features
     network.threshold.fill_(float(np.median(all_.scores)))
-    some = extractor.extract(image).features
+    some = Delf(network, digest, {}, max_side=256).extract(image).features
     assert 0 < len(some) < len(all_)
     assert some.scores.min() >= np.median(all_.scores)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ class D2Net:
             )
         self.max_side = max_side
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        network = network.eval().requires_grad_(False).to(self.device)
+        network = deepcopy(network).eval().requires_grad_(False).to(self.device)
+        network.backbone.fold()
         self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._max_keypoints = max_keypoints
         self._scales = SCALES if multiscale else (1.0,)

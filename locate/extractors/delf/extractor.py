@@ -7,6 +7,7 @@ lies in the middle of its cell, and tolerances have to be wide.
 from __future__ import annotations
 
 import logging
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ class Delf:
                 f"max_keypoints and max_side must be at least 1, got {max_keypoints} and {max_side}"
             )
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        network = network.eval().requires_grad_(False).to(self.device)
+        network = deepcopy(network).eval().requires_grad_(False).to(self.device)
+        network.backbone.fold()
         self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._max_keypoints = max_keypoints
         self._iou = iou
