@@ -389,10 +389,9 @@ class Database:
         stored = [self._features(c) for c in head]
         clock.lap("read")
         side, info = extractor.max_side, extractor.info
-        ratio = info.query_ratio or info.ratio or RATIO
         asked = as_proof(query, info)
         found = map_(
-            lambda f: None if f is None else _match(asked, as_proof(f, info), side, ratio), stored
+            lambda f: None if f is None else _match(asked, as_proof(f, info), side, info), stored
         )
         judged = [c if v is None else self._judged(c, v) for c, v in zip(head, found, strict=True)]
         clock.lap("match and verify")
@@ -457,9 +456,10 @@ def as_proof(features: Features, info: ExtractorInfo) -> Features:
     return replace(features, descriptors=found)
 
 
-def _match(query: Features, database: Features, side: int, ratio: float) -> Verification:
+def _match(query: Features, database: Features, side: int, info: ExtractorInfo) -> Verification:
+    ratio = info.query_ratio or info.ratio or RATIO
     matches = match_mutual(query.descriptors, database.descriptors, ratio)
-    return verify(query, database, matches, side)
+    return verify(query, database, matches, side, info.verification, info.max_error)
 
 
 def _strength(view: _View) -> tuple[int, float]:

@@ -21,10 +21,13 @@ from locate.extractors.base import ExtractorInfo
 from locate.extractors.delf.network import DelfNetwork
 from locate.extractors.detection import resize_image, to_input
 from locate.extractors.weights import file_hash, load_into, load_weights
+from locate.geometry import AFFINE
 from locate.pixels import fit_size, resize_points
 from locate.types import Array, Extraction, Features
 
 SYSTEM = "delf"
+# Published are 20 px (matching) and 10 px (re-ranking); between them benchmarks/ratios.py proves most.
+MAX_ERROR = 15.0
 SCALES = (0.25, 0.3536, 0.5, 0.7071, 1.0, 1.4142, 2.0)
 _MIN_CONTRAST = 4  # grey levels between the darkest and the brightest value of a photo of something
 _MIN_SIDE = 32  # of a level of the pyramid, in pixels: two cells
@@ -82,6 +85,8 @@ class Delf:
                 "iou": iou,
             },
             local_dim=len(network.components),
+            verification=AFFINE,
+            max_error=MAX_ERROR,
         )
 
     @classmethod
