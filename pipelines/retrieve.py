@@ -150,10 +150,7 @@ class Database:
                     f"{self.folder} holds no images yet; add some with: locate build-index PHOTOS"
                 )
             self.extractor_info = ExtractorInfo.from_json(stored)
-            if (
-                extractor is not None
-                and extractor.info.fingerprint != self.extractor_info.fingerprint
-            ):
+            if extractor is not None and not extractor.info.compares_with(self.extractor_info):
                 raise DatabaseMismatchError(
                     f"{self.folder} was filled by another {self.extractor_info.name} than the one "
                     "given; leave the extractor out, and the right one is loaded"
@@ -388,7 +385,8 @@ class Database:
         head, tail = view.candidates[:count], view.candidates[count:]
         stored = [self._features(c) for c in head]
         clock.lap("read")
-        side, info = extractor.max_side, extractor.info
+        # As the database remembers: so its calibration was measured.
+        side, info = extractor.max_side, self.extractor_info
         asked = as_proof(query, info)
         found = map_(
             lambda f: None if f is None else _match(asked, as_proof(f, info), side, info), stored

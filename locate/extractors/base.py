@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
 from locate.geometry import FUNDAMENTAL, MAX_EPIPOLAR_ERROR
@@ -17,6 +17,14 @@ from locate.types import Array, Extraction
 
 # What infos did not have from the beginning.
 _LATER = ("ratio", "query_ratio", "parts", "query_shares", "verification", "max_error")
+# What says how matches are judged, not what features are.
+_JUDGED: Mapping[str, Any] = {
+    "ratio": None,
+    "query_ratio": None,
+    "query_shares": (),
+    "verification": FUNDAMENTAL,
+    "max_error": MAX_EPIPOLAR_ERROR,
+}
 
 
 @dataclass(frozen=True)
@@ -73,8 +81,13 @@ class ExtractorInfo:
 
     @property
     def fingerprint(self) -> str:
-        """A short hash that changes with anything that changes the output."""
+        """A short hash that changes with anything that changes the output, or how it is judged."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
+
+    def compares_with(self, other: ExtractorInfo) -> bool:
+        """Whether the descriptors of both are the same, however their matches are judged."""
+        plain = (replace(info, **_JUDGED) for info in (self, other))
+        return len({info.to_json() for info in plain}) == 1
 
 
 @runtime_checkable
