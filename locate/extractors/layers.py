@@ -95,7 +95,9 @@ class Pointwise(nn.Module):
 
 class GeM(nn.Module):
     """Generalised-mean pooling, Radenovic et al., TPAMI 2018, eq. 2: f = (mean x^p)^(1/p) over all
-    positions; p = 1 is the average, p -> infinity the maximum.
+    positions; p = 1 is the average, p -> infinity the maximum. It is meant for maps that are not
+    negative: what is below `eps` counts as `eps`, so that of a map with signs the negative values are
+    dropped.
 
     B x C x H x W -> B x C.
     """

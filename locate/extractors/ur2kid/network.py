@@ -5,7 +5,10 @@ Yang et al., arXiv 2001.07252. The paper takes ResNet-101. Where its text leaves
 - On EfficientNet-Lite0 the map F joins stages 2, 3, 5 and 7 (strides 4, 8, 16, 32), on a ResNet its four
   layers.
 - Keypoints are looked for on a pyramid of its own, of the finest taps alone (stages 1 and 2, at stride
-  2). Responses of F itself are dominated by its coarse levels and repeat less well.
+  2), in training (M^det) as in use. Responses of F itself are dominated by its coarse levels and repeat
+  less well.
+- GeM wants maps that are not negative, as those of the paper's ResNet. Lite0's stages end in a linear
+  projection: of them the negative values are dropped.
 - Before any training a pyramid has to give what ImageNet's features give. So a lateral 1 x 1 convolution
   starts as an isometry, and if the channels suffice for all levels side by side, as with Lite0, inner
   products are sums of those of the levels, as if these were concatenated.
