@@ -32,8 +32,8 @@ _FLAT_RANGE = 4  # grey levels or more, there is nothing but noise
 
 
 class D2Net:
-    """D2-Net. Keypoints are ranked by `detection.distinctness` over the number of the level, which is ours;
-    the paper takes D^k_ij.
+    """D2-Net. Keypoints are ranked by `detection.distinctness` over the number of the level, which is
+    ours; the paper takes D^k_ij.
 
     Args:
         network: with its weights, at the stride of use.
