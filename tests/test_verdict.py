@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from locate.errors import InputError
-from locate.geometry import AFFINE, FUNDAMENTAL, MODELS, verify
-from locate.types import Features, Verification
+from locate.geometry import verify
+from locate.types import AFFINE, FUNDAMENTAL, MODELS, Features, Verification
 from locate.verdict import (
     MATCH,
     MATCH_RATE,

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
-from locate.geometry import FUNDAMENTAL, MAX_EPIPOLAR_ERROR
-from locate.types import Array, Extraction
+from locate.geometry import MAX_EPIPOLAR_ERROR
+from locate.types import FUNDAMENTAL, Array, Extraction
 
 # What infos did not have from the beginning.
 _LATER = ("ratio", "query_ratio", "parts", "query_shares", "verification", "max_error")
@@ -45,7 +45,7 @@ class ExtractorInfo:
         query_shares: of a cosine, which each part has in queries (`locate.matching.weighted`); empty if
             as they are stored.
         verification: by which model of the camera's motion matches prove a place, of
-            `locate.geometry.MODELS`.
+            `locate.types.MODELS`.
         max_error: how far they may be from it, in pixels at the size that the extractor looks at.
     """
 

@@ -21,9 +21,8 @@ from locate.extractors.base import ExtractorInfo
 from locate.extractors.delf.network import DelfNetwork
 from locate.extractors.detection import resize_image, to_input
 from locate.extractors.weights import file_hash, load_into, load_weights
-from locate.geometry import AFFINE
 from locate.pixels import fit_size, resize_points
-from locate.types import Array, Extraction, Features
+from locate.types import AFFINE, Array, Extraction, Features
 
 SYSTEM = "delf"
 # Published are 20 px (matching) and 10 px (re-ranking); between them benchmarks/ratios.py proves most.
