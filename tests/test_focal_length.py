@@ -135,7 +135,10 @@ def test_a_crop_by_its_shape():
 
 def test_the_maps_camera_is_enlarged_as_the_photo_is():
     own = pycolmap.Camera(
-        model="OPENCV", width=4000, height=3000, params=[3000, 3010, 1990, 1520, -0.1, 0.03, 1e-3, 0]
+        model="OPENCV",
+        width=4000,
+        height=3000,
+        params=[3000, 3010, 1990, 1520, -0.1, 0.03, 1e-3, 0],
     )
     rays = np.random.default_rng(0).uniform(-0.2, 0.2, (50, 3)) + [0, 0, 1]
     # The middle 1/2 of the photo, enlarged: from 1000 on, in COLMAP's pixels, everything twice.
@@ -164,7 +167,9 @@ def test_the_maps_camera_is_enlarged_as_the_photo_is():
     ],
 )
 def test_zooms_that_are_not_confirmed_have_no_camera_of_the_map(change):
-    own = pycolmap.Camera(model="SIMPLE_PINHOLE", width=4000, height=3000, params=[3000, 2000, 1500])
+    own = pycolmap.Camera(
+        model="SIMPLE_PINHOLE", width=4000, height=3000, params=[3000, 2000, 1500]
+    )
     assert choose_camera(replace(PHONE, **change), known={device_of(PHONE): own}).source != "map"
 
 
