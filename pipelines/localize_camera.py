@@ -19,15 +19,15 @@ from locate.pose import Camera
 from locate.types import PhotoInfo
 from pipelines.pose_models import make_camera, read_cameras_text
 from pipelines.pose_refine import Freedom
-from pipelines.sensors import OFF_CENTRE, cropped_from, digital_zoom, exif_focal
+from pipelines.sensors import cropped_from, digital_zoom, exif_focal
 
 _GUESS = 1.2  # focal length in units of the longer side: COLMAP's, near that of a phone
 # Standard deviations; those of EXIF's focal lengths are `sensors.ExifFocal`'s.
 _MAP = Freedom(focal=0.002, distortion=0.002, principal=0.001)
 _ZOOMED = Freedom(focal=0.003, distortion=0.002, principal=0.002)  # EXIF has hundredths
-# What is not known of a lens: from those that see straight lines straight to fisheyes, square pixels or
-# nearly so, and photos that are a part of what the camera saw. Tighter priors, given up where the matches
-# contradict them, are no more precise, and too sure of crops now and then.
+# What is not known of a lens: from those that see straight lines straight to fisheyes, square pixels
+# or nearly so, and photos that are a part of what the camera saw. Tighter priors, given up where the
+# matches contradict them, are no more precise, and too sure of crops now and then.
 _UNKNOWN = Freedom(focal=1.0, distortion=0.3, principal=0.3, second=0.3, aspect=0.02)
 _HELD = 0.1  # of a focal length: one that is less certain does not tell inliers from outliers
 GIVEN, MAP, EXIF, DOUBTFUL, ESTIMATED = "given", "map", "exif", "exif in doubt", "estimated"
@@ -164,8 +164,8 @@ def unknown_camera(size: tuple[int, int]) -> QueryCamera:
 
 
 def any_lens(focal: float, size: tuple[int, int]) -> pycolmap.Camera:
-    """COLMAP's OPENCV without distortion, to begin with: with two radial terms, two focal lengths and the
-    principal point free it bends as other lenses do, fisheyes of up to 100 degrees among them.
+    """COLMAP's OPENCV without distortion, to begin with: with two radial terms, two focal lengths and
+    the principal point free it bends as other lenses do, fisheyes of up to 100 degrees among them.
 
     Args:
         focal: in pixels.

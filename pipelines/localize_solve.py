@@ -26,8 +26,8 @@ MAX_ERROR = 8.0  # pixels at the size that the extractor looks at, of an inlier
 LIMITS = (MAX_ERROR, MAX_ERROR / 4)
 _MOST = 0.8  # of the matches agree: what another RANSAC would find lies nearby
 _CONTRADICTED = 3.0  # standard deviations that a focal length is refined away: it is wrong
-# Twice the logarithm of the likelihood ratio, for six parameters more at most: the camera is another. And
-# where it is contradicted already, so much worse may be what is estimated.
+# Twice the logarithm of the likelihood ratio, for six parameters more at most: the camera is another.
+# And where it is contradicted already, so much worse may be what is estimated.
 _OVERRULED, _AS_WELL = 20.0, 8.0
 _ROUNDS = 6  # of refining and choosing the inliers anew
 _MIN_INLIERS = 6
@@ -109,14 +109,14 @@ def solve_pose(
 def share_of(
     systematic: float, resolution: float | None, camera: pycolmap.Camera, scale: float
 ) -> float:
-    """The share of systematic errors for a photo that resolves less than the map's, or more. A corner lies
-    beside its place, by an amount that grows with the blur at which it is found; what all photos of a map
-    have in common does no harm, but a photo of half the size sees its corners elsewhere.
+    """The share of systematic errors for a photo that resolves less than the map's, or more. A corner
+    lies beside its place, by an amount that grows with the blur at which it is found; what all photos
+    of a map have in common does no harm, but a photo of half the size sees its corners elsewhere.
 
     Args:
         systematic: of a photo like the map's.
-        resolution: of the map: pixels that the extractor looks at to a unit of the normalized plane, which
-            is a focal length; None if it is not known.
+        resolution: of the map: pixels that the extractor looks at to a unit of the normalized plane,
+            which is a focal length; None if it is not known.
         camera, scale: of the photo.
     """
     if resolution is None:

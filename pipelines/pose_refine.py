@@ -216,8 +216,8 @@ class Problem:
         return len(self._free) > 0
 
     def weigh_priors(self, worth: float) -> None:
-        """Let the priors weigh as much as the residuals justify, see `worth`: the loss counts residuals in
-        units of its own scale, not of their noise."""
+        """Let the priors weigh as much as the residuals justify, see `worth`: the loss counts residuals
+        in units of its own scale, not of their noise."""
         self._prior = self._information * worth / self._scale**2
 
     def moved(self, state: State, step: Array) -> State:
@@ -261,9 +261,9 @@ class Problem:
         return float((weights * (residuals**2).sum(axis=1)).sum() / freedom)
 
     def worth(self, state: State) -> float | None:
-        """Pixels squared: what a unit of information of a prior is worth among these residuals. Under the
-        loss they tell of a parameter (sum of w^2)^2 / (sum of w^2 r^2 / 2) times their derivatives
-        squared (see `covariances`), and pull it by the sum of w^2 times these."""
+        """Pixels squared: what a unit of information of a prior is worth among these residuals; None if
+        there are too few. Of a parameter they tell w^2 / (r^2 / 2) times their derivatives squared
+        (`covariances`), and hold it by w^2 times these: the worth is the ratio of the two."""
         residuals = self.residuals(state)
         squares = self._weights(residuals) ** 2
         freedom = 2 * squares.sum() - len(self._information) * squares.mean()
@@ -275,8 +275,8 @@ class Problem:
         """The two parts of the covariance, see `Refined`; None if the points do not determine it.
 
         With psi = w r, the pull of a residual, its derivative is w (I - 2 w r r^T / scale^2), on average
-        over the directions of r w^2 I (as w = 1 / (1 + r^2 / scale^2)). Where the noise is as large as the
-        scale of the loss, w^2 is far less than w.
+        over the directions of r w^2 I (as w = 1 / (1 + r^2 / scale^2)): the Hessian that a change of the
+        data meets. Where the noise is as large as the scale of the loss, w^2 is far less than w.
         """
         variance, worth = self.variance(state), self.worth(state)
         if variance is None or worth is None:

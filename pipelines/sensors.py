@@ -81,9 +81,9 @@ class ExifFocal:
 def exif_focal(info: PhotoInfo) -> ExifFocal | None:
     """The focal length by EXIF; None where it is silent.
 
-    The equivalent for 35 mm film goes first. It is a matter of the diagonal or of the width, depending on
-    the maker; the width is the usual one, and for 3:2 sensors they agree. Else the width of the sensor
-    comes from a table of cameras. Digital zoom enlarges the middle of what the sensor sees: millimetres
+    The equivalent for 35 mm film goes first. It is a matter of the diagonal or of the width, depending
+    on the maker; the width is the usual one, and for 3:2 sensors they agree. Else the width of the
+    sensor comes from a table of cameras. Digital zoom enlarges the middle of what the sensor sees: millimetres
     do not know of it, and the equivalent of most makers does (EXIF 3.0 leaves it open).
 
     Nothing is chosen where sources contradict each other: the answer lies in the middle of all that they
@@ -112,8 +112,8 @@ def exif_focal(info: PhotoInfo) -> ExifFocal | None:
 
 
 def _shares(info: PhotoInfo) -> tuple[list[float], list[str]]:
-    """Focal lengths in units of the width of the frame that the camera took, each possible; and why there
-    are several."""
+    """Focal lengths in units of the width of the frame that the camera took, each possible; and why
+    there are several."""
     zoom = digital_zoom(info)
     film = info.focal_35mm / FILM_WIDTH if info.focal_35mm else None
     width = sensor_width(info.camera)
@@ -129,10 +129,8 @@ def _shares(info: PhotoInfo) -> tuple[list[float], list[str]]:
         return [film], []
     if _agree(film * zoom, lens):
         return [film * zoom], []
-    return [film, lens], [
-        f"its focal lengths contradict each other: {film * FILM_WIDTH:.4g} and "
-        f"{lens * FILM_WIDTH:.4g} mm of 35 mm film"
-    ]
+    both = f"{film * FILM_WIDTH:.4g} and {lens * FILM_WIDTH:.4g} mm of 35 mm film"
+    return [film, lens], [f"its focal lengths contradict each other: {both}"]
 
 
 def digital_zoom(info: PhotoInfo) -> float:

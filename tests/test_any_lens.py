@@ -1,5 +1,5 @@
-"""Poses of photos whose lens nobody knows: of many kinds, cropped, stretched, enlarged without saying so.
-Their errors must lie within their covariances, or the verdict say that they may not."""
+"""Poses of photos whose lens nobody knows: of many kinds, cropped, enlarged without saying so. Their
+errors must lie within their covariances."""
 
 from __future__ import annotations
 
