@@ -126,7 +126,8 @@ def choose_camera(
             return QueryCamera(zoomed, MAP, _ZOOMED)
     told = exif_focal(info)
     if told is not None:
-        freedom = replace(_UNKNOWN, focal=told.sigma)
+        off_centre = max(told.off_centre, _UNKNOWN.principal)
+        freedom = replace(_UNKNOWN, focal=told.sigma, principal=off_centre)
         return QueryCamera(any_lens(told.pixels, size), DOUBTFUL if told.doubt else EXIF, freedom)
     return unknown_camera(size)
 

@@ -94,7 +94,6 @@ def refine_pose(
     cam_from_world: Array,
     *,
     freedom: Freedom | None = None,
-    begin: Array | None = None,
     loss_scale: float = 1.0,
     systematic: float = SYSTEMATIC,
 ) -> Refined | None:
@@ -105,8 +104,7 @@ def refine_pose(
         world_points: M x 3, in front of the camera.
         camera: left as it is.
         cam_from_world: 3 x 4, near the solution.
-        freedom: of the camera, whose priors hold it as it is.
-        begin: changes of it, as in `LENS`, to begin with; none by default.
+        freedom: of the camera.
         loss_scale: pixels at which a residual counts half.
         systematic: the share of the map's systematic errors in the noise.
 
@@ -115,8 +113,7 @@ def refine_pose(
     """
     freedom = freedom or Freedom()
     problem = Problem(points, world_points, camera, freedom, loss_scale)
-    lens = np.zeros(len(LENS)) if begin is None else begin
-    state = solve(problem, State(cam_from_world, changed_lens(camera, lens), lens))
+    state = solve(problem, State(cam_from_world, camera, np.zeros(len(LENS))))
     parts = None if state is None else problem.covariances(state)
     if state is None or parts is None:
         return None
