@@ -94,7 +94,6 @@ def refine_pose(
     cam_from_world: Array,
     *,
     freedom: Freedom | None = None,
-    begin: Array | None = None,
     loss_scale: float = 1.0,
     systematic: float = SYSTEMATIC,
 ) -> Refined | None:
@@ -105,8 +104,7 @@ def refine_pose(
         world_points: M x 3, in front of the camera.
         camera: left as it is.
         cam_from_world: 3 x 4, near the solution.
-        freedom: of the camera, whose priors hold it as it is.
-        begin: changes of it, as in `LENS`, to begin with; none by default.
+        freedom: of the camera.
         loss_scale: pixels at which a residual counts half.
         systematic: the share of the map's systematic errors in the noise.
 
@@ -115,8 +113,7 @@ def refine_pose(
     """
     freedom = freedom or Freedom()
     problem = Problem(points, world_points, camera, freedom, loss_scale)
-    lens = np.zeros(len(LENS)) if begin is None else begin
-    state = solve(problem, State(cam_from_world, changed_lens(camera, lens), lens))
+    state = solve(problem, State(cam_from_world, camera, np.zeros(len(LENS))))
     parts = None if state is None else problem.covariances(state)
     if state is None or parts is None:
         return None
@@ -216,8 +213,8 @@ class Problem:
         return len(self._free) > 0
 
     def weigh_priors(self, worth: float) -> None:
-        """Let the priors weigh as much as the residuals justify, see `worth`: the loss counts residuals in
-        units of its own scale, not of their noise."""
+        """Let the priors weigh as much as the residuals justify, see `worth`: the loss counts residuals
+        in units of its own scale, not of their noise."""
         self._prior = self._information * worth / self._scale**2
 
     def moved(self, state: State, step: Array) -> State:
@@ -261,9 +258,9 @@ class Problem:
         return float((weights * (residuals**2).sum(axis=1)).sum() / freedom)
 
     def worth(self, state: State) -> float | None:
-        """Pixels squared: what a unit of information of a prior is worth among these residuals. Under the
-        loss they tell of a parameter (sum of w^2)^2 / (sum of w^2 r^2 / 2) times their derivatives
-        squared (see `covariances`), and pull it by the sum of w^2 times these."""
+        """Pixels squared: what a unit of information of a prior is worth among these residuals; None if
+        there are too few. Of a parameter they tell w^2 / (r^2 / 2) times their derivatives squared
+        (`covariances`), and hold it by w^2 times these: the worth is the ratio of the two."""
         residuals = self.residuals(state)
         squares = self._weights(residuals) ** 2
         freedom = 2 * squares.sum() - len(self._information) * squares.mean()
@@ -275,8 +272,8 @@ class Problem:
         """The two parts of the covariance, see `Refined`; None if the points do not determine it.
 
         With psi = w r, the pull of a residual, its derivative is w (I - 2 w r r^T / scale^2), on average
-        over the directions of r w^2 I (as w = 1 / (1 + r^2 / scale^2)). Where the noise is as large as the
-        scale of the loss, w^2 is far less than w.
+        over the directions of r w^2 I (as w = 1 / (1 + r^2 / scale^2)): the Hessian that a change of the
+        data meets. Where the noise is as large as the scale of the loss, w^2 is far less than w.
         """
         variance, worth = self.variance(state), self.worth(state)
         if variance is None or worth is None:

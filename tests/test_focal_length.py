@@ -1,5 +1,5 @@
-"""What EXIF says of a focal length, where its sources agree and where they contradict each other; digital
-zoom, crops, and cameras of the map."""
+"""What EXIF says of a focal length, where its sources agree and where they contradict each other;
+digital zoom, crops, and cameras of the map."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_the_maps_camera_is_enlarged_as_the_photo_is():
         height=3000,
         params=[3000, 3010, 1990, 1520, -0.1, 0.03, 1e-3, 0],
     )
-    rays = np.random.default_rng(0).uniform(-0.2, 0.2, (50, 3)) + [0, 0, 1]
+    rays = np.c_[np.random.default_rng(0).uniform(-0.2, 0.2, (50, 2)), np.ones(50)]
     # The middle 1/2 of the photo, enlarged: from 1000 on, in COLMAP's pixels, everything twice.
     seen = (np.asarray(own.img_from_cam(rays)) - [1000, 750]) * 2
     twice = magnified(own, 2.0)
