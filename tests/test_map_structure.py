@@ -217,10 +217,11 @@ def camera_matrix(focal, size=(320, 240)):
 
 
 def test_a_panorama_makes_no_map(texture, tmp_path):
-    """Views of a picture far away, from one spot, with a focal length of 300 px: no EXIF."""
-    far = np.linalg.inv(camera_matrix(600, (640, 480)))
-    turned = [camera_matrix(300) @ r @ far for r in TURNS[:4]]
-    pictures(tmp_path / "p", turned, texture((640, 480), seed=4))
-    with pytest.raises(InputError, match=r"4 photos seem to be taken from one spot.*move sideways"):
+    """Views of a picture far away, from one spot, by a camera wider than the one that is guessed."""
+    far = np.linalg.inv(camera_matrix(605, (960, 720)))
+    turns = [turn(), turn(y=12), turn(y=-12), turn(x=8), turn(-8, 6, 4)]
+    moved = [camera_matrix(224) @ rotation @ far for rotation in turns]
+    pictures(tmp_path / "p", moved, texture((960, 720), seed=4))
+    with pytest.raises(InputError, match=r"photos seem to be taken from one spot.*move sideways"):
         build_map(tmp_path / "map", images=tmp_path / "p", extractor="sift", workers=1)
     assert not (tmp_path / "map" / "model").exists()
