@@ -31,6 +31,7 @@ from locate.types import Array
 from pipelines.georef import Georef
 from pipelines.picture_files import write_beside
 from pipelines.pose_files import FORMATS, bare_name, write_poses
+from pipelines.pose_models import SPHERICAL
 
 FORMS = ("json", "hloc", "colmap", "kapture", "tum", "kitti", "geojson", "kml")
 Frame = Literal["map", "enu"]
@@ -383,7 +384,11 @@ def _write_kapture(
         records.append(f"{number}, {device}, {name}")
         values = [*quaternion_of(matrix[:, :3]), *matrix[:, 3]]
         trajectory.append(", ".join([str(number), device, *(repr(float(v)) for v in values)]))
-    cameras = [", ".join([device, "", "camera", *map(str, key)]) for key, device in sensors.items()]
+    cameras = []
+    for (model, *rest), device in sensors.items():
+        # The only model of kapture's that a sphere may be: its size, and nothing else.
+        key = ("UNKNOWN_CAMERA", *rest[:2]) if model == SPHERICAL else (model, *rest)
+        cameras.append(", ".join([device, "", "camera", *map(str, key)]))
     place = folder / "sensors"
     for file, columns, lines in (
         ("records_camera.txt", ["timestamp, device_id, image_path"], records),
