@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from sqlite_utils import Database
 
-from index.migrations import SCHEMA_VERSION, migrations
+from index.migrations import FIRST, SCHEMA_VERSION, migrations
 from index.records import Entry, FileState, ImageRow, feature_blobs, features_from, vector_blob
 from locate.errors import (
     DatabaseCorruptError,
@@ -36,6 +36,7 @@ _INFO_COLUMNS = [
     "camera",
     "focal_mm",
     "focal_35mm",
+    "digital_zoom",
     "latitude",
     "longitude",
     "altitude",
@@ -87,7 +88,7 @@ class Catalog:
             with _closed_on_error(connection):
                 catalog = cls(folder, connection)
                 catalog._refuse_newer()
-                if migrations.pending(catalog._db):
+                if catalog._unfinished():
                     raise DatabaseMissingError(
                         f"{folder} holds no finished database (or one of an older version); "
                         "run locate build-index again"
@@ -109,6 +110,10 @@ class Catalog:
             raise DatabaseMismatchError(
                 f"{self.folder} was written by a newer version of locate; upgrade locate"
             )
+
+    def _unfinished(self) -> bool:
+        """Later migrations only add what may be missing; the first makes the tables."""
+        return any(m.name == FIRST for m in migrations.pending(self._db))
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
@@ -261,6 +266,7 @@ class Catalog:
         if entry.info is not None:
             row["width"], row["height"] = entry.info.size
             row |= {name: getattr(entry.info, name) for name in _INFO_COLUMNS}
+            row["exif_width"], row["exif_height"] = entry.info.exif_size or (None, None)
         return self._insert("images", row)
 
     def _insert(self, table: str, row: Mapping[str, Any]) -> int:
@@ -418,8 +424,11 @@ def _joined(ids: list[int], matrices: list[Array]) -> tuple[Array, Array, Array]
 
 
 def _image(row: dict[str, Any]) -> ImageRow:
-    details: dict[str, Any] = {name: row[name] for name in _INFO_COLUMNS}
+    # A database that an older version wrote, and that is only read now, lacks the later columns.
+    details: dict[str, Any] = {name: row.get(name) for name in _INFO_COLUMNS}
     details["orientation"] = details["orientation"] or 1
+    if row.get("exif_width") and row.get("exif_height"):
+        details["exif_size"] = (row["exif_width"], row["exif_height"])
     info = PhotoInfo(size=(row["width"] or 0, row["height"] or 0), **details)
     return ImageRow(
         id=row["id"],

@@ -9,7 +9,8 @@ from __future__ import annotations
 from sqlite_utils import Database, Migrations
 
 migrations = Migrations("locate")
-SCHEMA_VERSION = 1  # number of the last migration; SQLite's user_version repeats it
+SCHEMA_VERSION = 2  # number of the last migration; SQLite's user_version repeats it
+FIRST = "m001_images_features_vectors"  # a database without the others can still be read
 
 
 @migrations()
@@ -49,3 +50,11 @@ def m001_images_features_vectors(db: Database) -> None:
             dim INTEGER NOT NULL, vector BLOB NOT NULL, checksum TEXT NOT NULL)"""
     )
     db.execute("PRAGMA user_version = 1")
+
+
+@migrations()
+def m002_digital_zoom_and_size_by_exif(db: Database) -> None:
+    """What photos that were looked at before said of these is not known."""
+    for column in ("digital_zoom REAL", "exif_width INTEGER", "exif_height INTEGER"):
+        db.execute(f"ALTER TABLE images ADD COLUMN {column}")
+    db.execute("PRAGMA user_version = 2")

@@ -3,6 +3,7 @@
     LocateError
     ├── InputError (ValueError)       a value that the caller gave cannot be used
     │   ├── ImageError                a file that is not a usable photo
+    │   ├── NoPhotoError              there is no photo in what was named
     │   └── UnknownNameError          no extractor, label rule, ... of that name
     ├── DatabaseError                 the folder that `locate build-index` makes
     │   ├── DatabaseMissingError      there is none, or it is empty
@@ -44,6 +45,10 @@ class ImageError(InputError):
         self.path = Path(path)
         self.reason = reason
         self.cure = cure
+
+
+class NoPhotoError(InputError):
+    """There is no photo in what was named."""
 
 
 class UnknownNameError(InputError):

@@ -34,6 +34,10 @@ def read_exif(image: Image.Image, turned: bool) -> PhotoInfo:
         camera=_camera(main.get(tag.Make), main.get(tag.Model)),
         focal_mm=_positive(detail.get(sub.FocalLength)),
         focal_35mm=_positive(detail.get(sub.FocalLengthIn35mmFilm)),
+        digital_zoom=_zoom(detail.get(sub.DigitalZoomRatio)),
+        exif_size=_size(
+            detail.get(sub.ExifImageWidth), detail.get(sub.ExifImageHeight), orientation >= 5
+        ),
         latitude=_degrees(gps.get(place.GPSLatitude), gps.get(place.GPSLatitudeRef), "S", 90),
         longitude=_degrees(gps.get(place.GPSLongitude), gps.get(place.GPSLongitudeRef), "W", 180),
         altitude=_altitude(gps.get(place.GPSAltitude), gps.get(place.GPSAltitudeRef)),
@@ -59,6 +63,20 @@ def _number(value: Any) -> float | None:
 def _positive(value: Any) -> float | None:
     number = _number(value)
     return number if number is not None and number > 0 else None
+
+
+def _zoom(value: Any) -> float | None:
+    """EXIF 3.0: 0 says that there was none, as 1 does."""
+    number = _number(value)
+    return number if number is not None and number > 1 else None
+
+
+def _size(width: Any, height: Any, turned: bool) -> tuple[int, int] | None:
+    sides = [_positive(side) for side in (width, height)]
+    if any(side is None or not 1 <= side < 2**31 for side in sides):
+        return None
+    size = round(sides[0] or 0), round(sides[1] or 0)
+    return size[::-1] if turned else size
 
 
 def _text(value: Any) -> str:

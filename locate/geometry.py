@@ -8,13 +8,18 @@ MAGSAC); MAGSAC takes half the time, but both take less than the matching itself
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import poselib
 
+from locate.overlays import on_overlay
 from locate.types import Array, Features, Verification
+from locate.verdict import evidence_of
 
 MAX_EPIPOLAR_ERROR = 2.0  # pixels at the working size
 MAX_ITERATIONS = 2000
+_NO_EVIDENCE = 1.0  # inliers beyond chance, which prove nothing by any extractor
 MIN_MATCHES = 8  # seven determine F, the eighth is the first evidence
 
 
@@ -30,8 +35,23 @@ def verify(
             error tolerance holds at that size, as the precision of keypoints does.
 
     Returns:
-        `matches` less repeated ones (see `distinct_matches`), with their inliers.
+        `matches` less repeated ones (see `distinct_matches`) and less those on an overlay
+        (`locate.overlays`), with their inliers.
     """
+    found = _verified(query, database, matches, working_side)
+    # Only where more agrees than by chance is it worth asking whether that is an overlay.
+    if evidence_of(found) <= _NO_EVIDENCE:
+        return found
+    on = on_overlay(query, database, found.matches, working_side)
+    if not on.any():
+        return found
+    rest = _verified(query, database, found.matches[~on], working_side)
+    return replace(rest, on_overlay=int(on.sum()))
+
+
+def _verified(
+    query: Features, database: Features, matches: Array, working_side: int
+) -> Verification:
     scale_q = min(1.0, working_side / max(query.image_size))
     scale_d = min(1.0, working_side / max(database.image_size))
     points_q = query.keypoints[matches[:, 0]]

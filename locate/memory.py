@@ -7,6 +7,7 @@ once; fetching fresh ones costs more than some layers' arithmetic (`docs/experim
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import sys
 
@@ -30,3 +31,12 @@ def keep_freed_memory() -> bool:
     return bool(
         mallopt(_TRIM_THRESHOLD, _LARGEST_TRIMMED) and mallopt(_MMAP_THRESHOLD, _LARGEST_IN_HEAP)
     )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out: torch and OpenCV have types of their own for it."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    text = str(error).lower()
+    signs = ("can't allocate memory", "out of memory", "insufficient memory", "bad_alloc")
+    return isinstance(error, MemoryError) or any(sign in text for sign in signs)

@@ -120,7 +120,11 @@ class PhotoInfo:
         taken_at: "YYYY-MM-DDTHH:MM:SS", local time of the camera.
         camera: maker and model.
         focal_mm: focal length in millimetres.
-        focal_35mm: focal length in 35 mm film equivalent, in millimetres.
+        focal_35mm: focal length in 35 mm film equivalent, in millimetres. Most cameras multiply it by
+            the digital zoom.
+        digital_zoom: how many times the middle of the picture was enlarged; None where it was not.
+        exif_size: (width, height) in pixels that the camera wrote, upright; others than `size` if the
+            photo was cropped or resized since.
         latitude, longitude: WGS84 degrees, north and east positive.
         altitude: metres above sea level.
         projection: of a 360 degree photo; databases do not keep it.
@@ -132,6 +136,8 @@ class PhotoInfo:
     camera: str | None = None
     focal_mm: float | None = None
     focal_35mm: float | None = None
+    digital_zoom: float | None = None
+    exif_size: tuple[int, int] | None = None
     latitude: float | None = None
     longitude: float | None = None
     altitude: float | None = None
@@ -171,6 +177,8 @@ class Verification:
         matrix: 3 x 3 float64 or None; `x_database^T F x_query = 0` for kind "fundamental",
             `x_database ~ H x_query` for kind "homography", on (x, y, 1) in original pixels.
         kind: "fundamental", "homography" or "none".
+        on_overlay: matches that were left out, because they lie on what stands at the same pixels in both
+            images (a caption, a frame) while the rest has moved; they are not among the M.
     """
 
     matches: Array
@@ -179,6 +187,7 @@ class Verification:
     inliers: Array
     matrix: Array | None
     kind: str
+    on_overlay: int = 0
 
     def __post_init__(self) -> None:
         m = len(self.matches)

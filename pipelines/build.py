@@ -27,7 +27,7 @@ from pipelines.filled_by import (
     restore_weights,
 )
 from pipelines.labels import LabelRule, label_rule
-from pipelines.scan import Found, look, scan
+from pipelines.scan import Found, LeftOut, look, require_folder, scan
 from pipelines.shortlist import BOTH, GLOBAL, LOCAL, default_search, refuse_unfit
 
 COMMIT_SECONDS = 1.0  # the most work that a kill can cost
@@ -43,6 +43,7 @@ class BuildReport:
     Attributes:
         failed: (path, reason) of every file that could not be used.
         missing: images of the database whose file is gone; they are kept.
+        left_out: what was passed over because of its name.
         seconds: by part, summed over threads, and "total" by the clock on the wall.
         vectors: the search index, None if nothing is indexed.
         local: the index of local descriptors, None if the database keeps none.
@@ -53,6 +54,7 @@ class BuildReport:
     unchanged: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
     missing: int = 0
+    left_out: LeftOut = field(default_factory=LeftOut)
     seconds: dict[str, float] = field(default_factory=dict)
     vectors: VectorsInfo | None = None
     local: LocalInfo | None = None
@@ -63,7 +65,8 @@ class BuildReport:
         return (self.added + self.updated) / max(self.seconds.get("total", 0.0), 1e-9)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self) | {"images_per_second": self.images_per_second}
+        values = asdict(self) | {"images_per_second": self.images_per_second}
+        return values | self.left_out.to_json()
 
 
 def build_index(
@@ -74,6 +77,7 @@ def build_index(
     weights: Sequence[Path] = (),
     search: str | None = None,
     label_from: str = "folder",
+    checksum: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
@@ -89,6 +93,7 @@ def build_index(
         search: "global", "local" or "both": what queries find their shortlist by. "local" and
             "both" keep an index of all local descriptors. By default as the database was built.
         label_from: see `pipelines.labels.label_rule`.
+        checksum: tell what changed by the content of every photo instead of by size and date.
         workers: threads; by default one a core.
         progress: called with (done, in all) from this thread.
 
@@ -96,12 +101,13 @@ def build_index(
         InputError, WeightsError, DatabaseLockedError, DatabaseMismatchError, DatabaseError
     """
     rule = label_rule(label_from)
-    files = scan(photos)
-    first = next(files, None)  # raises before anything is written
+    require_folder(photos)  # before anything is written
     with lock.writer(index), Catalog.create(index) as catalog:
         root_id = catalog.add_root(photos)
-        found = [first, *files] if first else []
-        job = Job(catalog, rule, workers, progress, extractor, weights, search)
+        job = Job(catalog, rule, workers, progress, extractor, weights, search, checksum=checksum)
+        # Some were added by name, which no name of a photo need be.
+        known = {row.path for row in catalog.images("ok") if row.root_id == root_id}
+        found = list(scan(photos, job.report.left_out, known))
         job.index({root_id: found})
         on_disk = {item.path for item in found}
         gone = [r for r in catalog.images() if r.root_id == root_id and r.path not in on_disk]
@@ -116,6 +122,7 @@ def add_photos(
     index: Path,
     *,
     label_from: str = "folder",
+    checksum: bool = False,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
@@ -127,10 +134,12 @@ def add_photos(
     rule = label_rule(label_from)
     with lock.writer(index), Catalog.create(index) as catalog:
         groups: dict[int, list[Found]] = {}
+        left_out = LeftOut()
         for path in paths:
-            for root, found in resolve(path, list(catalog.roots().values())):
+            for root, found in resolve(path, list(catalog.roots().values()), left_out):
                 groups.setdefault(catalog.add_root(root), []).append(found)
-        job = Job(catalog, rule, workers, progress)
+        job = Job(catalog, rule, workers, progress, checksum=checksum)
+        job.report.left_out = left_out
         job.index(groups)
         return job.finish()
 
@@ -215,8 +224,11 @@ class Job:
         extractor: str | None = None,
         weights: Sequence[Path] = (),
         search: str | None = None,
+        *,
+        checksum: bool = False,
     ) -> None:
         self.report = BuildReport()
+        self._checksum = checksum
         self._catalog = catalog
         self._rule = rule
         self._workers = workers
@@ -266,7 +278,12 @@ class Job:
         for root_id, files in groups.items():
             for item in files:
                 row = stored.get((root_id, item.path))
-                if row is None or row.status != "ok" or not _same_state(row, item):
+                if (
+                    row is None
+                    or row.status != "ok"
+                    or self._checksum
+                    or not _same_state(row, item)
+                ):
                     todo.append((root_id, item, row))
                     continue
                 self.report.unchanged += 1
@@ -318,9 +335,11 @@ class Job:
             if row is not None and (row.error, row.file.sha256) == (seen.error, seen.file.sha256):
                 return None  # nothing new to say about it
             return Entry(root_id, path, label, seen.file, error=seen.error)
-        if seen.same_as is not None and row is not None and row.id == seen.same_as:
+        same = row is not None and row.status == "ok" and row.file.sha256 == seen.file.sha256
+        if seen.same_as is not None and row is not None and same:
             self.report.unchanged += 1  # a new date on the same content
-            self._catalog.touch([(row.id, seen.file, label)])
+            if (row.file, row.label) != (seen.file, label):
+                self._catalog.touch([(row.id, seen.file, label)])
             return None
         if seen.same_as is not None:
             try:
@@ -361,7 +380,9 @@ def _same_state(row: ImageRow, item: Found) -> bool:
     )
 
 
-def resolve(path: Path, roots: Iterable[Path]) -> Iterator[tuple[Path, Found]]:
+def resolve(
+    path: Path, roots: Iterable[Path], left_out: LeftOut | None = None
+) -> Iterator[tuple[Path, Found]]:
     """The photos that a path of `locate add` means, each with the root it belongs to."""
     if not path.exists():
         raise InputError(f"{path} does not exist; name a photo or a folder of photos")
@@ -370,7 +391,7 @@ def resolve(path: Path, roots: Iterable[Path]) -> Iterator[tuple[Path, Found]]:
     home = next((r for r in roots if absolute.is_relative_to(r)), None)
     if absolute.is_dir():
         root = home or absolute
-        for item in scan(absolute):
+        for item in scan(absolute, left_out):
             yield root, look(item.absolute, root)
     else:
         root = home or absolute.parent

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from locate import __version__
-from locate.errors import LocateError
 from locate.memory import keep_freed_memory
-from pipelines import evaluate_cli, exits, localize_cli, map_cli, models_cli, train_cli
+from pipelines import (
+    evaluate_cli,
+    last_resort,
+    localize_cli,
+    map_cli,
+    models_cli,
+    streams,
+    train_cli,
+)
+from pipelines.arguments import Parser
 from pipelines.labels import RULES
 
 _SEARCHES = ("global", "local", "both")  # as pipelines.shortlist has them
@@ -20,10 +27,12 @@ exit codes:
   0  all good; for a query: match; for localize: localized
   1  the query's answer is "no match", or a photo is "not localized"
   2  wrong usage, or an error that stopped the command
-  3  some files could not be used, or are not in the map; the rest was done
+  3  some files could not be used, were passed over (raw photos, videos, ...), or are not in the
+     map; the rest was done
   4  nothing was done: no usable photo
   5  the answer is "uncertain"
   6  `locate check` found problems
+ 70  a fault of locate itself; a line on standard error says where its traceback is
 130  interrupted; everything committed until then is kept
 
 The database is the folder .locate in the current directory or above it;
@@ -33,29 +42,15 @@ The database is the folder .locate in the current directory or above it;
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    arguments = _parser().parse_args(argv)
-    keep_freed_memory()
-    try:
-        code = _command(arguments.command)(arguments)
-        sys.stdout.flush()
-        return code
-    except LocateError as error:
-        print(f"locate: {error}", file=sys.stderr)
-        return exits.ERROR
-    except BrokenPipeError:  # `locate query ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return exits.GOOD
-    except OSError as error:
-        # Of files that the user named for output; those of the database and the photos are ours.
-        name = f"{error.filename}: " if error.filename else ""
-        print(f"locate: {name}{error.strerror}; check the path and the disk", file=sys.stderr)
-        return exits.ERROR
-    except KeyboardInterrupt:
-        print(
-            "locate: interrupted; what was committed is kept, run the same command to go on",
-            file=sys.stderr,
-        )
-        return exits.INTERRUPTED
+    if argv is None:
+        streams.prepare()
+
+    def command() -> int:
+        arguments = _parser().parse_args(argv)
+        keep_freed_memory()
+        return _command(arguments.command)(arguments)
+
+    return last_resort.run(command, own_process=argv is None)
 
 
 def _command(name: str) -> Callable[[argparse.Namespace], int]:
@@ -82,7 +77,7 @@ def _command(name: str) -> Callable[[argparse.Namespace], int]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="locate",
         description="Which of my photos shows the same place, and where was the camera.",
         epilog=_EPILOG,
@@ -157,19 +152,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     info.add_argument("--images", action="store_true", help="list every image")
 
-    check = command(
-        "check",
-        "check every invariant of the database, checksums included",
-        "locate check --repair",
-    )
-    check.add_argument("--repair", action="store_true", help="rebuild what is derived")
+    _add_check(command)
 
     query = command(
         "query",
         "find the images that show the same place as a photo",
         "locate query photo.jpg --html report.html",
     )
-    query.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="photo or folder")
+    query.add_argument(
+        "photos", type=Path, nargs="+", metavar="PHOTO", help="photo or folder; - is standard input"
+    )
     query.add_argument("--top", type=int, default=10, metavar="N", help="answers (default 10)")
     query.add_argument(
         "--shortlist", type=int, default=30, metavar="N", help="candidates verified (default 30)"
@@ -226,12 +218,29 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_check(command: Callable[[str, str, str], argparse.ArgumentParser]) -> None:
+    check = command(
+        "check",
+        "check every invariant of the database, checksums and the content of the photos included",
+        "locate check --repair",
+    )
+    check.add_argument(
+        "--no-photos", action="store_true", help="do not read the photos: is each what was indexed?"
+    )
+    check.add_argument("--repair", action="store_true", help="rebuild what is derived")
+
+
 def _label_and_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--label-from",
         default="folder",
         metavar="RULE",
         help=f"where the landmark's name comes from: {', '.join(RULES)} (default folder)",
+    )
+    parser.add_argument(
+        "--checksum",
+        action="store_true",
+        help="see what changed by the content of every photo, not by its size and date",
     )
     parser.add_argument("--workers", type=int, metavar="N", help="threads (default: one a core)")
 

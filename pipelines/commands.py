@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +18,10 @@ from pipelines import exits, tables
 from pipelines.build import BuildReport, add_photos, remove_images
 from pipelines.build import build_index as build
 from pipelines.maintain import check_database, database_info, image_rows
+from pipelines.named_photos import photos_below
 from pipelines.progress import progress_bar
-from pipelines.scan import scan
+from pipelines.scan import LeftOut
+from pipelines.streams import say
 
 if TYPE_CHECKING:
     from pipelines.retrieve import Database
@@ -56,6 +58,7 @@ def build_index(a: argparse.Namespace) -> int:
             weights=a.weights,
             search=a.search,
             label_from=a.label_from,
+            checksum=a.checksum,
             workers=_positive("--workers", a.workers),
             progress=progress,
         )
@@ -69,6 +72,7 @@ def add(a: argparse.Namespace) -> int:
             a.paths,
             index,
             label_from=a.label_from,
+            checksum=a.checksum,
             workers=_positive("--workers", a.workers),
             progress=progress,
         )
@@ -82,7 +86,7 @@ def _finish_build(report: BuildReport, index: Path, as_json: bool) -> int:
         tables.print_build(report, index)
     if not (report.added or report.updated or report.unchanged):
         return exits.NOTHING_DONE
-    return exits.SOME_FAILED if report.failed else exits.GOOD
+    return exits.SOME_FAILED if report.failed or report.left_out else exits.GOOD
 
 
 def remove(a: argparse.Namespace) -> int:
@@ -111,7 +115,8 @@ def info(a: argparse.Namespace) -> int:
 
 def check(a: argparse.Namespace) -> int:
     index = find_index(a.index)
-    report = check_database(index, repair=a.repair)
+    with progress_bar("reading photos") as progress:
+        report = check_database(index, repair=a.repair, photos=not a.no_photos, progress=progress)
     if a.json:
         _print_json(vars(report))
     else:
@@ -127,9 +132,8 @@ def query(a: argparse.Namespace) -> int:
     answers: list[Answer] = []
     as_json: list[dict[str, Any]] = []
     failed: list[tuple[str, str]] = []
-    photos = list(photos_below(a.photos))
-    if not photos:
-        raise InputError("no photo found in what was named")
+    left_out = LeftOut()
+    photos = photos_below(a.photos, left_out)
     with Database(find_index(a.index)) as db, progress_bar("asking") as progress:
         options = {
             "top": a.top,
@@ -158,16 +162,18 @@ def query(a: argparse.Namespace) -> int:
             {
                 "answers": as_json,
                 "failed": [{"photo": name, "reason": reason} for name, reason in failed],
+                **left_out.to_json(),
             }
         )
     else:
         tables.print_answers(answers, failed)
+        tables.print_left_out(left_out)
         for written in (a.save_matches, a.html):
             if written:
-                print(f"wrote {written}")
+                say(f"wrote {written}")
     if not answers:
         return exits.NOTHING_DONE if len(failed) > 1 else exits.ERROR
-    if failed:
+    if failed or left_out:
         return exits.SOME_FAILED
     # Several photos: the weakest answer speaks.
     order = (NO_MATCH, UNCERTAIN, MATCH, UNVERIFIED)
@@ -186,7 +192,7 @@ def calibrate(a: argparse.Namespace) -> int:
             progress=progress,
         )
     if a.out:
-        a.out.write_text(report.calibration.to_json() + "\n")
+        a.out.write_text(report.calibration.to_json() + "\n", "utf-8")
     if a.json:
         _print_json(report.to_json())
     else:
@@ -204,7 +210,7 @@ def make_town(a: argparse.Namespace) -> int:
     if a.json:
         _print_json({"folder": str(a.out), "created": town.created})
     else:
-        print(f"{a.out}: {'made' if town.created else 'is already there, left as it is'}")
+        say(f"{a.out}: {'made' if town.created else 'is already there, left as it is'}")
     return exits.GOOD
 
 
@@ -226,6 +232,7 @@ def answer_json(answer: Answer) -> dict[str, Any]:
                 "path": str(c.path),
                 "inliers": c.inliers,
                 "matches": len(c.verification.matches) if c.verification else None,
+                "on_overlay": c.verification.on_overlay if c.verification else None,
                 "similarity": c.similarity,
                 "votes": c.votes,
                 "evidence": c.evidence,
@@ -235,15 +242,6 @@ def answer_json(answer: Answer) -> dict[str, Any]:
         ],
         "seconds": answer.seconds,
     }
-
-
-def photos_below(paths: Sequence[Path]) -> Iterator[Path]:
-    """The photos that were named, and all below the folders that were."""
-    for path in paths:
-        if path.is_dir():
-            yield from (found.absolute for found in scan(path))
-        else:
-            yield path
 
 
 def _without_matches(answer: Answer) -> Answer:

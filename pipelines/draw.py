@@ -21,6 +21,7 @@ from pipelines.picture_files import (
     Picture,
     encode_jpeg,
     free_path,
+    query_name,
     query_picture,
     read_picture,
     safe_name,
@@ -158,7 +159,7 @@ def save_matches(
         origin = "pixels " + hashlib.sha256(query.tobytes()).hexdigest()
     else:
         origin = str(answer.photo.absolute()) if answer.photo else "pixels"
-    stem = safe_name(answer.photo.stem if answer.photo else "query")
+    stem = query_name(answer.photo)
     verified = [c for c in answer.candidates if c.verification is not None][: max(0, limit)]
     folder.mkdir(parents=True, exist_ok=True)
     written = []

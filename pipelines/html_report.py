@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Sequence
-from html import escape
 from pathlib import Path
 
 import cv2
@@ -22,6 +21,7 @@ from pipelines.picture_files import (
     read_picture,
     write_beside,
 )
+from pipelines.visible import in_html as escape
 
 MAX_DRAWINGS = 5  # of one query
 _DRAWING_WIDTH, _THUMB_SIDE, _QUERY_SIDE = 1120, 132, 240  # pixels

@@ -29,6 +29,7 @@ from locate.panorama import FIELD_OF_VIEW as VIEW_FIELD
 from locate.panorama import is_whole
 from locate.pose import LOCALIZED, NOT_LOCALIZED, VERDICTS, Camera, Pose
 from locate.types import Array, Features
+from pipelines.camera_models import is_spherical
 from pipelines.extraction import Clock, as_photo, extract_turned, one_thread_each
 from pipelines.filled_by import load_extractor
 from pipelines.localize_camera import QueryCamera, choose_camera, plain_camera
@@ -36,7 +37,6 @@ from pipelines.localize_map import LoadedMap, MapImage
 from pipelines.localize_solve import Solution, solve_pose
 from pipelines.localize_verdict import Evidence, judge, needed, spread_of
 from pipelines.map_folder import MapFolder
-from pipelines.pose_models import is_spherical
 from pipelines.shortlist import LOCAL, Searches
 
 RATIO = 0.85  # of Lowe's test, query to map
@@ -329,6 +329,7 @@ class Localizer:
                     camera,
                     scale=scale,
                     systematic=self.map.systematic,
+                    resolution=self.map.resolution,
                     seed=seed,
                 )
             agreeing = 0

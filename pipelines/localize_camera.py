@@ -11,41 +11,27 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pycolmap
 
 from locate.errors import ImageError, InputError
-from locate.panorama import is_whole, panorama_of
 from locate.pose import Camera
 from locate.types import PhotoInfo
-from pipelines.pose_models import (
-    SPHERICAL,
-    camera_models,
-    is_spherical,
-    make_camera,
-    read_cameras_text,
-)
+from pipelines.camera_models import SPHERICAL, about_model, is_spherical
+from pipelines.panorama_camera import given_sphere, tagged_sphere
+from pipelines.pose_models import make_camera, read_cameras_text
 from pipelines.pose_refine import Freedom
-from pipelines.sensors import exif_focal
+from pipelines.sensors import cropped_from, digital_zoom, exif_focal
 
 _GUESS = 1.2  # focal length in units of the longer side: COLMAP's, near that of a phone
-# Standard deviations. Of phones and compact cameras, EXIF rounds to whole millimetres or knows the lens
-# at infinity only; a principal point is rarely further than 1 % of the photo from its middle.
+# Standard deviations; those of EXIF's focal lengths are `sensors.ExifFocal`'s.
 _MAP = Freedom(focal=0.002, distortion=0.002, principal=0.001)
-_EXIF = Freedom(focal=0.05, distortion=0.1, principal=0.01)
-_OTHER_NAMES = {  # of camera models, in ROS, OpenCV, Kalibr and openMVG
-    "plumb_bob": "OPENCV",
-    "radtan": "OPENCV",
-    "brown": "OPENCV",
-    "rational_polynomial": "FULL_OPENCV",
-    "equidistant": "OPENCV_FISHEYE",
-    "kannala_brandt": "OPENCV_FISHEYE",
-    "kannala_brandt4": "OPENCV_FISHEYE",
-    "fisheye624": "RAD_TAN_THIN_PRISM_FISHEYE, whose parameters are in another order",
-    "spherical": "EQUIRECTANGULAR",
-    "panorama": "EQUIRECTANGULAR",
-    "360": "EQUIRECTANGULAR",
-}
-_UNKNOWN = Freedom(focal=1.0, distortion=0.1, principal=0.01)
+_ZOOMED = Freedom(focal=0.01, distortion=0.01, principal=0.01)  # the same, enlarged by EXIF
+# What is not known of a lens: from those that see straight lines straight to fisheyes, square pixels or
+# nearly so, and photos that are a part of what the camera saw.
+_UNKNOWN = Freedom(focal=1.0, distortion=0.3, principal=0.3, second=0.3, aspect=0.02)
+_HELD = 0.1  # of a focal length: one that is less certain does not tell inliers from outliers
+GIVEN, MAP, EXIF, DOUBTFUL, ESTIMATED = "given", "map", "exif", "exif in doubt", "estimated"
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +48,8 @@ class QueryCamera:
 
     @property
     def focal_known(self) -> bool:
-        return self.source != "estimated"
+        """Well enough to tell which matches agree."""
+        return self.freedom.focal <= _HELD
 
     @property
     def spherical(self) -> bool:
@@ -76,20 +63,33 @@ class Device:
 
     Attributes:
         name: maker and model.
-        focal_mm: as EXIF has it.
+        focal_mm, focal_35mm: as EXIF has them.
+        zoom: of the picture itself, 1 for none.
         size: (width, height) in pixels, upright.
+        orientation: of EXIF, as its middle is elsewhere in a photo that was held another way up.
     """
 
     name: str
     focal_mm: float | None
+    focal_35mm: float | None
+    zoom: float
     size: tuple[int, int]
+    orientation: int
 
 
 def device_of(info: PhotoInfo) -> Device | None:
-    """None of a photo whose EXIF does not name its camera."""
-    if info.camera is None:
+    """None of a photo whose EXIF does not name its camera, or that was cropped since: every crop is a
+    camera of its own."""
+    if info.camera is None or cropped_from(info) is not None:
         return None
-    return Device(info.camera, info.focal_mm or info.focal_35mm, info.size)
+    return Device(
+        info.camera,
+        info.focal_mm,
+        info.focal_35mm,
+        digital_zoom(info),
+        info.size,
+        info.orientation,
+    )
 
 
 def choose_camera(
@@ -110,39 +110,90 @@ def choose_camera(
         known: cameras of the map by the device that they belong to.
 
     Returns:
-        Of a 360 degree photo that is given or tagged as one a camera of the whole sphere, COLMAP's
-        EQUIRECTANGULAR (`spherical`), which `pipelines.localize_panorama` can use and others cannot.
+        Of a photo that is given or tagged as a 360 degree one a `spherical` camera, which
+        `pipelines.localize_panorama` can use and others cannot.
 
     Raises:
         InputError: the camera is none.
         ImageError: it is not one of photos of this size.
     """
     size = info.size
-    if given is None and info.projection is not None:
-        return panorama_camera(info, name)
     if given is not None:
-        camera = _given(given, size)
-        if is_spherical(camera):
-            return given_panorama(camera, given, info, name)
-        if (camera.width, camera.height) != size:
-            raise ImageError(
-                name,
-                f"is {size[0]} x {size[1]} px, but its camera is {camera.width} x {camera.height}",
-                "give the camera of the photo as it is",
-            )
-        return QueryCamera(camera, "given", Freedom())
+        return _given_camera(info, given, name)
+    if info.projection is not None:
+        return QueryCamera(*tagged_sphere(info, name), Freedom())
     device = device_of(info)
-    if device is not None and device in (known or {}):
-        return QueryCamera((known or {})[device], "map", _MAP)
-    focal = exif_focal(info)
-    if focal is not None:
-        return QueryCamera(simple_camera(focal, size), "exif", _EXIF)
+    if device is not None and known:
+        if device in known:
+            return QueryCamera(known[device], MAP, _MAP)
+        zoomed = _zoomed(device, known)
+        if zoomed is not None:
+            return QueryCamera(zoomed, MAP, _ZOOMED)
+    told = exif_focal(info)
+    if told is not None:
+        freedom = replace(_UNKNOWN, focal=told.sigma)
+        return QueryCamera(any_lens(told.pixels, size), DOUBTFUL if told.doubt else EXIF, freedom)
     return unknown_camera(size)
+
+
+def _given_camera(
+    info: PhotoInfo, given: pycolmap.Camera | Camera | str | Path, name: str
+) -> QueryCamera:
+    size = info.size
+    camera = _given(given, size)
+    if is_spherical(camera):
+        return QueryCamera(*given_sphere(camera, given, info, name), Freedom())
+    if (camera.width, camera.height) != size:
+        raise ImageError(
+            name,
+            f"is {size[0]} x {size[1]} px, but its camera is {camera.width} x {camera.height}",
+            "give the camera of the photo as it is",
+        )
+    return QueryCamera(camera, GIVEN, Freedom())
+
+
+def _zoomed(device: Device, known: Mapping[Device, pycolmap.Camera]) -> pycolmap.Camera | None:
+    """The camera of a device that the map knows at another digital zoom; None if it knows none, or if
+    the 35 mm equivalents do not confirm the zoom."""
+    for other, camera in known.items():
+        factor = device.zoom / other.zoom
+        same = replace(other, zoom=device.zoom, focal_35mm=device.focal_35mm) == device
+        if same and factor != 1 and other.focal_35mm and device.focal_35mm:
+            rounding = 0.5 / other.focal_35mm + 0.5 / device.focal_35mm
+            told = np.log(device.focal_35mm / other.focal_35mm)
+            if abs(told - np.log(factor)) <= rounding + _ZOOMED.focal:
+                return magnified(camera, factor)
+    return None
+
+
+def magnified(camera: pycolmap.Camera, factor: float) -> pycolmap.Camera:
+    """A camera whose photo is the middle of another's, enlarged to the same size. All distortion is a
+    matter of directions, so its parameters stay."""
+    params = np.array(camera.params)
+    params[list(camera.focal_length_idxs())] *= factor
+    middle = np.array([camera.width, camera.height]) / 2
+    at = list(camera.principal_point_idxs())
+    params[at] = middle + (params[at] - middle) * factor
+    return pycolmap.Camera(
+        model=camera.model, width=camera.width, height=camera.height, params=params
+    )
 
 
 def unknown_camera(size: tuple[int, int]) -> QueryCamera:
     """A camera whose focal length has to be estimated."""
-    return QueryCamera(simple_camera(_GUESS * max(size), size), "estimated", _UNKNOWN)
+    return QueryCamera(any_lens(_GUESS * max(size), size), ESTIMATED, _UNKNOWN)
+
+
+def any_lens(focal: float, size: tuple[int, int]) -> pycolmap.Camera:
+    """COLMAP's OPENCV without distortion, to begin with: with two radial terms, two focal lengths and the
+    principal point free it bends as other lenses do, fisheyes of up to 100 degrees among them.
+
+    Args:
+        focal: in pixels.
+        size: (width, height) in pixels.
+    """
+    params = [focal, focal, size[0] / 2, size[1] / 2, 0.0, 0.0, 0.0, 0.0]
+    return pycolmap.Camera(model="OPENCV", width=size[0], height=size[1], params=params)
 
 
 def simple_camera(focal: float, size: tuple[int, int]) -> pycolmap.Camera:
@@ -190,80 +241,12 @@ def _given(given: pycolmap.Camera | Camera | str | Path, size: tuple[int, int]) 
     try:
         return make_camera(Path("--camera"), 1, fields)
     except InputError:
+        is_path = len(fields) == 3 and ("/" in text or text.endswith(".txt"))
+        about = f"There is no file {text}" if is_path else about_model(fields[0])
         raise InputError(
             f"{text!r} is no camera; give f=PIXELS, MODEL,PARAMS as COLMAP has them (such as "
-            f"PINHOLE,1380,1382,760,503), or a cameras.txt{_what_is_wrong(fields)}"
+            f"PINHOLE,1380,1382,760,503), or a cameras.txt. {about}"
         ) from None
-
-
-def _what_is_wrong(fields: list[str]) -> str:
-    """With a camera as text: its parameters, or its model, which other tools may call so."""
-    model = fields[0]
-    if model in camera_models():
-        known = pycolmap.Camera.create_from_model_name(0, model, 1.0, 1, 1).params_info
-        return f". The parameters of {model} are {known}"
-    if model == SPHERICAL:
-        return f". This pycolmap ({pycolmap.__version__}) has no {SPHERICAL}; update it"
-    other = _OTHER_NAMES.get(model.lower().replace("-", "_"))
-    if other is not None:
-        return f". COLMAP calls {model} {other}"
-    if len(fields) == 3 and "/" in model:
-        return f". There is no file {model}"
-    return f". COLMAP's models are {', '.join(camera_models())}"
-
-
-def panorama_camera(info: PhotoInfo, name: str = "the photo") -> QueryCamera:
-    """The camera of the whole sphere, of which a photo's XMP says that it shows a part.
-
-    Raises:
-        ImageError: see `locate.panorama.panorama_of`.
-    """
-    found = panorama_of(info, name)
-    assert found is not None, "only of photos with such tags"
-    return QueryCamera(sphere_camera(found.full_size), "xmp", Freedom())
-
-
-def given_panorama(
-    camera: pycolmap.Camera, given: object, info: PhotoInfo, name: str
-) -> QueryCamera:
-    """A sphere's camera that the user gives, checked against the photo, which may show a part of it by
-    its XMP.
-
-    Raises:
-        ImageError: it is not that of this photo.
-    """
-    size, full = info.size, tuple(camera.params.tolist())
-    bare = str(given).strip() == SPHERICAL
-    if full == size and (is_whole(size) or not bare):
-        return QueryCamera(camera, "given", Freedom())
-    tagged = info.projection
-    if tagged is not None and (bare or tagged.full_size == full):
-        return panorama_camera(info, name)
-    if bare:
-        raise ImageError(
-            name,
-            f"is {size[0]} x {size[1]} px, but the width of a whole sphere is twice its height",
-            "give a whole equirectangular photo, the camera of an ordinary one, or, where a whole "
-            f"sphere was stretched, EQUIRECTANGULAR,{size[0]},{size[1]}",
-        )
-    raise ImageError(
-        name,
-        f"is {size[0]} x {size[1]} px, but its camera is EQUIRECTANGULAR of {full[0]:g} x {full[1]:g}",
-        f"give EQUIRECTANGULAR,{size[0]},{size[1]} if the photo shows the whole sphere; one that was "
-        "cut needs the tags of Photo Sphere XMP (GPano:CroppedArea...)",
-    )
-
-
-def sphere_camera(size: tuple[int, int]) -> pycolmap.Camera:
-    """COLMAP's EQUIRECTANGULAR of a whole sphere of (width, height) pixels."""
-    if SPHERICAL not in camera_models():
-        raise InputError(
-            f"360 degree photos need a pycolmap that has the camera model {SPHERICAL}, not "
-            f"{pycolmap.__version__}; update it"
-        )
-    return pycolmap.Camera(
-        model=SPHERICAL, width=size[0], height=size[1], params=[*map(float, size)]
-    )
 
 
 def with_camera(query: QueryCamera, camera: pycolmap.Camera) -> QueryCamera:

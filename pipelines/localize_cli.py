@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from locate.errors import ImageError, InputError
 from pipelines import exits
 from pipelines.map_cli import at_least
+from pipelines.streams import say
 
 if TYPE_CHECKING:
     from locate.pose import Pose
@@ -27,7 +28,9 @@ def add_localize_parser(command: Callable[[str, str, str], argparse.ArgumentPars
         "say where the camera of a photo stood in a map, and how sure that is",
         "locate localize photo.jpg --map town.map --show pose.html",
     )
-    parser.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="photo or folder")
+    parser.add_argument(
+        "photos", type=Path, nargs="+", metavar="PHOTO", help="photo or folder; - is standard input"
+    )
     parser.add_argument("--map", type=Path, required=True, metavar="MAP", help="folder of the map")
     parser.add_argument(
         "--camera",
@@ -83,16 +86,16 @@ def add_localize_parser(command: Callable[[str, str, str], argparse.ArgumentPars
 def localize(a: argparse.Namespace) -> int:
     """Run the command; returns the exit code."""
     from locate.pose import NOT_LOCALIZED, UNCERTAIN
-    from pipelines.commands import photos_below
     from pipelines.localize import Localizer
+    from pipelines.named_photos import photos_below
     from pipelines.pose_outputs import poses_json
     from pipelines.progress import progress_bar
+    from pipelines.scan import LeftOut
 
     if a.rig and (len(a.photos) != 1 or not a.photos[0].is_dir() or a.camera):
         raise InputError("--rig needs one folder of photos, and its cameras instead of --camera")
-    photos = list(photos_below(a.photos))
-    if not photos:
-        raise InputError("no photo found in what was named")
+    left_out = LeftOut()
+    photos = photos_below(a.photos, left_out)
     prior = _prior(a.prior_pose)
     poses: list[Pose] = []
     failed: list[tuple[str, str]] = []
@@ -109,17 +112,20 @@ def localize(a: argparse.Namespace) -> int:
     if a.json:
         values = poses_json(poses, georef=georef, units=localizer.map.record.units)
         values["failed"] = [{"photo": name, "reason": reason} for name, reason in failed]
+        values |= left_out.to_json()
         print(json.dumps(values, indent=1))
     else:
         from pipelines.map_tables import print_poses
+        from pipelines.tables import print_left_out
 
         print_poses(poses, failed, georef=georef, units=localizer.map.record.units)
+        print_left_out(left_out)
     for text in _write(a, localizer, poses):
         if not a.json:
-            print(text)
+            say(text)
     if not poses:
         return exits.NOTHING_DONE if len(failed) > 1 else exits.ERROR
-    if failed:
+    if failed or left_out:
         return exits.SOME_FAILED
     verdicts = {pose.verdict for pose in poses}
     if NOT_LOCALIZED in verdicts:  # of several photos the weakest answer speaks
@@ -197,11 +203,12 @@ def _write(a: argparse.Namespace, localizer: Localizer, poses: list[Pose]) -> li
         )
         lines.append(f"wrote {a.show}")
     if a.save_matches:
+        from pipelines.picture_files import query_name
         from pipelines.pose_picture import save_reprojections
 
         a.save_matches.mkdir(parents=True, exist_ok=True)
         for number, pose in enumerate(poses, 1):
-            stem = pose.photo.stem if pose.photo else "photo"
+            stem = query_name(pose.photo)
             save_reprojections(pose, a.save_matches / f"{number:03d}--{stem}.jpg")
         lines.append(f"wrote {a.save_matches}")
     return lines

@@ -53,6 +53,7 @@ class LoadedMap:
         vectors: N x G float32 global descriptors, or None.
         devices: cameras of photos whose EXIF names the device, of those that have one in all photos.
         systematic: share of systematic errors in the residuals, see `pipelines.pose_refine`.
+        resolution: median of what its photos resolve, see `pipelines.localize_solve.share_of`.
         depth: median distance of a point from a camera that sees it, in units of the map.
     """
 
@@ -92,6 +93,7 @@ class LoadedMap:
             rows = {row.id: row for row in catalog.images("ok")}
             self.images: list[MapImage] = []
             poses, cameras = [], dict[Device, dict[int, pycolmap.Camera]]()
+            self._side, resolved = working_side(catalog), []
             images = sorted(self.model.images.values(), key=lambda image: image.name)
             for image in images:
                 row = rows.get(image.image_id)
@@ -107,6 +109,7 @@ class LoadedMap:
                     )
                 )
                 poses.append(image.cam_from_world().matrix())
+                resolved.append(image.camera.mean_focal_length() / self.scale_of(row.info.size))
                 device = device_of(row.info) if row.info else None
                 if device is not None:
                     cameras.setdefault(device, {})[image.camera_id] = image.camera
@@ -114,7 +117,6 @@ class LoadedMap:
                 raise DatabaseCorruptError(
                     f"none of the model's images is in {files.features}; make the map again"
                 )
-            self._side = working_side(catalog)
             found = catalog.vectors_of([image.id for image in self.images])
         # Where each photo has a camera of its own, none of them is that of another photo.
         self.devices = {
@@ -126,6 +128,7 @@ class LoadedMap:
         self.vectors = np.stack([found[i.id] for i in self.images]) if whole and found else None
         stack = np.array(poses)
         self.centers = -np.einsum("nji,nj->ni", stack[:, :, :3], stack[:, :, 3])
+        self.resolution = float(np.median(resolved))
         self.directions = stack[:, 2, :3]  # the optical axis in the world is the last row of R
         self.depth = self._median_depth()
 

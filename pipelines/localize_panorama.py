@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,6 @@ from pipelines.localize import Localizer, rank_of
 from pipelines.localize_camera import QueryCamera
 from pipelines.localize_sphere import solve_sphere
 
-_CANDIDATES = 2  # times those of a photo: it looks everywhere
 # Times as large as the photo is sharp: small things in it resemble the map's photos more, which have
 # more pixels per degree (the town at 2000 pixels: 136 matches at 1, 293 at 1.5, 347 at 2).
 _ENLARGED = 2.0
@@ -68,7 +68,8 @@ def localize_panorama(
         photo = read_photo(photo.path, decoded_side(panorama, extractor.max_side))
     views = PanoramaViews(photo.pixels, panorama, extractor)
     clock.lap("decode")
-    count = min(_CANDIDATES * count, len(allowed))
+    solve = partial(solve_sphere, resolved=views.resolved)
+    count = min(count, len(allowed))
     turns = (0, 90, 180, 270)
     # (how many views, turned by): the next is tried where the last one did not tell.
     looks: list[tuple[int, tuple[int, ...]]] = [(ROWS[0][1], (0,)), (len(views), (0,))]
@@ -85,9 +86,7 @@ def localize_panorama(
             continue
         rows = _shortlist(localizer, vectors, features, allowed, count)
         clock.lap("search")
-        tries = localizer._tries(
-            features, rows, camera, views.scale, seed, map_, clock, solve_sphere
-        )
+        tries = localizer._tries(features, rows, camera, views.scale, seed, map_, clock, solve)
         pose = localizer._judged(photo.path, features, tries, clock, spread_of_views)
         if best is None or rank_of(pose) > rank_of(best):
             best = pose
@@ -128,14 +127,19 @@ class PanoramaViews:
         """
         self.panorama = panorama
         self._extractor = extractor
-        dense = pixels.shape[1] * panorama.full_size[0] / panorama.crop[2] / (2 * np.pi)
-        side = int(_ENLARGED * 2 * dense * np.tan(np.radians(FIELD_OF_VIEW) / 2))
+        self._dense = pixels.shape[1] * panorama.full_size[0] / panorama.crop[2] / (2 * np.pi)
+        side = int(_ENLARGED * 2 * self._dense * np.tan(np.radians(FIELD_OF_VIEW) / 2))
         self._cutter = ViewCutter(pixels, panorama, min(max(side, MIN_SIDE), extractor.max_side))
         self._rotations = view_rotations()
         self._seen: dict[tuple[int, int], _View] = {}
 
     def __len__(self) -> int:
         return len(self._rotations)
+
+    @property
+    def resolved(self) -> float:
+        """Pixels per radian that the photo has and the extractor looks at."""
+        return float(min(self._dense, self._cutter.focal))
 
     @property
     def scale(self) -> float:

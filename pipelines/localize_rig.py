@@ -27,6 +27,7 @@ from pipelines.localize_rig_files import Frame, Rig
 from pipelines.localize_rig_look import Seen, agreeing_images, look_at_all
 from pipelines.localize_rig_solve import RigSolution, RigView, carried, compose, solve_rig
 from pipelines.localize_rig_verdict import disagreement_of, judge_rig
+from pipelines.localize_solve import share_of
 from pipelines.localize_verdict import needed, spread_of
 
 
@@ -165,7 +166,7 @@ def _answer(localizer: Localizer, seen: Sequence[Seen], up: Up | None, seed: int
     views = [_view(localizer, one) for one in seen]
     matches = sum(one.count() for one in seen)
     starts = [one.start for one in seen if one.start is not None]
-    systematic = localizer.map.systematic
+    systematic = max(_share(localizer, one) for one in seen)
     solution = None
     if matches >= needed(0):
         solution = solve_rig(views, starts=starts, systematic=systematic, seed=seed)
@@ -200,6 +201,14 @@ def _answer(localizer: Localizer, seen: Sequence[Seen], up: Up | None, seed: int
         float(np.sqrt(squares.mean())),
         tuple(poses),
     )
+
+
+def _share(localizer: Localizer, one: Seen) -> float:
+    """Of systematic errors in its photo; that of the coarsest counts for all."""
+    map_ = localizer.map
+    if one.camera is None:
+        return map_.systematic
+    return share_of(map_.systematic, map_.resolution, one.camera.camera, one.scale)
 
 
 def _view(localizer: Localizer, one: Seen) -> RigView:

@@ -14,7 +14,7 @@ from locate.images import read_photo
 from locate.types import Array, Features
 from pipelines.extraction import Clock, extract_turned
 from pipelines.localize import Localizer, PriorPose, Try
-from pipelines.localize_camera import QueryCamera, choose_camera
+from pipelines.localize_camera import ESTIMATED, QueryCamera, choose_camera
 from pipelines.localize_rig_files import RigCamera
 from pipelines.localize_rig_solve import compose
 from pipelines.localize_verdict import RIVAL, SURE, needed
@@ -147,7 +147,7 @@ def _seen(empty: Seen, features: Features, tries: list[Try], given: QueryCamera)
     rival = tries[1].count if len(tries) > 1 else 0
     sure = count >= SURE * needed(len(np.unique(pairs[:, 0]))) and rival <= RIVAL * count
     camera = given if given.focal_known else None
-    if first is not None and sure and first.camera.source == "estimated":
+    if first is not None and sure and (camera is None or first.camera.source == ESTIMATED):
         camera = first.camera  # there was none, or EXIF is wrong
     if camera is None:
         return replace(empty, why=_NO_FOCAL, alone=count)

@@ -9,7 +9,13 @@ import pycolmap
 
 from locate.pixels import to_colmap
 from locate.types import Array
-from pipelines.localize_camera import QueryCamera, unknown_camera, with_camera
+from pipelines.localize_camera import (
+    ESTIMATED,
+    GIVEN,
+    QueryCamera,
+    unknown_camera,
+    with_camera,
+)
 from pipelines.pose_estimate import estimate_pose, estimate_pose_and_focal
 from pipelines.pose_refine import SYSTEMATIC, Refined, refine_pose
 
@@ -20,8 +26,9 @@ LIMITS = (MAX_ERROR, MAX_ERROR / 4)
 _CLEARLY_MORE = 1.25  # times as many inliers: EXIF is wrong
 _MOST = 0.8  # of the matches agree: they cannot be clearly more
 _CONTRADICTED = 3.0  # standard deviations that a focal length of EXIF is refined away: it is wrong
-_ROUNDS = 3  # of refining and choosing the inliers anew
+_ROUNDS = 6  # of refining and choosing the inliers anew
 _MIN_INLIERS = 6
+COARSE = 0.2  # share of systematic errors for each halving of what a photo resolves
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +52,7 @@ def solve_pose(
     scale: float = 1.0,
     solver: str = "poselib",
     systematic: float = SYSTEMATIC,
+    resolution: float | None = None,
     seed: int = 0,
 ) -> Solution | None:
     """The pose that most matches agree with.
@@ -60,19 +68,28 @@ def solve_pose(
         scale: how many pixels of the photo one is that the extractor looks at.
         solver: a name of `pose_estimate.SOLVERS`, for known focal lengths.
         systematic: see `pose_refine.refine_pose`.
+        resolution: what the map's photos resolve, see `share_of`.
         seed: of RANSAC.
 
     Returns:
         None if too few matches agree with any pose.
     """
-    found = _solve(points, world_points, camera, scale, solver, systematic, seed)
-    if camera.source != "exif":
+    task = _Task(
+        np.asarray(points, np.float64),
+        np.asarray(world_points, np.float64),
+        scale,
+        solver,
+        systematic,
+        resolution,
+        seed,
+    )
+    found = _solve(task, camera)
+    if camera.source in (GIVEN, ESTIMATED):
         return found
     contradicted = found is not None and _pull(camera, found) > _CONTRADICTED
     if found and not contradicted and found.inliers.mean() > _MOST:
         return found
-    free = unknown_camera((camera.camera.width, camera.camera.height))
-    other = _solve(points, world_points, free, scale, solver, systematic, seed)
+    other = _solve(task, unknown_camera((camera.camera.width, camera.camera.height)))
     if other is None:
         return found
     if found is None:
@@ -81,30 +98,54 @@ def solve_pose(
     return other if other.inliers.sum() > most else found
 
 
+def share_of(
+    systematic: float, resolution: float | None, camera: pycolmap.Camera, scale: float
+) -> float:
+    """The share of systematic errors for a photo that resolves less than the map's. A corner lies beside
+    its place, by an amount that grows with the blur at which it is found; what all photos of a map have
+    in common does no harm, but a photo of half the size sees its corners elsewhere.
+
+    Args:
+        systematic: of a photo like the map's.
+        resolution: of the map: pixels that the extractor looks at to a unit of the normalized plane, which
+            is a focal length; None if it is not known.
+        camera, scale: of the photo.
+    """
+    if resolution is None:
+        return systematic
+    halvings = np.log2(resolution * scale / camera.mean_focal_length())
+    return float(np.hypot(systematic, COARSE * max(0.0, halvings)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """What `solve_pose` is asked, but for the camera."""
+
+    points: Array
+    world: Array
+    scale: float
+    solver: str
+    systematic: float
+    resolution: float | None
+    seed: int
+
+
 def _pull(camera: QueryCamera, found: Solution) -> float:
     """How far the focal length was refined away from the camera's, in its standard deviations."""
     ratio = found.camera.camera.mean_focal_length() / camera.camera.mean_focal_length()
     return float(abs(np.log(ratio))) / camera.freedom.focal
 
 
-def _solve(
-    points: Array,
-    world: Array,
-    camera: QueryCamera,
-    scale: float,
-    solver: str,
-    systematic: float,
-    seed: int,
-) -> Solution | None:
-    pixels = to_colmap(np.asarray(points, np.float64))
-    begin = _estimated(points, world, camera, scale, solver, seed)
+def _solve(task: _Task, camera: QueryCamera) -> Solution | None:
+    begin = _estimated(task, camera)
     if begin is None:
         return None
+    pixels, scale = to_colmap(task.points), task.scale
     # The priors hold the camera that was given or first estimated, not the last guess.
     cam_from_world, lens = begin
-    seen_by, inliers, refined = lens, np.zeros(len(points), np.bool_), None
+    seen_by, inliers, refined = lens, np.zeros(len(pixels), np.bool_), None
     for _ in range(_ROUNDS):
-        errors = reprojection_errors(pixels, world, seen_by, cam_from_world)
+        errors = reprojection_errors(pixels, task.world, seen_by, cam_from_world)
         now = errors <= MAX_ERROR * scale
         if refined is not None and (now == inliers).all():
             break
@@ -113,12 +154,12 @@ def _solve(
             return None
         refined = refine_pose(
             pixels[inliers],
-            world[inliers],
+            task.world[inliers],
             lens,
             cam_from_world,
             freedom=camera.freedom,
             loss_scale=scale,
-            systematic=systematic,
+            systematic=share_of(task.systematic, task.resolution, seen_by, scale),
         )
         if refined is None:
             return None
@@ -127,34 +168,36 @@ def _solve(
     return Solution(refined, with_camera(camera, refined.camera), inliers)
 
 
-def _estimated(
-    points: Array, world: Array, camera: QueryCamera, scale: float, solver: str, seed: int
-) -> tuple[Array, pycolmap.Camera] | None:
+def _estimated(task: _Task, camera: QueryCamera) -> tuple[Array, pycolmap.Camera] | None:
     """The best pose that RANSAC finds with a wide or a narrow tolerance, and the camera with the focal
     length that belongs to it."""
     found = []
     for limit in LIMITS:
         if camera.focal_known:
             pose = estimate_pose(
-                points,
-                world,
+                task.points,
+                task.world,
                 camera.camera,
-                solver=solver,
-                max_error=limit * scale,
-                loss_scale=scale,
-                seed=seed,
+                solver=task.solver,
+                max_error=limit * task.scale,
+                loss_scale=task.scale,
+                seed=task.seed,
             )
             if pose is not None:
                 found.append((pose.cam_from_world, camera.camera))
         else:
             both = estimate_pose_and_focal(
-                points, world, camera.camera, max_error=limit * scale, seed=seed
+                task.points,
+                task.world,
+                camera.camera,
+                max_error=limit * task.scale,
+                seed=task.seed,
             )
             if both is not None:
                 found.append((both[0].cam_from_world, both[1]))
-    pixels = to_colmap(np.asarray(points, np.float64))
+    pixels = to_colmap(task.points)
     scored = [
-        (fit_of(reprojection_errors(pixels, world, lens, pose) / scale), -number)
+        (fit_of(reprojection_errors(pixels, task.world, lens, pose) / task.scale), -number)
         for number, (pose, lens) in enumerate(found)
     ]
     return found[-max(scored)[1]] if found else None

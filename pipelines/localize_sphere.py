@@ -18,10 +18,12 @@ import pycolmap
 from locate.panorama import pixels_of, rays_of
 from locate.pixels import to_colmap
 from locate.types import Array
-from pipelines.localize_camera import QueryCamera, sphere_camera
-from pipelines.localize_solve import LIMITS, MAX_ERROR, Solution, fit_of
+from pipelines.localize_camera import QueryCamera, simple_camera
+from pipelines.localize_solve import LIMITS, MAX_ERROR, Solution, fit_of, share_of
+from pipelines.panorama_camera import sphere_camera
 from pipelines.pose_estimate import SOLVERS
 from pipelines.pose_refine import (
+    LENS,
     SYSTEMATIC,
     SYSTEMATIC_LENS,
     Freedom,
@@ -45,6 +47,8 @@ def solve_sphere(
     *,
     scale: float = 1.0,
     systematic: float = SYSTEMATIC,
+    resolution: float | None = None,
+    resolved: float | None = None,
     seed: int = 0,
 ) -> Solution | None:
     """The pose that most matches agree with, as `localize_solve.solve_pose` finds it.
@@ -55,6 +59,8 @@ def solve_sphere(
         camera: spherical.
         scale: how many pixels of the sphere, at its equator, one is that the extractor looks at.
         systematic: see `pose_refine.refine_pose`.
+        resolution, resolved: pixels per radian, what the map's photos resolve and what the panorama
+            does, see `localize_solve.share_of`.
         seed: of RANSAC.
 
     Returns:
@@ -67,6 +73,9 @@ def solve_sphere(
     poses = [pose for pose in found if pose is not None]
     if not poses:
         return None
+    if resolved is not None:
+        alike = simple_camera(resolved, (camera.camera.width, camera.camera.height))
+        systematic = share_of(systematic, resolution, alike, 1.0)
     pose = max(poses, key=lambda one: fit_of(ray_errors(rays, world, one) * focal / scale))
     inliers, refined = np.zeros(len(rays), np.bool_), None
     for _ in range(_ROUNDS):
@@ -135,7 +144,7 @@ def refine_sphere(
         None where the points do not determine a pose.
     """
     problem = SphereProblem(rays, world, camera, scale)
-    state = solve(problem, State(cam_from_world, camera, np.zeros(4)))
+    state = solve(problem, State(cam_from_world, camera, np.zeros(len(LENS))))
     parts = None if state is None else problem.covariances(state)
     if state is None or parts is None:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from index import lock, weights_files
 from index.catalog import FILE, Catalog
 from index.check import Problem, check
+from index.check_photos import check_photos
 from index.records import Entry
 from index.vectors import faiss_store, local_store
 from index.vectors.base import VectorsInfo
@@ -105,25 +107,46 @@ class CheckReport:
     problems: what does not hold (before the repair, if there was one).
     repaired: what was done about it.
     remaining: what still does not hold after the repair; equals `problems` without one.
+    compared: photos whose content was compared with what was indexed; None if none was to be.
+    absent: photos that are not there or cannot be read.
     """
 
     problems: list[str]
     repaired: list[str]
     remaining: list[str]
+    compared: int | None = None
+    absent: int = 0
 
 
-def check_database(index: Path, *, repair: bool = False) -> CheckReport:
+def check_database(
+    index: Path,
+    *,
+    repair: bool = False,
+    photos: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> CheckReport:
     """Check every invariant; with `repair`, rebuild what is derived: the search index from the
-    catalogue, damaged features from their photo. An image whose photo is gone is marked as failed.
+    catalogue, damaged or outdated features from their photo. An image that is damaged and whose photo
+    is gone is marked as failed.
+
+    Args:
+        photos: read those that are there, and compare them with what was indexed.
+        progress: called with (photos read, in all) from this thread.
     """
     if not repair:
         with Catalog.open(index) as catalog:
             found = [p.what for p in _check(catalog)]
-        return CheckReport(found, [], found)
+            seen = check_photos(catalog, progress=progress) if photos else None
+        if seen is None:
+            return CheckReport(found, [], found)
+        found += [p.what for p in seen.problems]
+        return CheckReport(found, [], found, seen.compared, seen.absent)
     with Catalog.open(index):
         pass  # an unreadable or missing database is an error before anything is created
     with lock.writer(index), Catalog.create(index) as catalog:
         problems = _check(catalog)
+        seen = check_photos(catalog, progress=progress) if photos else None
+        problems += [] if seen is None else seen.problems
         orphans = catalog.remove_orphans()
         repaired = [f"removed {orphans} rows that belong to no image"] if orphans else []
         repaired += _look_again(catalog, problems)
@@ -132,7 +155,10 @@ def check_database(index: Path, *, repair: bool = False) -> CheckReport:
             local = refresh_local(catalog, force=True)
             repaired.append("rebuilt the search " + ("index" if local is None else "indices"))
         remaining = [p.what for p in _check(catalog)] if problems else []
-        return CheckReport([p.what for p in problems], repaired, remaining)
+        what = [p.what for p in problems]
+        if seen is None:
+            return CheckReport(what, repaired, remaining)
+        return CheckReport(what, repaired, remaining, seen.compared, seen.absent)
 
 
 def _check(catalog: Catalog) -> list[Problem]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pipelines.georef import Georef
     from pipelines.map_folder import MapFolder, Progress
     from pipelines.map_summary import MapReport
+    from pipelines.scan import LeftOut
 
 MakeParser = Callable[[str, str, str], argparse.ArgumentParser]
 
@@ -95,7 +96,9 @@ def add_map_parsers(command: MakeParser) -> None:
 def build_map(a: argparse.Namespace) -> int:
     from pipelines.commands import find_index
     from pipelines.map_build import build_map as build
+    from pipelines.scan import survey
 
+    left_out = survey([a.images] if a.images else [])
     with _stages() as progress:
         report = build(
             a.out,
@@ -108,7 +111,7 @@ def build_map(a: argparse.Namespace) -> int:
             seed=a.seed,
             progress=progress,
         )
-    return _tell_map(report, a.out, a.json)
+    return _tell_map(report, a.out, a.json, left_out)
 
 
 def import_map(a: argparse.Namespace) -> int:
@@ -131,10 +134,12 @@ def import_map(a: argparse.Namespace) -> int:
 
 def add_to_map(a: argparse.Namespace) -> int:
     from pipelines.map_add import add_to_map as add
+    from pipelines.scan import survey
 
+    left_out = survey(a.photos)
     with _stages() as progress:
         report = add(a.map, a.photos, workers=a.workers, seed=a.seed, progress=progress)
-    return _tell_map(report, a.map, a.json)
+    return _tell_map(report, a.map, a.json, left_out)
 
 
 def georef(a: argparse.Namespace) -> int:
@@ -201,14 +206,18 @@ def _origin(text: str | None) -> tuple[float, float, float] | None:
     return latitude, longitude, altitude
 
 
-def _tell_map(report: MapReport, out: Path, as_json: bool) -> int:
+def _tell_map(report: MapReport, out: Path, as_json: bool, left_out: LeftOut | None = None) -> int:
     if as_json:
-        print(json.dumps({"map": str(out), **report.to_json()}, indent=1))
+        passed_over = left_out.to_json() if left_out else {}
+        print(json.dumps({"map": str(out), **report.to_json(), **passed_over}, indent=1))
     else:
         from pipelines.map_tables import print_map
+        from pipelines.tables import print_left_out
 
         print_map(report, out)
-    return exits.SOME_FAILED if report.unregistered else exits.GOOD
+        if left_out:
+            print_left_out(left_out)
+    return exits.SOME_FAILED if report.unregistered or left_out else exits.GOOD
 
 
 @contextmanager

@@ -30,8 +30,10 @@ from index.records import ImageRow
 from locate.errors import DatabaseError
 from locate.geometry import MAX_EPIPOLAR_ERROR, distinct_matches
 from locate.matching import match_mutual
+from locate.overlays import on_overlay
 from locate.pixels import to_colmap
 from locate.types import Array
+from pipelines.localize_camera import device_of
 from pipelines.map_features import mapped_rows, require_info, working_side
 from pipelines.sensors import exif_focal
 
@@ -47,16 +49,14 @@ log = logging.getLogger("locate")
 
 def exif_camera(row: ImageRow) -> tuple[tuple[object, ...], pycolmap.Camera]:
     """What a photo's EXIF says about its camera: photos of equal keys share one. Without a camera and a
-    focal length in it, every photo has a camera of its own."""
+    focal length in it, and if it was cropped, every photo has a camera of its own."""
     info, (width, height) = row.info, row.info.size
-    focal = info.focal_35mm or info.focal_mm
-    key = (row.id,) if not (info.camera and focal) else (info.camera, focal, width, height)
-    known = exif_focal(info)
-    camera = pycolmap.Camera.create_from_model_name(
-        row.id, "SIMPLE_RADIAL", known or PRIOR_FOCAL * max(width, height), width, height
-    )
-    camera.has_prior_focal_length = known is not None
-    return key, camera
+    device, told = device_of(info), exif_focal(info)
+    lens = device is not None and (device.focal_35mm or device.focal_mm)
+    focal = told.pixels if told else PRIOR_FOCAL * max(width, height)
+    camera = pycolmap.Camera.create_from_model_name(row.id, "SIMPLE_RADIAL", focal, width, height)
+    camera.has_prior_focal_length = told is not None and not told.doubt
+    return (device,) if lens else (row.id,), camera
 
 
 def synchronize(
@@ -193,7 +193,14 @@ def match_pairs(
             matches = match_mutual(seen[0].descriptors, seen[1].descriptors, ratio)
             scale = max(1.0, max(max(f.image_size) for f in seen) / side)
             points = [to_colmap(f.keypoints.astype(np.float64)) for f in seen]
-            return matches, _geometry(points, matches, [camera_of[i] for i in pair], scale, seed)
+            lenses = [camera_of[i] for i in pair]
+            found = _geometry(points, matches, lenses, scale, seed)
+            # What lies on an overlay is not stored either: on known poses it would become points.
+            on = on_overlay(*seen, matches, side)
+            if not on.any():
+                return matches, found
+            matches = matches[~on]
+            return matches, _geometry(points, matches, lenses, scale, seed)
 
         remaining = iter(todo)
         waiting: deque[tuple[Pair, Future[tuple[Array, pycolmap.TwoViewGeometry]]]] = deque()

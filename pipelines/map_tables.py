@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.markup import escape
 
 from locate.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, VERDICTS, Pose
 from pipelines.tables import console, new_table
+from pipelines.visible import in_markup as escape
 
 if TYPE_CHECKING:
     from pipelines.georef import Georef

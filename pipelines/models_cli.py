@@ -45,9 +45,8 @@ def add_models_parser(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def models(a: argparse.Namespace) -> int:
-    from rich.markup import escape
-
     from pipelines.tables import console, new_table
+    from pipelines.visible import in_markup as escape
 
     found = list_models()
     if a.json:

@@ -72,6 +72,13 @@ def safe_name(text: str) -> str:
     return text.encode()[:80].decode("utf-8", "ignore") or "unnamed"
 
 
+def query_name(photo: Path | None) -> str:
+    """What the drawings of a query are named by: its file, as part of a name."""
+    if photo is None:
+        return "query"
+    return safe_name("standard-input" if photo == Path("-") else photo.stem)
+
+
 def _comment_of(path: Path) -> bytes | None:
     with suppress(OSError), Image.open(path) as image:
         found = image.info.get("comment")

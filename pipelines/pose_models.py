@@ -14,9 +14,9 @@ import pycolmap
 
 from locate.errors import InputError
 from locate.types import Array
+from pipelines.camera_models import about_model, is_spherical
 from pipelines.pose_binary import read_cameras_binary, read_images_binary
 
-SPHERICAL = "EQUIRECTANGULAR"  # COLMAP's model of 360 degree photos; its parameters are W, H
 _QUATERNION_LENGTH = 1e-2  # how far from 1 the length of one that was rounded may be
 
 
@@ -229,13 +229,6 @@ def copy_camera(camera: pycolmap.Camera) -> pycolmap.Camera:
 
 def make_camera(path: Path, number: int, fields: list[str]) -> pycolmap.Camera:
     """A camera from MODEL WIDTH HEIGHT PARAMS..."""
-    if fields[0] not in camera_models():
-        raise fault(
-            path,
-            number,
-            f"expected a camera model of COLMAP ({', '.join(camera_models())})",
-            " ".join(fields),
-        )
     width, height = (_integer(path, number, field) for field in fields[1:3])
     params = numbers(path, number, fields[3:])
     try:
@@ -243,25 +236,17 @@ def make_camera(path: Path, number: int, fields: list[str]) -> pycolmap.Camera:
         valid = camera.verify_params()
     except (ValueError, RuntimeError, TypeError, KeyError):
         valid = False
-    if valid and min(width, height) > 0 and is_spherical(camera):
+    if valid and is_spherical(camera):
         valid = bool(min(params) > 0)
-    elif not valid or min(width, height) <= 0 or camera.mean_focal_length() <= 0:
-        valid = False
-    if not valid:
-        made = pycolmap.Camera.create_from_model_name(0, fields[0], 1.0, 1, 1)
-        expected = f"expected {fields[0]}'s size and its parameters {made.params_info}"
+    elif valid:
+        valid = camera.mean_focal_length() > 0
+    if not valid or min(width, height) <= 0:
+        expected = (
+            "expected a camera model of COLMAP, its size and its parameters "
+            f"({about_model(fields[0])})"
+        )
         raise fault(path, number, expected, " ".join(fields))
     return camera
-
-
-def camera_models() -> list[str]:
-    """The names of the camera models that this COLMAP has."""
-    return [name for name in pycolmap.CameraModelId.__members__ if name != "INVALID"]
-
-
-def is_spherical(camera: pycolmap.Camera) -> bool:
-    """Whether it is that of a 360 degree photo, which has no focal length and looks everywhere."""
-    return str(camera.model_name) == SPHERICAL
 
 
 def _integer(path: Path, number: int, field: str) -> int:

@@ -28,10 +28,10 @@ import pycolmap
 from locate.errors import InputError, UnknownNameError
 from locate.pose import LOCALIZED, NOT_LOCALIZED, Camera, Pose, quaternion_of
 from locate.types import Array
+from pipelines.camera_models import SPHERICAL
 from pipelines.georef import Georef
 from pipelines.picture_files import write_beside
 from pipelines.pose_files import FORMATS, bare_name, write_poses
-from pipelines.pose_models import SPHERICAL
 
 FORMS = ("json", "hloc", "colmap", "kapture", "tum", "kitti", "geojson", "kml")
 Frame = Literal["map", "enu"]

@@ -21,11 +21,11 @@ import pycolmap
 
 from locate.pose import Pose
 from locate.types import Array
+from pipelines.camera_models import is_spherical
 from pipelines.draw import spread_evenly
 from pipelines.georef import Georef
 from pipelines.georef_fit import level, up_direction
 from pipelines.picture_files import write_beside
-from pipelines.pose_models import is_spherical
 from pipelines.pose_outputs import colmap_camera, photo_names
 
 MAX_POINTS = 60_000  # of the map on the page

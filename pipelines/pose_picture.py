@@ -18,6 +18,7 @@ from locate.panorama import nearest_turn, panorama_of
 from locate.pixels import fit_size, from_colmap, resize_points
 from locate.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Pose
 from locate.types import Array, Photo, PhotoInfo
+from pipelines.camera_models import SPHERICAL, is_spherical
 from pipelines.draw import spread_evenly
 from pipelines.georef import Georef
 from pipelines.lettering import drawable, elided, load_font
@@ -27,7 +28,6 @@ from pipelines.picture_files import (
     read_picture,
     write_beside,
 )
-from pipelines.pose_models import SPHERICAL, is_spherical
 from pipelines.pose_outputs import colmap_camera
 from pipelines.pose_page import MapScene, ShownCamera, make_scene
 

@@ -35,6 +35,7 @@ REACH = 0.2  # of the photo's longer side
 _STEP = 1e-6  # of numerical derivatives, in units of the normalized plane and of `LENS`
 _ROUNDS = 50
 _BLOCK = 1024
+_LEAST_SPARE = 0.1  # of one less leverage
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,19 @@ class Freedom:
 
     Attributes:
         focal: standard deviation of the relative error of its focal length; 0 keeps it.
-        distortion: standard deviation of the first radial term; 0 keeps it. Only for COLMAP's
-            SIMPLE_RADIAL.
+        distortion: standard deviation of the first radial term; 0 keeps it. Only for models of `RADIAL`.
         principal: standard deviation of each coordinate of the principal point, as a share of the
             photo's longer side; 0 keeps it.
+        second: standard deviation of the second radial term, of models that have one; 0 keeps it.
+        aspect: standard deviation of the logarithm of the ratio of the focal lengths in x and in y, of
+            models that have two; 0 keeps it.
     """
 
     focal: float = 0.0
     distortion: float = 0.0
     principal: float = 0.0
+    second: float = 0.0
+    aspect: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +94,7 @@ def refine_pose(
     cam_from_world: Array,
     *,
     freedom: Freedom | None = None,
+    begin: Array | None = None,
     loss_scale: float = 1.0,
     systematic: float = SYSTEMATIC,
 ) -> Refined | None:
@@ -99,7 +105,8 @@ def refine_pose(
         world_points: M x 3, in front of the camera.
         camera: left as it is.
         cam_from_world: 3 x 4, near the solution.
-        freedom: of the camera.
+        freedom: of the camera, whose priors hold it as it is.
+        begin: changes of it, as in `LENS`, to begin with; none by default.
         loss_scale: pixels at which a residual counts half.
         systematic: the share of the map's systematic errors in the noise.
 
@@ -108,7 +115,8 @@ def refine_pose(
     """
     freedom = freedom or Freedom()
     problem = Problem(points, world_points, camera, freedom, loss_scale)
-    state = solve(problem, State(cam_from_world, camera, np.zeros(len(LENS))))
+    lens = np.zeros(len(LENS)) if begin is None else begin
+    state = solve(problem, State(cam_from_world, changed_lens(camera, lens), lens))
     parts = None if state is None else problem.covariances(state)
     if state is None or parts is None:
         return None
@@ -121,11 +129,11 @@ def solve(problem: Problem, state: State) -> State | None:
     not determine it."""
     for _ in range(2 if problem.has_priors else 1):
         found = minimize(problem, state)
-        variance = None if found is None else problem.variance(found)
-        if found is None or variance is None:
+        worth = None if found is None else problem.worth(found)
+        if found is None or worth is None:
             return None
         state = found
-        problem.weigh_priors(variance)
+        problem.weigh_priors(worth)
     return state
 
 
@@ -161,7 +169,16 @@ class State:
     lens: Array  # changes of the camera, see LENS
 
 
-LENS = ("log of the factor of the focal length", "radial term", "x", "y of the principal point")
+LENS = (
+    "log of the factor of the focal length",
+    "radial term",
+    "x of the principal point",
+    "y of the principal point",
+    "second radial term",
+    "log of the ratio of the focal lengths in x and in y",
+)
+_ID = pycolmap.CameraModelId
+RADIAL = {_ID.SIMPLE_RADIAL: 1, _ID.OPENCV: 2, _ID.OPENCV_FISHEYE: 2}  # radial terms that may be free
 
 
 class Problem:
@@ -173,9 +190,17 @@ class Problem:
     ) -> None:
         self._points, self._world = points, world
         self._camera, self._scale = camera, scale
-        radial = camera.model == pycolmap.CameraModelId.SIMPLE_RADIAL
-        distortion = freedom.distortion if radial else 0.0
-        sigmas = np.array([freedom.focal, distortion, freedom.principal, freedom.principal])
+        terms, focals = RADIAL.get(camera.model, 0), len(list(camera.focal_length_idxs()))
+        sigmas = np.array(
+            [
+                freedom.focal,
+                freedom.distortion if terms > 0 else 0.0,
+                freedom.principal,
+                freedom.principal,
+                freedom.second if terms > 1 else 0.0,
+                freedom.aspect if focals > 1 else 0.0,
+            ]
+        )
         self._free = np.flatnonzero(sigmas > 0)
         information = sigmas[self._free] ** -2.0
         # Of the priors, by parameter: nothing is known of the pose.
@@ -186,10 +211,10 @@ class Problem:
     def has_priors(self) -> bool:
         return len(self._free) > 0
 
-    def weigh_priors(self, variance: float) -> None:
-        """Let the priors weigh as much as residuals of this variance (pixels squared) justify: the loss
-        counts residuals in units of its own scale, not of their noise."""
-        self._prior = self._information * variance / self._scale**2
+    def weigh_priors(self, worth: float) -> None:
+        """Let the priors weigh as much as the residuals justify, see `worth`: the loss counts residuals in
+        units of its own scale, not of their noise."""
+        self._prior = self._information * worth / self._scale**2
 
     def moved(self, state: State, step: Array) -> State:
         pose = state.cam_from_world
@@ -231,24 +256,43 @@ class Problem:
             return None
         return float((weights * (residuals**2).sum(axis=1)).sum() / freedom)
 
-    def covariances(self, state: State) -> tuple[Array, Array] | None:
-        """The two parts of the covariance, see `Refined`; None if the points do not determine it."""
-        variance = self.variance(state)
-        if variance is None:
+    def worth(self, state: State) -> float | None:
+        """Pixels squared: what a unit of information of a prior is worth among these residuals. Under the
+        loss they tell of a parameter (sum of w^2)^2 / (sum of w^2 r^2 / 2) times their derivatives
+        squared (see `covariances`), and pull it by the sum of w^2 times these."""
+        residuals = self.residuals(state)
+        squares = self._weights(residuals) ** 2
+        freedom = 2 * squares.sum() - len(self._information) * squares.mean()
+        if freedom <= 0:
             return None
-        residuals, jacobian = self.residuals(state), self._jacobian(state)
-        weights = self._weights(residuals)
-        weighted = (jacobian * weights[:, None, None]).transpose(1, 0, 2)  # 2 x M x P
-        hessian = np.einsum("kmp,mkq->pq", weighted, jacobian)
-        prior = np.diag(self._information) * variance
+        return float((squares * (residuals**2).sum(axis=1)).sum() / freedom)
+
+    def covariances(self, state: State) -> tuple[Array, Array] | None:
+        """The two parts of the covariance, see `Refined`; None if the points do not determine it.
+
+        With psi = w r, the pull of a residual, its derivative is w (I - 2 w r r^T / scale^2), on average
+        over the directions of r w^2 I (as w = 1 / (1 + r^2 / scale^2)). Where the noise is as large as the
+        scale of the loss, w^2 is far less than w.
+        """
+        variance, worth = self.variance(state), self.worth(state)
+        if variance is None or worth is None:
+            return None
+        residuals = self.residuals(state)
+        jacobian = self._jacobian(state).transpose(1, 0, 2)  # 2 x M x P
+        squares = self._weights(residuals) ** 2
+        curved = jacobian * squares[:, None]
+        prior = np.diag(self._information) * worth
         try:
-            inverse = np.linalg.inv(hessian + prior)
+            inverse = np.linalg.inv(np.einsum("kmp,kmq->pq", curved, jacobian) + prior)
         except np.linalg.LinAlgError:
             return None
+        # A point that draws the pose to itself has a small residual: its share is taken out (HC3).
+        leverage = np.einsum("kmp,pq,kmq->m", curved, inverse, jacobian) / 2
+        pulls = squares * (residuals**2).sum(axis=1) / 2 / np.maximum(1 - leverage, _LEAST_SPARE) ** 2
+        noise = np.einsum("kmp,m,kmq->pq", jacobian, pulls, jacobian) + prior * worth
         # The errors in x and in y are independent of each other.
-        noise = sum(part.T @ part for part in weighted) + prior
-        field = sum(part.T @ self._smoothed(part) for part in weighted)
-        parts = [(variance * inverse @ middle @ inverse)[:6, :6] for middle in (noise, field)]
+        field = variance * sum(part.T @ self._smoothed(part) for part in curved)
+        parts = [(inverse @ middle @ inverse)[:6, :6] for middle in (noise, field)]
         independent, systematic = ((part + part.T) / 2 for part in parts)
         sound = all(np.isfinite(part).all() for part in parts)
         if not sound or (np.linalg.eigvalsh(independent) <= 0).any():
@@ -330,12 +374,16 @@ def _project(camera: pycolmap.Camera, seen: Array) -> Array:
 
 
 def changed_lens(camera: pycolmap.Camera, lens: Array) -> pycolmap.Camera:
-    """The camera with changes as in `LENS`, 4."""
+    """The camera with changes as in `LENS`."""
     params = np.array(camera.params)
-    params[list(camera.focal_length_idxs())] *= np.exp(lens[0])
-    if lens[1]:
-        params[next(iter(camera.extra_params_idxs()))] += lens[1]
-    params[list(camera.principal_point_idxs())] += lens[2:] * max(camera.width, camera.height)
+    focals = list(camera.focal_length_idxs())
+    params[focals] *= np.exp(lens[0])
+    for term, change in enumerate((lens[1], lens[4])):
+        if change:
+            params[list(camera.extra_params_idxs())[term]] += change
+    params[list(camera.principal_point_idxs())] += lens[2:4] * max(camera.width, camera.height)
+    if lens[5]:
+        params[focals] *= np.exp(lens[5] * np.array([0.5, -0.5]))
     return pycolmap.Camera(
         model=camera.model, width=camera.width, height=camera.height, params=params
     )

@@ -16,6 +16,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from pipelines.streams import complain
+
 _EVERY = 15.0  # seconds between lines
 
 
@@ -63,6 +65,6 @@ def _lines(verb: str) -> Callable[[int, int], None]:
         last = now
         rate = done / (now - started)
         left = (total - done) / rate
-        print(f"{verb} {done}/{total}, {rate:.1f}/s, {left:.0f} s left", file=sys.stderr)
+        complain(f"{verb} {done}/{total}, {rate:.1f}/s, {left:.0f} s left")
 
     return step

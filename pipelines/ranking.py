@@ -64,6 +64,18 @@ def explain(
     matches = len(best.verification.matches)
     needed = rule.inliers_for_match(matches)
     counted = f"{best.inliers} of {matches} local matches agree with one camera motion"
+    left_out = _left_out(best if verdict == MATCH else max(candidates, key=_on_overlay))
     if verdict == MATCH:
-        return f"{counted}; {needed} prove a match{warning}"
-    return f"at best {counted} ({best.image}); {needed} would prove a match{warning}"
+        return f"{counted}; {needed} prove a match{left_out}{warning}"
+    return f"at best {counted} ({best.image}); {needed} would prove a match{left_out}{warning}"
+
+
+def _on_overlay(candidate: Candidate) -> int:
+    return candidate.verification.on_overlay if candidate.verification else 0
+
+
+def _left_out(candidate: Candidate) -> str:
+    count = _on_overlay(candidate)
+    if not count:
+        return ""
+    return f"; {count} matches on an overlay were left out ({candidate.image})"

@@ -6,12 +6,22 @@ By family, as makers put one size of sensor into a line of cameras. Phones are n
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from locate.types import PhotoInfo
 
 FILM_WIDTH = 36.0  # mm, of the 35 mm film that EXIF's equivalent focal lengths refer to
+# Phones and compact cameras round to whole millimetres or know the lens at infinity only; a principal
+# point is rarely further than 1 % of the photo from its middle.
+SIGMA, OFF_CENTRE = 0.05, 0.01
+AGREE = 0.15  # of logarithms of focal lengths: rounding, width or diagonal, table of sensors
+POSSIBLE = (0.1, 200.0)  # focal lengths over the width; a number beyond is no focal length
+MAX_ZOOM = 100.0
+SAME_SHAPE = 0.01  # logarithm of ratios of sides
+SQUARE, WIDEST = 1.2, 1.5  # sides of a photo that no sensor has; of the widest usual sensor
 
 # (what the camera's name, maker and model, matches; width in mm). The first that fits counts.
 SENSORS: Sequence[tuple[str, float]] = (
@@ -50,19 +60,106 @@ SENSORS: Sequence[tuple[str, float]] = (
 )
 
 
-def exif_focal(info: PhotoInfo) -> float | None:
-    """The focal length in pixels by EXIF; None where it is silent.
+@dataclass(frozen=True)
+class ExifFocal:
+    """What EXIF says of a focal length.
 
-    The equivalent for 35 mm film is a matter of the diagonal or of the width, depending on the maker;
-    the width is the usual one, and for 3:2 sensors they agree. Else the width of the sensor comes from
-    a table of cameras.
+    Attributes:
+        pixels: the focal length.
+        sigma: standard deviation of its logarithm.
+        off_centre: standard deviation of each coordinate of the principal point, as a share of the
+            photo's longer side.
+        doubt: in which ways EXIF contradicts itself or the photo; empty if it does not.
     """
-    if info.focal_35mm:
-        return info.focal_35mm / FILM_WIDTH * max(info.size)
+
+    pixels: float
+    sigma: float = SIGMA
+    off_centre: float = OFF_CENTRE
+    doubt: str = ""
+
+
+def exif_focal(info: PhotoInfo) -> ExifFocal | None:
+    """The focal length by EXIF; None where it is silent.
+
+    The equivalent for 35 mm film goes first. It is a matter of the diagonal or of the width, depending on
+    the maker; the width is the usual one, and for 3:2 sensors they agree. Else the width of the sensor
+    comes from a table of cameras. Digital zoom enlarges the middle of what the sensor sees: millimetres
+    do not know of it, and the equivalent of most makers does (EXIF 3.0 leaves it open).
+
+    Nothing is chosen where sources contradict each other: the answer lies in the middle of all that they
+    may mean, and is so wide that it holds them.
+    """
+    told, doubts = _shares(info)
+    if not told:
+        return None
+    long, short = max(info.size), min(info.size)
+    frames = [(float(long), float(short))]  # that the camera took, in pixels of the photo
+    cropped = cropped_from(info)
+    if cropped is not None:
+        # Its pixels are as they were, or were enlarged until one side was what it had been.
+        factor = max(long / max(cropped), short / min(cropped))
+        frames = [(max(cropped) * f, min(cropped) * f) for f in {factor, max(factor, 1.0)}]
+        doubts.append(f"it was cropped from {cropped[0]} x {cropped[1]} px")
+    elif long < SQUARE * short:
+        frames.append((WIDEST * short, float(short)))
+        doubts.append("no sensor is as square as the photo")
+    lost = max(max(width - long, height - short) for width, height in frames)
+    off_centre = max(OFF_CENTRE, lost / long / math.sqrt(12))  # the crop may lie anywhere
+    each = [share * width for share in told for width, _ in frames]
+    low, high = min(each), max(each)
+    sigma = math.hypot(SIGMA, math.log(high / low) / 2)
+    return ExifFocal(math.sqrt(low * high), sigma, off_centre, "; ".join(doubts))
+
+
+def _shares(info: PhotoInfo) -> tuple[list[float], list[str]]:
+    """Focal lengths in units of the width of the frame that the camera took, each possible; and why there
+    are several."""
+    zoom = digital_zoom(info)
+    film = info.focal_35mm / FILM_WIDTH if info.focal_35mm else None
     width = sensor_width(info.camera)
-    if info.focal_mm and width:
-        return info.focal_mm / width * max(info.size)
-    return None
+    lens = info.focal_mm / width * zoom if info.focal_mm and width else None
+    film, lens = (share if share and _possible(share) else None for share in (film, lens))
+    if film is None or lens is None:
+        if film is not None and zoom > 1:
+            return [film, film * zoom], [
+                f"the 35 mm equivalent may be with or without the digital zoom of {zoom:g}"
+            ]
+        return [share for share in (film, lens) if share is not None], []
+    if _agree(film, lens):
+        return [film], []
+    if _agree(film * zoom, lens):
+        return [film * zoom], []
+    return [film, lens], [
+        f"its focal lengths contradict each other: {film * FILM_WIDTH:.4g} and "
+        f"{lens * FILM_WIDTH:.4g} mm of 35 mm film"
+    ]
+
+
+def digital_zoom(info: PhotoInfo) -> float:
+    """How many times the middle of the picture was enlarged, by EXIF; 1 where it does not say so."""
+    zoom = info.digital_zoom or 1.0
+    return zoom if 1 < zoom <= MAX_ZOOM else 1.0
+
+
+def cropped_from(info: PhotoInfo) -> tuple[int, int] | None:
+    """The size that the camera wrote, if the photo has another shape; None if EXIF does not say so.
+
+    A photo of the same shape was only made smaller or larger, of which all focal lengths above are
+    independent. Programs that turn pixels upright often leave the numbers as they were."""
+    if info.exif_size is None:
+        return None
+    long, short = max(info.size) / max(info.exif_size), min(info.size) / min(info.exif_size)
+    rounding = 1.0 / min(*info.size, *info.exif_size)
+    return info.exif_size if abs(math.log(long / short)) > SAME_SHAPE + 2 * rounding else None
+
+
+def _possible(share: float) -> bool:
+    low, high = POSSIBLE
+    return low <= share <= high
+
+
+def _agree(a: float, b: float) -> bool:
+    return abs(math.log(a / b)) <= AGREE
 
 
 def sensor_width(camera: str | None) -> float | None:

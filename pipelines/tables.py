@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from index.vectors.local_records import LocalInfo
@@ -15,6 +14,8 @@ from locate.types import Answer
 from locate.verdict import MATCH, NO_MATCH, UNCERTAIN
 from pipelines.build import BuildReport
 from pipelines.maintain import CheckReport, DatabaseInfo
+from pipelines.scan import LeftOut
+from pipelines.visible import in_markup as escape
 
 if TYPE_CHECKING:
     from pipelines.calibrate import CalibrationReport
@@ -33,8 +34,9 @@ class _Console(Console):
 def console() -> Console:
     """Where tables are printed."""
     # Where there is no terminal lines must not be cut: they go to a file or another program.
-    console = _Console(highlight=False)
-    return console if console.is_terminal else _Console(highlight=False, width=200)
+    # Nor are names like "a:cat:.jpg" to be turned into pictures.
+    console = _Console(highlight=False, emoji=False)
+    return console if console.is_terminal else _Console(highlight=False, emoji=False, width=200)
 
 
 def new_table(*columns: str, right: Sequence[str] = ()) -> Table:
@@ -68,6 +70,21 @@ def print_build(report: BuildReport, index: Path) -> None:
     if report.local is not None:
         out.print(_local_line(report.local))
     print_failed(report.failed)
+    print_left_out(report.left_out)
+    if not (report.added or report.updated or report.unchanged or report.failed):
+        others = report.left_out.others
+        beside = f"; files of other kinds there: {others}" if others else ""
+        out.print(
+            "nothing is indexed: there is no photo that can be read (JPEG, PNG, TIFF, WebP, HEIC, AVIF, "
+            f"...){beside}"
+        )
+
+
+def print_left_out(left_out: LeftOut) -> None:
+    """What was passed over in folders."""
+    out = console()
+    for line in left_out.lines():
+        out.print(f"[yellow]left out[/] {escape(line)}", soft_wrap=True)
 
 
 def _local_line(local: LocalInfo) -> str:
@@ -84,7 +101,7 @@ def _local_line(local: LocalInfo) -> str:
 def print_failed(failed: Sequence[tuple[str, str]]) -> None:
     out = console()
     for name, reason in failed[:_SHOWN_FAILURES]:
-        out.print(f"[red]failed[/] {escape(name)}: {escape(reason)}")
+        out.print(f"[red]failed[/] {escape(name)}: {escape(reason)}", soft_wrap=True)
     if len(failed) > _SHOWN_FAILURES:
         out.print(f"... and {len(failed) - _SHOWN_FAILURES} more: locate info --images")
 
@@ -92,7 +109,7 @@ def print_failed(failed: Sequence[tuple[str, str]]) -> None:
 def print_removed(removed: Sequence[str]) -> None:
     out = console()
     for path in removed:
-        out.print(f"removed {escape(path)}")
+        out.print(f"removed {escape(path)}", soft_wrap=True)
     out.print(f"{len(removed)} images removed; the photos themselves were not touched")
 
 
@@ -160,11 +177,16 @@ def print_images(rows: Sequence[dict[str, Any]]) -> None:
 def print_check(report: CheckReport, index: Path) -> None:
     out = console()
     for what in report.problems:
-        out.print(f"[red]problem[/] {escape(what)}")
+        out.print(f"[red]problem[/] {escape(what)}", soft_wrap=True)
     for what in report.repaired:
-        out.print(f"[yellow]repair[/] {escape(what)}")
+        out.print(f"[yellow]repair[/] {escape(what)}", soft_wrap=True)
+    if report.absent:
+        out.print(f"{report.absent} photos are not there or cannot be read, and were not compared")
     if not report.problems:
-        out.print(f"{escape(str(index))}: every invariant holds")
+        photos = f"{report.compared} photos are as they were indexed"
+        if report.compared is None:
+            photos = "the photos were not compared with it (--no-photos)"
+        out.print(f"{escape(str(index))}: every invariant holds; {photos}")
     elif not report.remaining:
         out.print(f"{escape(str(index))}: repaired, every invariant holds now")
     elif report.repaired:
