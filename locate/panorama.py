@@ -125,6 +125,14 @@ def panorama_of(info: PhotoInfo, name: str = "the photo") -> Panorama | None:
     return Panorama(full, (left, top, crop_width, crop_height))
 
 
+def looked_at_flat(info: PhotoInfo) -> str:
+    """What to add to an answer that took a panorama for an ordinary photo; nothing of others."""
+    if info.projection is None:
+        return ""
+    kind = "360 degree photo" if info.projection.kind == EQUIRECTANGULAR else "panorama"
+    return f"; it is a {kind}, looked at as a flat one: ask with perspective views cut out of it"
+
+
 def is_whole(size: tuple[int, int]) -> bool:
     """Whether (width, height) may be a whole sphere, 360 by 180 degrees in square pixels."""
     return abs(size[0] - 2 * size[1]) <= max(1.0, _RATIO * size[0])

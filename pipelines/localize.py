@@ -436,7 +436,7 @@ def _maybe_panorama(pose: Pose, size: tuple[int, int]) -> Pose:
     """With a hint, where the photo has the shape of a 360 degree one, but nobody says that it is one."""
     if pose.verdict == LOCALIZED or not is_whole(size):
         return pose
-    hint = "if it is a 360 degree photo, say --camera EQUIRECTANGULAR"
+    hint = "if it is a (stitched) 360 degree photo, say --camera EQUIRECTANGULAR"
     return replace(pose, reason=f"{pose.reason}; {hint}")
 
 

@@ -31,6 +31,7 @@ from locate.extractors.base import Extractor, ExtractorInfo
 from locate.geometry import verify
 from locate.images import read_photo
 from locate.matching import match_mutual, weighted
+from locate.panorama import looked_at_flat
 from locate.types import (
     Answer,
     Array,
@@ -366,7 +367,8 @@ class Database:
             label=ranked[0].label if verdict == MATCH else None,
             reason=explain(
                 self.calibration, verdict, view.candidates, count, _SEARCHED_BY[options.search]
-            ),
+            )
+            + ("" if verdict == MATCH else looked_at_flat(info)),
             candidates=ranked,
             rotation=view.rotation,
             query_features=count,

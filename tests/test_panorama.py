@@ -10,6 +10,7 @@ import pycolmap
 import pytest
 from panoramas import save_panorama, sphere_rays, xmp_of
 
+import locate
 from locate.errors import ImageError, InputError
 from locate.images import read_photo
 from locate.panorama import (
@@ -424,3 +425,24 @@ def test_too_few_points_have_no_pose():
     assert solve_sphere(points, world, camera) is None
     assert solve_sphere(points[:3], world[:3], camera) is None
     assert replace(camera).spherical
+
+
+# --- where it is not asked where the camera was
+
+
+def test_a_query_says_that_it_looked_at_a_panorama_as_a_flat_photo(
+    tmp_path, photo_factory, fake_extractor, texture
+):
+    for seed in range(3):
+        photo_factory(tmp_path / f"photos/{seed}.png", seed=seed)
+    tags = xmp_of(
+        ProjectionType="equirectangular", FullPanoWidthPixels=400, FullPanoHeightPixels=200
+    )
+    file = save_panorama(tmp_path / "sphere.jpg", texture((400, 200), seed=9), tags)
+    bare = save_panorama(tmp_path / "bare.jpg", texture((400, 200), seed=9))
+    locate.build_index(tmp_path / "photos", tmp_path / "db", extractor=fake_extractor)
+    with locate.open(tmp_path / "db") as db:
+        answer = db.query(file)
+        assert answer.verdict != "match"
+        assert "it is a 360 degree photo, looked at as a flat one" in answer.reason
+        assert "360" not in db.query(bare).reason
