@@ -37,8 +37,8 @@ from pipelines.map_features import (
 )
 from pipelines.map_folder import MapRecord, Progress
 from pipelines.map_matches import Pair, fingerprint, match_pairs, synchronize, verified_pairs
-from pipelines.map_panoramas import refuse_spheres
 from pipelines.map_summary import MapReport, summarize
+from pipelines.panorama_camera import refuse_spheres
 from pipelines.pose_models import PoseModel, read_model
 from pipelines.scan import look
 from pipelines.triangulate import choose_pairs, triangulate
@@ -78,7 +78,7 @@ def import_map(
     """
     posed = _named_by_path(model, read_model(model))
     _require_files(model, images, posed)
-    refuse_spheres(model, posed)
+    refuse_spheres(model, posed.cameras)
     tell: Progress = progress or (lambda _stage, _done, _total: None)
     folder, clock = claim(out, MADE_BY), Clock()
     with (

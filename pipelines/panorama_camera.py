@@ -3,14 +3,19 @@ as the user gives it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import pycolmap
 
 from locate.errors import ImageError, InputError
 from locate.panorama import is_whole, panorama_of
 from locate.types import PhotoInfo
-from pipelines.camera_models import SPHERICAL, about_model, camera_models
+from pipelines.camera_models import SPHERICAL, about_model, camera_models, is_spherical
 
 XMP, GIVEN = "xmp", "given"
+CUT_THEM = "cut them into perspective views, as COLMAP's panorama_sfm.py does"
+_NAMED = 3  # of many photos in a message
 
 
 def sphere_camera(size: tuple[int, int]) -> pycolmap.Camera:
@@ -65,3 +70,23 @@ def given_sphere(
         f"give {SPHERICAL},{size[0]},{size[1]} if the photo shows the whole sphere; one that was cut "
         "needs the tags of Photo Sphere XMP (GPano:CroppedArea...)",
     )
+
+
+def refuse_spheres(model: Path, cameras: Mapping[str, pycolmap.Camera]) -> None:
+    """Photos of a map are perspective ones, in which its points are triangulated.
+
+    Args:
+        model: where the cameras are from, for the message.
+        cameras: by the names of their photos.
+
+    Raises:
+        InputError: some see the whole sphere.
+    """
+    names = sorted(name for name, camera in cameras.items() if is_spherical(camera))
+    if names:
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        raise InputError(
+            f"{len(names)} of the {len(cameras)} photos of {model} are 360 degree photos (camera model "
+            f"{SPHERICAL}): {', '.join(names[:_NAMED])}{more}; a map is made of perspective photos: "
+            f"{CUT_THEM}, and give the model of these, or take the photos out of the model"
+        )
