@@ -1,6 +1,7 @@
 """Overlays to put on photos: what stands at the same pixels whatever the camera looks at.
 
-Drawn with OpenCV alone, so that they are the same on every machine; each kind has many variants, by seed.
+Drawn with OpenCV alone, so that they are the same on every machine; each kind has many variants, by
+seed.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ def _words(rng: np.random.Generator, count: int) -> str:
     return " ".join("".join(rng.choice(letters, rng.integers(3, 9))) for _ in range(count))
 
 
-def _text(image: Array, text: str, at: tuple[float, float], height: float, colour, font: int) -> None:
+def _text(
+    image: Array, text: str, at: tuple[float, float], height: float, colour, font: int
+) -> None:
     scale = height / 22
     place = (round(at[0]), round(at[1]))
     cv2.putText(image, text, place, font, scale, colour, max(1, round(2 * scale)), cv2.LINE_AA)
@@ -69,7 +72,7 @@ def timestamp(image: Array, rng: np.random.Generator) -> Array:
 
 def watermark(image: Array, rng: np.random.Generator) -> Array:
     """Half transparent words all over the photo."""
-    height, width = image.shape[:2]
+    height = image.shape[0]
     layer = image.copy()
     size = height * rng.uniform(0.03, 0.06)
     text, font = _words(rng, 2), int(rng.choice(_FONTS))
@@ -138,12 +141,16 @@ def screenshot(image: Array, rng: np.random.Generator) -> Array:
     top = round(page_h * rng.uniform(0.15, 0.25))
     page[top : top + photo_h] = cv2.resize(image, (page_w, photo_h), interpolation=cv2.INTER_AREA)
     size, font = page_w * 0.037, int(rng.choice(_FONTS))
-    _text(page, f"{rng.integers(10, 24)}:{rng.integers(10, 60)}  LTE  {rng.integers(10, 99)}%", (14, 1.4 * size), size, ink, font)  # fmt: skip
-    cv2.circle(page, (round(0.1 * page_w), round(top - 2.4 * size)), round(1.5 * size), _colour(rng), -1)
+    hour, minute, charge = rng.integers((10, 10, 10), (24, 60, 100))
+    _text(page, f"{hour}:{minute}  LTE  {charge}%", (14, 1.4 * size), size, ink, font)
+    face = (round(0.1 * page_w), round(top - 2.4 * size))
+    cv2.circle(page, face, round(1.5 * size), _colour(rng), -1)
     _text(page, _words(rng, 2), (0.2 * page_w, top - 2.5 * size), size, ink, font)
     y = top + photo_h + 2.5 * size
     for k in range(5):
-        cv2.rectangle(page, (round(20 + 3 * k * size), round(y - size)), (round(20 + (3 * k + 1.8) * size), round(y)), ink, 3)  # fmt: skip
+        left = 20 + 3 * k * size
+        corners = np.rint([(left, y - size), (left + 1.8 * size, y)]).astype(int).tolist()
+        cv2.rectangle(page, corners[0], corners[1], ink, 3)
     while y < page_h - 3 * size:
         y += size * rng.uniform(1.8, 3.0)
         _text(page, _words(rng, int(rng.integers(2, 6))), (18, y), size, ink, font)
@@ -179,7 +186,8 @@ def robot(image: Array, rng: np.random.Generator) -> Array:
     height, width = image.shape[:2]
     for _ in range(3):
         side = rng.integers(3)
-        edge = [(0, rng.integers(0, height)), (width, rng.integers(0, height)), (rng.integers(0, width), height)]  # fmt: skip
+        across, down = int(rng.integers(0, width)), int(rng.integers(0, height))
+        edge = [(0, down), (width, down), (across, height)]
         inner = (rng.integers(width // 4, 3 * width // 4), rng.integers(height // 2, height))
         start = tuple(int(v) for v in edge[side])
         end = tuple(int(v) for v in inner)

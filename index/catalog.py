@@ -219,10 +219,10 @@ class Catalog:
                 rows |= {row["id"]: _image(row) for row in found}
         return rows
 
-    def contents(self) -> dict[str, int]:
-        """Ids of the images of status "ok" by the sha256 of their file."""
-        with self._turn():
-            return dict(self._db.execute("SELECT sha256, id FROM images WHERE status = 'ok'"))
+    def contents(self) -> dict[tuple[str, str], int]:
+        """Ids of the images of status "ok" by the sha256 of their file and of their mask."""
+        rows = self.execute("SELECT sha256, mask, id FROM images WHERE status = 'ok'")
+        return {(sha256, mask): image_id for sha256, mask, image_id in rows}
 
     def write(self, entries: Sequence[Entry]) -> None:
         """Insert or replace images with what was seen in them, in one transaction."""
@@ -259,6 +259,7 @@ class Catalog:
             "sha256": entry.file.sha256,
             "bytes": entry.file.bytes,
             "mtime_ns": entry.file.mtime_ns,
+            "mask": entry.file.mask,
             "status": "failed" if entry.error else "ok",
             "error": entry.error,
             "indexed_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -437,7 +438,9 @@ def _image(row: dict[str, Any]) -> ImageRow:
         label=row["label"],
         status=row["status"],
         error=row["error"],
-        file=FileState(row["sha256"] or "", row["bytes"] or 0, row["mtime_ns"] or 0),
+        file=FileState(
+            row["sha256"] or "", row["bytes"] or 0, row["mtime_ns"] or 0, row.get("mask") or ""
+        ),
         info=info,
         indexed_at=row["indexed_at"] or "",
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from sqlite_utils import Database, Migrations
 
 migrations = Migrations("locate")
-SCHEMA_VERSION = 2  # number of the last migration; SQLite's user_version repeats it
+SCHEMA_VERSION = 3  # number of the last migration; SQLite's user_version repeats it
 FIRST = "m001_images_features_vectors"  # a database without the others can still be read
 
 
@@ -58,3 +58,10 @@ def m002_digital_zoom_and_size_by_exif(db: Database) -> None:
     for column in ("digital_zoom REAL", "exif_width INTEGER", "exif_height INTEGER"):
         db.execute(f"ALTER TABLE images ADD COLUMN {column}")
     db.execute("PRAGMA user_version = 2")
+
+
+@migrations()
+def m003_masks(db: Database) -> None:
+    """What was looked at before had none."""
+    db.execute("ALTER TABLE images ADD COLUMN mask TEXT NOT NULL DEFAULT ''")
+    db.execute("PRAGMA user_version = 3")

@@ -14,11 +14,16 @@ from locate.types import Array, Extraction, Features, PhotoInfo
 
 @dataclass(frozen=True)
 class FileState:
-    """What tells whether a file is the one that was indexed."""
+    """What tells whether a file is the one that was indexed.
+
+    Attributes:
+        mask: sha256 of the mask that it was looked at through, "" without one.
+    """
 
     sha256: str
     bytes: int
     mtime_ns: int
+    mask: str = ""
 
 
 @dataclass(frozen=True)

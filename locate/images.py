@@ -72,7 +72,7 @@ EXTENSIONS = frozenset(
 MIN_SIDE = 32  # pixels; below this no extractor sees anything
 MAX_BYTES = 2**31  # of a file: more than the largest photo of `locate.many_pixels` as a 16-bit TIFF
 _ANIMATED_FORMATS = frozenset({"GIF", "PNG", "WEBP", "AVIF"})
-_UPRIGHT = {  # EXIF orientation -> what undoes it
+UPRIGHT = {  # EXIF orientation -> what undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -223,7 +223,7 @@ def _decode(image: Image.Image, path: Path, min_long_side: int | None) -> Photo:
     with alone_if_large(image, size):
         image.load()
         # Not ImageOps.exif_transpose: it writes the EXIF anew, and fails where that is broken.
-        method = None if turned else _UPRIGHT.get(info.orientation)
+        method = None if turned else UPRIGHT.get(info.orientation)
         whole = shrunk(image, size, min_long_side)
         upright = whole if method is None else whole.transpose(method)
         pixels = shrunk_pixels(_to_rgb8(upright, path), min_long_side)

@@ -1,17 +1,19 @@
-"""Overlays: captions, frames, watermarks, time stamps, a screenshot's furniture, the bonnet of a car.
+"""Overlays: captions, frames, watermarks, time stamps, a screenshot's furniture, the bonnet of a
+car.
 
-What stands at the same pixels of two photos whose rest has moved says nothing about the place, yet its
-matches agree perfectly with a fundamental matrix: any [e]x has x^T [e]x x = 0 for all x. COLMAP leaves out
-pairs whose matches near the border are a mere shift ("watermark detection", Schönberger and Frahm,
-"Structure-from-Motion Revisited", CVPR 2016, section 4.1); here single matches are left out, wherever they
-lie, and the rest may still prove the place.
+What stands at the same pixels of two photos whose rest has moved says nothing about the place, yet
+its matches agree perfectly with a fundamental matrix: any [e]x has x^T [e]x x = 0 for all x.
+COLMAP leaves out pairs whose matches near the border are a mere shift ("watermark detection",
+Schönberger and Frahm, "Structure-from-Motion Revisited", CVPR 2016, section 4.1); here single
+matches are left out, wherever they lie, and the rest may still prove the place.
 
-Standing still is not enough: copies of a photo and photos from a tripod stand still as a whole, and are
-true matches. So it is asked whether the rest stands still too. Where two photos show one still scene, the
-features of both should have found each other at the same pixels nearly everywhere (`_rest_has_moved`).
+Standing still is not enough: copies of a photo and photos from a tripod stand still as a whole,
+and are true matches. So it is asked whether the rest stands still too. Where two photos show one
+still scene, the features of both should have found each other at the same pixels nearly everywhere
+(`_rest_has_moved`).
 
-A feature has a twin where the other photo has a similar one at the same pixels. Words that repeat over a
-photo are matched to another copy of themselves; their twins give them away.
+A feature has a twin where the other photo has a similar one at the same pixels. Words that repeat
+over a photo are matched to another copy of themselves; their twins give them away.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ MOVED = 1 / 6  # of what should have been found again, in one rectangle: the res
 SUPPORTED = 0.5  # of what should have been found again, that a still scene finds at least
 _CHANCE = 0.02  # of features that meet by accident, which count as similar
 _SURE = 4.0  # times as many similar ones as by accident are none
-_PIECE, _MOST_PIECES = 0.4, 4  # share of what is left that a further piece has; so many are looked for
+_PIECE = 0.4  # of the matches that are left, which a further piece of an overlay has
+_MOST_PIECES = 4
 # In pixels at the working size: what meets when one photo is moved by so much, meets by accident.
 _ACCIDENTS = ((23.0, 11.0), (-19.0, 27.0), (31.0, -14.0), (-12.0, -33.0))
 
@@ -62,9 +65,9 @@ class Alignment:
 
 
 def alignments(query: tuple[int, int], database: tuple[int, int]) -> Iterator[Alignment]:
-    """All ways in which an overlay may stand in photos of two sizes (width, height): as many pixels large
-    in both, or grown with the width or with the height; held by the left, the middle or the right, the
-    top, the middle or the bottom; and each with the query turned."""
+    """All ways in which an overlay may stand in photos of two sizes (width, height): as many
+    pixels large in both, or grown with the width or with the height; held by the left, the middle
+    or the right, the top, the middle or the bottom; and each with the query turned."""
     for rotation in (0, 90, 180, 270):
         size = query[::-1] if rotation in (90, 270) else query
         seen: set[tuple[float, float, float]] = set()
@@ -119,9 +122,9 @@ def on_overlay(
 
 
 def _pieces(places: Array, database: Features, matches: Array, on: Array, radius: float) -> Array:
-    """Which further matches are of pieces of an overlay that stand elsewhere in the other photo, such as
-    what follows a photo on the page of a screenshot: a mere shift of much of what is left, while the rest
-    has not moved by as much.
+    """Which further matches are of pieces of an overlay that stand elsewhere in the other photo,
+    such as what follows a photo on the page of a screenshot: a mere shift of much of what is left,
+    while the rest has not moved by as much.
 
     Args:
         places: N x 2, the query's keypoints in pixels of the database image.
@@ -148,8 +151,8 @@ def _pieces(places: Array, database: Features, matches: Array, on: Array, radius
 def _twins(
     query: Features, database: Features, places: Array, radius: float
 ) -> tuple[Array, Array]:
-    """Features that stand at the same pixels and are similar: indices (K of the query, K of the database
-    image); none where there are not more than by accident.
+    """Features that stand at the same pixels and are similar: indices (K of the query, K of the
+    database image); none where there are not more than by accident.
 
     Args:
         places: N x 2, the query's keypoints in pixels of the database image.
@@ -178,7 +181,8 @@ def _similarities(query: Features, database: Features, a: Array, b: Array) -> Ar
 
 
 def _near(a: Array, b: Array, radius: float) -> tuple[Array, Array]:
-    """Indices (into a, into b) of all pairs of points, N x 2 and M x 2, that are at most `radius` apart."""
+    """Indices (into a, into b) of all pairs of points, N x 2 and M x 2, that are at most `radius`
+    apart."""
     cells = [np.floor(points / radius).astype(np.int64) for points in (a, b)]
     low = np.min([c.min(axis=0, initial=0) for c in cells], axis=0) - 1
     width = int(max(c[:, 0].max(initial=0) for c in cells) - low[0]) + 2
@@ -227,8 +231,8 @@ def _rest_has_moved(places: Array, database: Features, still: Array) -> bool:
 
 
 def _histogram(points: Array, size: Array) -> Array:
-    """GRID x GRID counts, rows from the top, of N x 2 pixels of an image of `size`; those outside are
-    left out."""
+    """GRID x GRID counts, rows from the top, of N x 2 pixels of an image of `size`; those outside
+    are left out."""
     cells = np.floor((points + 0.5) * GRID / size).astype(np.int64)
     inside = ((cells >= 0) & (cells < GRID)).all(axis=1)
     flat = cells[inside, 1] * GRID + cells[inside, 0]

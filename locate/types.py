@@ -177,8 +177,8 @@ class Verification:
         matrix: 3 x 3 float64 or None; `x_database^T F x_query = 0` for kind "fundamental",
             `x_database ~ H x_query` for kind "homography", on (x, y, 1) in original pixels.
         kind: "fundamental", "homography" or "none".
-        on_overlay: matches that were left out, because they lie on what stands at the same pixels in both
-            images (a caption, a frame) while the rest has moved; they are not among the M.
+        on_overlay: matches that were left out, because they lie on what stands at the same pixels in
+            both images (a caption, a frame) while the rest has moved; they are not among the M.
     """
 
     matches: Array

@@ -34,6 +34,22 @@ class Parser(argparse.ArgumentParser):
         super().error(visible(message))
 
 
+def add_masks(parser: argparse.ArgumentParser, *, remembered: bool = False) -> None:
+    """--masks, which is the same in every command that looks at photos.
+
+    Args:
+        remembered: the database or map keeps it for later runs.
+    """
+    later = " (default: as before; none: without any)" if remembered else ""
+    parser.add_argument(
+        "--masks",
+        type=Path,
+        metavar="DIR",
+        help="ignore what is black in the masks of the photos, as in COLMAP: of a/b.jpg "
+        f"DIR/a/b.jpg.png; DIR/mask.png is for all photos without their own{later}",
+    )
+
+
 def _is_file(word: str) -> bool:
     try:
         return Path(word).is_file()

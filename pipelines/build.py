@@ -19,6 +19,7 @@ from index.vectors.local_records import LocalInfo
 from locate.errors import DatabaseCorruptError, InputError
 from locate.extractors import registry
 from locate.extractors.base import Extractor, ExtractorInfo
+from locate.masks import Masks
 from pipelines.extraction import Seen, extract_all
 from pipelines.filled_by import (
     first_extractor,
@@ -32,6 +33,7 @@ from pipelines.shortlist import BOTH, GLOBAL, LOCAL, default_search, refuse_unfi
 
 COMMIT_SECONDS = 1.0  # the most work that a kill can cost
 COMMIT_IMAGES = 64
+NO_MASKS = "none"
 
 Progress = Callable[[int, int], None]  # (images done, images in all)
 
@@ -78,6 +80,7 @@ def build_index(
     search: str | None = None,
     label_from: str = "folder",
     checksum: bool = False,
+    masks: Path | str | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
@@ -94,6 +97,8 @@ def build_index(
             "both" keep an index of all local descriptors. By default as the database was built.
         label_from: see `pipelines.labels.label_rule`.
         checksum: tell what changed by the content of every photo instead of by size and date.
+        masks: a folder of masks (see `locate.masks`), or one for all photos; "none" for none. By default
+            those that the database was built with.
         workers: threads; by default one a core.
         progress: called with (done, in all) from this thread.
 
@@ -104,10 +109,24 @@ def build_index(
     require_folder(photos)  # before anything is written
     with lock.writer(index), Catalog.create(index) as catalog:
         root_id = catalog.add_root(photos)
-        job = Job(catalog, rule, workers, progress, extractor, weights, search, checksum=checksum)
+        job = Job(
+            catalog,
+            rule,
+            workers,
+            progress,
+            extractor,
+            weights,
+            search,
+            checksum=checksum,
+            masks=masks,
+        )
         # Some were added by name, which no name of a photo need be.
         known = {row.path for row in catalog.images("ok") if row.root_id == root_id}
-        found = list(scan(photos, job.report.left_out, known))
+        found = [
+            item
+            for item in scan(photos, job.report.left_out, known)
+            if not (job.masks and job.masks.holds(item.absolute, photos))
+        ]
         job.index({root_id: found})
         on_disk = {item.path for item in found}
         gone = [r for r in catalog.images() if r.root_id == root_id and r.path not in on_disk]
@@ -123,6 +142,7 @@ def add_photos(
     *,
     label_from: str = "folder",
     checksum: bool = False,
+    masks: Path | str | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
@@ -138,7 +158,7 @@ def add_photos(
         for path in paths:
             for root, found in resolve(path, list(catalog.roots().values()), left_out):
                 groups.setdefault(catalog.add_root(root), []).append(found)
-        job = Job(catalog, rule, workers, progress, checksum=checksum)
+        job = Job(catalog, rule, workers, progress, checksum=checksum, masks=masks)
         job.report.left_out = left_out
         job.index(groups)
         return job.finish()
@@ -226,6 +246,7 @@ class Job:
         search: str | None = None,
         *,
         checksum: bool = False,
+        masks: Path | str | None = None,
     ) -> None:
         self.report = BuildReport()
         self._checksum = checksum
@@ -236,7 +257,27 @@ class Job:
         self._started = time.perf_counter()
         self._extractor: Extractor | None = None
         self._lock = threading.Lock()
+        self.masks = self._choose_masks(masks)
         self._begin(extractor, weights, search)
+
+    def _choose_masks(self, named: Path | str | None) -> Masks | None:
+        """Those that are named, or else those of the runs before, which the database remembers."""
+        if named is None:
+            before = self._catalog.meta("masks")
+            if not before:
+                return None
+            if not Path(before).exists():
+                raise InputError(
+                    f"the masks {before} that {self._catalog.folder} was made with are gone; name them "
+                    f"with --masks, or go on without any: --masks {NO_MASKS}"
+                )
+            return Masks(before)
+        wanted = None if str(named) == NO_MASKS else Masks(named)
+        stored = str(wanted.place.resolve()) if wanted else ""
+        if stored != (self._catalog.meta("masks") or ""):
+            with self._catalog.transaction():
+                self._catalog.set_meta("masks", stored)
+        return wanted
 
     def _begin(self, extractor: str | None, weights: Sequence[Path], search: str | None) -> None:
         """The database learns who fills it, and for which search, before the first image is in it."""
@@ -283,6 +324,7 @@ class Job:
                     or row.status != "ok"
                     or self._checksum
                     or not _same_state(row, item)
+                    or row.file.mask != (self.masks.hash_of(item.path) if self.masks else "")
                 ):
                     todo.append((root_id, item, row))
                     continue
@@ -299,6 +341,7 @@ class Job:
             self._get_extractor,
             self._catalog.contents(),
             self._workers,
+            self.masks,
         )
         batch: list[Entry] = []
         last_commit = time.perf_counter()
@@ -335,7 +378,11 @@ class Job:
             if row is not None and (row.error, row.file.sha256) == (seen.error, seen.file.sha256):
                 return None  # nothing new to say about it
             return Entry(root_id, path, label, seen.file, error=seen.error)
-        same = row is not None and row.status == "ok" and row.file.sha256 == seen.file.sha256
+        same = (
+            row is not None
+            and row.status == "ok"
+            and (row.file.sha256, row.file.mask) == (seen.file.sha256, seen.file.mask)
+        )
         if seen.same_as is not None and row is not None and same:
             self.report.unchanged += 1  # a new date on the same content
             if (row.file, row.label) != (seen.file, label):
@@ -347,7 +394,9 @@ class Job:
                 extraction = self._catalog.extraction(seen.same_as)
             except DatabaseCorruptError:
                 # Damaged, or replaced a moment ago in this very run (two files changed names).
-                (seen,) = extract_all([seen.found], self._get_extractor, {}, workers=1)
+                (seen,) = extract_all(
+                    [seen.found], self._get_extractor, {}, workers=1, masks=self.masks
+                )
                 if seen.error is not None:
                     self.report.failed.append((path, seen.error))
                     return Entry(root_id, path, label, seen.file, error=seen.error)

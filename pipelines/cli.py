@@ -18,7 +18,7 @@ from pipelines import (
     streams,
     train_cli,
 )
-from pipelines.arguments import Parser
+from pipelines.arguments import Parser, add_masks
 from pipelines.labels import RULES
 
 _SEARCHES = ("global", "local", "both")  # as pipelines.shortlist has them
@@ -176,6 +176,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="K",
         help="of each local feature, which vote in a local search (default 60)",
     )
+    add_masks(query)
     query.add_argument("--no-verify", action="store_true", help="rank by the search alone")
     query.add_argument("--no-rotate", action="store_true", help="do not try the photo turned")
     query.add_argument(
@@ -237,6 +238,7 @@ def _label_and_workers(parser: argparse.ArgumentParser) -> None:
         metavar="RULE",
         help=f"where the landmark's name comes from: {', '.join(RULES)} (default folder)",
     )
+    add_masks(parser, remembered=True)
     parser.add_argument(
         "--checksum",
         action="store_true",

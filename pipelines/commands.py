@@ -59,6 +59,7 @@ def build_index(a: argparse.Namespace) -> int:
             search=a.search,
             label_from=a.label_from,
             checksum=a.checksum,
+            masks=a.masks,
             workers=_positive("--workers", a.workers),
             progress=progress,
         )
@@ -73,6 +74,7 @@ def add(a: argparse.Namespace) -> int:
             index,
             label_from=a.label_from,
             checksum=a.checksum,
+            masks=a.masks,
             workers=_positive("--workers", a.workers),
             progress=progress,
         )
@@ -134,7 +136,7 @@ def query(a: argparse.Namespace) -> int:
     failed: list[tuple[str, str]] = []
     left_out = LeftOut()
     photos = photos_below(a.photos, left_out)
-    with Database(find_index(a.index)) as db, progress_bar("asking") as progress:
+    with Database(find_index(a.index), masks=a.masks) as db, progress_bar("asking") as progress:
         options = {
             "top": a.top,
             "shortlist": a.shortlist,

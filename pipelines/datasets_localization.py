@@ -26,15 +26,8 @@ from locate.errors import ImageError, InputError, UnknownNameError
 from locate.types import Array
 from pipelines.panorama_camera import refuse_spheres
 from pipelines.pose_files import invert
-from pipelines.pose_models import (
-    fault,
-    is_model,
-    make_camera,
-    numbers,
-    pose_matrix,
-    read_lines,
-    read_model,
-)
+from pipelines.pose_models import is_model, make_camera, read_model
+from pipelines.text_lines import fault, numbers, pose_matrix, read_lines
 
 # Scenes whose unit is not the metre: fox (instant-ngp) has the scale of its own reconstruction.
 UNSCALED = frozenset({"fox"})
@@ -74,7 +67,7 @@ class Scene:
     photos: sorted by name.
     queries: names of the photos that the benchmark asks for; empty if it does not say.
     metric: the unit of the poses is the metre.
-    notes: what was left out and why.
+    notes: what was left out and why, and what was read where files differ.
     """
 
     name: str
@@ -167,7 +160,7 @@ def _read_colmap(folder: Path, metric: bool) -> Scene:
     posed = [
         PosedPhoto(name, photos / name, cameras[name], pose) for name, pose in model.poses.items()
     ]
-    return _scene(folder, "colmap", posed, queries, metric)
+    return _scene(folder, "colmap", posed, queries, metric, model.notes)
 
 
 def _read_queries(path: Path, poses: Mapping[str, Array]) -> dict[str, pycolmap.Camera | None]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from locate.errors import InputError
 from pipelines import exits
+from pipelines.streams import say
 
 if TYPE_CHECKING:
     from locate.extractors.base import Extractor
@@ -165,7 +166,7 @@ def evaluate(a: argparse.Namespace) -> int:
 
         print_report(report)
         if a.out:
-            print(f"wrote {a.out}")
+            say(f"wrote {a.out}")
     return exits.GOOD
 
 

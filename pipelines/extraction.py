@@ -18,6 +18,8 @@ from index.records import FileState
 from locate.errors import ImageError, InputError
 from locate.extractors.base import Extractor
 from locate.images import MIN_SIDE, decode_photo, read_bytes
+from locate.masks import Mask, Masks
+from locate.memory import is_out_of_memory
 from locate.pixels import unrotate_points
 from locate.types import Array, Extraction, Photo, PhotoInfo
 from pipelines.scan import Found
@@ -39,8 +41,9 @@ class Seen:
 def extract_all(
     files: Iterable[Found],
     get_extractor: Callable[[], Extractor],
-    known: Mapping[str, int],
+    known: Mapping[tuple[str, str], int],
     workers: int | None = None,
+    masks: Masks | None = None,
 ) -> Iterator[Seen]:
     """Look at `files` on a pool of threads, in order.
 
@@ -50,7 +53,8 @@ def extract_all(
 
     Args:
         get_extractor: called when the first file really needs it (networks load slowly).
-        known: ids by sha256 of content that need not be looked at again.
+        known: ids by sha256 of content and of mask that need not be looked at again.
+        masks: of what is to be ignored.
     """
     workers = workers or os.cpu_count() or 1
     remaining = iter(files)
@@ -59,7 +63,7 @@ def extract_all(
         try:
             while True:
                 for item in islice(remaining, 4 * workers - len(waiting)):
-                    waiting.append(pool.submit(_see, item, get_extractor, known))
+                    waiting.append(pool.submit(_see, item, get_extractor, known, masks))
                 if not waiting:
                     return
                 yield waiting.popleft().result()
@@ -74,27 +78,41 @@ def one_thread_each() -> None:
     torch.set_num_threads(1)
 
 
-def _see(item: Found, get_extractor: Callable[[], Extractor], known: Mapping[str, int]) -> Seen:
-    state = FileState("", item.bytes, item.mtime_ns)
+def _see(
+    item: Found,
+    get_extractor: Callable[[], Extractor],
+    known: Mapping[tuple[str, str], int],
+    masks: Masks | None,
+) -> Seen:
+    hidden = masks.hash_of(item.path) if masks else ""
+    state = FileState("", item.bytes, item.mtime_ns, hidden)
     if item.error is not None:
         return Seen(item, state, error=item.error)
     clock = Clock()
     try:
         data = read_bytes(item.absolute)
-        state = FileState(hashlib.sha256(data).hexdigest(), len(data), item.mtime_ns)
+        state = FileState(hashlib.sha256(data).hexdigest(), len(data), item.mtime_ns, hidden)
         clock.lap("read")
-        if state.sha256 in known:
-            return Seen(item, state, same_as=known[state.sha256], seconds=clock.seconds)
+        same = known.get((state.sha256, hidden))
+        if same is not None:
+            return Seen(item, state, same_as=same, seconds=clock.seconds)
         extractor = get_extractor()
         clock.lap("load")
         photo = decode_photo(data, item.absolute, extractor.max_side)
         clock.lap("decode")
+        mask = masks.read(item.path, photo.info) if masks else None
     except ImageError as error:
-        return Seen(item, state, error=f"{error.reason}; {error.cure}", seconds=clock.seconds)
+        of_mask = "" if error.path == item.absolute else f"its mask {error.path} "
+        reason = f"{of_mask}{error.reason}; {error.cure}"
+        return Seen(item, state, error=reason, seconds=clock.seconds)
     try:
-        extraction = extractor.extract(photo.pixels, photo.info.size)
+        pixels = mask.fill(photo.pixels) if mask else photo.pixels
+        extraction = extract_turned(extractor, pixels, photo.info.size, 0, local=True, mask=mask)
         clock.lap("extract")
     except Exception as error:  # one photo that an extractor stumbles over does not end the build
+        if is_out_of_memory(error):
+            reason = "does not fit into memory; use fewer threads (--workers 1), or shrink it"
+            return Seen(item, state, error=reason, seconds=clock.seconds)
         reason = f"{extractor.info.name} failed on it ({type(error).__name__}: {error})"
         return Seen(item, state, error=f"{reason}; please report this", seconds=clock.seconds)
     return Seen(item, state, photo.info, extraction, seconds=clock.seconds)
@@ -112,14 +130,30 @@ def as_photo(pixels: Path | str | Array) -> Photo:
 
 
 def extract_turned(
-    extractor: Extractor, pixels: Array, size: tuple[int, int], degrees: int, *, local: bool
+    extractor: Extractor,
+    pixels: Array,
+    size: tuple[int, int],
+    degrees: int,
+    *,
+    local: bool,
+    mask: Mask | None = None,
 ) -> Extraction:
     """Look at an image turned counter-clockwise; keypoints come back in the image as it was.
 
     Args:
         size: (width, height) of the original photo, upright.
         local: False leaves the local features out.
+        mask: `pixels` were filled by it; there are no features in what it ignores.
     """
+    seen = _turned(extractor, pixels, size, degrees, local)
+    if seen.features is None or mask is None:
+        return seen
+    return Extraction(mask.outside(seen.features), seen.global_descriptor)
+
+
+def _turned(
+    extractor: Extractor, pixels: Array, size: tuple[int, int], degrees: int, local: bool
+) -> Extraction:
     if degrees == 0:
         return extractor.extract(pixels, size)
     turned_size = size if degrees == 180 else size[::-1]

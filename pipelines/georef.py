@@ -38,6 +38,7 @@ GPS_ERROR, CENTER_ERROR, CONTROL_ERROR = 10.0, 1.0, 0.5  # metres, of an inlier,
 _LEVEL_BY_CAMERAS = (
     3.0  # degrees; places that tell the tilt worse than this leave it to the cameras
 )
+_METRIC = 0.05  # of the scale, that a metric map may be off
 _UNDETERMINED = 20.0  # degrees of standard error, beyond which a rotation is no answer
 
 
@@ -331,6 +332,32 @@ def gps_of(catalog: Catalog) -> dict[str, Place]:
         if latitude is not None and longitude is not None and (latitude, longitude) != (0, 0):
             places[row.path] = (latitude, longitude, row.info.altitude)
     return places
+
+
+def metric_contradiction(found: Georef) -> str | None:
+    """How a georeference contradicts a map whose unit is said to be the metre; None if it does not, by
+    more than its own error or a few per cent."""
+    # The error of the scale, share of it, is at most that of the least certain rotation in radians.
+    if abs(np.log(found.scale)) <= max(_METRIC, 3 * np.radians(found.turn)):
+        return None
+    source = {"gps": "GPS", "centers": "the centres"}.get(found.source, f"the {found.source}")
+    return (
+        f"the map was imported as metric (--metric), but by {source} 1 unit of it is "
+        f"{found.scale:.4g} m: one of the two is wrong; check {source}, or import the map again "
+        "without --metric"
+    )
+
+
+def metric_by_gps(model: pycolmap.Reconstruction, places: Mapping[str, Place]) -> list[str]:
+    """How GPS contradicts a model whose unit is said to be the metre; empty if it does not, or tells
+    nothing."""
+    if len(places) < 3:
+        return []
+    try:
+        contradiction = metric_contradiction(georef_from_gps(model, places))
+    except InputError:
+        return []
+    return [contradiction] if contradiction else []
 
 
 def _check_fit(

@@ -21,7 +21,7 @@ import pycolmap
 from locate.errors import InputError
 from locate.pixels import to_colmap
 from locate.types import Array
-from pipelines.pose_models import fault, numbers, read_lines
+from pipelines.text_lines import fault, numbers, read_lines
 
 Place = tuple[float, float, float | None]  # WGS84: latitude, longitude (degrees), altitude (metres)
 

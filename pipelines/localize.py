@@ -24,6 +24,7 @@ from index.catalog import Catalog
 from locate.errors import DatabaseMismatchError, ImageError, InputError
 from locate.extractors.base import Extractor
 from locate.images import read_photo
+from locate.masks import Masks, hidden
 from locate.matching import match_mutual
 from locate.panorama import FIELD_OF_VIEW as VIEW_FIELD
 from locate.panorama import is_whole
@@ -35,7 +36,7 @@ from pipelines.filled_by import load_extractor
 from pipelines.localize_camera import QueryCamera, choose_camera, plain_camera
 from pipelines.localize_map import LoadedMap, MapImage
 from pipelines.localize_solve import Solution, solve_pose
-from pipelines.localize_verdict import Evidence, judge, needed, spread_of
+from pipelines.localize_verdict import Evidence, doubted, judge, needed, spread_of
 from pipelines.map_folder import MapFolder
 from pipelines.shortlist import LOCAL, Searches
 
@@ -105,12 +106,15 @@ class Localizer:
         map_: Path | str,
         *,
         extractor: Extractor | None = None,
+        masks: Path | str | None = None,
         workers: int | None = None,
     ) -> None:
         """
         Args:
             map_: made by `locate build-map` or `locate import-map`.
             extractor: the one that made the map, where it is loaded already.
+            masks: a folder of masks of the photos that will be asked (see `locate.masks`), or one
+                for all.
             workers: threads that match; by default one a core.
 
         Raises:
@@ -119,6 +123,7 @@ class Localizer:
         """
         if workers is not None and workers < 1:
             raise InputError(f"at least 1 worker is needed, got {workers}")
+        self.masks = None if masks is None else Masks(masks)
         self.map = LoadedMap(Path(map_))
         info = self.map.extractor_info
         if extractor is not None and extractor.info.fingerprint != info.fingerprint:
@@ -224,6 +229,7 @@ class Localizer:
         clock.lap("load")
         path = None if isinstance(photo, np.ndarray) else Path(photo)
         opened = as_photo(photo) if path is None else read_photo(path, extractor.max_side)
+        opened, mask = hidden(opened, self.masks)
         camera = choose_camera(
             opened.info, given, name=str(path or "the photo"), known=self.map.devices
         )
@@ -243,7 +249,9 @@ class Localizer:
             invariant = upright is not None and extractor.info.rotation_invariant
             if rotation and invariant and len(allowed) <= count:
                 break  # the same features and the same candidates again
-            seen = extract_turned(extractor, opened.pixels, size, rotation, local=not invariant)
+            seen = extract_turned(
+                extractor, opened.pixels, size, rotation, local=not invariant, mask=mask
+            )
             features = upright if invariant else seen.features
             upright = upright or features
             clock.lap("extract")
@@ -377,7 +385,7 @@ class Localizer:
             field_of_view=field_of_view(refined.camera),
             rival=tries[1].count if len(tries) > 1 else 0,
         )
-        verdict, reason = judge(evidence)
+        verdict, reason = doubted(*judge(evidence), self.map.record.doubt)
         error = float(np.sqrt((refined.residuals**2).sum(axis=1).mean()))
         common = Pose(
             path,

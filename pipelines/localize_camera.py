@@ -21,15 +21,16 @@ from pipelines.camera_models import SPHERICAL, about_model, is_spherical
 from pipelines.panorama_camera import given_sphere, tagged_sphere
 from pipelines.pose_models import make_camera, read_cameras_text
 from pipelines.pose_refine import Freedom
-from pipelines.sensors import cropped_from, digital_zoom, exif_focal
+from pipelines.sensors import OFF_CENTRE, cropped_from, digital_zoom, exif_focal
 
 _GUESS = 1.2  # focal length in units of the longer side: COLMAP's, near that of a phone
 # Standard deviations; those of EXIF's focal lengths are `sensors.ExifFocal`'s.
 _MAP = Freedom(focal=0.002, distortion=0.002, principal=0.001)
-_ZOOMED = Freedom(focal=0.01, distortion=0.01, principal=0.01)  # the same, enlarged by EXIF
-# What is not known of a lens: from those that see straight lines straight to fisheyes, square pixels or
-# nearly so, and photos that are a part of what the camera saw.
-_UNKNOWN = Freedom(focal=1.0, distortion=0.3, principal=0.3, second=0.3, aspect=0.02)
+_ZOOMED = Freedom(focal=0.003, distortion=0.002, principal=0.002)  # EXIF has hundredths
+# What is not known of a lens: of most photos, whose middle is theirs and whose pixels are square; and of
+# all, fisheyes and what was cropped or stretched among them.
+_ORDINARY = Freedom(focal=1.0, distortion=0.1, principal=OFF_CENTRE, second=0.03, aspect=0.002)
+_ANY = Freedom(focal=1.0, distortion=0.3, principal=0.3, second=0.3, aspect=0.02)
 _HELD = 0.1  # of a focal length: one that is less certain does not tell inliers from outliers
 GIVEN, MAP, EXIF, DOUBTFUL, ESTIMATED = "given", "map", "exif", "exif in doubt", "estimated"
 
@@ -40,11 +41,13 @@ class QueryCamera:
     camera: of COLMAP.
     source: see `locate.pose.Camera`.
     freedom: what is refined with the pose.
+    wider: the same if that turns out to be too little; None if there is nothing more to free.
     """
 
     camera: pycolmap.Camera
     source: str
     freedom: Freedom
+    wider: Freedom | None = None
 
     @property
     def focal_known(self) -> bool:
@@ -131,8 +134,11 @@ def choose_camera(
             return QueryCamera(zoomed, MAP, _ZOOMED)
     told = exif_focal(info)
     if told is not None:
-        freedom = replace(_UNKNOWN, focal=told.sigma)
-        return QueryCamera(any_lens(told.pixels, size), DOUBTFUL if told.doubt else EXIF, freedom)
+        ordinary, any_ = (replace(free, focal=told.sigma) for free in (_ORDINARY, _ANY))
+        camera = any_lens(told.pixels, size)
+        if told.doubt:
+            return QueryCamera(camera, DOUBTFUL, any_)
+        return QueryCamera(camera, EXIF, ordinary, any_)
     return unknown_camera(size)
 
 
@@ -161,7 +167,7 @@ def _zoomed(device: Device, known: Mapping[Device, pycolmap.Camera]) -> pycolmap
         if same and factor != 1 and other.focal_35mm and device.focal_35mm:
             rounding = 0.5 / other.focal_35mm + 0.5 / device.focal_35mm
             told = np.log(device.focal_35mm / other.focal_35mm)
-            if abs(told - np.log(factor)) <= rounding + _ZOOMED.focal:
+            if abs(told - np.log(factor)) <= rounding + 3 * _ZOOMED.focal:
                 return magnified(camera, factor)
     return None
 
@@ -181,7 +187,7 @@ def magnified(camera: pycolmap.Camera, factor: float) -> pycolmap.Camera:
 
 def unknown_camera(size: tuple[int, int]) -> QueryCamera:
     """A camera whose focal length has to be estimated."""
-    return QueryCamera(any_lens(_GUESS * max(size), size), ESTIMATED, _UNKNOWN)
+    return QueryCamera(any_lens(_GUESS * max(size), size), ESTIMATED, _ORDINARY, _ANY)
 
 
 def any_lens(focal: float, size: tuple[int, int]) -> pycolmap.Camera:
@@ -252,3 +258,8 @@ def _given(given: pycolmap.Camera | Camera | str | Path, size: tuple[int, int]) 
 def with_camera(query: QueryCamera, camera: pycolmap.Camera) -> QueryCamera:
     """The same, with a camera that was found."""
     return replace(query, camera=camera)
+
+
+def widened(query: QueryCamera) -> QueryCamera:
+    """The same, with all free that may be."""
+    return replace(query, freedom=query.wider or query.freedom, wider=None)

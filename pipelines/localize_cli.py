@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from locate.errors import ImageError, InputError
 from pipelines import exits
+from pipelines.arguments import add_masks
 from pipelines.map_cli import at_least
 from pipelines.streams import say
 
@@ -46,6 +47,7 @@ def add_localize_parser(command: Callable[[str, str, str], argparse.ArgumentPars
         help="COLMAP's rig_config.json: PHOTO is a folder of photos that its cameras took together, "
         "localized together; distances in units of the map, metres if it knows its metre",
     )
+    add_masks(parser)
     parser.add_argument(
         "--prior-pose",
         metavar="X,Y,Z,RADIUS",
@@ -100,7 +102,7 @@ def localize(a: argparse.Namespace) -> int:
     prior = _prior(a.prior_pose)
     poses: list[Pose] = []
     failed: list[tuple[str, str]] = []
-    with Localizer(a.map, workers=a.workers) as localizer:
+    with Localizer(a.map, masks=a.masks, workers=a.workers) as localizer:
         georef = _georef(localizer)
         with progress_bar("localizing") as progress:
             for done, found in enumerate(_answers(localizer, photos, a, prior), 1):

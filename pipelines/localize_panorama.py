@@ -8,7 +8,7 @@ put back on the sphere and matched and judged as those of one photo, whose camer
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from locate.extractors.base import Extractor
 from locate.images import MIN_SIDE, read_photo
+from locate.masks import Mask, hidden
 from locate.panorama import (
     FIELD_OF_VIEW,
     ROWS,
@@ -66,6 +67,7 @@ def localize_panorama(
     panorama = panorama or Panorama.whole(photo.info.size)
     if photo.path is not None:
         photo = read_photo(photo.path, decoded_side(panorama, extractor.max_side))
+    photo, mask = hidden(photo, localizer.masks)
     views = PanoramaViews(photo.pixels, panorama, extractor)
     clock.lap("decode")
     solve = partial(solve_sphere, resolved=views.resolved)
@@ -80,9 +82,11 @@ def localize_panorama(
     best: Pose | None = None
     for number, degrees in looks:
         features = views.features(number, degrees[0], map_)
+        if features is not None and mask is not None:
+            features = _outside(mask, features, panorama, photo.info.size)
         vectors = views.vectors(number, degrees, map_)
         clock.lap("extract")
-        if features is None:
+        if features is None or not len(features):
             continue
         rows = _shortlist(localizer, vectors, features, allowed, count)
         clock.lap("search")
@@ -104,6 +108,23 @@ def decoded_side(panorama: Panorama, max_side: int) -> int:
     focal = max_side / 2 / np.tan(np.radians(FIELD_OF_VIEW) / 2)
     shown = max(panorama.crop[2], panorama.crop[3]) / panorama.full_size[0]
     return int(np.ceil(2 * np.pi * focal * shown))
+
+
+def _outside(mask: Mask, features: Features, panorama: Panorama, size: tuple[int, int]) -> Features:
+    """Without the features that a mask of the photo, (width, height) pixels large, ignores."""
+    numbered = Features(
+        panorama.to_photo(features.keypoints, size).astype(np.float32),
+        np.arange(len(features), dtype=np.float32),
+        features.descriptors,
+        size,
+    )
+    kept = mask.outside(numbered).scores.astype(np.int64)
+    return replace(
+        features,
+        keypoints=features.keypoints[kept],
+        scores=features.scores[kept],
+        descriptors=features.descriptors[kept],
+    )
 
 
 def _shortlist(

@@ -28,7 +28,7 @@ from pipelines.localize_rig_look import Seen, agreeing_images, look_at_all
 from pipelines.localize_rig_solve import RigSolution, RigView, carried, compose, solve_rig
 from pipelines.localize_rig_verdict import disagreement_of, judge_rig
 from pipelines.localize_solve import share_of
-from pipelines.localize_verdict import needed, spread_of
+from pipelines.localize_verdict import doubted, needed, spread_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,6 +184,7 @@ def _answer(localizer: Localizer, seen: Sequence[Seen], up: Up | None, seed: int
             widened = replace(widened, rig_from_world=fused[0], covariance=fused[1])
     solution = replace(solution, refined=widened)
     verdict, reason = judge_rig(seen, views, solution, factor, seed)
+    verdict, reason = doubted(verdict, reason, localizer.map.record.doubt)
     if up is not None and fused is None and verdict != NOT_LOCALIZED:
         verdict = UNCERTAIN
         reason += "; but it contradicts the direction of up: check its axes (x right, y down)"

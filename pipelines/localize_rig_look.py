@@ -11,10 +11,11 @@ import numpy as np
 
 from locate.errors import ImageError
 from locate.images import read_photo
+from locate.masks import hidden
 from locate.types import Array, Features
 from pipelines.extraction import Clock, extract_turned
 from pipelines.localize import Localizer, PriorPose, Try
-from pipelines.localize_camera import ESTIMATED, QueryCamera, choose_camera
+from pipelines.localize_camera import QueryCamera, choose_camera
 from pipelines.localize_rig_files import RigCamera
 from pipelines.localize_rig_solve import compose
 from pipelines.localize_verdict import RIVAL, SURE, needed
@@ -106,7 +107,7 @@ def _look(
 ) -> Seen:
     """The photo turned as most of its matches agree with a pose of its own."""
     extractor = localizer._load()
-    opened = read_photo(path, extractor.max_side)
+    opened, mask = hidden(read_photo(path, extractor.max_side), localizer.masks)
     size = opened.info.size
     camera = choose_camera(opened.info, place.camera, name=str(path), known=localizer.map.devices)
     if camera.spherical:
@@ -123,7 +124,9 @@ def _look(
         invariant = upright is not None and extractor.info.rotation_invariant
         if rotation and invariant and len(allowed) <= count:
             break  # the same features and the same candidates again
-        looked = extract_turned(extractor, opened.pixels, size, rotation, local=not invariant)
+        looked = extract_turned(
+            extractor, opened.pixels, size, rotation, local=not invariant, mask=mask
+        )
         features = upright if invariant else looked.features
         upright = upright or features
         if features is None or not len(features):
@@ -147,7 +150,7 @@ def _seen(empty: Seen, features: Features, tries: list[Try], given: QueryCamera)
     rival = tries[1].count if len(tries) > 1 else 0
     sure = count >= SURE * needed(len(np.unique(pairs[:, 0]))) and rival <= RIVAL * count
     camera = given if given.focal_known else None
-    if first is not None and sure and (camera is None or first.camera.source == ESTIMATED):
+    if first is not None and sure and (camera is None or first.camera.source != given.source):
         camera = first.camera  # there was none, or EXIF is wrong
     if camera is None:
         return replace(empty, why=_NO_FOCAL, alone=count)

@@ -13,7 +13,9 @@ from pipelines.localize_camera import (
     ESTIMATED,
     GIVEN,
     QueryCamera,
+    any_lens,
     unknown_camera,
+    widened,
     with_camera,
 )
 from pipelines.pose_estimate import estimate_pose, estimate_pose_and_focal
@@ -23,12 +25,15 @@ MAX_ERROR = 8.0  # pixels at the size that the extractor looks at, of an inlier
 # Of RANSAC. A few points in a small part of a photo fit a mirrored pose far away as well, some pixels
 # off: there more of them lie within the wide tolerance than of the true pose.
 LIMITS = (MAX_ERROR, MAX_ERROR / 4)
-_CLEARLY_MORE = 1.25  # times as many inliers: EXIF is wrong
-_MOST = 0.8  # of the matches agree: they cannot be clearly more
-_CONTRADICTED = 3.0  # standard deviations that a focal length of EXIF is refined away: it is wrong
+_MOST = 0.8  # of the matches agree: what another RANSAC would find lies nearby
+_CONTRADICTED = 3.0  # standard deviations that a focal length is refined away: it is wrong
+# Twice the logarithms of likelihood ratios, for five or six parameters more: a lens that is no ordinary
+# one, which happens to one ordinary photo in ten and makes it less precise; and a camera that is not the
+# one that EXIF says.
+_ODD, _OVERRULED = 8.0, 20.0
 _ROUNDS = 6  # of refining and choosing the inliers anew
 _MIN_INLIERS = 6
-COARSE = 0.2  # share of systematic errors for each halving of what a photo resolves
+COARSE = 0.2  # share of systematic errors for each halving or doubling of what a photo resolves
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +62,10 @@ def solve_pose(
 ) -> Solution | None:
     """The pose that most matches agree with.
 
-    A focal length that EXIF gives competes with one that is estimated from the matches, as a photo may
-    have been cropped since: the latter wins if clearly more matches agree with it, or nearly as many
-    where they pull the former far away (its prior would stop it half-way, and be sure of that).
+    A camera that EXIF or the map gives competes with one that is estimated from the matches, as a photo
+    may have been cropped or enlarged since: the latter wins if the matches agree clearly better with it,
+    or as well where they pull the focal length of the former far away (its prior would stop it half-way,
+    and be sure of that).
 
     Args:
         points: M x 2 in our pixels of the photo.
@@ -86,24 +92,28 @@ def solve_pose(
     found = _solve(task, camera)
     if camera.source in (GIVEN, ESTIMATED):
         return found
-    contradicted = found is not None and _pull(camera, found) > _CONTRADICTED
-    if found and not contradicted and found.inliers.mean() > _MOST:
-        return found
-    other = _solve(task, unknown_camera((camera.camera.width, camera.camera.height)))
-    if other is None:
-        return found
-    if found is None:
-        return other
-    most = found.inliers.sum() * (1 / _CLEARLY_MORE if contradicted else _CLEARLY_MORE)
-    return other if other.inliers.sum() > most else found
+    size = (camera.camera.width, camera.camera.height)
+    free = unknown_camera(size)
+    contradicted = found is not None and abs(_pull(camera, found)) > _CONTRADICTED
+    if found is not None and not contradicted and found.inliers.mean() > _MOST:
+        # Without RANSAC, which takes longer than all else: is there a better lens nearby?
+        lens = any_lens(found.camera.camera.mean_focal_length(), size)
+        near = _refined(task, widened(with_camera(free, lens)), found.refined.cam_from_world, lens)
+        if near is None or _gain(task, found, near) <= _OVERRULED:
+            return found
+    other = _solve(task, free)
+    if found is None or other is None:
+        return found or other
+    enough = -_ODD if contradicted else _OVERRULED
+    return other if _gain(task, found, other) > enough else found
 
 
 def share_of(
     systematic: float, resolution: float | None, camera: pycolmap.Camera, scale: float
 ) -> float:
-    """The share of systematic errors for a photo that resolves less than the map's. A corner lies beside
-    its place, by an amount that grows with the blur at which it is found; what all photos of a map have
-    in common does no harm, but a photo of half the size sees its corners elsewhere.
+    """The share of systematic errors for a photo that resolves less than the map's, or more. A corner lies
+    beside its place, by an amount that grows with the blur at which it is found; what all photos of a map
+    have in common does no harm, but a photo of half the size sees its corners elsewhere.
 
     Args:
         systematic: of a photo like the map's.
@@ -114,7 +124,7 @@ def share_of(
     if resolution is None:
         return systematic
     halvings = np.log2(resolution * scale / camera.mean_focal_length())
-    return float(np.hypot(systematic, COARSE * max(0.0, halvings)))
+    return float(np.hypot(systematic, COARSE * halvings))
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,17 +143,54 @@ class _Task:
 def _pull(camera: QueryCamera, found: Solution) -> float:
     """How far the focal length was refined away from the camera's, in its standard deviations."""
     ratio = found.camera.camera.mean_focal_length() / camera.camera.mean_focal_length()
-    return float(abs(np.log(ratio))) / camera.freedom.focal
+    return float(np.log(ratio)) / camera.freedom.focal
+
+
+def _gain(task: _Task, found: Solution, other: Solution) -> float:
+    """How much better all matches agree with another solution: twice the logarithm of the likelihood
+    ratio (Wilks 1938), the loss in units of what it is worth among the other's residuals."""
+    losses = []
+    for one in (found, other):
+        errors = reprojection_errors(
+            to_colmap(task.points), task.world, one.refined.camera, one.refined.cam_from_world
+        )
+        losses.append(np.log1p(np.minimum(errors / task.scale, MAX_ERROR) ** 2).sum())
+    squares = (other.refined.residuals**2).sum(axis=1) / task.scale**2
+    weights = (1 + squares) ** -2.0
+    worth = (weights * squares).sum() / (2 * weights.sum())
+    return float((losses[0] - losses[1]) / max(worth, 1e-12))
 
 
 def _solve(task: _Task, camera: QueryCamera) -> Solution | None:
+    """By an ordinary lens; by any, if the matches agree much better with that."""
     begin = _estimated(task, camera)
     if begin is None:
         return None
-    pixels, scale = to_colmap(task.points), task.scale
+    pose, lens = begin
     # The priors hold the camera that was given or first estimated, not the last guess.
-    cam_from_world, lens = begin
-    seen_by, inliers, refined = lens, np.zeros(len(pixels), np.bool_), None
+    held = with_camera(camera, lens)
+    found = _refined(task, held, pose, lens)
+    if camera.wider is None:
+        return found
+    if found is not None:
+        pose, lens = found.refined.cam_from_world, found.refined.camera
+    other = _refined(task, widened(held), pose, lens)
+    if found is None or other is None:
+        return found or other
+    return other if _gain(task, found, other) > _ODD else found
+
+
+def _refined(
+    task: _Task, camera: QueryCamera, cam_from_world: Array, seen_by: pycolmap.Camera
+) -> Solution | None:
+    """Refine a pose and choose its inliers, in turns.
+
+    Args:
+        camera: what its priors hold.
+        cam_from_world, seen_by: to begin with.
+    """
+    pixels, scale = to_colmap(task.points), task.scale
+    inliers, refined = np.zeros(len(pixels), np.bool_), None
     for _ in range(_ROUNDS):
         errors = reprojection_errors(pixels, task.world, seen_by, cam_from_world)
         now = errors <= MAX_ERROR * scale
@@ -155,7 +202,7 @@ def _solve(task: _Task, camera: QueryCamera) -> Solution | None:
         refined = refine_pose(
             pixels[inliers],
             task.world[inliers],
-            lens,
+            camera.camera,
             cam_from_world,
             freedom=camera.freedom,
             loss_scale=scale,

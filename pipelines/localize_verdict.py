@@ -95,6 +95,13 @@ def judge(evidence: Evidence) -> tuple[str, str]:
     return LOCALIZED, count
 
 
+def doubted(verdict: str, reason: str, doubt: str | None) -> tuple[str, str]:
+    """The same; by a map that is uncertain itself, nothing is localized."""
+    if verdict != LOCALIZED or doubt is None:
+        return verdict, reason
+    return UNCERTAIN, f"{reason}; but the map is uncertain: {doubt}"
+
+
 def spread_of(points: Array, size: tuple[int, int]) -> float:
     """Share of the cells of an 8 x 8 grid over a photo of `size` (width, height) that hold at least one
     of the points, M x 2 in our pixels."""

@@ -16,6 +16,7 @@ from index.vectors import faiss_store, local_store
 from index.vectors.base import VectorsInfo
 from index.vectors.local_records import LocalInfo
 from locate.extractors.base import ExtractorInfo
+from locate.masks import Masks
 from pipelines.build import refresh_local, refresh_vectors
 from pipelines.extraction import extract_all
 from pipelines.filled_by import load_extractor
@@ -178,8 +179,10 @@ def _look_again(catalog: Catalog, problems: list[Problem]) -> list[str]:
     rows = [catalog.image(image_id) for image_id in damaged]
     extractor = load_extractor(catalog)
     files = [look(roots[row.root_id] / row.path, roots[row.root_id]) for row in rows]
+    place = catalog.meta("masks")
+    found = extract_all(files, lambda: extractor, {}, masks=Masks(place) if place else None)
     done = []
-    for row, seen in zip(rows, extract_all(files, lambda: extractor, {}), strict=True):
+    for row, seen in zip(rows, found, strict=True):
         entry = Entry(
             row.root_id, row.path, row.label, seen.file, seen.info, seen.extraction, seen.error
         )

@@ -7,7 +7,7 @@ Only points and the new photos' poses and cameras are refined.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +33,7 @@ from pipelines.map_matches import (
     verified_pairs,
 )
 from pipelines.map_panoramas import leave_out_panoramas
+from pipelines.map_structure import UNMOVED, examine, known_cameras, leave_out
 from pipelines.map_summary import MapReport, summarize
 
 MIN_POINTS = 15  # that a new photo sees in the end; with fewer its pose is not to be trusted
@@ -43,6 +44,7 @@ def add_to_map(
     out: Path,
     photos: Sequence[Path],
     *,
+    masks: Path | str | None = None,
     workers: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -74,6 +76,7 @@ def add_to_map(
         add_photos(
             photos,
             folder.features,
+            masks=masks,
             workers=workers,
             progress=lambda done, total: tell("features", done, total),
         )
@@ -95,8 +98,13 @@ def add_to_map(
             )
             clock.lap("matching")
             placed: list[int] = []
+            unmoved: set[int] = set()
             if new & mapped_rows(catalog).keys():
-                placed = _register(folder, model, median_scale(catalog), workers, seed, tell)
+                scale, old = median_scale(catalog), set(model.reg_image_ids())
+                placed = _register(folder, model, scale, workers, seed, tell)
+                unmoved = _unmoved(folder, model, placed, old, scale)
+                placed = [i for i in placed if i not in unmoved]
+                leave_out(model, unmoved)
                 if placed:
                     model.update_point_3d_errors()
                     record = replace(record, systematic=measure_share(folder, record, model))
@@ -106,6 +114,8 @@ def add_to_map(
                 catalog,
                 verified_pairs(folder.matches),
                 added=new,
+                unused=dict.fromkeys(unmoved, UNMOVED),
+                warnings=record.summary.get("report", {}).get("warnings", ()),
                 seconds=clock.seconds,
             )
             settings = record.summary.get("settings", {})
@@ -116,6 +126,24 @@ def add_to_map(
             else:
                 folder.write_record(record)
             return report
+
+
+def _unmoved(
+    folder: MapFolder,
+    model: pycolmap.Reconstruction,
+    placed: Collection[int],
+    old: Collection[int],
+    scale: float,
+) -> set[int]:
+    """Those of the photos that were placed whose place nothing determines."""
+    pairs = [
+        pair
+        for pair, inliers in verified_pairs(folder.matches).items()
+        if inliers and not set(placed).isdisjoint(pair)
+    ]
+    calibrated = known_cameras(folder.matches)
+    found = examine(model, pairs, scale=scale, calibrated=calibrated, fixed=old)
+    return set(found.flat)
 
 
 def _names(folder: MapFolder, photos: Sequence[Path], registered: set[int]) -> set[str]:

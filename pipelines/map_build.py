@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,13 +45,22 @@ from pipelines.map_matches import (
     verified_pairs,
 )
 from pipelines.map_panoramas import leave_out_panoramas
+from pipelines.map_structure import (
+    JUDGED,
+    Structure,
+    examine,
+    examine_matches,
+    known_cameras,
+    leave_out,
+    nothing_moved,
+)
 from pipelines.map_summary import MapReport, summarize
 from pipelines.scan import scan
 
 MADE_BY = "build-map"
 MAPPERS = ("auto", "incremental", "global")
 MAX_ERROR = 4.0  # pixels at the size that the extractor looks at, as the precision of keypoints is
-MIN_MODEL = 3  # photos of a further model that is worth telling of
+MIN_MODEL = 3  # photos of a model; of a further one that is worth telling of
 MIN_OBSERVATIONS = 15  # of points, by a photo of the map
 BOTH = 100  # photos up to which both mappers are tried
 
@@ -64,6 +73,7 @@ def build_map(
     extractor: str | None = None,
     weights: Sequence[Path] = (),
     mapper: str = "auto",
+    masks: Path | str | None = None,
     workers: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -78,6 +88,7 @@ def build_map(
         mapper: "incremental"; "global", which solves all photos at once and is the more robust one
             where they are few and far apart (`benchmarks/maps.py`); or "auto": both for up to a
             hundred photos, and what explains more is kept; beyond, incremental.
+        masks: as for `build_index`; only with `images`.
         workers: threads; by default one a core.
         seed: of everything that is drawn.
         progress: called with (stage, done, in all) from this thread. The stages are "features",
@@ -91,6 +102,8 @@ def build_map(
         raise InputError("a map is made of an index or of a folder of images; give one of the two")
     if index is not None and (extractor is not None or weights):
         raise InputError("an index has its extractor already; leave extractor and weights out")
+    if index is not None and masks is not None:
+        raise InputError("an index was made with its masks already; leave them out")
     if mapper not in MAPPERS:
         raise UnknownNameError("mapper", mapper, MAPPERS)
     tell: Progress = progress or (lambda _stage, _done, _total: None)
@@ -105,7 +118,7 @@ def build_map(
             roots = copy_index(index, folder, tell)
         else:
             assert images is not None
-            roots = look_at(images, folder, extractor, weights, workers, tell)
+            roots = look_at(images, folder, extractor, weights, workers, tell, masks)
         with lock.writer(folder.features), Catalog.create(folder.features) as catalog:
             require_unique_names(catalog, roots)
             require_local(require_info(catalog))
@@ -125,12 +138,14 @@ def build_map(
                 "matches": fingerprint(folder.matches),
                 "mapper": mapper,
                 "seed": seed,
+                "structure": JUDGED,
             }
             finished = finished_report(folder, settings)
             if finished is not None:
                 return finished
             models = _map(folder, catalog, mapper, workers, seed, tell)
-            record = MapRecord(MADE_BY, require_info(catalog).name)
+            models, structure = _proven(folder, catalog, models)
+            record = MapRecord(MADE_BY, require_info(catalog).name, doubt=structure.doubt)
             record = replace(record, systematic=measure_share(folder, record, models[0]))
             clock.lap("mapping")
             report = summarize(
@@ -138,6 +153,8 @@ def build_map(
                 catalog,
                 verified_pairs(folder.matches),
                 separate=[set(model.reg_image_ids()) for model in models[1:]],
+                unused=structure.left_out,
+                warnings=[f"uncertain: {structure.doubt}"] if structure.doubt else [],
                 seconds=clock.seconds,
             )
             folder.write(models[0], summed_up(record, settings, report))
@@ -164,7 +181,7 @@ def finished_report(folder: MapFolder, settings: Mapping[str, object]) -> MapRep
 def quiet() -> Iterator[None]:
     """Within, COLMAP does not write its diary to standard error."""
     before = pycolmap.logging.minloglevel
-    pycolmap.logging.minloglevel = pycolmap.logging.ERROR.value
+    pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value
     try:
         yield
     finally:
@@ -212,6 +229,16 @@ def _map(
     )
     if not models:
         pairs = verified_pairs(folder.matches)
+        with closing(pycolmap.Database.open(folder.matches)) as database:
+            turned = examine_matches(database, pairs, scale=scale)
+        if turned is not None:
+            count = len({i for pair, inliers in pairs.items() if inliers for i in pair})
+            raise InputError(f"no map: {nothing_moved(count, turned, alone=count == total)}")
+        if total < MIN_MODEL:
+            raise InputError(
+                f"no map: {total} photos have features, {MIN_MODEL} or more are needed without poses; "
+                "take more, or give poses by locate import-map"
+            )
         raise InputError(
             f"no map: of {total} photos with features, {sum(map(bool, pairs.values()))} of "
             f"{len(pairs)} pairs have verified matches, and no two of them a view from different "
@@ -219,6 +246,28 @@ def _map(
         )
     tell("mapping", total, total)
     return models[:1] + [model for model in models[1:] if model.num_reg_images() >= MIN_MODEL]
+
+
+def _proven(
+    folder: MapFolder, catalog: Catalog, models: list[pycolmap.Reconstruction]
+) -> tuple[list[pycolmap.Reconstruction], Structure]:
+    """The models with the largest in front that is not invented, without the photos that would be.
+
+    Raises:
+        InputError: no photo of any model has moved.
+    """
+    pairs = [pair for pair, inliers in verified_pairs(folder.matches).items() if inliers]
+    calibrated, scale = known_cameras(folder.matches), median_scale(catalog)
+    found = []
+    for k, model in enumerate(models):
+        structure = examine(model, pairs, scale=scale, calibrated=calibrated)
+        if not structure.nothing:
+            leave_out(model, structure.left_out)
+            return [model, *models[:k], *models[k + 1 :]], structure
+        found.append(structure)
+    count = models[0].num_reg_images()
+    alone = count == len(mapped_rows(catalog))
+    raise InputError(f"no map: {nothing_moved(count, found[0].turned, alone=alone)}")
 
 
 def _pruned(model: pycolmap.Reconstruction) -> pycolmap.Reconstruction:

@@ -22,7 +22,7 @@ import pycolmap
 from index.catalog import Catalog
 from locate.types import Array
 from pipelines.localize import CANDIDATES, match_points
-from pipelines.localize_camera import QueryCamera
+from pipelines.localize_camera import GIVEN, QueryCamera
 from pipelines.localize_map import LoadedMap
 from pipelines.localize_solve import solve_pose
 from pipelines.localize_verdict import needed
@@ -174,7 +174,7 @@ def _localized(
     solution = solve_pose(
         features.keypoints[matches[:, 0]],
         points[matches[:, 1]],
-        QueryCamera(copy_camera(model_image.camera), "map", Freedom()),
+        QueryCamera(copy_camera(model_image.camera), GIVEN, Freedom()),
         scale=map_.scale_of(features.image_size),
     )
     if solution is None or solution.inliers.sum() < 2 * needed(len(matches)):

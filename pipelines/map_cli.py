@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from locate.errors import InputError
 from pipelines import exits
+from pipelines.arguments import add_masks
 
 if TYPE_CHECKING:
     from pipelines.georef import Georef
@@ -52,6 +53,9 @@ def add_map_parsers(command: MakeParser) -> None:
     _out(imported)
     _extractor(imported, "context")
     imported.add_argument("--metric", action="store_true", help="its unit is the metre")
+    imported.add_argument(
+        "--skip-missing", action="store_true", help="go on without photos that are not in DIR"
+    )
     _seed_and_workers(imported)
 
     added = command(
@@ -107,6 +111,7 @@ def build_map(a: argparse.Namespace) -> int:
             extractor=a.extractor,
             weights=a.weights,
             mapper=a.mapper,
+            masks=a.masks,
             workers=a.workers,
             seed=a.seed,
             progress=progress,
@@ -125,6 +130,8 @@ def import_map(a: argparse.Namespace) -> int:
             extractor=a.extractor,
             weights=a.weights,
             metric=a.metric,
+            masks=a.masks,
+            skip_missing=a.skip_missing,
             workers=a.workers,
             seed=a.seed,
             progress=progress,
@@ -138,12 +145,15 @@ def add_to_map(a: argparse.Namespace) -> int:
 
     left_out = survey(a.photos)
     with _stages() as progress:
-        report = add(a.map, a.photos, workers=a.workers, seed=a.seed, progress=progress)
+        report = add(
+            a.map, a.photos, masks=a.masks, workers=a.workers, seed=a.seed, progress=progress
+        )
     return _tell_map(report, a.map, a.json, left_out)
 
 
 def georef(a: argparse.Namespace) -> int:
     from index import lock
+    from pipelines.georef import metric_contradiction
     from pipelines.map_folder import MapFolder
 
     folder = MapFolder(a.map)
@@ -154,12 +164,14 @@ def georef(a: argparse.Namespace) -> int:
         folder.write_record(
             type(record)(**{**vars(record), "georef": found.to_json(), "units": record.units})
         )
+    contradiction = metric_contradiction(found) if record.units == "metre" else None
+    warnings = [contradiction] if contradiction else []
     if a.json:
-        print(json.dumps(found.to_json(), indent=1))
+        print(json.dumps({**found.to_json(), "warnings": warnings}, indent=1))
     else:
         from pipelines.map_tables import print_georef
 
-        print_georef(found, a.map)
+        print_georef(found, a.map, warnings)
     return exits.GOOD
 
 
@@ -262,6 +274,7 @@ def _extractor(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def _seed_and_workers(parser: argparse.ArgumentParser) -> None:
+    add_masks(parser, remembered=True)
     parser.add_argument("--seed", type=at_least(0), default=0, help="of what is drawn (default 0)")
     parser.add_argument(
         "--workers", type=at_least(1), metavar="N", help="threads (default: one a core)"

@@ -158,6 +158,7 @@ def look_at(
     weights: Sequence[Path],
     workers: int | None,
     tell: Progress,
+    masks: Path | str | None = None,
 ) -> set[int]:
     """Features from a folder of photos; the ids of its roots in the catalogue."""
     found = {item.path: item for item in scan(images)}
@@ -171,6 +172,7 @@ def look_at(
         folder.features,
         extractor=extractor,
         weights=weights,
+        masks=masks,
         workers=workers,
         progress=lambda done, total: tell("features", done, total),
     )
@@ -197,7 +199,7 @@ def copy_index(index: Path, folder: MapFolder, tell: Progress) -> set[int]:
         for row in catalog.images():
             key = (row.root_id, row.path)
             new = wanted.get(key)
-            if new is not None and (new.file.sha256, new.error) == (row.file.sha256, row.error):
+            if new is not None and _content(new) == _content(row):
                 kept.add(key)
             elif row.root_id in roots.values():
                 gone.append(row.id)
@@ -210,6 +212,10 @@ def copy_index(index: Path, folder: MapFolder, tell: Progress) -> set[int]:
         refresh_vectors(catalog)
         refresh_local(catalog)
         return set(roots.values())
+
+
+def _content(row: ImageRow) -> tuple[str, str, str | None]:
+    return row.file.sha256, row.file.mask, row.error
 
 
 def _copy_extractor(source: Catalog, catalog: Catalog) -> None:

@@ -40,7 +40,7 @@ _FILES = ("cameras.bin", "images.bin", "points3D.bin", _RECORD)
 # Sizes and checksums of the model's files: COLMAP does not return from some that are damaged, and takes
 # others as they are.
 _SIZES = "sizes.json"
-_VERSION = 1
+_VERSION = 2  # 2: with a doubt
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class MapRecord:
     georef: see `pipelines.georef`, or None.
     systematic: share of systematic errors in the residuals of queries (`pipelines.pose_refine`), as
         the map's own photos show it; None if there are too few to tell.
+    doubt: why no pose in this map is certain (`pipelines.map_structure`); None if nothing is known.
     summary: counts and errors of the last change, see `pipelines.map_summary`.
     """
 
@@ -60,6 +61,7 @@ class MapRecord:
     units: str = "arbitrary"
     georef: dict[str, Any] | None = None
     systematic: float | None = None
+    doubt: str | None = None
     summary: dict[str, Any] = field(default_factory=dict)
 
 

@@ -8,10 +8,10 @@ its own pose.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pycolmap
@@ -23,6 +23,7 @@ from locate.errors import InputError
 from pipelines.build import Job
 from pipelines.datasets_localization import PosedPhoto
 from pipelines.extraction import Clock
+from pipelines.georef import gps_of, metric_by_gps
 from pipelines.labels import label_rule
 from pipelines.map_build import MAX_ERROR, finished_report, summed_up
 from pipelines.map_calibrate import measure_share
@@ -37,6 +38,8 @@ from pipelines.map_features import (
 )
 from pipelines.map_folder import MapRecord, Progress
 from pipelines.map_matches import Pair, fingerprint, match_pairs, synchronize, verified_pairs
+from pipelines.map_photos import named_by_path, present, require_places, some
+from pipelines.map_structure import JUDGED, MIN_POINTS, examine, examine_matches, nothing_moved
 from pipelines.map_summary import MapReport, summarize
 from pipelines.panorama_camera import refuse_spheres
 from pipelines.pose_models import PoseModel, read_model
@@ -44,7 +47,6 @@ from pipelines.scan import look
 from pipelines.triangulate import choose_pairs, triangulate
 
 MADE_BY = "import-map"
-_NAMED = 3  # of many photos in a message
 
 
 def import_map(
@@ -55,6 +57,8 @@ def import_map(
     extractor: str | None = None,
     weights: Sequence[Path] = (),
     metric: bool = False,
+    masks: Path | str | None = None,
+    skip_missing: bool = False,
     workers: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -67,6 +71,8 @@ def import_map(
         out: the map's folder, made if need be.
         extractor, weights: as for `build_index`.
         metric: the unit of the poses is the metre.
+        masks: as for `build_index`.
+        skip_missing: go on without the photos that are not in `images`.
         workers: threads; by default one a core.
         seed: of everything that is drawn.
         progress: called with (stage, done, in all) from this thread. The stages are "features",
@@ -76,9 +82,10 @@ def import_map(
         InputError: the model is damaged, or does not fit the photos; the message says how it shows.
         DatabaseError: the map cannot be written, or is another's.
     """
-    posed = _named_by_path(model, read_model(model))
-    _require_files(model, images, posed)
+    posed = named_by_path(model, read_model(model))
     refuse_spheres(model, posed.cameras)
+    posed, missing = present(model, images, posed, skip=skip_missing)
+    require_places(model, posed)
     tell: Progress = progress or (lambda _stage, _done, _total: None)
     folder, clock = claim(out, MADE_BY), Clock()
     with (
@@ -95,6 +102,7 @@ def import_map(
             lambda done, total: tell("features", done, total),
             extractor,
             weights,
+            masks=masks,
         )
         require_local(require_info(catalog))
         job.index({root: [look(images / name, images) for name in sorted(posed.poses)]})
@@ -118,19 +126,23 @@ def import_map(
             "matches": fingerprint(folder.matches),
             "poses": _hash_of(posed),
             "metric": metric,
+            "missing": sorted(missing),
             "seed": seed,
+            "structure": JUDGED,
         }
         finished = finished_report(folder, settings)
         if finished is not None:
-            return finished
+            return replace(finished, warnings=(*posed.notes, *finished.warnings))
         tell("mapping", 0, len(photos))
+        verified = {p: n for p, n in verified_pairs(folder.matches).items() if n}
         with closing(pycolmap.Database.open(folder.matches)) as database:
             evidence = Evidence(catalog, database, photos, MAX_ERROR * median_scale(catalog))
             misfits = evidence.misfits(pairs)
             fitting = {i: photo for i, photo in photos.items() if i not in misfits}
-            made = _triangulated(evidence, fitting, pairs, seed)
+            made = _triangulated(evidence, fitting, pairs, verified, seed)
+        doubt = _doubt(made, verified, evidence.max_error / MAX_ERROR)
         units = "metre" if metric else "arbitrary"
-        record = MapRecord(MADE_BY, require_info(catalog).name, units)
+        record = MapRecord(MADE_BY, require_info(catalog).name, units, doubt=doubt)
         record = replace(record, systematic=measure_share(folder, record, made))
         tell("mapping", len(photos), len(photos))
         clock.lap("mapping")
@@ -145,41 +157,22 @@ def import_map(
             catalog,
             verified_pairs(folder.matches),
             unused=others | misfits,
+            warnings=[
+                *([f"uncertain: {doubt}"] if doubt else []),
+                *(metric_by_gps(made, gps_of(catalog)) if metric else []),
+            ],
             seconds=clock.seconds,
         )
+        report = _with_missing(report, dict.fromkeys(missing, f"is not in {images}"))
         folder.write(made, summed_up(record, settings, report))
-        return report
+        return replace(report, warnings=(*posed.notes, *report.warnings))
 
 
-def _named_by_path(model: Path, posed: PoseModel) -> PoseModel:
-    """Names as the catalogue writes paths."""
-    if len(posed.poses) < 2:
-        raise InputError(
-            f"{model} holds {len(posed.poses)} images with poses; a map needs two or more"
-        )
-    paths = {name: PurePosixPath(name.replace("\\", "/")) for name in posed.poses}
-    for name, path in paths.items():
-        if path.is_absolute() or ".." in path.parts:
-            raise InputError(
-                f"{model}: the image name {name!r} must be relative to the folder of images; "
-                "shorten the names in the model"
-            )
-    return PoseModel(
-        {str(paths[name]): camera for name, camera in posed.cameras.items()},
-        {str(paths[name]): pose for name, pose in posed.poses.items()},
-    )
-
-
-def _require_files(model: Path, images: Path, posed: PoseModel) -> None:
-    if not images.is_dir():
-        raise InputError(f"{images} is no folder; name the one that holds the model's photos")
-    missing = sorted(name for name in posed.poses if not (images / name).is_file())
-    if missing:
-        raise InputError(
-            f"{len(missing)} of the {len(posed.poses)} photos of {model} are not in {images}: "
-            f"{_some(missing)}; name the folder that the model's image names are relative to, or take "
-            "these images out of the model"
-        )
+def _with_missing(report: MapReport, missing: Mapping[str, str]) -> MapReport:
+    """With the photos, and why, that nobody could look at."""
+    reasons = {**missing, **dict(report.unregistered)}
+    more = len(reasons) - len(report.unregistered)
+    return replace(report, images=report.images + more, unregistered=tuple(reasons.items()))
 
 
 def _posed_photos(
@@ -196,7 +189,7 @@ def _posed_photos(
     if faults:
         raise InputError(
             f"{len(faults)} of the {len(posed.poses)} photos are not as the model's cameras saw them: "
-            f"{_some(faults, '; ')}. Give the photos that the model was made of, not resized and not "
+            f"{some(faults, '; ')}. Give the photos that the model was made of, not resized and not "
             "turned; where only EXIF turns them, copies without that tag (exiftool -Orientation=)"
         )
     for i, row in mapped_rows(catalog).items():
@@ -208,7 +201,7 @@ def _posed_photos(
         unreadable = [f"{row.path}: {row.error}" for row in catalog.images("failed")]
         raise InputError(
             f"only {len(photos)} of the {len(posed.poses)} photos can be used "
-            f"({_some(unreadable, '; ') or 'no local features'}); a map needs two or more"
+            f"({some(unreadable, '; ') or 'no local features'}); a map needs two or more"
         )
     return photos
 
@@ -225,8 +218,31 @@ def _fault(row: ImageRow, camera: pycolmap.Camera) -> str | None:
     return None
 
 
+def _doubt(model: pycolmap.Reconstruction, pairs: Iterable[Pair], scale: float) -> str | None:
+    """Why the places of the cameras are uncertain although they were given.
+
+    Raises:
+        InputError: there is as good as nothing in the map, either.
+    """
+    found = examine(model, pairs, scale=scale, calibrated=set(model.cameras))
+    if not found.nothing:
+        return None
+    count = model.num_reg_images()
+    if model.compute_num_observations() < MIN_POINTS * count:
+        told = nothing_moved(count, 1.0)
+        raise InputError(f"only {model.num_points3D()} points can be triangulated: {told}")
+    return (
+        "what the photos have in common is explained by turning the camera on one spot, though by the "
+        f"model the cameras stand apart; nothing in the {count} photos confirms that"
+    )
+
+
 def _triangulated(
-    evidence: Evidence, photos: Mapping[int, PosedPhoto], pairs: Sequence[Pair], seed: int
+    evidence: Evidence,
+    photos: Mapping[int, PosedPhoto],
+    pairs: Sequence[Pair],
+    verified: Mapping[Pair, int],
+    seed: int,
 ) -> pycolmap.Reconstruction:
     """The given poses and our points, under the ids of the catalogue."""
     ids = list(photos)
@@ -240,6 +256,9 @@ def _triangulated(
         seed=seed,
     ).model
     if found.num_points3D() == 0:
+        turned = examine_matches(evidence.database, verified, scale=evidence.max_error / MAX_ERROR)
+        if turned is not None and turned > 0.5:
+            raise InputError(f"no point can be triangulated: {nothing_moved(len(photos), turned)}")
         raise InputError(
             "no point can be triangulated: the photos see nothing in common from different places; "
             "take more photos, or use another extractor"
@@ -272,11 +291,6 @@ def _hash_of(posed: PoseModel) -> str:
         digest.update(np.asarray(camera.params, np.float64).tobytes())
         digest.update(np.ascontiguousarray(posed.poses[name], np.float64).tobytes())
     return digest.hexdigest()
-
-
-def _some(items: Sequence[str], between: str = ", ") -> str:
-    more = f"{between}and {len(items) - _NAMED} more" if len(items) > _NAMED else ""
-    return between.join(items[:_NAMED]) + more
 
 
 def _px(size: tuple[int, int]) -> str:

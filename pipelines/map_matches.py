@@ -196,7 +196,7 @@ def match_pairs(
             lenses = [camera_of[i] for i in pair]
             found = _geometry(points, matches, lenses, scale, seed)
             # What lies on an overlay is not stored either: on known poses it would become points.
-            on = on_overlay(*seen, matches, side)
+            on = on_overlay(seen[0], seen[1], matches, side)
             if not on.any():
                 return matches, found
             matches = matches[~on]

@@ -27,6 +27,7 @@ class MapReport:
     unregistered: (name, reason) of each other photo.
     separate: how many photos each further model has that does not hang together with the map.
     verified: of each photo that was added, with how many of the photos before it verified.
+    warnings: what the user should know of the map as a whole, a sentence each.
     seconds: by stage; empty if there was nothing to do.
     """
 
@@ -39,6 +40,7 @@ class MapReport:
     unregistered: tuple[tuple[str, str], ...] = ()
     separate: tuple[int, ...] = ()
     verified: Mapping[str, int] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -55,7 +57,8 @@ class MapReport:
         for key in ("track_length", "error"):
             filled[key] = float("nan") if filled[key] is None else filled[key]
         filled["unregistered"] = tuple((name, reason) for name, reason in filled["unregistered"])
-        filled["separate"] = tuple(filled["separate"])
+        for key in ("separate", "warnings"):
+            filled[key] = tuple(filled.get(key, ()))
         return cls(**filled)
 
 
@@ -67,6 +70,7 @@ def summarize(
     separate: Sequence[Collection[int]] = (),
     unused: Mapping[int, str] | None = None,
     added: Collection[int] = (),
+    warnings: Sequence[str] = (),
     seconds: Mapping[str, float] | None = None,
 ) -> MapReport:
     """The report on a map.
@@ -76,6 +80,7 @@ def summarize(
         separate: the image ids of each further model.
         unused: reasons, by id, of photos that nobody tried to register.
         added: ids of photos that were added just now.
+        warnings: a sentence each.
         seconds: by stage.
     """
     registered, rows = set(model.reg_image_ids()), catalog.images()
@@ -104,6 +109,7 @@ def summarize(
         unregistered=tuple(reasons),
         separate=tuple(len(ids) for ids in separate),
         verified={row.path: len(partners[row.id] - set(added)) for row in rows if row.id in added},
+        warnings=tuple(warnings),
         seconds=dict(seconds or {}),
     )
 

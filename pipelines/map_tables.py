@@ -35,6 +35,7 @@ def print_map(report: MapReport, out: Path) -> None:
     if report.separate:
         parts = ", ".join(map(str, report.separate))
         to.print(f"further models that do not hang together with it, photos: {parts}; left out")
+    _print_warnings(report.warnings)
     for name, count in report.verified.items():
         to.print(f"{escape(name)}: verified with {count} photos of the map")
     for name, reason in report.unregistered[:_SHOWN]:
@@ -43,7 +44,12 @@ def print_map(report: MapReport, out: Path) -> None:
         to.print(f"... and {len(report.unregistered) - _SHOWN} more; --json lists all")
 
 
-def print_georef(found: Georef, out: Path) -> None:
+def _print_warnings(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        console().print(f"[yellow]warning[/] {escape(warning)}", soft_wrap=True)
+
+
+def print_georef(found: Georef, out: Path, warnings: Sequence[str] = ()) -> None:
     to = console()
     where = (
         "metres, north and up; no place on the earth"
@@ -57,6 +63,7 @@ def print_georef(found: Georef, out: Path) -> None:
     )
     if found.outliers:
         to.print(f"left out: {escape(', '.join(found.outliers[:_SHOWN]))}")
+    _print_warnings(warnings)
 
 
 def print_poses(

@@ -11,6 +11,7 @@ In memory a pose is always a 3 x 4 float64 `cam_from_world`, x_cam = R x_world +
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,21 +25,15 @@ from locate.errors import InputError, UnknownNameError
 from locate.images import is_photo_name
 from locate.metrics_pose import Thresholds, pose_errors
 from locate.types import Array
-from pipelines.pose_models import (
-    fault,
-    is_model,
-    numbers,
-    pose_matrix,
-    read_images_text,
-    read_lines,
-    read_model,
-    write_model,
-)
+from pipelines.pose_models import is_model, read_images_text, read_model, write_model
 from pipelines.pose_tables import THRESHOLDS, Outcome, pose_curves, pose_tables
 from pipelines.report import Report
+from pipelines.text_lines import fault, numbers, pose_matrix, read_lines
 
 Direction = Literal["cam_from_world", "world_from_cam"]
 Poses = Mapping[str, Array]
+
+log = logging.getLogger("locate")
 
 _TIMESTAMP = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
 _ORTHOGONALITY = 1e-2  # of a rotation matrix that was written with few digits
@@ -272,8 +267,12 @@ def _read_kitti(path: Path) -> dict[str, Array]:
 
 def _read_colmap(path: Path) -> dict[str, Array]:
     if path.is_dir() and is_model(path):
-        return dict(read_model(path).poses)
-    return read_images_text(path / "images.txt" if path.is_dir() else path)[0]
+        model = read_model(path)
+        for note in model.notes:
+            log.warning("%s", note)
+        return dict(model.poses)
+    images = read_images_text(path / "images.txt" if path.is_dir() else path)
+    return {name: image.pose for name, image in images.items()}
 
 
 def _rows(path: Path) -> list[tuple[int, str]]:

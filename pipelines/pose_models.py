@@ -1,6 +1,8 @@
 """COLMAP models as ground truth: which camera took which photo, from where.
 
-Points are not read. A fault is told with file and line. Format: https://colmap.github.io/format.html
+What is read is what COLMAP reads (`pipelines.model_forms`): the binary before the text, and the poses of
+frames before those of images. Where what is not read differs, notes say so. Points are not read. A fault
+is told with file and line. Format: https://colmap.github.io/format.html
 """
 
 from __future__ import annotations
@@ -8,16 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pycolmap
 
 from locate.errors import InputError
 from locate.types import Array
-from pipelines.camera_models import about_model, is_spherical
-from pipelines.pose_binary import read_cameras_binary, read_images_binary
-
-_QUATERNION_LENGTH = 1e-2  # how far from 1 the length of one that was rounded may be
+from pipelines.camera_models import SPHERICAL, about_model
+from pipelines.model_forms import FORMS, difference, form_of, has_form, no_model, pose_difference
+from pipelines.pose_binary import read_cameras_binary, read_images_binary, usable
+from pipelines.pose_rigs import read_frame_poses
+from pipelines.text_lines import fault, integer, numbers, pose_matrix, read_lines
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,34 +29,52 @@ class PoseModel:
     """Attributes:
     cameras: `pycolmap.Camera` by image name; images of one camera share the object.
     poses: 3 x 4 float64 `cam_from_world` by image name.
+    notes: what lies in the folder as well but says otherwise, a sentence each.
     """
 
     cameras: Mapping[str, pycolmap.Camera]
     poses: Mapping[str, Array]
+    notes: tuple[str, ...] = ()
+
+
+class ModelImage(NamedTuple):
+    """An image of a model's file of images; `pose` is 3 x 4 `cam_from_world`."""
+
+    image_id: int
+    camera_id: int
+    pose: Array
 
 
 def is_model(folder: Path) -> bool:
     """Whether `folder` holds cameras and images as COLMAP writes them, as text or binary."""
-    return any(
-        (folder / f"cameras.{end}").is_file() and (folder / f"images.{end}").is_file()
-        for end in ("bin", "txt")
-    )
+    return form_of(folder) is not None
 
 
 def read_model(folder: Path) -> PoseModel:
-    """Cameras and poses of the model in `folder`. Where both forms are there, the text is read.
+    """Cameras and poses of the model in `folder`: of the binary form, if both are there.
 
     Raises:
-        InputError: names the file and the line.
+        InputError: names the file and the line, or where a model is if there is none.
     """
-    if (folder / "cameras.txt").is_file() and (folder / "images.txt").is_file():
-        cameras = read_cameras_text(folder / "cameras.txt")
-        return _join(folder, cameras, *read_images_text(folder / "images.txt"))
-    if not is_model(folder):
-        raise InputError(
-            f"{folder}: no COLMAP model; cameras and images (.txt or .bin) are missing"
-        )
-    return _read_binary(folder)
+    form = form_of(folder)
+    if form is None:
+        raise no_model(folder)
+    model = _read_form(folder, form)
+    other = next(end for end in FORMS if end != form)
+    if not has_form(folder, other):
+        return model
+    try:
+        beside = _read_form(folder, other)
+        differs = difference((model.cameras, model.poses), (beside.cameras, beside.poses))
+    except InputError as error:
+        differs = f"the other cannot be read: {error}"
+    if not differs:
+        return model
+    note = (
+        f"{folder} holds a {FORMS[form]} and a {FORMS[other]} model that differ ({differs}): the "
+        f"{FORMS[form]} one was read, as COLMAP does; delete the files of the one that is out of date"
+    )
+    return PoseModel(model.cameras, model.poses, (*model.notes, note))
 
 
 def write_model(
@@ -101,14 +123,13 @@ def add_views(
         model.add_image_with_trivial_frame(image, pycolmap.Rigid3d(np.asarray(pose)[:3]))
 
 
-def read_images_text(path: Path) -> tuple[dict[str, Array], dict[str, int]]:
-    """The poses (3 x 4 `cam_from_world`) and camera ids of COLMAP's images.txt, by image name.
+def read_images_text(path: Path) -> dict[str, ModelImage]:
+    """The images of COLMAP's images.txt, by name.
 
     Raises:
         InputError: names the file and the line.
     """
-    poses: dict[str, Array] = {}
-    camera_ids: dict[str, int] = {}
+    images: dict[str, ModelImage] = {}
     lines = enumerate(read_lines(path), 1)
     for number, line in lines:
         if not line or line.startswith("#"):
@@ -117,73 +138,47 @@ def read_images_text(path: Path) -> tuple[dict[str, Array], dict[str, int]]:
         if len(fields) < 10:
             raise fault(path, number, "expected IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME", line)
         name = fields[9]
-        if name in poses:
+        if name in images:
             raise fault(path, number, f"{name} stands here a second time", line)
         values = numbers(path, number, fields[1:8])
-        poses[name] = pose_matrix(path, number, values[:4], values[4:])
-        camera_ids[name] = _integer(path, number, fields[8])
-        _check_points(path, lines)
-    return poses, camera_ids
-
-
-def pose_matrix(path: Path, number: int, wxyz: list[float], translation: list[float]) -> Array:
-    """A rotation (w, x, y, z) and a translation -> 3 x 4 [R | t]."""
-    length = float(np.linalg.norm(wxyz))
-    if abs(length - 1) > _QUATERNION_LENGTH:
-        raise InputError(
-            f"{path}, {_entry(path)} {number}: the rotation {wxyz} has length {length:.4g}, "
-            "not 1; check the order of the columns"
+        images[name] = ModelImage(
+            integer(path, number, fields[0]),
+            integer(path, number, fields[8]),
+            pose_matrix(path, number, values[:4], values[4:]),
         )
-    w, x, y, z = (value / length for value in wxyz)
-    rotation = pycolmap.Rotation3d(np.array([x, y, z, w])).matrix()
-    return np.asarray(np.c_[rotation, np.array(translation)])
+        _check_points(path, lines)
+    return images
 
 
-def _entry(path: Path) -> str:
-    return "image" if path.suffix == ".bin" else "line"
-
-
-def read_lines(path: Path) -> list[str]:
-    """The stripped lines of a text file; `InputError` if it cannot be read."""
-    try:
-        return [line.strip() for line in path.read_text("utf-8").splitlines()]
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; check the name") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path} is not text; check the format") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror})") from error
-
-
-def numbers(path: Path, number: int, fields: list[str]) -> list[float]:
-    """Finite numbers of a line."""
-    try:
-        values = [float(field) for field in fields]
-    except ValueError:
-        values = [np.nan]
-    if not np.isfinite(values).all():
-        raise fault(path, number, "expected finite numbers", " ".join(fields))
-    return values
-
-
-def fault(path: Path, number: int, expected: str, line: str) -> InputError:
-    """The error that a line of a file is wrong."""
-    return InputError(f"{path}, line {number}: {expected}, got {line[:80]!r}")
-
-
-def _join(
-    folder: Path,
-    cameras: Mapping[int, pycolmap.Camera],
-    poses: Mapping[str, Array],
-    camera_ids: Mapping[str, int],
-) -> PoseModel:
-    missing = next((name for name in poses if camera_ids[name] not in cameras), None)
+def _read_form(folder: Path, end: str) -> PoseModel:
+    """The model in one of `FORMS`."""
+    if end == "bin":
+        cameras = read_cameras_binary(folder / "cameras.bin")
+        images = _read_images_binary(folder / "images.bin")
+    else:
+        cameras = read_cameras_text(folder / "cameras.txt")
+        images = read_images_text(folder / "images.txt")
+    missing = next((name for name in images if images[name].camera_id not in cameras), None)
     if missing is not None:
         raise InputError(
-            f"{folder}: {missing} was taken by camera {camera_ids[missing]}, which the model's "
+            f"{folder}: {missing} was taken by camera {images[missing].camera_id}, which the model's "
             "cameras do not list; add it there"
         )
-    return PoseModel({name: cameras[camera_ids[name]] for name in poses}, poses)
+    poses = {name: image.pose for name, image in images.items()}
+    by_frame = read_frame_poses(folder, end) or {}
+    framed = [name for name, image in images.items() if image.image_id in by_frame]
+    notes: tuple[str, ...] = ()
+    if framed:
+        turned = {name: by_frame[images[name].image_id] for name in framed}
+        differs = pose_difference([turned[n] for n in framed], [poses[n] for n in framed])
+        if differs:
+            note = (
+                f"{folder}: frames.{end} and images.{end} differ ({differs}): frames.{end} was read, "
+                f"as COLMAP does; if it is out of date, delete frames.{end} and rigs.{end}"
+            )
+            notes = (note,)
+            poses |= turned
+    return PoseModel({name: cameras[images[name].camera_id] for name in images}, poses, notes)
 
 
 def _check_points(path: Path, lines: Iterator[tuple[int, str]]) -> None:
@@ -199,7 +194,12 @@ def _check_points(path: Path, lines: Iterator[tuple[int, str]]) -> None:
     except ValueError:
         whole = False
     if not whole:
-        raise fault(path, number, "expected X Y POINT3D_ID triples or an empty line", line)
+        raise fault(
+            path,
+            number,
+            "expected the second line of an image: X Y POINT3D_ID triples or empty",
+            line,
+        )
 
 
 def read_cameras_text(path: Path) -> dict[int, pycolmap.Camera]:
@@ -215,7 +215,7 @@ def read_cameras_text(path: Path) -> dict[int, pycolmap.Camera]:
         fields = line.split()
         if len(fields) < 5:
             raise fault(path, number, "expected CAMERA_ID MODEL WIDTH HEIGHT PARAMS", line)
-        camera_id = _integer(path, number, fields[0])
+        camera_id = integer(path, number, fields[0])
         cameras[camera_id] = make_camera(path, number, fields[1:])
     return cameras
 
@@ -229,40 +229,32 @@ def copy_camera(camera: pycolmap.Camera) -> pycolmap.Camera:
 
 def make_camera(path: Path, number: int, fields: list[str]) -> pycolmap.Camera:
     """A camera from MODEL WIDTH HEIGHT PARAMS..."""
-    width, height = (_integer(path, number, field) for field in fields[1:3])
+    width, height = (integer(path, number, field) for field in fields[1:3])
     params = numbers(path, number, fields[3:])
     try:
         camera = pycolmap.Camera(model=fields[0], width=width, height=height, params=params)
-        valid = camera.verify_params()
+        valid = usable(camera)
     except (ValueError, RuntimeError, TypeError, KeyError):
         valid = False
-    if valid and is_spherical(camera):
+    if valid and fields[0] == SPHERICAL:
         valid = bool(min(params) > 0)
-    elif valid:
-        valid = camera.mean_focal_length() > 0
-    if not valid or min(width, height) <= 0:
+    if not valid:
         expected = (
-            "expected a camera model of COLMAP, its size and its parameters "
-            f"({about_model(fields[0])})"
+            "expected a camera model of COLMAP, its size and its parameters, sizes and focal lengths "
+            f"above zero ({about_model(fields[0])})"
         )
         raise fault(path, number, expected, " ".join(fields))
     return camera
 
 
-def _integer(path: Path, number: int, field: str) -> int:
-    try:
-        return int(field)
-    except ValueError:
-        raise fault(path, number, "expected a whole number", field) from None
-
-
-def _read_binary(folder: Path) -> PoseModel:
-    path = folder / "images.bin"
-    cameras = read_cameras_binary(folder / "cameras.bin")
-    poses, camera_ids = {}, {}
-    for number, (name, camera_id, wxyz, translation) in enumerate(read_images_binary(path), 1):
+def _read_images_binary(path: Path) -> dict[str, ModelImage]:
+    images: dict[str, ModelImage] = {}
+    rows = enumerate(read_images_binary(path), 1)
+    for number, (image_id, name, camera_id, wxyz, translation) in rows:
+        if name in images:
+            raise InputError(f"{path}, image {number}: {name} stands there a second time")
         if not np.isfinite(wxyz + translation).all():
             raise InputError(f"{path}, image {number}: the pose of {name} is not finite")
-        poses[name] = pose_matrix(path, number, wxyz, translation)
-        camera_ids[name] = camera_id
-    return _join(folder, cameras, poses, camera_ids)
+        pose = pose_matrix(path, number, wxyz, translation)
+        images[name] = ModelImage(image_id, camera_id, pose)
+    return images

@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from pipelines.georef import Georef
 from pipelines.georef_fit import level, up_direction
 from pipelines.picture_files import write_beside
 from pipelines.pose_outputs import colmap_camera, photo_names
+from pipelines.visible import in_html, visible
 
 MAX_POINTS = 60_000  # of the map on the page
 MAX_LINES = 300  # from a query to what it sees
@@ -139,7 +139,7 @@ def write_pose_page(
     scene = make_scene(model, poses, georef=georef, units=units, names=names)
     # Within a script only "<" could end it or begin a comment.
     data = json.dumps(_scene_json(scene), allow_nan=False).replace("<", "\\u003c")
-    filled = {"title": escape(title), "scene": data}
+    filled = {"title": in_html(title), "scene": data}
     page = re.sub(r"{{(\w+)}}", lambda found: filled[found[1]], _TEMPLATE.read_text("utf-8"))
     path.parent.mkdir(parents=True, exist_ok=True)
     with write_beside(path) as file:
@@ -296,7 +296,7 @@ def _scene_json(scene: MapScene) -> dict[str, Any]:
 
     def camera_json(camera: ShownCamera) -> dict[str, Any]:
         return {
-            "name": camera.name,
+            "name": visible(camera.name),
             "center": camera.center.tolist(),
             "axes": camera.axes.tolist(),
             "corners": camera.corners.tolist(),
@@ -309,11 +309,11 @@ def _scene_json(scene: MapScene) -> dict[str, Any]:
         "cameras": [camera_json(camera) for camera in scene.cameras],
         "queries": [
             {
-                "name": query.name,
+                "name": visible(query.name),
                 "verdict": query.pose.verdict,
                 "inliers": query.pose.inliers,
                 "error": None if np.isnan(query.pose.error) else query.pose.error,
-                "facts": [list(fact) for fact in query.facts],
+                "facts": [[visible(part) for part in fact] for fact in query.facts],
                 "camera": None if query.camera is None else camera_json(query.camera),
                 "ellipsoid": None if query.ellipsoid is None else query.ellipsoid.tolist(),
                 "seen": packed(query.seen, "<f4"),

@@ -30,7 +30,7 @@ import pycolmap
 from locate.types import Array
 
 SYSTEMATIC = 0.25  # of the scale of the residuals, where a map does not know its own
-SYSTEMATIC_LENS = 0.65  # the same for a lens that is estimated; the squares add up
+SYSTEMATIC_LENS = 0.5  # the same for a lens that is estimated; the squares add up
 REACH = 0.2  # of the photo's longer side
 _STEP = 1e-6  # of numerical derivatives, in units of the normalized plane and of `LENS`
 _ROUNDS = 50
@@ -178,7 +178,11 @@ LENS = (
     "log of the ratio of the focal lengths in x and in y",
 )
 _ID = pycolmap.CameraModelId
-RADIAL = {_ID.SIMPLE_RADIAL: 1, _ID.OPENCV: 2, _ID.OPENCV_FISHEYE: 2}  # radial terms that may be free
+RADIAL = {
+    _ID.SIMPLE_RADIAL: 1,
+    _ID.OPENCV: 2,
+    _ID.OPENCV_FISHEYE: 2,
+}  # radial terms that may be free
 
 
 class Problem:
@@ -288,7 +292,9 @@ class Problem:
             return None
         # A point that draws the pose to itself has a small residual: its share is taken out (HC3).
         leverage = np.einsum("kmp,pq,kmq->m", curved, inverse, jacobian) / 2
-        pulls = squares * (residuals**2).sum(axis=1) / 2 / np.maximum(1 - leverage, _LEAST_SPARE) ** 2
+        pulls = (
+            squares * (residuals**2).sum(axis=1) / 2 / np.maximum(1 - leverage, _LEAST_SPARE) ** 2
+        )
         noise = np.einsum("kmp,m,kmq->pq", jacobian, pulls, jacobian) + prior * worth
         # The errors in x and in y are independent of each other.
         field = variance * sum(part.T @ self._smoothed(part) for part in curved)

@@ -58,7 +58,8 @@ def explain(
         return f"the photo shows only {features} local features: too dark, blurred or empty?"
     if not candidates:
         return "nothing in the index is worth comparing with the photo"
-    best = max(candidates, key=strength_of)
+    # Of those that prove nothing the most inliers say more than the least bad of no evidence.
+    best = max(candidates, key=_inliers if verdict == NO_MATCH else strength_of)
     if best.verification is None:
         return "no candidate could be verified"
     matches = len(best.verification.matches)
@@ -68,6 +69,10 @@ def explain(
     if verdict == MATCH:
         return f"{counted}; {needed} prove a match{left_out}{warning}"
     return f"at best {counted} ({best.image}); {needed} would prove a match{left_out}{warning}"
+
+
+def _inliers(candidate: Candidate) -> int:
+    return -1 if candidate.inliers is None else candidate.inliers
 
 
 def _on_overlay(candidate: Candidate) -> int:

@@ -30,6 +30,7 @@ from locate.errors import (
 from locate.extractors.base import Extractor, ExtractorInfo
 from locate.geometry import verify
 from locate.images import read_photo
+from locate.masks import Mask, Masks, hidden
 from locate.matching import match_mutual, weighted
 from locate.panorama import looked_at_flat
 from locate.types import (
@@ -37,6 +38,7 @@ from locate.types import (
     Array,
     Candidate,
     Features,
+    Photo,
     Shortlist,
     Verification,
 )
@@ -131,6 +133,7 @@ class Database:
         *,
         workers: int | None = None,
         extractor: Extractor | None = None,
+        masks: Path | str | None = None,
     ) -> None:
         """
         Args:
@@ -138,11 +141,14 @@ class Database:
             workers: threads that match and verify; by default one a core.
             extractor: the one that filled the database, where it is loaded already or is none that the
                 registry can make again; by default it is loaded with the first query.
+            masks: a folder of masks of the photos that will be asked (see `locate.masks`), or one
+                for all.
 
         Raises:
             DatabaseMissingError, DatabaseMismatchError, DatabaseCorruptError
         """
         self.folder = Path(folder)
+        self._masks = None if masks is None else Masks(masks)
         self._catalog = Catalog.open(self.folder)
         try:
             stored = self._catalog.meta("extractor")
@@ -295,6 +301,7 @@ class Database:
         clock.lap("load")
         path = None if isinstance(photo, np.ndarray) else Path(photo)
         opened = as_photo(photo) if path is None else read_photo(path, extractor.max_side)
+        opened, mask = hidden(opened, self._masks)
         pixels, info = opened.pixels, opened.info
         clock.lap("decode")
         left_out: set[int] = set()
@@ -316,7 +323,12 @@ class Database:
             # Where only the global descriptor searches, local ones are left for those worth judging.
             later = upright is not None and options.search == GLOBAL
             seen = extract_turned(
-                extractor, pixels, info.size, rotation, local=same is None and not later
+                extractor,
+                pixels,
+                info.size,
+                rotation,
+                local=same is None and not later,
+                mask=mask,
             )
             clock.lap("extract")
             features = same.features if same else seen.features
@@ -330,7 +342,7 @@ class Database:
             return _View(rotation, features, vector, found, listed)
 
         def judge(view: _View) -> _View:
-            view = _described(view, extractor, pixels, info.size, clock)
+            view = _described(view, extractor, opened, mask, clock)
             judged = self._verified(view, extractor, options.shortlist, clock, map_)
             return replace(view, candidates=judged)
 
@@ -441,12 +453,14 @@ def _one_thread_each() -> None:
 
 
 def _described(
-    view: _View, extractor: Extractor, pixels: Array, size: tuple[int, int], clock: Clock
+    view: _View, extractor: Extractor, photo: Photo, mask: Mask | None, clock: Clock
 ) -> _View:
     """With the local features, if they were left out."""
     if view.features is not None or not extractor.info.local_dim:
         return view
-    seen = extract_turned(extractor, pixels, size, view.rotation, local=True)
+    seen = extract_turned(
+        extractor, photo.pixels, photo.info.size, view.rotation, local=True, mask=mask
+    )
     clock.lap("extract")
     return replace(view, features=seen.features)
 

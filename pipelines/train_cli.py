@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from locate.errors import InputError
 from locate.training.recipes import RECIPES
 from pipelines import exits
+from pipelines.streams import complain, say
 
 if TYPE_CHECKING:
     from locate.training.options import Moment
@@ -97,7 +98,7 @@ def train(a: argparse.Namespace) -> int:
             trained = train_system(request, resume=a.resume, show=show)
     except KeyboardInterrupt:
         kept = "go on with --resume" if (a.out / "checkpoint.pt").exists() else "nothing is kept"
-        print(f"locate: interrupted; {kept}", file=sys.stderr)
+        complain(f"locate: interrupted; {kept}")
         return exits.INTERRUPTED
     return _tell(trained, a.json)
 
@@ -107,15 +108,15 @@ def _tell(trained: Trained, as_json: bool) -> int:
         print(json.dumps(trained.to_json(), indent=1))
     if trained.record is None:
         after = f"after {trained.steps} steps"
-        print(f"locate: interrupted {after}; go on with --resume", file=sys.stderr)
+        complain(f"locate: interrupted {after}; go on with --resume")
         return exits.INTERRUPTED
     if not as_json:
         state = "finished already" if trained.already else f"{trained.steps} steps"
-        print(f"{trained.out}: {state}, {trained.record.seconds:.0f} s of training")
+        say(f"{trained.out}: {state}, {trained.record.seconds:.0f} s of training")
         for name, value in trained.record.scores.items():
-            print(f"  {name}: {value:.4g}")
+            say(f"  {name}: {value:.4g}")
         if not trained.already:
-            print(f"wrote {trained.out / 'weights.safetensors'}, its record.json and loss.png")
+            say(f"wrote {trained.out / 'weights.safetensors'}, its record.json and loss.png")
     return exits.GOOD
 
 
@@ -229,7 +230,7 @@ def _lines() -> Callable[[Moment], None]:
         now = time.perf_counter()
         if moment.held_out or now - last >= _EVERY:
             last = now if not moment.held_out else last
-            print(_line(moment), file=sys.stderr, flush=True)
+            complain(_line(moment))
 
     return show
 

@@ -19,6 +19,8 @@ from pipelines.georef import (
     georef_from_control_points,
     georef_from_gps,
     gps_of,
+    metric_by_gps,
+    metric_contradiction,
 )
 from pipelines.georef_fit import (
     Observation,
@@ -408,6 +410,33 @@ def test_photos_along_a_street(heights):
     for name in list(places)[:6]:
         places[name] = (*places[name][:2], None)
     assert georef_from_gps(model, places, max_error=1.0).vertical == "none"
+
+
+def test_gps_that_contradicts_a_metric_map():
+    """Ten times too small is told; what GPS cannot know, and a map of few per cent's error, is not."""
+    assert metric_contradiction(georef(scale=1.0, turn=0.1)) is None
+    assert metric_contradiction(georef(scale=1.03, turn=0.1)) is None
+    assert metric_contradiction(georef(scale=1.3, turn=10.0)) is None  # known to 17 % only
+    for scale in (10.0, 0.1, 1.1):
+        told = metric_contradiction(georef(scale=scale, turn=0.5, source="gps"))
+        assert f"by GPS 1 unit of it is {scale:g} m" in told
+    assert "by the control points" in metric_contradiction(
+        georef(scale=1.1, turn=0.5, source="control points")
+    )
+    poses = walk()
+    rng = np.random.default_rng(2)
+    places = {
+        name: tuple(geodetic(center + rng.normal(0, 1.0, 3)))
+        for name, center in centers_of(poses).items()
+    }
+    for scale, count in ((1.0, 0), (0.3048, 1)):  # a map in feet: one is 0.3048 m
+        model = model_of(poses, georef(scale=scale))
+        found = metric_by_gps(model, places)
+        assert len(found) == count
+        assert all("1 unit of it is 0.3" in text for text in found)
+    assert metric_by_gps(model, dict(list(places.items())[:2])) == []
+    together = {name: next(iter(places.values())) for name in places}
+    assert metric_by_gps(model, together) == []  # tells nothing
 
 
 def test_gps_at_the_date_line():

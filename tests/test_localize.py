@@ -190,7 +190,7 @@ def test_without_exif_the_focal_length_is_found(name, localizer, queries, tmp_pa
     Image.fromarray(pixels_of(queries[name].path)).save(tmp_path / "bare.png")
     pose = localizer.localize(tmp_path / "bare.png")
     assert (pose.verdict, pose.camera.source) == (LOCALIZED, "estimated")
-    assert pose.camera.model == "SIMPLE_RADIAL"
+    assert pose.camera.model == "OPENCV"
     assert pose.camera.params[0] == pytest.approx(queries[name].camera.params[0], rel=0.03)
     share, degrees = errors(pose, queries[name].truth)
     assert share < 0.03

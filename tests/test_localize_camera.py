@@ -152,22 +152,27 @@ def test_the_maps_camera_of_the_same_device_at_the_same_zoom():
     assert 0 < found.freedom.focal < 0.01
     for other in (
         replace(info, camera="Nikon D80"),
-        replace(info, focal_mm=35.0),
+        replace(info, focal_mm=35.0, focal_35mm=52.0),
         replace(info, size=SIZE[::-1]),
+        replace(info, orientation=3),
+        replace(info, exif_size=(3040, 2012)[::-1], orientation=6),
     ):
         assert choose_camera(other, known=known).source == "exif"
+    assert choose_camera(replace(info, exif_size=(3040, 2280)), known=known).source != "map"
     assert choose_camera(BARE, known=known).source == "estimated"
     assert device_of(BARE) is None
-    assert device_of(replace(info, focal_mm=None)) == Device("Nikon D90", 27.0, SIZE)
+    assert device_of(replace(info, focal_mm=None, digital_zoom=2.0, orientation=6)) == Device(
+        "Nikon D90", None, 27.0, 2.0, SIZE, 6
+    )
 
 
 @pytest.mark.parametrize("size", [(4000, 3000), (3000, 4000)])
 def test_the_focal_length_of_exif(size):
     """The long side of the photo is that of the film, or of the sensor."""
     film = PhotoInfo(size=size, camera="A", focal_mm=4.2, focal_35mm=27.0)
-    assert exif_focal(film) == pytest.approx(27 / 36 * 4000)
+    assert exif_focal(film).pixels == pytest.approx(27 / 36 * 4000)
     table = PhotoInfo(size=size, camera="NIKON CORPORATION NIKON D90", focal_mm=18.0)
-    assert exif_focal(table) == pytest.approx(18 / 23.5 * 4000, rel=0.01)  # of 23.6 x 15.8 mm
+    assert exif_focal(table).pixels == pytest.approx(18 / 23.5 * 4000, rel=0.01)  # of 23.6 x 15.8 mm
     for silent in (
         PhotoInfo(size=size),
         PhotoInfo(size=size, camera="A", focal_mm=4.2),
@@ -176,14 +181,14 @@ def test_the_focal_length_of_exif(size):
         assert exif_focal(silent) is None
     found = choose_camera(film)
     assert (found.source, found.camera.params.tolist()) == (
-        "exif", [3000.0, size[0] / 2, size[1] / 2, 0.0]
+        "exif", [3000.0, 3000.0, size[0] / 2, size[1] / 2, 0.0, 0.0, 0.0, 0.0]
     )  # fmt: skip
     assert found.freedom.focal > 0.01
     none = choose_camera(PhotoInfo(size=size))
     assert (none.source, none.focal_known) == ("estimated", False)
     assert none.freedom.focal >= 1
     plain = plain_camera(none.camera, none.source)
-    assert (plain.model, plain.width, plain.height) == ("SIMPLE_RADIAL", *size)
+    assert (plain.model, plain.width, plain.height) == ("OPENCV", *size)
 
 
 @pytest.mark.parametrize(

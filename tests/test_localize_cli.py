@@ -200,6 +200,20 @@ def test_an_altitude_that_nobody_knows_is_not_told(ask, placed, town):
     assert re.search(r"on earth +[\d.]+, [\d.]+; looks to", out)
 
 
+def test_by_a_map_that_is_uncertain_nothing_is_localized(ask, placed):
+    folder = MapFolder(placed)
+    record = folder.read_record()
+    try:
+        folder.write_record(MapRecord(**(vars(record) | {"doubt": "nobody moved"})))
+        code, out, _ = ask(["church"], "--json")
+    finally:
+        folder.write_record(record)
+    (pose,) = parsed(out)["poses"]
+    assert (code, pose["verdict"]) == (exits.UNCERTAIN, "uncertain")
+    assert pose["reason"].endswith("agree with one pose; but the map is uncertain: nobody moved")
+    assert pose["center"] is not None
+
+
 def test_several_photos_are_a_table(ask, town):
     code, out, _ = ask(["church", "town-hall", elsewhere(town)])
     assert code == exits.NO_MATCH
@@ -429,6 +443,7 @@ def test_import_and_georef(town, placed, tmp_path, capsys):
     found = parsed(capsys.readouterr().out)
     assert found["source"] == "gps"
     assert found["scale"] == pytest.approx(1, abs=1e-3)
+    assert found.pop("warnings") == []
     after = MapFolder(out).read_record()
     assert (after.systematic, after.units, after.summary) == (
         before.systematic, "metre", before.summary
@@ -445,6 +460,10 @@ def test_import_and_georef(town, placed, tmp_path, capsys):
     told = " ".join(capsys.readouterr().out.split())
     assert "1 unit of the map is 2 m; metres, north and up; no place on the earth" in told
     assert "10 of 10 agree" in told
+    assert "warning the map was imported as metric (--metric), but by the centres 1 unit" in told
+    assert main(["georef", "--map", str(out), "--centers", str(centers), "--json"]) == exits.GOOD
+    (warning,) = parsed(capsys.readouterr().out)["warnings"]
+    assert "1 unit of it is 2 m: one of the two is wrong" in warning
     for options, says in (
         (["--origin", "1,2,3"], "--origin says where the metres of --centers begin"),
         (["--centers", str(centers), "--origin", "1,2"], "--origin is LAT,LON,ALT"),

@@ -128,6 +128,18 @@ def test_a_part_of_a_sphere_at_half_size(localizer, spheres, tmp_path):
     assert shown[64 + 300 : 64 + 500, 600:900].mean() < 5
 
 
+def test_a_mask_hides_a_part_of_the_sphere(town_and_map, spheres, found, tmp_path):
+    """All that is left of the seam; and then there is not enough."""
+    file, _ = spheres["church", "seam"]
+    kept = np.full((450, 900), 255, np.uint8)
+    kept[:, :450] = 0
+    Image.fromarray(kept).save(tmp_path / "mask.png")
+    with Localizer(town_and_map[1], workers=1, masks=tmp_path / "mask.png") as masked:
+        pose = masked.localize(file)
+    assert pose.matches < found["church", "seam"].matches
+    assert (pose.points[:, 0] > WIDTH / 2).all()
+
+
 def test_given_instead_of_tagged(localizer, spheres, found, tmp_path):
     file, truth = spheres["church", "seam"]
     bare = tmp_path / "bare.jpg"

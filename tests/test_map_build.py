@@ -471,6 +471,8 @@ def test_pairs_without_a_global_descriptor_are_found_by_votes(town, tmp_path, mo
         ({"camera": "A", "focal_35mm": 27.0, "focal_mm": 4.0}, 27 / 36 * 4000, True),
         ({"camera": "A", "focal_mm": 4.0}, 1.2 * 4000, False),
         ({"camera": "SONY NEX-5", "focal_mm": 16.0}, 16 / 23.5 * 4000, True),
+        # With the zoom or without: in the middle, and COLMAP is not told that it is known.
+        ({"camera": "A", "focal_35mm": 27.0, "digital_zoom": 2.0}, 2**0.5 * 27 / 36 * 4000, False),
         ({}, 1.2 * 4000, False),
     ],
 )
@@ -481,7 +483,16 @@ def test_the_focal_length_of_exif(info, focal, known):
     assert camera.model_name == "SIMPLE_RADIAL"
     assert camera.has_prior_focal_length == known
     assert (exif_camera(row_of(8, **info))[0] == key) == bool(info)
-    assert exif_camera(row_of(7, **info, size=(4000, 3000)))[0] != key or not info
+    for change in (
+        {"size": (4000, 3000)},
+        {"digital_zoom": 1.5},
+        {"orientation": 6},
+        {"exif_size": (3000, 3000)},
+        {"focal_mm": 5.0, "focal_35mm": 30.0},
+    ):
+        assert exif_camera(row_of(7, **(info | change)))[0] != key or not info
+    cropped = info | {"exif_size": (3000, 3000)}
+    assert exif_camera(row_of(7, **cropped))[0] != exif_camera(row_of(8, **cropped))[0]
 
 
 def row_of(image_id, size=(3000, 4000), **info):

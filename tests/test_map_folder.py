@@ -149,6 +149,14 @@ def test_a_damaged_record(text, small):
         small.read_record()
 
 
+def test_a_record_of_the_first_version(small):
+    """It knows nothing of doubts."""
+    values = json.loads(small.record.read_text())
+    assert values.pop("doubt") is None
+    small.record.write_text(json.dumps(values | {"version": 1}))
+    assert small.read_record().doubt is None
+
+
 def test_a_record_of_a_newer_version(small):
     """Which may have fields that this one does not know."""
     values = json.loads(small.record.read_text()) | {"version": 99, "colour": "red"}

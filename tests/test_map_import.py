@@ -265,6 +265,120 @@ def test_missing_photos(truth, photos, tmp_path):
     assert not (tmp_path / "map").exists()
 
 
+def test_missing_photos_can_be_skipped(truth, photos, tmp_path):
+    model, own = given_model(tmp_path, truth), copy_photos(photos, tmp_path)
+    (own / "church" / "03.jpg").unlink()
+    with pytest.raises(InputError, match=r"church/03\.jpg; .* or go on without .*--skip-missing"):
+        import_map(model, own, tmp_path / "map", extractor="sift", workers=1)
+    given = {"extractor": "sift", "workers": 1, "skip_missing": True}
+    report = import_map(model, own, tmp_path / "map", **given)
+    assert (report.registered, report.images) == (6, 7)
+    ((name, reason),) = report.unregistered
+    assert (name, reason) == ("church/03.jpg", f"is not in {own}")
+    assert "church/03.jpg" not in poses_of(check_poses(tmp_path / "map", truth))
+    again = import_map(model, own, tmp_path / "map", **given)
+    assert (again.unregistered, again.seconds) == (report.unregistered, {})
+    shutil.copy(photos / "church" / "03.jpg", own / "church")  # it is found again
+    assert import_map(model, own, tmp_path / "map", workers=1).registered == 7
+    for name in sorted(truth.poses)[1:]:
+        (own / name).unlink()
+    with pytest.raises(InputError, match=r"6 of the 7 photos .*relative to$"):  # one makes no map
+        import_map(model, own, tmp_path / "map", skip_missing=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda n: n.replace(".jpg", ".JPG"),
+            r"differ only in case \(.*01\.JPG, .*01\.jpg; 7 such",
+        ),
+        (lambda n: n.replace("church", "Church"), "names differ only in case"),
+        (lambda n: n.replace(".jpg", ".png"), "names differ only in their ending"),
+        (lambda n: n.removeprefix("church/"), r"01\.jpg lies in .*/landmarks/church: name that"),
+    ],
+)
+def test_why_photos_are_not_found(change, message, truth, photos, tmp_path):
+    model = given_model(
+        tmp_path,
+        truth,
+        {change(name): pose for name, pose in truth.poses.items()},
+        {change(name): camera for name, camera in truth.cameras.items()},
+    )
+    with pytest.raises(InputError, match=message):
+        import_map(model, photos, tmp_path / "map")
+
+
+def test_accents_and_folders_above(truth, photos, tmp_path):
+    own = tmp_path / "photos"
+    names = {"e\u0301glise/1.jpg": "church/01.jpg", "e\u0301glise/2.jpg": "church/02.jpg"}
+    for name, source in names.items():  # as macOS writes é
+        (own / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photos / source, own / name)
+    composed = {name.replace("e\u0301", "é"): source for name, source in names.items()}
+    model = given_model(
+        tmp_path,
+        truth,
+        {name: truth.poses[source] for name, source in composed.items()},
+        {name: truth.cameras[source] for name, source in composed.items()},
+    )
+    with pytest.raises(InputError, match="names differ only in how accents are encoded"):
+        import_map(model, own, tmp_path / "map")
+    with pytest.raises(InputError, match=r"church/01\.jpg lies in .*landmarks: name that folder"):
+        import_map(given_model(tmp_path / "b", truth), photos / "church", tmp_path / "map")
+
+
+def test_one_photo_under_two_names(truth, photos, tmp_path):
+    first = sorted(truth.poses)[0]
+    model = given_model(
+        tmp_path,
+        truth,
+        {**truth.poses, f"./{first}": truth.poses[first]},
+        {**truth.cameras, f"./{first}": truth.cameras[first]},
+    )
+    with pytest.raises(InputError, match="are the same photo; take one out"):
+        import_map(model, photos, tmp_path / "map")
+
+
+def test_cameras_at_one_spot_make_no_map(truth, photos, tmp_path):
+    poses = {
+        name: np.c_[pose[:, :3], -pose[:, :3] @ (3.0, 4.0, 5.0)]
+        for name, pose in truth.poses.items()
+    }
+    model = given_model(tmp_path, truth, poses)
+    with pytest.raises(InputError, match=r"all 7 cameras stand at one spot, \(3, 4, 5\), so no"):
+        import_map(model, photos, tmp_path / "map")
+    assert not (tmp_path / "map").exists()
+
+
+def test_which_model_was_read_is_in_the_report(truth, photos, imported, tmp_path):
+    model = given_model(tmp_path, truth)
+    pycolmap.Reconstruction(model).write_binary(model)
+    stale = pycolmap.Reconstruction(model)
+    stale.transform(pycolmap.Sim3d(0.1, pycolmap.Rotation3d(), np.zeros(3)))
+    stale.write_text(model)
+    report = import_again(imported, model, photos, tmp_path)
+    (warning,) = report.warnings
+    assert "7 of 7 poses are not the same, one 10 times as large" in warning
+    check_poses(tmp_path / "map", truth)
+    again = import_map(model, photos, tmp_path / "map", workers=1)
+    assert (again.warnings, again.seconds) == ((warning,), {})
+    (model / "images.txt").unlink()  # and it is no longer said when it is no longer so
+    assert import_map(model, photos, tmp_path / "map", workers=1).warnings == ()
+
+
+def test_metric_against_gps(town, truth, photos, imported, tmp_path):
+    """The town's photos know by their EXIF where they were taken."""
+    assert imported[1].warnings == ()
+    poses = {n: np.c_[p[:, :3], 0.1 * p[:, 3]] for n, p in truth.poses.items()}
+    shutil.copytree(imported[0] / "features", tmp_path / "map" / "features")
+    model = given_model(tmp_path, truth, poses)
+    report = import_map(model, photos, tmp_path / "map", metric=True, workers=1)
+    (warning,) = report.warnings
+    assert "imported as metric (--metric), but by GPS 1 unit of it is 10" in warning
+    assert import_map(model, photos, tmp_path / "map", workers=1).warnings == ()  # claims no metre
+
+
 def copy_photos(photos, tmp_path):
     shutil.copytree(photos, tmp_path / "photos")
     return tmp_path / "photos"

@@ -102,7 +102,7 @@ def test_derivatives_against_finite_differences(model):
     pixels, world, truth = scene(camera, 12, noise=2.0)
     free = Freedom(0.1, 0.1 if model == "SIMPLE_RADIAL" else 0.0, 0.1)
     problem = pose_refine.Problem(pixels, world, camera, free, 1.0)
-    state = pose_refine.State(nudged(truth), camera, np.zeros(4))
+    state = pose_refine.State(nudged(truth), camera, np.zeros(len(pose_refine.LENS)))
     analytic = problem._jacobian(state)
     assert analytic.shape[2] == (10 if model == "SIMPLE_RADIAL" else 9)
     for k in range(analytic.shape[2]):
