@@ -18,6 +18,7 @@ from locate.errors import InputError
 from locate.pixels import from_colmap
 from locate.pose import LOCALIZED, NOT_LOCALIZED
 from pipelines.cli import main
+from pipelines.datasets_localization import find_scenes
 from pipelines.localize import Localizer
 from pipelines.localize_rig_files import read_rigs
 from pipelines.map_add import add_to_map
@@ -238,6 +239,21 @@ def test_a_model_of_panoramas_is_refused(town_and_map, tmp_path):
     with pytest.raises(InputError, match=says):
         import_map(tmp_path / "m", root / "landmarks", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_scene_of_panoramas_is_refused(tmp_path, photo_factory):
+    """As a map of an evaluation; as queries they are welcome."""
+    for name in ("a.jpg", "b.jpg"):
+        photo_factory(tmp_path / name, size=(400, 200))
+    (tmp_path / "cameras.txt").write_text(
+        "1 EQUIRECTANGULAR 400 200 400 200\n2 SIMPLE_PINHOLE 400 200 300 200 100\n"
+    )
+    (tmp_path / "images.txt").write_text("1 1 0 0 0 0 0 0 1 a.jpg\n\n2 1 0 0 0 1 0 0 2 b.jpg\n\n")
+    with pytest.raises(InputError, match=r"1 of the 2 photos .* are 360 degree photos .*: a\.jpg;"):
+        find_scenes(tmp_path)
+    (tmp_path / "queries.txt").write_text("a.jpg\n")
+    scene = find_scenes(tmp_path)[0]
+    assert scene.queries == {"a.jpg"}
 
 
 def test_a_map_leaves_panoramas_out(town_and_map, spheres, tmp_path):
