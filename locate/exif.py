@@ -10,6 +10,7 @@ from typing import Any
 from PIL import ExifTags, Image
 
 from locate.types import PhotoInfo
+from locate.xmp import read_projection
 
 
 def read_exif(image: Image.Image, turned: bool) -> PhotoInfo:
@@ -40,6 +41,7 @@ def read_exif(image: Image.Image, turned: bool) -> PhotoInfo:
         latitude=_degrees(gps.get(place.GPSLatitude), gps.get(place.GPSLatitudeRef), "S", 90),
         longitude=_degrees(gps.get(place.GPSLongitude), gps.get(place.GPSLongitudeRef), "W", 180),
         altitude=_altitude(gps.get(place.GPSAltitude), gps.get(place.GPSAltitudeRef)),
+        projection=read_projection(image),
     )
 
 

@@ -41,7 +41,8 @@ from locate.many_pixels import (
     shrunk,
     shrunk_pixels,
 )
-from locate.types import Array, Photo
+from locate.types import Array, Photo, Projection
+from locate.xmp import read_projection
 
 EXTENSIONS = frozenset(
     [
@@ -139,6 +140,18 @@ def read_photo(path: Path | str, min_long_side: int | None = None) -> Photo:
     """Decode a photo file; see `decode_photo`."""
     path = Path(path)
     return decode_photo(read_bytes(path), path, min_long_side)
+
+
+def projection_in(path: Path) -> Projection | None:
+    """Of a photo file that is no perspective one, by its head alone; None of others, and of files that
+    cannot be read."""
+    if path.suffix.lower() in (".heic", ".heif", ".hif"):
+        _register_heif()
+    try:
+        with _quiet, Image.open(path) as image:
+            return read_projection(image)
+    except Exception:  # whatever Pillow makes of broken files; decoding them says what is wrong
+        return None
 
 
 def decode_photo(data: bytes, path: Path, min_long_side: int | None = None) -> Photo:

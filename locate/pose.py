@@ -28,7 +28,8 @@ class Camera:
         model: COLMAP's name of the camera model, such as "SIMPLE_RADIAL".
         width, height: of the photo, in pixels.
         params: in COLMAP's order and pixels (the top-left corner is the origin).
-        source: who says so: "given", "exif", "map", "estimated" (focal length from the photo's matches),
+        source: who says so: "given", "exif", "map", "xmp" (of a 360 degree photo), "estimated"
+            (focal length from the photo's matches),
             "exif in doubt" (its sources contradict each other: estimated between what they may mean).
     """
 

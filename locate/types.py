@@ -98,6 +98,21 @@ class Extraction:
 
 
 @dataclass(frozen=True)
+class Projection:
+    """How a photo that is no perspective one was projected, by XMP's GPano (Google's Photo Sphere XMP).
+
+    Attributes:
+        kind: "equirectangular", "cylindrical", ..., in lower case.
+        full_size: (width, height) in pixels of the whole sphere, of which the photo is a part.
+        crop: (left, top, width, height) in those pixels of the photo.
+    """
+
+    kind: str
+    full_size: tuple[int, int] | None = None
+    crop: tuple[float, float, float, float] | None = None
+
+
+@dataclass(frozen=True)
 class PhotoInfo:
     """What a photo's file says about itself; None where it is silent.
 
@@ -114,6 +129,7 @@ class PhotoInfo:
             photo was cropped or resized since.
         latitude, longitude: WGS84 degrees, north and east positive.
         altitude: metres above sea level.
+        projection: of a 360 degree photo; databases do not keep it.
     """
 
     size: tuple[int, int]
@@ -127,6 +143,7 @@ class PhotoInfo:
     latitude: float | None = None
     longitude: float | None = None
     altitude: float | None = None
+    projection: Projection | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,6 +24,7 @@ from PIL import Image, UnidentifiedImageError
 
 from locate.errors import ImageError, InputError, UnknownNameError
 from locate.types import Array
+from pipelines.panorama_camera import refuse_spheres
 from pipelines.pose_files import invert
 from pipelines.pose_models import is_model, make_camera, read_model
 from pipelines.text_lines import fault, numbers, pose_matrix, read_lines
@@ -155,6 +156,7 @@ def _read_colmap(folder: Path, metric: bool) -> Scene:
         own = _read_queries(listed, model.poses)
         queries = list(own)
         cameras |= {name: camera for name, camera in own.items() if camera is not None}
+    refuse_spheres(folder, {name: cameras[name] for name in model.poses if name not in queries})
     posed = [
         PosedPhoto(name, photos / name, cameras[name], pose) for name, pose in model.poses.items()
     ]

@@ -26,8 +26,11 @@ from locate.extractors.base import Extractor
 from locate.images import read_photo
 from locate.masks import Masks, hidden
 from locate.matching import match_mutual
+from locate.panorama import FIELD_OF_VIEW as VIEW_FIELD
+from locate.panorama import is_whole
 from locate.pose import LOCALIZED, NOT_LOCALIZED, VERDICTS, Camera, Pose
 from locate.types import Array, Features
+from pipelines.camera_models import is_spherical
 from pipelines.extraction import Clock, as_photo, extract_turned, one_thread_each
 from pipelines.filled_by import load_extractor
 from pipelines.localize_camera import QueryCamera, choose_camera, plain_camera
@@ -230,8 +233,14 @@ class Localizer:
         camera = choose_camera(
             opened.info, given, name=str(path or "the photo"), known=self.map.devices
         )
-        clock.lap("decode")
         allowed = self._allowed(prior, exclude)
+        if camera.spherical and len(allowed):
+            # Not at the top: that file needs this one.
+            from pipelines.localize_panorama import localize_panorama
+
+            found = localize_panorama(self, opened, camera, allowed, count, seed, map_, clock)
+            return _timed(found, clock)
+        clock.lap("decode")
         size = opened.info.size
         scale = self.map.scale_of(size)
         best: Pose | None = None
@@ -252,7 +261,7 @@ class Localizer:
             clock.lap("search")
             tries = self._tries(features, rows, camera, scale, seed, map_, clock)
             pose = self._judged(path, features, tries, clock)
-            if best is None or _rank(pose) > _rank(best):
+            if best is None or rank_of(pose) > rank_of(best):
                 best = pose
             if best.verdict == LOCALIZED:
                 break
@@ -264,9 +273,7 @@ class Localizer:
             else:
                 reason = "all images of the map that might be candidates are excluded"
             best = Pose(path, NOT_LOCALIZED, reason, camera=None)
-        seconds = clock.seconds
-        seconds["total"] = sum(v for part, v in seconds.items() if part != "load")
-        return replace(best, seconds=seconds)
+        return _timed(best if given else _maybe_panorama(best, size), clock)
 
     def _allowed(self, prior: PriorPose | None, exclude: Callable[[str], bool] | None) -> Array:
         """Rows of the images that may be candidates."""
@@ -305,6 +312,7 @@ class Localizer:
         seed: int,
         map_: Callable[..., Iterable[Array]],
         clock: Clock,
+        solve: Callable[..., Solution | None] = solve_pose,
     ) -> list[Try]:
         """A pose by each group of candidates that see the same points, the best first."""
 
@@ -323,7 +331,7 @@ class Localizer:
             matches = Matches(pairs[:, 0], pairs[:, 1])
             solution = None
             if len(np.unique(matches.features)) >= needed(0):
-                solution = solve_pose(
+                solution = solve(
                     features.keypoints[matches.features],
                     self.map.points[matches.points],
                     camera,
@@ -345,7 +353,12 @@ class Localizer:
         features: Features,
         tries: list[Try],
         clock: Clock,
+        patches: Callable[[Array, tuple[int, int]], float] = spread_of,
     ) -> Pose:
+        """
+        Args:
+            patches: how far points are spread, as the verdict counts it.
+        """
         best = tries[0]
         matched = len(np.unique(best.matches.features))
         solution = best.solution
@@ -366,7 +379,7 @@ class Localizer:
         evidence = Evidence(
             matches=matched,
             inliers=best.count,
-            spread=spread,
+            spread=patches(seen, features.image_size),
             position=float(np.sqrt(np.linalg.eigvalsh(refined.covariance[:3, :3])[-1])) / depth,
             rotation=float(np.degrees(np.sqrt(np.linalg.eigvalsh(refined.covariance[3:, 3:])[-1]))),
             field_of_view=field_of_view(refined.camera),
@@ -422,11 +435,29 @@ def match_points(features: Features, image: MapImage, ratio: float | None = None
     return np.stack((pairs[:, 0], points), axis=1)[points >= 0]
 
 
-def _rank(pose: Pose) -> tuple[int, int]:
+def rank_of(pose: Pose) -> tuple[int, int]:
+    """Which of two answers to take: the higher one."""
     return -VERDICTS.index(pose.verdict), pose.inliers
 
 
+def _maybe_panorama(pose: Pose, size: tuple[int, int]) -> Pose:
+    """With a hint, where the photo has the shape of a 360 degree one, but nobody says that it is one."""
+    if pose.verdict == LOCALIZED or not is_whole(size):
+        return pose
+    hint = "if it is a (stitched) 360 degree photo, say --camera EQUIRECTANGULAR"
+    return replace(pose, reason=f"{pose.reason}; {hint}")
+
+
+def _timed(pose: Pose, clock: Clock) -> Pose:
+    seconds = clock.seconds
+    seconds["total"] = sum(v for part, v in seconds.items() if part != "load")
+    return replace(pose, seconds=seconds)
+
+
 def field_of_view(camera: pycolmap.Camera) -> float:
-    """Degrees across the longer side of a pinhole camera of this focal length."""
+    """Degrees across the longer side of a pinhole camera of this focal length; of a 360 degree photo,
+    across its views."""
+    if is_spherical(camera):
+        return VIEW_FIELD
     side = max(camera.width, camera.height)
     return float(2 * np.degrees(np.arctan(side / 2 / camera.mean_focal_length())))

@@ -17,6 +17,8 @@ import pycolmap
 from locate.errors import ImageError, InputError
 from locate.pose import Camera
 from locate.types import PhotoInfo
+from pipelines.camera_models import SPHERICAL, about_model, is_spherical
+from pipelines.panorama_camera import given_sphere, tagged_sphere
 from pipelines.pose_models import make_camera, read_cameras_text
 from pipelines.pose_refine import Freedom
 from pipelines.sensors import cropped_from, digital_zoom, exif_focal
@@ -49,6 +51,11 @@ class QueryCamera:
     def focal_known(self) -> bool:
         """Well enough to tell which matches agree."""
         return self.freedom.focal <= _HELD
+
+    @property
+    def spherical(self) -> bool:
+        """Whether it is that of a 360 degree photo."""
+        return is_spherical(self.camera)
 
 
 @dataclass(frozen=True)
@@ -98,10 +105,14 @@ def choose_camera(
     Args:
         info: of the photo.
         given: a camera; "MODEL,PARAMS...", such as "PINHOLE,1380,1382,760,503" in COLMAP's order and
-            pixels; "f=1380", a focal length in pixels; or the path of COLMAP's cameras.txt with one
-            camera in it.
+            pixels; "f=1380", a focal length in pixels; "EQUIRECTANGULAR" for a 360 degree photo; or the
+            path of COLMAP's cameras.txt with one camera in it.
         name: of the photo, for messages.
         known: cameras of the map by the device that they belong to.
+
+    Returns:
+        Of a photo that is given or tagged as a 360 degree one a `spherical` camera, which
+        `pipelines.localize_panorama` can use and others cannot.
 
     Raises:
         InputError: the camera is none.
@@ -109,14 +120,9 @@ def choose_camera(
     """
     size = info.size
     if given is not None:
-        camera = _given(given, size)
-        if (camera.width, camera.height) != size:
-            raise ImageError(
-                name,
-                f"is {size[0]} x {size[1]} px, but its camera is {camera.width} x {camera.height}",
-                "give the camera of the photo as it is",
-            )
-        return QueryCamera(camera, GIVEN, Freedom())
+        return _given_camera(info, given, name)
+    if info.projection is not None:
+        return QueryCamera(*tagged_sphere(info, name), Freedom())
     device = device_of(info)
     if device is not None and known:
         if device in known:
@@ -130,6 +136,22 @@ def choose_camera(
         freedom = replace(_UNKNOWN, focal=told.sigma, principal=off_centre)
         return QueryCamera(any_lens(told.pixels, size), DOUBTFUL if told.doubt else EXIF, freedom)
     return unknown_camera(size)
+
+
+def _given_camera(
+    info: PhotoInfo, given: pycolmap.Camera | Camera | str | Path, name: str
+) -> QueryCamera:
+    size = info.size
+    camera = _given(given, size)
+    if is_spherical(camera):
+        return QueryCamera(*given_sphere(camera, given, info, name), Freedom())
+    if (camera.width, camera.height) != size:
+        raise ImageError(
+            name,
+            f"is {size[0]} x {size[1]} px, but its camera is {camera.width} x {camera.height}",
+            "give the camera of the photo as it is",
+        )
+    return QueryCamera(camera, GIVEN, Freedom())
 
 
 def _zoomed(device: Device, known: Mapping[Device, pycolmap.Camera]) -> pycolmap.Camera | None:
@@ -216,12 +238,16 @@ def _given(given: pycolmap.Camera | Camera | str | Path, size: tuple[int, int]) 
         return cameras[0]
     model, *params = text.split(",")
     fields = [model.strip(), str(size[0]), str(size[1]), *params]
+    if fields[0] == SPHERICAL and not params:
+        fields += fields[1:3]
     try:
         return make_camera(Path("--camera"), 1, fields)
     except InputError:
+        is_path = len(fields) == 3 and ("/" in text or text.endswith(".txt"))
+        about = f"There is no file {text}" if is_path else about_model(fields[0])
         raise InputError(
             f"{text!r} is no camera; give f=PIXELS, MODEL,PARAMS as COLMAP has them (such as "
-            "PINHOLE,1380,1382,760,503), or a cameras.txt"
+            f"PINHOLE,1380,1382,760,503), or a cameras.txt. {about}"
         ) from None
 
 

@@ -36,8 +36,9 @@ def add_localize_parser(command: Callable[[str, str, str], argparse.ArgumentPars
     parser.add_argument(
         "--camera",
         metavar="CAMERA",
-        help="MODEL,PARAMS as COLMAP has them (PINHOLE,1380,1382,760,503), f=PIXELS, or a "
-        "cameras.txt (default: EXIF, else the focal length is estimated)",
+        help="MODEL,PARAMS as COLMAP has them (PINHOLE,1380,1382,760,503), f=PIXELS, EQUIRECTANGULAR "
+        "for a 360 degree photo, or a cameras.txt (default: EXIF, XMP of 360 degree photos, else the "
+        "focal length is estimated)",
     )
     parser.add_argument(
         "--rig",

@@ -24,6 +24,7 @@ import numpy as np
 
 from locate.errors import InputError
 from locate.types import Array
+from pipelines.camera_models import SPHERICAL, about_model
 from pipelines.localize import AnyCamera
 from pipelines.pose_models import make_camera
 from pipelines.scan import scan
@@ -187,13 +188,17 @@ def _lens(where: str, value: Mapping[str, Any]) -> str | None:
     model, params = value.get("camera_model_name"), value.get("camera_params")
     if model is None and params is None:
         return None
+    if model == SPHERICAL:
+        raise InputError(
+            f"{where}: a rig cannot hold 360 degree photos ({model}); localize them alone, without --rig"
+        )
     try:
         fields = [str(model), *(repr(float(number)) for number in params or ())]
         make_camera(Path(where), 1, [fields[0], "1", "1", *fields[1:]])
     except (InputError, TypeError, ValueError):
         raise InputError(
             f"{where}: {model} {params} is no camera model of COLMAP with its parameters; correct "
-            "camera_model_name and camera_params, or leave out both"
+            f"camera_model_name and camera_params, or leave out both. {about_model(str(model))}"
         ) from None
     return ",".join(fields)
 

@@ -110,6 +110,12 @@ def _look(
     opened, mask = hidden(read_photo(path, extractor.max_side), localizer.masks)
     size = opened.info.size
     camera = choose_camera(opened.info, place.camera, name=str(path), known=localizer.map.devices)
+    if camera.spherical:
+        raise ImageError(
+            path,
+            "is a 360 degree photo, which a rig cannot hold",
+            "localize it alone, without --rig",
+        )
     best = Seen(path, place, _DARK, size, scale=localizer.map.scale_of(size))
     if not len(allowed):
         return replace(best, why=_NOWHERE)

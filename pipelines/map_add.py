@@ -32,6 +32,7 @@ from pipelines.map_matches import (
     synchronize,
     verified_pairs,
 )
+from pipelines.map_panoramas import leave_out_panoramas
 from pipelines.map_structure import UNMOVED, examine, known_cameras, leave_out
 from pipelines.map_summary import MapReport, summarize
 
@@ -81,6 +82,7 @@ def add_to_map(
         )
         clock.lap("features")
         with lock.writer(folder.features), Catalog.create(folder.features) as catalog:
+            leave_out_panoramas(catalog, model.images)
             given = None
             if not intact(folder.matches):  # the model knows which camera took which photo
                 given = {i: image.camera for i, image in model.images.items()}

@@ -45,6 +45,7 @@ from pipelines.map_matches import (
     synchronize,
     verified_pairs,
 )
+from pipelines.map_panoramas import leave_out_panoramas
 from pipelines.map_structure import (
     JUDGED,
     Structure,
@@ -122,6 +123,7 @@ def build_map(
         with lock.writer(folder.features), Catalog.create(folder.features) as catalog:
             require_unique_names(catalog, roots)
             require_local(require_info(catalog))
+            leave_out_panoramas(catalog)
             clock.lap("features")
             synchronize(folder.matches, catalog)
             match_pairs(

@@ -41,6 +41,7 @@ from pipelines.map_matches import Pair, fingerprint, match_pairs, synchronize, v
 from pipelines.map_photos import named_by_path, present, require_places, some
 from pipelines.map_structure import JUDGED, MIN_POINTS, examine, examine_matches, nothing_moved
 from pipelines.map_summary import MapReport, summarize
+from pipelines.panorama_camera import refuse_spheres
 from pipelines.pose_models import PoseModel, read_model
 from pipelines.scan import look
 from pipelines.triangulate import choose_pairs, triangulate
@@ -82,6 +83,7 @@ def import_map(
         DatabaseError: the map cannot be written, or is another's.
     """
     posed = named_by_path(model, read_model(model))
+    refuse_spheres(model, posed.cameras)
     posed, missing = present(model, images, posed, skip=skip_missing)
     require_places(model, posed)
     tell: Progress = progress or (lambda _stage, _done, _total: None)

@@ -17,6 +17,7 @@ import pycolmap
 
 from locate.errors import InputError
 from locate.types import Array
+from pipelines.camera_models import SPHERICAL, about_model
 from pipelines.model_forms import FORMS, difference, form_of, has_form, no_model, pose_difference
 from pipelines.pose_binary import read_cameras_binary, read_images_binary, usable
 from pipelines.pose_rigs import read_frame_poses
@@ -235,10 +236,12 @@ def make_camera(path: Path, number: int, fields: list[str]) -> pycolmap.Camera:
         valid = usable(camera)
     except (ValueError, RuntimeError, TypeError, KeyError):
         valid = False
+    if valid and fields[0] == SPHERICAL:
+        valid = bool(min(params) > 0)
     if not valid:
         expected = (
             "expected a camera model of COLMAP, its size and its parameters, sizes and focal lengths "
-            "above zero"
+            f"above zero ({about_model(fields[0])})"
         )
         raise fault(path, number, expected, " ".join(fields))
     return camera

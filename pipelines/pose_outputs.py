@@ -28,6 +28,7 @@ import pycolmap
 from locate.errors import InputError, UnknownNameError
 from locate.pose import LOCALIZED, NOT_LOCALIZED, Camera, Pose, quaternion_of
 from locate.types import Array
+from pipelines.camera_models import SPHERICAL
 from pipelines.georef import Georef
 from pipelines.picture_files import write_beside
 from pipelines.pose_files import FORMATS, bare_name, write_poses
@@ -383,7 +384,11 @@ def _write_kapture(
         records.append(f"{number}, {device}, {name}")
         values = [*quaternion_of(matrix[:, :3]), *matrix[:, 3]]
         trajectory.append(", ".join([str(number), device, *(repr(float(v)) for v in values)]))
-    cameras = [", ".join([device, "", "camera", *map(str, key)]) for key, device in sensors.items()]
+    cameras = []
+    for (model, *rest), device in sensors.items():
+        # The only model of kapture's that a sphere may be: its size, and nothing else.
+        key = ("UNKNOWN_CAMERA", *rest[:2]) if model == SPHERICAL else (model, *rest)
+        cameras.append(", ".join([device, "", "camera", *map(str, key)]))
     place = folder / "sensors"
     for file, columns, lines in (
         ("records_camera.txt", ["timestamp, device_id, image_path"], records),

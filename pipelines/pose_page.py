@@ -20,6 +20,7 @@ import pycolmap
 
 from locate.pose import Pose
 from locate.types import Array
+from pipelines.camera_models import is_spherical
 from pipelines.draw import spread_evenly
 from pipelines.georef import Georef
 from pipelines.georef_fit import level, up_direction
@@ -232,7 +233,9 @@ def _points(model: pycolmap.Reconstruction, limit: int) -> tuple[Array, Array]:
 
 
 def _corners(camera: pycolmap.Camera | None) -> Array:
-    if camera is None:
+    if camera is None or is_spherical(
+        camera
+    ):  # which sees everything; this shows where its middle is
         return np.array([[-0.5, -0.4], [0.5, -0.4], [0.5, 0.4], [-0.5, 0.4]])
     w, h, f = camera.width, camera.height, camera.mean_focal_length()
     pixels = np.array([[0, 0], [w, 0], [w, h], [0, h]], np.float64)

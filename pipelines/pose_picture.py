@@ -14,9 +14,11 @@ import pycolmap
 from PIL import Image, ImageDraw
 
 from locate.errors import ImageError
+from locate.panorama import nearest_turn, panorama_of
 from locate.pixels import fit_size, from_colmap, resize_points
 from locate.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Pose
 from locate.types import Array, Photo, PhotoInfo
+from pipelines.camera_models import SPHERICAL, is_spherical
 from pipelines.draw import spread_evenly
 from pipelines.georef import Georef
 from pipelines.lettering import drawable, elided, load_font
@@ -42,6 +44,7 @@ _WIDTH, _HEIGHT, _LEAST_WIDTH = (
     1200,
     480,
 )  # pixels of the photo at most; of the picture at least
+_MARK = 8.0  # pixels of the picture around a point that its mark takes
 _SUBPIXEL = 4  # fractional bits of the coordinates handed to OpenCV
 _BACKGROUND, _TEXT, _FAINT, _OUTLINE = (22, 24, 29), (240, 242, 245), (160, 167, 177), (12, 12, 12)
 _MAPPING, _LOCALIZED, _UNCERTAIN, _ELLIPSOID = (
@@ -82,10 +85,13 @@ def draw_reprojections(
         size, shown = (640, 480), np.full((480, 640, 3), (72, 76, 84), np.uint8)
         note = f"no picture: {picture.path.name} {picture.reason}"
     else:
+        picture = whole_sphere(picture, pose)
         full = picture.info.size
         scale = min(1.0, _WIDTH / full[0], _HEIGHT / full[1])
         size = fit_size(full, max(1, round(max(full) * scale)))
         shown, note = cv2.resize(picture.pixels, size, interpolation=cv2.INTER_AREA), ""
+        if pose.camera is not None and pose.camera.model == SPHERICAL:
+            seen, projected = _over_the_seam(seen, projected, full[0], _MARK / scale)
         shown = _draw_marks(shown, seen, projected, full, magnify, worst)
     if pose.verdict == NOT_LOCALIZED:
         note = pose.reason if not note else f"{pose.reason}; {note}"
@@ -124,8 +130,33 @@ def inlier_projections(pose: Pose) -> tuple[Array, Array]:
     camera = colmap_camera(pose.camera)
     in_cam = pose.world_points @ pose.cam_from_world[:, :3].T + pose.cam_from_world[:, 3]
     projected = from_colmap(np.asarray(camera.img_from_cam(in_cam), np.float64))
+    seen = np.asarray(pose.points, np.float64)
+    if is_spherical(camera):
+        projected[:, 0] = nearest_turn(projected[:, 0], seen[:, 0], camera.width)
     fine = np.isfinite(projected).all(axis=1)
-    return np.asarray(pose.points, np.float64)[fine], projected[fine]
+    return seen[fine], projected[fine]
+
+
+def whole_sphere(photo: Photo, pose: Pose) -> Photo:
+    """A 360 degree photo that shows a part of the sphere, on the picture of the whole, in whose pixels
+    its pose has its points; others as they are."""
+    camera = pose.camera
+    if camera is None or camera.model != SPHERICAL:
+        return photo
+    size = (camera.width, camera.height)
+    if photo.info.size == size:
+        return photo
+    panorama = panorama_of(photo.info)
+    if panorama is None:
+        return photo
+    scale = min(1.0, photo.pixels.shape[1] / panorama.crop[2])
+    shown = fit_size(size, max(1, round(max(size) * scale)))
+    x, y = np.meshgrid(np.arange(shown[0]), np.arange(shown[1]))
+    points = resize_points(np.c_[x.ravel(), y.ravel()].astype(np.float64), shown, size)
+    there = panorama.to_photo(points, (photo.pixels.shape[1], photo.pixels.shape[0]))
+    across, down = there.astype(np.float32).T.reshape(2, shown[1], shown[0])
+    pixels = cv2.remap(photo.pixels, across, down, cv2.INTER_LINEAR)
+    return Photo(np.asarray(pixels), PhotoInfo(size=size), photo.path)
 
 
 def draw_map_view(
@@ -158,6 +189,18 @@ def draw_map_view(
 
 
 # The photo
+
+
+def _over_the_seam(seen: Array, projected: Array, width: int, reach: float) -> tuple[Array, Array]:
+    """Marks of a whole sphere that stand within `reach` of its left or right edge, at both."""
+    pairs = np.stack((seen, projected))  # 2 x M x 2
+    parts = [pairs]
+    for move in (width, -width):
+        there = pairs + np.array([move, 0.0])
+        near = (there[..., 0].min(axis=0) < width + reach) & (there[..., 0].max(axis=0) > -reach)
+        parts.append(there[:, near])
+    seen, projected = np.concatenate(parts, axis=1)
+    return seen, projected
 
 
 def _draw_marks(

@@ -32,6 +32,7 @@ from locate.geometry import verify
 from locate.images import read_photo
 from locate.masks import Mask, Masks, hidden
 from locate.matching import match_mutual, weighted
+from locate.panorama import looked_at_flat
 from locate.types import (
     Answer,
     Array,
@@ -375,7 +376,8 @@ class Database:
             label=ranked[0].label if verdict == MATCH else None,
             reason=explain(
                 self.calibration, verdict, view.candidates, count, _SEARCHED_BY[options.search]
-            ),
+            )
+            + ("" if verdict == MATCH else looked_at_flat(info)),
             candidates=ranked,
             rotation=view.rotation,
             query_features=count,
