@@ -10,7 +10,6 @@ import pytest
 
 from locate.errors import UnknownNameError
 from locate.geometry import (
-    AFFINE,
     MIN_AFFINE_MATCHES,
     MIN_MATCHES,
     distinct_matches,
@@ -18,7 +17,7 @@ from locate.geometry import (
     transfer_errors,
     verify,
 )
-from locate.types import Features
+from locate.types import AFFINE, Features
 
 
 class Scene:
