@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pycolmap
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IFDRational
 from test_localize import errors, nees, queries_of, small_town
 
@@ -127,3 +127,17 @@ def test_other_lenses(name, model, params, localizer, queries, tmp_path):
     given = localizer.localize(tmp_path / "lens.png", lens)
     assert given.verdict == LOCALIZED
     assert nees(given, query.truth) < CERTAIN
+
+
+def test_exif_in_doubt_is_said(localizer, queries, tmp_path):
+    """Cropped to another shape, and EXIF still has the size that the camera wrote."""
+    query = queries["church"]
+    with Image.open(query.path) as image:
+        exif = image.getexif()
+        exif.get_ifd(EXIF_IFD)[ExifTags.Base.ExifImageWidth] = image.width
+        exif.get_ifd(EXIF_IFD)[ExifTags.Base.ExifImageHeight] = image.height
+        image.crop((100, 0, 600, 480)).save(tmp_path / "crop.jpg", quality=95, exif=exif)
+    pose = localizer.localize(tmp_path / "crop.jpg")
+    assert pose.camera.source == "exif in doubt"
+    assert "EXIF in doubt: it was cropped from 640 x 480 px" in pose.reason
+    assert honest(pose, query.truth)
