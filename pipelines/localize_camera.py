@@ -41,11 +41,13 @@ class QueryCamera:
     camera: of COLMAP.
     source: see `locate.pose.Camera`.
     freedom: what is refined with the pose.
+    doubt: how EXIF contradicts itself or the photo; empty if it does not.
     """
 
     camera: pycolmap.Camera
     source: str
     freedom: Freedom
+    doubt: str = ""
 
     @property
     def focal_known(self) -> bool:
@@ -134,7 +136,8 @@ def choose_camera(
     if told is not None:
         off_centre = max(told.off_centre, _UNKNOWN.principal)
         freedom = replace(_UNKNOWN, focal=told.sigma, principal=off_centre)
-        return QueryCamera(any_lens(told.pixels, size), DOUBTFUL if told.doubt else EXIF, freedom)
+        source = DOUBTFUL if told.doubt else EXIF
+        return QueryCamera(any_lens(told.pixels, size), source, freedom, told.doubt)
     return unknown_camera(size)
 
 

@@ -31,7 +31,7 @@ _CONTRADICTED = 3.0  # standard deviations that a focal length is refined away: 
 _OVERRULED, _AS_WELL = 20.0, 8.0
 _ROUNDS = 6  # of refining and choosing the inliers anew
 _MIN_INLIERS = 6
-COARSE = 0.2  # share of systematic errors for each halving or doubling of what a photo resolves
+COARSE = 0.3  # share of systematic errors for each halving or doubling of what a photo resolves
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,22 +2,24 @@
 
 A pose (and a focal length or a distortion that is not known) is refined on the inliers of RANSAC by
 Levenberg-Marquardt on the Cauchy loss. Its covariance is that of an M-estimator whose residuals are
-correlated (the "sandwich", White 1980; Hayashi, Econometrics, 2000, section 2.5):
+correlated (the "sandwich", Huber 1967; White 1980; Hayashi, Econometrics, 2000, section 2.5):
 
-    C = H^-1 (J^T W S W J + L) H^-1,    H = J^T W J + L
+    C = H^-1 (sum of w^2 r^2 / 2 J^T J + s^2 J^T W^2 S W^2 J + L) H^-1,    H = J^T W^2 J + L
 
-J holds the derivatives of the projections, W the weights of the loss, L the information of the priors,
-and S the covariance of the residuals. Were S = s^2 I, a thousand inliers would make a pose thirty times
-as precise as one; but what is wrong with a map is wrong for neighbouring points together: they were
-triangulated from the same photos, through the same lens. So S has two parts: independent noise of the
-keypoints, and a smooth field of errors over the photo that is a fixed share of it,
+J holds the derivatives of the projections, W the weights w = 1 / (1 + r^2) of the loss (r in units of
+its scale; w^2 is the derivative of the pull w r, see `Problem.covariances`), L the information of the
+priors, and S the correlation of systematic errors. Were there none, a thousand inliers would make a
+pose thirty times as precise as one; but what is wrong with a map is wrong for neighbouring points
+together: they were triangulated from the same photos, through the same lens. So besides independent
+noise of the keypoints, of which each residual is a witness (its own pull on the pose taken out: HC3,
+MacKinnon and White 1985), there is a smooth field of errors over the photo that is a fixed share of it,
 
-    S_ij = s^2 (d_ij + SYSTEMATIC^2 exp(-|x_i - x_j|^2 / (2 (REACH width)^2)))
+    S_ij = SYSTEMATIC^2 exp(-|x_i - x_j|^2 / (2 (REACH width)^2))
 
 where s is the scale of the residuals themselves, so that a map or a lens that fits badly gives larger
-covariances. A lens that is estimated with the pose is a simple one (square pixels, one radial term),
-which bends the field more. How large that share is depends on the map; `pipelines.map_calibrate`
-measures it on the map's own photos, and `benchmarks/localize.py` on held-out ones.
+covariances. A lens that is estimated with the pose leaves a larger field. How large the share is
+depends on the map; `pipelines.map_calibrate` measures it on the map's own photos, and
+`benchmarks/localize.py` on held-out ones.
 """
 
 from __future__ import annotations

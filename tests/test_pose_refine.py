@@ -143,7 +143,7 @@ def test_covariance_of_independent_noise_is_calibrated():
     assert np.mean(values < 12.59) == pytest.approx(0.95, abs=0.035)
 
 
-@pytest.mark.parametrize("noise", [0.5, 1.0, 1.5])
+@pytest.mark.parametrize("noise", [0.5, 1.0])
 def test_covariance_where_the_loss_flattens(noise):
     """Residuals as large as the loss's scale pull less, and tell less."""
     values = normalized_errors(
