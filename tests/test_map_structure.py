@@ -11,8 +11,9 @@ from PIL import Image
 from locate.errors import InputError
 from pipelines.map_build import build_map
 from pipelines.map_focal import focal_doubt, focal_sigmas
+from pipelines.map_import import import_map
 from pipelines.map_structure import examine, nothing_moved
-from pipelines.pose_models import add_views
+from pipelines.pose_models import add_views, write_model
 from pipelines.two_views import View, fit_plane, turned_only
 
 SIZE = (800, 600)
@@ -295,3 +296,16 @@ def test_a_panorama_makes_no_map(texture, tmp_path):
     with pytest.raises(InputError, match=r"photos seem to be taken from one spot.*move sideways"):
         build_map(tmp_path / "map", images=tmp_path / "p", extractor="sift", workers=1)
     assert not (tmp_path / "map" / "model").exists()
+
+
+def test_poses_that_part_photos_from_one_spot_by_nothing_make_no_map(texture, tmp_path):
+    """Given right but for some jitter: rays meet nowhere, and the reason is told."""
+    far, turns = np.linalg.inv(camera_matrix(600, (640, 480))), [turn(), turn(y=6), turn(x=5)]
+    pictures(tmp_path / "p", [camera_matrix(300) @ r @ far for r in turns], texture((640, 480)))
+    camera = pycolmap.Camera(model="SIMPLE_PINHOLE", width=320, height=240, params=[300, 160, 120])
+    poses = {f"{i}.jpg": np.c_[r, (1e-3 * i, 0, 0)] for i, r in enumerate(turns)}
+    write_model(tmp_path / "m", poses, dict.fromkeys(poses, camera))
+    with pytest.raises(
+        InputError, match=r"points can be triangulated: all 3 photos seem to be taken"
+    ):
+        import_map(tmp_path / "m", tmp_path / "p", tmp_path / "map", extractor="sift", workers=1)
