@@ -5,7 +5,8 @@ between rays and points, with the covariance of `pipelines.pose_refine`. Residua
 panorama as it is at its equator.
 
 Stitched photos are not exactly one sphere: lenses that look to different sides have different centres,
-and the stitching bends. So their field of systematic errors is that of a lens that is estimated.
+and the stitching bends. So their field of systematic errors is that of a lens that is estimated, and at
+least `BEND`.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ _ROUNDS = 3  # of refining and choosing the inliers anew
 _LEAST = 6  # inliers
 _REACH = 0.4  # radians: of the field of systematic errors, a fifth of a view's width at its middle
 _BLOCK = 1024
+# Radians: standard deviation of the smooth error of directions in a stitched photo, in each of two axes.
+# Of it a pose absorbs what residuals then do not show: over the reach it is a zoom of half a per cent.
+BEND = np.radians(0.1)
 
 
 def solve_sphere(
@@ -148,7 +152,8 @@ def refine_sphere(
     parts = None if state is None else problem.covariances(state)
     if state is None or parts is None:
         return None
-    share = float(np.hypot(systematic, SYSTEMATIC_LENS))
+    noise = problem.noise(state)
+    share = float(max(np.hypot(systematic, SYSTEMATIC_LENS), BEND / noise))
     return Refined(state.cam_from_world, camera, *parts, share, problem.residuals(state))
 
 
@@ -160,6 +165,12 @@ class SphereProblem(Problem):
         super().__init__(np.zeros((len(rays), 2)), world, camera, Freedom(), scale)
         self._rays, self._focal = rays, camera.width / (2 * np.pi)
         self._axes = tangents(rays)
+
+    def noise(self, state: State) -> float:
+        """Radians: the standard deviation of a coordinate of the residuals."""
+        variance = self.variance(state)
+        assert variance is not None, "there is a covariance"
+        return float(max(np.sqrt(variance) / self._focal, 1e-9))
 
     def residuals(self, state: State) -> Array:
         return np.asarray(-self._flat(self._seen(state)))

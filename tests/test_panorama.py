@@ -419,6 +419,27 @@ def test_errors_of_neighbours_count_together_over_the_seam():
     assert close[0, 1] == pytest.approx(np.exp(-(chord**2) / (2 * 0.4**2)))
 
 
+def test_the_covariance_allows_for_stitching():
+    """However exact the points are: a smooth error of a tenth of a degree, much of which a pose takes
+    for its own, lies within it."""
+    camera = choose_camera(PhotoInfo(size=SIZE), "EQUIRECTANGULAR").camera
+    values = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        points, world = sphere_scene(300, noise=0.05, seed=seed, span=0.6)
+        rays = rays_of(points, SIZE)
+        near = np.exp(-((rays[:, None] - rays[None]) ** 2).sum(axis=2) / (2 * 0.4**2))
+        field = np.linalg.cholesky(near + 1e-6 * np.eye(len(rays))) @ rng.normal(
+            size=(len(rays), 2)
+        )
+        bent = rays + np.radians(0.1) * np.einsum("mk,mki->mi", field, tangents(rays))
+        bent /= np.linalg.norm(bent, axis=1, keepdims=True)
+        found = refine_sphere(bent, world, camera, TRUE, systematic=0.02)
+        error = pose_error(found.cam_from_world, TRUE)
+        values.append(error @ np.linalg.solve(found.covariance, error))
+    assert 2.5 < np.median(values) < 11  # 5.3
+
+
 def test_too_few_points_have_no_pose():
     points, world = sphere_scene(5)
     camera = choose_camera(PhotoInfo(size=SIZE), "EQUIRECTANGULAR")
