@@ -40,8 +40,8 @@ from locate.verdict import evidence_of
 from pipelines.report import Report, Table
 from pipelines.tables import print_report
 
-RATIOS = (0.8, 0.85, 0.9, 0.92, 0.94, 0.96, 0.98, 1.0)
-PER_PLACE, NEAREST = 3, 8
+RATIOS = (0.8, 0.85, 0.9, 0.95, 0.98, 1.0)
+PER_PLACE, NEAREST = 3, 8  # photos of a place; strangers for each
 DECEIVED = 0.02  # largest share of the strangers that is let pass
 VIEWS, SIDE = 40, 352
 RIGHT = 3.0  # pixels
@@ -58,6 +58,8 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="of a training; else as the extractor comes")
     parser.add_argument("--model", choices=MODELS, help="of another verification to compare with")
     parser.add_argument("--errors", type=float, nargs="*", default=[], help="of it, in pixels")
+    parser.add_argument("--per-place", type=int, default=PER_PLACE)
+    parser.add_argument("--nearest", type=int, default=NEAREST)
     parser.add_argument("--out", type=Path, help="write ratios-NAME.md and ratios-NAME.json here")
     a = parser.parse_args()
     torch.set_num_threads(1)
@@ -67,7 +69,7 @@ def main() -> None:
     ways = [own, *((a.model or own[0], error) for error in a.errors)]
     train = a.data / "train"
     tables = [
-        proofs(extractor, train, a.work, list(dict.fromkeys(ways))),
+        proofs(extractor, train, a, list(dict.fromkeys(ways))),
         matches(extractor, train),
     ]
     settings = {"extractor": a.extractor, "fingerprint": extractor.info.fingerprint}
@@ -82,14 +84,14 @@ def main() -> None:
 # --- proofs -------------------------------------------------------------------------------------------
 
 
-def proofs(extractor: Extractor, train: Path, work: Path, ways: Sequence[Way]) -> Table:
-    photos = chosen_photos(train)
-    features = [seen(extractor, path, train, work) for path, _ in photos]
-    similar = similarities([path for path, _ in photos], train, work)
+def proofs(extractor: Extractor, train: Path, a: argparse.Namespace, ways: Sequence[Way]) -> Table:
+    photos = chosen_photos(train, a.per_place)
+    features = [seen(extractor, path, train, a.work) for path, _ in photos]
+    similar = similarities([path for path, _ in photos], train, a.work)
     # Of each photo the most evidence for its own place and for another, by way and ratio.
     shape = (len(photos), len(ways), len(RATIOS))
     right, wrong = np.zeros(shape), np.zeros(shape)
-    tasks = list(pairs(photos, similar))
+    tasks = list(pairs(photos, similar, a.nearest))
 
     def evidence(pair: tuple[int, int]) -> Array:
         a, b = features[pair[0]], features[pair[1]]
@@ -126,22 +128,22 @@ def proofs(extractor: Extractor, train: Path, work: Path, ways: Sequence[Way]) -
     return Table(title, columns, tuple(rows))
 
 
-def chosen_photos(train: Path) -> list[Labelled]:
-    """The first photos of every place, in a fixed order."""
+def chosen_photos(train: Path, per_place: int) -> list[Labelled]:
+    """So many photos of every place, the same every time."""
     found: list[Labelled] = []
     for folder in sorted([*(train / "landmarks").iterdir(), *(train / "scenes").iterdir()]):
         files = sorted(folder.glob("*.jpg"))
-        order = np.random.default_rng(0).permutation(len(files))[:PER_PLACE]
+        order = np.random.default_rng(0).permutation(len(files))[:per_place]
         found += [(files[i], folder.name) for i in sorted(order)]
     return found
 
 
-def pairs(photos: Sequence[Labelled], similar: Array) -> Iterator[tuple[int, int]]:
+def pairs(photos: Sequence[Labelled], similar: Array, nearest: int) -> Iterator[tuple[int, int]]:
     """Each photo with all of its own place, and with the most similar of others."""
     for i, (_, place) in enumerate(photos):
         order = np.argsort(-similar[i], kind="stable")
         yield from ((i, j) for j in range(len(photos)) if j != i and photos[j][1] == place)
-        yield from [(i, int(j)) for j in order if _city(photos[j][1]) != _city(place)][:NEAREST]
+        yield from [(i, int(j)) for j in order if _city(photos[j][1]) != _city(place)][:nearest]
 
 
 def _city(place: str) -> str:
@@ -200,7 +202,7 @@ def seen(extractor: Extractor, path: Path, train: Path, work: Path) -> Features:
 
 
 def similarities(paths: Sequence[Path], train: Path, work: Path) -> Array:
-    file = work / "gem.npz"
+    file = work / f"gem-{len(paths)}.npz"
     names = [path.relative_to(train).as_posix() for path in paths]
     if file.exists():
         with np.load(file) as kept:
