@@ -10,7 +10,7 @@ import torch
 from locate.errors import InputError
 from locate.extractors.delf.extractor import Delf
 from locate.extractors.delf.losses import fit_pca
-from locate.extractors.delf.recipe import DelfRecipe
+from locate.extractors.delf.recipe import DelfRecipe, _shrunk_features
 from locate.extractors.detection import to_input
 from locate.extractors.weights import Record, save_weights
 from locate.training.recipe import generator
@@ -227,7 +227,13 @@ def test_attention_learns_by_the_attended_sum_of_unit_features(
         "delf.attention",
         "classes.attention",
     }
+    assert moved == {name for name, p in trained.named_parameters() if p.requires_grad}
+    given = {id(p) for group in groups for p in group["params"]}
+    assert given == {id(p) for p in trained.parameters() if p.requires_grad}
     assert [group["lr"] for group in groups] == pytest.approx([1e-3, 1e-3])
+    trained.requires_grad_(True)
+    images = torch.zeros(1, 3, 64, 64)
+    assert not _shrunk_features(trained.delf, images, 32).requires_grad  # nothing before it learns
 
 
 def whole(recipe, index):
@@ -257,8 +263,11 @@ def test_classifiers_begin_with_the_mean_features_of_their_classes(recipe, train
             expected *= 16.0 / np.linalg.norm(expected, axis=1).mean()
         found = trained.classes[stage.name].weight.detach().numpy()
         np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+        with torch.no_grad():
+            trained.classes[stage.name].weight.add_(1.0)
+        learned = trained.classes[stage.name].weight.detach().clone()
         recipe.refresh(trained, stage, 50)  # later the classes are what was learned
-        np.testing.assert_array_equal(found, trained.classes[stage.name].weight.detach().numpy())
+        assert torch.equal(trained.classes[stage.name].weight, learned)
 
 
 def test_the_pca_and_the_threshold_are_of_what_attention_chooses(recipe, trained, monkeypatch):

@@ -160,6 +160,20 @@ def test_what_is_verified_as_ever_has_the_fingerprint_it_had():
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "ratios"),
+    [
+        ("d2net", (0.98, 0.95)),
+        ("delf", (0.98, None)),
+        ("ur2kid", (0.98, None)),
+        ("gem+d2net", (0.98, 0.95)),
+    ],
+)
+def test_published_systems_are_not_judged_by_the_ratio_of_sift(name, ratios):
+    info = create(name).info
+    assert (info.ratio, info.query_ratio) == ratios
+
+
 @pytest.mark.parametrize("name", ["delf", "gem+delf"])
 def test_proofs_of_delf_are_affine(name):
     info = create(name).info

@@ -27,6 +27,7 @@ from locate.types import Array, Extraction, Features
 log = logging.getLogger("locate")
 
 SCALES = (0.5, 1.0, 2.0)  # of the paper's image pyramid
+RATIO, QUERY_RATIO = 0.98, 0.95  # of Lowe's test: benchmarks/ratios.py, of the untrained start
 _FLAT_SIDE = 17  # pixels: where no two pixels of such a window differ by
 _FLAT_RANGE = 4  # grey levels or more, there is nothing but noise
 
@@ -74,6 +75,8 @@ class D2Net:
                 "multiscale": multiscale,
             },
             local_dim=network.width,
+            ratio=RATIO,
+            query_ratio=QUERY_RATIO,
         )
 
     @classmethod

@@ -24,6 +24,7 @@ from locate.types import Array, Extraction, Features
 
 SYSTEM = "ur2kid"
 SCALES = (0.5, 1.0, 2.0)
+RATIO = 0.98  # of Lowe's test: benchmarks/ratios.py, of the untrained start
 
 log = logging.getLogger("locate")
 
@@ -78,6 +79,7 @@ class UR2KiD:
             },
             global_dim=network.global_dim,
             local_dim=network.dim,
+            ratio=RATIO,
         )
 
     @classmethod
