@@ -25,7 +25,7 @@ MAX_ERROR = 8.0  # pixels at the size that the extractor looks at, of an inlier
 # off: there more of them lie within the wide tolerance than of the true pose.
 LIMITS = (MAX_ERROR, MAX_ERROR / 4)
 _MOST = 0.8  # of the matches agree: what another RANSAC would find lies nearby
-_CONTRADICTED = 3.0  # standard deviations that a focal length is refined away: it is wrong
+_CONTRADICTED = 2.0  # standard deviations that a focal length is refined away: it may be wrong
 # Twice the logarithm of the likelihood ratio, for six parameters more at most: the camera is another.
 # And where it is contradicted already, so much worse may be what is estimated.
 _OVERRULED, _AS_WELL = 20.0, 8.0

@@ -263,7 +263,7 @@ def test_derivatives_against_finite_differences():
         for v, free in zip(views_of(9, noise=2.0), frees, strict=True)
     ]
     problem = localize_rig_solve._RigProblem(views)
-    state = pose_refine.State(nudged(RIG), views[0].camera, np.zeros(12))
+    state = pose_refine.State(nudged(RIG), views[0].camera, np.zeros(3 * len(pose_refine.LENS)))
     analytic = problem._jacobian(state)
     assert analytic.shape == (27, 2, 6 + 3 + 2)
     for k in range(analytic.shape[2]):

@@ -149,11 +149,12 @@ def test_covariance_where_the_loss_flattens(noise):
     values = normalized_errors(
         lambda clean, rng: clean + rng.normal(0, noise, clean.shape),
         systematic=0.0,
-        count=200,
+        runs=150,
+        count=120,
         loss_scale=1.0,
     )
-    assert values.mean() == pytest.approx(6, abs=0.8)
-    assert np.mean(values < 12.59) == pytest.approx(0.95, abs=0.035)
+    assert values.mean() == pytest.approx(6, abs=1.2)
+    assert np.mean(values < 12.59) == pytest.approx(0.95, abs=0.05)
 
 
 def test_covariance_of_few_points():
