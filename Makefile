@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DATA ?= ../shared/data
 WORK ?= build/bench
 
-.PHONY: setup demo test lint type format bench bench-retrieval bench-localize bench-learning bench-extractors bench-accuracy bench-proofs bench-steered clean
+.PHONY: setup demo test lint type format bench bench-retrieval bench-localize bench-learning bench-extractors bench-accuracy bench-proofs bench-overlays bench-steered clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make bench-learning           train every system three times, compare with its start (1 h)"
 	@echo "make bench-accuracy           the shipped features against RootSIFT"
 	@echo "make bench-proofs             how well the default proves a place, by Lowe's ratio (30 min)"
+	@echo "make bench-overlays           what captions, frames, watermarks, ... prove (20 min)"
 	@echo "make bench-steered            the shipped features at other settings, and pictures of where the default fails"
 	@echo "make bench-extractors         all extractors in one table, with the weights of bench-learning (1 h)"
 
@@ -95,6 +96,9 @@ bench-accuracy: setup
 
 bench-proofs: setup
 	$(BIN)/python benchmarks/proofs.py --data $(DATA) --out docs
+
+bench-overlays: setup
+	$(BIN)/python benchmarks/overlays.py --data $(DATA) --out docs
 
 bench-steered: setup
 	$(BIN)/python benchmarks/steered.py --data $(DATA) --work $(WORK)/extractors --out docs

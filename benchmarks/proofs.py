@@ -107,12 +107,13 @@ class Photos:
 
     def strongest(self, path: Path, others: Iterable[Path]) -> list[float]:
         """The most evidence that a photo shows the place of one of the others, by ratio."""
-        query, side = self._seen(path), self._extractor.max_side
+        query, info = self._seen(path), self._extractor.info
+        way = (self._extractor.max_side, info.verification, info.max_error)
 
         def evidence(other: Features) -> list[float]:
             a, b = query.descriptors, other.descriptors
             matches = [match_mutual(a, b, ratio) for ratio in RATIOS]
-            return [evidence_of(verify(query, other, found, side)) for found in matches]
+            return [evidence_of(verify(query, other, found, *way)) for found in matches]
 
         with ThreadPoolExecutor(2) as pool:
             found = list(pool.map(evidence, [self._seen(other) for other in others]))

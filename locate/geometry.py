@@ -1,56 +1,85 @@
 """Two-view verification: which tentative matches agree with one motion of a rigid camera.
 
-The estimator is PoseLib's LO-RANSAC for the fundamental matrix. `benchmarks/verifiers.py` compares it
-with OpenCV's USAC_MAGSAC on real true and false pairs. At the ratio test in use PoseLib separates them a
-little better (28.8 % of the true web pairs have more inliers than 99 % of the false ones, 27.4 % by
-MAGSAC); MAGSAC takes half the time, but both take less than the matching itself.
+Which model of that motion, and how exactly, depends on how exact the points are (`ExtractorInfo`):
+
+- "fundamental": any scene, any motion; a match is left one coordinate to be wrong in, so that points
+  have to be exact. The estimator is PoseLib's LO-RANSAC. `benchmarks/verifiers.py` compares it with
+  OpenCV's USAC_MAGSAC on real true and false pairs. At the ratio test in use PoseLib separates them a
+  little better (28.8 % of the true web pairs have more inliers than 99 % of the false ones, 27.4 % by
+  MAGSAC); MAGSAC takes half the time, but both take less than the matching itself.
+- "affine": one plane seen from afar, within many pixels; for points on a coarse grid. The estimator is
+  OpenCV's RANSAC, which draws the same numbers every time.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import poselib
 
+from locate.errors import UnknownNameError
 from locate.overlays import on_overlay
-from locate.types import Array, Features, Verification
+from locate.types import FUNDAMENTAL, MODELS, Array, Features, Verification
 from locate.verdict import evidence_of
 
 MAX_EPIPOLAR_ERROR = 2.0  # pixels at the working size
 MAX_ITERATIONS = 2000
 _NO_EVIDENCE = 1.0  # inliers beyond chance, which prove nothing by any extractor
-MIN_MATCHES = 8  # seven determine F, the eighth is the first evidence
+# Seven determine F and three an affine motion, the next is the first evidence.
+MIN_MATCHES, MIN_AFFINE_MATCHES = 8, 4
 
 
 def verify(
-    query: Features, database: Features, matches: Array, working_side: int = 1024
+    query: Features,
+    database: Features,
+    matches: Array,
+    working_side: int = 1024,
+    model: str = FUNDAMENTAL,
+    max_error: float = MAX_EPIPOLAR_ERROR,
+    *,
+    overlays: bool = True,
 ) -> Verification:
-    """Estimate the fundamental matrix between two images and keep the matches that agree with it.
+    """Estimate the motion between two images and keep the matches that agree with it.
 
     Args:
         query, database: the features of both images.
         matches: M x 2 int32, indices (query, database).
         working_side: long side in pixels that both images were shrunk to before detection. The
             error tolerance holds at that size, as the precision of keypoints does.
+        model: one of `MODELS`.
+        max_error: in pixels of that size, to the epipolar lines (Sampson), or in the database image to
+            where the affine motion puts a point of the query.
+        overlays: False counts matches on an overlay as any others, to measure what they would prove.
 
     Returns:
         `matches` less repeated ones (see `distinct_matches`) and less those on an overlay
         (`locate.overlays`), with their inliers.
+
+    Raises:
+        UnknownNameError: there is no such model.
     """
-    found = _verified(query, database, matches, working_side)
+    if model not in MODELS:
+        raise UnknownNameError("model of verification", model, MODELS)
+    found = _verified(query, database, matches, working_side, model, max_error)
     # Only where more agrees than by chance is it worth asking whether that is an overlay.
-    if evidence_of(found) <= _NO_EVIDENCE:
+    if not overlays or evidence_of(found) <= _NO_EVIDENCE:
         return found
     on = on_overlay(query, database, found.matches, working_side)
     if not on.any():
         return found
-    rest = _verified(query, database, found.matches[~on], working_side)
+    rest = _verified(query, database, found.matches[~on], working_side, model, max_error)
     return replace(rest, on_overlay=int(on.sum()))
 
 
 def _verified(
-    query: Features, database: Features, matches: Array, working_side: int
+    query: Features,
+    database: Features,
+    matches: Array,
+    working_side: int,
+    model: str,
+    max_error: float,
 ) -> Verification:
     scale_q = min(1.0, working_side / max(query.image_size))
     scale_d = min(1.0, working_side / max(database.image_size))
@@ -58,14 +87,31 @@ def _verified(
     points_d = database.keypoints[matches[:, 1]]
     keep = distinct_matches(points_q * scale_q, points_d * scale_d)
     matches, points_q, points_d = matches[keep], points_q[keep], points_d[keep]
-    none = Verification(matches, points_q, points_d, np.zeros(len(matches), np.bool_), None, "none")
-    if len(matches) < MIN_MATCHES:
-        return none
-    matrix, report = poselib.estimate_fundamental(
+    work_q, work_d = (
         points_q.astype(np.float64) * scale_q,
         points_d.astype(np.float64) * scale_d,
+    )
+    estimate = _fundamental if model == FUNDAMENTAL else _affine
+    found = estimate(work_q, work_d, max_error)
+    if found is None:
+        none = np.zeros(len(matches), np.bool_)
+        return Verification(matches, points_q, points_d, none, None, "none", model)
+    matrix, inliers = found
+    # Back to original pixels: x_work = diag(s, s, 1) x.
+    to_q, to_d = np.diag((scale_q, scale_q, 1.0)), np.diag((scale_d, scale_d, 1.0))
+    matrix = to_d @ matrix @ to_q if model == FUNDAMENTAL else np.linalg.inv(to_d) @ matrix @ to_q
+    return Verification(matches, points_q, points_d, inliers, matrix, model, model)
+
+
+def _fundamental(points_q: Array, points_d: Array, max_error: float) -> tuple[Array, Array] | None:
+    """F with x_d^T F x_q = 0 and M bool, which of M x 2 points agree; None where nothing fits."""
+    if len(points_q) < MIN_MATCHES:
+        return None
+    matrix, report = poselib.estimate_fundamental(
+        points_q,
+        points_d,
         {
-            "max_epipolar_error": MAX_EPIPOLAR_ERROR,
+            "max_epipolar_error": max_error,
             "max_iterations": MAX_ITERATIONS,
             "min_iterations": 100,
             "seed": 0,
@@ -73,12 +119,33 @@ def _verified(
     )
     inliers = np.asarray(report["inliers"], np.bool_)
     if not inliers.any() or not np.isfinite(matrix).all():
-        return none
-    # Back to original pixels: x_work = diag(s, s, 1) x.
-    to_q, to_d = np.diag((scale_q, scale_q, 1.0)), np.diag((scale_d, scale_d, 1.0))
-    return Verification(
-        matches, points_q, points_d, inliers, to_d @ np.asarray(matrix) @ to_q, "fundamental"
+        return None
+    return np.asarray(matrix), inliers
+
+
+def _affine(points_q: Array, points_d: Array, max_error: float) -> tuple[Array, Array] | None:
+    """A, 3 x 3 with the last row 0 0 1 and x_d = A x_q, and M bool, which of M x 2 points agree."""
+    if len(points_q) < MIN_AFFINE_MATCHES:
+        return None
+    rows, _ = cv2.estimateAffine2D(
+        points_q,
+        points_d,
+        method=cv2.RANSAC,
+        ransacReprojThreshold=max_error,
+        maxIters=MAX_ITERATIONS,
+        confidence=0.999,
     )
+    if rows is None or not np.isfinite(rows).all():
+        return None
+    matrix = np.r_[rows, [[0.0, 0.0, 1.0]]]
+    inliers = transfer_errors(matrix, points_q, points_d) <= max_error  # after OpenCV's last fit
+    return (matrix, inliers) if inliers.any() else None
+
+
+def transfer_errors(matrix: Array, points_a: Array, points_b: Array) -> Array:
+    """How far in pixels from M points of b the affine motion `matrix` (3 x 3) puts those of a."""
+    there = points_a @ matrix[:2, :2].T + matrix[:2, 2]
+    return np.asarray(np.linalg.norm(there - points_b, axis=1))
 
 
 def distinct_matches(points_a: Array, points_b: Array) -> Array:

@@ -28,8 +28,8 @@ from locate.types import Array, Features, Photo, PhotoInfo
 FOR_ALL = "mask.png"
 MARGIN = 8.0  # pixels at SIDE: the patch of a feature reaches beyond its place
 SIDE = 1024  # pixels: a mask is kept this large at most
-# Grey changes a global descriptor less than what surrounds the hole does, smoothed, mirrored or painted in
-# (cosines with the whole photo .86 for .79 to .88 with a quarter ignored, by GeM on train/landmarks).
+# Grey changes a global descriptor less than what surrounds the hole does, smoothed, mirrored or painted
+# in (cosines with the whole photo .89 for .79 to .88 with a quarter ignored, by GeM on train/landmarks).
 FILL = 114
 _SHAPE = 0.01  # by which the ratio of a mask's sides may differ from the photo's
 

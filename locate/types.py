@@ -17,6 +17,8 @@ from locate.errors import InputError
 
 Array = NDArray[Any]
 
+FUNDAMENTAL, AFFINE = MODELS = ("fundamental", "affine")  # of the motion that verifies matches
+
 
 def _check(condition: bool, message: str) -> None:
     if not condition:
@@ -175,8 +177,9 @@ class Verification:
         query_points, database_points: M x 2 float32, where they lie, in original pixels.
         inliers: M bool, which matches agree with the geometry.
         matrix: 3 x 3 float64 or None; `x_database^T F x_query = 0` for kind "fundamental",
-            `x_database ~ H x_query` for kind "homography", on (x, y, 1) in original pixels.
-        kind: "fundamental", "homography" or "none".
+            `x_database = A x_query` for kind "affine" (last row 0 0 1), on (x, y, 1) in original pixels.
+        kind: "fundamental", "affine" or "none".
+        model: what was looked for, "fundamental" or "affine", also if none was found.
         on_overlay: matches that were left out, because they lie on what stands at the same pixels in
             both images (a caption, a frame) while the rest has moved; they are not among the M.
     """
@@ -187,6 +190,7 @@ class Verification:
     inliers: Array
     matrix: Array | None
     kind: str
+    model: str = FUNDAMENTAL
     on_overlay: int = 0
 
     def __post_init__(self) -> None:

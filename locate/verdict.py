@@ -1,9 +1,10 @@
 """From inliers to "match", "uncertain" or "no match": a rule calibrated on photos of unknown places.
 
 A fundamental matrix always finds some matches that agree with it, more of them the more there are to
-choose from: of 30 random ones 10.5 on average, of 200 random ones 17. So the evidence of a verification
-is its inliers less those that as many random matches would give (`chance_inliers`); the idea is that of
-a-contrario RANSAC (Moisan and Stival, IJCV 2004), with the chance measured instead of bounded.
+choose from: of 30 random ones 10.5 on average, of 200 random ones 17. An affine motion finds fewer. So
+the evidence of a verification is its inliers less those that as many random matches would give
+(`chance_inliers`); the idea is that of a-contrario RANSAC (Moisan and Stival, IJCV 2004), with the
+chance measured instead of bounded.
 
 How much evidence proves a match is measured by `locate calibrate`: photos whose place was left out of
 the index are asked for, and the strongest evidence that any candidate reached is noted for each. What
@@ -24,34 +25,51 @@ from typing import Any
 import numpy as np
 
 from locate.errors import InputError
-from locate.types import Verification
+from locate.types import AFFINE, FUNDAMENTAL, Verification
 
 MATCH, UNCERTAIN, NO_MATCH, UNVERIFIED = "match", "uncertain", "no match", "unverified"
 MATCH_RATE, UNCERTAIN_RATE = 0.01, 0.05
 _TAIL = 0.25  # share of the photos whose evidence is kept; only the strong ones matter
 
-# Mean inliers of `locate.geometry.verify` on uniformly random matches in two images of 640 x 480 px;
-# tests/test_verdict.py measures them again.
-_RANDOM_MATCHES = (0, 8, 10, 14, 18, 22, 26, 30, 40, 50, 65, 80, 100, 150, 200, 400, 800)
-_RANDOM_INLIERS = (
-    0.0, 7.1, 7.9, 8.9, 9.5, 9.9, 10.2, 10.5, 11.2, 11.7, 12.4, 13.1, 13.9, 15.6, 16.9, 22.3, 32.5,
-)  # fmt: skip
+# By model, matches and the mean inliers of `locate.geometry.verify` on so many uniformly random ones;
+# tests/test_verdict.py measures them again. Fundamental matrices within 2 px of images of 640 x 480 px,
+# affine motions within 15 px of images of 512 x 384 px, the size that DELF looks at.
+_RANDOM: Mapping[str, tuple[tuple[int, ...], tuple[float, ...]]] = {
+    FUNDAMENTAL: (
+        (0, 8, 10, 14, 18, 22, 26, 30, 40, 50, 65, 80, 100, 150, 200, 400, 800),
+        (
+            0.0, 7.1, 7.9, 8.9, 9.5, 9.9, 10.2, 10.5, 11.2, 11.7, 12.4, 13.1, 13.9, 15.6, 16.9, 22.3,
+            32.5,
+        ),
+    ),
+    AFFINE: (
+        (0, 4, 8, 10, 14, 18, 22, 26, 30, 40, 50, 65, 80, 100, 150, 200, 400, 800),
+        (
+            0.0, 3.0, 3.15, 3.4, 3.85, 4.1, 4.25, 4.4, 4.6, 4.9, 5.15, 5.4, 5.65, 6.0, 6.5, 7.1, 8.8,
+            11.6,
+        ),
+    ),
+}  # fmt: skip
 
 
-def chance_inliers(matches: int) -> float:
-    """How many of `matches` random ones agree with the best fundamental matrix, on average."""
-    if matches <= _RANDOM_MATCHES[-1]:
-        return float(np.interp(matches, _RANDOM_MATCHES, _RANDOM_INLIERS))
-    # Far out the share of matches that an epipolar band catches by chance is constant.
-    slope = (_RANDOM_INLIERS[-1] - _RANDOM_INLIERS[-2]) / (
-        _RANDOM_MATCHES[-1] - _RANDOM_MATCHES[-2]
-    )
-    return _RANDOM_INLIERS[-1] + slope * (matches - _RANDOM_MATCHES[-1])
+def chance_inliers(matches: int, model: str = FUNDAMENTAL) -> float:
+    """How many of `matches` random ones agree with the best motion, on average.
+
+    Args:
+        model: of `locate.types.MODELS`.
+    """
+    counts, inliers = _RANDOM[model]
+    if matches <= counts[-1]:
+        return float(np.interp(matches, counts, inliers))
+    # Far out the share of matches that a band or a circle catches by chance is constant.
+    slope = (inliers[-1] - inliers[-2]) / (counts[-1] - counts[-2])
+    return inliers[-1] + slope * (matches - counts[-1])
 
 
 def evidence_of(verification: Verification) -> float:
     """Inliers beyond those that as many random matches would give."""
-    return verification.inlier_count - chance_inliers(len(verification.matches))
+    chance = chance_inliers(len(verification.matches), verification.model)
+    return verification.inlier_count - chance
 
 
 @dataclass(frozen=True)
@@ -81,9 +99,9 @@ class Calibration:
             return MATCH
         return UNCERTAIN if evidence >= self.uncertain_evidence else NO_MATCH
 
-    def inliers_for_match(self, matches: int) -> int:
-        """How many of `matches` must agree to prove a match."""
-        return math.ceil(self.match_evidence + chance_inliers(matches))
+    def inliers_for_match(self, matches: int, model: str = FUNDAMENTAL) -> int:
+        """How many of `matches` must agree with a motion of this model to prove a match."""
+        return math.ceil(self.match_evidence + chance_inliers(matches, model))
 
     def false_accept_rate(self, evidence: float) -> float | None:
         """An upper estimate of the share of photos of unknown places that reach `evidence`; None if

@@ -27,7 +27,7 @@ def load_extractor(catalog: Catalog, name: str | None = None) -> Extractor:
     remembered = ExtractorInfo.from_json(stored)
     refuse_other_extractor(catalog.folder, stored, name)
     made = registry.create(remembered.name, weights=_kept_weights(catalog))
-    if made.info.fingerprint != remembered.fingerprint:
+    if not made.info.compares_with(remembered):
         raise DatabaseMismatchError(
             f"{catalog.folder} was filled by {remembered.name} with other weights or settings "
             f"({remembered.fingerprint}, now {made.info.fingerprint}); descriptors of the two do "

@@ -386,6 +386,8 @@ class Localizer:
             rival=tries[1].count if len(tries) > 1 else 0,
         )
         verdict, reason = doubted(*judge(evidence), self.map.record.doubt)
+        if solution.camera.doubt:
+            reason += f" (EXIF in doubt: {solution.camera.doubt})"
         error = float(np.sqrt((refined.residuals**2).sum(axis=1).mean()))
         common = Pose(
             path,

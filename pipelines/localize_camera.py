@@ -21,16 +21,16 @@ from pipelines.camera_models import SPHERICAL, about_model, is_spherical
 from pipelines.panorama_camera import given_sphere, tagged_sphere
 from pipelines.pose_models import make_camera, read_cameras_text
 from pipelines.pose_refine import Freedom
-from pipelines.sensors import OFF_CENTRE, cropped_from, digital_zoom, exif_focal
+from pipelines.sensors import cropped_from, digital_zoom, exif_focal
 
 _GUESS = 1.2  # focal length in units of the longer side: COLMAP's, near that of a phone
 # Standard deviations; those of EXIF's focal lengths are `sensors.ExifFocal`'s.
 _MAP = Freedom(focal=0.002, distortion=0.002, principal=0.001)
 _ZOOMED = Freedom(focal=0.003, distortion=0.002, principal=0.002)  # EXIF has hundredths
-# What is not known of a lens: of most photos, whose middle is theirs and whose pixels are square; and of
-# all, fisheyes and what was cropped or stretched among them.
-_ORDINARY = Freedom(focal=1.0, distortion=0.1, principal=OFF_CENTRE, second=0.03, aspect=0.002)
-_ANY = Freedom(focal=1.0, distortion=0.3, principal=0.3, second=0.3, aspect=0.02)
+# What is not known of a lens: from those that see straight lines straight to fisheyes, square pixels
+# or nearly so, and photos that are a part of what the camera saw. Tighter priors, given up where the
+# matches contradict them, are no more precise, and too sure of crops now and then.
+_UNKNOWN = Freedom(focal=1.0, distortion=0.3, principal=0.3, second=0.3, aspect=0.02)
 _HELD = 0.1  # of a focal length: one that is less certain does not tell inliers from outliers
 GIVEN, MAP, EXIF, DOUBTFUL, ESTIMATED = "given", "map", "exif", "exif in doubt", "estimated"
 
@@ -41,13 +41,13 @@ class QueryCamera:
     camera: of COLMAP.
     source: see `locate.pose.Camera`.
     freedom: what is refined with the pose.
-    wider: the same if that turns out to be too little; None if there is nothing more to free.
+    doubt: how EXIF contradicts itself or the photo; empty if it does not.
     """
 
     camera: pycolmap.Camera
     source: str
     freedom: Freedom
-    wider: Freedom | None = None
+    doubt: str = ""
 
     @property
     def focal_known(self) -> bool:
@@ -134,11 +134,10 @@ def choose_camera(
             return QueryCamera(zoomed, MAP, _ZOOMED)
     told = exif_focal(info)
     if told is not None:
-        ordinary, any_ = (replace(free, focal=told.sigma) for free in (_ORDINARY, _ANY))
-        camera = any_lens(told.pixels, size)
-        if told.doubt:
-            return QueryCamera(camera, DOUBTFUL, any_)
-        return QueryCamera(camera, EXIF, ordinary, any_)
+        off_centre = max(told.off_centre, _UNKNOWN.principal)
+        freedom = replace(_UNKNOWN, focal=told.sigma, principal=off_centre)
+        source = DOUBTFUL if told.doubt else EXIF
+        return QueryCamera(any_lens(told.pixels, size), source, freedom, told.doubt)
     return unknown_camera(size)
 
 
@@ -187,12 +186,12 @@ def magnified(camera: pycolmap.Camera, factor: float) -> pycolmap.Camera:
 
 def unknown_camera(size: tuple[int, int]) -> QueryCamera:
     """A camera whose focal length has to be estimated."""
-    return QueryCamera(any_lens(_GUESS * max(size), size), ESTIMATED, _ORDINARY, _ANY)
+    return QueryCamera(any_lens(_GUESS * max(size), size), ESTIMATED, _UNKNOWN)
 
 
 def any_lens(focal: float, size: tuple[int, int]) -> pycolmap.Camera:
-    """COLMAP's OPENCV without distortion, to begin with: with two radial terms, two focal lengths and the
-    principal point free it bends as other lenses do, fisheyes of up to 100 degrees among them.
+    """COLMAP's OPENCV without distortion, to begin with: with two radial terms, two focal lengths and
+    the principal point free it bends as other lenses do, fisheyes of up to 100 degrees among them.
 
     Args:
         focal: in pixels.
@@ -258,8 +257,3 @@ def _given(given: pycolmap.Camera | Camera | str | Path, size: tuple[int, int]) 
 def with_camera(query: QueryCamera, camera: pycolmap.Camera) -> QueryCamera:
     """The same, with a camera that was found."""
     return replace(query, camera=camera)
-
-
-def widened(query: QueryCamera) -> QueryCamera:
-    """The same, with all free that may be."""
-    return replace(query, freedom=query.wider or query.freedom, wider=None)

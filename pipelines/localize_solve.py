@@ -15,7 +15,6 @@ from pipelines.localize_camera import (
     QueryCamera,
     any_lens,
     unknown_camera,
-    widened,
     with_camera,
 )
 from pipelines.pose_estimate import estimate_pose, estimate_pose_and_focal
@@ -27,13 +26,12 @@ MAX_ERROR = 8.0  # pixels at the size that the extractor looks at, of an inlier
 LIMITS = (MAX_ERROR, MAX_ERROR / 4)
 _MOST = 0.8  # of the matches agree: what another RANSAC would find lies nearby
 _CONTRADICTED = 3.0  # standard deviations that a focal length is refined away: it is wrong
-# Twice the logarithms of likelihood ratios, for five or six parameters more: a lens that is no ordinary
-# one, which happens to one ordinary photo in ten and makes it less precise; and a camera that is not the
-# one that EXIF says.
-_ODD, _OVERRULED = 8.0, 20.0
+# Twice the logarithm of the likelihood ratio, for six parameters more at most: the camera is another.
+# And where it is contradicted already, so much worse may be what is estimated.
+_OVERRULED, _AS_WELL = 20.0, 8.0
 _ROUNDS = 6  # of refining and choosing the inliers anew
 _MIN_INLIERS = 6
-COARSE = 0.2  # share of systematic errors for each halving or doubling of what a photo resolves
+COARSE = 0.3  # share of systematic errors for each halving or doubling of what a photo resolves
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,27 +96,27 @@ def solve_pose(
     if found is not None and not contradicted and found.inliers.mean() > _MOST:
         # Without RANSAC, which takes longer than all else: is there a better lens nearby?
         lens = any_lens(found.camera.camera.mean_focal_length(), size)
-        near = _refined(task, widened(with_camera(free, lens)), found.refined.cam_from_world, lens)
+        near = _refined(task, with_camera(free, lens), found.refined.cam_from_world, lens)
         if near is None or _gain(task, found, near) <= _OVERRULED:
             return found
     other = _solve(task, free)
     if found is None or other is None:
         return found or other
-    enough = -_ODD if contradicted else _OVERRULED
+    enough = -_AS_WELL if contradicted else _OVERRULED
     return other if _gain(task, found, other) > enough else found
 
 
 def share_of(
     systematic: float, resolution: float | None, camera: pycolmap.Camera, scale: float
 ) -> float:
-    """The share of systematic errors for a photo that resolves less than the map's, or more. A corner lies
-    beside its place, by an amount that grows with the blur at which it is found; what all photos of a map
-    have in common does no harm, but a photo of half the size sees its corners elsewhere.
+    """The share of systematic errors for a photo that resolves less than the map's, or more. A corner
+    lies beside its place, by an amount that grows with the blur at which it is found; what all photos
+    of a map have in common does no harm, but a photo of half the size sees its corners elsewhere.
 
     Args:
         systematic: of a photo like the map's.
-        resolution: of the map: pixels that the extractor looks at to a unit of the normalized plane, which
-            is a focal length; None if it is not known.
+        resolution: of the map: pixels that the extractor looks at to a unit of the normalized plane,
+            which is a focal length; None if it is not known.
         camera, scale: of the photo.
     """
     if resolution is None:
@@ -162,22 +160,12 @@ def _gain(task: _Task, found: Solution, other: Solution) -> float:
 
 
 def _solve(task: _Task, camera: QueryCamera) -> Solution | None:
-    """By an ordinary lens; by any, if the matches agree much better with that."""
     begin = _estimated(task, camera)
     if begin is None:
         return None
     pose, lens = begin
     # The priors hold the camera that was given or first estimated, not the last guess.
-    held = with_camera(camera, lens)
-    found = _refined(task, held, pose, lens)
-    if camera.wider is None:
-        return found
-    if found is not None:
-        pose, lens = found.refined.cam_from_world, found.refined.camera
-    other = _refined(task, widened(held), pose, lens)
-    if found is None or other is None:
-        return found or other
-    return other if _gain(task, found, other) > _ODD else found
+    return _refined(task, with_camera(camera, lens), pose, lens)
 
 
 def _refined(

@@ -37,6 +37,7 @@ from pipelines.map_features import (
     require_local,
     require_unique_names,
 )
+from pipelines.map_focal import focal_doubt
 from pipelines.map_folder import MapFolder, MapRecord, Progress
 from pipelines.map_matches import (
     fingerprint,
@@ -145,7 +146,8 @@ def build_map(
                 return finished
             models = _map(folder, catalog, mapper, workers, seed, tell)
             models, structure = _proven(folder, catalog, models)
-            record = MapRecord(MADE_BY, require_info(catalog).name, doubt=structure.doubt)
+            doubt = structure.doubt or focal_doubt(models[0], known_cameras(folder.matches))
+            record = MapRecord(MADE_BY, require_info(catalog).name, doubt=doubt)
             record = replace(record, systematic=measure_share(folder, record, models[0]))
             clock.lap("mapping")
             report = summarize(
@@ -154,7 +156,7 @@ def build_map(
                 verified_pairs(folder.matches),
                 separate=[set(model.reg_image_ids()) for model in models[1:]],
                 unused=structure.left_out,
-                warnings=[f"uncertain: {structure.doubt}"] if structure.doubt else [],
+                warnings=[f"uncertain: {doubt}"] if doubt else [],
                 seconds=clock.seconds,
             )
             folder.write(models[0], summed_up(record, settings, report))

@@ -166,7 +166,8 @@ def look_at(
         extractor = sfm_extractor(catalog, extractor, weights)
         root = images.resolve()
         rows = [row for row in catalog.images() if catalog.roots()[row.root_id] == root]
-    gone = [row.id for row in rows if row.path not in found]
+    # What was added by name need not have the name of a photo.
+    gone = [row.id for row in rows if row.path not in found and not (root / row.path).exists()]
     build_index(
         images,
         folder.features,

@@ -52,8 +52,8 @@ class MapRecord:
     georef: see `pipelines.georef`, or None.
     systematic: share of systematic errors in the residuals of queries (`pipelines.pose_refine`), as
         the map's own photos show it; None if there are too few to tell.
-    doubt: why no pose in this map is certain (`pipelines.map_structure`); None if nothing is known.
     summary: counts and errors of the last change, see `pipelines.map_summary`.
+    doubt: why no pose in this map is certain (`pipelines.map_structure`); None if nothing is known.
     """
 
     made_by: str
@@ -61,8 +61,8 @@ class MapRecord:
     units: str = "arbitrary"
     georef: dict[str, Any] | None = None
     systematic: float | None = None
-    doubt: str | None = None
     summary: dict[str, Any] = field(default_factory=dict)
+    doubt: str | None = None
 
 
 class MapFolder:

@@ -219,21 +219,13 @@ def _fault(row: ImageRow, camera: pycolmap.Camera) -> str | None:
 
 
 def _doubt(model: pycolmap.Reconstruction, pairs: Iterable[Pair], scale: float) -> str | None:
-    """Why the places of the cameras are uncertain although they were given.
-
-    Raises:
-        InputError: there is as good as nothing in the map, either.
-    """
+    """Why the places of the cameras are uncertain although they were given."""
     found = examine(model, pairs, scale=scale, calibrated=set(model.cameras))
     if not found.nothing:
         return None
-    count = model.num_reg_images()
-    if model.compute_num_observations() < MIN_POINTS * count:
-        told = nothing_moved(count, 1.0)
-        raise InputError(f"only {model.num_points3D()} points can be triangulated: {told}")
     return (
         "what the photos have in common is explained by turning the camera on one spot, though by the "
-        f"model the cameras stand apart; nothing in the {count} photos confirms that"
+        f"model the cameras stand apart; nothing in the {model.num_reg_images()} photos confirms that"
     )
 
 
@@ -255,10 +247,13 @@ def _triangulated(
         max_error=evidence.max_error,
         seed=seed,
     ).model
-    if found.num_points3D() == 0:
+    count = found.num_points3D()
+    if found.compute_num_observations() < MIN_POINTS * len(photos):
         turned = examine_matches(evidence.database, verified, scale=evidence.max_error / MAX_ERROR)
         if turned is not None and turned > 0.5:
-            raise InputError(f"no point can be triangulated: {nothing_moved(len(photos), turned)}")
+            told = nothing_moved(len(photos), turned)
+            raise InputError(f"only {count} points can be triangulated: {told}")
+    if count == 0:
         raise InputError(
             "no point can be triangulated: the photos see nothing in common from different places; "
             "take more photos, or use another extractor"

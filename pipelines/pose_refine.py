@@ -2,22 +2,24 @@
 
 A pose (and a focal length or a distortion that is not known) is refined on the inliers of RANSAC by
 Levenberg-Marquardt on the Cauchy loss. Its covariance is that of an M-estimator whose residuals are
-correlated (the "sandwich", White 1980; Hayashi, Econometrics, 2000, section 2.5):
+correlated (the "sandwich", Huber 1967; White 1980; Hayashi, Econometrics, 2000, section 2.5):
 
-    C = H^-1 (J^T W S W J + L) H^-1,    H = J^T W J + L
+    C = H^-1 (sum of w^2 r^2 / 2 J^T J + s^2 J^T W^2 S W^2 J + L) H^-1,    H = J^T W^2 J + L
 
-J holds the derivatives of the projections, W the weights of the loss, L the information of the priors,
-and S the covariance of the residuals. Were S = s^2 I, a thousand inliers would make a pose thirty times
-as precise as one; but what is wrong with a map is wrong for neighbouring points together: they were
-triangulated from the same photos, through the same lens. So S has two parts: independent noise of the
-keypoints, and a smooth field of errors over the photo that is a fixed share of it,
+J holds the derivatives of the projections, W the weights w = 1 / (1 + r^2) of the loss (r in units of
+its scale; w^2 is the derivative of the pull w r, see `Problem.covariances`), L the information of the
+priors, and S the correlation of systematic errors. Were there none, a thousand inliers would make a
+pose thirty times as precise as one; but what is wrong with a map is wrong for neighbouring points
+together: they were triangulated from the same photos, through the same lens. So besides independent
+noise of the keypoints, of which each residual is a witness (its own pull on the pose taken out: HC3,
+MacKinnon and White 1985), there is a smooth field of errors over the photo that is a fixed share of it,
 
-    S_ij = s^2 (d_ij + SYSTEMATIC^2 exp(-|x_i - x_j|^2 / (2 (REACH width)^2)))
+    S_ij = SYSTEMATIC^2 exp(-|x_i - x_j|^2 / (2 (REACH width)^2))
 
 where s is the scale of the residuals themselves, so that a map or a lens that fits badly gives larger
-covariances. A lens that is estimated with the pose is a simple one (square pixels, one radial term),
-which bends the field more. How large that share is depends on the map; `pipelines.map_calibrate`
-measures it on the map's own photos, and `benchmarks/localize.py` on held-out ones.
+covariances. A lens that is estimated with the pose leaves a larger field. How large the share is
+depends on the map; `pipelines.map_calibrate` measures it on the map's own photos, and
+`benchmarks/localize.py` on held-out ones.
 """
 
 from __future__ import annotations
@@ -94,7 +96,6 @@ def refine_pose(
     cam_from_world: Array,
     *,
     freedom: Freedom | None = None,
-    begin: Array | None = None,
     loss_scale: float = 1.0,
     systematic: float = SYSTEMATIC,
 ) -> Refined | None:
@@ -105,8 +106,7 @@ def refine_pose(
         world_points: M x 3, in front of the camera.
         camera: left as it is.
         cam_from_world: 3 x 4, near the solution.
-        freedom: of the camera, whose priors hold it as it is.
-        begin: changes of it, as in `LENS`, to begin with; none by default.
+        freedom: of the camera.
         loss_scale: pixels at which a residual counts half.
         systematic: the share of the map's systematic errors in the noise.
 
@@ -115,8 +115,7 @@ def refine_pose(
     """
     freedom = freedom or Freedom()
     problem = Problem(points, world_points, camera, freedom, loss_scale)
-    lens = np.zeros(len(LENS)) if begin is None else begin
-    state = solve(problem, State(cam_from_world, changed_lens(camera, lens), lens))
+    state = solve(problem, State(cam_from_world, camera, np.zeros(len(LENS))))
     parts = None if state is None else problem.covariances(state)
     if state is None or parts is None:
         return None
@@ -216,8 +215,8 @@ class Problem:
         return len(self._free) > 0
 
     def weigh_priors(self, worth: float) -> None:
-        """Let the priors weigh as much as the residuals justify, see `worth`: the loss counts residuals in
-        units of its own scale, not of their noise."""
+        """Let the priors weigh as much as the residuals justify, see `worth`: the loss counts residuals
+        in units of its own scale, not of their noise."""
         self._prior = self._information * worth / self._scale**2
 
     def moved(self, state: State, step: Array) -> State:
@@ -261,9 +260,9 @@ class Problem:
         return float((weights * (residuals**2).sum(axis=1)).sum() / freedom)
 
     def worth(self, state: State) -> float | None:
-        """Pixels squared: what a unit of information of a prior is worth among these residuals. Under the
-        loss they tell of a parameter (sum of w^2)^2 / (sum of w^2 r^2 / 2) times their derivatives
-        squared (see `covariances`), and pull it by the sum of w^2 times these."""
+        """Pixels squared: what a unit of information of a prior is worth among these residuals; None if
+        there are too few. Of a parameter they tell w^2 / (r^2 / 2) times their derivatives squared
+        (`covariances`), and hold it by w^2 times these: the worth is the ratio of the two."""
         residuals = self.residuals(state)
         squares = self._weights(residuals) ** 2
         freedom = 2 * squares.sum() - len(self._information) * squares.mean()
@@ -275,8 +274,8 @@ class Problem:
         """The two parts of the covariance, see `Refined`; None if the points do not determine it.
 
         With psi = w r, the pull of a residual, its derivative is w (I - 2 w r r^T / scale^2), on average
-        over the directions of r w^2 I (as w = 1 / (1 + r^2 / scale^2)). Where the noise is as large as the
-        scale of the loss, w^2 is far less than w.
+        over the directions of r w^2 I (as w = 1 / (1 + r^2 / scale^2)): the Hessian that a change of the
+        data meets. Where the noise is as large as the scale of the loss, w^2 is far less than w.
         """
         variance, worth = self.variance(state), self.worth(state)
         if variance is None or worth is None:

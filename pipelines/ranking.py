@@ -63,7 +63,7 @@ def explain(
     if best.verification is None:
         return "no candidate could be verified"
     matches = len(best.verification.matches)
-    needed = rule.inliers_for_match(matches)
+    needed = rule.inliers_for_match(matches, best.verification.model)
     counted = f"{best.inliers} of {matches} local matches agree with one camera motion"
     left_out = _left_out(best if verdict == MATCH else max(candidates, key=_on_overlay))
     if verdict == MATCH:

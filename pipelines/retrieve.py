@@ -157,10 +157,7 @@ class Database:
                     f"{self.folder} holds no images yet; add some with: locate build-index PHOTOS"
                 )
             self.extractor_info = ExtractorInfo.from_json(stored)
-            if (
-                extractor is not None
-                and extractor.info.fingerprint != self.extractor_info.fingerprint
-            ):
+            if extractor is not None and not extractor.info.compares_with(self.extractor_info):
                 raise DatabaseMismatchError(
                     f"{self.folder} was filled by another {self.extractor_info.name} than the one "
                     "given; leave the extractor out, and the right one is loaded"
@@ -402,11 +399,11 @@ class Database:
         head, tail = view.candidates[:count], view.candidates[count:]
         stored = [self._features(c) for c in head]
         clock.lap("read")
-        side, info = extractor.max_side, extractor.info
-        ratio = info.query_ratio or info.ratio or RATIO
+        # As the database remembers: so its calibration was measured.
+        side, info = extractor.max_side, self.extractor_info
         asked = as_proof(query, info)
         found = map_(
-            lambda f: None if f is None else _match(asked, as_proof(f, info), side, ratio), stored
+            lambda f: None if f is None else _match(asked, as_proof(f, info), side, info), stored
         )
         judged = [c if v is None else self._judged(c, v) for c, v in zip(head, found, strict=True)]
         clock.lap("match and verify")
@@ -473,9 +470,10 @@ def as_proof(features: Features, info: ExtractorInfo) -> Features:
     return replace(features, descriptors=found)
 
 
-def _match(query: Features, database: Features, side: int, ratio: float) -> Verification:
+def _match(query: Features, database: Features, side: int, info: ExtractorInfo) -> Verification:
+    ratio = info.query_ratio or info.ratio or RATIO
     matches = match_mutual(query.descriptors, database.descriptors, ratio)
-    return verify(query, database, matches, side)
+    return verify(query, database, matches, side, info.verification, info.max_error)
 
 
 def _strength(view: _View) -> tuple[int, float]:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from locate.types import PhotoInfo
 
 FILM_WIDTH = 36.0  # mm, of the 35 mm film that EXIF's equivalent focal lengths refer to
-# Phones and compact cameras round to whole millimetres or know the lens at infinity only; a principal
-# point is rarely further than 1 % of the photo from its middle.
-SIGMA, OFF_CENTRE = 0.05, 0.01
+SIGMA = (
+    0.05  # phones and compact cameras round to whole millimetres or know the lens at infinity only
+)
 AGREE = 0.15  # of logarithms of focal lengths: rounding, width or diagonal, table of sensors
 POSSIBLE = (0.1, 200.0)  # focal lengths over the width; a number beyond is no focal length
 MAX_ZOOM = 100.0
@@ -68,23 +68,23 @@ class ExifFocal:
         pixels: the focal length.
         sigma: standard deviation of its logarithm.
         off_centre: standard deviation of each coordinate of the principal point, as a share of the
-            photo's longer side.
+            photo's longer side, as far as EXIF tells; 0 if it says nothing of a crop.
         doubt: in which ways EXIF contradicts itself or the photo; empty if it does not.
     """
 
     pixels: float
     sigma: float = SIGMA
-    off_centre: float = OFF_CENTRE
+    off_centre: float = 0.0
     doubt: str = ""
 
 
 def exif_focal(info: PhotoInfo) -> ExifFocal | None:
     """The focal length by EXIF; None where it is silent.
 
-    The equivalent for 35 mm film goes first. It is a matter of the diagonal or of the width, depending on
-    the maker; the width is the usual one, and for 3:2 sensors they agree. Else the width of the sensor
-    comes from a table of cameras. Digital zoom enlarges the middle of what the sensor sees: millimetres
-    do not know of it, and the equivalent of most makers does (EXIF 3.0 leaves it open).
+    The equivalent for 35 mm film goes first. It is a matter of the diagonal or of the width, depending
+    on the maker; the width is the usual one, and for 3:2 sensors they agree. Else the width of the
+    sensor comes from a table of cameras. Digital zoom enlarges the middle of what the sensor sees:
+    millimetres do not know of it, and the equivalent of most makers does (EXIF 3.0 leaves it open).
 
     Nothing is chosen where sources contradict each other: the answer lies in the middle of all that they
     may mean, and is so wide that it holds them.
@@ -104,7 +104,7 @@ def exif_focal(info: PhotoInfo) -> ExifFocal | None:
         frames.append((WIDEST * short, float(short)))
         doubts.append("no sensor is as square as the photo")
     lost = max(max(width - long, height - short) for width, height in frames)
-    off_centre = max(OFF_CENTRE, lost / long / math.sqrt(12))  # the crop may lie anywhere
+    off_centre = lost / long / math.sqrt(12)  # the crop may lie anywhere
     each = [share * width for share in told for width, _ in frames]
     low, high = min(each), max(each)
     sigma = math.hypot(SIGMA, math.log(high / low) / 2)
@@ -112,8 +112,8 @@ def exif_focal(info: PhotoInfo) -> ExifFocal | None:
 
 
 def _shares(info: PhotoInfo) -> tuple[list[float], list[str]]:
-    """Focal lengths in units of the width of the frame that the camera took, each possible; and why there
-    are several."""
+    """Focal lengths in units of the width of the frame that the camera took, each possible; and why
+    there are several."""
     zoom = digital_zoom(info)
     film = info.focal_35mm / FILM_WIDTH if info.focal_35mm else None
     width = sensor_width(info.camera)
@@ -129,10 +129,8 @@ def _shares(info: PhotoInfo) -> tuple[list[float], list[str]]:
         return [film], []
     if _agree(film * zoom, lens):
         return [film * zoom], []
-    return [film, lens], [
-        f"its focal lengths contradict each other: {film * FILM_WIDTH:.4g} and "
-        f"{lens * FILM_WIDTH:.4g} mm of 35 mm film"
-    ]
+    both = f"{film * FILM_WIDTH:.4g} and {lens * FILM_WIDTH:.4g} mm of 35 mm film"
+    return [film, lens], [f"its focal lengths contradict each other: {both}"]
 
 
 def digital_zoom(info: PhotoInfo) -> float:

@@ -103,7 +103,7 @@ def print_failed(failed: Sequence[tuple[str, str]]) -> None:
     for name, reason in failed[:_SHOWN_FAILURES]:
         out.print(f"[red]failed[/] {escape(name)}: {escape(reason)}", soft_wrap=True)
     if len(failed) > _SHOWN_FAILURES:
-        out.print(f"... and {len(failed) - _SHOWN_FAILURES} more: locate info --images")
+        out.print(f"... and {len(failed) - _SHOWN_FAILURES} more; --json lists all")
 
 
 def print_removed(removed: Sequence[str]) -> None:

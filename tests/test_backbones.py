@@ -8,6 +8,7 @@ import torch
 
 from locate.errors import UnknownNameError, WeightsError
 from locate.extractors import efficientnet
+from locate.extractors.backbone import take_out_unused
 from locate.extractors.backbones import BACKBONES, create_backbone, load_backbone
 from locate.extractors.grids import Grid, resample, sample
 
@@ -78,6 +79,34 @@ def test_nothing_beyond_the_last_tap_is_computed(lite0):
     assert torch.equal(some["stage3"], all_["stage3"])
     with pytest.raises(UnknownNameError, match=r"stage9.*expand4"):
         lite0.taps(x, ["stage9"])
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_folded_network_gives_the_same_maps(name):
+    """Also one of which only a part is left."""
+    torch.manual_seed(0)
+    network = create_backbone(name).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # as if trained
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, std=0.1)
+    x = network.normalise(torch.rand(1, 3, 64, 96) * 255)
+    last = list(network.widths)[2]
+    with torch.no_grad():
+        expected = network.taps(x)
+        take_out_unused(network, [last])
+        part = network.taps(x, [last])[last]
+        network.fold()
+        network.fold()  # there is nothing left to do
+        found = network.taps(x, [last])[last]
+        whole = create_backbone(name).eval()
+        whole.fold()
+    assert torch.equal(part, expected[last])
+    torch.testing.assert_close(found, part, atol=1e-5 * float(part.abs().max()), rtol=1e-4)
+    for one in (network, whole):
+        assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in one.modules())
 
 
 def centroid(network, tap, side):

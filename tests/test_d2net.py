@@ -526,10 +526,12 @@ def test_a_known_homography_is_found_again(d2net, texture):
     assert np.mean(wrong < 4) < 0.1
 
 
-def test_the_pyramid_begins_with_half_the_size_and_bans_its_cells(d2net, texture):
-    pixels = texture((320, 256), seed=7)
-    half = cv2.resize(pixels, (160, 128), interpolation=cv2.INTER_AREA)
-    first = d2net.extract(half, (320, 256)).features
+@pytest.mark.parametrize("size", [(320, 256), (322, 250), (334, 262)])
+def test_the_pyramid_begins_with_half_the_size_and_bans_its_cells(d2net, texture, size):
+    """Also where a level has not twice the cells of the one before."""
+    pixels = texture(size, seed=7)
+    half = cv2.resize(pixels, (size[0] // 2, size[1] // 2), interpolation=cv2.INTER_AREA)
+    first = d2net.extract(half, size).features
     many = D2Net(d2net._network, "", multiscale=True, max_keypoints=10_000)
     assert many.info.settings["multiscale"] is True
     found = many.extract(pixels).features

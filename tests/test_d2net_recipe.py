@@ -12,6 +12,7 @@ import torch
 from locate.errors import InputError
 from locate.extractors.d2net import recipe as module
 from locate.extractors.d2net.extractor import D2Net
+from locate.extractors.d2net.losses import d2_loss
 from locate.extractors.d2net.network import D2Network
 from locate.extractors.d2net.recipe import D2NetRecipe
 from locate.extractors.weights import Record, save_weights
@@ -227,3 +228,101 @@ def test_settings_that_make_no_sense_are_refused(tmp_path):
     cv2.imwrite(str(tmp_path / "one.png"), np.zeros((40, 40, 3), np.uint8))
     with pytest.raises(InputError, match="only 1 photos"):
         D2NetRecipe().prepare(tmp_path, tmp_path)
+
+
+# --- the loss of a batch, against numpy ----------------------------------------------------------------
+
+
+def bilinear(maps, at):
+    """C x h x w (or h x w) at N x 2 (x, y) in cells: N x C (or N)."""
+    found = []
+    for x, y in np.clip(at, 0, (maps.shape[-1] - 1, maps.shape[-2] - 1)):
+        left, top = int(min(x, maps.shape[-1] - 2)), int(min(y, maps.shape[-2] - 2))
+        u, v = x - left, y - top
+        above = (1 - u) * maps[..., top, left] + u * maps[..., top, left + 1]
+        below = (1 - u) * maps[..., top + 1, left] + u * maps[..., top + 1, left + 1]
+        found.append((1 - v) * above + v * below)
+    return np.array(found)
+
+
+def soft(maps):
+    """Equations 4 to 7 of the paper; beyond the border exp(D) is 1."""
+    raised = np.exp(maps / maps.max())
+    padded = np.pad(raised, ((0, 0), (1, 1), (1, 1)), constant_values=1.0)
+    height, width = maps.shape[1:]
+    around = sum(padded[:, i : i + height, j : j + width] for i in range(3) for j in range(3))
+    gamma = (raised / around * maps / np.maximum(maps.max(axis=0), 1e-8)).max(axis=0)
+    return gamma / gamma.sum()
+
+
+def unit(values, axis):
+    return values / np.maximum(np.linalg.norm(values, axis=axis, keepdims=True), 1e-12)
+
+
+def loss_of_pair(maps, points, radius, margin):
+    """Section 4.1, with maps and points in cells of both images; also the means of p^2 and n^2, and the
+    share with p < n."""
+    dense = [unit(m, 0) for m in maps]
+    scores = [bilinear(soft(m), at) for m, at in zip(maps, points, strict=True)]
+    own = [unit(bilinear(m, at), 1) for m, at in zip(maps, points, strict=True)]
+    positive = ((own[0] - own[1]) ** 2).sum(axis=1)
+    negative = np.full(len(positive), np.inf)
+    rows, columns = np.mgrid[: maps[0].shape[1], : maps[0].shape[2]]
+    for one, other in ((0, 1), (1, 0)):
+        for c, (x, y) in enumerate(points[other]):
+            far = np.maximum(np.abs(columns - x), np.abs(rows - y)) > radius
+            apart = ((dense[other] - own[one][c][:, None, None]) ** 2).sum(axis=0)
+            negative[c] = min(negative[c], apart[far].min())
+    weights = scores[0] * scores[1]
+    hinge = np.maximum(0.0, margin + positive - negative)
+    return {
+        "loss": (weights * hinge).sum() / weights.sum(),
+        "positive": positive.mean(),
+        "negative": negative.mean(),
+        "right": (positive < negative).mean(),
+    }
+
+
+@pytest.mark.parametrize(
+    ("settings", "radius"), [({"margin": 0.7}, 1.5), ({"margin": 0.4, "radius": 3.0}, 3.0)]
+)
+def test_the_loss_of_a_batch_by_hand(folder, tmp_path, settings, radius):
+    made = D2NetRecipe(crop=96, points=48, matched=0.0, **settings)
+    made.prepare(folder, tmp_path)
+    stage, network = made.stages[0], made.network()
+    made.begin(network, stage)
+    batch = dict(made.batch(stage, generator(0, 0, 5)))
+    batch["counts"] = [31, 48]  # what comes after them is no point
+    batch["points"] = batch["points"].clone()
+    batch["points"][:2, 31:] = 0.0
+    with torch.no_grad():
+        maps = network(batch["images"]).double().numpy()
+        found = made.losses(network, batch, stage)
+    pairs = []
+    for p, count in enumerate(batch["counts"]):
+        # Cells of stage 2 are centred on pixels 4 i + 1.5.
+        points = [(batch["points"][2 * p + i, :count].double().numpy() - 1.5) / 4 for i in range(2)]
+        pairs.append(loss_of_pair(maps[2 * p : 2 * p + 2], points, radius, settings["margin"]))
+    assert set(found) == set(pairs[0])
+    assert abs(pairs[0]["loss"] - pairs[1]["loss"]) > 1e-3
+    for name in found:
+        by_hand = (pairs[0][name] + pairs[1][name]) / 2
+        assert found[name].item() == pytest.approx(by_hand, rel=2e-4, abs=1e-6), name
+
+
+def test_both_descriptors_and_detection_learn():
+    """Through scores, positives and negatives of both images: no part of the loss is cut off."""
+    rng = np.random.default_rng(0)
+    maps = [torch.from_numpy(rng.uniform(0.2, 1, (6, 9, 9))).requires_grad_() for _ in range(2)]
+    points = tuple(torch.from_numpy(rng.uniform(1, 7, (5, 2))) for _ in range(2))
+    d2_loss(maps, points, 1.5)["loss"].backward()
+    for side in range(2):
+        for y, x in ((0, 0), (4, 4)):
+            step = 1e-6
+            moved = [m.detach().clone() for m in maps]
+            values = []
+            for sign in (1, -1):
+                moved[side][2, y, x] = maps[side][2, y, x].detach() + sign * step
+                values.append(d2_loss(tuple(moved), points, 1.5)["loss"].item())
+            slope = (values[0] - values[1]) / (2 * step)
+            assert maps[side].grad[2, y, x].item() == pytest.approx(slope, abs=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -175,13 +176,52 @@ def test_small_and_flat_images(delf, shape):
     assert np.isfinite(features.descriptors).all()
 
 
+@pytest.mark.parametrize("most", [60, 10_000])
+def test_seven_sizes_from_a_quarter_to_the_double(texture, most):
+    """The paper's scales, each looked at alone: the best-attended cells of all, whatever their size."""
+    network, digest = start()
+    with torch.no_grad():
+        for parameter in network.attention.parameters():
+            parameter.add_(
+                0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+            )
+    image = texture((352, 272), seed=6)
+    points, scores, columns = [], [], []
+    for scale in (0.25, 0.3536, 0.5, 0.7071, 1.0, 1.4142, 2.0):
+        width, height = round(352 * scale), round(272 * scale)
+        level = cv2.resize(
+            image, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        )
+        below, beside = -height % 32, -width % 32
+        level = cv2.copyMakeBorder(level, 0, below, 0, beside, cv2.BORDER_REFLECT_101)
+        with torch.no_grad():
+            maps, attention = network(torch.from_numpy(level).permute(2, 0, 1)[None].float())
+        for y in range(attention.shape[1]):
+            for x in range(attention.shape[2]):
+                centre = np.array((16 * x + 7.5, 16 * y + 7.5))
+                if (centre <= (width - 1, height - 1)).all():
+                    points.append((centre + 0.5) * (352 / width, 272 / height) - 0.5)
+                    scores.append(float(attention[0, y, x]))
+                    columns.append(maps[0, :, y, x].numpy())
+    points, scores, columns = np.array(points), np.array(scores), np.array(columns)
+    best = np.argsort(-scores, kind="stable")[:most]
+    expected = network.shorten(torch.from_numpy(columns[best])).detach().numpy()
+    found = Delf(network, digest, {}, max_keypoints=most).extract(image).features
+    assert len(found) == len(best)
+    np.testing.assert_allclose(found.scores, scores[best], atol=1e-4)
+    same = np.abs(np.diff(scores[best], append=0)) > 1e-5  # those whose place in the order is sure
+    same &= np.abs(np.diff(scores[best], prepend=9)) > 1e-5
+    assert same.mean() > 0.8
+    np.testing.assert_allclose(found.keypoints[same], points[best][same], atol=1e-3)
+    np.testing.assert_allclose(found.descriptors[same], expected[same], atol=1e-3)
+
+
 def test_threshold_drops_what_is_little_attended(texture):
     network, digest = start()
-    extractor = Delf(network, digest, {}, max_side=256)
     image = texture((256, 192))
-    all_ = extractor.extract(image).features
+    all_ = Delf(network, digest, {}, max_side=256).extract(image).features
     network.threshold.fill_(float(np.median(all_.scores)))
-    some = extractor.extract(image).features
+    some = Delf(network, digest, {}, max_side=256).extract(image).features
     assert 0 < len(some) < len(all_)
     assert some.scores.min() >= np.median(all_.scores)
 

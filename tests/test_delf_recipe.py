@@ -10,7 +10,8 @@ import torch
 from locate.errors import InputError
 from locate.extractors.delf.extractor import Delf
 from locate.extractors.delf.losses import fit_pca
-from locate.extractors.delf.recipe import DelfRecipe
+from locate.extractors.delf.recipe import DelfRecipe, _shrunk_features
+from locate.extractors.detection import to_input
 from locate.extractors.weights import Record, save_weights
 from locate.training.recipe import generator
 
@@ -129,6 +130,166 @@ def test_the_first_classifier_knows_the_classes_and_training_improves_it(recipe,
     delf = Delf.from_pretrained(tmp_path / "w.safetensors")
     image = np.random.default_rng(1).integers(0, 256, (96, 128, 3), np.uint8)
     assert len(delf.extract(image).features) > 10
+
+
+# --- the losses and fits put together, against numpy -------------------------------------------------
+
+
+def unit(values, axis=-1):
+    return values / np.linalg.norm(values, axis=axis, keepdims=True)
+
+
+def cross_entropy(logits, labels):
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    chosen = shifted[np.arange(len(labels)), labels]
+    return (np.log(np.exp(shifted).sum(axis=1)) - chosen).mean()
+
+
+@pytest.fixture
+def trained(recipe):
+    """The network with attention that is not the same everywhere, and classifiers of its own."""
+    network = recipe.network()
+    generator_ = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in network.delf.attention.parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator_))
+        for classes in network.classes.values():
+            classes.weight.copy_(torch.randn(classes.weight.shape, generator=generator_))
+    return network.eval()
+
+
+def attention_of(network, features):
+    """C x N features -> N scores, softplus(w2 relu(w1 f + b1) + b2) of the features as they are."""
+    w1, b1, w2, b2 = (p.detach().double().numpy() for p in network.delf.attention.parameters())
+    hidden = np.maximum(w1[:, :, 0, 0] @ features + b1[:, None], 0)
+    return np.log1p(np.exp((w2[:, :, 0, 0] @ hidden + b2[:, None])[0]))
+
+
+def features_of(network, pixels):
+    with torch.no_grad():
+        return network.delf.features(pixels).double().numpy()
+
+
+def test_the_descriptors_learn_by_cosines_of_the_plain_mean(recipe, trained):
+    """16 cos(mean f, w_k) through the softmax; attention has no part in it."""
+    stage = recipe.stages[0]
+    batch = recipe.batch(stage, generator(0, 0, 1))
+    pooled = unit(features_of(trained, batch["images"]).mean(axis=(2, 3)))
+    weight = unit(trained.classes["descriptors"].weight.detach().double().numpy())
+    logits, labels = 16.0 * pooled @ weight.T, batch["labels"].numpy()
+    found = recipe.losses(trained, batch, stage)
+    assert found["loss"].item() == pytest.approx(cross_entropy(logits, labels), rel=1e-4)
+    assert found["accuracy"].item() == pytest.approx((logits.argmax(axis=1) == labels).mean())
+    trained.requires_grad_(False)
+    groups = list(recipe.begin(trained, stage))
+    recipe.losses(trained, batch, stage)["loss"].backward()
+    moved = {name for name, p in trained.named_parameters() if p.grad is not None}
+    assert {name.split(".")[0] + "." + name.split(".")[1] for name in moved} == {
+        "delf.backbone",
+        "classes.descriptors",
+    }
+    assert [group["lr"] for group in groups] == pytest.approx([1e-4, 1e-3])
+
+
+def attended_logits(network, features):
+    """W sum_n alpha(f_n) f_n / |f_n| / N, with features N x C x n."""
+    weight = network.classes["attention"].weight.detach().double().numpy()
+    rows = [(attention_of(network, cells) * unit(cells, axis=0)).mean(axis=1) for cells in features]
+    return np.array(rows) @ weight.T
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_attention_learns_by_the_attended_sum_of_unit_features(
+    recipe, trained, held_out, monkeypatch
+):
+    """alpha sees the features as they are, W gets the sum of those of length 1; no cosine, no scale."""
+    monkeypatch.setattr("locate.extractors.delf.recipe._VIEWS", 40)
+    stage = recipe.stages[1]
+    recipe.refresh(trained, stage, 50)
+    batch = recipe.batch(stage, generator(0, 1, 2), held_out=held_out)
+    if held_out:
+        small = torch.nn.functional.interpolate(
+            batch["images"], (batch["side"],) * 2, mode="bilinear", antialias=True
+        )
+        cells, labels = features_of(trained, small), batch["labels"].numpy()
+    else:
+        kept, known = recipe._kept
+        cells = kept[batch["views"]].double().numpy()
+        labels = known[batch["views"]].numpy()
+    logits = attended_logits(trained, cells.reshape(*cells.shape[:2], -1))
+    groups = list(recipe.begin(trained, stage))
+    found = recipe.losses(trained, batch, stage)
+    assert found["loss"].item() == pytest.approx(cross_entropy(logits, labels), rel=1e-4)
+    assert found["accuracy"].item() == pytest.approx((logits.argmax(axis=1) == labels).mean())
+    found["loss"].backward()
+    moved = {name for name, p in trained.named_parameters() if p.grad is not None}
+    assert {name.split(".")[0] + "." + name.split(".")[1] for name in moved} == {
+        "delf.attention",
+        "classes.attention",
+    }
+    assert moved == {name for name, p in trained.named_parameters() if p.requires_grad}
+    given = {id(p) for group in groups for p in group["params"]}
+    assert given == {id(p) for p in trained.parameters() if p.requires_grad}
+    assert [group["lr"] for group in groups] == pytest.approx([1e-3, 1e-3])
+    trained.requires_grad_(True)
+    images = torch.zeros(1, 3, 64, 64)
+    assert not _shrunk_features(trained.delf, images, 32).requires_grad  # nothing before it learns
+
+
+def whole(recipe, index):
+    """A photo as the network gets it, mirrored to whole cells."""
+    return to_input(recipe._read(index), torch.device("cpu"))
+
+
+def test_classifiers_begin_with_the_mean_features_of_their_classes(recipe, trained, monkeypatch):
+    monkeypatch.setattr("locate.extractors.delf.recipe._VIEWS", 40)
+    for stage in recipe.stages:
+        recipe.refresh(trained, stage, 0)
+        rows = []
+        for photos in recipe._train:
+            means = []
+            for index in photos[:6]:
+                small = cv2.resize(recipe._read(index), (64, 48), interpolation=cv2.INTER_AREA)
+                cells = features_of(trained, to_input(small, torch.device("cpu")))[0].reshape(
+                    672, -1
+                )
+                means.append(
+                    (unit(cells, axis=0) if stage is recipe.stages[1] else cells).mean(axis=1)
+                )
+            rows.append(unit(np.mean(means, axis=0)))
+        expected = np.array(rows)
+        if stage is recipe.stages[1]:
+            expected -= expected.mean(axis=0)
+            expected *= 16.0 / np.linalg.norm(expected, axis=1).mean()
+        found = trained.classes[stage.name].weight.detach().numpy()
+        np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+        with torch.no_grad():
+            trained.classes[stage.name].weight.add_(1.0)
+        learned = trained.classes[stage.name].weight.detach().clone()
+        recipe.refresh(trained, stage, 50)  # later the classes are what was learned
+        assert torch.equal(trained.classes[stage.name].weight, learned)
+
+
+def test_the_pca_and_the_threshold_are_of_what_attention_chooses(recipe, trained, monkeypatch):
+    monkeypatch.setattr("locate.extractors.delf.recipe._PCA_FEATURES", 12)  # of 80 cells a photo
+    recipe.finish(trained, recipe.stages[0])
+    assert trained.delf.threshold == 0  # after the descriptors alone there is nothing to fit
+    recipe.finish(trained, recipe.stages[1])
+    chosen, scores = [], []
+    for index in [i for photos in recipe._train for i in photos]:
+        cells = features_of(trained, whole(recipe, index))[0].reshape(672, -1)
+        attention = attention_of(trained, cells)
+        chosen.append(unit(cells[:, np.argsort(-attention)[:12]], axis=0).T)
+        scores.append(attention)
+    features = np.concatenate(chosen)
+    np.testing.assert_allclose(trained.delf.mean.numpy(), features.mean(axis=0), atol=1e-6)
+    _, values, rows = np.linalg.svd(features - features.mean(axis=0), full_matrices=False)
+    found = trained.delf.components.double().numpy()
+    kept = ((features - features.mean(axis=0)) @ found.T).var(axis=0).sum()
+    assert kept == pytest.approx((values[:40] ** 2).sum() / len(features), rel=1e-4)
+    assert np.abs(np.abs(found[:5] @ rows[:5].T) - np.eye(5)).max() < 0.02
+    median = np.median(np.concatenate(scores))
+    assert float(trained.delf.threshold) == pytest.approx(median, rel=1e-4)
 
 
 def test_pca_needs_enough_features():

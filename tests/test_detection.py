@@ -75,16 +75,36 @@ def test_edge_test_at_its_limit():
         assert bool(Derivatives.at(maps, at).is_blob()) is passes
 
 
-def test_suppression_against_brute_force():
+def suppressed_by_loops(points, scores, radius):
+    expected: list[int] = []
+    for i in np.argsort(-scores, kind="stable"):
+        x, y = points[i]
+        if all((points[j, 0] - x) ** 2 + (points[j, 1] - y) ** 2 > radius**2 for j in expected):
+            expected.append(i)
+    return expected
+
+
+@pytest.mark.parametrize("radius", [0.2, 3.0, 40.0, 200.0])
+@pytest.mark.parametrize("kind", ["spread", "grid", "crowded", "chain"])
+def test_suppression_against_brute_force(kind, radius):
+    """On a grid many points are exactly `radius` apart, and scores tie; a chain goes link by link."""
+    rng = np.random.default_rng(1)
+    points, scores = rng.random((400, 2)) * (60, 90) - 20, rng.random(400)
+    if kind == "grid":
+        points, scores = np.round(points), np.round(scores, 1)
+    elif kind == "crowded":
+        points = np.round(points / 20, 1)
+    elif kind == "chain":
+        points, scores = np.c_[np.arange(400) * 2.0, np.zeros(400)], -np.arange(400.0)
+    kept = suppress(points, scores, radius)
+    assert kept.tolist() == suppressed_by_loops(points, scores, radius)
+
+
+def test_suppression_at_its_ends():
     rng = np.random.default_rng(1)
     points, scores = rng.random((400, 2)) * 60, rng.random(400)
-    kept = suppress(points, scores, 3.0)
-    expected: list[int] = []
-    for i in np.argsort(-scores):
-        if all(np.hypot(*(points[i] - points[j])) > 3.0 for j in expected):
-            expected.append(i)
-    assert kept.tolist() == expected
-    assert len(kept) < 400
+    assert 1 < len(suppress(points, scores, 3.0)) < 400
+    assert suppress(points[:1], scores[:1], 3.0).tolist() == [0]
     assert suppress(points, scores, 0.0).tolist() == np.argsort(-scores).tolist()
     assert len(suppress(points[:0], scores[:0], 3.0)) == 0
 

@@ -1,5 +1,5 @@
-"""What EXIF says of a focal length, where its sources agree and where they contradict each other; digital
-zoom, crops, and cameras of the map."""
+"""What EXIF says of a focal length, where its sources agree and where they contradict each other;
+digital zoom, crops, and cameras of the map."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_contradictions_are_said_and_widen():
     assert "with or without the digital zoom of 2" in zoomed.doubt
     assert spans(zoomed, 54 / 36 * 4000, 108 / 36 * 4000)
     query = choose_camera(replace(D90, focal_35mm=40.0))
-    assert query.source == "exif in doubt"
+    assert (query.source, query.doubt) == ("exif in doubt", found.doubt)
     assert query.freedom.focal == pytest.approx(found.sigma)
     assert not query.focal_known  # RANSAC must not take it for granted
 
@@ -135,9 +135,12 @@ def test_a_crop_by_its_shape():
 
 def test_the_maps_camera_is_enlarged_as_the_photo_is():
     own = pycolmap.Camera(
-        model="OPENCV", width=4000, height=3000, params=[3000, 3010, 1990, 1520, -0.1, 0.03, 1e-3, 0]
+        model="OPENCV",
+        width=4000,
+        height=3000,
+        params=[3000, 3010, 1990, 1520, -0.1, 0.03, 1e-3, 0],
     )
-    rays = np.random.default_rng(0).uniform(-0.2, 0.2, (50, 3)) + [0, 0, 1]
+    rays = np.c_[np.random.default_rng(0).uniform(-0.2, 0.2, (50, 2)), np.ones(50)]
     # The middle 1/2 of the photo, enlarged: from 1000 on, in COLMAP's pixels, everything twice.
     seen = (np.asarray(own.img_from_cam(rays)) - [1000, 750]) * 2
     twice = magnified(own, 2.0)
@@ -164,7 +167,9 @@ def test_the_maps_camera_is_enlarged_as_the_photo_is():
     ],
 )
 def test_zooms_that_are_not_confirmed_have_no_camera_of_the_map(change):
-    own = pycolmap.Camera(model="SIMPLE_PINHOLE", width=4000, height=3000, params=[3000, 2000, 1500])
+    own = pycolmap.Camera(
+        model="SIMPLE_PINHOLE", width=4000, height=3000, params=[3000, 2000, 1500]
+    )
     assert choose_camera(replace(PHONE, **change), known={device_of(PHONE): own}).source != "map"
 
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import cv2
 import numpy as np
 import pytest
 
-from locate.geometry import MIN_MATCHES, distinct_matches, epipolar_distances, verify
-from locate.types import Features
+from locate.errors import UnknownNameError
+from locate.geometry import (
+    MIN_AFFINE_MATCHES,
+    MIN_MATCHES,
+    distinct_matches,
+    epipolar_distances,
+    transfer_errors,
+    verify,
+)
+from locate.types import AFFINE, Features
 
 
 class Scene:
@@ -283,3 +293,112 @@ def test_epipolar_distances_do_not_depend_on_the_scale_of_the_matrix():
         epipolar_distances(scene.fundamental, scene.xq, shifted),
         epipolar_distances(-1e4 * scene.fundamental, scene.xq, shifted),
     )
+
+
+# --- affine motions -----------------------------------------------------------------------------------
+
+MOTION = np.array([[0.9, -0.35, 180.0], [0.2, 1.15, -60.0], [0.0, 0.0, 1.0]])  # original pixels
+
+
+def moved_by(matrix, points):
+    return np.array([(matrix @ (x, y, 1.0))[:2] for x, y in points])
+
+
+def affine_pair(count=120, outliers=120, noise=4.0, size=(1000, 750), seed=0):
+    """Points that an affine motion joins to within `noise`, and random ones."""
+    rng = np.random.default_rng(seed)
+    xq = rng.uniform((0, 0), size, (count + outliers, 2))
+    xd = moved_by(MOTION, xq) + rng.normal(0, noise, xq.shape)
+    xd[count:] = rng.uniform((0, 0), size, (outliers, 2))
+    order = rng.permutation(count + outliers)
+    return xq[order], xd[order], order < count
+
+
+def test_an_affine_motion_is_found_among_outliers():
+    """The matrix carries points of the query to points of the database, x to x and y to y."""
+    xq, xd, truth = affine_pair()
+    found = pair(xq, xd, model=AFFINE, max_error=15.0)
+    assert (found.kind, found.model) == ("affine", "affine")
+    real = true_flags(truth, found)
+    assert found.inliers[real].mean() > 0.97
+    assert real[found.inliers].mean() > 0.9
+    np.testing.assert_array_equal(found.matrix[2], (0, 0, 1))
+    there = moved_by(found.matrix, xq[truth])
+    assert np.abs(there - moved_by(MOTION, xq[truth])).max() < 4
+    back = moved_by(np.linalg.inv(found.matrix), xd[truth])
+    assert np.median(np.abs(back - xq[truth])) < 8
+    assert np.abs(moved_by(found.matrix, xd[truth]) - xq[truth]).max() > 100
+
+
+@pytest.mark.parametrize("sizes", [((4000, 3000), (1000, 750)), ((500, 375), (4000, 3000))])
+def test_the_affine_tolerance_is_of_the_working_size(sizes):
+    """13 px at a working side of 500, whatever the sizes of the files are; 17 px are too far."""
+    rng = np.random.default_rng(1)
+    scale_q, scale_d = (max(size) / 500 for size in sizes)
+    xq = rng.uniform((0, 0), (500, 375), (60, 2))
+    xd = moved_by(np.diag((0.8, 0.8, 1.0)), xq)
+    xd[:4] += (0, 12.0)
+    xd[4:8] += (17.5, 0)
+    found = pair(xq * scale_q, xd * scale_d, sizes, working_side=500, model=AFFINE, max_error=15.0)
+    inliers = np.zeros(60, bool)
+    inliers[found.matches[found.inliers, 0]] = True
+    assert inliers[:4].all()
+    assert not inliers[4:8].any()
+    assert inliers[8:].all()
+    errors = transfer_errors(found.matrix, xq * scale_q, xd * scale_d) / scale_d
+    np.testing.assert_array_equal(errors <= 15.0, inliers)
+
+
+def test_max_error_is_that_of_either_model():
+    xq, xd, _ = affine_pair(outliers=0)
+    counts = [pair(xq, xd, model=AFFINE, max_error=e).inlier_count for e in (2.0, 6.0, 20.0)]
+    assert counts[0] < counts[1] < counts[2] == len(pair(xq, xd).matches)
+    scene = Scene()
+    xq, xd, _ = with_outliers(scene, 0, (2, 2))
+    assert pair(xq, xd).inlier_count < pair(xq, xd, max_error=6.0).inlier_count
+    plain = pair(xq, xd)
+    np.testing.assert_array_equal(plain.inliers, pair(xq, xd, max_error=2.0).inliers)
+    assert (plain.kind, plain.model) == ("fundamental", "fundamental")
+
+
+def test_transfer_errors_by_hand():
+    a, b = np.array([[1.0, 2.0], [0.0, 0.0]]), np.array([[185.0, -60.0], [180.0, -57.0]])
+    expected = [np.hypot(0.9 - 0.7 + 180 - 185, 0.2 + 2.3), 3.0]
+    np.testing.assert_allclose(transfer_errors(MOTION, a, b), expected)
+
+
+def test_affine_answers_are_the_same_every_time_and_from_every_thread():
+    pairs_ = [affine_pair(count=30, outliers=200, noise=6.0, seed=s)[:2] for s in range(6)]
+
+    def look(points):
+        found = pair(*points, model=AFFINE, max_error=10.0)
+        return found.inliers.tobytes() + found.matrix.tobytes()
+
+    alone = [look(points) for points in pairs_]
+    cv2.setRNGSeed(7)  # nobody else's numbers count
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(look, pairs_ * 5)) == alone * 5
+
+
+@pytest.mark.parametrize("n", [0, 1, MIN_AFFINE_MATCHES - 1])
+def test_too_few_matches_for_an_affine_motion(n):
+    xq, xd, _ = affine_pair()
+    found = pair(xq[:n], xd[:n], model=AFFINE)
+    assert (found.kind, found.model, found.matrix, found.inlier_count) == ("none", AFFINE, None, 0)
+    assert len(found.matches) == n
+
+
+@pytest.mark.parametrize(
+    "points",
+    [np.tile([[100.0, 50.0]], (20, 1)), np.c_[np.arange(20) * 30.0, np.full(20, 7.0)]],
+    ids=["one spot", "one line"],
+)
+def test_degenerate_points_are_no_affine_crash(points):
+    found = pair(points, points, model=AFFINE, max_error=15.0)
+    assert found.inlier_count <= len(found.matches)
+    assert found.matrix is None or np.isfinite(found.matrix).all()
+
+
+def test_unknown_models_are_refused():
+    with pytest.raises(UnknownNameError, match=r"projective.*known: affine, fundamental"):
+        pair(np.zeros((9, 2)), np.zeros((9, 2)), model="projective")

@@ -172,7 +172,9 @@ def test_the_focal_length_of_exif(size):
     film = PhotoInfo(size=size, camera="A", focal_mm=4.2, focal_35mm=27.0)
     assert exif_focal(film).pixels == pytest.approx(27 / 36 * 4000)
     table = PhotoInfo(size=size, camera="NIKON CORPORATION NIKON D90", focal_mm=18.0)
-    assert exif_focal(table).pixels == pytest.approx(18 / 23.5 * 4000, rel=0.01)  # of 23.6 x 15.8 mm
+    assert exif_focal(table).pixels == pytest.approx(
+        18 / 23.5 * 4000, rel=0.01
+    )  # of 23.6 x 15.8 mm
     for silent in (
         PhotoInfo(size=size),
         PhotoInfo(size=size, camera="A", focal_mm=4.2),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 from test_localize import errors, queries_of, small_town
 
+from locate import images
 from locate.extractors import registry
 from pipelines import exits, localize
 from pipelines.build import build_index
@@ -152,7 +154,7 @@ def test_errors_say_what_to_do(ask, town, tmp_path, capsys):
     assert "is 640 x 480 px, but its camera is 800 x 600" in out
     (tmp_path / "empty").mkdir()
     code, _, err = ask([tmp_path / "empty"])
-    assert (code, "no photo found" in err) == (exits.ERROR, True)
+    assert (code, "no photo found" in err) == (exits.NOTHING_DONE, True)
 
 
 # --- answers
@@ -279,6 +281,24 @@ def test_exit_codes(ask, queries, town, monkeypatch, tmp_path):
     code, out, _ = ask(["church"])
     assert (code, out.split()[0]) == (exits.UNCERTAIN, "uncertain")
     assert ask(["church", elsewhere(town)])[0] == exits.NO_MATCH  # the weakest answer speaks
+
+
+def test_from_standard_input_and_what_was_passed_over(ask, queries, tmp_path, monkeypatch):
+    photo = queries["church"].path
+    with photo.open("rb") as file:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(file))
+        monkeypatch.setattr(images, "_held", {})
+        code, out, _ = ask(["-"], "--save-matches", tmp_path / "p")
+        assert (code, out.split(":")[0]) == (exits.GOOD, "localized -")
+    assert [drawn.name for drawn in (tmp_path / "p").iterdir()] == ["001--standard-input.jpg"]
+    (tmp_path / "photos").mkdir()
+    for name in ("a.jpg", "b.CR3"):
+        shutil.copy(photo, tmp_path / "photos" / name)
+    code, out, _ = ask([tmp_path / "photos"])
+    assert code == exits.SOME_FAILED
+    assert "left out 1 file .cr3 (b.CR3): raw photos are not read" in out
+    code, out, _ = ask([tmp_path / "photos"], "--json")
+    assert [group["ending"] for group in json.loads(out)["left_out"]] == [".cr3"]
 
 
 def test_a_prior_pose(ask, queries):

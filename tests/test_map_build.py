@@ -109,6 +109,7 @@ def true_poses(town, landmark):
 def test_the_cameras_stand_where_the_town_was_photographed_from(town, built):
     out, report = built
     assert (report.registered, report.images, report.unregistered) == (6, 6, ())
+    assert (report.warnings, MapFolder(out).read_record().doubt) == ((), None)
     distances, angles = errors(pycolmap.Reconstruction(out / "model"), true_poses(town, "church"))
     assert distances.max() < 0.5  # metres, at some 30 m; the focal lengths are estimated
     assert angles.max() < 1

@@ -10,8 +10,10 @@ from PIL import Image
 
 from locate.errors import InputError
 from pipelines.map_build import build_map
+from pipelines.map_focal import focal_doubt, focal_sigmas
+from pipelines.map_import import import_map
 from pipelines.map_structure import examine, nothing_moved
-from pipelines.pose_models import add_views
+from pipelines.pose_models import add_views, write_model
 from pipelines.two_views import View, fit_plane, turned_only
 
 SIZE = (800, 600)
@@ -201,6 +203,75 @@ def test_stray_matches_prove_nothing():
     assert judged(model).nothing
 
 
+# --- focal lengths
+
+
+def by_hand(model, noise):
+    """Relative standard errors of the focal lengths: the covariance of all parameters at once, poses,
+    lenses and points, from numeric derivatives of `projected`; the world's frame by pseudo-inverse."""
+    images = [model.images[i] for i in sorted(model.images)]
+    points = np.array([model.points3D[i].xyz for i in sorted(model.points3D)])
+    seen = {
+        (k, e.image_id - 1)
+        for k, i in enumerate(sorted(model.points3D))
+        for e in model.points3D[i].track.elements
+    }
+    rotations = [image.cam_from_world().matrix()[:, :3] for image in images]
+    centres = [image.projection_center() for image in images]
+    focals, bends = np.array([image.camera.params[[0, 3]] for image in images]).T
+    n = len(images)
+
+    def residuals(values):
+        views, moved = values[: 8 * n].reshape(n, 8), points + values[8 * n :].reshape(-1, 3)
+        out = []
+        for i, (turned, shift, lens) in enumerate(
+            zip(views[:, :3], views[:, 3:6], views[:, 6:], strict=True)
+        ):
+            rotation = cv2.Rodrigues(turned)[0] @ rotations[i]
+            focal, bend = focals[i] * np.exp(lens[0]), bends[i] + lens[1]
+            pixels = projected(moved, rotation, centres[i] + shift, focal, bend)
+            out += [pixels[k] for k in range(len(points)) if (k, i) in seen]
+        return np.concatenate(out)
+
+    steps = 1e-5 * np.eye(8 * n + points.size)
+    jacobian = np.stack([(residuals(s) - residuals(-s)) / 2e-5 for s in steps], axis=1)
+    information = jacobian.T @ jacobian / noise**2
+    for i in range(n):  # what is believed of lenses before any photo
+        information[8 * i + 6, 8 * i + 6] += 1
+        information[8 * i + 7, 8 * i + 7] += 0.1**-2
+    covariance = np.linalg.pinv(information, rcond=1e-13, hermitian=True)
+    return np.sqrt(np.diag(covariance)[6 : 8 * n : 8])
+
+
+def around(count=5):
+    """Poses on an arc around the cloud, looking at its middle."""
+    angles = np.linspace(-50, 50, count)
+    middle = np.array([0, 0, 8.0])
+    rotations = [turn(y=a) for a in angles]
+    return rotations, [middle - r.T @ (0, 0, 9.0) for r in rotations]
+
+
+@pytest.mark.parametrize("kind", ["around", "sideways"])
+def test_the_errors_of_focal_lengths_against_all_parameters_at_once(kind):
+    sideways = [turn()] * 4, [(x, 0, 0) for x in (0, 0.7, -0.8, 1.5)]
+    rotations, centres = around(4) if kind == "around" else sideways
+    model = model_of(cloud(40), rotations, centres, noise=0.3)
+    options = pycolmap.BundleAdjustmentOptions()
+    options.print_summary = False
+    pycolmap.bundle_adjustment(model, options)  # residuals are those of what was fitted
+    ours = [focal_sigmas(model)[model.images[i].camera_id] for i in sorted(model.images)]
+    np.testing.assert_allclose(ours, by_hand(model, 0.3), rtol=0.3)
+
+
+def test_cameras_that_only_moved_sideways_leave_the_focal_length_open():
+    """As from the window of a train: twice as deep a scene fits as well."""
+    sideways = model_of(cloud(), [turn()] * 5, [(x, 0.01 * x, 0) for x in np.arange(5.0)])
+    assert judged(sideways).doubt is None  # that they moved is proven
+    assert "the focal lengths are" in focal_doubt(sideways)
+    assert focal_doubt(sideways, set(sideways.cameras)) is None  # they are known
+    assert focal_doubt(model_of(cloud(), *around())) is None
+
+
 # --- maps
 
 
@@ -217,10 +288,24 @@ def camera_matrix(focal, size=(320, 240)):
 
 
 def test_a_panorama_makes_no_map(texture, tmp_path):
-    """Views of a picture far away, from one spot, with a focal length of 300 px: no EXIF."""
-    far = np.linalg.inv(camera_matrix(600, (640, 480)))
-    turned = [camera_matrix(300) @ r @ far for r in TURNS[:4]]
-    pictures(tmp_path / "p", turned, texture((640, 480), seed=4))
-    with pytest.raises(InputError, match=r"4 photos seem to be taken from one spot.*move sideways"):
+    """Views of a picture far away, from one spot, by a camera wider than the one that is guessed."""
+    far = np.linalg.inv(camera_matrix(605, (960, 720)))
+    turns = [turn(), turn(y=12), turn(y=-12), turn(x=8), turn(-8, 6, 4)]
+    moved = [camera_matrix(224) @ rotation @ far for rotation in turns]
+    pictures(tmp_path / "p", moved, texture((960, 720), seed=4))
+    with pytest.raises(InputError, match=r"photos seem to be taken from one spot.*move sideways"):
         build_map(tmp_path / "map", images=tmp_path / "p", extractor="sift", workers=1)
     assert not (tmp_path / "map" / "model").exists()
+
+
+def test_poses_that_part_photos_from_one_spot_by_nothing_make_no_map(texture, tmp_path):
+    """Given right but for some jitter: rays meet nowhere, and the reason is told."""
+    far, turns = np.linalg.inv(camera_matrix(600, (640, 480))), [turn(), turn(y=6), turn(x=5)]
+    pictures(tmp_path / "p", [camera_matrix(300) @ r @ far for r in turns], texture((640, 480)))
+    camera = pycolmap.Camera(model="SIMPLE_PINHOLE", width=320, height=240, params=[300, 160, 120])
+    poses = {f"{i}.jpg": np.c_[r, (1e-3 * i, 0, 0)] for i, r in enumerate(turns)}
+    write_model(tmp_path / "m", poses, dict.fromkeys(poses, camera))
+    with pytest.raises(
+        InputError, match=r"points can be triangulated: all 3 photos seem to be taken"
+    ):
+        import_map(tmp_path / "m", tmp_path / "p", tmp_path / "map", extractor="sift", workers=1)

@@ -8,15 +8,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import FakeExtractor
 
 import locate
 from index.catalog import Catalog
 from locate import verdict
+from locate.errors import DatabaseMismatchError
 from locate.extractors import registry, shipped
 from locate.extractors.base import ExtractorInfo
 from locate.extractors.registry import EXTRACTORS, create
 from locate.extractors.weights import file_hash
 from locate.matching import match_mutual
+from locate.verdict import chance_inliers
 from pipelines.build import build_index
 from pipelines.cli import main
 from pipelines.filled_by import sfm_extractor
@@ -137,6 +140,96 @@ def test_an_extractor_without_a_ratio_has_the_fingerprint_it_had():
     other = replace(info, ratio=0.9)
     assert other.fingerprint != info.fingerprint
     assert ExtractorInfo.from_json(other.to_json()) == other
+
+
+def test_what_is_verified_as_ever_has_the_fingerprint_it_had():
+    plain = ExtractorInfo("x", "hash", {"a": 1}, local_dim=8)
+    assert (plain.verification, plain.max_error) == ("fundamental", 2.0)
+    assert not {"verification", "max_error"} & json.loads(plain.to_json()).keys()
+    # sha256 of what was stored before there was a choice
+    stored = (
+        '{"global_dim": 0, "local_dim": 8, "name": "x", "rotation_invariant": false, '
+        '"settings": {"a": 1}, "weights": "hash"}'
+    )
+    assert plain.to_json() == stored
+    assert ExtractorInfo.from_json(stored) == plain
+    other = replace(plain, verification="affine", max_error=15.0)
+    assert ExtractorInfo.from_json(other.to_json()) == other
+    assert (
+        len({plain.fingerprint, other.fingerprint, replace(other, max_error=9.0).fingerprint}) == 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "ratios"),
+    [
+        ("d2net", (0.98, 0.95)),
+        ("delf", (0.98, None)),
+        ("ur2kid", (0.98, None)),
+        ("gem+d2net", (0.98, 0.95)),
+    ],
+)
+def test_published_systems_are_not_judged_by_the_ratio_of_sift(name, ratios):
+    info = create(name).info
+    assert (info.ratio, info.query_ratio) == ratios
+
+
+@pytest.mark.parametrize("name", ["delf", "gem+delf"])
+def test_proofs_of_delf_are_affine(name):
+    info = create(name).info
+    assert (info.verification, info.max_error) == ("affine", 15.0)
+
+
+class Affine(FakeExtractor):
+    """Points on a grid of 16 pixels, as DELF's."""
+
+    def __init__(self):
+        super().__init__()
+        self.info = replace(self.info, name="affine", verification="affine", max_error=15.0)
+
+
+def test_a_query_is_judged_by_the_model_of_its_extractor(photo_factory, tmp_path, monkeypatch):
+    monkeypatch.setitem(EXTRACTORS, "affine", Affine)
+    monkeypatch.setitem(EXTRACTORS, "fake", FakeExtractor)
+    for i in range(4):
+        photo_factory(tmp_path / f"photos/{i}/a.png", seed=i)
+    for name in ("affine", "fake"):
+        build_index(tmp_path / "photos", tmp_path / name, extractor=name)
+        with locate.open(tmp_path / name) as db:
+            best = db.query(tmp_path / "photos/2/a.png").best
+        seen = best.verification
+        expected = "affine" if name == "affine" else "fundamental"
+        assert (best.image, seen.kind, seen.model) == ("2/a.png", expected, expected)
+        assert seen.inlier_count > 20
+        chance = chance_inliers(len(seen.matches), expected)
+        assert best.evidence == seen.inlier_count - chance
+        if name == "affine":
+            np.testing.assert_allclose(seen.matrix, np.eye(3), atol=1e-3)
+
+
+def test_a_database_from_before_is_judged_as_it_was(photo_factory, tmp_path, monkeypatch):
+    """What changed is how matches are judged, not what features are: they compare, and the rule that
+    was calibrated for the database still holds."""
+    monkeypatch.setitem(EXTRACTORS, "affine", Affine)
+    photo = photo_factory(tmp_path / "photos/0/a.png", seed=1)
+    build_index(tmp_path / "photos", tmp_path / "i", extractor="affine")
+    now = Affine().info
+    before = replace(now, verification="fundamental", max_error=2.0)
+    assert now.compares_with(before)
+    assert not now.compares_with(replace(before, settings={"patch": 8}))
+    assert not now.compares_with(replace(before, parts=(8, 8)))
+    with Catalog.create(tmp_path / "i") as catalog, catalog.transaction():
+        catalog.set_meta("extractor", before.to_json())
+    with locate.open(tmp_path / "i") as db:
+        best = db.query(photo).best
+        assert best.verification.kind == "fundamental"
+        assert db.calibration.extractor == before.fingerprint
+    report = build_index(tmp_path / "photos", tmp_path / "i")
+    assert report.unchanged == 1
+    with Catalog.create(tmp_path / "i") as catalog, catalog.transaction():
+        catalog.set_meta("extractor", replace(before, settings={"patch": 8}).to_json())
+    with locate.open(tmp_path / "i") as db, pytest.raises(DatabaseMismatchError, match="other"):
+        db.query(photo)
 
 
 def test_what_an_extractor_of_another_version_remembered_is_read():

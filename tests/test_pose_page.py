@@ -27,6 +27,7 @@ from pipelines.pose_picture import (
     inlier_projections,
     save_reprojections,
 )
+from pipelines.visible import visible
 
 SIZE = (1000, 700)
 FOCAL = 350 / np.tan(np.radians(25))  # 50 degrees from top to bottom
@@ -422,8 +423,8 @@ def test_names_are_no_markup(tmp_path):
     assert "alert(1)</script>" not in text
     assert len(re.findall(r"<script", text)) == 2
     assert text.count("&lt;b&gt;&amp;{{scene}}") == 2
-    assert scene_json(page)["queries"][0]["name"] == name
-    assert run_page(page, "return frame().texts[0].text;") == name
+    assert scene_json(page)["queries"][0]["name"] == visible(name)
+    assert run_page(page, "return frame().texts[0].text;") == visible(name)
 
 
 def test_the_page_asks_for_nothing_from_elsewhere(tmp_path):

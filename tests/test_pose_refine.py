@@ -114,15 +114,20 @@ def test_derivatives_against_finite_differences(model):
         np.testing.assert_allclose(analytic[:, :, k], numeric, rtol=1e-4, atol=1e-3)
 
 
-def normalized_errors(make_pixels, systematic, runs=300):
+def normalized_errors(make_pixels, systematic, runs=300, count=60, loss_scale=5.0):
     """NEES of many simulations of one scene."""
     camera = camera_of()
-    clean, world, truth = scene(camera, 60)
+    clean, world, truth = scene(camera, count)
     values = []
     for run in range(runs):
         rng = np.random.default_rng(run)
         found = refine_pose(
-            make_pixels(clean, rng), world, camera, truth, loss_scale=5.0, systematic=systematic
+            make_pixels(clean, rng),
+            world,
+            camera,
+            truth,
+            loss_scale=loss_scale,
+            systematic=systematic,
         )
         error = error_of(found.cam_from_world, truth)
         values.append(error @ np.linalg.solve(found.covariance, error))
@@ -136,6 +141,28 @@ def test_covariance_of_independent_noise_is_calibrated():
     )
     assert values.mean() == pytest.approx(6, abs=0.7)
     assert np.mean(values < 12.59) == pytest.approx(0.95, abs=0.035)
+
+
+@pytest.mark.parametrize("noise", [0.5, 1.0])
+def test_covariance_where_the_loss_flattens(noise):
+    """Residuals as large as the loss's scale pull less, and tell less."""
+    values = normalized_errors(
+        lambda clean, rng: clean + rng.normal(0, noise, clean.shape),
+        systematic=0.0,
+        count=200,
+        loss_scale=1.0,
+    )
+    assert values.mean() == pytest.approx(6, abs=0.8)
+    assert np.mean(values < 12.59) == pytest.approx(0.95, abs=0.035)
+
+
+def test_covariance_of_few_points():
+    """Each of twelve draws the pose to itself, so that its residual tells too little of its noise."""
+    values = normalized_errors(
+        lambda clean, rng: clean + rng.normal(0, 0.5, clean.shape), systematic=0.0, count=12
+    )
+    assert np.median(values) < 7  # 5.3 if the noise were known
+    assert np.mean(values < 12.59) > 0.85
 
 
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.4])

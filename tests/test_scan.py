@@ -107,6 +107,17 @@ def test_names_that_are_not_utf8_are_found_with_their_error(tmp_path):
     assert any("caf\\udce9.jpg" in path for path in found)
 
 
+def test_an_environment_that_cannot_name_a_file_is_said(tmp_path):
+    """In the C locale without UTF-8 mode every other letter stands for bytes; no name is to blame."""
+    file = tmp_path / os.fsdecode(b"\xe6\x97").encode("utf-8", "surrogateescape").decode(
+        "ascii", "surrogateescape"
+    )
+    whole = tmp_path / "\udce6\udc97\udca5.jpg"
+    assert "which this environment forbids" in (look(whole, tmp_path).error or "")
+    assert "set PYTHONUTF8=1" in (look(whole, tmp_path).error or "")
+    assert look(file, tmp_path).error == "its name is not valid UTF-8; rename it"
+
+
 def test_a_folder_that_cannot_be_listed_is_said(tmp_path, monkeypatch):
     """Root may list any folder, so the refusal is played."""
     touch(tmp_path, "a/1.jpg", "locked/2.jpg")

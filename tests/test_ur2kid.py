@@ -16,8 +16,8 @@ from locate.errors import InputError, UnknownNameError, WeightsError
 from locate.extractors.backbone import Backbone
 from locate.extractors.backbones import create_backbone
 from locate.extractors.base import Extractor, ExtractorInfo
-from locate.extractors.detection import to_input
-from locate.extractors.grids import Grid, resample
+from locate.extractors.detection import resize_image, to_input
+from locate.extractors.grids import Grid, resample, sample
 from locate.extractors.ur2kid import network as network_module
 from locate.extractors.ur2kid.detection import group_responses, keypoints
 from locate.extractors.ur2kid.extractor import (
@@ -217,12 +217,28 @@ def test_the_short_map_is_the_projection_of_the_long_one_with_and_without_dropou
             np.testing.assert_allclose(
                 network.low(taps, factor).numpy(), expected.numpy(), atol=2e-4
             )
-        columns = long[0].flatten(1).T
-        np.testing.assert_allclose(
-            network.describe(columns).numpy(),
-            functional.normalize(network.low(taps)[0].flatten(1).T, dim=1).numpy(),
-            atol=2e-5,
-        )
+
+
+@pytest.mark.parametrize("backbone", ["lite0", "resnet50"])
+@pytest.mark.parametrize("stride", [4, 8])
+def test_descriptors_at_points_are_those_of_the_whole_map(backbone, stride):
+    """Also beyond the first and the last cells, where the border's value counts."""
+    torch.manual_seed(0)
+    network = UR2KiDNetwork(create_backbone(backbone), stride=stride).eval()
+    network.reduce.bias.data.normal_(std=0.01)
+    for lateral in network.pyramid.laterals:
+        lateral.bias.data.normal_(std=0.01)
+    points = torch.rand(200, 2) * torch.tensor([110.0, 78.0]) - 7
+    with torch.no_grad():
+        network.balance()
+        taps = network.taps(natural_noise(96)[:, :, :64])
+        dense = network.pyramid(taps).double()
+        at = network.pyramid.grid.to_map(points).double()
+        weight = network.reduce.weight[:, :, 0, 0].double()
+        columns = sample(dense, at[None])[0] @ weight.T + network.reduce.bias.double()
+        expected = functional.normalize(columns, dim=1)
+        found = network.describe(taps, points)
+    np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=2e-6)
 
 
 def test_concepts_are_dropped_by_chance_and_the_mean_stays(lite0):
@@ -338,6 +354,34 @@ def test_features_follow_the_image(lite0, texture, multiscale):
     errors = np.linalg.norm(moved - (-dx, -dy), axis=1)
     assert np.median(errors) < 1.5
     assert (errors < 3).sum() > 40
+
+
+def test_every_scale_of_the_pyramid_is_what_it_is_alone(lite0, texture):
+    """Half, full and double size together are three looks at one size each, brought to one image and
+    merged; and each of the three finds something in all four quarters of it."""
+    width, height = 208, 150
+    pixels = texture((width, height), seed=9)
+    together = UR2KiD(lite0, "-", multiscale=True, max_keypoints=10_000).extract(pixels).features
+    alone = UR2KiD(lite0, "-", max_keypoints=10_000)
+    points, scores, descriptors, scales = [], [], [], []
+    for scale in (0.5, 1.0, 2.0):
+        level = (round(scale * width), round(scale * height))
+        seen = alone.extract(resize_image(pixels, level)).features
+        points.append((seen.keypoints.astype(np.float64) + 0.5) / scale - 0.5)
+        scores.append(seen.scores)
+        descriptors.append(seen.descriptors)
+        scales.append(np.full(len(seen), scale))
+    points, scores, descriptors, scales = map(np.concatenate, (points, scores, descriptors, scales))
+    kept: list[int] = []
+    for i in np.argsort(-scores, kind="stable"):
+        if all(np.hypot(*(points[i] - points[j])) > lite0.pyramid.grid.stride for j in kept):
+            kept.append(i)
+    np.testing.assert_allclose(together.keypoints, points[kept], atol=1e-3)
+    np.testing.assert_allclose(together.scores, scores[kept], atol=1e-4)
+    np.testing.assert_allclose(together.descriptors, descriptors[kept], atol=1e-4)
+    for scale in (0.5, 1.0, 2.0):
+        quarters = {(x > width / 2, y > height / 2) for x, y in points[kept][scales[kept] == scale]}
+        assert len(quarters) == 4, scale
 
 
 # --- extractor --------------------------------------------------------------------------------------
@@ -476,8 +520,11 @@ def test_the_untrained_start_says_so_and_is_the_same_every_time(caplog, lite0):
         extractor = UR2KiD.from_pretrained(max_keypoints=10)
     assert "untrained" in caplog.text
     assert len(extractor.info.weights) == 64
-    state = extractor._network.state_dict()
-    assert all(torch.equal(state[name], value) for name, value in lite0.state_dict().items())
+    state = extractor._network.state_dict()  # less the normalisations, which are folded in
+    kept = {name: value for name, value in lite0.state_dict().items() if "backbone" not in name}
+    assert len(kept) > 10
+    assert all(torch.equal(state[name], value) for name, value in kept.items())
+    assert extractor.info == UR2KiD(lite0, extractor.info.weights, max_keypoints=10).info
 
 
 def test_resnet_builds_loads_torchvisions_names_and_runs(tmp_path, texture):

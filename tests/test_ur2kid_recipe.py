@@ -15,10 +15,18 @@ from PIL import Image
 from torch.nn import functional
 
 from locate.errors import InputError, UnknownNameError
+from locate.extractors.grids import sample
 from locate.extractors.ur2kid import losses as loss
 from locate.extractors.ur2kid import recipe as recipe_module
+from locate.extractors.ur2kid.detection import group_responses, keypoints
 from locate.extractors.ur2kid.extractor import UR2KiD, build, network_settings
-from locate.extractors.ur2kid.objective import Look, Objective, look, matching_losses
+from locate.extractors.ur2kid.objective import (
+    Look,
+    Objective,
+    joint_losses,
+    look,
+    matching_losses,
+)
 from locate.extractors.ur2kid.recipe import UR2KiDRecipe, set_aside
 from locate.extractors.ur2kid.whitening import (
     discriminative_projection,
@@ -141,10 +149,12 @@ def test_distillation():
             total += (float(high[i, j]) * weight - float(low[i, j])) ** 2
     assert float(loss.distillation_loss(high, low, weights)) == pytest.approx(total / 12)
     assert same_gradient(lambda m: loss.distillation_loss(high, m, weights), low)
-    teacher = high.clone().requires_grad_(True)
-    student = low.clone().requires_grad_(True)
-    loss.distillation_loss(teacher, student, weights).backward()
+    teacher, student, detection = (
+        value.clone().requires_grad_(True) for value in (high, low, weights)
+    )
+    loss.distillation_loss(teacher, student, detection).backward()
     assert teacher.grad is None
+    assert detection.grad is None
     assert student.grad is not None
 
 
@@ -397,6 +407,7 @@ def test_the_first_refresh_fits_the_projection(recipe):
 def test_begin_trains_what_losses_look_through_and_keeps_statistics(recipe):
     network = recipe.network()
     groups = recipe.begin(network, STAGE)
+    assert [group["lr"] for group in groups] == pytest.approx([3e-4, 1.5e-5, 3e-3])
     assert network.training
     assert not any(m.training for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d))
     trained = {id(p) for group in groups for p in group["params"] if p.requires_grad}
@@ -407,6 +418,78 @@ def test_begin_trains_what_losses_look_through_and_keeps_statistics(recipe):
     assert {"reduce.weight", "pyramid.laterals.0.weight", "pools.head.p"} <= moved
     assert any(name.startswith("backbone._blocks.14.") for name in moved)
     assert not any(name.startswith(("fine.", "whiten.")) for name in moved)
+
+
+def test_the_losses_are_those_of_anchor_positive_and_negative(folder, tmp_path):
+    """By their names, with the weights and the margin that were asked for."""
+    settings = {
+        "margin": 0.3,
+        "retrieval_weight": 2.0,
+        "matching_weight": 3.0,
+        "distillation_weight": 5.0,
+        "dropout": 0.25,
+    }
+    made = UR2KiDRecipe(**SMALL, **settings)
+    made.prepare(folder, tmp_path)
+    network, batch = made.network(), made.batch(STAGE, generator(4))
+    assert network.dropout == 0.25
+    made.begin(network, STAGE)
+    images = tuple(batch[name] for name in ("anchors", "positives", "negatives"))
+    torch.manual_seed(1)
+    with torch.no_grad():
+        found = made.losses(network, batch, STAGE)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        expected = joint_losses(network, images, Objective(64, "positions", 0.3, (2.0, 3.0, 5.0)))
+    assert {name: float(value) for name, value in found.items()} == pytest.approx(
+        {name: float(value) for name, value in expected.items()}
+    )
+
+
+def test_a_triple_shows_one_place_twice_and_another_once(recipe, monkeypatch):
+    """Images here are the number of their photo."""
+    paths = list(recipe._index)
+
+    def numbered(path):
+        return np.full((64, 64, 3), recipe._index[path], np.uint8)
+
+    monkeypatch.setattr(recipe, "_view", lambda path, _: numbered(path))
+    monkeypatch.setattr(recipe, "_views", lambda a, b, _: (numbered(a), numbered(b)))
+    differ = 0
+    for k in range(20):
+        batch = recipe.batch(STAGE, generator(k))
+        for t in range(2):
+            a, p, n = (
+                paths[int(batch[name][t, 0, 0, 0])]
+                for name in ("anchors", "positives", "negatives")
+            )
+            place, other, foreign = (recipe._scene_of.get(path, path) for path in (a, p, n))
+            assert place == other != foreign
+            differ += a != p
+    assert differ > 5  # photos of a scene; a single photo is its own positive
+
+
+def test_the_projection_is_fitted_to_anchors_and_positives(recipe, monkeypatch):
+    network, seen = recipe.network(), []
+    triples = [recipe._triple(generator(0, 1, k), held_out=False)[:2] for k in range(3)]
+    fit = recipe_module.discriminative_projection
+    monkeypatch.setattr(
+        recipe_module,
+        "discriminative_projection",
+        lambda pairs, dim: seen.extend(pairs) or fit(pairs, dim),
+    )
+    recipe.refresh(network, STAGE, 0)
+    network = recipe.network()
+    assert len(seen) == 3
+    for k, pair in enumerate(seen):
+        images = triples[k]
+        for image, columns in zip(images, pair, strict=True):
+            with torch.no_grad():
+                taps = network.taps(torch.from_numpy(image).permute(2, 0, 1)[None].float())
+                at, _ = keypoints(group_responses(network.fine(taps)[0], 8))
+                # Fine cell x lies at pixel 2 x + 0.5, cell X of F at 4 X + 1.5.
+                expected = sample(network.pyramid(taps), ((2 * at + 0.5) - 1.5)[None] / 4)[0]
+            assert torch.allclose(columns, expected[:400], atol=1e-4)
 
 
 def test_all_images_of_a_step_lose_the_same_concepts(recipe):
@@ -468,6 +551,13 @@ def test_the_end_whitens_and_the_result_is_an_extractor(recipe, texture):
     network = recipe.network()
     recipe.finish(network, STAGE)
     assert torch.isfinite(network.whiten.weight).all()
+    order = generator(0, 3).permutation(25)[:12]  # 2 of 12 photos and no scene are held out
+    paths = [*recipe._singles, *(p for photos in recipe._scenes.values() for p in photos)]
+    if len(paths) == 25:
+        seen = recipe._vectors(network, [paths[i] for i in order], 352)
+        vectors = torch.from_numpy(np.stack([vector for _, vector in seen]))
+        white = network.whiten(vectors).detach()
+        assert white.mean(dim=0).abs().max() < 1e-3 * white.abs().max()
     tensors = recipe.tensors(network)
     again = build(recipe.settings())
     assert network_settings(again) == recipe.settings()

@@ -10,7 +10,7 @@ import pytest
 
 from locate.errors import InputError
 from locate.geometry import verify
-from locate.types import Features
+from locate.types import AFFINE, FUNDAMENTAL, MODELS, Features, Verification
 from locate.verdict import (
     MATCH,
     MATCH_RATE,
@@ -162,11 +162,13 @@ def test_uncalibrated_promises_nothing():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("model", "max_error", "size"), [(FUNDAMENTAL, 2.0, (640, 480)), (AFFINE, 15.0, (512, 384))]
+)
 @pytest.mark.parametrize("matches", [8, 18, 40, 100, 300])
-def test_chance_is_what_random_matches_give(matches):
+def test_chance_is_what_random_matches_give(matches, model, max_error, size):
     """The table of the module against the verifier itself on uniformly random matches."""
     rng = np.random.default_rng(matches)
-    size = (640, 480)
 
     def random_features():
         points = (rng.random((matches, 2)) * size).astype(np.float32)
@@ -174,22 +176,36 @@ def test_chance_is_what_random_matches_give(matches):
         return Features(points, ones[:, 0], ones, size)
 
     pairs = np.repeat(np.arange(matches, dtype=np.int32)[:, None], 2, axis=1)
-    found = [verify(random_features(), random_features(), pairs) for _ in range(60)]
+    found = [
+        verify(random_features(), random_features(), pairs, 1024, model, max_error)
+        for _ in range(60)
+    ]
     evidence = np.array([evidence_of(v) for v in found])
     assert abs(evidence.mean()) < 0.5
     assert evidence.max() < 7
 
 
-def test_chance_grows_with_the_matches():
-    values = [chance_inliers(m) for m in range(3000)]
+@pytest.mark.parametrize("model", MODELS)
+def test_chance_grows_with_the_matches(model):
+    values = [chance_inliers(m, model) for m in range(3000)]
     assert values[0] == 0
     assert all(a <= b for a, b in itertools.pairwise(values))
-    assert all(chance_inliers(m) <= m for m in range(3000))
+    assert all(chance_inliers(m, model) <= m for m in range(3000))
+
+
+def test_nothing_found_is_no_evidence_of_either_model():
+    points = np.zeros((3, 2), np.float32)
+    matches, none = np.zeros((3, 2), np.int32), np.zeros(3, np.bool_)
+    for model in MODELS:
+        verification = Verification(matches, points, points, none, None, "none", model)
+        assert evidence_of(verification) == -chance_inliers(3, model) < 0
+    assert Verification(matches, points, points, none, None, "none").model == FUNDAMENTAL
 
 
 def test_inliers_for_a_match():
     rule = made([5.0] * 990 + [6.5] * 10)
-    for matches in (20, 60, 250):
-        needed = rule.inliers_for_match(matches)
-        assert rule.verdict(needed - chance_inliers(matches)) == MATCH
-        assert rule.verdict(needed - 1 - chance_inliers(matches)) != MATCH
+    for model, matches in itertools.product(MODELS, (20, 60, 250)):
+        needed = rule.inliers_for_match(matches, model)
+        assert rule.verdict(needed - chance_inliers(matches, model)) == MATCH
+        assert rule.verdict(needed - 1 - chance_inliers(matches, model)) != MATCH
+    assert rule.inliers_for_match(60) == rule.inliers_for_match(60, FUNDAMENTAL)

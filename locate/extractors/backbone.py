@@ -50,6 +50,11 @@ class Backbone(nn.Module, ABC):
         """Change the network in place so that no tap is coarser than `stride`: strides beyond it
         become 1, and the convolutions after them get holes ("a trous"), with the same weights."""
 
+    def fold(self) -> None:
+        """Change the network in place, for use alone: the same maps, with every normalisation folded
+        into its convolution. In one without any there is nothing to do."""
+        return
+
     def freeze_normalisation(self) -> None:
         """Keep the statistics of batch normalisation as they are, also in training mode: batches
         of a few images would spoil them."""

@@ -9,10 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
-from locate.types import Array, Extraction
+from locate.geometry import MAX_EPIPOLAR_ERROR
+from locate.types import FUNDAMENTAL, Array, Extraction
+
+# What infos did not have from the beginning.
+_LATER = ("ratio", "query_ratio", "parts", "query_shares", "verification", "max_error")
+# What says how matches are judged, not what features are.
+_JUDGED: Mapping[str, Any] = {
+    "ratio": None,
+    "query_ratio": None,
+    "query_shares": (),
+    "verification": FUNDAMENTAL,
+    "max_error": MAX_EPIPOLAR_ERROR,
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,9 @@ class ExtractorInfo:
         parts: lengths of the parts that a local descriptor is made of; empty where it is one.
         query_shares: of a cosine, which each part has in queries (`locate.matching.weighted`); empty if
             as they are stored.
+        verification: by which model of the camera's motion matches prove a place, of
+            `locate.types.MODELS`.
+        max_error: how far they may be from it, in pixels at the size that the extractor looks at.
     """
 
     name: str
@@ -44,12 +59,15 @@ class ExtractorInfo:
     query_ratio: float | None = None
     parts: tuple[int, ...] = ()
     query_shares: tuple[float, ...] = ()
+    verification: str = FUNDAMENTAL
+    max_error: float = MAX_EPIPOLAR_ERROR
 
     def to_json(self) -> str:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in ("ratio", "query_ratio", "parts", "query_shares"):
-            if not values[name]:  # databases and calibrations from before there was one stay valid
-                del values[name]
+        for f in fields(self):
+            # Databases and calibrations from before there was one stay valid.
+            if f.name in _LATER and values[f.name] == f.default:
+                del values[f.name]
         return json.dumps(values | {"settings": dict(self.settings)}, sort_keys=True)
 
     @classmethod
@@ -63,8 +81,13 @@ class ExtractorInfo:
 
     @property
     def fingerprint(self) -> str:
-        """A short hash that changes with anything that changes the output."""
+        """A short hash that changes with anything that changes the output, or how it is judged."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:12]
+
+    def compares_with(self, other: ExtractorInfo) -> bool:
+        """Whether the descriptors of both are the same, however their matches are judged."""
+        plain = (replace(info, **_JUDGED) for info in (self, other))
+        return len({info.to_json() for info in plain}) == 1
 
 
 @runtime_checkable

@@ -131,23 +131,44 @@ def suppress(points: Array, scores: Array, radius: float) -> Array:
     order = np.argsort(-scores, kind="stable")
     if radius <= 0 or len(points) == 0:
         return order
-    # Buckets of `radius`: only the nine around a point can hold one that is near enough.
+    ranked = points[order]
+    better, worse = _near(ranked, radius)
+    kept, open_ = np.zeros(len(order), np.bool_), np.ones(len(order), np.bool_)
+    while open_.any():  # all at once that have no better neighbour left, then the same again
+        new = open_.copy()
+        new[worse] = False
+        kept |= new
+        open_ &= ~new
+        open_[worse[new[better]]] = False
+        left = open_[better] & open_[worse]
+        better, worse = better[left], worse[left]
+    return np.asarray(order[kept])
+
+
+def _near(points: Array, radius: float) -> tuple[Array, Array]:
+    """Indices (i, j), i < j, of all pairs of N x 2 points that are no farther apart than `radius`."""
     cells = np.floor(points / radius).astype(np.int64)
-    kept_in: dict[tuple[int, int], list[int]] = {}
-    kept = []
-    for i in order:
-        cx, cy = int(cells[i, 0]), int(cells[i, 1])
-        near = (
-            j
-            for u in (cx - 1, cx, cx + 1)
-            for v in (cy - 1, cy, cy + 1)
-            for j in kept_in.get((u, v), ())
-        )
-        x, y = points[i]
-        if all((points[j, 0] - x) ** 2 + (points[j, 1] - y) ** 2 > radius**2 for j in near):
-            kept.append(i)
-            kept_in.setdefault((cx, cy), []).append(int(i))
-    return np.array(kept, np.int64)
+    cells -= cells.min(axis=0)
+    width = int(cells[:, 1].max()) + 3  # a row is never beside the next
+    keys = cells[:, 0] * width + cells[:, 1]
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    first, second = [], []
+    # Buckets of `radius`: only the nine around a point can hold one that is near enough. Half of them,
+    # so that each pair comes once.
+    for step in (0, 1, width - 1, width, width + 1):
+        start = np.searchsorted(keys, keys + step, "left")
+        count = np.searchsorted(keys, keys + step, "right") - start
+        if step == 0:  # of its own only those behind it
+            start, count = np.arange(len(keys)) + 1, start + count - np.arange(len(keys)) - 1
+        ends = np.cumsum(count)
+        first.append(np.repeat(order, count))
+        second.append(order[np.arange(ends[-1]) + np.repeat(start - ends + count, count)])
+    one, other = np.concatenate(first), np.concatenate(second)
+    squared = ((points[one] - points[other]) ** 2).sum(axis=1)
+    near = squared <= radius**2
+    one, other = one[near], other[near]
+    return np.minimum(one, other), np.maximum(one, other)
 
 
 def resize_image(pixels: Array, size: tuple[int, int]) -> Array:

@@ -16,12 +16,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils import fuse_conv_bn_weights
 
 from locate.errors import MissingExtraError, WeightsError
 from locate.extractors.backbone import Backbone, stop_after
 from locate.extractors.grids import Grid
-from locate.extractors.layers import SameConv2d
+from locate.extractors.layers import SameConv2d, fold_normalisations
 
 MEAN, SCALE = 127.0, 128.0
 
@@ -87,32 +86,8 @@ def folded(network: EfficientNetLite0, precision: torch.dtype = torch.float32) -
     """A copy for use alone: the same maps, in `precision`, with each normalisation folded into its
     convolution."""
     copy = deepcopy(network).eval()
-    _fold(copy, {"_bn0": "_conv_stem", "_bn1": "_conv_head"})
-    for block in copy._blocks:
-        names = {"_bn0": "_expand_conv", "_bn1": "_depthwise_conv", "_bn2": "_project_conv"}
-        _fold(block, {norm: name for norm, name in names.items() if hasattr(block, norm)})
-    for module in copy.modules():
-        if isinstance(module, SameConv2d) and module.stride == (2, 2):
-            module.widen()
+    copy.fold()
     return copy.to(precision).requires_grad_(False)
-
-
-def _fold(module: nn.Module, norms: Mapping[str, str]) -> None:
-    """Args:
-    norms: of `module`, with the convolution that each follows.
-    """
-    for name, before in norms.items():
-        norm, convolution = getattr(module, name), getattr(module, before)
-        convolution.weight, convolution.bias = fuse_conv_bn_weights(
-            convolution.weight,
-            convolution.bias,
-            norm.running_mean,
-            norm.running_var,
-            norm.eps,
-            norm.weight,
-            norm.bias,
-        )
-        setattr(module, name, nn.Identity())
 
 
 class EfficientNetLite0(Backbone):
@@ -203,6 +178,15 @@ class EfficientNetLite0(Backbone):
                     dilation *= 2
         for tap, at in self.strides.items():
             self.strides[tap] = min(at, stride)
+
+    def fold(self) -> None:
+        fold_normalisations(self, {"_bn0": "_conv_stem", "_bn1": "_conv_head"})
+        for block in self._blocks:
+            names = {"_bn0": "_expand_conv", "_bn1": "_depthwise_conv", "_bn2": "_project_conv"}
+            fold_normalisations(block, {n: name for n, name in names.items() if hasattr(block, n)})
+        for module in self.modules():
+            if isinstance(module, SameConv2d) and module.stride == (2, 2):
+                module.widen()
 
     def forward(self, x: Tensor) -> Tensor:
         """B x 3 x H x W -> B x classes, not yet through the softmax."""

@@ -29,6 +29,8 @@ class Pair:
             query_ratio=second.info.query_ratio,
             parts=second.info.parts,
             query_shares=second.info.query_shares,
+            verification=second.info.verification,
+            max_error=second.info.max_error,
         )
 
     def extract(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from locate.extractors.backbone import Backbone, normalise_imagenet, stop_after
 from locate.extractors.grids import Grid
+from locate.extractors.layers import fold_normalisations
 
 _DEPTHS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
 _LAYERS = ("layer1", "layer2", "layer3", "layer4")
@@ -42,6 +43,12 @@ class _Bottleneck(nn.Module):
             x = self.downsample(x)
         out: Tensor = self.relu(y + x)
         return out
+
+    def fold(self) -> None:
+        norms = {f"bn{i}": f"conv{i}" for i in (1, 2, 3)}
+        if isinstance(self.downsample, nn.Sequential):
+            norms["downsample.1"] = "downsample.0"
+        fold_normalisations(self, norms)
 
     def dilate(self, dilation: int) -> None:
         """Stride 1, and the holes that keep the receptive field what it was."""
@@ -98,6 +105,12 @@ class ResNet(Backbone):
                 break
             maps[layer] = x = self.get_submodule(layer)(x)
         return maps
+
+    def fold(self) -> None:
+        fold_normalisations(self, {"bn1": "conv1"})
+        for module in self.modules():
+            if isinstance(module, _Bottleneck):
+                module.fold()
 
     def dilate(self, stride: int) -> None:
         dilation = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from locate.errors import InputError
 from locate.extractors.backbones import create_backbone, load_backbone
@@ -27,12 +27,14 @@ from locate.types import Array, Extraction, Features
 log = logging.getLogger("locate")
 
 SCALES = (0.5, 1.0, 2.0)  # of the paper's image pyramid
+RATIO, QUERY_RATIO = 0.98, 0.95  # of Lowe's test: benchmarks/ratios.py, of the untrained start
 _FLAT_SIDE = 17  # pixels: where no two pixels of such a window differ by
 _FLAT_RANGE = 4  # grey levels or more, there is nothing but noise
 
 
 class D2Net:
-    """D2-Net.
+    """D2-Net. Keypoints are ranked by `detection.distinctness` over the number of the level, which is
+    ours; the paper takes D^k_ij.
 
     Args:
         network: with its weights, at the stride of use.
@@ -57,7 +59,8 @@ class D2Net:
             )
         self.max_side = max_side
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        network = network.eval().requires_grad_(False).to(self.device)
+        network = deepcopy(network).eval().requires_grad_(False).to(self.device)
+        network.backbone.fold()
         self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._max_keypoints = max_keypoints
         self._scales = SCALES if multiscale else (1.0,)
@@ -72,6 +75,8 @@ class D2Net:
                 "multiscale": multiscale,
             },
             local_dim=network.width,
+            ratio=RATIO,
+            query_ratio=QUERY_RATIO,
         )
 
     @classmethod
@@ -142,10 +147,10 @@ class D2Net:
             maps = self._maps(level)
             shape = (maps.shape[-2], maps.shape[-1])
             grid = _seen_from(self._network.grid, scale)
-            if before is not None:  # the running sum over the levels
+            if before is not None and banned is not None:
+                # The running sum over the levels, and where coarser ones have found something.
                 maps = maps + resample(before[0][None], before[1], grid, shape)[0]
-            if banned is not None:
-                banned = functional.interpolate(banned[None, None].float(), shape)[0, 0] > 0
+                banned = _on_grid(banned, before[1], grid, shape)
             index, places = keypoints(maps, banned)
             contrast = _has_contrast(level, self._network.grid.to_image(places))
             index, places = (
@@ -177,6 +182,16 @@ class D2Net:
 def _seen_from(grid: Grid, scale: float) -> Grid:
     """The grid of an image that is `scale` times as large, in pixels of the image itself."""
     return Grid(grid.stride / scale, (grid.offset + 0.5) / scale - 0.5)
+
+
+def _on_grid(mask: Tensor, grid: Grid, to_grid: Grid, size: tuple[int, int]) -> Tensor:
+    """A mask h x w on another grid of H x W cells: for each the value of the cell that is nearest in the
+    image. A level need not have twice the cells of the one before."""
+    index = []
+    for cells, known in zip(size, mask.shape, strict=True):
+        places = to_grid.to_image(torch.arange(cells, device=mask.device, dtype=torch.float64))
+        index.append(grid.to_map(places).round().long().clamp(0, known - 1))
+    return mask[index[0][:, None], index[1]]
 
 
 def _has_contrast(pixels: Array, points: Tensor) -> Tensor:

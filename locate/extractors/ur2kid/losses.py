@@ -98,7 +98,8 @@ def detection_weights(scores_a: Tensor, scores_p: Tensor) -> Tensor:
     """M^det_ij = s_i s_j, scaled to a mean of 1 (the scale is ours).
 
     Args:
-        scores_a: N, scores_p: K, soft detection scores of the positions.
+        scores_a: N, scores_p: K, soft detection scores of the positions; `objective.look` says of which
+            map.
 
     Returns:
         N x K.
@@ -108,8 +109,10 @@ def detection_weights(scores_a: Tensor, scores_p: Tensor) -> Tensor:
 
 
 def distillation_loss(high: Tensor, low: Tensor, weights: Tensor) -> Tensor:
-    """L_dis = mean (M . M^det - M^)^2: the low-dimensional affinity is to be what the high-dimensional
-    one is, and all the more so where both positions are detected. The teacher learns nothing from it.
+    """L_dis = mean (M . M^det - M^)^2: the low-dimensional affinity is to be the high-dimensional one
+    times M^det. So it is the target that detection scales, above the cosine where both positions are
+    detected more than on average and below it elsewhere; the residual weighs the same everywhere. The
+    teacher learns nothing from it.
 
     Args:
         high, low: N x K, of descriptors that are both L2-normalised. weights: `detection_weights`.

@@ -5,7 +5,10 @@ Yang et al., arXiv 2001.07252. The paper takes ResNet-101. Where its text leaves
 - On EfficientNet-Lite0 the map F joins stages 2, 3, 5 and 7 (strides 4, 8, 16, 32), on a ResNet its four
   layers.
 - Keypoints are looked for on a pyramid of its own, of the finest taps alone (stages 1 and 2, at stride
-  2). Responses of F itself are dominated by its coarse levels and repeat less well.
+  2), in training (M^det) as in use. Responses of F itself are dominated by its coarse levels and repeat
+  less well.
+- GeM wants maps that are not negative, as those of the paper's ResNet. Lite0's stages end in a linear
+  projection: of them the negative values are dropped.
 - Before any training a pyramid has to give what ImageNet's features give. So a lateral 1 x 1 convolution
   starts as an isometry, and if the channels suffice for all levels side by side, as with Lite0, inner
   products are sums of those of the levels, as if these were concatenated.
@@ -26,7 +29,7 @@ from torch.nn import functional
 
 from locate.errors import InputError, UnknownNameError
 from locate.extractors.backbone import Backbone
-from locate.extractors.grids import Grid, resample
+from locate.extractors.grids import Grid, resample, sample
 from locate.extractors.layers import GeM
 
 STRIDES = (4, 8)  # of F that there may be
@@ -140,6 +143,54 @@ class Pyramid(nn.Module):
             total = maps[k] + resampled
         return total
 
+    def at(self, taps: Mapping[str, Tensor], points: Tensor, weight: Tensor) -> Tensor:
+        """The result at a few places of one image, projected: `sample` of what `forward` gives, without
+        that: on the finest grid, which has most of the cells, only those around the points are made.
+
+        Args:
+            taps: 1 x C x h x w by name.
+            points: N x 2 (x, y) in pixels.
+            weight: D x `width`.
+
+        Returns:
+            N x D.
+        """
+        total = None
+        for k in range(len(self.names) - 1, -1, -1):
+            lateral = self.laterals[k]
+            assert isinstance(lateral, nn.Conv2d)
+            assert lateral.bias is not None
+            short, bias = weight @ lateral.weight[:, :, 0, 0], weight @ lateral.bias
+            level = taps[self.names[k]] * self.gains[k]
+            if k == 0:
+                found = functional.linear(
+                    sample(level, self.grid.to_map(points)[None])[0], short, bias
+                )
+                return found if total is None else found + self._between(total, level, points)
+            level = functional.conv2d(level, short[:, :, None, None], bias)
+            if total is not None:
+                size = (level.shape[-2], level.shape[-1])
+                level = level + resample(total, self.grids[k + 1], self.grids[k], size)
+            total = level
+        raise AssertionError("a pyramid has levels")
+
+    def _between(self, coarse: Tensor, finest: Tensor, points: Tensor) -> Tensor:
+        """`coarse`, of the second level, at N x 2 points in pixels, as if resampled to the grid of
+        `finest` before."""
+        last = points.new_tensor((finest.shape[-1] - 1, finest.shape[-2] - 1))
+        at = self.grid.to_map(points).clamp(min=0).minimum(last)
+        low = at.floor()
+        corners = torch.stack((low, (low + 1).minimum(last)))  # 2 x N x 2: left top, right bottom
+        shares = torch.stack((1 - (at - low), at - low))
+        total = torch.zeros((), device=points.device)
+        for row in range(2):
+            for column in range(2):
+                cells = torch.stack((corners[column, :, 0], corners[row, :, 1]), dim=1)
+                places = self.grids[1].to_map(self.grid.to_image(cells))
+                share = shares[column, :, :1] * shares[row, :, 1:]
+                total = total + share * sample(coarse, places[None])[0]
+        return total
+
     def balance(self, taps: Mapping[str, Tensor]) -> None:
         """Set the gains so that the features of each level have the length that it should have."""
         for k, (name, length) in enumerate(zip(self.names, self._lengths, strict=True)):
@@ -229,10 +280,12 @@ class UR2KiDNetwork(nn.Module):
         chances = torch.rand(self.pyramid.width, device=self.reduce.weight.device)
         return (chances >= self.dropout).to(self.reduce.weight.dtype) / (1 - self.dropout)
 
-    def describe(self, columns: Tensor) -> Tensor:
-        """Columns of F, N x K, at whatever places -> local descriptors N x D, L2-normalised."""
-        weight = self.reduce.weight[:, :, 0, 0]
-        return functional.normalize(functional.linear(columns, weight, self.reduce.bias), dim=1)
+    def describe(self, taps: Mapping[str, Tensor], points: Tensor) -> Tensor:
+        """Local descriptors of one image at N x 2 points (x, y) in its pixels: what `low` gives there,
+        N x D, L2-normalised."""
+        assert self.reduce.bias is not None
+        found = self.pyramid.at(taps, points, self.reduce.weight[:, :, 0, 0])
+        return functional.normalize(found + self.reduce.bias, dim=1)
 
     def to_pool(self, taps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The maps that the global vector is made of."""

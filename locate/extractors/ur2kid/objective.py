@@ -111,7 +111,10 @@ class Look:
 def look(
     network: UR2KiDNetwork, taps: Mapping[str, Tensor], kept: Tensor | None, positions: int
 ) -> list[Look]:
-    """Of every image, at no more than `positions` of its local maxima, drawn at random."""
+    """Of every image, at no more than `positions` of its local maxima, drawn at random.
+
+    Ours: maxima and soft scores, and so M^det, are those of the groups of the fine map, on which
+    keypoints are looked for in use. In the paper detection is on the high-dimensional map F."""
     dense = functional.normalize(network.low(taps, kept), dim=1)
     with torch.no_grad():
         high = network.pyramid(taps)

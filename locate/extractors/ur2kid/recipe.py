@@ -4,7 +4,9 @@
    mutual nearest neighbours in images of one place (`whitening.discriminative_projection`).
 2. Then all losses of `losses` together, by gradient, on triples of an anchor, a positive and a negative.
    Negatives of an anchor from a scene are the photos of other scenes that the network of the last
-   `mine_every` steps finds most similar.
+   `mine_every` steps finds most similar. The paper has photos of one place taken by different people;
+   here they are few, so that three quarters of the anchors (`single_share`) are single photos, whose
+   positive is a synthetic view of the same photo (warped, in other light).
 3. At the end the global vector is whitened (`whitening.whitening`).
 """
 
