@@ -34,6 +34,9 @@ MOVED = 1 / 6  # of what should have been found again, in one rectangle: the res
 SUPPORTED = 0.5  # of what should have been found again, that a still scene finds at least
 _CHANCE = 0.02  # of features that meet by accident, which count as similar
 _SURE = 4.0  # times as many similar ones as by accident are none
+_AROUND = 5  # matches nearest to one that stands still
+_SMALL_MOTION = 4.0  # times the tolerance
+_AS_MANY = 1.0  # times the matches that stand still, have moved so little
 _PIECE = 0.4  # of the matches that are left, which a further piece of an overlay has
 _MOST_PIECES = 4
 # In pixels at the working size: what meets when one photo is moved by so much, meets by accident.
@@ -108,6 +111,8 @@ def on_overlay(
             best, still, radius = one, now, reach
     assert best is not None
     places = best.to_database(query.keypoints)
+    if still.sum() >= LEAST and _motion_goes_on(places, database, matches, still, radius):
+        return none
     a, b = _twins(query, database, places, radius)
     if still.sum() < LEAST and not len(a):
         return none
@@ -119,6 +124,30 @@ def on_overlay(
         points = features.keypoints[matches[:, column]]
         on[_near(points, features.keypoints[own], BESIDE * unit)[0]] = True
     return on | _pieces(places, database, matches, on, radius)
+
+
+def _motion_goes_on(
+    places: Array, database: Features, matches: Array, still: Array, radius: float
+) -> bool:
+    """Whether the matches around those that stand still have hardly moved either: then what stands still
+    is where a small motion of the camera happens to be none, such as the middle of a zoom or what is far
+    away.
+
+    Args:
+        places: N x 2, the query's keypoints in pixels of the database image.
+        still: M bool, which matches stand still.
+        radius: pixels of the database image.
+    """
+    others = matches[~still]
+    shifts = np.linalg.norm(database.keypoints[others[:, 1]] - places[others[:, 0]], axis=1)
+    # Some matches of an overlay are a little off as well.
+    little = (shifts <= _SMALL_MOTION * radius).sum()
+    if len(others) < _AROUND or little < _AS_MANY * still.sum():
+        return False
+    some = matches[still][:: max(1, int(still.sum()) // 200)]  # are enough to judge by
+    apart = places[some[:, 0]][:, None] - places[others[:, 0]][None]
+    nearest = np.argpartition((apart**2).sum(axis=2), _AROUND - 1, axis=1)[:, :_AROUND]
+    return bool(np.median(np.median(shifts[nearest], axis=1)) <= _SMALL_MOTION * radius)
 
 
 def _pieces(places: Array, database: Features, matches: Array, on: Array, radius: float) -> Array:

@@ -158,6 +158,19 @@ def test_a_scene_that_stands_still_is_none(share):
     assert not on_overlay(a, b, matches).any()
 
 
+@pytest.mark.parametrize("zoom", [1.01, 1.03, 1.06])
+def test_the_middle_of_a_small_motion_is_none(zoom):
+    """Around the middle of a zoom matches stand still, but those around them have hardly moved."""
+    rng = np.random.default_rng(6)
+    a = random_features(rng, 1500)
+    middle = np.array(SIZE) / 2
+    b = moved(a, middle + zoom * (a.keypoints - middle) + rng.normal(0, 0.5, (1500, 2)))
+    matches = np.stack([np.arange(1500)] * 2, axis=1).astype(np.int32)
+    still = np.linalg.norm(a.keypoints - b.keypoints, axis=1) < 3
+    assert still.sum() > 20
+    assert not on_overlay(a, b, matches).any()
+
+
 def test_no_matches_and_no_features():
     rng = np.random.default_rng(4)
     a, none = random_features(rng), random_features(rng, 0)
