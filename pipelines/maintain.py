@@ -37,6 +37,7 @@ class DatabaseInfo:
         local: the index of local descriptors; None likewise.
         disk: bytes by file.
         labels: images by landmark.
+        masks: the folder of masks that photos are looked at through, or None.
     """
 
     folder: Path
@@ -48,6 +49,7 @@ class DatabaseInfo:
     local: LocalInfo | None
     disk: dict[str, int]
     labels: dict[str, int]
+    masks: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -60,6 +62,7 @@ class DatabaseInfo:
             "local": asdict(self.local) if self.local else None,
             "disk": self.disk,
             "labels": self.labels,
+            "masks": self.masks,
         }
 
 
@@ -88,6 +91,7 @@ def database_info(index: Path) -> DatabaseInfo:
                 if file.name.startswith((FILE, "vectors", "local")) or file.parent != index
             },
             labels=dict(sorted(labels.items())),
+            masks=catalog.meta("masks") or None,
         )
 
 

@@ -148,6 +148,8 @@ def print_info(info: DatabaseInfo) -> None:
             line = _local_line(info.local).removeprefix("local search index ")
         table.add_row("local search", line)
     table.add_row("search by", info.search or "")
+    if info.masks:
+        table.add_row("masks", escape(info.masks))
     size = ", ".join(f"{name} {_megabytes(bytes_)}" for name, bytes_ in info.disk.items())
     table.add_row("on disk", f"{_megabytes(sum(info.disk.values()))} ({size})")
     out.print(table)

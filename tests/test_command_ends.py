@@ -139,7 +139,7 @@ def test_an_exception_in_a_thread_of_the_pool(home):
         "from pipelines import retrieve\n"
         "class Bad:\n"
         "    extractor_info = None\n"
-        "    def __init__(self, *_): pass\n"
+        "    def __init__(self, *_, **__): pass\n"
         "    def __enter__(self): return self\n"
         "    def __exit__(self, *_): pass\n"
         "    def query_many(self, photos, **_):\n"

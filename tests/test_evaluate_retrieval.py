@@ -64,7 +64,7 @@ class Colour:
         return Extraction(features if self._local else None, vector if self._global else None)
 
 
-def paint(path, red, blue=0, green=0, size=(64, 48)):
+def paint(path, red, blue=0, green=0, size=(600, 400)):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (round(10 * red), 10 * green, 10 * blue)).save(path)
     return path

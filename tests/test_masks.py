@@ -20,6 +20,7 @@ from locate.types import Photo, PhotoInfo
 from pipelines.build import NO_MASKS, add_photos, build_index
 from pipelines.cli import main
 from pipelines.extraction import extract_turned
+from pipelines.maintain import database_info
 from pipelines.map_build import build_map
 from pipelines.map_folder import MapFolder
 from pipelines.map_import import import_map
@@ -202,6 +203,7 @@ def test_a_database_remembers_its_masks_and_looks_again_where_they_change(home, 
         keypoints = catalog.features(first["p0.png"][0]).keypoints
     assert keypoints[:, 1].max() < 120
     assert build_index(home / "photos", index).unchanged == 3
+    assert database_info(index).masks == str((home / "masks").resolve())
     save_mask(home / "masks/p1.png.png", lower(0.5))
     report = build_index(home / "photos", index)
     assert (report.updated, report.unchanged) == (1, 2)
