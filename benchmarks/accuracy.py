@@ -38,17 +38,18 @@ from extractors import clicks, distractors, kept, over_all, retrieval, speeds
 from PIL import Image
 from pose_errors import errors_of, geometric_ratio, interval, ratio_interval
 
-from locate.extractors import registry, shipped
+from locate.extractors import bundled as shipped
+from locate.extractors import registry
 from locate.extractors.base import Extractor, ExtractorInfo
 from locate.extractors.pair import Pair
 from locate.extractors.precision import precision
 from locate.extractors.weights import file_hash
-from locate.images import read_photo
+from locate.images.reading import read_photo
 from locate.pixels import resize_points
 from locate.types import Array, Extraction, Features
-from pipelines.evaluate_matching import evaluate_matching
-from pipelines.report import Report, Table
-from pipelines.tables import print_report
+from pipelines.cli.tables import print_report
+from pipelines.evaluation.homographies import evaluate_matching
+from pipelines.reports.report import Report, Table
 
 NAMES = ("sift", "gem+sift", "gem+steered", "context")
 SCENES = {  # by the name in the tables

@@ -21,13 +21,13 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from locate.datasets.matching import HomographyPair, read_matching_data
 from locate.extractors.delf.extractor import Delf, build, start
 from locate.extractors.weights import load_into, load_weights
-from locate.images import read_photo
-from locate.matching import match_mutual
-from locate.metrics_matching import match_errors
+from locate.images.reading import read_photo
+from locate.matching.descriptors import match_mutual
+from locate.metrics.matching import match_errors
 from locate.pixels import fit_size
-from pipelines.datasets_matching import HomographyPair, read_matching_data
 
 KEPT, SIDE, TOLERANCE = 200, 512, 20.0
 TRAINED, START = "trained attention", "attention as it starts"

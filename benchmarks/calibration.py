@@ -20,8 +20,8 @@ from pathlib import Path
 from proofs import Labelled, evenly, places
 
 from locate.extractors import registry
-from pipelines.build import build_index
-from pipelines.calibrate import calibrate_database
+from pipelines.indexing.build import build_index
+from pipelines.retrieval.calibration import calibrate_database
 
 RULES = Path(__file__).resolve().parents[1] / "locate/calibration.json"
 CALIBRATED = ("gem+sift", registry.DEFAULT, "ur2kid", "d2net", "delf")

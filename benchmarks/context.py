@@ -28,7 +28,8 @@ from extractors import clicks
 from steered import points
 from torch import Tensor
 
-from locate.extractors import efficientnet, shipped
+from locate.extractors import bundled as shipped
+from locate.extractors.backbones import efficientnet
 from locate.extractors.context.extractor import SYSTEM, Context, DeepMaps
 from locate.extractors.context.projection import fit_context, strongest
 from locate.extractors.context.upright import Upright, fit_upright
@@ -40,7 +41,7 @@ from locate.extractors.weights import (
     read_record,
     save_weights,
 )
-from locate.training.correspondences import load_pairs
+from locate.training.data.correspondences import load_pairs
 
 PAIRS, MATCHES = 1000, 80  # of photos; of each pair
 PHOTOS, KEYPOINTS = 140, 200  # by which the dimensions of own descriptors are chosen

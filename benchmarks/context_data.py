@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from locate.extractors.blocks.detection import resize_image
 from locate.extractors.context.extractor import DeepMaps
 from locate.extractors.context.upright import TURN
-from locate.extractors.detection import resize_image
 from locate.extractors.steered.extractor import Steered
-from locate.images import read_photo
+from locate.images.reading import read_photo
 from locate.pixels import fit_size, resize_points
-from locate.training.correspondences import MatchedPair
+from locate.training.data.correspondences import MatchedPair
 from locate.types import Array
 
 _SIDE = 1024  # pixels of the long side at which photos are read

@@ -4,7 +4,7 @@
 
 - normalisations: the network as it is trained, and with batch normalisation folded into convolutions.
 - descriptors: UR2KiD's map F of all cells, read at the keypoints; and made at the keypoints alone.
-- suppression: a loop over the points, and `locate.extractors.detection.suppress`.
+- suppression: a loop over the points, and `locate.extractors.blocks.detection.suppress`.
 
 Noise with the spectrum of natural images, milliseconds of one core, the fastest of several times in
 turns, since what else a machine does only adds. The largest difference between the two results is
@@ -25,16 +25,16 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from locate.extractors.backbones import load_backbone
+from locate.extractors.backbones.registry import load_backbone
+from locate.extractors.blocks.detection import suppress
+from locate.extractors.blocks.grids import sample
 from locate.extractors.d2net.network import STRIDE, D2Network
 from locate.extractors.delf import extractor as delf
-from locate.extractors.detection import suppress
-from locate.extractors.grids import sample
 from locate.extractors.ur2kid import extractor as ur2kid
 from locate.extractors.ur2kid.network import natural_noise
 from locate.types import Array
-from pipelines.report import Report, Table
-from pipelines.tables import print_report
+from pipelines.cli.tables import print_report
+from pipelines.reports.report import Report, Table
 
 ROUNDS, POINTS, CANDIDATES, RADIUS = 7, 2048, 5700, 2.0
 

@@ -31,15 +31,15 @@ import cv2
 import torch
 
 from locate.extractors.base import Extractor
-from locate.images import read_photo
-from locate.memory import keep_freed_memory
+from locate.images.reading import read_photo
 from locate.pixels import fit_size
-from pipelines.evaluate_cli import named_extractors
-from pipelines.evaluate_matching import evaluate_matching
-from pipelines.evaluate_repeatability import evaluate_repeatability
-from pipelines.evaluate_retrieval import evaluate_retrieval
-from pipelines.report import Report, Table
-from pipelines.tables import print_report
+from locate.util.memory import keep_freed_memory
+from pipelines.cli.evaluate import named_extractors
+from pipelines.cli.tables import print_report
+from pipelines.evaluation.homographies import evaluate_matching
+from pipelines.evaluation.repeatability import evaluate_repeatability
+from pipelines.evaluation.retrieval import evaluate_retrieval
+from pipelines.reports.report import Report, Table
 
 NAMES = ("sift", "gem", "gem+sift", "gem+steered", "context")
 SIDE, TIMED, ROUNDS = 640, 20, 10

@@ -17,11 +17,11 @@ import numpy as np
 
 from locate.extractors import registry
 from locate.extractors.base import Extractor
-from locate.images import read_photo
-from locate.matching import match_mutual
+from locate.images.reading import read_photo
+from locate.matching.descriptors import match_mutual
 from locate.pixels import apply_homography
 from locate.types import Array
-from pipelines.town import make_town
+from pipelines.town.town import make_town
 
 VIEW = "landmarks/church/03.jpg"
 RIGHT = 3.0  # pixels of the changed view

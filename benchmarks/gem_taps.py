@@ -18,10 +18,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from locate.extractors.efficientnet import MEAN, SCALE, imagenet_weights_path, load_imagenet
-from locate.extractors.layers import GeM
-from locate.images import read_photo
-from locate.metrics import average_precision
+from locate.extractors.backbones.efficientnet import (
+    MEAN,
+    SCALE,
+    imagenet_weights_path,
+    load_imagenet,
+)
+from locate.extractors.blocks.layers import GeM
+from locate.images.reading import read_photo
+from locate.metrics.common import average_precision
 from locate.pixels import fit_size
 
 TAPS = ("stage5", "stage6", "stage7", "head")

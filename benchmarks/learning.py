@@ -31,12 +31,12 @@ from attention import START, TRAINED
 from attention import measure as measure_attention
 
 from locate.extractors import registry
-from locate.images import read_photo
-from locate.metrics import average_precision
+from locate.images.reading import read_photo
+from locate.metrics.common import average_precision
 from locate.pixels import fit_size
-from pipelines.evaluate_matching import evaluate_matching
-from pipelines.extraction import one_thread_each
-from pipelines.report import Report, Table
+from pipelines.evaluation.homographies import evaluate_matching
+from pipelines.indexing.extraction import one_thread_each
+from pipelines.reports.report import Report, Table
 
 MMA, MAP, PRECISION = "MMA@3", "mAP with distractors", "keypoint precision"
 MEASURES = {"d2net": (MMA,), "ur2kid": (MMA, MAP), "delf": (PRECISION,)}
@@ -77,7 +77,7 @@ def train(system: str, seed: int, data: Path, work: Path, budget: str) -> None:
     weights = weights_of(system, seed, work)
     if weights.exists():
         return
-    command = [sys.executable, "-m", "pipelines.cli", "train", system]
+    command = [sys.executable, "-m", "pipelines.cli.main", "train", system]
     command += ["--data", str(data / "train"), "--out", str(weights.parent), "--seed", str(seed)]
     command += ["--time-budget", budget, "--threads", "1"]
     if (weights.parent / "checkpoint.pt").exists():

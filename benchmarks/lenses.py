@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pycolmap
 
+from locate.datasets.localization import PosedPhoto
 from locate.types import Array
-from pipelines.datasets_localization import PosedPhoto
 
 # Model and parameters for photos of 800 x 600; those of others are scaled.
 LENSES = {

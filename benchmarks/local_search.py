@@ -37,8 +37,8 @@ from index.vectors.local_records import NEIGHBOURS
 from index.vectors.local_train import make_index
 from index.vectors.voting import COUNT, DEFAULT_RULE, MARGIN, SIMILARITY, VotingRule, vote
 from locate.extractors.registry import create
-from locate.images import read_photo
-from locate.metrics import average_precision
+from locate.images.reading import read_photo
+from locate.metrics.common import average_precision
 
 SHORTLIST = 30
 RULES = [

@@ -26,20 +26,20 @@ import numpy as np
 import pycolmap
 from lenses import changed
 
-from locate.metrics_pose import pose_errors
-from locate.pose import LOCALIZED, NOT_LOCALIZED, Pose
+from index.maps.folder import MapFolder
+from locate.datasets.localization import PosedPhoto, find_scenes
+from locate.formats.colmap import write_model
+from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, Pose
+from locate.metrics.pose import pose_errors
 from locate.types import Array
-from pipelines.datasets_localization import PosedPhoto, find_scenes
-from pipelines.evaluate_localization import splits
-from pipelines.localize import Localizer
-from pipelines.map_calibrate import pose_error
-from pipelines.map_folder import MapFolder
-from pipelines.map_import import import_map
-from pipelines.pose_models import write_model
-from pipelines.report import Report, Table
-from pipelines.tables import print_report
-from pipelines.town import make_town
-from pipelines.town_files import Shot
+from pipelines.cli.tables import print_report
+from pipelines.evaluation.localization import splits
+from pipelines.localization.localizer import Localizer
+from pipelines.mapping.covariance_calibration import pose_error
+from pipelines.mapping.import_model import import_map
+from pipelines.reports.report import Report, Table
+from pipelines.town.files import Shot
+from pipelines.town.town import make_town
 
 FOLDS, FOREIGN = 5, 100
 COLUMNS = (

@@ -18,14 +18,14 @@ from pathlib import Path
 
 import numpy as np
 
-from locate.pose import Pose
-from pipelines.localize import Localizer
-from pipelines.localize_map import LoadedMap
-from pipelines.map_folder import MapFolder
-from pipelines.map_import import import_map
-from pipelines.report import Report, Table
-from pipelines.tables import print_report
-from pipelines.town import make_town
+from index.maps.folder import MapFolder
+from locate.localization.pose import Pose
+from pipelines.cli.tables import print_report
+from pipelines.localization.localizer import Localizer
+from pipelines.localization.reference_map import LoadedMap
+from pipelines.mapping.import_model import import_map
+from pipelines.reports.report import Report, Table
+from pipelines.town.town import make_town
 
 HUNDRED = 100
 PARTS = ("decode", "extract", "search", "match", "pose", "total")

@@ -25,17 +25,17 @@ from typing import Any
 import numpy as np
 import pycolmap
 
-from locate.metrics_pose import camera_center, rotation_error
-from locate.pose import Pose
+from index.maps.folder import MapFolder
+from locate.formats.colmap import read_model
+from locate.georef.fitting import umeyama
+from locate.localization.pose import Pose
+from locate.metrics.pose import camera_center, rotation_error
 from locate.types import Array
-from pipelines.georef_fit import umeyama
-from pipelines.localize import Localizer
-from pipelines.map_build import build_map
-from pipelines.map_folder import MapFolder
-from pipelines.map_summary import MapReport
-from pipelines.pose_models import read_model
-from pipelines.report import Report, Table
-from pipelines.tables import print_report
+from pipelines.cli.tables import print_report
+from pipelines.localization.localizer import Localizer
+from pipelines.mapping.build import build_map
+from pipelines.mapping.summary import MapReport
+from pipelines.reports.report import Report, Table
 
 STRECHA = ("fountain-P11", "Herz-Jesus-P25")
 

@@ -30,14 +30,14 @@ from overlay_kinds import KINDS, overlaid
 
 from locate.extractors import registry
 from locate.extractors.base import Extractor
-from locate.geometry import verify
-from locate.images import read_photo
-from locate.matching import match_mutual
+from locate.images.reading import read_photo
+from locate.matching.descriptors import match_mutual
+from locate.matching.two_view import verify
+from locate.retrieval.verdict import MATCH, Calibration, evidence_of, shipped, wilson_upper
 from locate.types import Array, Features, Verification
-from locate.verdict import MATCH, Calibration, evidence_of, shipped, wilson_upper
-from pipelines.report import Report, Table
-from pipelines.retrieve import RATIO, SHORTLIST, as_proof
-from pipelines.tables import print_report
+from pipelines.cli.tables import print_report
+from pipelines.reports.report import Report, Table
+from pipelines.retrieval.database import RATIO, SHORTLIST, as_proof
 
 SIZES = ((800, 600), (1024, 768), (640, 480), (600, 800), (1200, 800))
 STRANGERS = 100  # pairs of each kind

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from locate.datasets.localization import find_scenes
 from locate.extractors.base import Extractor
-from locate.metrics_pose import pose_errors
+from locate.metrics.pose import pose_errors
 from locate.types import Array
-from pipelines.datasets_localization import find_scenes
-from pipelines.evaluate_localization import splits
-from pipelines.pose_map import MapMaker, MapOptions
+from pipelines.evaluation.localization import splits
+from pipelines.evaluation.pose_map import MapMaker, MapOptions
 
 RESAMPLES = 2000
 

@@ -23,17 +23,17 @@ import numpy as np
 import torch
 from extractors import distractors
 
+from locate.datasets.retrieval import only, read_retrieval
 from locate.extractors import registry
 from locate.extractors.base import Extractor
-from locate.geometry import verify
-from locate.images import read_photo
-from locate.matching import match_mutual
+from locate.images.reading import read_photo
+from locate.matching.descriptors import match_mutual
+from locate.matching.two_view import verify
+from locate.retrieval.verdict import evidence_of
 from locate.types import Array, Features
-from locate.verdict import evidence_of
-from pipelines.datasets_retrieval import only, read_retrieval
-from pipelines.report import Report, Table
-from pipelines.retrieve import SHORTLIST, as_proof
-from pipelines.tables import print_report
+from pipelines.cli.tables import print_report
+from pipelines.reports.report import Report, Table
+from pipelines.retrieval.database import SHORTLIST, as_proof
 
 RATIOS = (0.9, 0.95, 0.98)
 FOREIGN, NEAREST = 400, 8

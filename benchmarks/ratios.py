@@ -29,16 +29,16 @@ import torch
 
 from locate.extractors import registry
 from locate.extractors.base import Extractor
-from locate.geometry import FUNDAMENTAL, MODELS, verify
-from locate.images import read_photo
-from locate.matching import match_mutual
+from locate.images.reading import read_photo
+from locate.matching.descriptors import match_mutual
+from locate.matching.two_view import FUNDAMENTAL, MODELS, verify
 from locate.pixels import apply_homography
-from locate.training.homographies import warped_pair
-from locate.training.photometric import PhotometricSettings
+from locate.retrieval.verdict import evidence_of
+from locate.training.data.homographies import warped_pair
+from locate.training.data.photometric import PhotometricSettings
 from locate.types import Array, Features
-from locate.verdict import evidence_of
-from pipelines.report import Report, Table
-from pipelines.tables import print_report
+from pipelines.cli.tables import print_report
+from pipelines.reports.report import Report, Table
 
 RATIOS = (0.8, 0.85, 0.9, 0.95, 0.98, 1.0)
 PER_PLACE, NEAREST = 3, 8  # photos of a place; strangers for each

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 import locate
-from locate.metrics import average_precision
-from locate.verdict import MATCH, UNCERTAIN
+from locate.metrics.common import average_precision
+from locate.retrieval.verdict import MATCH, UNCERTAIN
 
 RULES = {"web": lambda kind: kind == "web", "all": lambda _: True}
 

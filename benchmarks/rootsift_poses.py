@@ -26,8 +26,8 @@ from pose_errors import errors_of, interval
 
 from locate.extractors import sift
 from locate.extractors.sift import Sift
-from pipelines.report import Report, Table
-from pipelines.tables import print_report
+from pipelines.cli.tables import print_report
+from pipelines.reports.report import Report, Table
 
 SCENES = ("fountain-P11", "Herz-Jesus-P25", "tum-fr2-desk")
 KEYPOINTS, SIDE = 8192, 10_000

@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from locate.extractors.sift import root_sift
-from locate.images import read_photo
-from locate.matching import match_mutual
-from locate.metrics_matching import match_errors, mean_matching_accuracy
+from locate.images.reading import read_photo
+from locate.matching.descriptors import match_mutual
+from locate.metrics.matching import match_errors, mean_matching_accuracy
 
 VARIANTS = {"as it is": (False, 0.0), "less 0.25 px": (False, 0.25), "precise upscale": (True, 0.0)}
 

@@ -30,7 +30,7 @@ from threadpoolctl import threadpool_limits
 from torch.nn import functional
 
 import locate
-from locate.extractors.efficientnet import imagenet_weights_path, load_imagenet
+from locate.extractors.backbones.efficientnet import imagenet_weights_path, load_imagenet
 from locate.extractors.registry import create
 
 THREADS = os.cpu_count() or 1
@@ -47,7 +47,7 @@ def main() -> None:
     a = parser.parse_args()
     photos = a.photos
     if photos is None:
-        from pipelines.town import make_town
+        from pipelines.town.town import make_town
 
         make_town(a.work / "town")
         photos = a.work / "town/landmarks"

@@ -21,9 +21,9 @@ from extractors import clicks, kept, over_all, speeds
 from locate.extractors.base import Extractor
 from locate.extractors.steered.corners import CornerSettings
 from locate.extractors.steered.extractor import Steered
-from pipelines.evaluate_matching import evaluate_matching
-from pipelines.report import Report, Table
-from pipelines.tables import print_report
+from pipelines.cli.tables import print_report
+from pipelines.evaluation.homographies import evaluate_matching
+from pipelines.reports.report import Report, Table
 
 Scores = dict[str, float | None]
 

@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 
 from locate.extractors.registry import create
-from locate.geometry import verify
-from locate.images import read_photo
-from locate.training.correspondences import MatchedPair, save_pairs
-from locate.training.pseudo import is_degenerate
-from locate.training.teacher import save_teacher
+from locate.images.reading import read_photo
+from locate.matching.two_view import verify
+from locate.training.data.correspondences import MatchedPair, save_pairs
+from locate.training.data.pseudo import is_degenerate
+from locate.training.data.teacher import save_teacher
 from locate.types import Features
 
 _SMALL = 45  # photos: of a scene of so many all pairs are candidates

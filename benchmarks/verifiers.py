@@ -22,9 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 from locate.extractors.registry import create
-from locate.geometry import distinct_matches
-from locate.images import read_photo
-from locate.matching import match_mutual
+from locate.images.reading import read_photo
+from locate.matching.descriptors import match_mutual
+from locate.matching.two_view import distinct_matches
 
 POSELIB = {"max_iterations": 2000, "min_iterations": 100, "seed": 0}
 VERIFIERS = {

@@ -29,36 +29,36 @@ if TYPE_CHECKING:  # for type checkers and editors; `__getattr__` below does it 
         UnknownNameError,
     )
     from locate.extractors.registry import create as create_extractor
-    from locate.images import read_photo
-    from locate.pose import Camera, Pose
+    from locate.images.reading import read_photo
+    from locate.localization.pose import Camera, Pose
     from locate.types import Answer, Candidate, Features, Photo, PhotoInfo, Verification
-    from pipelines.build import BuildReport, add_photos, build_index, remove_images
-    from pipelines.localize import Localizer, PriorPose
-    from pipelines.map_add import add_to_map
-    from pipelines.map_build import build_map
-    from pipelines.map_import import import_map
-    from pipelines.map_summary import MapReport
-    from pipelines.retrieve import Database
-    from pipelines.retrieve import Database as open  # noqa: A004, N813
+    from pipelines.indexing.build import BuildReport, add_photos, build_index, remove_images
+    from pipelines.localization.localizer import Localizer, PriorPose
+    from pipelines.mapping.add import add_to_map
+    from pipelines.mapping.build import build_map
+    from pipelines.mapping.import_model import import_map
+    from pipelines.mapping.summary import MapReport
+    from pipelines.retrieval.database import Database
+    from pipelines.retrieval.database import Database as open  # noqa: A004, N813
 
 # name: (module, attribute)
 _PUBLIC = {
-    "open": ("pipelines.retrieve", "Database"),
-    "Database": ("pipelines.retrieve", "Database"),
-    "build_index": ("pipelines.build", "build_index"),
-    "add_photos": ("pipelines.build", "add_photos"),
-    "remove_images": ("pipelines.build", "remove_images"),
-    "BuildReport": ("pipelines.build", "BuildReport"),
-    "build_map": ("pipelines.map_build", "build_map"),
-    "import_map": ("pipelines.map_import", "import_map"),
-    "add_to_map": ("pipelines.map_add", "add_to_map"),
-    "MapReport": ("pipelines.map_summary", "MapReport"),
-    "Localizer": ("pipelines.localize", "Localizer"),
-    "PriorPose": ("pipelines.localize", "PriorPose"),
-    "Pose": ("locate.pose", "Pose"),
-    "Camera": ("locate.pose", "Camera"),
+    "open": ("pipelines.retrieval.database", "Database"),
+    "Database": ("pipelines.retrieval.database", "Database"),
+    "build_index": ("pipelines.indexing.build", "build_index"),
+    "add_photos": ("pipelines.indexing.build", "add_photos"),
+    "remove_images": ("pipelines.indexing.build", "remove_images"),
+    "BuildReport": ("pipelines.indexing.build", "BuildReport"),
+    "build_map": ("pipelines.mapping.build", "build_map"),
+    "import_map": ("pipelines.mapping.import_model", "import_map"),
+    "add_to_map": ("pipelines.mapping.add", "add_to_map"),
+    "MapReport": ("pipelines.mapping.summary", "MapReport"),
+    "Localizer": ("pipelines.localization.localizer", "Localizer"),
+    "PriorPose": ("pipelines.localization.localizer", "PriorPose"),
+    "Pose": ("locate.localization.pose", "Pose"),
+    "Camera": ("locate.localization.pose", "Camera"),
     "create_extractor": ("locate.extractors.registry", "create"),
-    "read_photo": ("locate.images", "read_photo"),
+    "read_photo": ("locate.images.reading", "read_photo"),
     **{
         name: ("locate.types", name)
         for name in ("Answer", "Candidate", "Features", "Photo", "PhotoInfo", "Verification")

@@ -244,7 +244,7 @@ class Candidate:
         image: path relative to the folder that was indexed, with forward slashes.
         inliers: geometrically consistent local matches; None when not verified.
         similarity: cosine of the global descriptors; None when the index has none.
-        evidence: inliers beyond those that chance gives (see `locate.verdict`); None when not
+        evidence: inliers beyond those that chance gives (see `locate.retrieval.verdict`); None when not
             verified.
         false_accept: upper estimate of the share of photos of unknown places that reach as much
             evidence; None when not verified or not calibrated.

@@ -18,7 +18,7 @@ from conftest import FakeExtractor  # noqa: E402
 
 from index.catalog import Catalog  # noqa: E402
 from locate.extractors import registry  # noqa: E402
-from pipelines import build  # noqa: E402
+from pipelines.indexing import build  # noqa: E402
 
 
 class SlowExtractor(FakeExtractor):

@@ -12,9 +12,9 @@ import torch  # noqa: F401  the pool imports it: not a part of the work to be ki
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from pipelines import build
-from pipelines.map_build import build_map
-from pipelines.map_folder import MapFolder
+from index.maps.folder import MapFolder
+from pipelines.indexing import build
+from pipelines.mapping.build import build_map
 
 build.COMMIT_SECONDS = 0.0  # commit after every image: many instants to be killed at
 

@@ -10,15 +10,15 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from locate.localization.refinement import rotation_of
 from locate.types import Array
-from pipelines.pose_refine import rotation_of
-from pipelines.town_clutter import clutter
-from pipelines.town_model import Camera
-from pipelines.town_paint import seeded
-from pipelines.town_paving import meadow
-from pipelines.town_render import render
-from pipelines.town_scene import ELSEWHERE, LANDMARKS, horizon, place
-from pipelines.town_view import plan_view
+from pipelines.town.clutter import clutter
+from pipelines.town.model import Camera
+from pipelines.town.paint import seeded
+from pipelines.town.paving import meadow
+from pipelines.town.render import render
+from pipelines.town.scene import ELSEWHERE, LANDMARKS, horizon, place
+from pipelines.town.view import plan_view
 
 _MARGIN = 1.05  # of a face of the cube beyond 90 degrees, so that every ray has four neighbours
 _FACES = [

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import exits
-from pipelines.arguments import Parser
-from pipelines.cli import _parser, main
+from pipelines.cli import exit_codes as exits
+from pipelines.cli.arguments import Parser
+from pipelines.cli.main import _parser, main
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,14 @@ import pytest
 import torch
 
 from locate.errors import UnknownNameError, WeightsError
-from locate.extractors import efficientnet
-from locate.extractors.backbone import take_out_unused
-from locate.extractors.backbones import BACKBONES, create_backbone, load_backbone
-from locate.extractors.grids import Grid, resample, sample
+from locate.extractors.backbones.base import take_out_unused
+from locate.extractors.backbones.registry import (
+    BACKBONES,
+    create_backbone,
+    efficientnet,
+    load_backbone,
+)
+from locate.extractors.blocks.grids import Grid, resample, sample
 
 # The first and the last entries of torchvision's published state dicts, and how many there are.
 PUBLISHED = {

@@ -19,8 +19,8 @@ from PIL import Image, ImageFile
 
 from index.catalog import Catalog
 from locate.errors import ImageError
-from locate.images import read_photo
-from pipelines.build import build_index
+from locate.images.reading import read_photo
+from pipelines.indexing.build import build_index
 
 COPY_AGAIN = "copy it again from its source"
 REPLACE = "replace it by a photo or remove it"

@@ -19,9 +19,9 @@ from locate.errors import (
     UnknownNameError,
 )
 from locate.extractors import registry
-from pipelines import build as build_module
-from pipelines.build import add_photos, build_index, remove_images
-from pipelines.maintain import check_database
+from pipelines.indexing import build as build_module
+from pipelines.indexing.build import add_photos, build_index, remove_images
+from pipelines.indexing.maintenance import check_database
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ def test_results_in_flight_are_bounded(photos, index, fake_extractor, monkeypatc
     """However large the folder, only a few results wait to be written."""
     import threading
 
-    from pipelines import extraction
+    from pipelines.indexing import extraction
 
     waiting, most = 0, 0
     lock = threading.Lock()

@@ -14,9 +14,9 @@ import locate
 from index.catalog import Catalog
 from locate.errors import InputError
 from locate.extractors import registry
-from locate.verdict import Calibration, shipped
-from pipelines.calibrate import _evenly, calibrate_database
-from pipelines.cli import main
+from locate.retrieval.verdict import Calibration, shipped
+from pipelines.cli.main import main
+from pipelines.retrieval.calibration import _evenly, calibrate_database
 
 ROOT = Path(__file__).resolve().parents[1]
 

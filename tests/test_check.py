@@ -11,8 +11,8 @@ import pytest
 from index.catalog import FILE, Catalog
 from index.vectors.faiss_store import RECORD, read_record
 from locate.errors import DatabaseMissingError
-from pipelines.build import build_index
-from pipelines.maintain import check_database, database_info, image_rows
+from pipelines.indexing.build import build_index
+from pipelines.indexing.maintenance import check_database, database_info, image_rows
 
 
 @pytest.fixture

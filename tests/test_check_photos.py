@@ -9,10 +9,10 @@ import pytest
 
 from index.catalog import Catalog
 from index.check_photos import check_photos
-from pipelines import exits
-from pipelines.build import add_photos, build_index
-from pipelines.cli import main
-from pipelines.maintain import check_database
+from pipelines.cli import exit_codes as exits
+from pipelines.cli.main import main
+from pipelines.indexing.build import add_photos, build_index
+from pipelines.indexing.maintenance import check_database
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import exits
-from pipelines.cli import _parser, main
+from pipelines.cli import exit_codes as exits
+from pipelines.cli.main import _parser, main
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ("build-index", "add", "remove", "info", "check", "query", "calibrate", "make-town")

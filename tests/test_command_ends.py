@@ -13,15 +13,17 @@ from pathlib import Path
 import pytest
 
 from locate.errors import InputError, NoPhotoError
-from locate.memory import is_out_of_memory
-from pipelines import commands, exits
-from pipelines.build import build_index
-from pipelines.cli import main
+from locate.util.memory import is_out_of_memory
+from pipelines.cli import exit_codes as exits
+from pipelines.cli import index as commands
+from pipelines.cli.main import main
+from pipelines.indexing.build import build_index
 
 ROOT = Path(__file__).resolve().parents[1]
 CHILD = (
     "import sys\n"
-    "from pipelines import cli, commands\n"
+    "from pipelines.cli import index as commands\n"
+    "from pipelines.cli import main as cli\n"
     "{}\n"
     "sys.exit(cli.main())\n"
 )  # fmt: skip
@@ -136,7 +138,7 @@ def test_memory_is_told_from_other_things():
 def test_an_exception_in_a_thread_of_the_pool(home):
     """It reaches the command by the future that nobody else looks into."""
     process = child(
-        "from pipelines import retrieve\n"
+        "from pipelines.retrieval import database as retrieve\n"
         "class Bad:\n"
         "    extractor_info = None\n"
         "    def __init__(self, *_, **__): pass\n"
@@ -170,8 +172,9 @@ def test_ctrl_c_is_130_wherever_it_comes(home, where):
             "        if name == 'index.check_photos':\n"
             f"            import time; {ready}; time.sleep(30)\n"
             "for name in [n for n in sys.modules if n.startswith(('pipelines.', 'index.'))]:\n"
-            "    if name not in ('pipelines.cli', 'pipelines.exits'): del sys.modules[name]\n"
-            "import pipelines; del pipelines.commands\n"
+            "    if name not in ('pipelines.cli', 'pipelines.cli.main', 'pipelines.cli.exit_codes'):\n"
+            "        del sys.modules[name]\n"
+            "import pipelines.cli; del pipelines.cli.index\n"
             "sys.meta_path.insert(0, Slow())"
         ),
         "waiting for threads": (

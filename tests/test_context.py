@@ -8,18 +8,18 @@ import torch
 from test_steered import squares
 
 from locate.errors import InputError, WeightsError
-from locate.extractors import efficientnet
+from locate.extractors.backbones import efficientnet
+from locate.extractors.bundled import SHIPPED
 from locate.extractors.context.extractor import SIDE, Context, DeepMaps, weight_of
 from locate.extractors.context.projection import Projection, fit_context, strongest
 from locate.extractors.context.upright import Upright, fit_upright, layout
 from locate.extractors.gem import Gem
 from locate.extractors.precision import VARIABLE
-from locate.extractors.shipped import SHIPPED
 from locate.extractors.steered.extractor import Steered
 from locate.extractors.weights import load_weights, save_weights
-from locate.images import read_photo
-from locate.matching import match_mutual
-from pipelines.retrieve import as_proof
+from locate.images.reading import read_photo
+from locate.matching.descriptors import match_mutual
+from pipelines.retrieval.database import as_proof
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from locate.images import decode_photo
+from locate.images.reading import decode_photo
 from locate.pixels import (
     apply_homography,
     fit_size,

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from index.catalog import Catalog
-from pipelines.build import build_index
-from pipelines.maintain import check_database
-from pipelines.retrieve import Database
+from pipelines.indexing.build import build_index
+from pipelines.indexing.maintenance import check_database
+from pipelines.retrieval.database import Database
 
 WORKER = Path(__file__).with_name("crash_worker.py")
 KILLS = 36

@@ -11,8 +11,9 @@ import torch
 from torch.autograd import gradcheck
 
 from locate.errors import InputError, UnknownNameError, WeightsError
-from locate.extractors.backbones import create_backbone, load_backbone
+from locate.extractors.backbones.registry import create_backbone, load_backbone
 from locate.extractors.base import Extractor
+from locate.extractors.blocks.soft_detection import channel_ratio, soft_local_max, soft_scores
 from locate.extractors.d2net.detection import (
     describe,
     distinctness,
@@ -28,9 +29,8 @@ from locate.extractors.d2net.losses import (
     weighted_mean,
 )
 from locate.extractors.d2net.network import PLANS, STRIDE, D2Network
-from locate.extractors.soft_detection import channel_ratio, soft_local_max, soft_scores
 from locate.extractors.weights import Record, save_weights
-from locate.matching import match_mutual
+from locate.matching.descriptors import match_mutual
 from locate.pixels import apply_homography
 
 

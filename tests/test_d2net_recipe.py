@@ -15,12 +15,12 @@ from locate.extractors.d2net.extractor import D2Net
 from locate.extractors.d2net.losses import d2_loss
 from locate.extractors.d2net.network import D2Network
 from locate.extractors.d2net.recipe import D2NetRecipe
+from locate.extractors.recipes import create_recipe
 from locate.extractors.weights import Record, save_weights
-from locate.images import read_photo
-from locate.training.correspondences import MatchedPair, save_pairs
-from locate.training.photometric import PhotometricSettings
+from locate.images.reading import read_photo
+from locate.training.data.correspondences import MatchedPair, save_pairs
+from locate.training.data.photometric import PhotometricSettings
 from locate.training.recipe import generator
-from locate.training.recipes import create_recipe
 
 NO_NOISE = PhotometricSettings(
     brightness=0,
@@ -106,7 +106,7 @@ def test_verified_pairs_are_found_once_and_never_held_out(recipe, folder, tmp_pa
     def never(*_, **__):
         raise AssertionError
 
-    monkeypatch.setattr("locate.training.pairs.pseudo_pairs", never)
+    monkeypatch.setattr("locate.training.data.pairs.pseudo_pairs", never)
     again.prepare(folder, tmp_path)
     aside = again._matched[0].image_a
     monkeypatch.setattr(module.PhotoPool, "scan", scan_with_held_out(aside, folder))

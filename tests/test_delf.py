@@ -9,7 +9,7 @@ import torch
 from torch.autograd import gradcheck
 
 from locate.errors import InputError, WeightsError
-from locate.extractors.backbones import create_backbone
+from locate.extractors.backbones.registry import create_backbone
 from locate.extractors.base import Extractor
 from locate.extractors.delf.extractor import Delf, box_overlap, build, start
 from locate.extractors.delf.losses import (
@@ -140,7 +140,7 @@ def test_features_lie_in_the_middle_of_what_they_see(factor):
 def test_features_move_with_the_image(delf, texture):
     """The same place in the original and in a copy shifted by two cells: mutual nearest neighbours
     agree."""
-    from locate.matching import match_mutual
+    from locate.matching.descriptors import match_mutual
 
     big = texture((320, 288))
     a, b = big[:224, :256], big[32:256, 32:288]

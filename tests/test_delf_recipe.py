@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from locate.errors import InputError
+from locate.extractors.blocks.detection import to_input
 from locate.extractors.delf.extractor import Delf
 from locate.extractors.delf.losses import fit_pca
 from locate.extractors.delf.recipe import DelfRecipe, _shrunk_features
-from locate.extractors.detection import to_input
 from locate.extractors.weights import Record, save_weights
 from locate.training.recipe import generator
 

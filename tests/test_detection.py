@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from locate.extractors.detection import (
+from locate.extractors.blocks.detection import (
     Derivatives,
     local_maxima,
     refine,

@@ -12,11 +12,19 @@ import pytest
 from PIL import Image, ImageFont
 
 from locate.errors import ImageError
+from locate.retrieval.verdict import evidence_of
 from locate.types import Answer, Candidate, Photo, PhotoInfo, Verification
-from locate.verdict import evidence_of
-from pipelines import draw, html_report, lettering, picture_files
-from pipelines.draw import BAR_HEIGHT, draw_matches, position_colours, save_matches
-from pipelines.html_report import write_report
+from pipelines.reports import answer_page as html_report
+from pipelines.reports import match_pictures as draw
+from pipelines.reports import picture_io as picture_files
+from pipelines.reports import text as lettering
+from pipelines.reports.answer_page import write_report
+from pipelines.reports.match_pictures import (
+    BAR_HEIGHT,
+    draw_matches,
+    position_colours,
+    save_matches,
+)
 
 SIZE = (400, 300)
 PLAIN = np.full((300, 400, 3), 90, np.uint8)

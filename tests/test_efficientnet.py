@@ -13,14 +13,14 @@ import pytest
 import torch
 
 from locate.errors import WeightsError
-from locate.extractors.efficientnet import (
+from locate.extractors.backbones.efficientnet import (
     EfficientNetLite0,
     folded,
     imagenet_weights_path,
     load_imagenet,
 )
+from locate.extractors.blocks.layers import GeM, Pointwise, SameConv2d
 from locate.extractors.gem import Gem
-from locate.extractors.layers import GeM, Pointwise, SameConv2d
 from locate.extractors.precision import VARIABLE
 
 REFERENCE = {

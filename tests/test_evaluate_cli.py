@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pipelines import exits
-from pipelines.cli import main
+from pipelines.cli import exit_codes as exits
+from pipelines.cli.main import main
 
 SHIFT = np.array([[1, 0, 10], [0, 1, 0], [0, 0, 1.0]])  # x_b = x_a + 10
 

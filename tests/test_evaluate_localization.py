@@ -10,22 +10,22 @@ import pycolmap
 import pytest
 from PIL import Image
 
+from locate.datasets.localization import PosedPhoto, Scene, find_scenes
 from locate.errors import InputError, UnknownNameError
 from locate.extractors.base import ExtractorInfo
 from locate.extractors.sift import Sift
-from locate.metrics_pose import pose_errors
+from locate.localization.absolute_pose import SOLVERS, estimate_pose
+from locate.mapping.triangulation import choose_pairs, epipolar_errors, scene_depth, triangulate
+from locate.metrics.pose import pose_errors
 from locate.types import Extraction, Features
-from pipelines.datasets_localization import PosedPhoto, Scene, find_scenes
-from pipelines.evaluate_localization import (
+from pipelines.evaluation.localization import (
     evaluate_localization,
     evaluate_localizers,
     reference_depth,
     splits,
 )
-from pipelines.pose_estimate import SOLVERS, estimate_pose
-from pipelines.pose_map import MapMaker, MapOptions
-from pipelines.pose_tables import Outcome, pose_curves, pose_tables
-from pipelines.triangulate import choose_pairs, epipolar_errors, scene_depth, triangulate
+from pipelines.evaluation.pose_map import MapMaker, MapOptions
+from pipelines.evaluation.pose_tables import Outcome, pose_curves, pose_tables
 
 WIDTH, HEIGHT = 320, 240
 # fx, fy, cx, cy in COLMAP's pixels (top-left corner at 0), k1, k2, p1, p2; lopsided to tell x from y

@@ -13,23 +13,25 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from locate.errors import InputError, UnknownNameError
-from locate.extractors import registry
-from locate.extractors.base import ExtractorInfo
-from locate.pixels import apply_homography
-from locate.types import Extraction, Features
-from pipelines import datasets_matching, evaluate_clicks, evaluate_repeatability
-from pipelines.datasets_matching import (
+from locate.datasets import matching as datasets_matching
+from locate.datasets.matching import (
     TOO_LARGE_FOR_D2NET,
     CorrespondencePair,
     HomographyPair,
     crop_to,
     read_matching_data,
 )
-from pipelines.evaluate_clicks import clicked_geometry, score_clicked
-from pipelines.evaluate_common import View, extract_views
-from pipelines.evaluate_matching import RANSAC_RUNS, evaluate_matching, score_homography
-from pipelines.evaluate_repeatability import evaluate_repeatability as evaluate_rep
+from locate.errors import InputError, UnknownNameError
+from locate.extractors import registry
+from locate.extractors.base import ExtractorInfo
+from locate.pixels import apply_homography
+from locate.types import Extraction, Features
+from pipelines.evaluation import correspondences as evaluate_clicks
+from pipelines.evaluation import repeatability as evaluate_repeatability
+from pipelines.evaluation.common import View, extract_views
+from pipelines.evaluation.correspondences import clicked_geometry, score_clicked
+from pipelines.evaluation.homographies import RANSAC_RUNS, evaluate_matching, score_homography
+from pipelines.evaluation.repeatability import evaluate_repeatability as evaluate_rep
 
 SIZE_A, SIZE_B = (320, 240), (300, 260)
 TURN = np.array([[0.84, -0.32, 51.7], [0.35, 0.71, -12.7], [0.0006, -0.0003, 0.94]])

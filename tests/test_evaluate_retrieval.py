@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from locate.datasets.oxford_paris import crop, read_oxford, read_revisited
+from locate.datasets.records import Query, RetrievalData, Truth
+from locate.datasets.retrieval import read_retrieval
 from locate.errors import ImageError, InputError, UnknownNameError
 from locate.extractors import registry
 from locate.extractors.base import ExtractorInfo
+from locate.retrieval.verdict import MATCH, NO_MATCH, chance_inliers
 from locate.types import Extraction, Features
-from locate.verdict import MATCH, NO_MATCH, chance_inliers
-from pipelines.datasets_oxford import crop, read_oxford, read_revisited
-from pipelines.datasets_retrieval import read_retrieval
-from pipelines.evaluate_rankings import evaluate_rankings
-from pipelines.evaluate_retrieval import evaluate_retrieval
-from pipelines.retrieval_database import Reply
-from pipelines.retrieval_open_set import OpenRun, open_set_curves
-from pipelines.retrieval_records import Query, RetrievalData, Truth
-from pipelines.retrieval_scores import eleven_points
+from pipelines.evaluation.open_set import OpenRun, open_set_curves
+from pipelines.evaluation.rankings import evaluate_rankings
+from pipelines.evaluation.retrieval import evaluate_retrieval
+from pipelines.evaluation.retrieval_database import Reply
+from pipelines.evaluation.retrieval_scores import eleven_points
 
 MAX_RED = 26
 

@@ -13,8 +13,8 @@ from locate.errors import InputError, UnknownNameError
 from locate.extractors import registry
 from locate.extractors.base import Extractor, ExtractorInfo
 from locate.extractors.sift import Sift, root_sift
-from locate.images import read_photo
-from locate.matching import match_mutual
+from locate.images.reading import read_photo
+from locate.matching.descriptors import match_mutual
 from locate.pixels import apply_homography
 
 # A system under development is registered before its module is there.

@@ -16,10 +16,10 @@ from PIL.TiffImagePlugin import IFDRational
 
 from index.catalog import FILE, Catalog
 from index.records import Entry, FileState
-from locate.images import decode_photo
+from locate.images.focal_length import cropped_from, exif_focal
+from locate.images.reading import decode_photo
+from locate.localization.query_camera import choose_camera, device_of, magnified
 from locate.types import Extraction, PhotoInfo
-from pipelines.localize_camera import choose_camera, device_of, magnified
-from pipelines.sensors import cropped_from, exif_focal
 
 SIZE = (4000, 3000)
 PHONE = PhotoInfo(size=SIZE, camera="Maker Phone 1", focal_mm=4.2, focal_35mm=27.0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from locate.errors import UnknownNameError
-from locate.geometry import (
+from locate.matching.two_view import (
     MIN_AFFINE_MATCHES,
     MIN_MATCHES,
     distinct_matches,

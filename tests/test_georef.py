@@ -11,18 +11,9 @@ import pytest
 from index.catalog import Catalog
 from index.records import Entry, FileState
 from locate.errors import DatabaseCorruptError, InputError
-from locate.types import PhotoInfo
-from pipelines.georef import (
-    Georef,
-    fit_georef,
-    georef_from_centers,
-    georef_from_control_points,
-    georef_from_gps,
-    gps_of,
-    metric_by_gps,
-    metric_contradiction,
-)
-from pipelines.georef_fit import (
+from locate.formats.colmap import add_views
+from locate.formats.trajectories import invert
+from locate.georef.fitting import (
     Observation,
     camera_centers,
     level,
@@ -33,8 +24,17 @@ from pipelines.georef_fit import (
     umeyama,
     up_direction,
 )
-from pipelines.pose_files import invert
-from pipelines.pose_models import add_views
+from locate.georef.georef import (
+    Georef,
+    fit_georef,
+    georef_from_centers,
+    georef_from_control_points,
+    georef_from_gps,
+    gps_of,
+    metric_by_gps,
+    metric_contradiction,
+)
+from locate.types import PhotoInfo
 
 ORIGIN = (48.137, 11.575, 520.0)
 A, F = 6378137.0, 1 / 298.257223563  # WGS84: half the great axis in metres, flattening

@@ -15,7 +15,7 @@ import pillow_heif
 import pytest
 from PIL import ExifTags, Image
 
-from locate.images import EXTENSIONS, decode_photo, is_photo_name, read_photo
+from locate.images.reading import EXTENSIONS, decode_photo, is_photo_name, read_photo
 
 SIZE = (160, 120)
 HERE = Path("here")

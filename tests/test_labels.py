@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from locate.errors import InputError, UnknownNameError
-from pipelines.labels import RULES, label_rule
+from pipelines.indexing.labels import RULES, label_rule
 
 
 @pytest.mark.parametrize(

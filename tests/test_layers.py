@@ -57,7 +57,7 @@ def imports_of(file: Path) -> set[str]:
 def test_imports_point_down(file):
     module = module_of(file)
     for name in imports_of(file):
-        if name == "locate":  # the public face; `pipelines.cli` reads the version from it
+        if name == "locate":  # the public face; `pipelines.cli.main` reads the version from it
             assert layer_of(module) >= 3, f"{module} imports locate/__init__.py"
             continue
         assert layer_of(name) <= layer_of(module), f"{module} imports {name} from above"
@@ -69,9 +69,9 @@ def test_imports_point_down(file):
 
 def test_no_import_upwards_goes_unnoticed(tmp_path):
     bad = tmp_path / "bad.py"
-    bad.write_text("from pipelines.retrieve import Database\nimport index.catalog\n")
-    assert imports_of(bad) == {"pipelines.retrieve", "index.catalog"}
-    assert layer_of("pipelines.retrieve") > layer_of("locate.matching")
+    bad.write_text("from pipelines.retrieval.database import Database\nimport index.catalog\n")
+    assert imports_of(bad) == {"pipelines.retrieval.database", "index.catalog"}
+    assert layer_of("pipelines.retrieval.database") > layer_of("locate.matching.descriptors")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -88,7 +88,7 @@ def test_only_pipelines_print_and_read_arguments(file):
 
 def test_importing_does_nothing_heavy():
     code = (
-        "import sys, threading, locate, pipelines.cli;"
+        "import sys, threading, locate, pipelines.cli.main;"
         "heavy = {'torch', 'cv2', 'faiss', 'PIL', 'numpy'} & set(sys.modules);"
         "assert not heavy, heavy; assert threading.active_count() == 1"
     )

@@ -13,15 +13,16 @@ import pytest
 from PIL import Image
 
 from index.catalog import Catalog
-from locate import file_kinds
 from locate.errors import ImageError, NoPhotoError
-from locate.file_kinds import HEAD, format_of, kind_of
-from locate.images import EXTENSIONS, decode_photo
-from pipelines import exits, map_build
-from pipelines.build import add_photos, build_index, remove_images
-from pipelines.cli import main
-from pipelines.named_photos import photos_below
-from pipelines.scan import LeftOut, scan, survey
+from locate.images import file_kinds
+from locate.images.file_kinds import HEAD, format_of, kind_of
+from locate.images.folder import LeftOut, scan, survey
+from locate.images.reading import EXTENSIONS, decode_photo
+from pipelines.cli import exit_codes as exits
+from pipelines.cli.main import main
+from pipelines.cli.named_photos import photos_below
+from pipelines.indexing.build import add_photos, build_index, remove_images
+from pipelines.mapping import build as map_build
 
 
 def encoded(file_format, size=(64, 48), **options):

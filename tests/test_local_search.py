@@ -20,13 +20,13 @@ from index.vectors.local_records import NEIGHBOURS
 from index.vectors.voting import Votes, vote
 from locate.errors import DatabaseMismatchError, InputError
 from locate.extractors import registry
+from locate.retrieval.verdict import MATCH, UNVERIFIED
 from locate.types import Extraction, Shortlist
-from locate.verdict import MATCH, UNVERIFIED
-from pipelines import exits
-from pipelines.build import add_photos, build_index, remove_images
-from pipelines.cli import _parser, main
-from pipelines.maintain import check_database, database_info
-from pipelines.shortlist import Found
+from pipelines.cli import exit_codes as exits
+from pipelines.cli.main import _parser, main
+from pipelines.indexing.build import add_photos, build_index, remove_images
+from pipelines.indexing.maintenance import check_database, database_info
+from pipelines.retrieval.search import Found
 
 
 @pytest.fixture
@@ -262,7 +262,7 @@ def test_a_writer_that_was_killed_costs_a_reader_only_what_is_new(
     home, index, photo_factory, monkeypatch, caplog
 ):
     """The catalogue has moved on and the index has not: it is continued in memory."""
-    monkeypatch.setattr("pipelines.build.refresh_local", lambda *_, **__: None)
+    monkeypatch.setattr("pipelines.indexing.build.refresh_local", lambda *_, **__: None)
     new = photo_factory(home / "photos/place-9/new.png", seed=9)
     add_photos([new], index)
     remove_images(index, ["place-0/2.png"])

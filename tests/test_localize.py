@@ -10,14 +10,14 @@ import pycolmap
 import pytest
 from PIL import Image
 
+from index.maps.folder import MapFolder
 from locate.errors import DatabaseMismatchError, ImageError, InputError
 from locate.extractors.sift import Sift
-from locate.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Camera, Pose
+from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Camera, Pose
 from locate.types import Extraction
-from pipelines.localize import Localizer, PriorPose
-from pipelines.map_folder import MapFolder
-from pipelines.map_import import import_map
-from pipelines.town import make_town
+from pipelines.localization.localizer import Localizer, PriorPose
+from pipelines.mapping.import_model import import_map
+from pipelines.town.town import make_town
 
 EXIF_IFD, FOCAL_MM, FOCAL_35MM, MODEL = 0x8769, 0x920A, 0xA405, 0x0110
 UPRIGHT = ("church", "town-hall")
@@ -478,7 +478,7 @@ def test_weak_evidence_is_uncertain(localizer, queries, monkeypatch):
     """The same pose, were twice as many inliers needed to be sure."""
     query = queries["church"]
     sure = localizer.localize(query.path, query.camera)
-    monkeypatch.setattr("pipelines.localize_verdict.SURE", 1e3)
+    monkeypatch.setattr("locate.localization.verdict.SURE", 1e3)
     pose = localizer.localize(query.path, query.camera)
     assert pose.verdict == UNCERTAIN
     assert np.array_equal(pose.cam_from_world, sure.cam_from_world)
@@ -502,7 +502,7 @@ def test_a_photo_of_two_places_is_uncertain(localizer, queries):
 @pytest.mark.data
 def test_fountain_by_its_true_and_by_no_camera(data, tmp_path):
     """Strecha's fountain, every other photo asked."""
-    from pipelines.pose_models import read_model, write_model
+    from locate.formats.colmap import read_model, write_model
 
     scene = data / "eval" / "localization" / "fountain-P11"
     truth = read_model(scene / "colmap_gt")

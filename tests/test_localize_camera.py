@@ -9,17 +9,18 @@ import pycolmap
 import pytest
 
 from locate.errors import ImageError, InputError
-from locate.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Camera
-from locate.types import PhotoInfo
-from pipelines.localize_camera import (
+from locate.images.focal_length import exif_focal, sensor_width
+from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Camera
+from locate.localization.query_camera import (
     Device,
     choose_camera,
     device_of,
     plain_camera,
     unknown_camera,
 )
-from pipelines.localize_solve import fit_of, reprojection_errors, solve_pose
-from pipelines.localize_verdict import (
+from locate.localization.refinement import rotation_of
+from locate.localization.solver import fit_of, reprojection_errors, solve_pose
+from locate.localization.verdict import (
     FIELD_OF_VIEW,
     FLOOR,
     MAX_POSITION,
@@ -33,8 +34,7 @@ from pipelines.localize_verdict import (
     needed,
     spread_of,
 )
-from pipelines.pose_refine import rotation_of
-from pipelines.sensors import exif_focal, sensor_width
+from locate.types import PhotoInfo
 
 SIZE = (1520, 1006)
 PINHOLE = [1380.0, 1382.0, 760.0, 503.0]

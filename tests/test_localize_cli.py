@@ -13,13 +13,14 @@ import pytest
 from PIL import Image
 from test_localize import errors, queries_of, small_town
 
-from locate import images
+from index.maps.folder import MapFolder, MapRecord
 from locate.extractors import registry
-from pipelines import exits, localize
-from pipelines.build import build_index
-from pipelines.cli import _parser, main
-from pipelines.map_folder import MapFolder, MapRecord
-from pipelines.pose_files import invert, read_poses
+from locate.formats.trajectories import invert, read_poses
+from locate.images import reading as images
+from pipelines.cli import exit_codes as exits
+from pipelines.cli.main import _parser, main
+from pipelines.indexing.build import build_index
+from pipelines.localization import localizer as localize
 
 COMMANDS = ("build-map", "import-map", "add-to-map", "georef", "localize")
 
@@ -86,7 +87,7 @@ def elsewhere(town):
 
 
 def uncertain(monkeypatch):
-    monkeypatch.setattr("pipelines.localize_verdict.SURE", 1e3)
+    monkeypatch.setattr("locate.localization.verdict.SURE", 1e3)
 
 
 # --- help and wrong usage

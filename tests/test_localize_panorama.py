@@ -14,19 +14,19 @@ from PIL import Image
 from test_localize import nees, queries_of, small_town
 
 from index.catalog import Catalog
+from locate.datasets.localization import find_scenes
 from locate.errors import InputError
+from locate.localization.pose import LOCALIZED, NOT_LOCALIZED
+from locate.localization.refinement import rotation_of
+from locate.localization.rig import read_rigs
 from locate.pixels import from_colmap
-from locate.pose import LOCALIZED, NOT_LOCALIZED
-from pipelines import exits
-from pipelines.cli import main
-from pipelines.datasets_localization import find_scenes
-from pipelines.localize import Localizer
-from pipelines.localize_rig_files import read_rigs
-from pipelines.map_add import add_to_map
-from pipelines.map_import import import_map
-from pipelines.map_panoramas import leave_out_panoramas
-from pipelines.pose_picture import draw_reprojections, inlier_projections
-from pipelines.pose_refine import rotation_of
+from pipelines.cli import exit_codes as exits
+from pipelines.cli.main import main
+from pipelines.localization.localizer import Localizer
+from pipelines.mapping.add import add_to_map
+from pipelines.mapping.import_model import import_map
+from pipelines.mapping.panoramas import leave_out_panoramas
+from pipelines.reports.pose_pictures import draw_reprojections, inlier_projections
 
 WIDTH = 3600
 CHI_SQUARED = 20.0  # of six degrees of freedom, 99.7 % lie below
@@ -284,8 +284,8 @@ def test_a_rig_refuses_them(tmp_path, localizer, spheres):
     config.write_text(json.dumps([{"cameras": [{**camera, "camera_params": [4000, 2000]}]}]))
     with pytest.raises(InputError, match=r"rig cannot hold 360 degree photos .*without --rig"):
         read_rigs(config)
-    from pipelines.localize_rig import localize_rig
-    from pipelines.localize_rig_files import Rig, RigCamera
+    from locate.localization.rig import Rig, RigCamera
+    from pipelines.localization.rig_localizer import localize_rig
 
     rig = Rig((RigCamera("a/", np.eye(4)[:3]),))
     with pytest.raises(InputError, match=r"is a 360 degree photo, which a rig cannot hold"):

@@ -12,18 +12,18 @@ import pytest
 from PIL import Image
 
 from locate.errors import ImageError, InputError
-from locate.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, quaternion_of
-from pipelines.cli import main
-from pipelines.localize import Localizer, PriorPose
-from pipelines.localize_gravity import Up
-from pipelines.localize_rig import RigPose, localize_frames, localize_rig
-from pipelines.localize_rig_files import Frame, Rig, RigCamera, find_frames, read_rigs
-from pipelines.localize_rig_look import look_at_all
-from pipelines.map_calibrate import pose_error
-from pipelines.map_import import import_map
-from pipelines.pose_models import read_model, write_model
-from pipelines.pose_refine import rotation_of
-from pipelines.town import make_town
+from locate.formats.colmap import read_model, write_model
+from locate.localization.gravity import Up
+from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, quaternion_of
+from locate.localization.refinement import rotation_of
+from locate.localization.rig import Frame, Rig, RigCamera, find_frames, read_rigs
+from pipelines.cli.main import main
+from pipelines.localization.localizer import Localizer, PriorPose
+from pipelines.localization.rig_localizer import RigPose, localize_frames, localize_rig
+from pipelines.localization.rig_matching import look_at_all
+from pipelines.mapping.covariance_calibration import pose_error
+from pipelines.mapping.import_model import import_map
+from pipelines.town.town import make_town
 
 HERE = np.eye(4)[:3]
 

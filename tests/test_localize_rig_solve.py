@@ -9,10 +9,11 @@ import pycolmap
 import pytest
 
 from locate.errors import InputError
-from pipelines import localize_rig_solve, pose_refine
-from pipelines.localize_gravity import Up, with_up
-from pipelines.localize_rig_look import Seen
-from pipelines.localize_rig_solve import (
+from locate.localization import refinement as pose_refine
+from locate.localization import rig_solver as localize_rig_solve
+from locate.localization.gravity import Up, with_up
+from locate.localization.refinement import Freedom, refine_pose, rotation_of
+from locate.localization.rig_solver import (
     RigView,
     carried,
     compose,
@@ -21,8 +22,8 @@ from pipelines.localize_rig_solve import (
     refine_rig,
     solve_rig,
 )
-from pipelines.localize_rig_verdict import _rival
-from pipelines.pose_refine import Freedom, refine_pose, rotation_of
+from pipelines.localization.rig_matching import Seen
+from pipelines.localization.rig_verdict import _rival
 
 LENSES = [
     ("PINHOLE", (640, 480), [520.0, 530.0, 322.0, 243.0]),

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from locate import images, many_pixels
 from locate.errors import ImageError
-from locate.images import decode_photo
+from locate.images import large_photos as many_pixels
+from locate.images import reading as images
+from locate.images.reading import decode_photo
 from locate.pixels import resize_points
-from pipelines import exits
-from pipelines.cli import main
+from pipelines.cli import exit_codes as exits
+from pipelines.cli.main import main
 
 HERE = Path("here.img")
 

@@ -20,21 +20,21 @@ import pytest
 from PIL import Image
 
 from index.catalog import Catalog
+from index.maps.folder import MapFolder
 from index.records import FileState, ImageRow
 from locate.errors import DatabaseMismatchError, DatabaseMissingError, InputError
-from locate.pose import LOCALIZED
+from locate.formats.colmap import read_model
+from locate.localization.pose import LOCALIZED
 from locate.types import PhotoInfo
-from pipelines import map_features
-from pipelines.build import build_index, remove_images
-from pipelines.localize import Localizer
-from pipelines.map_add import add_to_map
-from pipelines.map_build import build_map
-from pipelines.map_features import choose_pairs
-from pipelines.map_folder import MapFolder
-from pipelines.map_matches import exif_camera, fingerprint, verified_pairs
-from pipelines.map_summary import MapReport
-from pipelines.pose_models import read_model
-from pipelines.town import make_town
+from pipelines.indexing.build import build_index, remove_images
+from pipelines.localization.localizer import Localizer
+from pipelines.mapping import features as map_features
+from pipelines.mapping.add import add_to_map
+from pipelines.mapping.build import build_map
+from pipelines.mapping.features import choose_pairs
+from pipelines.mapping.matching import exif_camera, fingerprint, verified_pairs
+from pipelines.mapping.summary import MapReport
+from pipelines.town.town import make_town
 
 WORKER = Path(__file__).with_name("map_worker.py")
 TURNS = 3  # of four kills each

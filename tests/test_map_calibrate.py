@@ -11,8 +11,10 @@ import pycolmap
 import pytest
 from test_localize import small_town
 
-from pipelines.localize_map import LoadedMap
-from pipelines.map_calibrate import (
+from index.maps.folder import MapFolder
+from locate.localization.refinement import Refined, rotation_of
+from pipelines.localization.reference_map import LoadedMap
+from pipelines.mapping.covariance_calibration import (
     SHARES,
     _observations,
     _points_without,
@@ -20,8 +22,6 @@ from pipelines.map_calibrate import (
     measure_share,
     pose_error,
 )
-from pipelines.map_folder import MapFolder
-from pipelines.pose_refine import Refined, rotation_of
 
 
 @pytest.fixture(scope="module")

@@ -18,17 +18,17 @@ from test_localize import errors, queries_of, same, small_town
 
 from index import lock
 from index.catalog import FILE
+from index.maps.folder import MapFolder, MapRecord
 from locate.errors import (
     DatabaseCorruptError,
     DatabaseError,
     DatabaseMismatchError,
     DatabaseMissingError,
 )
-from locate.pose import LOCALIZED
-from pipelines.build import remove_images
-from pipelines.localize import Localizer
-from pipelines.localize_map import LoadedMap
-from pipelines.map_folder import MapFolder, MapRecord
+from locate.localization.pose import LOCALIZED
+from pipelines.indexing.build import remove_images
+from pipelines.localization.localizer import Localizer
+from pipelines.localization.reference_map import LoadedMap
 
 ROOT = Path(__file__).resolve().parents[1]
 OTHER = MapRecord("import-map", "gem")
@@ -261,7 +261,7 @@ def test_damaged_models_are_errors_at_once(town, tmp_path):
         (model / file).write_bytes(damage((model / file).read_bytes()))
     code = (
         "import sys; from pathlib import Path; from locate.errors import LocateError\n"
-        "from pipelines.map_folder import MapFolder\n"
+        "from index.maps.folder import MapFolder\n"
         "for folder in sys.argv[1:]:\n"
         "    try: MapFolder(Path(folder)).read_model(); print('read')\n"
         "    except LocateError as error: print(type(error).__name__, error)\n"

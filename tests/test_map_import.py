@@ -11,15 +11,15 @@ import pytest
 from PIL import Image
 
 from index.catalog import Catalog
+from index.maps.folder import MapFolder, MapRecord
 from locate.errors import DatabaseMissingError, InputError
-from pipelines.map_add import add_to_map
-from pipelines.map_build import build_map
-from pipelines.map_folder import MapFolder, MapRecord
-from pipelines.map_import import import_map
-from pipelines.map_matches import forget, verified_pairs
-from pipelines.pose_files import invert
-from pipelines.pose_models import read_model, write_model
-from pipelines.town import make_town
+from locate.formats.colmap import read_model, write_model
+from locate.formats.trajectories import invert
+from pipelines.mapping.add import add_to_map
+from pipelines.mapping.build import build_map
+from pipelines.mapping.import_model import import_map
+from pipelines.mapping.matching import forget, verified_pairs
+from pipelines.town.town import make_town
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 from locate.errors import InputError
-from pipelines.map_build import build_map
-from pipelines.map_focal import focal_doubt, focal_sigmas
-from pipelines.map_import import import_map
-from pipelines.map_structure import examine, nothing_moved
-from pipelines.pose_models import add_views, write_model
-from pipelines.two_views import View, fit_plane, turned_only
+from locate.formats.colmap import add_views, write_model
+from locate.mapping.focal_lengths import focal_doubt, focal_sigmas
+from locate.mapping.structure import examine, nothing_moved
+from locate.mapping.two_views import View, fit_plane, turned_only
+from pipelines.mapping.build import build_map
+from pipelines.mapping.import_model import import_map
 
 SIZE = (800, 600)
 

@@ -12,19 +12,19 @@ from PIL import Image
 
 import locate
 from index.catalog import Catalog
+from index.maps.folder import MapFolder
 from locate.errors import ImageError, InputError
 from locate.extractors import registry
 from locate.extractors.sift import Sift
-from locate.masks import FILL, Mask, Masks, hidden, read_mask
+from locate.images.masks import FILL, Mask, Masks, hidden, read_mask
 from locate.types import Photo, PhotoInfo
-from pipelines.build import NO_MASKS, add_photos, build_index
-from pipelines.cli import main
-from pipelines.extraction import extract_turned
-from pipelines.maintain import database_info
-from pipelines.map_build import build_map
-from pipelines.map_folder import MapFolder
-from pipelines.map_import import import_map
-from pipelines.town import make_town
+from pipelines.cli.main import main
+from pipelines.indexing.build import NO_MASKS, add_photos, build_index
+from pipelines.indexing.extraction import extract_turned
+from pipelines.indexing.maintenance import database_info
+from pipelines.mapping.build import build_map
+from pipelines.mapping.import_model import import_map
+from pipelines.town.town import make_town
 
 SIZE = (320, 240)
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from locate.matching import match_mutual, weighted
+from locate.matching.descriptors import match_mutual, weighted
 
 
 def unit(rows):

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from pipelines import cli
+from pipelines.cli.main import main as cli
 
 # 16 MB, ten times: pages that the system had to hand out anew.
 SCRIPT = """
 import resource
-from locate.memory import keep_freed_memory
+from locate.util.memory import keep_freed_memory
 import numpy as np
 told = {call}
 np.ones(2 << 20)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from locate.errors import InputError
-from locate.metrics import average_precision, mean_defined, open_set, open_set_threshold
+from locate.metrics.common import average_precision, mean_defined, open_set, open_set_threshold
 
 
 def test_average_precision_by_hand():

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from locate.errors import InputError
-from locate.matching import match_mutual
-from locate.metrics import mean_defined
-from locate.metrics_matching import (
+from locate.matching.descriptors import match_mutual
+from locate.metrics.common import mean_defined
+from locate.metrics.matching import (
     best_in_view,
     corner_error,
     homography_accuracy,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from locate.errors import InputError
-from locate.metrics_pose import (
+from locate.metrics.pose import (
     OUTDOOR,
     camera_center,
     median_errors,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from locate.errors import InputError
-from locate.metrics import average_precision, mean_defined
-from locate.metrics_retrieval import (
+from locate.metrics.common import average_precision, mean_defined
+from locate.metrics.retrieval import (
     global_average_precision,
     google_average_precision,
     google_mean_average_precision,

@@ -9,11 +9,11 @@ import numpy as np
 import pycolmap
 import pytest
 
+from locate.datasets.localization import find_scenes
 from locate.errors import InputError
-from pipelines.datasets_localization import find_scenes
-from pipelines.model_forms import form_of
-from pipelines.pose_files import read_poses
-from pipelines.pose_models import add_views, read_model
+from locate.formats.colmap import add_views, read_model
+from locate.formats.colmap_files import form_of
+from locate.formats.trajectories import read_poses
 
 NAMES = ("a/1.jpg", "a/2.jpg", "b/3.jpg")
 

@@ -12,22 +12,23 @@ from conftest import FakeExtractor
 
 import locate
 from index.catalog import Catalog
-from locate import verdict
 from locate.errors import DatabaseMismatchError
-from locate.extractors import registry, shipped
+from locate.extractors import bundled as shipped
+from locate.extractors import registry
 from locate.extractors.base import ExtractorInfo
 from locate.extractors.registry import EXTRACTORS, create
 from locate.extractors.weights import file_hash
-from locate.matching import match_mutual
-from locate.verdict import chance_inliers
-from pipelines.build import build_index
-from pipelines.cli import main
-from pipelines.filled_by import sfm_extractor
-from pipelines.map_build import build_map
-from pipelines.map_features import require_info
-from pipelines.models_cli import list_models
-from pipelines.pose_map import MapMaker, MapOptions
-from pipelines.town import make_town
+from locate.matching.descriptors import match_mutual
+from locate.retrieval import verdict
+from locate.retrieval.verdict import chance_inliers
+from pipelines.cli.main import main
+from pipelines.cli.models import list_models
+from pipelines.evaluation.pose_map import MapMaker, MapOptions
+from pipelines.indexing.build import build_index
+from pipelines.indexing.provenance import sfm_extractor
+from pipelines.mapping.build import build_map
+from pipelines.mapping.features import require_info
+from pipelines.town.town import make_town
 
 FIT = "python benchmarks/context.py fit"
 COMMANDS = {"context": FIT, "steered": "locate train steered"}
@@ -107,7 +108,13 @@ def test_matches_pass_the_ratio_test_of_their_extractor(
     name, in_queries, in_maps, photo_factory, tmp_path, monkeypatch
 ):
     """In queries, in maps and in the evaluation; RootSIFT is judged by what each stage chose for it."""
-    seen = {"retrieve": set(), "map_matches": set(), "pose_map": set(), "localize": set()}
+    stages = (
+        "retrieval.database",
+        "mapping.matching",
+        "evaluation.pose_map",
+        "localization.localizer",
+    )
+    seen = {stage: set() for stage in stages}
 
     def spying(module):
         def spy(a, b, ratio=None):
@@ -128,8 +135,7 @@ def test_matches_pass_the_ratio_test_of_their_extractor(
     with locate.open(tmp_path / "map/features") as db:
         assert db.query(photo).candidates
     MapMaker(create(name), MapOptions())._sight.match(photo, photo)
-    expected = {key: {in_maps} for key in ("map_matches", "localize", "pose_map")}
-    assert seen == {"retrieve": {in_queries}} | expected
+    assert seen == {stage: {in_maps} for stage in stages} | {"retrieval.database": {in_queries}}
 
 
 def test_an_extractor_without_a_ratio_has_the_fingerprint_it_had():

@@ -11,8 +11,8 @@ from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import IFDRational
 from test_localize import errors, nees, queries_of, small_town
 
-from locate.pose import LOCALIZED, NOT_LOCALIZED
-from pipelines.localize import Localizer
+from locate.localization.pose import LOCALIZED, NOT_LOCALIZED
+from pipelines.localization.localizer import Localizer
 
 EXIF_IFD, DIGITAL_ZOOM, FOCAL_35MM = 0x8769, 0xA404, 0xA405
 CERTAIN = 22.5  # of six degrees of freedom, 99.9 % lie below

@@ -14,15 +14,15 @@ import locate
 from benchmarks.overlay_kinds import KINDS, overlaid
 from locate.errors import InputError
 from locate.extractors.sift import Sift
-from locate.geometry import verify
-from locate.matching import match_mutual
-from locate.overlays import _largest_rectangle, _near, alignments, on_overlay
+from locate.matching.descriptors import match_mutual
+from locate.matching.overlays import _largest_rectangle, _near, alignments, on_overlay
+from locate.matching.two_view import verify
+from locate.retrieval.verdict import MATCH, NO_MATCH, evidence_of
 from locate.types import Features
-from locate.verdict import MATCH, NO_MATCH, evidence_of
-from pipelines.cli import main
-from pipelines.map_build import build_map
-from pipelines.map_import import import_map
-from pipelines.town import make_town
+from pipelines.cli.main import main
+from pipelines.mapping.build import build_map
+from pipelines.mapping.import_model import import_map
+from pipelines.town.town import make_town
 
 SIZE = (640, 480)
 

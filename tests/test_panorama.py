@@ -12,8 +12,7 @@ from panoramas import save_panorama, sphere_rays, xmp_of
 
 import locate
 from locate.errors import ImageError, InputError
-from locate.images import read_photo
-from locate.panorama import (
+from locate.geometry.panorama import (
     FIELD_OF_VIEW,
     Panorama,
     ViewCutter,
@@ -26,19 +25,20 @@ from locate.panorama import (
     view_rotation,
     view_rotations,
 )
-from locate.pose import Camera
-from locate.types import PhotoInfo, Projection
-from pipelines.localize_camera import choose_camera
-from pipelines.localize_panorama import PanoramaViews, spread_of_views
-from pipelines.localize_sphere import (
+from locate.images.reading import read_photo
+from locate.localization.pose import Camera
+from locate.localization.query_camera import choose_camera
+from locate.localization.refinement import LENS, State, rotation_of
+from locate.localization.sphere import (
     SphereProblem,
     ray_errors,
     refine_sphere,
     solve_sphere,
     tangents,
 )
-from pipelines.map_calibrate import pose_error
-from pipelines.pose_refine import LENS, State, rotation_of
+from locate.types import PhotoInfo, Projection
+from pipelines.localization.panorama import PanoramaViews, spread_of_views
+from pipelines.mapping.covariance_calibration import pose_error
 
 SIZE = (4000, 2000)
 

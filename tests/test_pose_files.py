@@ -7,7 +7,8 @@ import pycolmap
 import pytest
 
 from locate.errors import InputError, UnknownNameError
-from pipelines.pose_files import (
+from locate.formats.colmap import is_model, read_model
+from locate.formats.trajectories import (
     FORMATS,
     evaluate_pose_file,
     invert,
@@ -16,7 +17,6 @@ from pipelines.pose_files import (
     read_poses,
     write_poses,
 )
-from pipelines.pose_models import is_model, read_model
 
 # A camera at (1, 2, 3), turned by 90 degrees about z: what lies along the world's x axis lies along the
 # camera's y axis. By hand: R = [[0, -1, 0], [1, 0, 0], [0, 0, 1]], t = -R (1, 2, 3) = (2, -1, -3);

@@ -11,10 +11,10 @@ import pycolmap
 import pytest
 
 from locate.errors import InputError, UnknownNameError
-from locate.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Camera, Pose
-from pipelines.georef import Georef
-from pipelines.pose_files import read_poses
-from pipelines.pose_outputs import (
+from locate.formats.trajectories import read_poses
+from locate.georef.georef import Georef
+from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Camera, Pose
+from pipelines.reports.pose_export import (
     FORMS,
     photo_names,
     poses_json,

@@ -16,18 +16,18 @@ import pytest
 from PIL import Image
 
 from locate.errors import InputError
-from locate.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Camera, Pose
-from pipelines.georef import Georef
-from pipelines.pose_models import add_views
-from pipelines.pose_page import MAX_LINES, make_scene, write_pose_page
-from pipelines.pose_picture import (
+from locate.formats.colmap import add_views
+from locate.georef.georef import Georef
+from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Camera, Pose
+from locate.util.printable import visible
+from pipelines.reports.map_viewer import MAX_LINES, make_scene, write_pose_page
+from pipelines.reports.pose_pictures import (
     BAR_HEIGHT,
     draw_map_view,
     draw_reprojections,
     inlier_projections,
     save_reprojections,
 )
-from pipelines.visible import visible
 
 SIZE = (1000, 700)
 FOCAL = 350 / np.tan(np.radians(25))  # 50 degrees from top to bottom

@@ -6,8 +6,8 @@ import numpy as np
 import pycolmap
 import pytest
 
-from pipelines import pose_refine
-from pipelines.pose_refine import Freedom, refine_pose, rotation_of
+from locate.localization import refinement as pose_refine
+from locate.localization.refinement import Freedom, refine_pose, rotation_of
 
 SIZE = (640, 480)
 CAMERAS = {

@@ -7,8 +7,8 @@ import torch
 from locate.errors import UnknownNameError
 from locate.extractors import registry
 from locate.extractors.precision import VARIABLE, precision
-from locate.matching import match_mutual
-from pipelines.retrieve import as_proof
+from locate.matching.descriptors import match_mutual
+from pipelines.retrieval.database import as_proof
 
 CPU = torch.device("cpu")
 

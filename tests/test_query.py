@@ -19,11 +19,11 @@ import locate
 from index.catalog import FILE, Catalog
 from locate.errors import DatabaseMismatchError, DatabaseMissingError, ImageError, InputError
 from locate.extractors import registry
-from locate.metrics import average_precision
+from locate.metrics.common import average_precision
+from locate.retrieval.ranking import rank_key
+from locate.retrieval.verdict import MATCH, NO_MATCH, UNCERTAIN, UNVERIFIED
 from locate.types import Candidate
-from locate.verdict import MATCH, NO_MATCH, UNCERTAIN, UNVERIFIED
-from pipelines.ranking import rank_key
-from pipelines.town import make_town
+from pipelines.town.town import make_town
 
 
 @pytest.fixture
@@ -190,7 +190,9 @@ def test_an_empty_or_missing_database(tmp_path, fake_extractor):
 
 def test_a_loaded_extractor_is_used_if_it_is_the_right_one(home, monkeypatch):
     right = locate.create_extractor("fake")
-    monkeypatch.setattr("pipelines.retrieve.load_extractor", None)  # would be called otherwise
+    monkeypatch.setattr(
+        "pipelines.retrieval.database.load_extractor", None
+    )  # would be called otherwise
     with locate.Database(home / ".locate", extractor=right) as db:
         assert db.query(home / "photos/place-1/0.png").label == "place-1"
     with pytest.raises(DatabaseMismatchError, match="leave the extractor out"):

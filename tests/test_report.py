@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from locate.errors import InputError
-from pipelines.report import Curves, Report, Table
+from pipelines.reports.report import Curves, Report, Table
 
 TABLE = Table(
     "MMA",

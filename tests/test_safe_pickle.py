@@ -9,8 +9,8 @@ import struct
 import numpy as np
 import pytest
 
+from locate.datasets.safe_pickle import load_plain
 from locate.errors import InputError
-from pipelines.safe_pickle import load_plain
 
 GROUND_TRUTH = {
     "imlist": ["all_souls_000013", "ünïcode"],

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from locate.errors import InputError
-from pipelines.scan import look, scan
+from locate.images.folder import look, scan
 
 
 def touch(root, *names):

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from locate import images
 from locate.errors import InputError
-from pipelines import exits
-from pipelines.build import build_index
-from pipelines.cli import main
-from pipelines.named_photos import photos_below
+from locate.images import reading as images
+from pipelines.cli import exit_codes as exits
+from pipelines.cli.main import main
+from pipelines.cli.named_photos import photos_below
+from pipelines.indexing.build import build_index
 
 
 class Piped:

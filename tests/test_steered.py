@@ -13,11 +13,11 @@ import torch
 from locate.errors import InputError
 from locate.extractors.steered import losses
 from locate.extractors.steered.corners import CornerSettings, corners, distinct
-from locate.extractors.steered.directions import directions
+from locate.extractors.steered.equivariant import FieldNorm, GroupConv, steered
 from locate.extractors.steered.extractor import SCALES, Steered, nearest_levels
-from locate.extractors.steered.fold import folded
-from locate.extractors.steered.group import FieldNorm, GroupConv, steered
+from locate.extractors.steered.fusion import folded
 from locate.extractors.steered.network import SteeredNetwork
+from locate.extractors.steered.orientation import directions
 
 
 def turned(maps, fields=True):

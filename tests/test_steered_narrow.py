@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from locate.errors import InputError, WeightsError
-from locate.extractors.steered.directions import directions
+from locate.extractors.recipes import create_recipe
+from locate.extractors.steered.equivariant import FieldNorm, GroupConv
 from locate.extractors.steered.extractor import Steered
-from locate.extractors.steered.group import FieldNorm, GroupConv
-from locate.extractors.steered.narrow import NarrowRecipe, narrowed
 from locate.extractors.steered.network import SteeredNetwork
+from locate.extractors.steered.orientation import directions
+from locate.extractors.steered.pruning import NarrowRecipe, narrowed
 from locate.extractors.weights import Record, save_weights
 from locate.training.recipe import generator
-from locate.training.recipes import create_recipe
 
 WIDE = ((3, 4, 5, 6, 7), 5, (1, 1, 2, 2), 30)
 NARROW = ((2, 3, 3, 4, 4), 3, (1, 1, 1, 1), 20)

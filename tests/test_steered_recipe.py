@@ -12,17 +12,17 @@ import pytest
 import torch
 
 from locate.errors import InputError
+from locate.extractors.recipes import create_recipe
 from locate.extractors.sift import Sift
 from locate.extractors.steered import recipe as module
 from locate.extractors.steered.extractor import Steered
 from locate.extractors.steered.recipe import SteeredRecipe
 from locate.extractors.weights import Record, save_weights
-from locate.images import read_photo
+from locate.images.reading import read_photo
 from locate.pixels import apply_homography
-from locate.training.correspondences import MatchedPair, save_pairs
+from locate.training.data.correspondences import MatchedPair, save_pairs
+from locate.training.data.teacher import load_teacher, save_teacher
 from locate.training.recipe import generator
-from locate.training.recipes import create_recipe
-from locate.training.teacher import load_teacher, save_teacher
 
 SHIFT = 14  # pixels between the two photos of a scene
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines import exits
-from pipelines.build import build_index
-from pipelines.cli import main
-from pipelines.visible import in_html, in_markup, visible
+from locate.util.printable import in_html, in_markup, visible
+from pipelines.cli import exit_codes as exits
+from pipelines.cli.main import main
+from pipelines.indexing.build import build_index
 
 ROOT = Path(__file__).resolve().parents[1]
 # Line break, tab, an escape sequence (red), a mark that turns the text round, a C1 control, a zero-width
@@ -134,7 +134,7 @@ def test_pages_and_pictures(home, capsys):
 
 
 def test_a_page_of_poses_is_harmless():
-    from pipelines.pose_page import ShownCamera, _scene_json
+    from pipelines.reports.map_viewer import ShownCamera, _scene_json
 
     camera = ShownCamera(HARMFUL, np.zeros(3), np.eye(3), np.zeros((4, 3)))
     scene = type("S", (), {})()
@@ -188,10 +188,10 @@ def test_nothing_is_printed_past_it():
         text = file.read_text("utf-8")
         if file.name not in ("visible.py", "streams.py"):
             printed = re.findall(r"(?<![.\w])print\((?!json\.dumps|\))", text)
-            assert not printed, f"{file.name}: print by pipelines.streams.say or complain"
-            assert "from rich.markup import" not in text, f"{file.name}: use pipelines.visible"
+            assert not printed, f"{file.name}: print by pipelines.cli.streams.say or complain"
+            assert "from rich.markup import" not in text, f"{file.name}: use locate.util.printable"
         if file.name not in ("visible.py", "pose_outputs.py"):
-            assert "from html import escape" not in text, f"{file.name}: use pipelines.visible"
+            assert "from html import escape" not in text, f"{file.name}: use locate.util.printable"
 
 
 # --- encodings that lack the characters

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.town import Town, make_town
-from pipelines.town_files import CONVENTION, ORIGIN, geodetic
-from pipelines.town_model import Camera, Face, Light, Paint, Rendering, Sky, Texture
-from pipelines.town_paving import meadow
-from pipelines.town_render import render
-from pipelines.town_scene import Place, horizon, place
-from pipelines.town_view import camera_at, photograph_one, plan_view
+from pipelines.town.files import CONVENTION, ORIGIN, geodetic
+from pipelines.town.model import Camera, Face, Light, Paint, Rendering, Sky, Texture
+from pipelines.town.paving import meadow
+from pipelines.town.render import render
+from pipelines.town.scene import Place, horizon, place
+from pipelines.town.town import Town, make_town
+from pipelines.town.view import camera_at, photograph_one, plan_view
 
 SMALL = (160, 120)
 

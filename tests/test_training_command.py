@@ -16,16 +16,17 @@ from training_toys import equal, made_photos, metrics
 from training_worker import ToyRecipe, parser
 
 from locate.errors import InputError, UnknownNameError
+from locate.extractors import recipes
+from locate.extractors.recipes import RECIPES, create_recipe
 from locate.extractors.weights import load_weights
-from locate.training import loop, recipes
+from locate.training import loop
 from locate.training.checkpoint import (
     load_checkpoint,
 )
 from locate.training.recipe import Recipe
-from locate.training.recipes import RECIPES, create_recipe
-from pipelines import train_cli
-from pipelines.train import Request, export, train_system
-from pipelines.train_record import commit_of, loss_curves, smoothed
+from pipelines.cli import train as train_cli
+from pipelines.training.record import commit_of, loss_curves, smoothed
+from pipelines.training.train import Request, export, train_system
 
 
 @pytest.fixture
@@ -155,7 +156,7 @@ def test_export_writes_the_last_checkpoint(photos, tmp_path, toy, caplog, capsys
     out.mkdir()
     request = Request("toy", out, photos, threads=1)
     asked = iter([False] * 5 + [True])
-    from pipelines import train as module
+    from pipelines.training import train as module
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -251,7 +252,7 @@ def test_the_recipes_are_what_the_table_says(name):
 
 def test_the_table_of_recipes_loads_nothing():
     code = (
-        "import sys, locate.training.recipes, pipelines.train_cli;"
+        "import sys, locate.extractors.recipes, pipelines.cli.train;"
         "heavy = {'torch', 'cv2', 'numpy', 'rich'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=True)

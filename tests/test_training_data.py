@@ -13,15 +13,15 @@ import pytest
 from PIL import Image
 
 from locate.errors import ImageError, InputError
-from locate.training import correspondences, photos
-from locate.training.correspondences import (
+from locate.training.data import correspondences, photos
+from locate.training.data.correspondences import (
     MatchedPair,
     crop_matched_pair,
     load_pairs,
     save_pairs,
 )
-from locate.training.photos import PhotoPool
-from locate.training.tuples import Tuple, TupleMiner
+from locate.training.data.photos import PhotoPool
+from locate.training.data.tuples import Tuple, TupleMiner
 
 # Photos
 

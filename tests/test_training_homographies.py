@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from locate.errors import InputError
-from locate.training.homographies import (
+from locate.training.data.homographies import (
     HomographySettings,
     WarpedPair,
     random_homography,
@@ -19,7 +19,7 @@ from locate.training.homographies import (
     visible_grid,
     warped_pair,
 )
-from locate.training.photometric import PhotometricSettings, photometric_noise
+from locate.training.data.photometric import PhotometricSettings, photometric_noise
 
 STILL = HomographySettings(
     rotation=0, scale=(1, 1), perspective=0, translation=0, anisotropy=1, min_overlap=0

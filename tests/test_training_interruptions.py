@@ -24,6 +24,7 @@ from training_toys import QUICK, Clock, OneStage, Timed, equal, made_photos, met
 from training_worker import ToyRecipe, parser
 
 from locate.errors import InputError, TrainingError, WeightsError
+from locate.extractors.recipes import RECIPES
 from locate.extractors.weights import load_weights
 from locate.training import loop
 from locate.training.checkpoint import (
@@ -33,9 +34,8 @@ from locate.training.checkpoint import (
     refuse_difference,
     save_checkpoint,
 )
-from locate.training.recipes import RECIPES
-from pipelines import train_cli
-from pipelines.train import Request, train_system
+from pipelines.cli import train as train_cli
+from pipelines.training.train import Request, train_system
 
 WORKER = Path(__file__).with_name("training_worker.py")
 

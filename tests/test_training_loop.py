@@ -20,11 +20,11 @@ from training_worker import ToyRecipe
 
 from locate.errors import InputError, TrainingError
 from locate.training import loop
-from locate.training.batches import AHEAD, made_ahead
 from locate.training.checkpoint import (
     load_checkpoint,
 )
 from locate.training.options import Options
+from locate.training.prefetch import AHEAD, made_ahead
 from locate.training.recipe import Stage, generator, torch_seed
 from locate.training.schedule import (
     Window,

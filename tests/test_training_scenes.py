@@ -15,12 +15,12 @@ from PIL import Image
 from locate.errors import InputError
 from locate.extractors.base import ExtractorInfo
 from locate.extractors.sift import Sift
-from locate.matching import match_mutual
-from locate.training import pseudo
-from locate.training.correspondences import save_pairs
-from locate.training.pairs import known_pairs, pairs_of_models
-from locate.training.pseudo import pseudo_pairs, spread
-from locate.training.scenes import find_models, model_pairs, scenes_of, singles_of
+from locate.matching.descriptors import match_mutual
+from locate.training.data import pseudo
+from locate.training.data.correspondences import save_pairs
+from locate.training.data.pairs import known_pairs, pairs_of_models
+from locate.training.data.pseudo import pseudo_pairs, spread
+from locate.training.data.scenes import find_models, model_pairs, scenes_of, singles_of
 from locate.types import Extraction
 
 # Folders
@@ -234,7 +234,7 @@ def test_pairs_of_training_data_come_from_its_models_first(model, tmp_path, monk
         matched.update(scenes)
         return expected[:1]
 
-    monkeypatch.setattr("locate.training.pairs.pseudo_pairs", fake)
+    monkeypatch.setattr("locate.training.data.pairs.pseudo_pairs", fake)
     Image.new("RGB", (64, 64)).save(images.parent / "other.png")
     for name in ("1.png", "2.png"):
         (tmp_path / "tower").mkdir(exist_ok=True)

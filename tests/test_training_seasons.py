@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from locate.training.photometric import PhotometricSettings, photometric_noise
-from locate.training.seasons import _colours, _night, _sensor, another_season
+from locate.training.data.photometric import PhotometricSettings, photometric_noise
+from locate.training.data.seasons import _colours, _night, _sensor, another_season
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ import torch
 from torch.nn import functional
 
 from locate.errors import InputError, UnknownNameError, WeightsError
-from locate.extractors.backbone import Backbone
-from locate.extractors.backbones import create_backbone
+from locate.extractors.backbones.base import Backbone
+from locate.extractors.backbones.registry import create_backbone
 from locate.extractors.base import Extractor, ExtractorInfo
-from locate.extractors.detection import resize_image, to_input
-from locate.extractors.grids import Grid, resample, sample
+from locate.extractors.blocks.detection import resize_image, to_input
+from locate.extractors.blocks.grids import Grid, resample, sample
 from locate.extractors.ur2kid import network as network_module
 from locate.extractors.ur2kid.detection import group_responses, keypoints
 from locate.extractors.ur2kid.extractor import (
@@ -29,7 +29,7 @@ from locate.extractors.ur2kid.extractor import (
 )
 from locate.extractors.ur2kid.network import Plan, Pyramid, UR2KiDNetwork, natural_noise
 from locate.extractors.weights import Record, save_weights
-from locate.matching import match_mutual
+from locate.matching.descriptors import match_mutual
 from locate.pixels import resize_points
 
 

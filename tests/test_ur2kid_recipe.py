@@ -15,7 +15,7 @@ from PIL import Image
 from torch.nn import functional
 
 from locate.errors import InputError, UnknownNameError
-from locate.extractors.grids import sample
+from locate.extractors.blocks.grids import sample
 from locate.extractors.ur2kid import losses as loss
 from locate.extractors.ur2kid import recipe as recipe_module
 from locate.extractors.ur2kid.detection import group_responses, keypoints
@@ -33,7 +33,7 @@ from locate.extractors.ur2kid.whitening import (
     mutual_nearest,
     whitening,
 )
-from locate.training.correspondences import MatchedPair, save_pairs
+from locate.training.data.correspondences import MatchedPair, save_pairs
 from locate.training.recipe import generator
 
 

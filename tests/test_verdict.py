@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from locate.errors import InputError
-from locate.geometry import verify
-from locate.types import AFFINE, FUNDAMENTAL, MODELS, Features, Verification
-from locate.verdict import (
+from locate.matching.two_view import verify
+from locate.retrieval.verdict import (
     MATCH,
     MATCH_RATE,
     NO_MATCH,
@@ -24,6 +23,7 @@ from locate.verdict import (
     uncalibrated,
     wilson_upper,
 )
+from locate.types import AFFINE, FUNDAMENTAL, MODELS, Features, Verification
 
 
 @pytest.mark.parametrize(

@@ -22,13 +22,13 @@ from locate.errors import (
 from locate.extractors import registry
 from locate.extractors.base import ExtractorInfo
 from locate.extractors.weights import Record, file_hash, load_weights, save_weights
+from locate.retrieval.verdict import MATCH
 from locate.types import Extraction
-from locate.verdict import MATCH
-from pipelines import exits
-from pipelines.build import build_index
-from pipelines.cli import main
-from pipelines.filled_by import first_extractor
-from pipelines.maintain import check_database, database_info
+from pipelines.cli import exit_codes as exits
+from pipelines.cli.main import main
+from pipelines.indexing.build import build_index
+from pipelines.indexing.maintenance import check_database, database_info
+from pipelines.indexing.provenance import first_extractor
 
 
 class Trained:

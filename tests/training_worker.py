@@ -26,10 +26,11 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from locate.training import recipes  # noqa: E402
+from locate.extractors import recipes  # noqa: E402
 from locate.training.options import Options  # noqa: E402
 from locate.training.recipe import Recipe, Stage  # noqa: E402
-from pipelines import train, train_cli  # noqa: E402
+from pipelines.cli import train as train_cli  # noqa: E402
+from pipelines.training import train  # noqa: E402
 
 
 class ToyNetwork(nn.Module):

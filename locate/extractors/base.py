@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
-from locate.geometry import MAX_EPIPOLAR_ERROR
+from locate.matching.two_view import MAX_EPIPOLAR_ERROR
 from locate.types import FUNDAMENTAL, Array, Extraction
 
 # What infos did not have from the beginning.
@@ -42,8 +42,8 @@ class ExtractorInfo:
             None where that of each stage, which was chosen for RootSIFT, does.
         query_ratio: the same in queries, where a match has to be a proof; None if it is `ratio`.
         parts: lengths of the parts that a local descriptor is made of; empty where it is one.
-        query_shares: of a cosine, which each part has in queries (`locate.matching.weighted`); empty if
-            as they are stored.
+        query_shares: of a cosine, which each part has in queries
+            (`locate.matching.descriptors.weighted`); empty if as they are stored.
         verification: by which model of the camera's motion matches prove a place, of
             `locate.types.MODELS`.
         max_error: how far they may be from it, in pixels at the size that the extractor looks at.

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from locate.extractors import efficientnet
+from locate.extractors.backbones import efficientnet
 from locate.extractors.base import ExtractorInfo
-from locate.extractors.layers import GeM
+from locate.extractors.blocks.layers import GeM
 from locate.extractors.precision import precision
 from locate.pixels import fit_size
 from locate.types import Array, Extraction

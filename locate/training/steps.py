@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from locate.errors import InputError, TrainingError
-from locate.training.batches import made_ahead
+from locate.training.prefetch import made_ahead
 from locate.training.recipe import Batch, Recipe, Stage, generator, to_device, torch_seed
 
 _TRIAL_STEPS = (3, 20)  # at least and at most

@@ -23,15 +23,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from locate.errors import WeightsError
-from locate.extractors import efficientnet
+from locate.extractors.backbones import efficientnet
 from locate.extractors.base import ExtractorInfo
+from locate.extractors.blocks.detection import resize_image, to_input
+from locate.extractors.blocks.grids import Grid, sample
+from locate.extractors.blocks.layers import GeM
+from locate.extractors.bundled import SHIPPED
 from locate.extractors.context.projection import Projection
 from locate.extractors.context.upright import Upright, layout
-from locate.extractors.detection import resize_image, to_input
-from locate.extractors.grids import Grid, sample
-from locate.extractors.layers import GeM
 from locate.extractors.precision import precision
-from locate.extractors.shipped import SHIPPED
 from locate.extractors.steered.extractor import Steered
 from locate.extractors.weights import file_hash, load_weights
 from locate.pixels import fit_size, resize_points

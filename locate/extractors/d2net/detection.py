@@ -1,5 +1,5 @@
 """Hard detection on a map of features, as in use. Dusmanu et al., CVPR 2019, section 3.1. The soft one
-of training is in `locate.extractors.soft_detection`.
+of training is in `locate.extractors.blocks.soft_detection`.
 
 A map is C x h x w, not negative; D^k_ij of the paper is `maps[k, i, j]`.
 """
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from locate.extractors.detection import refine
-from locate.extractors.grids import sample
+from locate.extractors.blocks.detection import refine
+from locate.extractors.blocks.grids import sample
 
 
 def hard_detections(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from locate.errors import InputError
-from locate.extractors.backbones import create_backbone, load_backbone
+from locate.extractors.backbones.registry import create_backbone, load_backbone
 from locate.extractors.base import ExtractorInfo
+from locate.extractors.blocks.detection import resize_image, to_input
+from locate.extractors.blocks.grids import Grid, resample
 from locate.extractors.d2net.detection import describe, distinctness, keypoints
 from locate.extractors.d2net.network import STRIDE, SYSTEM, D2Network
-from locate.extractors.detection import resize_image, to_input
-from locate.extractors.grids import Grid, resample
 from locate.extractors.weights import file_hash, load_into, load_weights
 from locate.pixels import fit_size, resize_points
 from locate.types import Array, Extraction, Features
@@ -92,7 +92,7 @@ class D2Net:
         """Args:
             weights: a file of `locate train d2net`, which says what network it is for; None for the
                 backbone as ImageNet left it (the paper's "off-the-shelf").
-            backbone: without `weights`: a name of `locate.extractors.backbones.BACKBONES`.
+            backbone: without `weights`: a name of `locate.extractors.backbones.registry.BACKBONES`.
             backbone_weights: its checkpoint, where it comes without one.
             taps: of the backbone; None for the default.
             settings: those of the constructor.

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from locate.extractors.blocks.grids import sample
+from locate.extractors.blocks.soft_detection import soft_scores
 from locate.extractors.d2net.detection import describe
-from locate.extractors.grids import sample
-from locate.extractors.soft_detection import soft_scores
 
 _OUT = 10.0  # added to a squared distance, which is at most 4, rules it out
 

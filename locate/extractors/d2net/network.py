@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from locate.errors import InputError, UnknownNameError
-from locate.extractors.backbone import Backbone, take_out_unused
-from locate.extractors.grids import Grid, resample
+from locate.extractors.backbones.base import Backbone, take_out_unused
+from locate.extractors.blocks.grids import Grid, resample
 
 SYSTEM = "d2net"
 TRAINING_STRIDE, STRIDE = 8, 4  # pixels per cell of a single tap, in training and in use

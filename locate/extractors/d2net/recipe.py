@@ -16,15 +16,15 @@ import torch
 from torch import Tensor, nn
 
 from locate.errors import ImageError, InputError
-from locate.extractors.backbones import load_backbone
+from locate.extractors.backbones.registry import load_backbone
 from locate.extractors.d2net.losses import d2_loss
 from locate.extractors.d2net.network import SYSTEM, D2Network
-from locate.images import read_photo
-from locate.training.correspondences import MatchedPair, crop_matched_pair
-from locate.training.homographies import HomographySettings, visible_grid, warped_pair
-from locate.training.pairs import known_pairs
-from locate.training.photometric import PhotometricSettings, photometric_noise
-from locate.training.photos import PhotoPool, Split
+from locate.images.reading import read_photo
+from locate.training.data.correspondences import MatchedPair, crop_matched_pair
+from locate.training.data.homographies import HomographySettings, visible_grid, warped_pair
+from locate.training.data.pairs import known_pairs
+from locate.training.data.photometric import PhotometricSettings, photometric_noise
+from locate.training.data.photos import PhotoPool, Split
 from locate.training.recipe import Batch, Recipe, Stage, images_to_tensor
 from locate.types import Array
 
@@ -38,7 +38,7 @@ _Views = tuple[Array, Array, Array, Array]  # image a, image b, points a, points
 class D2NetRecipe(Recipe):
     """
     Args:
-        backbone, backbone_weights: see `locate.extractors.backbones.load_backbone`.
+        backbone, backbone_weights: see `locate.extractors.backbones.registry.load_backbone`.
         taps: of the backbone, see `D2Network`; a single one is trained as in the paper.
         crop: side of the views in pixels, a multiple of 32.
         pairs: of views in a batch.
@@ -47,8 +47,8 @@ class D2NetRecipe(Recipe):
             whose cells are half as wide and which shall tell neighbours apart, 1.5 (6 pixels).
         margin: M.
         matched: share of the pairs that are two photos of one scene, where there are scenes.
-        matches: a file of such pairs, see `locate.training.correspondences`, of which those of photos
-            outside the data folder do not count; None for those of COLMAP
+        matches: a file of such pairs, see `locate.training.data.correspondences`, of which those
+            of photos outside the data folder do not count; None for those of COLMAP
             models below the data folder, and verified RootSIFT matches of scenes that have none.
     """
 

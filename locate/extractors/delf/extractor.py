@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from locate.errors import InputError
-from locate.extractors.backbones import load_backbone
+from locate.extractors.backbones.registry import load_backbone
 from locate.extractors.base import ExtractorInfo
+from locate.extractors.blocks.detection import resize_image, to_input
 from locate.extractors.delf.network import DelfNetwork
-from locate.extractors.detection import resize_image, to_input
 from locate.extractors.weights import file_hash, load_into, load_weights
 from locate.pixels import fit_size, resize_points
 from locate.types import AFFINE, Array, Extraction, Features
@@ -208,7 +208,7 @@ def box_overlap(centre: Array, side: float, centres: Array, sides: Array) -> Arr
 
 def build(settings: Any) -> DelfNetwork:
     """The network of a weights file's settings, with random weights."""
-    from locate.extractors.backbones import create_backbone
+    from locate.extractors.backbones.registry import create_backbone
 
     return DelfNetwork(create_backbone(settings["backbone"]), int(settings["dim"]))
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from locate.errors import UnknownNameError
-from locate.extractors.backbone import Backbone, take_out_unused
-from locate.extractors.grids import Grid
+from locate.extractors.backbones.base import Backbone, take_out_unused
+from locate.extractors.blocks.grids import Grid
 
 TAPS: Mapping[str, str] = {"lite0": "expand6", "resnet50": "layer3", "resnet101": "layer3"}
 # How the names of the parameters begin that are fine-tuned for the descriptors. The paper's: all.

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from locate.errors import ImageError, InputError
+from locate.extractors.blocks.detection import resize_image, to_input
 from locate.extractors.delf.extractor import SYSTEM, start
 from locate.extractors.delf.losses import (
     attended_feature,
@@ -34,13 +35,12 @@ from locate.extractors.delf.losses import (
     pooled_feature,
 )
 from locate.extractors.delf.network import DelfNetwork
-from locate.extractors.detection import resize_image, to_input
 from locate.pixels import fit_size
-from locate.training.homographies import HomographySettings, random_view
-from locate.training.photometric import PhotometricSettings, photometric_noise
-from locate.training.photos import PhotoPool
+from locate.training.data.homographies import HomographySettings, random_view
+from locate.training.data.photometric import PhotometricSettings, photometric_noise
+from locate.training.data.photos import PhotoPool
+from locate.training.data.scenes import scenes_of, singles_of
 from locate.training.recipe import Batch, Recipe, Stage, generator, images_to_tensor
-from locate.training.scenes import scenes_of, singles_of
 from locate.types import Array
 
 SCALE = 16.0  # of cosines before the softmax
@@ -76,7 +76,7 @@ class _Training(nn.Module):
 class DelfRecipe(Recipe):
     """
     Args:
-        backbone, backbone_weights: see `locate.extractors.backbones.load_backbone`.
+        backbone, backbone_weights: see `locate.extractors.backbones.registry.load_backbone`.
         dim: length of the descriptors after PCA.
         batch_size: crops a step in stage "descriptors".
         views: the same in stage "attention".

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import torch
 
-from locate.extractors.detection import Derivatives
+from locate.extractors.blocks.detection import Derivatives
 from locate.pixels import resize_points
 from locate.types import Array
 

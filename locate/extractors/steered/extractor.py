@@ -13,13 +13,13 @@ import torch
 
 from locate.errors import InputError
 from locate.extractors.base import ExtractorInfo
-from locate.extractors.detection import resize_image, to_input
+from locate.extractors.blocks.detection import resize_image, to_input
+from locate.extractors.bundled import SHIPPED
 from locate.extractors.precision import precision
-from locate.extractors.shipped import SHIPPED
 from locate.extractors.steered.corners import LEAST, CornerSettings, corners, distinct
-from locate.extractors.steered.directions import BLUR, directions
-from locate.extractors.steered.fold import folded
+from locate.extractors.steered.fusion import folded
 from locate.extractors.steered.network import MULTIPLE, SYSTEM, WIDTH, SteeredNetwork
+from locate.extractors.steered.orientation import BLUR, directions
 from locate.extractors.weights import file_hash, load_into, load_weights
 from locate.pixels import fit_size, resize_points
 from locate.types import Array, Extraction, Features

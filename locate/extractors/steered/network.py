@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from locate.extractors.grids import Grid, sample
-from locate.extractors.steered.group import (
+from locate.extractors.blocks.grids import Grid, sample
+from locate.extractors.steered.equivariant import (
     TURNS,
     FieldNorm,
     GroupConv,

@@ -20,17 +20,17 @@ from torch import Tensor, nn
 from locate.errors import InputError
 from locate.extractors.steered import losses
 from locate.extractors.steered.corners import corners
-from locate.extractors.steered.directions import directions
 from locate.extractors.steered.network import MULTIPLE, SYSTEM, WIDTH, SteeredNetwork
+from locate.extractors.steered.orientation import directions
 from locate.extractors.weights import load_into, load_weights
-from locate.images import read_photo
+from locate.images.reading import read_photo
 from locate.pixels import apply_homography, resize_points
-from locate.training.correspondences import load_pairs
-from locate.training.homographies import HomographySettings, random_homography, render_view
-from locate.training.photometric import PhotometricSettings, photometric_noise
-from locate.training.photos import PhotoPool, Split
+from locate.training.data.correspondences import load_pairs
+from locate.training.data.homographies import HomographySettings, random_homography, render_view
+from locate.training.data.photometric import PhotometricSettings, photometric_noise
+from locate.training.data.photos import PhotoPool, Split
+from locate.training.data.teacher import load_teacher
 from locate.training.recipe import Batch, Recipe, Stage, images_to_tensor
-from locate.training.teacher import load_teacher
 from locate.types import Array
 
 _READ_SIDE = 640  # pixels: photos are kept in memory at this size
@@ -61,10 +61,10 @@ class _View(NamedTuple):
 class SteeredRecipe(Recipe):
     """
     Args:
-        teacher: a file of a teacher's features, see `locate.training.teacher`. Photos without any are
-            not used.
+        teacher: a file of a teacher's features, see `locate.training.data.teacher`. Photos without
+            any are not used.
         matches: a file of pairs whose points are keypoints of the teacher's, see
-            `locate.training.correspondences`; None for views of single photos alone.
+            `locate.training.data.correspondences`; None for views of single photos alone.
         start_weights: a file of an earlier training of the same network to go on from.
         widths: of the network, in fields.
         fields: of the map that descriptors are made of.
@@ -131,7 +131,7 @@ class SteeredRecipe(Recipe):
         if self._teacher_file is None:
             raise InputError(
                 "steered learns from a teacher: name its features by --set teacher=FILE "
-                "(locate.training.teacher says what is in it)"
+                "(locate.training.data.teacher says what is in it)"
             )
         self._teacher = load_teacher(self._teacher_file, data)
         if self._teacher.dim != WIDTH:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from locate.extractors.detection import local_maxima, refine, suppress
+from locate.extractors.blocks.detection import local_maxima, refine, suppress
 
 
 def group_responses(maps: Tensor, groups: int) -> Tensor:

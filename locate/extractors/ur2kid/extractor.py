@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from locate.errors import InputError
-from locate.extractors.backbones import create_backbone, load_backbone
+from locate.extractors.backbones.registry import create_backbone, load_backbone
 from locate.extractors.base import ExtractorInfo
-from locate.extractors.detection import resize_image, suppress, to_input
+from locate.extractors.blocks.detection import resize_image, suppress, to_input
 from locate.extractors.ur2kid.detection import group_responses, keypoints
 from locate.extractors.ur2kid.network import UR2KiDNetwork
 from locate.extractors.weights import file_hash, load_into, load_weights

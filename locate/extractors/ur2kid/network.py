@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from locate.errors import InputError, UnknownNameError
-from locate.extractors.backbone import Backbone
-from locate.extractors.grids import Grid, resample, sample
-from locate.extractors.layers import GeM
+from locate.extractors.backbones.base import Backbone
+from locate.extractors.blocks.grids import Grid, resample, sample
+from locate.extractors.blocks.layers import GeM
 
 STRIDES = (4, 8)  # of F that there may be
 LOCAL = "local"  # F among the maps that are pooled

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from locate.errors import InputError, UnknownNameError
-from locate.extractors.detection import local_maxima
-from locate.extractors.grids import sample
-from locate.extractors.soft_detection import soft_scores
+from locate.extractors.blocks.detection import local_maxima
+from locate.extractors.blocks.grids import sample
+from locate.extractors.blocks.soft_detection import soft_scores
 from locate.extractors.ur2kid import losses as loss
 from locate.extractors.ur2kid.detection import group_responses
 from locate.extractors.ur2kid.network import UR2KiDNetwork

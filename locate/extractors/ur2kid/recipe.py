@@ -23,21 +23,21 @@ import torch
 from torch import Tensor, nn
 
 from locate.errors import ImageError, InputError
-from locate.extractors.detection import to_input
-from locate.extractors.grids import sample
+from locate.extractors.blocks.detection import to_input
+from locate.extractors.blocks.grids import sample
 from locate.extractors.ur2kid.detection import group_responses, keypoints
 from locate.extractors.ur2kid.extractor import SYSTEM, start, trained_tensors
 from locate.extractors.ur2kid.network import UR2KiDNetwork
 from locate.extractors.ur2kid.objective import Objective, joint_losses
 from locate.extractors.ur2kid.whitening import discriminative_projection, whitening
-from locate.training.correspondences import MatchedPair, load_pairs
-from locate.training.homographies import HomographySettings, warped_pair
-from locate.training.pairs import pairs_of_models
-from locate.training.photometric import PhotometricSettings
-from locate.training.photos import PhotoPool, photos_below
+from locate.training.data.correspondences import MatchedPair, load_pairs
+from locate.training.data.homographies import HomographySettings, warped_pair
+from locate.training.data.pairs import pairs_of_models
+from locate.training.data.photometric import PhotometricSettings
+from locate.training.data.photos import PhotoPool, photos_below
+from locate.training.data.scenes import scenes_of
+from locate.training.data.tuples import TupleMiner
 from locate.training.recipe import Batch, Recipe, Stage, generator, images_to_tensor
-from locate.training.scenes import scenes_of
-from locate.training.tuples import TupleMiner
 from locate.types import Array
 
 READ_SIDE = 448  # pixels of the long side of a photo before views are cut out of it
@@ -61,9 +61,9 @@ class UR2KiDRecipe(Recipe):
     positions: detected places of an image that matching looks at, at most.
     single_share: how many anchors are single photos, whose positive is another view of them.
     mine_every: steps after which hard negatives are looked for anew.
-    pairs: a file of `locate.training.correspondences`: only these photos of a scene are positives of
-        each other; of their points nothing is used. None for the photos of a COLMAP model that share
-        points of it, and all photos of a scene that has no model.
+    pairs: a file of `locate.training.data.correspondences`: only these photos of a scene are
+        positives of each other; of their points nothing is used. None for the photos of a COLMAP
+        model that share points of it, and all photos of a scene that has no model.
     matching: "positions" (`losses.position_loss`) or "images" (`losses.matching_loss`).
     fit: whether the projection is fitted before the first step.
     margin: of the matching loss.

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from locate.errors import InputError
-from locate.extractors.discriminative import discriminative
+from locate.extractors.blocks.discriminative import discriminative
 
 
 def discriminative_projection(

@@ -1,0 +1,173 @@
+"""Google Landmarks v2: its ground truth, its photos, and files of answers (Weyand et al., CVPR 2020).
+
+`*retrieval_solution*.csv` has id, images (ids, spaces between) and Usage; `*recognition_solution*.csv`
+has id, landmarks and Usage. Rows of the usage "Ignored" count nowhere. The photo of id abcdef... is
+`a/b/c/abcdef....jpg` below `test/` (queries), `index/` (retrieval's database) or `train/`
+(recognition's, with `train*.csv` for the landmarks). Without photos only finished answers can be scored.
+
+Answers are CSV as well: id, images (ids, best first) for retrieval, and id, landmarks (one landmark and
+its confidence, or nothing) for recognition.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from locate.datasets.records import (
+    Query,
+    Rankings,
+    RetrievalData,
+    Truth,
+    named,
+    photos_by_stem,
+    read_table,
+)
+from locate.errors import InputError
+
+RETRIEVAL, RECOGNITION = "google-retrieval", "google-recognition"
+_IGNORED = "ignored"
+Predictions = Mapping[str, tuple[str, float]]  # (landmark, confidence) by the id of the photo
+
+
+def solution_files(folder: Path, task: str) -> list[Path]:
+    """The ground truth of "retrieval" or "recognition"."""
+    return sorted(folder.glob(f"*{task}_solution*.csv"))
+
+
+def read_google_retrieval(folder: Path) -> RetrievalData:
+    """Which index photos show what a test photo shows."""
+    rows, notes = _solution(folder, "retrieval", "images")
+    tests = _tests(folder, [row["id"] for row in rows])
+    queries = tuple(
+        Query(
+            row["id"],
+            tests.get(row["id"]),
+            group=row["Usage"],
+            truth={"": Truth(frozenset(row["images"].split()))},
+        )
+        for row in rows
+    )
+    database = photos_by_stem(folder / "index") if (folder / "index").is_dir() else {}
+    missing = {i for q in queries for i in q.truth[""].ok} - database.keys() if database else set()
+    if missing:
+        note = "images of the ground truth that are not below index/ and count as never found"
+        notes += (f"{note}: {len(missing)} ({named(missing)})",)
+    return RetrievalData(RETRIEVAL, queries, database, notes=notes)
+
+
+def read_google_recognition(folder: Path) -> RetrievalData:
+    """Which landmark a test photo shows, if any."""
+    rows, notes = _solution(folder, "recognition", "landmarks")
+    tests = _tests(folder, [row["id"] for row in rows])
+    queries = tuple(
+        Query(
+            row["id"],
+            tests.get(row["id"]),
+            group=row["Usage"],
+            truth={"": Truth()},
+            landmarks=frozenset(row["landmarks"].split()),
+        )
+        for row in rows
+    )
+    database = photos_by_stem(folder / "train") if (folder / "train").is_dir() else {}
+    landmarks = _train_landmarks(folder) if database else {}
+    unnamed = database.keys() - landmarks.keys()
+    if unnamed:
+        raise InputError(
+            f"photos below {folder / 'train'} in no train*.csv: {len(unnamed)} ({named(unnamed)}); "
+            "add the table or take the photos away"
+        )
+    return RetrievalData(RECOGNITION, queries, database, landmarks, notes=notes)
+
+
+def read_retrieval_answers(file: Path) -> Rankings:
+    """id -> images, best first."""
+    return {row["id"]: row["images"].split() for row in _answers(file, "images")}
+
+
+def read_recognition_answers(file: Path) -> Predictions:
+    """id -> (landmark, confidence); an empty cell abstains."""
+    predictions = {}
+    for row in _answers(file, "landmarks"):
+        words = row["landmarks"].split()
+        if not words:
+            continue
+        try:
+            landmark, confidence = words[0], float(words[1])
+        except (IndexError, ValueError):
+            confidence = math.nan
+        if len(words) != 2 or math.isnan(confidence):
+            raise InputError(
+                f"{file}: the answer to {row['id']} must be one landmark and its confidence, "
+                f"got {row['landmarks']!r}"
+            )
+        predictions[row["id"]] = (landmark, confidence)
+    return predictions
+
+
+def ignored_ids(folder: Path, task: str) -> frozenset[str]:
+    """Test photos that are in the ground truth but count nowhere."""
+    rows = read_table(_solution_file(folder, task), ("id", "Usage"))
+    return frozenset(row["id"] for row in rows if row["Usage"].lower() == _IGNORED)
+
+
+def _solution_file(folder: Path, task: str) -> Path:
+    files = solution_files(folder, task)
+    if len(files) != 1:
+        raise InputError(
+            f"{folder} must hold one file *{task}_solution*.csv, "
+            f"found {named([f.name for f in files]) or 'none'}"
+        )
+    return files[0]
+
+
+def _solution(folder: Path, task: str, column: str) -> tuple[list[dict[str, str]], tuple[str, ...]]:
+    """The rows that count, and a note on those that do not."""
+    file = _solution_file(folder, task)
+    rows = read_table(file, ("id", column, "Usage"))
+    kept = [row for row in rows if row["Usage"].lower() != _IGNORED]
+    if not kept:
+        raise InputError(f"{file} holds no row that counts (all {len(rows)} are ignored)")
+    ignored = len(rows) - len(kept)
+    return kept, ((f"queries marked as ignored and left out: {ignored}",) if ignored else ())
+
+
+def _tests(folder: Path, ids: list[str]) -> dict[str, Path]:
+    """The photos of the queries; empty where there is no folder test/."""
+    root = folder / "test"
+    if not root.is_dir():
+        return {}
+    photos = {i: root / i[0:1] / i[1:2] / i[2:3] / f"{i}.jpg" for i in ids}
+    missing = [i for i, photo in photos.items() if not photo.is_file()]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(ids)} test photos are not there, such as {photos[missing[0]]}"
+        )
+    return photos
+
+
+def _train_landmarks(folder: Path) -> dict[str, str]:
+    """Landmark by photo, of `train.csv` (id, url, landmark_id) or `train_clean.csv` (landmark_id,
+    images)."""
+    landmarks: dict[str, str] = {}
+    for file in sorted(folder.glob("train*.csv")):
+        rows = read_table(file, ("landmark_id",))
+        if rows and "images" in rows[0]:
+            landmarks |= {i: row["landmark_id"] for row in rows for i in row["images"].split()}
+        elif rows and "id" in rows[0]:
+            landmarks |= {row["id"]: row["landmark_id"] for row in rows}
+        elif rows:
+            raise InputError(f"{file} needs a column id or images beside landmark_id")
+    return landmarks
+
+
+def _answers(file: Path, column: str) -> list[dict[str, str]]:
+    rows = read_table(file, ("id", column))
+    seen: set[str] = set()
+    for row in rows:
+        if row["id"] in seen:
+            raise InputError(f"{file} answers {row['id']} twice")
+        seen.add(row["id"])
+    return rows

@@ -1,0 +1,137 @@
+"""A labelled collection for retrieval as records, whatever its layout on disk (`datasets_retrieval`)."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from locate.errors import InputError
+from locate.images.reading import is_photo_name
+
+Box = tuple[float, float, float, float]
+Rankings = Mapping[str, Sequence[str]]  # database ids, best first, by the query's id
+
+
+@dataclass(frozen=True)
+class Truth:
+    """The right answers to one query at one level, as ids of database images.
+
+    Attributes:
+        ok: positives, whether they lie on disk or not.
+        junk: neither right nor wrong; taken out of the ranking.
+    """
+
+    ok: frozenset[str] = frozenset()
+    junk: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        both = sorted(self.ok & self.junk)
+        if both:
+            raise InputError(f"images are both positive and junk: {', '.join(both[:5])}")
+
+
+@dataclass(frozen=True)
+class Query:
+    """Attributes:
+    id: as the ground truth calls it.
+    photo: its file, None where there is none (then only finished rankings can be scored).
+    box: (x1, y1, x2, y2) in pixels that the photo is cropped to, or None.
+    group: the kind or the split that it is counted in.
+    truth: by level; "" where the layout has only one.
+    landmarks: what it shows; empty where the layout does not say, or it shows none.
+    """
+
+    id: str
+    photo: Path | None = None
+    box: Box | None = None
+    group: str = ""
+    truth: Mapping[str, Truth] = field(default_factory=dict)
+    landmarks: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class RetrievalData:
+    """Attributes:
+    layout: its name (`datasets_retrieval.LAYOUTS`).
+    queries: in the order of the ground truth.
+    database: the file of each image by its id; may lack images of the ground truth.
+    landmarks: what database images show, by id; one that is not named shows none of them.
+    numbered: ids by number where rankings may name images by number.
+    notes: what the reader of the numbers should know about the files.
+    """
+
+    layout: str
+    queries: tuple[Query, ...]
+    database: Mapping[str, Path]
+    landmarks: Mapping[str, str] = field(default_factory=dict)
+    numbered: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        repeated = first_repeated(query.id for query in self.queries)
+        if repeated is not None:
+            raise InputError(f"the query {repeated} is listed twice")
+        if not self.queries:
+            raise InputError("there are no queries to evaluate")
+
+    @property
+    def levels(self) -> tuple[str, ...]:
+        return tuple(self.queries[0].truth)
+
+
+def first_repeated(values: Iterable[str]) -> str | None:
+    """The first value that stood before, or None."""
+    seen: set[str] = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None
+
+
+def read_table(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV file with a header; a cell that a short row lacks is empty.
+
+    Raises:
+        InputError: it cannot be read, or lacks one of `columns`.
+    """
+    limit = csv.field_size_limit(2**30)  # a landmark's images stand in one cell
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as stream:
+            rows = csv.reader(stream)
+            header = next(rows, [])
+            if any(name not in header for name in columns):
+                raise InputError(
+                    f"{file} needs a header with the columns {','.join(columns)}; "
+                    f"found: {','.join(header)[:80] or 'nothing'}"
+                )
+            padding = [""] * len(header)
+            return [dict(zip(header, [*row, *padding], strict=False)) for row in rows if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"cannot read the table {file}: {error}") from error
+    finally:
+        csv.field_size_limit(limit)
+
+
+def photos_by_stem(folder: Path) -> dict[str, Path]:
+    """Photos below `folder` by their name without ending, in the order of their paths.
+
+    Raises:
+        InputError: two photos have one name, so that the name does not say which is meant.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if not is_photo_name(path) or path.name.startswith("."):
+            continue
+        if path.stem in found:
+            raise InputError(f"two photos are called {path.stem}: {found[path.stem]} and {path}")
+        found[path.stem] = path
+    return found
+
+
+def named(ids: Collection[str], most: int = 3) -> str:
+    """Some of the ids, for a message."""
+    some = sorted(ids)[:most]
+    return ", ".join(some) + (", ..." if len(ids) > most else "")

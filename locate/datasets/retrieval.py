@@ -1,0 +1,197 @@
+"""Labelled photos for retrieval: which layout a folder has, and what stands in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from locate.datasets.google_landmarks import (
+    RECOGNITION,
+    RETRIEVAL,
+    read_google_recognition,
+    read_google_retrieval,
+    solution_files,
+)
+from locate.datasets.oxford_paris import (
+    OXFORD,
+    REVISITED,
+    oxford_files,
+    read_oxford,
+    read_revisited,
+    revisited_files,
+)
+from locate.datasets.records import Query, RetrievalData, Truth, first_repeated, read_table
+from locate.errors import InputError, UnknownNameError
+from locate.images.folder import scan
+from locate.metrics.retrieval import within_radius
+from locate.types import Array
+
+LABELS, PLACES = "labels", "places"
+PLACE_RADIUS = 25.0  # metres; that of Pittsburgh, Tokyo 24/7 and their successors
+_SPLITS = ("query", "database", "distractor")
+
+LAYOUTS: Mapping[str, str] = {
+    LABELS: "labels.csv with the columns image,landmark,split (query, database or distractor) and, if "
+    "there are several sorts of photos, kind",
+    OXFORD: "*_query.txt, *_good.txt, *_ok.txt and *_junk.txt of Oxford5k or Paris6k, photos in jpg/",
+    REVISITED: "gnd_roxford5k.pkl or gnd_rparis6k.pkl, photos in jpg/",
+    RETRIEVAL: "*retrieval_solution*.csv of Google Landmarks v2, photos in test/ and index/",
+    RECOGNITION: "*recognition_solution*.csv of Google Landmarks v2, photos in test/ and train/ "
+    "and train*.csv",
+    PLACES: "queries/ and database/ with photos called @utm_east@utm_north@...@.jpg",
+}
+_READERS: Mapping[str, Callable[[Path], RetrievalData]]
+
+
+def read_retrieval(folder: Path, layout: str | None = None) -> RetrievalData:
+    """The queries, the database and the right answers of a folder.
+
+    Args:
+        layout: one of `LAYOUTS`; by default the one that the folder's files show.
+
+    Raises:
+        InputError: the folder fits no layout or several, or a file of it is missing or wrong.
+        UnknownNameError: there is no such layout.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; name the folder of the labelled photos")
+    if layout is not None and layout not in LAYOUTS:
+        raise UnknownNameError("layout", layout, LAYOUTS)
+    return _READERS[layout or _recognised(folder)](folder)
+
+
+def _recognised(folder: Path) -> str:
+    fitting = [layout for layout, fits in _SIGNS.items() if fits(folder)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        raise InputError(
+            f"{folder} can be read as {' or as '.join(fitting)}; say which with --layout"
+        )
+    known = "\n".join(f"  {layout}: {text}" for layout, text in LAYOUTS.items())
+    raise InputError(f"{folder} holds the files of no known layout; understood are\n{known}")
+
+
+def read_labels(folder: Path) -> RetrievalData:
+    """`labels.csv`; images of one landmark are the right answers to its queries.
+
+    A landmark column that is empty means none: such database photos are right for nobody.
+    """
+    file = folder / "labels.csv"
+    rows = read_table(file, ("image", "landmark", "split"))
+    for row in rows:
+        if row["split"] not in _SPLITS:
+            raise InputError(
+                f"{file}: the split of {row['image']} is {row['split']!r}; "
+                f"known: {', '.join(_SPLITS)}"
+            )
+        if row["split"] == "query" and not row["landmark"]:
+            raise InputError(f"{file}: the query {row['image']} has no landmark")
+        if not (folder / row["image"]).is_file():
+            raise InputError(f"{file} names {row['image']}, which is not below {folder}")
+    repeated = first_repeated(row["image"] for row in rows)
+    if repeated is not None:
+        raise InputError(f"{file} names {repeated} twice")
+    stored = [row for row in rows if row["split"] != "query"]
+    shown = {
+        r["image"]: r["landmark"] for r in stored if r["split"] == "database" and r["landmark"]
+    }
+    by_landmark: dict[str, set[str]] = {}
+    for image, landmark in shown.items():
+        by_landmark.setdefault(landmark, set()).add(image)
+    queries = tuple(
+        Query(
+            row["image"],
+            folder / row["image"],
+            group=row.get("kind", ""),
+            truth={"": Truth(frozenset(by_landmark.get(row["landmark"], ())))},
+            landmarks=frozenset([row["landmark"]]),
+        )
+        for row in rows
+        if row["split"] == "query"
+    )
+    database = {row["image"]: folder / row["image"] for row in stored}
+    return RetrievalData(LABELS, queries, database, landmarks=shown)
+
+
+def read_places(folder: Path) -> RetrievalData:
+    """Photos with positions; those within 25 m of a query are its right answers.
+
+    The name of a photo is `@utm_east@utm_north@zone@letter@...@.jpg`; all after the second number may be
+    left out. Positions in two zones do not compare, so photos of another zone are never right.
+    """
+    photos = {part: _positioned(folder / part) for part in ("queries", "database")}
+    database = photos["database"]
+    ids = np.array([*database], dtype=object)
+    positions = _rows([p for p, _ in database.values()])
+    zones = np.array([zone for _, zone in database.values()], dtype=object)
+    queries = []
+    for name, (position, zone) in photos["queries"].items():
+        near = within_radius(_rows([position]), positions, PLACE_RADIUS)[0] & (zones == zone)
+        truth = Truth(frozenset(ids[near].tolist()))
+        queries.append(Query(name, folder / "queries" / name, truth={"": truth}))
+    return RetrievalData(
+        PLACES, tuple(queries), {name: folder / "database" / name for name in database}
+    )
+
+
+def _positioned(folder: Path) -> dict[str, tuple[tuple[float, float], str]]:
+    """((east, north) in metres, zone) of the photos below a folder by their relative path."""
+    found = {}
+    for photo in scan(folder):
+        parts = photo.absolute.name.split("@")
+        try:
+            east, north = float(parts[1]), float(parts[2])
+        except (IndexError, ValueError):
+            raise InputError(
+                f"the name of {photo.absolute} has no position; it must be called "
+                "@utm_east@utm_north@...@.jpg"
+            ) from None
+        found[photo.path] = ((east, north), parts[3].strip() if len(parts) > 4 else "")
+    if not found:
+        raise InputError(f"{folder} holds no photos")
+    return found
+
+
+def _rows(positions: list[tuple[float, float]]) -> Array:
+    return np.asarray(positions, np.float64).reshape(-1, 2)
+
+
+def only(data: RetrievalData, kinds: tuple[str, ...]) -> RetrievalData:
+    """The same collection with the queries of some kinds (groups) alone."""
+    known = sorted({query.group for query in data.queries})
+    for kind in kinds:
+        if kind not in known:
+            raise UnknownNameError("kind of query", kind, known)
+    return replace(data, queries=tuple(q for q in data.queries if q.group in kinds))
+
+
+def _has_positions(folder: Path) -> bool:
+    return all(
+        any(photo.absolute.name.startswith("@") for photo in scan(folder / part))
+        for part in ("queries", "database")
+        if (folder / part).is_dir()
+    )
+
+
+_READERS = {
+    LABELS: read_labels,
+    OXFORD: read_oxford,
+    REVISITED: read_revisited,
+    RETRIEVAL: read_google_retrieval,
+    RECOGNITION: read_google_recognition,
+    PLACES: read_places,
+}
+_SIGNS: Mapping[str, Callable[[Path], bool]] = {
+    LABELS: lambda folder: (folder / "labels.csv").is_file(),
+    OXFORD: lambda folder: bool(oxford_files(folder)),
+    REVISITED: lambda folder: bool(revisited_files(folder)),
+    RETRIEVAL: lambda folder: bool(solution_files(folder, "retrieval")),
+    RECOGNITION: lambda folder: bool(solution_files(folder, "recognition")),
+    PLACES: lambda folder: (
+        (folder / "queries").is_dir() and (folder / "database").is_dir() and _has_positions(folder)
+    ),
+}

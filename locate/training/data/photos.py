@@ -1,0 +1,201 @@
+"""A folder of photos to train on: which ones there are, which are held out, and their pixels.
+
+Training must give the same batch for the same (seed, step) whenever it is asked, so nothing here
+depends on what was read before: which photo is drawn depends on the caller's random numbers and on the
+files, not on the cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from locate.errors import ImageError, InputError
+from locate.images.reading import is_photo_name, read_photo
+from locate.pixels import fit_size
+from locate.types import Array
+
+log = logging.getLogger("locate")
+
+Split = Literal["train", "held_out"]
+CACHE_BYTES = 10**9
+
+
+class PhotoPool:
+    """Photos by number, with a cache. Safe to use from several threads.
+
+    Args:
+        paths: the photo files; a photo's index is its place here.
+        root: the folder that names are relative to; None takes the bare file names.
+        held_out: share of the photos, 0 to below 1, that training never sees. Whether a photo is one
+            of them follows from its name alone, so it does not change when photos are added.
+        cache_bytes: how much memory decoded photos may take.
+
+    Attributes:
+        paths: as given.
+        names: relative to `root`, with forward slashes.
+        train, held_out: indices, int64, ascending; together all photos.
+
+    Raises:
+        InputError: no photo, a share outside of [0, 1), a path that is not below `root`.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path | str],
+        root: Path | str | None = None,
+        held_out: float = 0.05,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        if not paths:
+            raise InputError("there is no photo to train on; name a folder or files that hold some")
+        if not 0 <= held_out < 1:
+            raise InputError(f"the held-out share must be in [0, 1), got {held_out}")
+        self.paths = tuple(Path(p) for p in paths)
+        self.names = tuple(_name(p, root) for p in self.paths)
+        aside = np.array([_is_held_out(name, held_out) for name in self.names])
+        self.train: Array = np.flatnonzero(~aside)
+        self.held_out: Array = np.flatnonzero(aside)
+        self._cache_bytes = cache_bytes
+        self._cache: OrderedDict[tuple[int, int], Array] = OrderedDict()
+        self._cached = 0
+        self._readable: dict[int, bool] = {}
+        self._lock = threading.Lock()
+
+    @classmethod
+    def scan(
+        cls, folder: Path | str, held_out: float = 0.05, cache_bytes: int = CACHE_BYTES
+    ) -> PhotoPool:
+        """Every photo below `folder`, in the order of names; hidden files are left out.
+
+        Raises:
+            InputError: the folder does not exist or holds no photo.
+        """
+        folder = Path(folder)
+        paths = photos_below(folder)
+        if not paths:
+            raise InputError(f"{folder} holds no photo; name a folder of JPEG, PNG, ... files")
+        return cls(paths, folder, held_out, cache_bytes)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def pick(self, rng: np.random.Generator, which: Split = "train") -> int:
+        """The index of a random photo that can be decoded.
+
+        A file that cannot is logged once, with the cure, and another is drawn.
+
+        Raises:
+            InputError: there is no such photo.
+        """
+        side = {"train": self.train, "held_out": self.held_out}.get(which)
+        if side is None:
+            raise InputError(f"photos are drawn from 'train' or 'held_out', not {which!r}")
+        # Drawn from all, the bad ones too: else the answer would depend on which were found so far.
+        while any(self._readable.get(int(i), True) for i in side):
+            index = int(side[rng.integers(len(side))])
+            if self.usable(index):
+                return index
+        raise InputError(
+            f"none of the {len(side)} photos for {which!r} can be used; add photos or "
+            "change the held-out share"
+        )
+
+    def usable(self, index: int) -> bool:
+        """Whether the photo can be decoded; found out by decoding it, once."""
+        known = self._readable.get(index)
+        if known is None:
+            try:
+                read_photo(self.paths[index], min_long_side=1)  # the cheapest way to see every byte
+                self._note(index, None)
+            except ImageError as error:
+                self._note(index, error)
+            known = self._readable[index]
+        return known
+
+    def read(self, index: int, long_side: int) -> Array:
+        """The photo, shrunk (never enlarged) to at most `long_side` pixels along its long side.
+
+        Returns:
+            H x W x 3 uint8, RGB; read-only, since it stays in the cache.
+
+        Raises:
+            ImageError: the file cannot be decoded; it is not `usable` from now on.
+        """
+        if long_side < 1:
+            raise InputError(f"the long side must be at least 1 pixel, got {long_side}")
+        key = (int(index), long_side)
+        with self._lock:
+            kept = self._cache.get(key)
+            if kept is not None:
+                self._cache.move_to_end(key)
+                return kept
+        try:
+            pixels = read_photo(self.paths[index], min_long_side=long_side).pixels
+        except ImageError as error:
+            self._note(index, error)
+            raise
+        self._note(index, None)
+        size = (pixels.shape[1], pixels.shape[0])
+        target = fit_size(size, long_side)
+        if target != size:
+            pixels = np.asarray(cv2.resize(pixels, target, interpolation=cv2.INTER_AREA))
+        pixels.flags.writeable = False
+        self._keep(key, pixels)
+        return pixels
+
+    def _keep(self, key: tuple[int, int], pixels: Array) -> None:
+        with self._lock:
+            if key in self._cache or pixels.nbytes > self._cache_bytes:
+                return
+            self._cache[key] = pixels
+            self._cached += pixels.nbytes
+            while self._cached > self._cache_bytes:
+                _, oldest = self._cache.popitem(last=False)
+                self._cached -= oldest.nbytes
+
+    def _note(self, index: int, error: ImageError | None) -> None:
+        with self._lock:
+            news = self._readable.get(index, True)
+            self._readable[index] = error is None
+        if error is not None and news:
+            log.warning("left out of training: %s", error)
+
+
+def photos_below(folder: Path) -> tuple[Path, ...]:
+    """Every photo below `folder`, in the order of names; hidden files and folders are left out.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; name the one that holds the photos")
+    found = {
+        path.relative_to(folder).as_posix(): path
+        for path in folder.rglob("*")
+        if is_photo_name(path) and path.is_file()
+    }
+    hidden = [n for n in found if any(part.startswith(".") for part in n.split("/"))]
+    return tuple(found[name] for name in sorted(found.keys() - set(hidden)))
+
+
+def _name(path: Path, root: Path | str | None) -> str:
+    if root is None:
+        return path.name
+    try:
+        return path.relative_to(root).as_posix()
+    except ValueError:
+        raise InputError(f"{path} is not below {root}; name the folder of all photos") from None
+
+
+def _is_held_out(name: str, share: float) -> bool:
+    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:8]) < share * 2.0**64

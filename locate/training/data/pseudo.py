@@ -1,0 +1,193 @@
+"""Correspondences without ground truth: matches of a known extractor that one rigid motion explains.
+
+What survives mutual nearest neighbours, the ratio test and RANSAC between two photos of one scene is
+nearly always right, and it is there for any folder of photos. A network that learns from it can only
+learn what the teacher finds; a better matcher may take the teacher's place (`matcher`), or write a
+file of pairs itself (`locate.training.data.correspondences`).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from locate.errors import ImageError, InputError
+from locate.extractors.base import Extractor
+from locate.extractors.sift import Sift
+from locate.images.reading import read_photo
+from locate.matching.descriptors import match_mutual
+from locate.matching.two_view import verify
+from locate.training.data.correspondences import MatchedPair
+from locate.types import Array, Features, Verification
+
+log = logging.getLogger("locate")
+
+Matcher = Callable[[Features, Features], Array]
+Progress = Callable[[int, int], None]
+
+_MIN_SPREAD = 0.02  # share of the image that the inliers must cover
+_INNER = 0.75  # share of the inliers that this is judged by
+_MIN_MOTION = 1.5  # pixels at the working size: less, and the photos teach nothing about viewpoint
+
+
+def pseudo_pairs(
+    scenes: Mapping[str, Sequence[Path]],
+    extractor: Extractor | None = None,
+    *,
+    rng: np.random.Generator,
+    matcher: Matcher | None = None,
+    ratio: float = 0.8,
+    min_inliers: int = 30,
+    max_pairs_per_scene: int = 200,
+    progress: Progress | None = None,
+) -> list[MatchedPair]:
+    """Verified matches between photos of the same scene.
+
+    Pairs are left out whose inliers cover less than 2 % of either image, and those in which they lie at
+    the same place in both: a watermark, a date, or the same shot twice.
+
+    Args:
+        scenes: scene name -> photos, see `locate.training.data.scenes.scenes_of`.
+        extractor: anything with local features; None for RootSIFT.
+        rng: draws the pairs that are tried where a scene has more than the budget.
+        matcher: features of both -> K x 2 int indices; None for mutual nearest neighbours.
+        ratio: Lowe's ratio test of the matcher that is used when none is given.
+        min_inliers: fewer matches that agree with a fundamental matrix prove nothing.
+        max_pairs_per_scene: so many pairs of a scene are tried at most.
+        progress: called with (pairs tried, pairs in all).
+
+    Returns:
+        The pairs with their inliers only, scene by scene in the order of names.
+
+    Raises:
+        InputError: the extractor has no local features.
+    """
+    extractor = extractor or Sift()
+    if min_inliers < 1 or max_pairs_per_scene < 1:
+        raise InputError(
+            f"min_inliers and max_pairs_per_scene must be at least 1, "
+            f"got {min_inliers} and {max_pairs_per_scene}"
+        )
+    if matcher is None:
+
+        def matcher(a: Features, b: Features) -> Array:
+            return match_mutual(a.descriptors, b.descriptors, ratio)
+
+    drawn = {name: _draw(len(scenes[name]), max_pairs_per_scene, rng) for name in sorted(scenes)}
+    total, tried = sum(len(pairs) for pairs in drawn.values()), 0
+    found = []
+    for name, pairs in drawn.items():
+        for a, b, features in _features_of(scenes[name], pairs, extractor):
+            if features is not None:
+                pair = _verified(*features, matcher, extractor.max_side, min_inliers)
+                if pair is not None:
+                    paths = scenes[name][a], scenes[name][b]
+                    found.append(MatchedPair(*paths, *pair, source=extractor.info.name))
+            tried += 1
+            if progress is not None:
+                progress(tried, total)
+    return found
+
+
+def _draw(count: int, budget: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """At most `budget` of the pairs (a, b), a < b, of `count` photos, ascending."""
+    if math.comb(count, 2) <= budget:
+        return list(combinations(range(count), 2))
+    # Pair k of those in the order (0, 1), (0, 2), (1, 2), (0, 3), ...: b is the largest with
+    # b (b - 1) / 2 <= k.
+    chosen = rng.choice(math.comb(count, 2), budget, replace=False)
+    pairs = []
+    for k in chosen.tolist():
+        b = (1 + math.isqrt(1 + 8 * k)) // 2
+        pairs.append((k - b * (b - 1) // 2, b))
+    return sorted(pairs)
+
+
+def _features_of(
+    photos: Sequence[Path], pairs: Sequence[tuple[int, int]], extractor: Extractor
+) -> Iterator[tuple[int, int, tuple[Features, Features] | None]]:
+    """Each pair with the features of both; None if one of them cannot be read. A photo is read once, and
+    forgotten after its last pair."""
+    last = {index: k for k, pair in enumerate(pairs) for index in pair}
+    kept: dict[int, Features | None] = {}
+    for k, (a, b) in enumerate(pairs):
+        for index in (a, b):
+            if index not in kept:
+                kept[index] = _extract(photos[index], extractor)
+        one, other = kept[a], kept[b]
+        yield a, b, None if one is None or other is None else (one, other)
+        for index in (a, b):
+            if last[index] == k:
+                del kept[index]
+
+
+def _extract(path: Path, extractor: Extractor) -> Features | None:
+    try:
+        photo = read_photo(path, min_long_side=extractor.max_side)
+    except ImageError as error:
+        log.warning("left out of training: %s", error)
+        return None
+    features = extractor.extract(photo.pixels, photo.info.size).features
+    if features is None:
+        raise InputError(
+            f"the extractor {extractor.info.name!r} has no local features; name one that has, as sift"
+        )
+    return Features(
+        features.keypoints,
+        features.scores,
+        features.descriptors.astype(np.float16),  # half the memory; the same matches but for ties
+        features.image_size,
+    )
+
+
+def _verified(
+    a: Features, b: Features, matcher: Matcher, working_side: int, min_inliers: int
+) -> tuple[Array, Array] | None:
+    """The inliers' points in both images, or None if the pair proves nothing."""
+    matches = np.asarray(matcher(a, b), np.int32).reshape(-1, 2)
+    verification = verify(a, b, matches, working_side)
+    if verification.inlier_count < min_inliers or is_degenerate(
+        verification, a.image_size, b.image_size, working_side
+    ):
+        return None
+    keep = verification.inliers
+    return verification.query_points[keep], verification.database_points[keep]
+
+
+def is_degenerate(
+    verification: Verification,
+    size_a: tuple[int, int],
+    size_b: tuple[int, int],
+    working_side: int = 1024,
+) -> bool:
+    """Whether the inliers lie on one spot or one line of an image, or at the same place in both."""
+    a = verification.query_points[verification.inliers].astype(np.float64)
+    b = verification.database_points[verification.inliers].astype(np.float64)
+    if min(spread(a, size_a), spread(b, size_b)) < _MIN_SPREAD:
+        return True
+    # In shares of the long side, so that one shot in two resolutions counts as the same place.
+    moved = np.linalg.norm((a + 0.5) / max(size_a) - (b + 0.5) / max(size_b), axis=1)
+    side = min(working_side, max(*size_a, *size_b))
+    return bool(np.median(moved) * side < _MIN_MOTION)
+
+
+def spread(points: Array, size: tuple[int, int]) -> float:
+    """About the share of an image of `size` (width, height) that N points cover: 1 if they fill it
+    evenly, 0 if they lie on a line.
+
+    Only the 3/4 of them that lie nearest to their median count, since some wrong matches always agree
+    with a fundamental matrix and lie anywhere.
+    """
+    if len(points) < 4:
+        return 0.0
+    shares = np.asarray(points, np.float64) / size
+    far = np.linalg.norm(shares - np.median(shares, axis=0), axis=1)
+    inner = shares[np.argsort(far, kind="stable")[: math.ceil(_INNER * len(shares))]]
+    determinant = float(np.linalg.det(np.cov(inner, rowvar=False, bias=True)))
+    # A disc that is evenly filled has the variance r^2 / 4 along each axis.
+    return 4 * math.pi * math.sqrt(max(determinant, 0.0)) / _INNER

@@ -1,0 +1,233 @@
+"""Which photos show the same place: by their folders, or by a model that was reconstructed from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from locate.errors import ImageError, InputError
+from locate.images.exif import read_exif
+from locate.pixels import from_colmap
+from locate.training.data.correspondences import MatchedPair
+from locate.training.data.photos import photos_below
+from locate.types import Array
+
+_SINGLES = frozenset({"photos", "distractors"})  # folders of photos that have nothing in common
+_PARTS = ("cameras", "images", "points3D")
+
+
+def scenes_of(folder: Path | str) -> dict[str, tuple[Path, ...]]:
+    """Scene name -> its photos, two or more, by the folders that they lie in.
+
+    If there is a folder `scenes` in `folder`, each folder in that is a scene. If not, each folder in
+    `folder` is one, but for `photos` and `distractors`. Folders within a scene belong to it; folders
+    with less than two photos are no scenes, and neither are hidden ones.
+
+    Raises:
+        InputError: `folder` does not exist.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; name the one that holds the scenes")
+    explicit = folder / "scenes"
+    parent = explicit if explicit.is_dir() else folder
+    scenes = {
+        sub.name: photos_below(sub)
+        for sub in sorted(parent.iterdir())
+        if sub.is_dir()
+        and not sub.name.startswith(".")
+        and (parent == explicit or sub.name not in _SINGLES)
+    }
+    return {name: photos for name, photos in scenes.items() if len(photos) > 1}
+
+
+def singles_of(folder: Path | str) -> tuple[Path, ...]:
+    """Photos that show nothing that another one does, in the order of names: those that lie in `folder`
+    itself and those below its folders `photos` and `distractors`. None is in a scene of `scenes_of`.
+
+    Raises:
+        InputError: `folder` does not exist.
+    """
+    folder = Path(folder)
+    return tuple(
+        path
+        for path in photos_below(folder)
+        if path.parent == folder or path.relative_to(folder).parts[0] in _SINGLES
+    )
+
+
+def find_models(folder: Path | str) -> tuple[Path, ...]:
+    """Every folder at or below `folder` that holds a COLMAP model, as binary or text files."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; name the one that holds the models")
+    found = {path.parent for path in folder.rglob("points3D.*") if path.suffix in (".bin", ".txt")}
+    return tuple(sorted(path for path in found if _is_model(path)))
+
+
+def _is_model(folder: Path) -> bool:
+    return any(
+        all((folder / f"{part}{ending}").is_file() for part in _PARTS)
+        for ending in (".bin", ".txt")
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class ScenePair:
+    """Two photos of a model that see some of the same points.
+
+    Attributes:
+        image_a, image_b: the files, in the order of the model's names.
+        points_a, points_b: M x 2 float32, (x, y) in pixels of the images, where each saw the M points.
+        overlap: M relative to all points of the image that has fewer, 0 to 1.
+        scale: how much larger things are in b than in a: the median over the points of
+            (focal length / depth) in b divided by that in a.
+    """
+
+    image_a: Path
+    image_b: Path
+    points_a: Array
+    points_b: Array
+    overlap: float
+    scale: float
+
+    @property
+    def shared(self) -> int:
+        """The number of 3D points that both see."""
+        return len(self.points_a)
+
+    def matched(self) -> MatchedPair:
+        return MatchedPair(self.image_a, self.image_b, self.points_a, self.points_b, "model")
+
+
+@dataclass(frozen=True, eq=False)
+class _View:
+    """What one image of a model saw.
+
+    Attributes:
+        ids: N int64, the points' ids, ascending and distinct.
+        points: N x 2 float64, in our pixels.
+        zoom: N float64, focal length over depth: pixels per unit of the model.
+    """
+
+    path: Path
+    ids: Array
+    points: Array
+    zoom: Array
+
+
+def model_pairs(
+    model_folder: Path | str, images_folder: Path | str, min_shared: int = 30
+) -> list[ScenePair]:
+    """All pairs of a COLMAP model's images that share at least `min_shared` 3D points.
+
+    Args:
+        model_folder: holds cameras, images and points3D as .bin or .txt.
+        images_folder: what the image names in the model are relative to.
+
+    Returns:
+        In the order of the image names.
+
+    Raises:
+        InputError: no model there, one without points, images that are missing or of another size
+            than the model's cameras.
+    """
+    if min_shared < 1:
+        raise InputError(f"pairs must share at least 1 point, got min_shared = {min_shared}")
+    views = _views(read_model(Path(model_folder)), Path(model_folder), Path(images_folder))
+    counts = [len(view.ids) for view in views]
+    owners = np.repeat(np.arange(len(views)), counts)
+    ids = np.concatenate([view.ids for view in views])
+    order = np.argsort(ids, kind="stable")
+    owners, ids = owners[order], ids[order]  # now each point's images stand together
+    pairs = []
+    for a, view in enumerate(views):
+        starts = np.searchsorted(ids, view.ids, "left")
+        stops = np.searchsorted(ids, view.ids, "right")
+        seen_by = np.concatenate(
+            [owners[i:j] for i, j in zip(starts, stops, strict=True)] or [owners[:0]]
+        )
+        shared = np.bincount(seen_by, minlength=len(views))
+        partners = np.flatnonzero(shared >= min_shared)
+        pairs += [_pair(view, views[b]) for b in partners[partners > a]]
+    return pairs
+
+
+def _pair(a: _View, b: _View) -> ScenePair:
+    _, in_a, in_b = np.intersect1d(a.ids, b.ids, assume_unique=True, return_indices=True)
+    return ScenePair(
+        image_a=a.path,
+        image_b=b.path,
+        points_a=a.points[in_a].astype(np.float32),
+        points_b=b.points[in_b].astype(np.float32),
+        overlap=len(in_a) / min(len(a.ids), len(b.ids)),
+        scale=float(np.median(b.zoom[in_b] / a.zoom[in_a])),
+    )
+
+
+def read_model(folder: Path) -> Any:
+    import pycolmap
+
+    if not _is_model(folder):
+        raise InputError(
+            f"{folder} is no COLMAP model: it needs cameras, images and points3D, "
+            "all three as .bin or as .txt"
+        )
+    try:
+        model = pycolmap.Reconstruction(folder)
+    except Exception as error:  # pycolmap raises whatever its C++ does
+        text = " ".join(str(error).split())
+        raise InputError(f"{folder} is a damaged COLMAP model ({text}); export it again") from error
+    if model.num_points3D() == 0:
+        raise InputError(
+            f"the COLMAP model {folder} has no 3D points; triangulate them on its poses first"
+        )
+    return model
+
+
+def _views(model: Any, model_folder: Path, images_folder: Path) -> list[_View]:
+    """The images of a model that have a pose, in the order of their names."""
+    images = sorted(
+        (image for image in model.images.values() if image.has_pose), key=lambda i: str(i.name)
+    )
+    if not images:
+        raise InputError(f"no image of the COLMAP model {model_folder} has a pose; register some")
+    missing = [image.name for image in images if not (images_folder / image.name).is_file()]
+    if missing:
+        raise InputError(
+            f"{images_folder} lacks {len(missing)} of the {len(images)} images of the model "
+            f"{model_folder}, the first is {missing[0]}; name the folder that it was made from"
+        )
+    return [_view(model, image, images_folder / image.name) for image in images]
+
+
+def _view(model: Any, image: Any, path: Path) -> _View:
+    camera = model.camera(image.camera_id)
+    size = _upright_size(path)
+    if size != (camera.width, camera.height):
+        raise InputError(
+            f"{path} is {size[0]} x {size[1]} px, but {camera.width} x {camera.height} px in the model; "
+            "name the folder of the images that the model was made from"
+        )
+    seen = image.get_observation_points2D()
+    ids = np.array([point.point3D_id for point in seen], np.int64)
+    ids, first = np.unique(ids, return_index=True)  # a point may be seen twice in one image
+    points = np.array([point.xy for point in seen], np.float64).reshape(-1, 2)[first]
+    world = np.array([model.point3D(i).xyz for i in ids], np.float64).reshape(-1, 3)
+    cam_from_world = image.cam_from_world().matrix()
+    depths = world @ cam_from_world[2, :3] + cam_from_world[2, 3]
+    zoom = camera.mean_focal_length() / np.maximum(depths, 1e-12)
+    return _View(path, ids, from_colmap(points), zoom)
+
+
+def _upright_size(path: Path) -> tuple[int, int]:
+    """(width, height) as `read_photo` would give, from the file's head alone."""
+    try:
+        with Image.open(path) as image:
+            return read_exif(image, turned=image.format == "TIFF").size
+    except Exception as error:
+        raise ImageError(path, f"is damaged ({error})", "copy it again from its source") from error

@@ -1,0 +1,203 @@
+"""`locate evaluate repeatability`: whether a detector finds the same points again, and how exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from locate.datasets.matching import HomographyPair, Size, crop_to, read_matching_data
+from locate.errors import InputError
+from locate.extractors.base import Extractor
+from locate.metrics.common import mean_defined
+from locate.metrics.matching import (
+    best_in_view,
+    localization_error,
+    mutual_repeatability,
+    nearest_distances,
+    repeatability,
+)
+from locate.types import Array
+from pipelines.evaluation.common import (
+    Progress,
+    Steps,
+    View,
+    by_kind,
+    by_sequence,
+    curves_over_pixels,
+    extractor_settings,
+    folder_name,
+    grouped_rows,
+    mean_columns,
+    require_local,
+    require_positive,
+    require_some,
+    strongest,
+    walk_pairs,
+)
+from pipelines.reports.report import Report, Table
+
+THRESHOLDS = (1, 2, 3, 4, 5)
+
+_MEASURES = (
+    *("rep (image b)", "rep (each view)", "rep (mutual)"),
+    *("error (image b)", "error (each view)", "points"),
+)
+_NOTES = (
+    "rep (image b), error (image b): both directions measured in image b, pooled (SuperPoint, KP2D).",
+    "rep (each view), error (each view): each direction in the image it goes to (UnsuperPoint).",
+    "rep (mutual): nearest to each other, below the threshold, of all points (SEKD).",
+    "Errors are in pixels, of the points that were found again.",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class RepeatabilityScores:
+    """One pair by one extractor; NaN where nothing is defined.
+
+    Attributes:
+        in_b, each_view: `repeatability` with the distances measured in image b, or each direction in
+            the image it goes to.
+        mutual: `mutual_repeatability`.
+        error_in_b, error_each_view: `localization_error` in pixels, pooled over both directions, or
+            averaged over them.
+        curve: `in_b` at each of `THRESHOLDS`.
+        points: those of both images that were compared.
+    """
+
+    pair: HomographyPair
+    in_b: float
+    each_view: float
+    mutual: float
+    error_in_b: float
+    error_each_view: float
+    curve: Array
+    points: int
+
+
+def evaluate_repeatability(
+    folder: Path,
+    extractors: Mapping[str, Extractor],
+    *,
+    layout: str | None = None,
+    max_keypoints: int | None = 300,
+    threshold: float = 3.0,
+    size: Size | None = (320, 240),
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Report:
+    """Detect points in the pairs of a dataset with homographies and look for each in the other image.
+
+    The defaults are the protocol of SuperPoint (DeTone et al., CVPRW 2018, section 7): the 300 strongest
+    points of the shared view at 240 x 320 pixels, found again within 3 pixels.
+
+    Args:
+        folder: HPatches or Oxford affine.
+        extractors: by the name shown in the table; each must give local features.
+        layout: one of `datasets_matching.LAYOUTS`; None to recognise it.
+        max_keypoints: the strongest that count, chosen after those outside the shared view are
+            dropped; None for all. SEKD's variant takes the strongest of the whole image.
+        threshold: in pixels.
+        size: (width, height) that the photos are cut to (`crop_to`); None for full resolution.
+        seed: kept in the report; nothing here is random.
+        progress: called with (pairs done, pairs in all).
+
+    Raises:
+        InputError: the dataset is unknown or damaged, or has no homographies.
+    """
+    require_local(extractors)
+    require_positive("max_keypoints", max_keypoints)
+    require_positive("threshold", threshold)
+    require_positive("size", None if size is None else min(size))
+    data = read_matching_data(folder, layout)
+    pairs = data.homographies
+    if not pairs:
+        raise InputError(f"{folder} ({data.layout}) has no homographies, which repeatability needs")
+    prepare = None if size is None else (lambda pixels: crop_to(pixels, size))
+    steps, notes = Steps(progress, len(pairs) * len(extractors)), dict[str, None]()
+    scores: dict[str, list[RepeatabilityScores]] = {}
+    for name, extractor in extractors.items():
+        scores[name] = [
+            score_repeatability(pair, a, b, max_keypoints=max_keypoints, threshold=threshold)
+            for _, pair, a, b in walk_pairs(pairs, extractor, prepare, notes=notes, progress=steps)
+        ]
+        require_some(scores[name], notes)
+    return Report(
+        "repeatability",
+        settings={
+            "data": folder_name(folder),
+            "layout": data.layout,
+            "pairs": len(pairs),
+            "max_keypoints": max_keypoints,
+            "threshold": threshold,
+            "size": None if size is None else list(size),
+            "seed": seed,
+            "extractors": extractor_settings(extractors),
+        },
+        tables=(
+            Table(
+                f"Repeatability at {threshold:g} px: mean over the pairs",
+                ("images", "extractor", "pairs", *_MEASURES),
+                grouped_rows(scores, by_kind, _row),
+            ),
+            Table(
+                f"Repeatability at {threshold:g} px by sequence",
+                ("sequence", "extractor", "pairs", *_MEASURES),
+                grouped_rows(scores, by_sequence, _row),
+            ),
+        ),
+        curves=(
+            curves_over_pixels(
+                "repeatability",
+                "Points found again (measured in image b)",
+                "repeatability",
+                THRESHOLDS,
+                {name: mean_columns([s.curve for s in found]) for name, found in scores.items()},
+            ),
+        ),
+        notes=(*notes, *_NOTES),
+    )
+
+
+def score_repeatability(
+    pair: HomographyPair,
+    view_a: View,
+    view_b: View,
+    *,
+    max_keypoints: int | None = 300,
+    threshold: float = 3.0,
+) -> RepeatabilityScores:
+    """Look for the points of each image of a pair in the other; arguments as of the evaluation."""
+    a, b = view_a.features, view_b.features
+    b_from_a = view_b.view_from_photo @ pair.b_from_a @ np.linalg.inv(view_a.view_from_photo)
+    a_from_b = np.linalg.inv(b_from_a)
+    seen_a = best_in_view(a.keypoints, a.scores, b_from_a, b.image_size, max_keypoints)
+    seen_b = best_in_view(b.keypoints, b.scores, a_from_b, a.image_size, max_keypoints)
+    points = a.keypoints[seen_a], b.keypoints[seen_b]
+    in_b = nearest_distances(*points, b_from_a)
+    each = nearest_distances(*points, b_from_a, frames="each")
+    best = strongest(a, max_keypoints).keypoints, strongest(b, max_keypoints).keypoints
+    return RepeatabilityScores(
+        pair,
+        in_b=repeatability(*in_b, threshold),
+        each_view=repeatability(*each, threshold),
+        mutual=mutual_repeatability(*best, b_from_a, threshold),
+        error_in_b=localization_error(*in_b, threshold),
+        error_each_view=localization_error(*each, threshold, pooled=False),
+        curve=np.array([repeatability(*in_b, t) for t in THRESHOLDS]),
+        points=len(seen_a) + len(seen_b),
+    )
+
+
+def _row(scores: Sequence[RepeatabilityScores]) -> tuple[Any, ...]:
+    return (
+        mean_defined(np.array([s.in_b for s in scores])),
+        mean_defined(np.array([s.each_view for s in scores])),
+        mean_defined(np.array([s.mutual for s in scores])),
+        mean_defined(np.array([s.error_in_b for s in scores])),
+        mean_defined(np.array([s.error_each_view for s in scores])),
+        round(float(np.mean([s.points for s in scores])) / 2),
+    )

@@ -1,0 +1,338 @@
+"""`locate evaluate retrieval`: how well a place is found again among labelled photos.
+
+The database is what `locate build-index` makes of the photos, the rankings are those of `locate query`:
+before verification by global similarity (or by the votes of local descriptors) alone, after it with the
+shortlist verified. Both rank the whole database, since a right answer that is not ranked counts as 0;
+only Google Landmarks stops at 100.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from locate.datasets.google_landmarks import (
+    RECOGNITION,
+    RETRIEVAL,
+    Predictions,
+)
+from locate.datasets.records import Query, Rankings, RetrievalData, named
+from locate.datasets.retrieval import LABELS, PLACES, only, read_retrieval
+from locate.errors import ImageError, InputError
+from locate.extractors.base import Extractor
+from locate.images.folder import scan
+from locate.metrics.retrieval import RECALL_AT
+from pipelines.evaluation.common import (
+    Progress,
+    Steps,
+    extractor_settings,
+    folder_name,
+    require_positive,
+)
+from pipelines.evaluation.open_set import OpenRun
+from pipelines.evaluation.retrieval_database import Library, Reply, library
+from pipelines.evaluation.retrieval_report import Measured, report
+from pipelines.evaluation.retrieval_scores import Run
+from pipelines.reports.report import Report
+from pipelines.retrieval.database import SHORTLIST
+from pipelines.retrieval.search import default_search
+
+BEFORE, AFTER = "before verification", "after verification"
+FOREIGN = 500  # photos; 1 % of them are five
+_TOP = {RETRIEVAL: 100, RECOGNITION: 1, PLACES: max(RECALL_AT)}  # the others rank everything
+
+
+def evaluate_retrieval(
+    folder: Path,
+    extractors: Mapping[str, Extractor],
+    *,
+    layout: str | None = None,
+    distractors: Sequence[Path] = (),
+    foreign: Path | None = None,
+    foreign_count: int = FOREIGN,
+    kinds: Sequence[str] = (),
+    verify: bool = True,
+    search: str | None = None,
+    shortlist: int = SHORTLIST,
+    work: Path | None = None,
+    workers: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Report:
+    """Index the photos of a labelled folder and score the answers to its queries.
+
+    What is reported follows the layout (`datasets_retrieval.LAYOUTS`): mAP and recall@N, for
+    `labels.csv` also the open set; mAP and mP@N with junk taken out before anything is verified, for
+    Oxford and Paris; mAP@100 or GAP for Google Landmarks; recall@N within 25 m for places.
+
+    In the open set a known query's landmark is in the database, and a query is absent when its landmark
+    is left out; photos of `foreign` are absent too. Where fewer than 100 are absent, 1 % means none.
+
+    Args:
+        folder: read by `datasets_retrieval.read_retrieval`.
+        extractors: by the name in the tables.
+        layout: None to recognise it.
+        distractors: folders whose photos join the database and are right for no query.
+        foreign: a folder of photos of places that are not in the database; `labels.csv` only.
+        foreign_count: so many of them, drawn by `seed`.
+        kinds: only queries of these kinds; empty for all.
+        verify: False ranks before verification alone.
+        search: "global", "local" or "both"; None for "local" where an extractor has no global
+            descriptor and "global" elsewhere.
+        shortlist: candidates that are verified.
+        work: keeps the databases, which a second call then need not fill again; None for a folder that
+            is deleted afterwards.
+        workers: threads; None for one a core.
+
+    Returns:
+        The same report for the same photos and seed: RANSAC draws by a fixed seed.
+
+    Raises:
+        InputError: what is missing or wrong in the folder or the options, and the cure.
+    """
+    if not extractors:
+        raise InputError("name at least one extractor to evaluate")
+    require_positive("shortlist", shortlist)
+    data = read_retrieval(folder, layout)
+    data = only(data, tuple(kinds)) if kinds else data
+    _require_photos(folder, data)
+    database = _with_distractors(data, distractors)
+    strangers = _foreign_queries(data, database, foreign, foreign_count, seed, verify)
+    searches = {name: search or default_search(e.info) for name, e in extractors.items()}
+    measured = Measured(notes=list(data.notes))
+    with _work_folder(work) as home:
+        passes = [_passes(data, e, verify, len(strangers)) for e in extractors.values()]
+        step = Steps(progress, len(extractors) * len(database) + sum(passes))
+        for name, extractor in extractors.items():
+            opened = library(
+                database,
+                extractor,
+                home,
+                search=searches[name],
+                workers=workers,
+                progress=step,
+            )
+            with opened as lib:
+                can_verify = verify and extractor.info.local_dim > 0
+                _note_library(measured, name, lib, can_verify)
+                ask = _Asker(lib, data, shortlist, step, measured.notes)
+                if data.layout == RECOGNITION:
+                    _recognise(measured, name, ask, verify, can_verify)
+                    continue
+                known = _rank(measured, name, ask, verify, can_verify)
+                if data.layout == LABELS and verify:
+                    _ask_open_set(measured, name, ask, known, strangers)
+    settings = {
+        "data": folder_name(folder),
+        "layout": data.layout,
+        "queries": len(data.queries),
+        "images": len(database),
+        "distractors": [folder_name(d) for d in distractors],
+        "foreign": None if foreign is None else folder_name(foreign),
+        "foreign_count": len(strangers),
+        "kinds": list(kinds),
+        "verify": verify,
+        "shortlist": shortlist,
+        "search": searches,
+        "seed": seed,
+        "extractors": extractor_settings(extractors),
+    }
+    return report(data, measured, settings)
+
+
+@dataclass
+class _Asker:
+    """Puts the queries to one database and notes those whose photo cannot be used."""
+
+    lib: Library
+    data: RetrievalData
+    shortlist: int
+    step: Callable[[], None]
+    notes: list[str]
+
+    def __call__(
+        self,
+        verify: bool,
+        queries: Sequence[Query] | None = None,
+        left_out: Callable[[Query], Any] | None = None,
+    ) -> dict[str, Reply]:
+        replies = self.lib.ask(
+            self.data.queries if queries is None else queries,
+            verify=verify,
+            top=_TOP.get(self.data.layout, len(self.lib)),
+            shortlist=self.shortlist,
+            left_out=left_out,
+            done=self.step,
+        )
+        for query, reply in replies.items():
+            if isinstance(reply, ImageError):
+                self.notes.append(f"the query {query} is left out: it {reply.reason}; {reply.cure}")
+        return {q: reply for q, reply in replies.items() if isinstance(reply, Reply)}
+
+
+def _rank(
+    measured: Measured, name: str, ask: _Asker, verify: bool, can_verify: bool
+) -> dict[str, Reply] | None:
+    """The replies at the last level after verification; None where there was none."""
+    levels = ask.data.levels
+    plain = _rankings(ask(verify=False))
+    measured.runs.append(Run(name, BEFORE, dict.fromkeys(levels, plain)))
+    if not verify:
+        return None
+    if not can_verify:
+        measured.runs.append(Run(name, AFTER, None))
+        return None
+    replies: dict[str, Reply] = {}
+    after = {}
+    for level in levels:
+        replies = ask(verify=True, left_out=_junk(ask.data, level))
+        after[level] = _rankings(replies)
+    measured.runs.append(Run(name, AFTER, after))
+    return replies
+
+
+def _junk(data: RetrievalData, level: str) -> Callable[[Query], frozenset[str]] | None:
+    """Junk must not take places of the shortlist, so it is left out before; None where there is none."""
+    if not any(query.truth[level].junk for query in data.queries):
+        return None
+    return lambda query: query.truth[level].junk
+
+
+def _recognise(measured: Measured, name: str, ask: _Asker, verify: bool, can_verify: bool) -> None:
+    """The landmark of the best image, with its similarity, and after verification its evidence, as the
+    confidence. A photo that looks most like a distractor shows no landmark."""
+
+    def predictions(replies: Mapping[str, Reply], verified: bool) -> Predictions:
+        shown = ask.data.landmarks
+        return {
+            query: (shown[reply.ranking[0]], max(reply.evidence if verified else reply.score, -1e9))
+            for query, reply in replies.items()
+            if reply.ranking and reply.ranking[0] in shown
+        }
+
+    measured.recognition.append((name, BEFORE, predictions(ask(verify=False), False)))
+    if verify:
+        after = predictions(ask(verify=True), True) if can_verify else None
+        measured.recognition.append((name, AFTER, after))
+
+
+def _ask_open_set(
+    measured: Measured,
+    name: str,
+    ask: _Asker,
+    known: Mapping[str, Reply] | None,
+    strangers: Sequence[Query],
+) -> None:
+    if known is None:
+        measured.open_set.append((name, None))
+        return
+    with_place = {query.id for query in ask.data.queries if query.truth[""].ok}
+    run = OpenRun(
+        name,
+        known={query: reply for query, reply in known.items() if query in with_place},
+        absent=ask(True, left_out=lambda query: query.truth[""].ok),
+        foreign=[*ask(True, strangers).values()],
+    )
+    measured.open_set.append(run)
+    absent = len(run.absent) + len(run.foreign)
+    if absent < 100:
+        measured.notes.append(
+            f"absent queries: {absent}, too few to show 1 %, so that the open set accepts none of them"
+        )
+
+
+def _rankings(replies: Mapping[str, Reply]) -> Rankings:
+    return {query: reply.ranking for query, reply in replies.items()}
+
+
+def _passes(data: RetrievalData, extractor: Extractor, verify: bool, strangers: int) -> int:
+    """How many questions will be asked."""
+    queries = len(data.queries)
+    if not (verify and extractor.info.local_dim):
+        return queries
+    if data.layout != LABELS:
+        return queries * (1 + len(data.levels))
+    return 3 * queries + strangers
+
+
+def _note_library(measured: Measured, name: str, lib: Library, can_verify: bool) -> None:
+    if lib.failed:
+        image, reason = lib.failed[0]
+        measured.notes.append(
+            f"database photos that cannot be used and count as never found: {len(lib.failed)}, such as "
+            f"{image}, which {reason}"
+        )
+    if can_verify and not lib.db.calibration.queries:
+        measured.notes.append(
+            f"{name} is not calibrated: its verdicts follow a cautious rule, which also bears on its "
+            "ranking after verification"
+        )
+
+
+def _require_photos(folder: Path, data: RetrievalData) -> None:
+    without = sum(query.photo is None for query in data.queries)
+    if without or not data.database:
+        what = f"queries without a photo: {without}" if without else "there are no database photos"
+        raise InputError(
+            f"{folder}: {what}; add the photos, or score finished answers without any: "
+            "--rankings FILE"
+        )
+
+
+def _with_distractors(data: RetrievalData, folders: Sequence[Path]) -> dict[str, Path]:
+    database = dict(data.database)
+    for number, folder in enumerate(folders, start=1):
+        found = {f"distractors-{number}/{photo.path}": photo.absolute for photo in scan(folder)}
+        if not found:
+            raise InputError(f"{folder} holds no photos to distract with")
+        both = database.keys() & found.keys()
+        if both:
+            raise InputError(f"images of the ground truth are called {named(both)}; rename them")
+        database |= found
+    return database
+
+
+def _foreign_queries(
+    data: RetrievalData,
+    database: Mapping[str, Path],
+    folder: Path | None,
+    count: int,
+    seed: int,
+    verify: bool,
+) -> list[Query]:
+    """Some photos of `folder`, drawn by `seed`, as queries without a right answer."""
+    if folder is None:
+        return []
+    require_positive("the number of foreign photos", count)
+    if data.layout != LABELS or not verify:
+        raise InputError(
+            f"photos of foreign places belong to the open set, which needs the layout {LABELS} and "
+            "verification"
+        )
+    photos = {photo.path: photo.absolute for photo in scan(folder)}
+    if not photos:
+        raise InputError(f"{folder} holds no photos of foreign places")
+    indexed = {file.resolve() for file in database.values()}
+    inside = [path for path, file in photos.items() if file.resolve() in indexed]
+    if inside:
+        raise InputError(
+            f"photos of {folder} that are in the database too: {len(inside)}, such as {inside[0]}; name "
+            "a folder of places that it does not hold"
+        )
+    names = sorted(photos)
+    drawn = random.Random(seed).sample(names, min(count, len(names)))  # noqa: S311
+    return [Query(f"foreign/{path}", photos[path]) for path in sorted(drawn)]
+
+
+@contextmanager
+def _work_folder(work: Path | None) -> Iterator[Path]:
+    if work is not None:
+        yield work
+        return
+    with tempfile.TemporaryDirectory(prefix="locate-evaluate-") as folder:
+        yield Path(folder)

@@ -1,0 +1,272 @@
+"""The databases that an evaluation of retrieval asks.
+
+They are filled as `locate build-index` fills one, but by an extractor that is at hand, and they answer
+with the ids of the ground truth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from index import lock
+from index.catalog import Catalog
+from index.records import Entry, ImageRow
+from locate.datasets.oxford_paris import crop
+from locate.datasets.records import Query
+from locate.errors import DatabaseMismatchError, ImageError, InputError
+from locate.extractors.base import Extractor
+from locate.images.folder import Found as File
+from locate.images.folder import look
+from locate.images.reading import is_photo_name, read_photo
+from locate.retrieval.ranking import strength_of
+from locate.types import Answer, Array
+from pipelines.indexing.build import COMMIT_IMAGES, refresh_local, refresh_vectors
+from pipelines.indexing.extraction import extract_all
+from pipelines.retrieval.database import Database
+from pipelines.retrieval.search import GLOBAL, LOCAL, refuse_unfit
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a database answered to one query.
+
+    Attributes:
+        ranking: ids, best first.
+        verdict: on the best candidate.
+        strongest: id of the candidate with the most evidence, the best-ranked of equals; None if
+            none was verified.
+        evidence: that of `strongest`, -inf if there is none.
+        score: similarity of the first in the ranking, or its votes in a local search; -inf if there is
+            none.
+    """
+
+    ranking: tuple[str, ...]
+    verdict: str
+    strongest: str | None
+    evidence: float
+    score: float
+
+
+class Library:
+    """A database that knows its images by the ids of the ground truth.
+
+    Attributes:
+        failed: (id, reason) of images that could not be read; they are never found.
+    """
+
+    def __init__(self, db: Database, ids: Mapping[str, str], failed: list[tuple[str, str]]) -> None:
+        self.db = db
+        self.failed = failed
+        self._ids = ids  # by the path in the database
+
+    def __len__(self) -> int:
+        return len(self.db)
+
+    def ask(
+        self,
+        queries: Iterable[Query],
+        *,
+        verify: bool,
+        top: int,
+        shortlist: int,
+        left_out: Callable[[Query], Collection[str]] | None = None,
+        done: Callable[[], None] = lambda: None,
+    ) -> dict[str, Reply | ImageError]:
+        """The reply to each query by its id, or why its photo cannot be used.
+
+        Args:
+            verify: False ranks without looking at local matches.
+            top: length of a ranking.
+            shortlist: candidates that are verified.
+            left_out: ids that one query must not find.
+            done: called after each query.
+        """
+        queries = list(queries)
+        replies: dict[str, Reply | ImageError] = {}
+        opened: list[Query] = []
+        options: dict[str, Any] = {"verify": verify, "top": top, "shortlist": shortlist}
+
+        def photos() -> Iterator[Path | Array]:
+            for query in queries:
+                try:
+                    photo = _view(query)
+                except ImageError as error:
+                    replies[query.id] = error
+                    done()
+                    continue
+                opened.append(query)
+                yield photo
+
+        answers: Iterable[Answer | ImageError]
+        if left_out is None:
+            answers = self.db.query_many(photos(), **options)
+        else:
+            answers = self._each(photos(), opened, left_out, options)
+        for number, answer in enumerate(answers):
+            reply = answer if isinstance(answer, ImageError) else self._reply(answer)
+            replies[opened[number].id] = reply
+            done()
+        return {query.id: replies[query.id] for query in queries}
+
+    def _each(
+        self,
+        photos: Iterable[Path | Array],
+        opened: list[Query],
+        left_out: Callable[[Query], Collection[str]],
+        options: Mapping[str, Any],
+    ) -> Iterator[Answer | ImageError]:
+        for photo in photos:
+            hidden = frozenset(left_out(opened[-1]))
+            try:
+                yield self.db.query(photo, exclude=self._among(hidden), **options)
+            except ImageError as error:
+                yield error
+
+    def _among(self, hidden: frozenset[str]) -> Callable[[ImageRow], bool]:
+        return lambda row: self._ids[row.path] in hidden
+
+    def _reply(self, answer: Answer) -> Reply:
+        candidates = answer.candidates
+        best = max(candidates, key=strength_of, default=None)
+        evidence = -math.inf if best is None else strength_of(best)
+        score = None
+        if candidates:
+            first = candidates[0]
+            score = first.votes if self.db.search == LOCAL else first.similarity
+        return Reply(
+            ranking=tuple(self._ids[c.image] for c in candidates),
+            verdict=answer.verdict,
+            strongest=None if best is None or best.evidence is None else self._ids[best.image],
+            evidence=evidence,
+            score=-math.inf if score is None else score,
+        )
+
+
+@contextmanager
+def library(
+    photos: Mapping[str, Path],
+    extractor: Extractor,
+    work: Path,
+    *,
+    search: str = GLOBAL,
+    workers: int | None = None,
+    progress: Callable[[], None] = lambda: None,
+) -> Iterator[Library]:
+    """Index `photos` (by id) with an extractor and open the database.
+
+    It lies in a folder of its own below `work`, and what an earlier call left there is used again
+    where the photos are the same. They are read as `locate build-index` reads them: no larger than the
+    extractor looks at.
+
+    Args:
+        search: "global", "local" or "both": what a shortlist is made by, as for `build_index`.
+        workers: threads; by default one a core.
+        progress: called for every image that is looked at or need not be.
+
+    Raises:
+        InputError: an id cannot be a file's name, or `search` needs what the extractor lacks.
+    """
+    info = extractor.info
+    refuse_unfit(search, info)
+    home = work / f"{info.name}-{info.fingerprint}"
+    index = home / "index.locate"
+    links = _link_all(photos, home / "photos")
+    ids = {path: image for image, path in links.items()}
+    failed = _fill(index, home / "photos", sorted(ids), extractor, search, workers, progress)
+    with Database(index, workers=workers, extractor=extractor) as db:
+        yield Library(db, ids, [(ids[path], reason) for path, reason in failed])
+
+
+def _link_all(photos: Mapping[str, Path], folder: Path) -> dict[str, str]:
+    """Make `folder` hold a link to each photo and nothing else; the links' paths by id."""
+    links: dict[str, str] = {}
+    taken: dict[str, str] = {}
+    for image, file in photos.items():
+        path = image if is_photo_name(image) else image + file.suffix
+        parts = PurePosixPath(path).parts
+        hidden = any(part.startswith(".") for part in parts)  # `..`, and what no scan would see
+        if hidden or path.startswith("/") or path != "/".join(parts) or path in taken:
+            other = f", and so is {taken[path]}" if path in taken else ""
+            raise InputError(f"{image!r} is to be the name of a photo{other}; rename it")
+        taken[path] = image
+        links[image] = path
+    if folder.is_dir():
+        for old in [p for p in folder.rglob("*") if p.is_symlink()]:
+            if old.relative_to(folder).as_posix() not in taken:
+                old.unlink()
+    for image, path in links.items():
+        link, target = folder / path, photos[image].resolve()
+        if link.is_symlink() and link.readlink() == target:
+            continue
+        link.unlink(missing_ok=True)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(target)
+    return links
+
+
+def _fill(
+    index: Path,
+    photos: Path,
+    paths: list[str],
+    extractor: Extractor,
+    search: str,
+    workers: int | None,
+    progress: Callable[[], None],
+) -> list[tuple[str, str]]:
+    """Bring the database at `index` to hold exactly `paths`; (path, reason) of those that failed."""
+    failed: list[tuple[str, str]] = []
+    batch: list[Entry] = []
+    with lock.writer(index), Catalog.create(index) as catalog:
+        info = extractor.info.to_json()
+        if catalog.meta("extractor") not in (None, info):
+            raise DatabaseMismatchError(f"{index} was filled by another extractor; remove it")
+        with catalog.transaction():
+            catalog.set_meta("extractor", info)
+            catalog.set_meta("search", search)
+        root_id = catalog.add_root(photos)
+        files = {path: look(photos / path, photos) for path in paths}
+        rows = {row.path: row for row in catalog.images() if _is_current(row, root_id, files)}
+        catalog.remove([row.id for row in catalog.images() if rows.get(row.path) != row])
+        todo = [file for path, file in files.items() if path not in rows]
+        for _ in rows:
+            progress()
+        # Copies of one photo are looked at one by one: seldom, and simpler than sharing.
+        for seen in extract_all(todo, lambda: extractor, {}, workers):
+            if seen.error is None:
+                entry = Entry(root_id, seen.found.path, None, seen.file, seen.info, seen.extraction)
+                batch.append(entry)
+            else:
+                failed.append((seen.found.path, seen.error))
+            if len(batch) >= COMMIT_IMAGES:
+                catalog.write(batch)
+                batch.clear()
+            progress()
+        catalog.write(batch)
+        refresh_vectors(catalog)
+        refresh_local(catalog)
+    return failed
+
+
+def _is_current(row: ImageRow, root_id: int, files: Mapping[str, File]) -> bool:
+    file = files.get(row.path)
+    return (
+        file is not None
+        and row.root_id == root_id
+        and row.status == "ok"
+        and (row.file.bytes, row.file.mtime_ns) == (file.bytes, file.mtime_ns)
+    )
+
+
+def _view(query: Query) -> Path | Array:
+    """The photo of a query, or its cropped pixels."""
+    if query.photo is None:
+        raise InputError(f"there is no photo of the query {query.id}")
+    if query.box is None:
+        return query.photo
+    pixels: Array = crop(read_photo(query.photo).pixels, query.box, query.photo)
+    return pixels

@@ -1,0 +1,447 @@
+"""`locate build-index`, `add` and `remove`: make the database agree with the photos on disk."""
+
+from __future__ import annotations
+
+import fnmatch
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from index import lock, weights_files
+from index.catalog import Catalog
+from index.records import Entry, FileState, ImageRow
+from index.vectors import faiss_store, local_store
+from index.vectors.base import VectorsInfo
+from index.vectors.local_records import LocalInfo
+from locate.errors import DatabaseCorruptError, InputError
+from locate.extractors import registry
+from locate.extractors.base import Extractor, ExtractorInfo
+from locate.images.folder import Found, LeftOut, look, require_folder, scan
+from locate.images.masks import Masks
+from pipelines.indexing.extraction import Seen, extract_all
+from pipelines.indexing.labels import LabelRule, label_rule
+from pipelines.indexing.provenance import (
+    first_extractor,
+    load_extractor,
+    refuse_other_extractor,
+    restore_weights,
+)
+from pipelines.retrieval.search import BOTH, GLOBAL, LOCAL, default_search, refuse_unfit
+
+COMMIT_SECONDS = 1.0  # the most work that a kill can cost
+COMMIT_IMAGES = 64
+NO_MASKS = "none"
+
+Progress = Callable[[int, int], None]  # (images done, images in all)
+
+
+@dataclass
+class BuildReport:
+    """What a build did; counts are images.
+
+    Attributes:
+        failed: (path, reason) of every file that could not be used.
+        missing: images of the database whose file is gone; they are kept.
+        left_out: what was passed over because of its name.
+        seconds: by part, summed over threads, and "total" by the clock on the wall.
+        vectors: the search index, None if nothing is indexed.
+        local: the index of local descriptors, None if the database keeps none.
+    """
+
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    missing: int = 0
+    left_out: LeftOut = field(default_factory=LeftOut)
+    seconds: dict[str, float] = field(default_factory=dict)
+    vectors: VectorsInfo | None = None
+    local: LocalInfo | None = None
+
+    @property
+    def images_per_second(self) -> float:
+        """Of the images that were looked at."""
+        return (self.added + self.updated) / max(self.seconds.get("total", 0.0), 1e-9)
+
+    def to_json(self) -> dict[str, Any]:
+        values = asdict(self) | {"images_per_second": self.images_per_second}
+        return values | self.left_out.to_json()
+
+
+def build_index(
+    photos: Path,
+    index: Path,
+    *,
+    extractor: str | None = None,
+    weights: Sequence[Path] = (),
+    search: str | None = None,
+    label_from: str = "folder",
+    checksum: bool = False,
+    masks: Path | str | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> BuildReport:
+    """Index every photo below `photos`; what did not change since the last time is skipped.
+
+    Args:
+        photos: a folder.
+        index: the database folder, made if need be.
+        extractor: a name of the registry; by default the one that the database was filled by, or
+            that the weights are for.
+        weights: files that `locate train` made, each for the part of the extractor that it names.
+            They are copied into the database.
+        search: "global", "local" or "both": what queries find their shortlist by. "local" and
+            "both" keep an index of all local descriptors. By default as the database was built.
+        label_from: see `pipelines.indexing.labels.label_rule`.
+        checksum: tell what changed by the content of every photo instead of by size and date.
+        masks: a folder of masks (see `locate.images.masks`), or one for all photos; "none" for
+            none. By default those that the database was built with.
+        workers: threads; by default one a core.
+        progress: called with (done, in all) from this thread.
+
+    Raises:
+        InputError, WeightsError, DatabaseLockedError, DatabaseMismatchError, DatabaseError
+    """
+    rule = label_rule(label_from)
+    require_folder(photos)  # before anything is written
+    with lock.writer(index), Catalog.create(index) as catalog:
+        root_id = catalog.add_root(photos)
+        job = Job(
+            catalog,
+            rule,
+            workers,
+            progress,
+            extractor,
+            weights,
+            search,
+            checksum=checksum,
+            masks=masks,
+        )
+        # Some were added by name, which no name of a photo need be.
+        known = {row.path for row in catalog.images("ok") if row.root_id == root_id}
+        found = [
+            item
+            for item in scan(photos, job.report.left_out, known)
+            if not (job.masks and job.masks.holds(item.absolute, photos))
+        ]
+        job.index({root_id: found})
+        on_disk = {item.path for item in found}
+        gone = [r for r in catalog.images() if r.root_id == root_id and r.path not in on_disk]
+        job.report.missing = sum(row.status == "ok" for row in gone)
+        # Nothing was ever seen in a failed file, so nothing is lost when its row goes with it.
+        catalog.remove([row.id for row in gone if row.status == "failed"])
+        return job.finish()
+
+
+def add_photos(
+    paths: Sequence[Path],
+    index: Path,
+    *,
+    label_from: str = "folder",
+    checksum: bool = False,
+    masks: Path | str | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> BuildReport:
+    """Index single photos or further folders.
+
+    A file below a folder that is already indexed keeps its place there; any other makes its own
+    folder a new root.
+    """
+    rule = label_rule(label_from)
+    with lock.writer(index), Catalog.create(index) as catalog:
+        groups: dict[int, list[Found]] = {}
+        left_out = LeftOut()
+        for path in paths:
+            for root, found in resolve(path, list(catalog.roots().values()), left_out):
+                groups.setdefault(catalog.add_root(root), []).append(found)
+        job = Job(catalog, rule, workers, progress, checksum=checksum, masks=masks)
+        job.report.left_out = left_out
+        job.index(groups)
+        return job.finish()
+
+
+def remove_images(
+    index: Path, patterns: Sequence[str] = (), *, label: str | None = None, missing: bool = False
+) -> list[str]:
+    """Take images out of the database; the photos themselves are never touched.
+
+    Args:
+        patterns: paths as `locate info --images` shows them, or globs ("louvre/*").
+        label: all images of this landmark.
+        missing: all images whose file is gone.
+
+    Returns:
+        The paths that were removed.
+
+    Raises:
+        InputError: a pattern or label that fits nothing; then nothing is removed.
+    """
+    with lock.writer(index), Catalog.create(index) as catalog:
+        roots = catalog.roots()
+        rows = list(catalog.images())
+        chosen: dict[int, str] = {}
+        for pattern in patterns:
+            fitting = {r.id: r.path for r in rows if fnmatch.fnmatchcase(r.path, pattern)}
+            fitting |= {r.id: r.path for r in rows if r.path == pattern}
+            if not fitting:
+                raise InputError(
+                    f"no image of the database fits {pattern!r}; list them with: "
+                    "locate info --images"
+                )
+            chosen |= fitting
+        if label is not None:
+            fitting = {r.id: r.path for r in rows if r.label == label}
+            if not fitting:
+                raise InputError(f"no image of the database has the label {label!r}")
+            chosen |= fitting
+        if missing:
+            chosen |= {r.id: r.path for r in rows if not (roots[r.root_id] / r.path).exists()}
+        if chosen:
+            catalog.remove(list(chosen))
+            refresh_vectors(catalog)
+            refresh_local(catalog)
+        return sorted(chosen.values())
+
+
+def refresh_vectors(catalog: Catalog, *, force: bool = False) -> VectorsInfo | None:
+    """Rebuild the search index if it is missing, stale or unreadable, or in any case with `force`.
+    Hold the lock."""
+    if catalog.counts()["vectors"] == 0:
+        return None
+    stored = None if force else faiss_store.load(catalog.folder, catalog.generation, verify=True)
+    if stored is not None:
+        return stored.info
+    return faiss_store.build(catalog.folder, catalog.vectors, catalog.generation)
+
+
+def refresh_local(catalog: Catalog, *, force: bool = False) -> LocalInfo | None:
+    """Bring the index of local descriptors up to date, or make it anew with `force`; None, and its
+    files deleted, if the database keeps none. Hold the lock."""
+    if (catalog.meta("search") or GLOBAL) == GLOBAL:
+        local_store.forget(catalog.folder)
+        return None
+    record = local_store.read_record(catalog.folder)
+    stale = record is None or record.generation != catalog.generation
+    stored = None if force else local_store.load(catalog.folder, to_change=stale)
+    if stored is not None and not stale:
+        return stored.info
+    return local_store.build(catalog.folder, catalog, stored)
+
+
+class Job:
+    """One run of a writer over some files."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        rule: LabelRule,
+        workers: int | None,
+        progress: Progress | None,
+        extractor: str | None = None,
+        weights: Sequence[Path] = (),
+        search: str | None = None,
+        *,
+        checksum: bool = False,
+        masks: Path | str | None = None,
+    ) -> None:
+        self.report = BuildReport()
+        self._checksum = checksum
+        self._catalog = catalog
+        self._rule = rule
+        self._workers = workers
+        self._progress = progress or (lambda _done, _total: None)
+        self._started = time.perf_counter()
+        self._extractor: Extractor | None = None
+        self._lock = threading.Lock()
+        self.masks = self._choose_masks(masks)
+        self._begin(extractor, weights, search)
+
+    def _choose_masks(self, named: Path | str | None) -> Masks | None:
+        """Those that are named, or else those of the runs before, which the database remembers."""
+        if named is None:
+            before = self._catalog.meta("masks")
+            if not before:
+                return None
+            if not Path(before).exists():
+                raise InputError(
+                    f"the masks {before} that {self._catalog.folder} was made with are gone; name them "
+                    f"with --masks, or go on without any: --masks {NO_MASKS}"
+                )
+            return Masks(before)
+        wanted = None if str(named) == NO_MASKS else Masks(named)
+        stored = str(wanted.place.resolve()) if wanted else ""
+        if stored != (self._catalog.meta("masks") or ""):
+            with self._catalog.transaction():
+                self._catalog.set_meta("masks", stored)
+        return wanted
+
+    def _begin(self, extractor: str | None, weights: Sequence[Path], search: str | None) -> None:
+        """The database learns who fills it, and for which search, before the first image is in it."""
+        stored = self._catalog.meta("extractor")
+        hashes: dict[str, str] = {}
+        if stored is not None:
+            info = ExtractorInfo.from_json(stored)
+            refuse_other_extractor(self._catalog.folder, stored, extractor)
+            restore_weights(self._catalog, weights)
+        else:
+            if extractor is None and not weights and search in (LOCAL, BOTH):
+                extractor = registry.LOCAL_DEFAULT
+            self._extractor, files = first_extractor(extractor, weights)
+            info = self._extractor.info
+        search = search or self._catalog.meta("search") or default_search(info)
+        refuse_unfit(search, info)
+        if stored is None:
+            hashes = {n: weights_files.keep(self._catalog.folder, p) for n, p in files.items()}
+        if stored is not None and search == self._catalog.meta("search"):
+            return
+        with self._catalog.transaction():
+            self._catalog.set_meta("search", search)
+            if stored is None:
+                self._catalog.set_meta("extractor", info.to_json())
+                weights_files.remember(self._catalog, hashes)
+
+    def _get_extractor(self) -> Extractor:
+        """Loaded by the first worker that needs it: a run that finds nothing new costs no network."""
+        with self._lock:
+            if self._extractor is None:
+                self._extractor = load_extractor(self._catalog)
+            return self._extractor
+
+    def index(self, groups: dict[int, list[Found]]) -> None:
+        """Bring the catalogue up to date with the files of each root (by id)."""
+        stored = {(row.root_id, row.path): row for row in self._catalog.images()}
+        todo: list[tuple[int, Found, ImageRow | None]] = []
+        relabelled: list[tuple[int, FileState, str | None]] = []
+        for root_id, files in groups.items():
+            for item in files:
+                row = stored.get((root_id, item.path))
+                if (
+                    row is None
+                    or row.status != "ok"
+                    or self._checksum
+                    or not _same_state(row, item)
+                    or row.file.mask != (self.masks.hash_of(item.path) if self.masks else "")
+                ):
+                    todo.append((root_id, item, row))
+                    continue
+                self.report.unchanged += 1
+                if row.label != self._rule(item.path):
+                    relabelled.append((row.id, row.file, self._rule(item.path)))
+        if relabelled:
+            self._catalog.touch(relabelled)
+        self._look_at(todo)
+
+    def _look_at(self, todo: list[tuple[int, Found, ImageRow | None]]) -> None:
+        seen = extract_all(
+            (item for _, item, _ in todo),
+            self._get_extractor,
+            self._catalog.contents(),
+            self._workers,
+            self.masks,
+        )
+        batch: list[Entry] = []
+        last_commit = time.perf_counter()
+        try:
+            for done, ((root_id, _, row), result) in enumerate(zip(todo, seen, strict=True), 1):
+                entry = self._book(root_id, row, result)
+                if entry is not None:
+                    batch.append(entry)
+                now = time.perf_counter()
+                if len(batch) >= COMMIT_IMAGES or now - last_commit > COMMIT_SECONDS:
+                    self._commit(batch)
+                    last_commit = now
+                self._progress(done, len(todo))
+        finally:  # Ctrl-C too: what was seen is kept
+            self._commit(batch)
+
+    def _commit(self, batch: list[Entry]) -> None:
+        started = time.perf_counter()
+        self._catalog.write(batch)
+        batch.clear()
+        self._spend("write", time.perf_counter() - started)
+
+    def _spend(self, part: str, seconds: float) -> None:
+        self.report.seconds[part] = self.report.seconds.get(part, 0.0) + seconds
+
+    def _book(self, root_id: int, row: ImageRow | None, seen: Seen) -> Entry | None:
+        """Count one result and say what to write about it, if anything."""
+        for part, seconds in seen.seconds.items():
+            self._spend(part, seconds)
+        label = self._rule(seen.found.path)
+        path = seen.found.path
+        if seen.error is not None:
+            self.report.failed.append((path, seen.error))
+            if row is not None and (row.error, row.file.sha256) == (seen.error, seen.file.sha256):
+                return None  # nothing new to say about it
+            return Entry(root_id, path, label, seen.file, error=seen.error)
+        same = (
+            row is not None
+            and row.status == "ok"
+            and (row.file.sha256, row.file.mask) == (seen.file.sha256, seen.file.mask)
+        )
+        if seen.same_as is not None and row is not None and same:
+            self.report.unchanged += 1  # a new date on the same content
+            if (row.file, row.label) != (seen.file, label):
+                self._catalog.touch([(row.id, seen.file, label)])
+            return None
+        if seen.same_as is not None:
+            try:
+                twin = self._catalog.image(seen.same_as)
+                extraction = self._catalog.extraction(seen.same_as)
+            except DatabaseCorruptError:
+                # Damaged, or replaced a moment ago in this very run (two files changed names).
+                (seen,) = extract_all(
+                    [seen.found], self._get_extractor, {}, workers=1, masks=self.masks
+                )
+                if seen.error is not None:
+                    self.report.failed.append((path, seen.error))
+                    return Entry(root_id, path, label, seen.file, error=seen.error)
+            else:
+                self._count(row)
+                return Entry(root_id, path, label, seen.file, twin.info, extraction)
+        self._count(row)
+        return Entry(root_id, path, label, seen.file, seen.info, seen.extraction)
+
+    def _count(self, row: ImageRow | None) -> None:
+        if row is None or row.status == "failed":
+            self.report.added += 1
+        else:
+            self.report.updated += 1
+
+    def finish(self) -> BuildReport:
+        """Bring the search index up to date and close the books."""
+        started = time.perf_counter()
+        self.report.vectors = refresh_vectors(self._catalog)
+        self.report.local = refresh_local(self._catalog)
+        self._spend("search index", time.perf_counter() - started)
+        self.report.seconds["total"] = time.perf_counter() - self._started
+        return self.report
+
+
+def _same_state(row: ImageRow, item: Found) -> bool:
+    return item.error is None and (row.file.bytes, row.file.mtime_ns) == (
+        item.bytes,
+        item.mtime_ns,
+    )
+
+
+def resolve(
+    path: Path, roots: Iterable[Path], left_out: LeftOut | None = None
+) -> Iterator[tuple[Path, Found]]:
+    """The photos that a path of `locate add` means, each with the root it belongs to."""
+    if not path.exists():
+        raise InputError(f"{path} does not exist; name a photo or a folder of photos")
+    # Roots are stored without links; the file itself may be one.
+    absolute = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
+    home = next((r for r in roots if absolute.is_relative_to(r)), None)
+    if absolute.is_dir():
+        root = home or absolute
+        for item in scan(absolute, left_out):
+            yield root, look(item.absolute, root)
+    else:
+        root = home or absolute.parent
+        yield root, look(absolute, root)

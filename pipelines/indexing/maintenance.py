@@ -1,0 +1,211 @@
+"""`locate info` and `locate check`: what is in a database, and whether it is sound."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from index import lock, weights_files
+from index.catalog import FILE, Catalog
+from index.check import Problem, check
+from index.check_photos import check_photos
+from index.records import Entry
+from index.vectors import faiss_store, local_store
+from index.vectors.base import VectorsInfo
+from index.vectors.local_records import LocalInfo
+from locate.extractors.base import ExtractorInfo
+from locate.images.folder import look
+from locate.images.masks import Masks
+from pipelines.indexing.build import refresh_local, refresh_vectors
+from pipelines.indexing.extraction import extract_all
+from pipelines.indexing.provenance import load_extractor
+from pipelines.retrieval.search import default_search
+
+
+@dataclass(frozen=True)
+class DatabaseInfo:
+    """What `locate info` tells.
+
+    Attributes:
+        counts: images ok and failed, labels, vectors, local features.
+        roots: folders that image paths are relative to.
+        extractor: who filled it.
+        search: what queries find their shortlist by unless they say otherwise; None if empty.
+        vectors: the search index; None if there is none or it is not up to date.
+        local: the index of local descriptors; None likewise.
+        disk: bytes by file.
+        labels: images by landmark.
+        masks: the folder of masks that photos are looked at through, or None.
+    """
+
+    folder: Path
+    counts: dict[str, int]
+    roots: list[Path]
+    extractor: ExtractorInfo | None
+    search: str | None
+    vectors: VectorsInfo | None
+    local: LocalInfo | None
+    disk: dict[str, int]
+    labels: dict[str, int]
+    masks: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "folder": str(self.folder),
+            "counts": self.counts,
+            "roots": [str(root) for root in self.roots],
+            "extractor": asdict(self.extractor) if self.extractor else None,
+            "search": self.search,
+            "vectors": asdict(self.vectors) if self.vectors else None,
+            "local": asdict(self.local) if self.local else None,
+            "disk": self.disk,
+            "labels": self.labels,
+            "masks": self.masks,
+        }
+
+
+def database_info(index: Path) -> DatabaseInfo:
+    """Reads only."""
+    with Catalog.open(index) as catalog:
+        stored = catalog.meta("extractor")
+        record = faiss_store.read_record(index)
+        fresh = record is not None and record.generation == catalog.generation
+        local = local_store.read_record(index)
+        fresh_local = local is not None and local.generation == catalog.generation
+        labels: dict[str, int] = {}
+        for row in catalog.images("ok"):
+            labels[row.label or ""] = labels.get(row.label or "", 0) + 1
+        return DatabaseInfo(
+            folder=index,
+            counts=catalog.counts(),
+            roots=list(catalog.roots().values()),
+            extractor=ExtractorInfo.from_json(stored) if stored else None,
+            search=_search_of(catalog),
+            vectors=record if fresh else None,
+            local=local if fresh_local else None,
+            disk={
+                file.relative_to(index).as_posix(): file.stat().st_size
+                for file in [*sorted(index.iterdir()), *sorted(_weights_folder(index))]
+                if file.name.startswith((FILE, "vectors", "local")) or file.parent != index
+            },
+            labels=dict(sorted(labels.items())),
+            masks=catalog.meta("masks") or None,
+        )
+
+
+def _search_of(catalog: Catalog) -> str | None:
+    stored = catalog.meta("extractor")
+    if stored is None:
+        return None
+    return catalog.meta("search") or default_search(ExtractorInfo.from_json(stored))
+
+
+def _weights_folder(index: Path) -> list[Path]:
+    return list((index / weights_files.FOLDER).glob("*.safetensors"))
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """Attributes:
+    problems: what does not hold (before the repair, if there was one).
+    repaired: what was done about it.
+    remaining: what still does not hold after the repair; equals `problems` without one.
+    compared: photos whose content was compared with what was indexed; None if none was to be.
+    absent: photos that are not there or cannot be read.
+    """
+
+    problems: list[str]
+    repaired: list[str]
+    remaining: list[str]
+    compared: int | None = None
+    absent: int = 0
+
+
+def check_database(
+    index: Path,
+    *,
+    repair: bool = False,
+    photos: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> CheckReport:
+    """Check every invariant; with `repair`, rebuild what is derived: the search index from the
+    catalogue, damaged or outdated features from their photo. An image that is damaged and whose photo
+    is gone is marked as failed.
+
+    Args:
+        photos: read those that are there, and compare them with what was indexed.
+        progress: called with (photos read, in all) from this thread.
+    """
+    if not repair:
+        with Catalog.open(index) as catalog:
+            found = [p.what for p in _check(catalog)]
+            seen = check_photos(catalog, progress=progress) if photos else None
+        if seen is None:
+            return CheckReport(found, [], found)
+        found += [p.what for p in seen.problems]
+        return CheckReport(found, [], found, seen.compared, seen.absent)
+    with Catalog.open(index):
+        pass  # an unreadable or missing database is an error before anything is created
+    with lock.writer(index), Catalog.create(index) as catalog:
+        problems = _check(catalog)
+        seen = check_photos(catalog, progress=progress) if photos else None
+        problems += [] if seen is None else seen.problems
+        orphans = catalog.remove_orphans()
+        repaired = [f"removed {orphans} rows that belong to no image"] if orphans else []
+        repaired += _look_again(catalog, problems)
+        if problems:
+            refresh_vectors(catalog, force=True)
+            local = refresh_local(catalog, force=True)
+            repaired.append("rebuilt the search " + ("index" if local is None else "indices"))
+        remaining = [p.what for p in _check(catalog)] if problems else []
+        what = [p.what for p in problems]
+        if seen is None:
+            return CheckReport(what, repaired, remaining)
+        return CheckReport(what, repaired, remaining, seen.compared, seen.absent)
+
+
+def _check(catalog: Catalog) -> list[Problem]:
+    stored = catalog.meta("extractor")
+    if stored is None:
+        return []
+    info = ExtractorInfo.from_json(stored)
+    return check(catalog, global_dim=info.global_dim, local_dim=info.local_dim)
+
+
+def _look_again(catalog: Catalog, problems: list[Problem]) -> list[str]:
+    """Extract anew from the photos of the images that have a problem."""
+    damaged = sorted({p.image_id for p in problems if p.image_id is not None})
+    if not damaged:
+        return []
+    roots = catalog.roots()
+    rows = [catalog.image(image_id) for image_id in damaged]
+    extractor = load_extractor(catalog)
+    files = [look(roots[row.root_id] / row.path, roots[row.root_id]) for row in rows]
+    place = catalog.meta("masks")
+    found = extract_all(files, lambda: extractor, {}, masks=Masks(place) if place else None)
+    done = []
+    for row, seen in zip(rows, found, strict=True):
+        entry = Entry(
+            row.root_id, row.path, row.label, seen.file, seen.info, seen.extraction, seen.error
+        )
+        catalog.write([entry])
+        done.append(
+            f"{row.path} could not be read again: {seen.error}"
+            if seen.error
+            else f"extracted {row.path} again"
+        )
+    return done
+
+
+def image_rows(index: Path) -> list[dict[str, Any]]:
+    """Every image of the catalogue, as flat JSON-able rows in the order of their path."""
+    with Catalog.open(index) as catalog:
+        rows = []
+        for row in catalog.images():
+            values = asdict(row)
+            file, info = values.pop("file"), values.pop("info")
+            width, height = info.pop("size")
+            rows.append({**values, **file, **info, "width": width, "height": height})
+        return rows

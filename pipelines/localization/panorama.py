@@ -1,0 +1,262 @@
+"""Where a 360 degree photo was taken: cut into a rig of perspective views, one answer.
+
+The views see what the map's photos see; their features, each in the view that looks closest at it, are
+put back on the sphere and matched and judged as those of one photo, whose camera sees the whole sphere
+(`locate.localization.sphere`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from locate.extractors.base import Extractor
+from locate.geometry.panorama import (
+    FIELD_OF_VIEW,
+    ROWS,
+    Panorama,
+    ViewCutter,
+    owners_of,
+    panorama_of,
+    pixels_of,
+    view_rotations,
+)
+from locate.images.masks import Mask, hidden
+from locate.images.reading import MIN_SIDE, read_photo
+from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, Pose
+from locate.localization.query_camera import QueryCamera
+from locate.localization.sphere import solve_sphere
+from locate.types import Array, Features, Photo
+from pipelines.indexing.extraction import Clock, extract_turned
+from pipelines.localization.localizer import Localizer, rank_of
+
+# Times as large as the photo is sharp: small things in it resemble the map's photos more, which have
+# more pixels per degree (the town at 2000 pixels: 136 matches at 1, 293 at 1.5, 347 at 2).
+_ENLARGED = 2.0
+_RIM = 8  # pixels of a view beside where the photo ends, in which features see that end
+_CELLS = (32, 16)  # over the sphere: about as large as those of a photo
+
+
+def localize_panorama(
+    localizer: Localizer,
+    photo: Photo,
+    camera: QueryCamera,
+    allowed: Array,
+    count: int,
+    seed: int,
+    map_: Callable[..., Iterable[Any]],
+    clock: Clock,
+) -> Pose:
+    """Where was it taken? The camera's axes are those of `locate.geometry.panorama`.
+
+    Args:
+        localizer: a map.
+        photo: as it was read for a photo of its size; it is read again if its views need more.
+        camera: spherical, see `localize_camera.choose_camera`.
+        allowed: rows of the map's images that may be candidates.
+        count: map images that would be matched with an ordinary photo.
+        seed: of RANSAC.
+        map_: as the built-in one, maybe on several threads.
+    """
+    extractor = localizer._load()
+    panorama = panorama_of(photo.info) if camera.source == "xmp" else None
+    panorama = panorama or Panorama.whole(photo.info.size)
+    if photo.path is not None:
+        photo = read_photo(photo.path, decoded_side(panorama, extractor.max_side))
+    photo, mask = hidden(photo, localizer.masks)
+    views = PanoramaViews(photo.pixels, panorama, extractor)
+    clock.lap("decode")
+    solve = partial(solve_sphere, resolved=views.resolved)
+    count = min(count, len(allowed))
+    turns = (0, 90, 180, 270)
+    # (how many views, turned by): the next is tried where the last one did not tell.
+    looks: list[tuple[int, tuple[int, ...]]] = [(ROWS[0][1], (0,)), (len(views), (0,))]
+    if not extractor.info.rotation_invariant:
+        looks += [(len(views), (turn,)) for turn in turns[1:]]
+    elif len(allowed) > count:  # the same features, but other candidates
+        looks.append((len(views), turns))
+    best: Pose | None = None
+    for number, degrees in looks:
+        features = views.features(number, degrees[0], map_)
+        if features is not None and mask is not None:
+            features = _outside(mask, features, panorama, photo.info.size)
+        vectors = views.vectors(number, degrees, map_)
+        clock.lap("extract")
+        if features is None or not len(features):
+            continue
+        rows = _shortlist(localizer, vectors, features, allowed, count)
+        clock.lap("search")
+        tries = localizer._tries(features, rows, camera, views.scale, seed, map_, clock, solve)
+        pose = localizer._judged(photo.path, features, tries, clock, spread_of_views)
+        if best is None or rank_of(pose) > rank_of(best):
+            best = pose
+        if best.verdict == LOCALIZED:
+            break
+    if best is None:
+        reason = "no features were found: a plain, dark or blurred photo"
+        return Pose(photo.path, NOT_LOCALIZED, reason)
+    return best
+
+
+def decoded_side(panorama: Panorama, max_side: int) -> int:
+    """How long the longer side of a panorama has to be at least, so that the middle of a view has all
+    pixels that an extractor of `max_side` looks at."""
+    focal = max_side / 2 / np.tan(np.radians(FIELD_OF_VIEW) / 2)
+    shown = max(panorama.crop[2], panorama.crop[3]) / panorama.full_size[0]
+    return int(np.ceil(2 * np.pi * focal * shown))
+
+
+def _outside(mask: Mask, features: Features, panorama: Panorama, size: tuple[int, int]) -> Features:
+    """Without the features that a mask of the photo, (width, height) pixels large, ignores."""
+    numbered = Features(
+        panorama.to_photo(features.keypoints, size).astype(np.float32),
+        np.arange(len(features), dtype=np.float32),
+        features.descriptors,
+        size,
+    )
+    kept = mask.outside(numbered).scores.astype(np.int64)
+    return replace(
+        features,
+        keypoints=features.keypoints[kept],
+        scores=features.scores[kept],
+        descriptors=features.descriptors[kept],
+    )
+
+
+def _shortlist(
+    localizer: Localizer, vectors: Array | None, features: Features, allowed: Array, count: int
+) -> list[int]:
+    """The map images that any of the views resembles most."""
+    if vectors is None or localizer.map.vectors is None or len(allowed) <= count:
+        return localizer._shortlist(None, features, allowed, count)
+    similar = (localizer.map.vectors[allowed] @ vectors.T).max(axis=1)
+    return [int(row) for row in allowed[np.argsort(-similar, kind="stable")[:count]]]
+
+
+class PanoramaViews:
+    """A panorama cut into views, as large as the extractor looks at, but not much larger than the photo
+    is sharp; what was seen in each is kept."""
+
+    def __init__(self, pixels: Array, panorama: Panorama, extractor: Extractor) -> None:
+        """
+        Args:
+            pixels: H x W x 3 uint8 of the photo, maybe smaller than the panorama says.
+        """
+        self.panorama = panorama
+        self._extractor = extractor
+        self._dense = pixels.shape[1] * panorama.full_size[0] / panorama.crop[2] / (2 * np.pi)
+        side = int(_ENLARGED * 2 * self._dense * np.tan(np.radians(FIELD_OF_VIEW) / 2))
+        self._cutter = ViewCutter(pixels, panorama, min(max(side, MIN_SIDE), extractor.max_side))
+        self._rotations = view_rotations()
+        self._seen: dict[tuple[int, int], _View] = {}
+
+    def __len__(self) -> int:
+        return len(self._rotations)
+
+    @property
+    def resolved(self) -> float:
+        """Pixels per radian that the photo has and the extractor looks at."""
+        return float(min(self._dense, self._cutter.focal))
+
+    @property
+    def scale(self) -> float:
+        """How many pixels of the panorama one pixel of a view is."""
+        return float(self.panorama.pixels_per_radian / self._cutter.focal)
+
+    def features(
+        self, count: int, degrees: int, map_: Callable[..., Iterable[Any]]
+    ) -> Features | None:
+        """The features of the first views, each of the view that looks closest at it, best first; their
+        keypoints in pixels of the whole sphere. None without any.
+
+        Args:
+            count: of views.
+            degrees: by which each is turned counter-clockwise.
+            map_: as the built-in one, maybe on several threads.
+        """
+        parts = []
+        for number, seen in self._look(count, degrees, map_):
+            if seen.features is None:
+                continue
+            own = owners_of(seen.rays, self._rotations[:count]) == number
+            points = pixels_of(seen.rays[own], self.panorama.full_size).astype(np.float32)
+            parts.append((points, seen.features.scores[own], seen.features.descriptors[own]))
+        if not sum(len(points) for points, _, _ in parts):
+            return None
+        points, scores, descriptors = (
+            np.concatenate(column) for column in zip(*parts, strict=True)
+        )
+        order = np.argsort(-scores, kind="stable")
+        return Features(points[order], scores[order], descriptors[order], self.panorama.full_size)
+
+    def vectors(
+        self, count: int, degrees: Iterable[int], map_: Callable[..., Iterable[Any]]
+    ) -> Array | None:
+        """V x G: global descriptors of the first views, turned by each of `degrees`; None of an
+        extractor that has none."""
+        seen = [view for turn in degrees for _, view in self._look(count, turn, map_)]
+        vectors = [view.vector for view in seen if view.vector is not None]
+        return np.stack(vectors) if vectors else None
+
+    def _look(
+        self, count: int, degrees: int, map_: Callable[..., Iterable[Any]]
+    ) -> list[tuple[int, _View]]:
+        new = [k for k in range(count) if (k, degrees) not in self._seen]
+        for k, view in zip(new, map_(lambda k: self._extract(k, degrees), new), strict=True):
+            self._seen[k, degrees] = view
+        return [(k, self._seen[k, degrees]) for k in range(count)]
+
+    def _extract(self, number: int, degrees: int) -> _View:
+        pixels, inside = self._cutter.cut(self._rotations[number])
+        if not inside.any():
+            return _View()
+        size = (self._cutter.side, self._cutter.side)
+        local = degrees == 0 or not self._extractor.info.rotation_invariant
+        seen = extract_turned(self._extractor, pixels, size, degrees, local=local)
+        features = seen.features
+        if not local or features is None or not len(features):
+            return _View(vector=seen.global_descriptor)
+        kept = _within(features.keypoints, inside)
+        features = Features(
+            features.keypoints[kept], features.scores[kept], features.descriptors[kept], size
+        )
+        rays = self._cutter.rays(features.keypoints, self._rotations[number])
+        return _View(features, rays, seen.global_descriptor)
+
+
+@dataclass(frozen=True, eq=False)
+class _View:
+    """What was seen in one view: features and where they look in the panorama's frame, M x 3; its global
+    descriptor."""
+
+    features: Features | None = None
+    rays: Array = field(default_factory=lambda: np.zeros((0, 3)))
+    vector: Array | None = None
+
+
+def spread_of_views(points: Array, size: tuple[int, int]) -> float:
+    """That of `localize_verdict.spread_of` in the views of a sphere, summed and at most 1.
+
+    Args:
+        points: M x 2 in our pixels of the whole sphere, whose (width, height) is `size`.
+    """
+    cells = np.clip((points + 0.5) * _CELLS / np.asarray(size), 0, np.array(_CELLS) - 1).astype(int)
+    return min(1.0, len(np.unique(cells, axis=0)) / 64)
+
+
+def _within(points: Array, inside: Array) -> Array:
+    """N bool: whether all within `_RIM` pixels around a point (our pixels) is inside of the photo."""
+    if inside.all():
+        return np.ones(len(points), np.bool_)
+    height, width = inside.shape
+    sums = np.pad(np.cumsum(np.cumsum(~inside, axis=0), axis=1), ((1, 0), (1, 0)))
+    middle = np.rint(points).astype(int)
+    low = np.clip(middle - _RIM, 0, (width - 1, height - 1))
+    high = np.clip(middle + _RIM + 1, 1, (width, height))
+    count = sums[high[:, 1], high[:, 0]] - sums[low[:, 1], high[:, 0]]
+    count += sums[low[:, 1], low[:, 0]] - sums[high[:, 1], low[:, 0]]
+    return np.asarray(count == 0)

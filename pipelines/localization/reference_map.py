@@ -1,0 +1,189 @@
+"""A map in memory, ready for queries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+
+from index.catalog import FILE, Catalog
+from index.maps.folder import MapFolder, MapRecord
+from locate.errors import DatabaseCorruptError, DatabaseMissingError
+from locate.extractors.base import ExtractorInfo
+from locate.formats.colmap import copy_camera
+from locate.localization.query_camera import Device, device_of
+from locate.localization.refinement import SYSTEMATIC
+from locate.types import Array, Features
+from pipelines.mapping.features import working_side
+
+
+@dataclass(frozen=True, eq=False)
+class MapImage:
+    """A photo of the map that has a pose.
+
+    Attributes:
+        name: in the model and in the catalogue.
+        id: of the catalogue.
+        descriptors: N x D.
+        point_rows: N int64, which row of the map's points each feature sees; -1 for none.
+    """
+
+    name: str
+    id: int
+    descriptors: Array
+    point_rows: Array
+
+
+class LoadedMap:
+    """All of a map that queries need.
+
+    Attributes:
+        folder: of the map.
+        record: see `index.maps.folder.MapRecord`.
+        extractor_info: what looked at its photos, and must look at queries.
+        model: the `pycolmap.Reconstruction`.
+        images: in the order of their names; the rows of the arrays below.
+        points: P x 3 float64.
+        track_lengths: P, how many photos see each.
+        centers: N x 3, of the cameras.
+        directions: N x 3, unit vectors along their optical axes.
+        vectors: N x G float32 global descriptors, or None.
+        devices: cameras of photos whose EXIF names the device, of those that have one in all photos.
+        systematic: share of systematic errors in the residuals, see `locate.localization.refinement`.
+        resolution: median of what its photos resolve, see `locate.localization.solver.share_of`.
+        depth: median distance of a point from a camera that sees it, in units of the map.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        record: MapRecord | None = None,
+        model: pycolmap.Reconstruction | None = None,
+    ) -> None:
+        """
+        Args:
+            record, model: of a map that has none yet.
+
+        Raises:
+            DatabaseMissingError, DatabaseCorruptError
+        """
+        files = MapFolder(folder)
+        self.folder = files.folder
+        self.record = record or files.read_record()
+        self.model = model or files.read_model()
+        measured = self.record.systematic
+        self.systematic = SYSTEMATIC if measured is None else measured
+        ids = sorted(self.model.point3D_ids())
+        if not ids:
+            raise DatabaseMissingError(f"the map at {folder} has no points; make it again")
+        row_of = {point_id: row for row, point_id in enumerate(ids)}
+        self.points = np.array([self.model.point3D(i).xyz for i in ids], np.float64)
+        self.track_lengths = np.array([self.model.point3D(i).track.length() for i in ids])
+        if not (files.features / FILE).is_file():
+            raise DatabaseCorruptError(f"{files.features / FILE} is gone; make the map again")
+        with Catalog.open(files.features) as catalog:
+            stored = catalog.meta("extractor")
+            if stored is None:
+                raise DatabaseCorruptError(f"{files.features} holds nothing; make the map again")
+            self.extractor_info = ExtractorInfo.from_json(stored)
+            # A photo that was changed since has another id: its features are not those of the model.
+            rows = {row.id: row for row in catalog.images("ok")}
+            self.images: list[MapImage] = []
+            poses, cameras = [], dict[Device, dict[int, pycolmap.Camera]]()
+            self._side, resolved = working_side(catalog), []
+            images = sorted(self.model.images.values(), key=lambda image: image.name)
+            for image in images:
+                row = rows.get(image.image_id)
+                if not image.has_pose or row is None or row.path != image.name:
+                    continue
+                features = catalog.features(row.id)
+                self.images.append(
+                    MapImage(
+                        image.name,
+                        row.id,
+                        features.descriptors,
+                        _point_rows(files.folder, image, features, row_of),
+                    )
+                )
+                poses.append(image.cam_from_world().matrix())
+                resolved.append(image.camera.mean_focal_length() / self.scale_of(row.info.size))
+                device = device_of(row.info) if row.info else None
+                if device is not None:
+                    cameras.setdefault(device, {})[image.camera_id] = image.camera
+            if not self.images:
+                raise DatabaseCorruptError(
+                    f"none of the model's images is in {files.features}; make the map again"
+                )
+            found = catalog.vectors_of([image.id for image in self.images])
+        # Where each photo has a camera of its own, none of them is that of another photo.
+        self.devices = {
+            device: copy_camera(camera)
+            for device, (camera, *others) in ((d, c.values()) for d, c in cameras.items())
+            if not others
+        }
+        whole = len(found) == len(self.images)
+        self.vectors = np.stack([found[i.id] for i in self.images]) if whole and found else None
+        stack = np.array(poses)
+        self.centers = -np.einsum("nji,nj->ni", stack[:, :, :3], stack[:, :, 3])
+        self.resolution = float(np.median(resolved))
+        self.directions = stack[:, 2, :3]  # the optical axis in the world is the last row of R
+        self.depth = self._median_depth()
+
+    def scale_of(self, size: tuple[int, int]) -> float:
+        """How many pixels of a photo of that size one is that the extractor looks at."""
+        return max(1.0, max(size) / self._side)
+
+    def seen(self, row: int) -> Array:
+        """Rows of the points that an image sees, ascending."""
+        rows = self.images[row].point_rows
+        return np.unique(rows[rows >= 0])
+
+    def clusters(self, rows: Sequence[int]) -> list[list[int]]:
+        """Groups of images that are linked by points that two of them see, the largest first, in each
+        the order of `rows`."""
+        seen = {row: self.seen(row) for row in rows}
+        groups: list[list[int]] = []
+        for row in rows:
+            linked = [
+                group
+                for group in groups
+                if any(np.intersect1d(seen[row], seen[o], True).size for o in group)
+            ]
+            merged = [row, *(other for group in linked for other in group)]
+            groups = [group for group in groups if group not in linked] + [merged]
+        place = {row: i for i, row in enumerate(rows)}
+        return [sorted(group, key=place.__getitem__) for group in sorted(groups, key=len)[::-1]]
+
+    def near(self, center: Array, direction: Array | None, radius: float, angle: float) -> Array:
+        """Rows of the images whose cameras stand within `radius` of a place and, if a direction is
+        given, look within `angle` degrees of it."""
+        close = np.linalg.norm(self.centers - center, axis=1) <= radius
+        if direction is not None:
+            close &= self.directions @ direction >= np.cos(np.radians(angle))
+        return np.flatnonzero(close)
+
+    def _median_depth(self) -> float:
+        depths = [
+            np.median(np.linalg.norm(self.points[seen] - self.centers[row], axis=1))
+            for row in range(len(self.images))
+            if len(seen := self.seen(row))
+        ]
+        return float(np.median(depths)) if depths else float("nan")
+
+
+def _point_rows(
+    folder: Path, image: pycolmap.Image, features: Features, row_of: dict[int, int]
+) -> Array:
+    count = image.num_points2D()
+    if count != len(features):
+        raise DatabaseCorruptError(
+            f"{folder}: {image.name} has {count} keypoints in the model, but "
+            f"{len(features)} features; make the map again"
+        )
+    rows = np.full(count, -1, np.int64)
+    for k in image.get_observation_point2D_idxs():
+        rows[k] = row_of[image.point2D(k).point3D_id]
+    return rows

@@ -1,0 +1,257 @@
+"""Where a rig stood: photos of one instant by cameras that are fixed to each other, localized together.
+
+Each photo is looked at as `pipelines.localization.localizer` does; then one pose of the rig is
+sought that the 2D-3D matches of all photos agree with, refined and judged by the same rule as a
+photo. So photos that tell too little each may tell enough together, and one that tells nothing
+(dark, turned to the sky) gets its pose from the others. A photo that is sure of another pose than
+the rig's makes the answer uncertain: then the cameras are not where the rig says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from locate.errors import ImageError, InputError
+from locate.localization.gravity import Up, with_up
+from locate.localization.pose import NOT_LOCALIZED, UNCERTAIN, VERDICTS, Pose, quaternion_of
+from locate.localization.query_camera import plain_camera, unknown_camera
+from locate.localization.rig import Frame, Rig
+from locate.localization.rig_solver import RigSolution, RigView, carried, compose, solve_rig
+from locate.localization.solver import share_of
+from locate.localization.verdict import doubted, needed, spread_of
+from locate.types import Array
+from pipelines.indexing.extraction import Clock
+from pipelines.localization.localizer import CANDIDATES, Localizer, PriorPose
+from pipelines.localization.rig_matching import Seen, agreeing_images, look_at_all
+from pipelines.localization.rig_verdict import disagreement_of, judge_rig
+
+
+@dataclass(frozen=True, eq=False)
+class RigPose:
+    """Where a rig stood, or why nobody can tell.
+
+    Attributes:
+        verdict, reason: see `locate.localization.pose.Pose`.
+        rig_from_world: 3 x 4 float64 [R | t], or None.
+        covariance: 6 x 6 float64, or None, of the rig's origin and rotation, in the order of
+            `Pose.covariance`.
+        matches, inliers: of all photos together.
+        spread: sum of those of the photos, at most 1.
+        error: root mean square reprojection error of the inliers, in pixels of the photos.
+        poses: of the photos, by the rig; each has its own matches and inliers.
+        seconds: time by part.
+    """
+
+    verdict: str
+    reason: str
+    rig_from_world: Array | None = None
+    covariance: Array | None = None
+    matches: int = 0
+    inliers: int = 0
+    spread: float = 0.0
+    error: float = float("nan")
+    poses: tuple[Pose, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.verdict not in VERDICTS:
+            raise InputError(f"a verdict is one of {', '.join(VERDICTS)}, not {self.verdict!r}")
+        if (self.rig_from_world is None) != (self.verdict == NOT_LOCALIZED):
+            raise InputError(f"{self.verdict}, but the pose is {self.rig_from_world}")
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able values, those of the photos as `Pose.to_json` has them."""
+        pose, covariance = self.rig_from_world, self.covariance
+        return {
+            "verdict": self.verdict,
+            "reason": self.reason,
+            "rig_from_world": None
+            if pose is None
+            else {
+                "quaternion_wxyz": quaternion_of(pose[:, :3]).tolist(),
+                "translation": pose[:, 3].tolist(),
+            },
+            "covariance": None if covariance is None else covariance.tolist(),
+            "matches": self.matches,
+            "inliers": self.inliers,
+            "spread": self.spread,
+            "error_px": None if np.isnan(self.error) else self.error,
+            "photos": [pose.to_json() for pose in self.poses],
+            "seconds": dict(self.seconds),
+        }
+
+
+def localize_rig(
+    localizer: Localizer,
+    photos: Sequence[Path | str | None],
+    rig: Rig,
+    *,
+    prior: PriorPose | None = None,
+    up: Up | None = None,
+    candidates: int = CANDIDATES,
+    exclude: Callable[[str], bool] | None = None,
+    seed: int = 0,
+) -> RigPose:
+    """Where was the rig, and with it the camera of each photo?
+
+    A camera whose focal length is neither given nor in EXIF nor in the map counts only if its photo is
+    localized alone.
+
+    Args:
+        localizer: a map.
+        photos: of one instant, in the order of the rig's cameras, None where one took none. As with
+            single photos, EXIF may turn them; the rig's poses are those of the turned photos.
+        rig: its distances are in units of the map.
+        up: in the rig's axes, of an inertial sensor.
+        prior, candidates, exclude, seed: see `Localizer.localize`; a prior is of each camera.
+
+    Raises:
+        ImageError: no photo can be used, or none fits its camera. Where some can, the others' poses say
+            what is wrong with them.
+        InputError: the photos are not as many as the cameras, or a camera is none.
+    """
+    if len(photos) != len(rig.cameras):
+        raise InputError(
+            f"{len(photos)} photos of a rig of {len(rig.cameras)} cameras; give one for each, None "
+            "where one took none"
+        )
+    if candidates < 1:
+        raise InputError(f"candidates must be at least 1, got {candidates}")
+    if seed < 0:
+        raise InputError(f"a seed is a whole number of at least 0, got {seed}")
+    taken = [(Path(p), c) for p, c in zip(photos, rig.cameras, strict=True) if p is not None]
+    if not taken:
+        raise InputError("a rig needs at least one photo; all of them are None")
+    clock = Clock()
+    seen = look_at_all(localizer, taken, prior=prior, count=candidates, exclude=exclude, seed=seed)
+    clock.lap("match")
+    answer = _answer(localizer, seen, up, seed)
+    clock.lap("pose")
+    seconds = clock.seconds | {"total": sum(clock.seconds.values())}
+    return replace(answer, seconds=seconds)
+
+
+def localize_frames(
+    localizer: Localizer,
+    frames: Iterable[Frame],
+    *,
+    prior: PriorPose | None = None,
+    candidates: int = CANDIDATES,
+    exclude: Callable[[str], bool] | None = None,
+    seed: int = 0,
+) -> Iterator[RigPose | ImageError]:
+    """`localize_rig` for many frames, in their order; one of which no photo can be used gives the error
+    in place of a pose."""
+    for frame in frames:
+        try:
+            yield localize_rig(
+                localizer,
+                frame.photos,
+                frame.rig,
+                prior=prior,
+                candidates=candidates,
+                exclude=exclude,
+                seed=seed,
+            )
+        except ImageError as error:
+            yield error
+
+
+def _answer(localizer: Localizer, seen: Sequence[Seen], up: Up | None, seed: int) -> RigPose:
+    views = [_view(localizer, one) for one in seen]
+    matches = sum(one.count() for one in seen)
+    starts = [one.start for one in seen if one.start is not None]
+    systematic = max(_share(localizer, one) for one in seen)
+    solution = None
+    if matches >= needed(0):
+        solution = solve_rig(views, starts=starts, systematic=systematic, seed=seed)
+    if solution is None:
+        need = int(np.ceil(needed(matches)))
+        reason = f"{matches} 2D-3D matches with the map; {need} must agree with one pose"
+        poses = [Pose(one.path, NOT_LOCALIZED, one.why or reason, None) for one in seen]
+        return RigPose(NOT_LOCALIZED, reason, matches=matches, poses=tuple(poses))
+    factor = disagreement_of(views, solution, systematic)
+    widened = replace(solution.refined, covariance=factor * solution.refined.covariance)
+    fused = None
+    if up is not None:
+        fused = with_up(widened.rig_from_world, widened.covariance, up)
+        if fused is not None:
+            widened = replace(widened, rig_from_world=fused[0], covariance=fused[1])
+    solution = replace(solution, refined=widened)
+    verdict, reason = judge_rig(seen, views, solution, factor, seed)
+    verdict, reason = doubted(verdict, reason, localizer.map.record.doubt)
+    if up is not None and fused is None and verdict != NOT_LOCALIZED:
+        verdict = UNCERTAIN
+        reason += "; but it contradicts the direction of up: check its axes (x right, y down)"
+    squares = np.concatenate([(r**2).sum(axis=1) for r in solution.refined.residuals])
+    poses = [_pose(localizer, one, k, solution, verdict, reason) for k, one in enumerate(seen)]
+    known = verdict != NOT_LOCALIZED
+    return RigPose(
+        verdict,
+        reason,
+        solution.refined.rig_from_world if known else None,
+        solution.refined.covariance if known else None,
+        matches,
+        sum(pose.inliers for pose in poses),
+        min(1.0, sum(pose.spread for pose in poses)),
+        float(np.sqrt(squares.mean())),
+        tuple(poses),
+    )
+
+
+def _share(localizer: Localizer, one: Seen) -> float:
+    """Of systematic errors in its photo; that of the coarsest counts for all."""
+    map_ = localizer.map
+    if one.camera is None:
+        return map_.systematic
+    return share_of(map_.systematic, map_.resolution, one.camera.camera, one.scale)
+
+
+def _view(localizer: Localizer, one: Seen) -> RigView:
+    query = one.camera or unknown_camera(one.size)  # that has no matches then
+    return RigView(
+        one.keypoints,
+        localizer.map.points[one.rows],
+        query.camera,
+        one.place.cam_from_rig,
+        query.freedom,
+        one.scale,
+    )
+
+
+def _pose(
+    localizer: Localizer, one: Seen, k: int, solution: RigSolution, verdict: str, reason: str
+) -> Pose:
+    """That of photo k, by the rig."""
+    refined, rows = solution.refined, solution.inliers[k]
+    points, residuals = one.keypoints[rows], refined.residuals[k]
+    common = Pose(
+        one.path,
+        NOT_LOCALIZED,
+        one.why or reason,
+        matches=one.count(),
+        inliers=one.count(rows),
+        spread=spread_of(points, one.size),
+        error=float(np.sqrt((residuals**2).sum(axis=1).mean())) if len(points) else float("nan"),
+    )
+    if verdict == NOT_LOCALIZED:
+        return common
+    carry = carried(one.place.cam_from_rig, refined.rig_from_world)
+    covariance = carry @ refined.covariance @ carry.T
+    camera = plain_camera(refined.cameras[k], one.camera.source) if one.camera else None
+    return replace(
+        common,
+        verdict=verdict,
+        reason=f"by the rig: {reason}" + (f"; of the photo itself: {one.why}" if one.why else ""),
+        cam_from_world=compose(one.place.cam_from_rig, refined.rig_from_world),
+        covariance=(covariance + covariance.T) / 2,
+        camera=camera,
+        images=agreeing_images(localizer, one.rows[rows]),
+        points=points,
+        world_points=localizer.map.points[one.rows[rows]],
+    )

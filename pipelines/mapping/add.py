@@ -1,0 +1,264 @@
+"""`locate add-to-map`: new photos into a map, whose old poses stay exactly as they are.
+
+New photos are matched with the most similar old ones and each other, and registered one after the other
+by COLMAP's mapper (Schönberger and Frahm, "Structure-from-Motion Revisited", CVPR 2016, section 4.1).
+Only points and the new photos' poses and cameras are refined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+
+from index import lock
+from index.catalog import Catalog
+from index.maps.folder import MapFolder, Progress
+from index.vectors.files import is_intact
+from locate.errors import DatabaseError, InputError
+from locate.mapping.structure import UNMOVED, examine, known_cameras, leave_out
+from pipelines.indexing.build import add_photos, resolve
+from pipelines.indexing.extraction import Clock
+from pipelines.mapping.build import quiet, scale_errors, summed_up
+from pipelines.mapping.covariance_calibration import measure_share
+from pipelines.mapping.features import choose_pairs, mapped_rows, median_scale
+from pipelines.mapping.matching import (
+    fingerprint,
+    intact,
+    match_pairs,
+    synchronize,
+    verified_pairs,
+)
+from pipelines.mapping.panoramas import leave_out_panoramas
+from pipelines.mapping.summary import MapReport, summarize
+
+MIN_POINTS = 15  # that a new photo sees in the end; with fewer its pose is not to be trusted
+_UNCHANGED = 1e-9  # of the numbers of a pose
+
+
+def add_to_map(
+    out: Path,
+    photos: Sequence[Path],
+    *,
+    masks: Path | str | None = None,
+    workers: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> MapReport:
+    """Register new photos in a map; units and place on earth stay. Those that are in it are left alone.
+
+    Args:
+        out: the map.
+        photos: files, or folders of photos.
+        workers: threads; by default one a core.
+        seed: of everything that is drawn.
+        progress: called with (stage, done, in all) from this thread. The stages are "features",
+            "matching" and "mapping".
+
+    Returns:
+        The report, whose `verified` tells of each new photo with how many old ones it verifies.
+
+    Raises:
+        InputError: no such photo, one that changed since it was put into the map, or two of one name.
+        DatabaseError: there is no map, or it cannot be written.
+    """
+    tell: Progress = progress or (lambda _stage, _done, _total: None)
+    folder, clock = MapFolder(out), Clock()
+    folder.read_record()  # no lock is left behind where there is no map
+    with lock.writer(out):
+        folder.recover()
+        record, model = folder.read_record(), folder.read_model()
+        names = _names(folder, photos, set(model.images))
+        add_photos(
+            photos,
+            folder.features,
+            masks=masks,
+            workers=workers,
+            progress=lambda done, total: tell("features", done, total),
+        )
+        clock.lap("features")
+        with lock.writer(folder.features), Catalog.create(folder.features) as catalog:
+            leave_out_panoramas(catalog, model.images)
+            given = None
+            if not intact(folder.matches):  # the model knows which camera took which photo
+                given = {i: image.camera for i, image in model.images.items()}
+            synchronize(folder.matches, catalog, given)
+            new = {row.id for row in catalog.images() if row.path in names} - set(model.images)
+            match_pairs(
+                folder.matches,
+                catalog,
+                choose_pairs(catalog, new),
+                workers=workers,
+                seed=seed,
+                progress=lambda done, total: tell("matching", done, total),
+            )
+            clock.lap("matching")
+            placed: list[int] = []
+            unmoved: set[int] = set()
+            if new & mapped_rows(catalog).keys():
+                scale, old = median_scale(catalog), set(model.reg_image_ids())
+                placed = _register(folder, model, scale, workers, seed, tell)
+                unmoved = _unmoved(folder, model, placed, old, scale)
+                placed = [i for i in placed if i not in unmoved]
+                leave_out(model, unmoved)
+                if placed:
+                    model.update_point_3d_errors()
+                    record = replace(record, systematic=measure_share(folder, record, model))
+            clock.lap("mapping")
+            report = summarize(
+                model if placed else folder.read_model(),
+                catalog,
+                verified_pairs(folder.matches),
+                added=new,
+                unused=dict.fromkeys(unmoved, UNMOVED),
+                warnings=record.summary.get("report", {}).get("warnings", ()),
+                seconds=clock.seconds,
+            )
+            settings = record.summary.get("settings", {})
+            settings = settings | {"matches": fingerprint(folder.matches)}
+            record = summed_up(record, settings, report)
+            if placed:
+                folder.write(model, record)
+            else:
+                folder.write_record(record)
+            return report
+
+
+def _unmoved(
+    folder: MapFolder,
+    model: pycolmap.Reconstruction,
+    placed: Collection[int],
+    old: Collection[int],
+    scale: float,
+) -> set[int]:
+    """Those of the photos that were placed whose place nothing determines."""
+    pairs = [
+        pair
+        for pair, inliers in verified_pairs(folder.matches).items()
+        if inliers and not set(placed).isdisjoint(pair)
+    ]
+    calibrated = known_cameras(folder.matches)
+    found = examine(model, pairs, scale=scale, calibrated=calibrated, fixed=old)
+    return set(found.flat)
+
+
+def _names(folder: MapFolder, photos: Sequence[Path], registered: set[int]) -> set[str]:
+    """The names that photos have or get in the map.
+
+    Raises:
+        InputError: one that the map's model shows would be replaced, or two would have one name.
+    """
+    if not photos:
+        raise InputError("no photos to add; name some files or folders")
+    with Catalog.open(folder.features) as catalog:
+        roots = catalog.roots()
+        places = {row.path: roots[row.root_id] / row.path for row in catalog.images()}
+        rows = {row.path: row for row in catalog.images()}
+    named: set[str] = set()
+    for path in photos:
+        for root, found in resolve(path, list(roots.values())):
+            name, place = found.path, root.resolve() / found.path
+            other = places.setdefault(name, place)
+            if other != place:
+                raise InputError(
+                    f"{place} would have the name {name} in the map, which {other} has; rename it"
+                )
+            row = rows.get(name)
+            if (
+                row is not None
+                and row.id in registered
+                and not is_intact(found.absolute, row.file.sha256)
+            ):
+                raise InputError(
+                    f"{place} has changed since it was put into the map; give the new photo another "
+                    "name, or make the map again"
+                )
+            named.add(name)
+    return named
+
+
+def _register(
+    folder: MapFolder,
+    model: pycolmap.Reconstruction,
+    scale: float,
+    workers: int | None,
+    seed: int,
+    tell: Progress,
+) -> list[int]:
+    """Extend `model` by the photos of the database that fit in; their ids."""
+    before = {i: image.cam_from_world().matrix() for i, image in model.images.items()}
+    options = pycolmap.IncrementalPipelineOptions()
+    options.random_seed, options.num_threads = seed, workers or -1
+    options.fix_existing_frames, options.constant_cameras = True, set(model.cameras)
+    options.constant_rigs = set(model.rigs)
+    scale_errors(options, scale)
+    wanted = pycolmap.DatabaseCacheOptions()
+    wanted.min_num_matches, wanted.load_all_images = options.min_num_matches, True
+    with quiet(), closing(pycolmap.Database.open(folder.matches)) as database:
+        cache = pycolmap.DatabaseCache.create(database, wanted)
+    total = cache.num_images() - len(before)
+    tell("mapping", 0, total)
+    try:
+        with quiet():
+            placed = _extend(pycolmap.IncrementalMapper(cache), model, options, total, tell)
+    except RuntimeError as error:
+        raise DatabaseError(
+            f"COLMAP failed on {folder.model} ({str(error).splitlines()[0]}); the old map is still there"
+        ) from error
+    for i, pose in before.items():
+        moved = np.abs(model.images[i].cam_from_world().matrix() - pose).max()
+        assert moved <= _UNCHANGED, f"image {i} moved by {moved}"
+    tell("mapping", total, total)
+    return placed
+
+
+def _extend(
+    mapper: pycolmap.IncrementalMapper,
+    model: pycolmap.Reconstruction,
+    options: pycolmap.IncrementalPipelineOptions,
+    total: int,
+    tell: Progress,
+) -> list[int]:
+    placing, making = options.get_mapper(), options.get_triangulation()
+    mapper.begin_reconstruction(model)
+    placed: list[int] = []
+    while (image_id := _next(mapper, placing)) is not None:
+        mapper.triangulate_image(making, image_id)
+        mapper.iterative_local_refinement(
+            options.ba_local_max_refinements,
+            options.ba_local_max_refinement_change,
+            placing,
+            options.get_local_bundle_adjustment(),
+            making,
+            image_id,
+        )
+        placed.append(image_id)
+        tell("mapping", len(placed), total)
+    if placed:
+        mapper.iterative_global_refinement(
+            options.ba_global_max_refinements,
+            options.ba_global_max_refinement_change,
+            placing,
+            options.get_global_bundle_adjustment(),
+            making,
+            normalize_reconstruction=False,
+        )
+    mapper.end_reconstruction(False)
+    for image_id in placed:
+        if model.images[image_id].num_points3D < MIN_POINTS:
+            model.deregister_frame(model.images[image_id].frame_id)
+    return [image_id for image_id in placed if model.images[image_id].has_pose]
+
+
+def _next(
+    mapper: pycolmap.IncrementalMapper, options: pycolmap.IncrementalMapperOptions
+) -> int | None:
+    """The photo that was placed next, if any could be."""
+    for image_id in mapper.find_next_images(options, structure_less=False):
+        if mapper.register_next_image(options, image_id):
+            return int(image_id)
+    return None

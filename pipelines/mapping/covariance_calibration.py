@@ -1,0 +1,187 @@
+"""How honest a map's covariances are, measured on its own photos.
+
+Each of some of its photos is localized by the others, and the error of its pose is held against the
+covariance. That has a part for independent noise and one for systematic errors of unknown size
+(`locate.localization.refinement`): A + share^2 B. The share is chosen so that the normalized
+squared errors e^T (A + share^2 B)^-1 e have the median of a chi-squared variable of six degrees of
+freedom, as they must have if the covariance is right. The median, because a photo or two with
+wrong poses must not blow up all covariances.
+
+A photo must not be localized by what it told itself: points that only it and one other photo saw are
+left out, the others are moved to where they lie without its observation (one Gauss-Newton step).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pycolmap
+
+from index.catalog import Catalog
+from index.maps.folder import MapFolder, MapRecord
+from locate.formats.colmap import copy_camera
+from locate.localization.query_camera import GIVEN, QueryCamera
+from locate.localization.refinement import Freedom, Refined
+from locate.localization.solver import solve_pose
+from locate.localization.verdict import needed
+from locate.types import Array
+from pipelines.localization.localizer import CANDIDATES, match_points
+from pipelines.localization.reference_map import LoadedMap
+
+MEDIAN = 5.348  # of chi-squared with six degrees of freedom
+SHARES = (0.02, 5.0)  # the least and the largest that are believed
+_PHOTOS = 40
+_LEAST = 6  # photos; fewer tell nothing
+_PART_OF_COMMON = 3  # photos that must see a point that is used for one of them
+_CONDITION = 1e8  # of a point's normal equations; beyond, its rays are parallel
+
+
+def measure_share(
+    folder: MapFolder, record: MapRecord, model: pycolmap.Reconstruction
+) -> float | None:
+    """The share of systematic errors in the residuals of a map's own photos, within `SHARES`; None if
+    fewer than six of them can be localized by the others.
+
+    Args:
+        folder: holds the features.
+        record, model: that the map will have.
+    """
+    if not model.num_points3D():
+        return None
+    map_ = LoadedMap(folder.folder, record, model)
+    rows = np.unique(
+        np.linspace(0, len(map_.images) - 1, min(_PHOTOS, len(map_.images))).astype(int)
+    )
+    seen = _observations(map_)
+    with Catalog.open(folder.features) as catalog:
+        found = [_localized(map_, seen, catalog, int(row)) for row in rows]
+    return fit_share([item for item in found if item is not None])
+
+
+def fit_share(found: Sequence[tuple[Refined, Array]]) -> float | None:
+    """The share at which the median of the normalized squared errors is right.
+
+    Args:
+        found: poses and their errors, 6 each in the order of the covariance.
+    """
+    if len(found) < _LEAST:
+        return None
+
+    def median(share: float) -> float:
+        values = [e @ np.linalg.solve(r.covariance_with(share), e) for r, e in found]
+        return float(np.median(values))
+
+    low, high = SHARES
+    if median(low) <= MEDIAN:
+        return low
+    if median(high) >= MEDIAN:
+        return high
+    for _ in range(30):  # the median falls as the share grows
+        middle = np.sqrt(low * high)
+        low, high = (middle, high) if median(middle) > MEDIAN else (low, middle)
+    return float(np.sqrt(low * high))
+
+
+def pose_error(estimated: Array, truth: Array) -> Array:
+    """6: the true centre less the estimated one, and the rotation vector w of
+    R_wc(true) = exp(w) R_wc(estimated), in the order of `Pose.covariance`. Both poses 3 x 4
+    `cam_from_world`; for small rotations."""
+    centres = [-pose[:, :3].T @ pose[:, 3] for pose in (estimated, truth)]
+    turn = truth[:, :3].T @ estimated[:, :3]
+    vector = [turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]]
+    return np.concatenate([centres[1] - centres[0], np.array(vector) / 2])
+
+
+@dataclass(frozen=True, eq=False)
+class _Observations:
+    """All observations of a map, K of them.
+
+    Attributes:
+        images, points: K rows of the map's images and points.
+        gradient: K x 3, how the squared error of each, in pixels, pulls its point: J^T r.
+        information: K x 3 x 3, J^T J.
+    """
+
+    images: Array
+    points: Array
+    gradient: Array
+    information: Array
+
+
+def _observations(map_: LoadedMap) -> _Observations:
+    parts = []
+    for row, image in enumerate(map_.images):
+        model_image = _model_image(map_, row)
+        features = np.flatnonzero(image.point_rows >= 0)
+        points = image.point_rows[features]
+        pose, camera = model_image.cam_from_world().matrix(), model_image.camera
+        keypoints = np.array([model_image.point2D(int(k)).xy for k in features]).reshape(-1, 2)
+        seen = map_.points[points] @ pose[:, :3].T + pose[:, 3]
+        flat = seen[:, :2] / seen[:, 2:]
+        focal = camera.mean_focal_length()
+        residual = focal * (np.asarray(camera.cam_from_img(keypoints)) - flat)
+        by_seen = np.zeros((len(seen), 2, 3))
+        by_seen[:, 0, 0] = by_seen[:, 1, 1] = focal / seen[:, 2]
+        by_seen[:, :, 2] = -focal * flat / seen[:, 2:]
+        by_point = by_seen @ pose[:, :3]
+        gradient = np.einsum("kip,ki->kp", by_point, residual)
+        information = np.einsum("kip,kiq->kpq", by_point, by_point)
+        parts.append((np.full(len(points), row), points, gradient, information))
+    return _Observations(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _points_without(map_: LoadedMap, seen: _Observations, row: int) -> Array:
+    """P x 3: the points, those that an image sees moved to where the other images alone put them; NaN
+    where fewer than two others see them."""
+    moved = map_.points.copy()
+    own = map_.seen(row)
+    moved[own[map_.track_lengths[own] < _PART_OF_COMMON]] = np.nan
+    own = own[map_.track_lengths[own] >= _PART_OF_COMMON]
+    place = np.full(len(moved), -1)
+    place[own] = np.arange(len(own))
+    others = np.flatnonzero((place[seen.points] >= 0) & (seen.images != row))
+    gradient, information = np.zeros((len(own), 3)), np.zeros((len(own), 3, 3))
+    np.add.at(gradient, place[seen.points[others]], seen.gradient[others])
+    np.add.at(information, place[seen.points[others]], seen.information[others])
+    sound = np.linalg.cond(information) < _CONDITION
+    moved[own[~sound]] = np.nan
+    moved[own[sound]] += np.linalg.solve(information[sound], gradient[sound][..., None])[..., 0]
+    return moved
+
+
+def _localized(
+    map_: LoadedMap, seen: _Observations, catalog: Catalog, row: int
+) -> tuple[Refined, Array] | None:
+    """A photo of the map, localized by the others, and its error."""
+    image = map_.images[row]
+    features = catalog.features(image.id)
+    others = np.delete(np.arange(len(map_.images)), row)
+    if map_.vectors is not None:
+        similar = map_.vectors[others] @ map_.vectors[row]
+        others = others[np.argsort(-similar, kind="stable")[:CANDIDATES]]
+    pairs = [
+        match_points(features, map_.images[other], map_.extractor_info.ratio)
+        for other in others.tolist()
+    ]
+    matches = np.unique(np.concatenate([np.zeros((0, 2), np.int64), *pairs]), axis=0)
+    points = _points_without(map_, seen, row)
+    matches = matches[np.isfinite(points[matches[:, 1], 0])]
+    if len(matches) < needed(0):
+        return None
+    model_image = _model_image(map_, row)
+    solution = solve_pose(
+        features.keypoints[matches[:, 0]],
+        points[matches[:, 1]],
+        QueryCamera(copy_camera(model_image.camera), GIVEN, Freedom()),
+        scale=map_.scale_of(features.image_size),
+    )
+    if solution is None or solution.inliers.sum() < 2 * needed(len(matches)):
+        return None
+    truth = model_image.cam_from_world().matrix()
+    return solution.refined, pose_error(solution.refined.cam_from_world, truth)
+
+
+def _model_image(map_: LoadedMap, row: int) -> pycolmap.Image:
+    return map_.model.image(map_.images[row].id)

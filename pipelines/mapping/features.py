@@ -1,0 +1,251 @@
+"""The first stage of making a map: what was seen in its photos, in a database that the map owns."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from index import lock, weights_files
+from index.catalog import Catalog
+from index.maps.folder import MapFolder, Progress
+from index.records import Entry, ImageRow
+from index.vectors.local_records import NEIGHBOURS
+from locate.errors import (
+    DatabaseMismatchError,
+    DatabaseMissingError,
+    InputError,
+)
+from locate.extractors.base import ExtractorInfo
+from locate.images.folder import scan
+from locate.mapping.triangulation import ALL_PAIRS, PARTNERS
+from pipelines.indexing.build import COMMIT_IMAGES, build_index, refresh_local, refresh_vectors
+from pipelines.indexing.provenance import load_extractor, sfm_extractor
+from pipelines.retrieval.search import Searches
+
+_OWN = {"features", "model", "model.new", "model.old", "matches.db", "lock", "mapping"}
+
+
+def claim(out: Path, made_by: str) -> MapFolder:
+    """The folder for a new map or one that the same command has begun.
+
+    Raises:
+        InputError: the folder is another's.
+    """
+    folder = MapFolder(out)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; name a folder for the map")
+    foreign = {file.name for file in out.iterdir()} - _OWN if out.is_dir() else set()
+    if foreign and not folder.features.is_dir():
+        raise InputError(
+            f"{out} holds {min(foreign)} and no map; name a new or empty folder for the map"
+        )
+    with lock.writer(out), lock.writer(folder.features), Catalog.create(folder.features) as catalog:
+        begun_by = catalog.meta("map")
+        if begun_by not in (None, made_by):
+            raise InputError(
+                f"{out} holds a map of {begun_by}, whose poses {made_by} would throw away; name "
+                "another folder with --out, or put new photos in with: locate add-to-map"
+            )
+        if begun_by is None:
+            with catalog.transaction():
+                catalog.set_meta("map", made_by)
+    return folder
+
+
+def require_unique_names(catalog: Catalog, current: Collection[int]) -> None:
+    """The model names its images by the paths of the catalogue, which two roots may share.
+
+    Args:
+        current: ids of the roots that the map is made of now. A photo of another root gives way if its
+            file is gone: its folder was moved.
+
+    Raises:
+        InputError: names two photos of one name.
+    """
+    by_name: dict[str, list[ImageRow]] = {}
+    for row in catalog.images():
+        by_name.setdefault(row.path, []).append(row)
+    shared = [rows for rows in by_name.values() if len(rows) > 1]
+    roots = catalog.roots()
+    gone = {
+        row.id
+        for rows in shared
+        for row in rows
+        if row.root_id not in current and not (roots[row.root_id] / row.path).exists()
+    }
+    for rows in shared:
+        left = [roots[row.root_id] / row.path for row in rows if row.id not in gone]
+        if len(left) > 1:
+            raise InputError(
+                f"{left[0]} and {left[1]} would have the same name in the map; rename one of them, "
+                "or make the map of the folder that holds both"
+            )
+    if gone:
+        catalog.remove(sorted(gone))
+        refresh_vectors(catalog)
+        refresh_local(catalog)
+
+
+def require_local(info: ExtractorInfo) -> None:
+    """`InputError` if the extractor gives no local features."""
+    if not info.local_dim:
+        raise InputError(
+            f"{info.name} gives no local features, which a map is made of; use an extractor that "
+            f"has some, such as {info.name}+sift"
+        )
+
+
+def mapped_rows(catalog: Catalog) -> dict[int, ImageRow]:
+    """The photos that have local features, by id, ascending."""
+    with_features = set(catalog.feature_counts()[0].tolist())
+    rows = sorted(catalog.images("ok"), key=lambda row: row.id)
+    return {row.id: row for row in rows if row.id in with_features}
+
+
+def choose_pairs(catalog: Catalog, anchors: Collection[int] | None = None) -> list[tuple[int, int]]:
+    """Which photos to match, smaller id first, in order: all pairs of up to `ALL_PAIRS` photos, else
+    each photo with the `PARTNERS` most similar ones, by global descriptor if the extractor gives one, by
+    the votes of local features if not.
+
+    Args:
+        anchors: only pairs with one of these.
+    """
+    rows = mapped_rows(catalog)
+    anchors = [i for i in rows if anchors is None or i in anchors]
+    if len(rows) <= ALL_PAIRS:
+        wanted = set(anchors)
+        return [pair for pair in combinations(rows, 2) if wanted.intersection(pair)]
+    searches, pairs = Searches(catalog), set()
+    vectors = catalog.vectors_of(anchors)
+    for i in anchors:
+        if i in vectors:
+            near = searches.near(vectors[i], PARTNERS, [i]).image_ids
+        else:
+            near = searches.voted(catalog.features(i), PARTNERS, NEIGHBOURS, [i]).image_ids
+        pairs |= {(min(i, j), max(i, j)) for j in near if j in rows}
+    return sorted(pairs)
+
+
+def working_side(catalog: Catalog) -> int:
+    """The long side in pixels that the extractor shrinks photos to; remembered, as asking for it may
+    load a network."""
+    stored = catalog.meta("working side")
+    if stored is None:
+        stored = str(load_extractor(catalog).max_side)
+        with catalog.transaction():
+            catalog.set_meta("working side", stored)
+    return int(stored)
+
+
+def median_scale(catalog: Catalog) -> float:
+    """How many pixels of the median photo one pixel is that the extractor looks at."""
+    sides = [max(row.info.size) for row in mapped_rows(catalog).values()]
+    return max(1.0, float(np.median(sides or [1])) / working_side(catalog))
+
+
+def require_info(catalog: Catalog) -> ExtractorInfo:
+    """Who saw the photos of a catalogue that has been filled."""
+    return ExtractorInfo.from_json(catalog.meta("extractor") or "")
+
+
+def look_at(
+    images: Path,
+    folder: MapFolder,
+    extractor: str | None,
+    weights: Sequence[Path],
+    workers: int | None,
+    tell: Progress,
+    masks: Path | str | None = None,
+) -> set[int]:
+    """Features from a folder of photos; the ids of its roots in the catalogue."""
+    found = {item.path: item for item in scan(images)}
+    with Catalog.create(folder.features) as catalog:
+        extractor = sfm_extractor(catalog, extractor, weights)
+        root = images.resolve()
+        rows = [row for row in catalog.images() if catalog.roots()[row.root_id] == root]
+    # What was added by name need not have the name of a photo.
+    gone = [row.id for row in rows if row.path not in found and not (root / row.path).exists()]
+    build_index(
+        images,
+        folder.features,
+        extractor=extractor,
+        weights=weights,
+        masks=masks,
+        workers=workers,
+        progress=lambda done, total: tell("features", done, total),
+    )
+    with lock.writer(folder.features), Catalog.create(folder.features) as catalog:
+        if gone:
+            catalog.remove(gone)
+            refresh_vectors(catalog)
+            refresh_local(catalog)
+        return {catalog.add_root(images)}
+
+
+def copy_index(index: Path, folder: MapFolder, tell: Progress) -> set[int]:
+    """Features from a database, whose photos are not needed; the ids of its roots in the catalogue of
+    the map. Photos of other roots, which were added to the map, stay."""
+    with (
+        Catalog.open(index) as source,
+        lock.writer(folder.features),
+        Catalog.create(folder.features) as catalog,
+    ):
+        _copy_extractor(source, catalog)
+        roots = {root_id: catalog.add_root(path) for root_id, path in source.roots().items()}
+        wanted = {(roots[row.root_id], row.path): row for row in source.images()}
+        gone, kept = [], set()
+        for row in catalog.images():
+            key = (row.root_id, row.path)
+            new = wanted.get(key)
+            if new is not None and _content(new) == _content(row):
+                kept.add(key)
+            elif row.root_id in roots.values():
+                gone.append(row.id)
+        catalog.remove(gone)
+        new_keys = [key for key in wanted if key not in kept]
+        for start in range(0, len(new_keys), COMMIT_IMAGES):
+            part = new_keys[start : start + COMMIT_IMAGES]
+            catalog.write([_entry(source, key, wanted[key]) for key in part])
+            tell("features", start + len(part), len(new_keys))
+        refresh_vectors(catalog)
+        refresh_local(catalog)
+        return set(roots.values())
+
+
+def _content(row: ImageRow) -> tuple[str, str, str | None]:
+    return row.file.sha256, row.file.mask, row.error
+
+
+def _copy_extractor(source: Catalog, catalog: Catalog) -> None:
+    """The map learns who saw its photos, and keeps the weights."""
+    stored = source.meta("extractor")
+    if stored is None or source.counts()["ok"] == 0:
+        raise DatabaseMissingError(
+            f"{source.folder} holds no images yet; add some with: locate build-index PHOTOS"
+        )
+    require_local(ExtractorInfo.from_json(stored))
+    own = catalog.meta("extractor")
+    if own is not None and own != stored:
+        raise DatabaseMismatchError(
+            f"the map in {catalog.folder.parent} was made with {ExtractorInfo.from_json(own).name}"
+            f", and {source.folder} with {ExtractorInfo.from_json(stored).name} or with other "
+            "weights or settings; name another folder with --out"
+        )
+    hashes = weights_files.remembered(source)
+    for sha256 in hashes.values():
+        weights_files.keep(catalog.folder, weights_files.intact(source.folder, sha256))
+    with catalog.transaction():
+        catalog.set_meta("extractor", stored)
+        weights_files.remember(catalog, hashes)
+        search = source.meta("search")
+        if search is not None:
+            catalog.set_meta("search", search)
+
+
+def _entry(source: Catalog, key: tuple[int, str], row: ImageRow) -> Entry:
+    if row.status != "ok":
+        return Entry(key[0], row.path, row.label, row.file, error=row.error)
+    return Entry(key[0], row.path, row.label, row.file, row.info, source.extraction(row.id))

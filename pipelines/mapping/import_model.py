@@ -1,0 +1,292 @@
+"""`locate import-map`: a map of photos whose cameras and poses are known, from a COLMAP model.
+
+Cameras and poses are kept as they are; the model's own points are not read. Our features are matched and
+triangulated on the poses (`locate.mapping.triangulation`). The cameras of a rig come out one by
+one, each with its own pose.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pycolmap
+
+from index import lock
+from index.catalog import Catalog
+from index.maps.folder import MapRecord, Progress
+from index.records import ImageRow
+from locate.datasets.localization import PosedPhoto
+from locate.errors import InputError
+from locate.formats.colmap import PoseModel, read_model
+from locate.geometry.panorama_camera import refuse_spheres
+from locate.georef.georef import gps_of, metric_by_gps
+from locate.images.folder import look
+from locate.mapping.structure import JUDGED, MIN_POINTS, examine, examine_matches, nothing_moved
+from locate.mapping.triangulation import choose_pairs, triangulate
+from pipelines.indexing.build import Job
+from pipelines.indexing.extraction import Clock
+from pipelines.indexing.labels import label_rule
+from pipelines.mapping.build import MAX_ERROR, finished_report, summed_up
+from pipelines.mapping.consistency import Evidence
+from pipelines.mapping.covariance_calibration import measure_share
+from pipelines.mapping.features import (
+    claim,
+    mapped_rows,
+    median_scale,
+    require_info,
+    require_local,
+    require_unique_names,
+)
+from pipelines.mapping.matching import Pair, fingerprint, match_pairs, synchronize, verified_pairs
+from pipelines.mapping.model_photos import named_by_path, present, require_places, some
+from pipelines.mapping.summary import MapReport, summarize
+
+MADE_BY = "import-map"
+
+
+def import_map(
+    model: Path,
+    images: Path,
+    out: Path,
+    *,
+    extractor: str | None = None,
+    weights: Sequence[Path] = (),
+    metric: bool = False,
+    masks: Path | str | None = None,
+    skip_missing: bool = False,
+    workers: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> MapReport:
+    """Make a map of photos on given poses; what a killed run has finished is kept.
+
+    Args:
+        model: folder of a COLMAP model, text or binary.
+        images: the folder that the model's image names are relative to.
+        out: the map's folder, made if need be.
+        extractor, weights: as for `build_index`.
+        metric: the unit of the poses is the metre.
+        masks: as for `build_index`.
+        skip_missing: go on without the photos that are not in `images`.
+        workers: threads; by default one a core.
+        seed: of everything that is drawn.
+        progress: called with (stage, done, in all) from this thread. The stages are "features",
+            "matching" and "mapping".
+
+    Raises:
+        InputError: the model is damaged, or does not fit the photos; the message says how it shows.
+        DatabaseError: the map cannot be written, or is another's.
+    """
+    posed = named_by_path(model, read_model(model))
+    refuse_spheres(model, posed.cameras)
+    posed, missing = present(model, images, posed, skip=skip_missing)
+    require_places(model, posed)
+    tell: Progress = progress or (lambda _stage, _done, _total: None)
+    folder, clock = claim(out, MADE_BY), Clock()
+    with (
+        lock.writer(out),
+        lock.writer(folder.features),
+        Catalog.create(folder.features) as catalog,
+    ):
+        folder.recover()
+        root = catalog.add_root(images)
+        job = Job(
+            catalog,
+            label_rule("folder"),
+            workers,
+            lambda done, total: tell("features", done, total),
+            extractor,
+            weights,
+            masks=masks,
+        )
+        require_local(require_info(catalog))
+        job.index({root: [look(images / name, images) for name in sorted(posed.poses)]})
+        job.finish()
+        require_unique_names(catalog, {root})
+        clock.lap("features")
+        photos = _posed_photos(catalog, root, images, posed)
+        synchronize(folder.matches, catalog, {i: photo.camera for i, photo in photos.items()})
+        ids = list(photos)
+        pairs = [(ids[a], ids[b]) for a, b in choose_pairs(list(photos.values()))]
+        match_pairs(
+            folder.matches,
+            catalog,
+            pairs,
+            workers=workers,
+            seed=seed,
+            progress=lambda done, total: tell("matching", done, total),
+        )
+        clock.lap("matching")
+        settings = {
+            "matches": fingerprint(folder.matches),
+            "poses": _hash_of(posed),
+            "metric": metric,
+            "missing": sorted(missing),
+            "seed": seed,
+            "structure": JUDGED,
+        }
+        finished = finished_report(folder, settings)
+        if finished is not None:
+            return replace(finished, warnings=(*posed.notes, *finished.warnings))
+        tell("mapping", 0, len(photos))
+        verified = {p: n for p, n in verified_pairs(folder.matches).items() if n}
+        with closing(pycolmap.Database.open(folder.matches)) as database:
+            evidence = Evidence(catalog, database, photos, MAX_ERROR * median_scale(catalog))
+            misfits = evidence.misfits(pairs)
+            fitting = {i: photo for i, photo in photos.items() if i not in misfits}
+            made = _triangulated(evidence, fitting, pairs, verified, seed)
+        doubt = _doubt(made, verified, evidence.max_error / MAX_ERROR)
+        units = "metre" if metric else "arbitrary"
+        record = MapRecord(MADE_BY, require_info(catalog).name, units, doubt=doubt)
+        record = replace(record, systematic=measure_share(folder, record, made))
+        tell("mapping", len(photos), len(photos))
+        clock.lap("mapping")
+        named = {row.id: row.path for row in catalog.images("ok")}
+        others = {
+            i: "not in the model that was imported; put it in with: locate add-to-map"
+            for i, name in named.items()
+            if name not in posed.poses
+        }
+        report = summarize(
+            made,
+            catalog,
+            verified_pairs(folder.matches),
+            unused=others | misfits,
+            warnings=[
+                *([f"uncertain: {doubt}"] if doubt else []),
+                *(metric_by_gps(made, gps_of(catalog)) if metric else []),
+            ],
+            seconds=clock.seconds,
+        )
+        report = _with_missing(report, dict.fromkeys(missing, f"is not in {images}"))
+        folder.write(made, summed_up(record, settings, report))
+        return replace(report, warnings=(*posed.notes, *report.warnings))
+
+
+def _with_missing(report: MapReport, missing: Mapping[str, str]) -> MapReport:
+    """With the photos, and why, that nobody could look at."""
+    reasons = {**missing, **dict(report.unregistered)}
+    more = len(reasons) - len(report.unregistered)
+    return replace(report, images=report.images + more, unregistered=tuple(reasons.items()))
+
+
+def _posed_photos(
+    catalog: Catalog, root: int, images: Path, posed: PoseModel
+) -> dict[int, PosedPhoto]:
+    """The photos that have features, by id, ascending, with the camera and pose of the model."""
+    photos: dict[int, PosedPhoto] = {}
+    faults = []
+    for row in catalog.images("ok"):
+        if row.root_id == root and row.path in posed.poses:
+            fault = _fault(row, posed.cameras[row.path])
+            if fault is not None:
+                faults.append(f"{row.path} {fault}")
+    if faults:
+        raise InputError(
+            f"{len(faults)} of the {len(posed.poses)} photos are not as the model's cameras saw them: "
+            f"{some(faults, '; ')}. Give the photos that the model was made of, not resized and not "
+            "turned; where only EXIF turns them, copies without that tag (exiftool -Orientation=)"
+        )
+    for i, row in mapped_rows(catalog).items():
+        if row.root_id == root and row.path in posed.poses:
+            camera = posed.cameras[row.path]
+            camera.has_prior_focal_length = True
+            photos[i] = PosedPhoto(row.path, images / row.path, camera, posed.poses[row.path])
+    if len(photos) < 2:
+        unreadable = [f"{row.path}: {row.error}" for row in catalog.images("failed")]
+        raise InputError(
+            f"only {len(photos)} of the {len(posed.poses)} photos can be used "
+            f"({some(unreadable, '; ') or 'no local features'}); a map needs two or more"
+        )
+    return photos
+
+
+def _fault(row: ImageRow, camera: pycolmap.Camera) -> str | None:
+    """How a photo, turned as its EXIF says, is not the one that the camera took. Some versions of COLMAP
+    turn photos, some do not; where sizes do not tell, nothing does."""
+    size = (camera.width, camera.height)
+    if row.info.size != size:
+        turned = " (turned by EXIF)" if row.info.orientation != 1 else ""
+        return f"is {_px(row.info.size)}{turned}, its camera {_px(size)}"
+    if row.info.orientation in (2, 3, 4) or (row.info.orientation != 1 and size[0] == size[1]):
+        return f"is turned by EXIF (orientation {row.info.orientation})"
+    return None
+
+
+def _doubt(model: pycolmap.Reconstruction, pairs: Iterable[Pair], scale: float) -> str | None:
+    """Why the places of the cameras are uncertain although they were given."""
+    found = examine(model, pairs, scale=scale, calibrated=set(model.cameras))
+    if not found.nothing:
+        return None
+    return (
+        "what the photos have in common is explained by turning the camera on one spot, though by the "
+        f"model the cameras stand apart; nothing in the {model.num_reg_images()} photos confirms that"
+    )
+
+
+def _triangulated(
+    evidence: Evidence,
+    photos: Mapping[int, PosedPhoto],
+    pairs: Sequence[Pair],
+    verified: Mapping[Pair, int],
+    seed: int,
+) -> pycolmap.Reconstruction:
+    """The given poses and our points, under the ids of the catalogue."""
+    ids = list(photos)
+    place = {image_id: k for k, image_id in enumerate(ids)}
+    found = triangulate(
+        list(photos.values()),
+        [evidence.catalog.features(i) for i in ids],
+        lambda a, b: evidence.tentative((ids[a], ids[b])),
+        pairs=[(place[i], place[j]) for i, j in pairs if i in place and j in place],
+        max_error=evidence.max_error,
+        seed=seed,
+    ).model
+    count = found.num_points3D()
+    if found.compute_num_observations() < MIN_POINTS * len(photos):
+        turned = examine_matches(evidence.database, verified, scale=evidence.max_error / MAX_ERROR)
+        if turned is not None and turned > 0.5:
+            told = nothing_moved(len(photos), turned)
+            raise InputError(f"only {count} points can be triangulated: {told}")
+    if count == 0:
+        raise InputError(
+            "no point can be triangulated: the photos see nothing in common from different places; "
+            "take more photos, or use another extractor"
+        )
+    images = {image.image_id: image for image in evidence.database.read_all_images()}
+    made = pycolmap.Reconstruction()
+    for k, image_id in enumerate(ids, 1):
+        camera_id, image = images[image_id].camera_id, found.images[k]
+        if not made.exists_camera(camera_id):
+            made.add_camera_with_trivial_rig(evidence.database.read_camera(camera_id))
+        points = np.array([point.xy for point in image.points2D]).reshape(-1, 2)
+        own = pycolmap.Image(
+            name=image.name, keypoints=points, camera_id=camera_id, image_id=image_id
+        )
+        made.add_image_with_trivial_frame(own, pycolmap.Rigid3d(photos[image_id].cam_from_world))
+    for _, point in sorted(found.points3D.items()):
+        track = pycolmap.Track()
+        for element in point.track.elements:
+            track.add_element(ids[element.image_id - 1], element.point2D_idx)
+        made.add_point3D(point.xyz, track)
+    made.update_point_3d_errors()
+    return made
+
+
+def _hash_of(posed: PoseModel) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(posed.poses):
+        camera = posed.cameras[name]
+        digest.update(repr((name, camera.model_name, camera.width, camera.height)).encode())
+        digest.update(np.asarray(camera.params, np.float64).tobytes())
+        digest.update(np.ascontiguousarray(posed.poses[name], np.float64).tobytes())
+    return digest.hexdigest()
+
+
+def _px(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]} px"

@@ -1,0 +1,329 @@
+"""A map and the cameras that were found in it, as one HTML page to walk around in.
+
+The page needs nothing else: no network, no library; it draws on a plain canvas. Its scene is a frame
+with z up and its zero in the middle of the map: East-North-Up in metres if the map has a georeference,
+else the map turned so that the cameras stand upright, in its own unit.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pycolmap
+
+from locate.geometry.camera_models import is_spherical
+from locate.georef.fitting import level, up_direction
+from locate.georef.georef import Georef
+from locate.localization.pose import Pose
+from locate.types import Array
+from locate.util.printable import in_html, visible
+from pipelines.reports.match_pictures import spread_evenly
+from pipelines.reports.picture_io import write_beside
+from pipelines.reports.pose_export import colmap_camera, photo_names
+
+MAX_POINTS = 60_000  # of the map on the page
+MAX_LINES = 300  # from a query to what it sees
+CONFIDENCE = (
+    2.7955  # sigmas that hold 95 % in three dimensions: the root of chi2's quantile, 7.8147
+)
+_TEMPLATE = Path(__file__).with_name("pose_page.html")
+_LOW, _HIGH = np.array([70, 90, 130]), np.array([235, 215, 170])  # RGB of points without a colour
+
+
+@dataclass(frozen=True, eq=False)
+class ShownCamera:
+    """Attributes:
+    name: of the photo.
+    center: 3 float64 in the scene.
+    axes: 3 x 3 float64, rows: right, down and forward in the scene.
+    corners: 4 x 2 float64, the photo's corners on the plane at depth 1, clockwise from the top left.
+    """
+
+    name: str
+    center: Array
+    axes: Array
+    corners: Array
+
+
+@dataclass(frozen=True, eq=False)
+class ShownQuery:
+    """Attributes:
+    pose: as it was found.
+    name: of the photo.
+    camera: None if it was not localized.
+    ellipsoid: 3 x 3 float64, rows are the half axes of the centre's 95 % ellipsoid; None if unknown.
+    seen: M x 3 float64, inliers' points, at most `MAX_LINES`.
+    facts: (name, value) pairs for people.
+    """
+
+    pose: Pose
+    name: str
+    camera: ShownCamera | None
+    ellipsoid: Array | None
+    seen: Array
+    facts: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class MapScene:
+    """Attributes:
+    points: N x 3 float64 in the scene, at most `MAX_POINTS`.
+    colours: N x 3 uint8.
+    total: how many points the map has.
+    cameras: the mapping ones.
+    queries: in the order given.
+    radius: of what is worth looking at; stray points lie beyond.
+    depth: how far mapping cameras are from what they see, the median.
+    forward: 3 float64 of length 1, where mapping cameras look on average.
+    unit: "m", or "units" of the map.
+    """
+
+    points: Array
+    colours: Array
+    total: int
+    cameras: tuple[ShownCamera, ...]
+    queries: tuple[ShownQuery, ...]
+    radius: float
+    depth: float
+    forward: Array
+    unit: str
+
+    @property
+    def camera_size(self) -> float:
+        """A good length for a camera's frustum: a part of the distance to the next camera."""
+        centers = np.array([camera.center for camera in self.cameras]).reshape(-1, 3)
+        if len(centers) < 2:
+            return 0.06 * self.radius
+        some = centers[spread_evenly(centers, 200)]
+        gaps = np.linalg.norm(some[:, None] - some[None], axis=2)
+        np.fill_diagonal(gaps, np.inf)
+        gap = 0.6 * float(np.median(gaps.min(axis=1)))
+        return float(np.clip(gap, 0.02 * self.radius, 0.08 * self.radius))
+
+    @property
+    def exaggeration(self) -> float:
+        """By how much to blow ellipsoids up so that most can be seen: 1, 2, 5, 10, ..., 1000."""
+        ellipsoids = [query.ellipsoid for query in self.queries if query.ellipsoid is not None]
+        sizes = [np.linalg.norm(axes, axis=1).max() for axes in ellipsoids]
+        if not sizes or np.median(sizes) <= 0:
+            return 1.0
+        wanted = 0.03 * self.radius / float(np.median(sizes))
+        steps = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0]
+        return max((step for step in steps if step <= wanted), default=1.0)
+
+
+def write_pose_page(
+    path: Path,
+    model: pycolmap.Reconstruction,
+    poses: Sequence[Pose],
+    *,
+    title: str = "Where were these photos taken?",
+    georef: Georef | None = None,
+    units: str = "arbitrary",
+    names: Sequence[str] | None = None,
+) -> None:
+    """Write a page with the points of `model`, its cameras and those of `poses`.
+
+    Args:
+        path: replaced when the page is complete; its folder is made if need be.
+        georef, units: of the map, see `MapRecord`.
+        names: of the photos, by default `photo_names`.
+    """
+    scene = make_scene(model, poses, georef=georef, units=units, names=names)
+    # Within a script only "<" could end it or begin a comment.
+    data = json.dumps(_scene_json(scene), allow_nan=False).replace("<", "\\u003c")
+    filled = {"title": in_html(title), "scene": data}
+    page = re.sub(r"{{(\w+)}}", lambda found: filled[found[1]], _TEMPLATE.read_text("utf-8"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_beside(path) as file:
+        file.write(page.encode("utf-8", "replace"))  # file names may hold broken characters
+
+
+def make_scene(
+    model: pycolmap.Reconstruction,
+    poses: Sequence[Pose],
+    *,
+    georef: Georef | None = None,
+    units: str = "arbitrary",
+    names: Sequence[str] | None = None,
+    max_points: int = MAX_POINTS,
+) -> MapScene:
+    """All that is shown, in the frame of the scene.
+
+    Of many points those that most photos see are kept; the middle and the radius are robust to points
+    and cameras that lie far away.
+    """
+    scale, rotation, move = 1.0, level(up_direction(model)), np.zeros(3)
+    if georef is not None:
+        scale, rotation, move = georef.scale, georef.rotation, georef.translation
+    raw, colours = _points(model, max_points)
+    views = []
+    for image_id in sorted(model.reg_image_ids()):
+        image = model.images[image_id]
+        camera = model.cameras[image.camera_id]
+        views.append((image.name, np.asarray(image.cam_from_world().matrix()), camera))
+    points = scale * raw @ rotation.T + move
+    centers = np.array([-pose[:, :3].T @ pose[:, 3] for _, pose, _ in views]).reshape(-1, 3)
+    centers = scale * centers @ rotation.T + move
+    basis = points if len(points) else centers
+    middle = np.median(basis, axis=0) if len(basis) else np.zeros(3)
+    shares = ((points, 75), (centers, 95))  # per cent that must be in sight at first
+    away = [(np.linalg.norm(part - middle, axis=1), share) for part, share in shares if len(part)]
+    radius = max([float(np.percentile(part, share)) for part, share in away], default=0.0) or 1.0
+    move = move - middle
+    unit = "m" if georef is not None or units == "metre" else "units"
+
+    def place(name: str, pose: Array, camera: pycolmap.Camera | None) -> ShownCamera:
+        center = scale * rotation @ (-pose[:, :3].T @ pose[:, 3]) + move
+        return ShownCamera(name, center, pose[:, :3] @ rotation.T, _corners(camera))
+
+    cameras = tuple(place(*view) for view in views)
+    shown = []
+    for name, pose in zip(photo_names(poses) if names is None else names, poses, strict=True):
+        at = None
+        if pose.cam_from_world is not None:
+            at = place(
+                name,
+                pose.cam_from_world,
+                None if pose.camera is None else colmap_camera(pose.camera),
+            )
+        chosen = pose.world_points[spread_evenly(pose.points, MAX_LINES)]
+        seen = scale * chosen.reshape(-1, 3) @ rotation.T + move
+        axes = _ellipsoid(pose.covariance, scale * rotation)
+        facts = _facts(pose, georef, axes, unit)
+        shown.append(ShownQuery(pose, name, at, axes, seen, facts))
+    forwards = np.array([camera.axes[2] for camera in cameras]).reshape(-1, 3).sum(axis=0)
+    length = float(np.linalg.norm(forwards))
+    return MapScene(
+        points - middle,
+        colours,
+        model.num_points3D(),
+        cameras,
+        tuple(shown),
+        radius,
+        _depth(points - middle, cameras, radius),
+        forwards / length if length > 1e-6 else np.array([0.0, 1.0, 0.0]),
+        unit,
+    )
+
+
+def _points(model: pycolmap.Reconstruction, limit: int) -> tuple[Array, Array]:
+    """N x 3 float64 and N x 3 uint8; a ramp by height where the model has no colours."""
+    ids = sorted(model.points3D)
+    if len(ids) > limit:
+        tracks = np.array([model.points3D[i].track.length() for i in ids])
+        # Ties in a random order: ids follow the photos, and whole walls would go.
+        ties = np.random.default_rng(0).permutation(len(ids))
+        ids = [ids[k] for k in np.sort(np.lexsort((ties, -tracks))[:limit])]
+    points = np.array([model.points3D[i].xyz for i in ids], np.float64).reshape(-1, 3)
+    colours = np.array([model.points3D[i].color for i in ids], np.uint8).reshape(-1, 3)
+    if ids and not colours.any():
+        heights = points @ up_direction(model)
+        low, high = np.percentile(heights, (5, 95))
+        part = np.clip((heights - low) / max(high - low, 1e-12), 0, 1)[:, None]
+        colours = np.rint(_LOW + part * (_HIGH - _LOW)).astype(np.uint8)
+    return points, colours
+
+
+def _corners(camera: pycolmap.Camera | None) -> Array:
+    if camera is None or is_spherical(
+        camera
+    ):  # which sees everything; this shows where its middle is
+        return np.array([[-0.5, -0.4], [0.5, -0.4], [0.5, 0.4], [-0.5, 0.4]])
+    w, h, f = camera.width, camera.height, camera.mean_focal_length()
+    pixels = np.array([[0, 0], [w, 0], [w, h], [0, h]], np.float64)
+    plane = np.asarray(camera.cam_from_img(pixels), np.float64)
+    # Far outside of its calibration a model of distortion may give anything.
+    fine = np.isfinite(plane).all() and np.abs(plane).max() < 20
+    return plane if fine else (pixels - (w / 2, h / 2)) / f
+
+
+def _ellipsoid(covariance: Array | None, turn: Array) -> Array | None:
+    """Rows: half axes of the 95 % ellipsoid of the centre, after `turn` (3 x 3, with the scale)."""
+    if covariance is None:
+        return None
+    values, vectors = np.linalg.eigh(turn @ covariance[:3, :3] @ turn.T)
+    return np.asarray((CONFIDENCE * np.sqrt(np.maximum(values, 0)) * vectors).T)
+
+
+def _depth(points: Array, cameras: Sequence[ShownCamera], radius: float) -> float:
+    """The median over cameras of the median depth of the points in their view."""
+    depths = []
+    for camera in cameras:
+        x, y, z = camera.axes @ (points - camera.center).T
+        low, high = camera.corners.min(axis=0), camera.corners.max(axis=0)
+        ahead = z > 0
+        x, y, z = x[ahead], y[ahead], z[ahead]
+        inside = (x > low[0] * z) & (x < high[0] * z) & (y > low[1] * z) & (y < high[1] * z)
+        if inside.any():
+            depths.append(np.median(z[inside]))
+    return float(np.median(depths)) if depths else radius
+
+
+def _facts(
+    pose: Pose, georef: Georef | None, axes: Array | None, unit: str
+) -> tuple[tuple[str, str], ...]:
+    facts = [("verdict", pose.verdict), ("reason", pose.reason)]
+    facts.append(("inliers", f"{pose.inliers} of {pose.matches} matches"))
+    if np.isfinite(pose.error):
+        facts.append(("error", f"{pose.error:.2f} px"))
+    if axes is not None:
+        half = float(np.linalg.norm(axes, axis=1).max())
+        facts.append(("95 % within", f"{half:.3g} {unit}"))
+    if pose.center is not None:
+        facts.append(("centre in the map", ", ".join(f"{v:.4g}" for v in pose.center)))
+        if georef is not None and pose.cam_from_world is not None:
+            heading, pitch = georef.heading_pitch(pose.cam_from_world)
+            facts.append(("heading, pitch", f"{heading:.1f}°, {pitch:.1f}°"))
+            if georef.origin is not None:
+                latitude, longitude, _ = georef.wgs84(pose.center)[0]
+                facts.append(("latitude, longitude", f"{latitude:.7f}, {longitude:.7f}"))
+    if pose.images:
+        facts.append(("seen in", ", ".join(pose.images[:3])))
+    return tuple(facts)
+
+
+def _scene_json(scene: MapScene) -> dict[str, Any]:
+    def packed(values: Array, kind: str) -> str:
+        return base64.b64encode(np.ascontiguousarray(values, kind).tobytes()).decode()
+
+    def camera_json(camera: ShownCamera) -> dict[str, Any]:
+        return {
+            "name": visible(camera.name),
+            "center": camera.center.tolist(),
+            "axes": camera.axes.tolist(),
+            "corners": camera.corners.tolist(),
+        }
+
+    return {
+        "points": packed(scene.points, "<f4"),
+        "colours": packed(scene.colours, "u1"),
+        "total": scene.total,
+        "cameras": [camera_json(camera) for camera in scene.cameras],
+        "queries": [
+            {
+                "name": visible(query.name),
+                "verdict": query.pose.verdict,
+                "inliers": query.pose.inliers,
+                "error": None if np.isnan(query.pose.error) else query.pose.error,
+                "facts": [[visible(part) for part in fact] for fact in query.facts],
+                "camera": None if query.camera is None else camera_json(query.camera),
+                "ellipsoid": None if query.ellipsoid is None else query.ellipsoid.tolist(),
+                "seen": packed(query.seen, "<f4"),
+            }
+            for query in scene.queries
+        ],
+        "radius": scene.radius,
+        "depth": scene.depth,
+        "forward": scene.forward.tolist(),
+        "unit": scene.unit,
+        "cameraSize": scene.camera_size,
+        "exaggeration": scene.exaggeration,
+    }

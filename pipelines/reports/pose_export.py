@@ -1,0 +1,409 @@
+"""Localized photos as files of other programs, in the frame of the map, in metres, or on the earth.
+
+    form      what it is                                            direction        reads it
+    json      every record with its verdict, and where it is        cam_from_world   anything
+    hloc      text: name qw qx qy qz tx ty tz                       cam_from_world   hloc, benchmarks
+    colmap    folder: cameras.txt, images.txt                       cam_from_world   COLMAP
+    kapture   folder: sensors/ (kapture 1.1)                        cam_from_world   kapture
+    tum       text: timestamp tx ty tz qx qy qz qw                  world_from_cam   evo, TUM RGB-D
+    kitti     text: 12 numbers of a 3 x 4 matrix                    world_from_cam   evo, KITTI odometry
+    geojson   points with heading (RFC 7946: longitude first)       -                QGIS, web maps
+    kml       points with view                                      -                Google Earth
+
+Text files begin with comments that name direction, frame and unit, and the photos that were left out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pycolmap
+
+from locate.errors import InputError, UnknownNameError
+from locate.formats.trajectories import FORMATS, bare_name, write_poses
+from locate.geometry.camera_models import SPHERICAL
+from locate.georef.georef import Georef
+from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, Camera, Pose, quaternion_of
+from locate.types import Array
+from pipelines.reports.picture_io import write_beside
+
+FORMS = ("json", "hloc", "colmap", "kapture", "tum", "kitti", "geojson", "kml")
+Frame = Literal["map", "enu"]
+
+_DIRECTIONS = {
+    "cam_from_world": "cam_from_world: x_cam = R x_world + t",
+    "world_from_cam": "world_from_cam: x_world = R x_cam + t, t is the camera's centre",
+}
+_COLUMNS = {
+    "hloc": "name qw qx qy qz tx ty tz",
+    "colmap": "IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME",
+    "kapture": "timestamp, device_id, qw, qx, qy, qz, tx, ty, tz",
+    "tum": "timestamp tx ty tz qx qy qz qw",
+    "kitti": "r11 r12 r13 tx r21 r22 r23 ty r31 r32 r33 tz",
+}
+_AXES = "camera: x right, y down, z forward"
+_VIEW = 10.0  # metres, of the line that shows in KML where a camera looks
+
+
+def write_poses_as(
+    path: Path,
+    poses: Sequence[Pose],
+    form: str,
+    *,
+    georef: Georef | None = None,
+    frame: Frame = "map",
+    units: str = "arbitrary",
+    names: Sequence[str] | None = None,
+    uncertain: bool = False,
+    numbered: bool = False,
+) -> int:
+    """Write what `locate localize` found, whole or not at all.
+
+    Args:
+        path: the file, or for "colmap" and "kapture" the folder; replaced.
+        form: one of `FORMS`.
+        georef: of the map. "geojson" and "kml" need one with an origin; "json" gains by any.
+        frame: "enu" writes poses in metres East-North-Up, which needs `georef`.
+        units: of the map: "metre" or "arbitrary", see `MapRecord`.
+        names: of the photos in the file, by default `photo_names`.
+        uncertain: write poses of that verdict too. "json" has every record anyway.
+        numbered: "tum" gets the positions in `poses`, 0, 1, 2, ..., for timestamps; otherwise photos
+            must be named by them.
+
+    Returns:
+        How many poses were written.
+
+    Raises:
+        InputError: the form needs what is missing, or cannot hold a name; the message has the cure.
+    """
+    if form not in FORMS:
+        raise UnknownNameError("form of poses", form, FORMS)
+    if frame == "enu" and georef is None:
+        raise InputError("the map has no georeference for poses in metres; run locate georef")
+    called = photo_names(poses) if names is None else list(names)
+    if len(called) != len(poses):
+        raise InputError(f"{len(poses)} poses need {len(poses)} names, got {len(called)}")
+    kept = [
+        (name, pose, number)
+        for number, (name, pose) in enumerate(zip(called, poses, strict=True))
+        if pose.verdict == LOCALIZED or (uncertain and pose.verdict != NOT_LOCALIZED)
+    ]
+    if form in ("json", "geojson", "kml"):
+        if form == "json":
+            text = _dumped(poses_json(poses, georef=georef, units=units, names=called))
+        elif form == "geojson":
+            text = _dumped(poses_geojson(poses, georef, names=called, uncertain=uncertain))
+        else:
+            text = poses_kml(poses, georef, names=called, uncertain=uncertain)
+        _write(path, text)
+        return len(poses) if form == "json" else len(kept)
+    _check_names([name for name, _, _ in kept], "" if numbered else form)
+    matrices = [_in_frame(pose, georef if frame == "enu" else None) for _, pose, _ in kept]
+    numbers = [number for _, _, number in kept]
+    direction = FORMATS[form].direction if form in FORMATS else "cam_from_world"
+    header = [
+        f"{_DIRECTIONS[direction]}; {_AXES}",
+        f"world: {_frame_text(georef if frame == 'enu' else None, units)}",
+        f"columns: {_COLUMNS[form]}",
+    ]
+    if form == "kitti" or (form == "tum" and numbered):
+        rows = numbers if form == "tum" else range(len(kept))
+        header += [f"{row}: {_line(k[0])}" for row, k in zip(rows, kept, strict=True)]
+    written = {name for name, _, _ in kept}
+    header += [
+        f"left out, {pose.verdict}: {_line(name)}: {_line(pose.reason)}"
+        for name, pose in zip(called, poses, strict=True)
+        if name not in written
+    ]
+    by_name = {name: matrix for (name, _, _), matrix in zip(kept, matrices, strict=True)}
+    if form == "kapture":
+        _write_kapture(path, [(n, p, i, by_name[n]) for n, p, i in kept], header)
+        return len(kept)
+    if form == "tum" and numbered:
+        by_name = {str(i): by_name[name] for name, _, i in kept}
+    cameras = {n: _camera(n, p) for n, p, _ in kept} if form == "colmap" else None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_poses(path, by_name, form, cameras=cameras, header=header)
+    return len(kept)
+
+
+def photo_names(poses: Sequence[Pose]) -> list[str]:
+    """The photos' paths below the folder that they share, with forward slashes; "pixels-3" for the
+    fourth if it is pixels in memory."""
+    folders = [pose.photo.absolute().parent for pose in poses if pose.photo is not None]
+    try:
+        base = Path(os.path.commonpath(folders)) if folders else Path()
+    except ValueError:  # on several drives
+        base = None
+    names = []
+    for number, pose in enumerate(poses):
+        if pose.photo is None:
+            names.append(f"pixels-{number}")
+        elif base is None:
+            names.append(pose.photo.as_posix())
+        else:
+            names.append(pose.photo.absolute().relative_to(base).as_posix())
+    return names
+
+
+def poses_json(
+    poses: Sequence[Pose],
+    *,
+    georef: Georef | None = None,
+    units: str = "arbitrary",
+    names: Sequence[str] | None = None,
+) -> dict[str, Any]:
+    """JSON-able: every record of a batch (`Pose.to_json`) with its `name`, and with a georeference `enu`
+    (the same pose and covariance in metres, heading, pitch) and `wgs84`."""
+    called = photo_names(poses) if names is None else names
+    records = []
+    for name, pose in zip(called, poses, strict=True):
+        records.append({"name": name, **pose.to_json(), **_placed(pose, georef)})
+    return {
+        "direction": f"{_DIRECTIONS['cam_from_world']}; {_AXES}",
+        "world": _frame_text(None, units),
+        "georef": None if georef is None else georef.to_json(),
+        "poses": records,
+    }
+
+
+def poses_geojson(
+    poses: Sequence[Pose],
+    georef: Georef | None,
+    *,
+    names: Sequence[str] | None = None,
+    uncertain: bool = False,
+) -> dict[str, Any]:
+    """A FeatureCollection of the cameras' centres, longitude first (RFC 7946). Without known heights
+    (`Georef.vertical` is "none") positions have no altitude.
+
+    Raises:
+        InputError: there is no georeference with an origin.
+    """
+    place = _on_earth(georef, "GeoJSON")
+    features, missing = [], []
+    called = photo_names(poses) if names is None else names
+    for name, pose in zip(called, poses, strict=True):
+        if pose.verdict == NOT_LOCALIZED or (pose.verdict != LOCALIZED and not uncertain):
+            missing.append({"name": name, "verdict": pose.verdict, "reason": pose.reason})
+            continue
+        found = _placed(pose, place)
+        where = found["wgs84"]
+        position = [where["longitude"], where["latitude"]]
+        if where["altitude"] is not None:
+            position.append(where["altitude"])
+        facts = {
+            "name": name,
+            "verdict": pose.verdict,
+            "heading_deg": found["enu"]["heading_deg"],
+            "pitch_deg": found["enu"]["pitch_deg"],
+            "inliers": pose.inliers,
+            "error_px": None if np.isnan(pose.error) else pose.error,
+        }
+        if pose.covariance is not None:
+            variances = np.diag(place.enu_covariance(pose.covariance))
+            facts["horizontal_sigma_m"] = float(np.sqrt(variances[0] + variances[1]))
+            facts["vertical_sigma_m"] = float(np.sqrt(variances[2]))
+        geometry = {"type": "Point", "coordinates": position}
+        features.append({"type": "Feature", "geometry": geometry, "properties": facts})
+    return {"type": "FeatureCollection", "features": features, "left_out": missing}
+
+
+def poses_kml(
+    poses: Sequence[Pose],
+    georef: Georef | None,
+    *,
+    names: Sequence[str] | None = None,
+    uncertain: bool = False,
+) -> str:
+    """KML 2.2 text: a placemark each, with a line along its optical axis and a view that an earth
+    browser flies to. Altitudes count from sea level; without known heights all lie on the ground.
+
+    Raises:
+        InputError: there is no georeference with an origin.
+    """
+    place = _on_earth(georef, "KML")
+    collection = poses_geojson(poses, place, names=names, uncertain=uncertain)
+    marks = []
+    for feature in collection["features"]:
+        longitude, latitude, *rest = feature["geometry"]["coordinates"]
+        marks.append(_placemark(feature["properties"], longitude, latitude, *rest))
+    left = "".join(
+        f"{escape(_line(entry['name']))}: {escape(_line(entry['reason']))}\n"
+        for entry in collection["left_out"]
+    )
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n<kml xmlns="http://www.opengis.net/kml/2.2">\n'
+        f"<Document>\n<name>locate</name>\n<description>Left out:\n{left or 'none'}</description>\n"
+        f"{''.join(marks)}</Document>\n</kml>\n"
+    )
+
+
+def _placemark(
+    facts: Mapping[str, Any],
+    longitude: float,
+    latitude: float,
+    altitude: float | None = None,
+) -> str:
+    mode = "clampToGround" if altitude is None else "absolute"
+    start = f"{longitude:.9f},{latitude:.9f},{0.0 if altitude is None else altitude:.3f}"
+    heading, pitch = facts["heading_deg"], facts["pitch_deg"]
+    h, p = np.radians([heading, pitch])
+    step = _VIEW * np.array([np.sin(h) * np.cos(p), np.cos(h) * np.cos(p), np.sin(p)])
+    earth = pycolmap.GPSTransform(pycolmap.GPSTransformEllipsoid.WGS84)
+    base = (latitude, longitude, altitude or 0.0)
+    lat, lon, alt = earth.enu_to_ellipsoid(step[None], *base)[0]
+    about = ", ".join(f"{key} {value}" for key, value in facts.items() if key != "name")
+    # KML tilts a camera up from straight down. A roll is left out: photos are upright.
+    view = (
+        ""
+        if altitude is None
+        else (
+            f"<Camera><longitude>{longitude:.9f}</longitude><latitude>{latitude:.9f}</latitude>"
+            f"<altitude>{altitude:.3f}</altitude><heading>{heading:.3f}</heading>"
+            f"<tilt>{np.clip(pitch + 90, 0, 180):.3f}</tilt><altitudeMode>{mode}</altitudeMode></Camera>"
+        )
+    )
+    return (
+        f"<Placemark><name>{escape(_line(facts['name']))}</name>"
+        f"<description>{escape(about)}</description>{view}<MultiGeometry>"
+        f"<Point><altitudeMode>{mode}</altitudeMode><coordinates>{start}</coordinates></Point>"
+        f"<LineString><altitudeMode>{mode}</altitudeMode><coordinates>{start} "
+        f"{lon:.9f},{lat:.9f},{alt:.3f}</coordinates></LineString>"
+        "</MultiGeometry></Placemark>\n"
+    )
+
+
+def colmap_camera(camera: Camera) -> pycolmap.Camera:
+    """The same camera as COLMAP's object."""
+    return pycolmap.Camera(
+        model=camera.model, width=camera.width, height=camera.height, params=list(camera.params)
+    )
+
+
+# Parts of them
+
+
+def _placed(pose: Pose, georef: Georef | None) -> dict[str, Any]:
+    """`enu` and `wgs84` of a record, both None without a pose; nothing without a georeference."""
+    if georef is None:
+        return {}
+    if pose.cam_from_world is None or pose.center is None:
+        return {"enu": None, "wgs84": None}
+    matrix = georef.enu_pose(pose.cam_from_world)
+    heading, pitch = georef.heading_pitch(pose.cam_from_world)
+    covariance = None if pose.covariance is None else georef.enu_covariance(pose.covariance)
+    enu = {
+        "cam_from_enu": {
+            "quaternion_wxyz": quaternion_of(matrix[:, :3]).tolist(),
+            "translation": matrix[:, 3].tolist(),
+        },
+        "center": georef.enu(pose.center)[0].tolist(),
+        "covariance": None if covariance is None else covariance.tolist(),
+        "heading_deg": heading,
+        "pitch_deg": pitch,
+    }
+    if georef.origin is None:
+        return {"enu": enu, "wgs84": None}
+    latitude, longitude, altitude = georef.wgs84(pose.center)[0].tolist()
+    known = None if georef.vertical == "none" else altitude
+    place = {"latitude": latitude, "longitude": longitude, "altitude": known}
+    return {"enu": enu, "wgs84": place}
+
+
+def _on_earth(georef: Georef | None, what: str) -> Georef:
+    if georef is None or georef.origin is None:
+        raise InputError(
+            f"{what} needs to know where on the earth the map lies; run locate georef with GPS tags or "
+            "coordinates in degrees first"
+        )
+    return georef
+
+
+def _in_frame(pose: Pose, georef: Georef | None) -> Array:
+    assert pose.cam_from_world is not None
+    return pose.cam_from_world if georef is None else georef.enu_pose(pose.cam_from_world)
+
+
+def _frame_text(georef: Georef | None, units: str) -> str:
+    if georef is None:
+        known = "metres" if units == "metre" else "arbitrary units (the map is not metric)"
+        return f"the frame of the map, in {known}"
+    if georef.origin is None:
+        return "local frame of the georeference, in metres"
+    latitude, longitude, altitude = georef.origin
+    return (
+        "metres East-North-Up about WGS84 "
+        f"latitude {latitude:.9f}, longitude {longitude:.9f}, altitude {altitude:.3f}"
+    )
+
+
+def _line(text: str) -> str:
+    """`text` on one line, without what a text file or XML cannot hold."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _check_names(names: Sequence[str], form: str) -> None:
+    seen: set[str] = set()
+    for name in names:
+        key = bare_name(name) if form == "tum" else name
+        if key in seen:
+            raise InputError(f"{key} is among the photos twice; give each once")
+        seen.add(key)
+        if _line(name) != name or name.startswith("#") or name != name.strip():
+            raise InputError(f"the name {name!r} cannot stand in a text file; rename the photo")
+        if form == "kapture" and "," in name:
+            raise InputError(f"kapture allows no comma in {name!r}; rename the photo")
+
+
+def _camera(name: str, pose: Pose) -> pycolmap.Camera:
+    if pose.camera is None:
+        raise InputError(f"the camera of {name} is not known, which this form needs; give it")
+    return colmap_camera(pose.camera)
+
+
+def _write_kapture(
+    folder: Path, kept: Sequence[tuple[str, Pose, int, Array]], header: Sequence[str]
+) -> None:
+    """Format: https://github.com/naver/kapture/blob/main/kapture_format.adoc. Timestamps are positions
+    in the batch; equal cameras are one sensor."""
+    sensors: dict[tuple[object, ...], str] = {}
+    records, trajectory = [], []
+    for name, pose, number, matrix in kept:
+        _camera(name, pose)
+        assert pose.camera is not None
+        camera = pose.camera
+        key = (camera.model, camera.width, camera.height, *map(float, camera.params))
+        device = sensors.setdefault(key, f"camera{len(sensors)}")
+        records.append(f"{number}, {device}, {name}")
+        values = [*quaternion_of(matrix[:, :3]), *matrix[:, 3]]
+        trajectory.append(", ".join([str(number), device, *(repr(float(v)) for v in values)]))
+    cameras = []
+    for (model, *rest), device in sensors.items():
+        # The only model of kapture's that a sphere may be: its size, and nothing else.
+        key = ("UNKNOWN_CAMERA", *rest[:2]) if model == SPHERICAL else (model, *rest)
+        cameras.append(", ".join([device, "", "camera", *map(str, key)]))
+    place = folder / "sensors"
+    for file, columns, lines in (
+        ("records_camera.txt", ["timestamp, device_id, image_path"], records),
+        ("trajectories.txt", header, trajectory),
+        ("sensors.txt", ["sensor_id, name, sensor_type, [sensor_params]+"], cameras),
+    ):
+        comments = [f"# {line}" for line in ("kapture format: 1.1", *columns)]
+        _write(place / file, "\n".join([*comments, *lines]) + "\n")
+
+
+def _dumped(values: dict[str, Any]) -> str:
+    return json.dumps(values, indent=1, allow_nan=False) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with write_beside(path) as file:
+        file.write(text.encode("utf-8", "replace"))  # file names may hold broken characters

@@ -1,0 +1,157 @@
+"""`locate calibrate`: how much evidence proves a match, measured on places left out of the index."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from index import lock
+from index.catalog import Catalog
+from index.records import ImageRow
+from locate.errors import ImageError, InputError
+from locate.retrieval.ranking import strength_of
+from locate.retrieval.verdict import MATCH, Calibration, calibrate
+from locate.types import Answer
+from pipelines.indexing.build import Progress
+from pipelines.retrieval.database import SHORTLIST, Database
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """Attributes:
+    calibration: the rule.
+    false_accepts: share of the photos of left-out places that the rule calls "match".
+    known_queries: photos that were also asked for with their place in the index (itself left out).
+    right_answers: share of these whose verdict is "match" with the right label.
+    wrong_answers: share of these whose verdict is "match" with a wrong label.
+    worst: (photo, evidence, image) of the strongest false candidates: look at them, a label may lie.
+    """
+
+    calibration: Calibration
+    false_accepts: float
+    known_queries: int
+    right_answers: float
+    wrong_answers: float
+    worst: list[tuple[str, float, str]]
+    saved: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def calibrate_database(
+    index: Path,
+    *,
+    queries: int = 1500,
+    seed: int = 0,
+    known: bool = True,
+    save: bool = False,
+    progress: Progress | None = None,
+) -> CalibrationReport:
+    """Ask a labelled index for its own photos, once without any image of their landmark (whatever
+    is found then is chance) and once without only themselves.
+
+    Args:
+        queries: so many of its photos, drawn by `seed` evenly over the landmarks.
+        known: ask the second question as well; the rule follows from the first alone.
+        save: keep the rule in the database, which then judges by it.
+
+    Raises:
+        InputError: fewer than two landmarks, or too few photos to bound false matches by 1 %.
+    """
+    with Catalog.open(index) as catalog:
+        rows = [row for row in catalog.images("ok") if row.label is not None]
+        roots = catalog.roots()
+    sizes = Counter(row.label for row in rows)
+    if len(sizes) < 2:
+        raise InputError(
+            f"{index} has {len(sizes)} landmarks; a place can be left out only where there are "
+            "others (index with --label-from)"
+        )
+    chosen = _evenly(rows, queries, seed)
+    unknown: list[tuple[float, str, str]] = []
+    answered: list[tuple[ImageRow, Answer]] = []
+    with_place = [row for row in chosen if sizes[row.label] > 1] if known else []
+    questions = [(row, _label_is(row.label)) for row in chosen]
+    questions += [(row, _is_image(row.id)) for row in with_place]
+    with Database(index) as db:
+        fingerprint = db.extractor_info.fingerprint
+        # Judge nothing yet, so that every photo is tried turned too and the strongest evidence wins.
+        db.calibration = Calibration(fingerprint, 1e9, -1e9, 0, (), SHORTLIST, "")
+        answers = db.query_each((roots[r.root_id] / r.path, exclude) for r, exclude in questions)
+        for done, ((row, _), answer) in enumerate(zip(questions, answers, strict=True), 1):
+            if isinstance(answer, ImageError):
+                continue  # the photo is gone since it was indexed
+            if done > len(chosen):
+                answered.append((row, answer))
+            elif answer.candidates:
+                strongest = max(answer.candidates, key=strength_of)
+                unknown.append((strength_of(strongest), row.path, strongest.image))
+            else:  # a search by local features may find nothing at all
+                unknown.append((0.0, row.path, ""))
+            if progress:
+                progress(done, len(questions))
+    rule = calibrate(
+        [evidence for evidence, _, _ in unknown],
+        extractor=fingerprint,
+        shortlist=SHORTLIST,
+        data=f"{len(unknown)} photos of {len(sizes)} places",
+    )
+    if save:
+        with lock.writer(index), Catalog.create(index) as catalog, catalog.transaction():
+            catalog.set_meta("calibration", rule.to_json())
+    right, wrong = _answers(rule, answered)
+    return CalibrationReport(
+        calibration=rule,
+        false_accepts=sum(e >= rule.match_evidence for e, _, _ in unknown) / len(unknown),
+        known_queries=len(answered),
+        right_answers=right,
+        wrong_answers=wrong,
+        worst=[(photo, evidence, image) for evidence, photo, image in sorted(unknown)[:-21:-1]],
+        saved=save,
+    )
+
+
+def _evenly(rows: Sequence[ImageRow], count: int, seed: int) -> list[ImageRow]:
+    """`count` rows, taking turns among the labels, so that no large landmark drowns the others."""
+    generator = random.Random(seed)  # noqa: S311
+    by_label: dict[str, list[ImageRow]] = {}
+    for row in rows:
+        by_label.setdefault(row.label or "", []).append(row)
+    for group in by_label.values():
+        generator.shuffle(group)
+    chosen: list[ImageRow] = []
+    while len(chosen) < min(count, len(rows)):
+        for group in by_label.values():
+            if group and len(chosen) < count:
+                chosen.append(group.pop())
+    return chosen
+
+
+def _label_is(label: str | None) -> Any:
+    return lambda row: row.label == label
+
+
+def _is_image(image_id: int) -> Any:
+    return lambda row: row.id == image_id
+
+
+def _answers(rule: Calibration, known: Sequence[tuple[ImageRow, Answer]]) -> tuple[float, float]:
+    """Shares of right and wrong matches by `rule` (the answers were judged by an older one)."""
+    right = wrong = 0
+    for row, answer in known:
+        if not answer.candidates:
+            continue
+        best = max(answer.candidates, key=strength_of)
+        if rule.verdict(strength_of(best)) != MATCH:
+            continue
+        if best.label == row.label:
+            right += 1
+        else:
+            wrong += 1
+    n = max(len(known), 1)
+    return right / n, wrong / n

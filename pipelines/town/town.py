@@ -1,0 +1,166 @@
+"""A made-up town, photographed: the demo's photo folder and an exact ground truth.
+
+    from pipelines.town.town import make_town
+    town = make_town(Path("runs/town"))     # about half a minute on one core
+
+Written: landmarks/<name>/01.jpg ..., queries/*.jpg, truth.json and colmap/*.txt (see town_files). The
+two buildings of queries/elsewhere-*.jpg stand in no picture of their own under landmarks/; one query
+is turned by 90 degrees and has no EXIF orientation.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.town.files import Shot, save, shot_from_json, write_colmap, write_truth
+from pipelines.town.model import U8, Camera
+from pipelines.town.paint import seeded
+from pipelines.town.paving import meadow
+from pipelines.town.scene import ELSEWHERE, LANDMARKS, Place, horizon, place
+from pipelines.town.view import photograph_one
+
+
+@dataclass(frozen=True)
+class Town:
+    """What make_town wrote, or found: created is False where there was nothing left to do."""
+
+    root: Path
+    created: bool
+    landmarks: tuple[str, ...]
+    shots: tuple[Shot, ...]
+
+
+def make_town(
+    out: Path,
+    *,
+    seed: int = 0,
+    landmarks: int = 8,
+    views: int = 6,
+    size: tuple[int, int] = (800, 600),
+) -> Town:
+    """Render the town into `out`; a complete town of the same settings is left as it is.
+
+    size: (width, height) pixels. Same settings, same bytes.
+    """
+    if not 1 <= landmarks <= len(LANDMARKS):
+        raise ValueError(f"landmarks is {landmarks}; this town has 1 to {len(LANDMARKS)}")
+    if not 1 <= views <= 99:
+        raise ValueError(f"views is {views}; give 1 to 99 per landmark")
+    if min(size) < 32:
+        raise ValueError(f"size is {size[0]} x {size[1]}; give at least 32 x 32 pixels")
+    settings = {"seed": seed, "landmarks": landmarks, "views": views, "size": list(size)}
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; name a folder for the town")
+    if out.is_dir() and any(out.iterdir()):
+        return _existing(out, settings)
+    names = tuple(list(LANDMARKS)[:landmarks])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = out.parent / f".{out.name}.partial-{os.getpid()}"
+    unfinished.mkdir()
+    try:
+        shots = _photograph(unfinished, names, seed, views, size)
+        write_colmap(unfinished / "colmap", shots)
+        write_truth(unfinished / "truth.json", shots, names, settings)
+        unfinished.replace(out)  # an empty folder of that name gives way
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return Town(out, True, names, tuple(shots))
+
+
+def _existing(out: Path, settings: dict[str, Any]) -> Town:
+    """The town already at out, if it is this one."""
+    truth = out / "truth.json"
+    if not truth.is_file():
+        raise ValueError(f"{out} is not empty and is no town (no truth.json); name another folder")
+    data = json.loads(truth.read_text(encoding="utf-8"))
+    if not isinstance(data, dict) or data.get("settings") != settings:
+        found = data.get("settings") if isinstance(data, dict) else None
+        raise ValueError(
+            f"{out} holds a town made with {found}, not {settings}; name another folder"
+        )
+    shots = tuple(shot_from_json(item) for item in data["images"])
+    missing = [s.file for s in shots if not (out / s.file).is_file()]
+    if missing:
+        raise ValueError(f"{out} lacks {missing[0]} and {len(missing) - 1} more; delete it")
+    return Town(out, False, tuple(data["landmarks"]), shots)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A picture to take: its number among all, its place, which view of it (see plan_view)."""
+
+    number: int
+    file: str
+    place: Place
+    landmark: str | None
+    index: int
+
+
+def _photograph(
+    root: Path, names: tuple[str, ...], seed: int, views: int, size: tuple[int, int]
+) -> list[Shot]:
+    """Render and save every picture of the town.
+
+    Each picture has its own generator and only reads the scene, so threads change no byte of it.
+    """
+    workers = min(4, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers, "town") as pool:
+        places = list(pool.map(partial(place, seed), (*names, *ELSEWHERE)))
+        faces = [meadow(seed), *(f for p in places for f in p.faces)]
+        sky = horizon(seed)
+        turned = names[seeded(seed, "turned").integers(len(names))]
+        wanted = _wanted(places, names, turned, views)
+        for name in names:
+            (root / "landmarks" / name).mkdir(parents=True)
+        (root / "queries").mkdir()
+
+        def take(w: _Wanted) -> Shot:
+            camera, picture = photograph_one(faces, w.place, sky, seed, w.index, views, size)
+            image = picture.image
+            if w.index > views:
+                camera, image = _turned(camera, image)
+            return save(root, w.file, w.landmark, camera, image, w.number)
+
+        return list(pool.map(take, wanted))
+
+
+def _wanted(places: list[Place], names: tuple[str, ...], turned: str, views: int) -> list[_Wanted]:
+    """Every picture in the order of the truth: per place its views, its query, its turned query."""
+    out: list[_Wanted] = []
+    for p in places:
+        landmark = p.name if p.name in names else None
+        if landmark:
+            for i in range(views):
+                file = f"landmarks/{p.name}/{i + 1:02d}.jpg"
+                out.append(_Wanted(len(out), file, p, landmark, i))
+        out.append(_Wanted(len(out), f"queries/{p.name}.jpg", p, landmark, views))
+        if landmark == turned:
+            file = f"queries/{p.name}-turned.jpg"
+            out.append(_Wanted(len(out), file, p, landmark, views + 1))
+    return out
+
+
+def _turned(camera: Camera, image: U8) -> tuple[Camera, U8]:
+    """The picture turned by 90 degrees to the left, and the camera that would have taken it.
+
+    Pixel (x, y) goes to (y, w - 1 - x): the camera's x axis becomes its old y, its y the old -x.
+    """
+    turn = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    moved = replace(
+        camera,
+        width=camera.height,
+        height=camera.width,
+        rotation=turn @ camera.rotation,
+        translation=turn @ camera.translation,
+    )
+    return moved, np.ascontiguousarray(np.rot90(image))

@@ -1,0 +1,284 @@
+"""From a folder of photos to a weights file with its record: `locate train`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from filelock import FileLock, Timeout
+from torch import nn
+
+from locate.errors import InputError
+from locate.extractors.recipes import create_recipe
+from locate.extractors.weights import Record, file_hash, read_record
+from locate.training.checkpoint import Checkpoint, load_checkpoint, refuse_difference
+from locate.training.loop import CHECKPOINT, train
+from locate.training.options import Moment, Options
+from locate.training.recipe import Recipe
+from pipelines.training.record import WEIGHTS, weights_are_of, write_weights
+
+log = logging.getLogger("locate")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for. When a training is resumed, what is None is as it was at the beginning.
+
+    Attributes:
+        system: name of the recipe.
+        out: folder that everything is written into.
+        data: folder of photos.
+        settings: of the recipe, JSON-able, where they differ from its defaults.
+        seed: None for 0.
+        steps, budget: see `locate.training.loop.Options`; the budget in seconds.
+        threads: None for as many as torch takes.
+        command: that asks so, for the record.
+    """
+
+    system: str
+    out: Path
+    data: Path | None = None
+    settings: Mapping[str, Any] | None = None
+    seed: int | None = None
+    steps: int | None = None
+    budget: float | None = None
+    threads: int | None = None
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of it.
+
+    Attributes:
+        out: the folder.
+        finished: whether the training is; if not, it can be resumed.
+        already: it was finished before; nothing was done.
+        steps: done, in all stages.
+        record: of the weights; None where none were written.
+        sha256: of the weights file.
+    """
+
+    out: Path
+    finished: bool
+    steps: int
+    record: Record | None = None
+    sha256: str = ""
+    already: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        weights = None
+        if self.record is not None:
+            weights = {"file": str(self.out / WEIGHTS), "sha256": self.sha256}
+            weights |= json.loads(self.record.to_json())
+        return {
+            "out": str(self.out),
+            "finished": self.finished,
+            "steps": self.steps,
+            "weights": weights,
+        }
+
+
+def train_system(
+    request: Request, *, resume: bool = False, show: Callable[[Moment], None] = lambda _: None
+) -> Trained:
+    """Train, or go on with it; writes checkpoint.pt, metrics.jsonl and, at the end,
+    weights.safetensors, record.json and loss.png.
+
+    The first Ctrl-C or SIGTERM ends it with a checkpoint, the second one at once.
+
+    Raises:
+        InputError: the folder holds a training and it is not to be resumed, or it was begun otherwise;
+            the data do not suffice; ...
+        TrainingError: the losses are not finite, the disk is full.
+    """
+    create_recipe(request.system, request.settings)  # refuse what is wrong before a folder is made
+    begun = None if resume else _begun(request, None)
+    if begun:
+        _options(request, begun)
+    path = request.out / CHECKPOINT
+    with _alone(request.out, make=not resume):
+        if not resume and path.exists():
+            raise InputError(
+                f"{request.out} holds a training already; go on with it by --resume, or name another "
+                "--out"
+            )
+        checkpoint = load_checkpoint(path) if resume else None
+        begun = begun or _begun(request, checkpoint)
+        recipe = create_recipe(request.system, begun["settings"])
+        if checkpoint is None or not checkpoint.finished:
+            options = _options(request, begun)
+            with _asked_to_stop() as stop:
+                checkpoint, network = train(
+                    recipe,
+                    Path(begun["data"]),
+                    request.out,
+                    options,
+                    checkpoint,
+                    begun=begun,
+                    show=show,
+                    stop=stop,
+                )
+        elif weights_are_of(checkpoint, request.out):
+            record, sha256 = read_record(request.out / WEIGHTS), file_hash(request.out / WEIGHTS)
+            steps = _steps_done(checkpoint)
+            return Trained(request.out, True, steps, record, sha256, already=True)
+        else:  # interrupted between the last checkpoint and the weights
+            network = _network_of(recipe, Path(begun["data"]), checkpoint, request.out)
+        if not checkpoint.finished:
+            return Trained(request.out, finished=False, steps=_steps_done(checkpoint))
+        return _written(recipe, network, checkpoint, request.out)
+
+
+def export(request: Request) -> Trained:
+    """Write the weights of the last checkpoint of a training that need not be finished."""
+    with _alone(request.out, make=False):
+        checkpoint = load_checkpoint(request.out / CHECKPOINT)
+        begun = _begun(request, checkpoint)
+        recipe = create_recipe(request.system, begun["settings"])
+        network = _network_of(recipe, Path(begun["data"]), checkpoint, request.out)
+        if not checkpoint.finished:
+            stage = recipe.stages[checkpoint.stage].name
+            log.warning(
+                "these weights are of an unfinished training: stage %s, step %d of %d",
+                stage,
+                checkpoint.step,
+                checkpoint.steps[checkpoint.stage],
+            )
+        return _written(recipe, network, checkpoint, request.out)
+
+
+def _begun(request: Request, checkpoint: Checkpoint | None) -> dict[str, Any]:
+    """How the training was begun: by `checkpoint`, which must agree with the request, or by this."""
+    asked: dict[str, Any] = {
+        "system": request.system,
+        "settings": dict(request.settings or {}),
+        "seed": request.seed,
+        "steps": request.steps,
+        "time budget": request.budget,
+    }
+    data = request.data
+    if checkpoint is not None:
+        refuse_difference(checkpoint.begun, asked)
+        data = data or Path(checkpoint.begun["data"])
+    if data is None:
+        raise InputError("name the folder of photos to train on with --data")
+    files = _files_below(data, request.out)
+    if checkpoint is not None:
+        if files != checkpoint.begun["files"]:
+            then, now = checkpoint.begun["files"]["count"], files["count"]
+            raise InputError(
+                f"the files below {data} are not those that the training was begun with ({then} then, "
+                f"{now} now); bring those back, or train anew into another --out"
+            )
+        return {**checkpoint.begun, "data": str(data.absolute())}
+    return {
+        **asked,
+        "seed": request.seed or 0,
+        "data": str(data.absolute()),
+        "files": files,
+        "command": request.command,
+    }
+
+
+def _files_below(data: Path, out: Path) -> dict[str, Any]:
+    """How many files there are below `data`, and a hash of their names and sizes. Hidden ones and those
+    of `out` do not count."""
+    if not data.is_dir():
+        raise InputError(f"{data} is not a folder; name the one that holds the photos to train on")
+    names = []
+    for folder, folders, files in os.walk(data):
+        here = Path(folder)
+        folders[:] = [
+            f for f in folders if not f.startswith(".") and (here / f).resolve() != out.resolve()
+        ]
+        for file in files:
+            if not file.startswith(".") and (here / file).is_file():
+                size = (here / file).stat().st_size
+                names.append(f"{(here / file).relative_to(data).as_posix()}\n{size}")
+    text = "\n".join(sorted(names)).encode("utf-8", "surrogateescape")
+    return {"count": len(names), "sha256": hashlib.sha256(text).hexdigest()}
+
+
+def _options(request: Request, begun: Mapping[str, Any]) -> Options:
+    asked = {"seed": begun["seed"], "steps": begun["steps"], "seconds": begun["time budget"]}
+    if request.threads is not None:
+        asked["threads"] = request.threads
+    return Options(**asked)
+
+
+def _network_of(recipe: Recipe, data: Path, checkpoint: Checkpoint, out: Path) -> nn.Module:
+    recipe.prepare(data, out / "cache")
+    network = recipe.network()
+    network.load_state_dict(checkpoint.network)
+    return network
+
+
+def _written(recipe: Recipe, network: nn.Module, checkpoint: Checkpoint, out: Path) -> Trained:
+    record, sha256 = write_weights(recipe, network, checkpoint, out)
+    return Trained(out, checkpoint.finished, _steps_done(checkpoint), record, sha256)
+
+
+def _steps_done(checkpoint: Checkpoint) -> int:
+    return sum(checkpoint.steps[: checkpoint.stage]) + checkpoint.step
+
+
+@contextmanager
+def _alone(out: Path, *, make: bool) -> Iterator[None]:
+    """One training at a time in a folder, which is made if wanted."""
+    if make:
+        out.mkdir(parents=True, exist_ok=True)
+    elif not (out / CHECKPOINT).exists():
+        raise InputError(f"{out} holds no training to go on with; train without --resume")
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"another process is training into {out}; name another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Gives what says whether Ctrl-C or SIGTERM asked to stop. Before the first time it is called, and
+    at the second signal, they interrupt at once."""
+    listens = asked = False
+
+    def on_signal(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        nonlocal asked
+        if asked or not listens:
+            raise KeyboardInterrupt
+        asked = True
+
+    def stop() -> bool:
+        nonlocal listens
+        listens = True
+        return asked
+
+    if threading.current_thread() is not threading.main_thread():  # signals are not ours there
+        yield stop
+        return
+    heard = [
+        number
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) is not signal.SIG_IGN  # as nohup and `&` in a script set it
+    ]
+    before = {number: signal.signal(number, on_signal) for number in heard}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
