@@ -34,8 +34,8 @@ from locate.extractors import registry
 from locate.images.reading import read_photo
 from locate.metrics.common import average_precision
 from locate.pixels import fit_size
+from locate.util.parallel import one_thread_each
 from pipelines.evaluation.homographies import evaluate_matching
-from pipelines.indexing.extraction import one_thread_each
 from pipelines.reports.report import Report, Table
 
 MMA, MAP, PRECISION = "MMA@3", "mAP with distractors", "keypoint precision"

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pycolmap
 
-from locate.datasets.localization import PosedPhoto
+from locate.datasets.records import PosedPhoto
 from locate.types import Array
 
 # Model and parameters for photos of 800 x 600; those of others are scaled.

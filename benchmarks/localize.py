@@ -27,15 +27,15 @@ import pycolmap
 from lenses import changed
 
 from index.maps.folder import MapFolder
-from locate.datasets.localization import PosedPhoto, find_scenes
+from locate.datasets.localization import find_scenes
+from locate.datasets.records import PosedPhoto
 from locate.formats.colmap import write_model
 from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, Pose
-from locate.metrics.pose import pose_errors
+from locate.metrics.pose import pose_error, pose_errors
 from locate.types import Array
 from pipelines.cli.tables import print_report
 from pipelines.evaluation.localization import splits
 from pipelines.localization.localizer import Localizer
-from pipelines.mapping.covariance_calibration import pose_error
 from pipelines.mapping.import_model import import_map
 from pipelines.reports.report import Report, Table
 from pipelines.town.files import Shot

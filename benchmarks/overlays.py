@@ -32,8 +32,9 @@ from locate.extractors import registry
 from locate.extractors.base import Extractor
 from locate.images.reading import read_photo
 from locate.matching.descriptors import match_mutual
+from locate.matching.evidence import evidence_of
 from locate.matching.two_view import verify
-from locate.retrieval.verdict import MATCH, Calibration, evidence_of, shipped, wilson_upper
+from locate.retrieval.verdict import MATCH, Calibration, shipped, wilson_upper
 from locate.types import Array, Features, Verification
 from pipelines.cli.tables import print_report
 from pipelines.reports.report import Report, Table

@@ -31,9 +31,9 @@ from locate.extractors import registry
 from locate.extractors.base import Extractor
 from locate.images.reading import read_photo
 from locate.matching.descriptors import match_mutual
+from locate.matching.evidence import evidence_of
 from locate.matching.two_view import FUNDAMENTAL, MODELS, verify
 from locate.pixels import apply_homography
-from locate.retrieval.verdict import evidence_of
 from locate.training.data.homographies import warped_pair
 from locate.training.data.photometric import PhotometricSettings
 from locate.types import Array, Features

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from index.catalog import Catalog
-from index.vectors.files import beside, is_intact, sha256_of
 from locate.errors import DatabaseError, DatabaseMismatchError, InputError
+from locate.util.files import beside, is_intact, sha256_of
 
 FOLDER = "weights"
 _KEY = "weights"

@@ -29,8 +29,9 @@ if TYPE_CHECKING:  # for type checkers and editors; `__getattr__` below does it 
         UnknownNameError,
     )
     from locate.extractors.registry import create as create_extractor
+    from locate.geometry.cameras import Camera
     from locate.images.reading import read_photo
-    from locate.localization.pose import Camera, Pose
+    from locate.localization.pose import Pose
     from locate.types import Answer, Candidate, Features, Photo, PhotoInfo, Verification
     from pipelines.indexing.build import BuildReport, add_photos, build_index, remove_images
     from pipelines.localization.localizer import Localizer, PriorPose

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from locate.localization.refinement import rotation_of
+from locate.geometry.rigid import rotation_of
 from locate.types import Array
 from pipelines.town.clutter import clutter
 from pipelines.town.model import Camera

@@ -7,11 +7,11 @@ import numpy as np
 import pycolmap
 import pytest
 
+from locate.geometry.rigid import rotation_of
 from locate.localization.query_camera import choose_camera, device_of, magnified, unknown_camera
-from locate.localization.refinement import rotation_of
 from locate.localization.solver import COARSE, share_of, solve_pose
+from locate.metrics.pose import pose_error
 from locate.types import PhotoInfo
-from pipelines.mapping.covariance_calibration import pose_error
 
 SIZE = (800, 600)
 # Of eight lenses of 60 to 75 degrees; every other one is not centred, or its pixels are not square.

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageFont
 
 from locate.errors import ImageError
-from locate.retrieval.verdict import evidence_of
+from locate.matching.evidence import evidence_of
 from locate.types import Answer, Candidate, Photo, PhotoInfo, Verification
 from pipelines.reports import answer_page as html_report
 from pipelines.reports import match_pictures as draw

@@ -10,7 +10,8 @@ import pycolmap
 import pytest
 from PIL import Image
 
-from locate.datasets.localization import PosedPhoto, Scene, find_scenes
+from locate.datasets.localization import find_scenes
+from locate.datasets.records import PosedPhoto, Scene
 from locate.errors import InputError, UnknownNameError
 from locate.extractors.base import ExtractorInfo
 from locate.extractors.sift import Sift

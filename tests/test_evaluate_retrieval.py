@@ -18,7 +18,8 @@ from locate.datasets.retrieval import read_retrieval
 from locate.errors import ImageError, InputError, UnknownNameError
 from locate.extractors import registry
 from locate.extractors.base import ExtractorInfo
-from locate.retrieval.verdict import MATCH, NO_MATCH, chance_inliers
+from locate.matching.evidence import chance_inliers
+from locate.retrieval.verdict import MATCH, NO_MATCH
 from locate.types import Extraction, Features
 from pipelines.evaluation.open_set import OpenRun, open_set_curves
 from pipelines.evaluation.rankings import evaluate_rankings

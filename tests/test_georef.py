@@ -12,7 +12,7 @@ from index.catalog import Catalog
 from index.records import Entry, FileState
 from locate.errors import DatabaseCorruptError, InputError
 from locate.formats.colmap import add_views
-from locate.formats.trajectories import invert
+from locate.geometry.rigid import invert
 from locate.georef.fitting import (
     Observation,
     camera_centers,
@@ -30,11 +30,11 @@ from locate.georef.georef import (
     georef_from_centers,
     georef_from_control_points,
     georef_from_gps,
-    gps_of,
     metric_by_gps,
     metric_contradiction,
 )
 from locate.types import PhotoInfo
+from pipelines.mapping.features import gps_of
 
 ORIGIN = (48.137, 11.575, 520.0)
 A, F = 6378137.0, 1 / 298.257223563  # WGS84: half the great axis in metres, flattening

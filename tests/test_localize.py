@@ -13,7 +13,8 @@ from PIL import Image
 from index.maps.folder import MapFolder
 from locate.errors import DatabaseMismatchError, ImageError, InputError
 from locate.extractors.sift import Sift
-from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Camera, Pose
+from locate.geometry.cameras import Camera
+from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Pose
 from locate.types import Extraction
 from pipelines.localization.localizer import Localizer, PriorPose
 from pipelines.mapping.import_model import import_map

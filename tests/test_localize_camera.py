@@ -9,8 +9,10 @@ import pycolmap
 import pytest
 
 from locate.errors import ImageError, InputError
+from locate.geometry.cameras import Camera
+from locate.geometry.rigid import rotation_of
 from locate.images.focal_length import exif_focal, sensor_width
-from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Camera
+from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN
 from locate.localization.query_camera import (
     Device,
     choose_camera,
@@ -18,7 +20,6 @@ from locate.localization.query_camera import (
     plain_camera,
     unknown_camera,
 )
-from locate.localization.refinement import rotation_of
 from locate.localization.solver import fit_of, reprojection_errors, solve_pose
 from locate.localization.verdict import (
     FIELD_OF_VIEW,

@@ -15,7 +15,8 @@ from test_localize import errors, queries_of, small_town
 
 from index.maps.folder import MapFolder, MapRecord
 from locate.extractors import registry
-from locate.formats.trajectories import invert, read_poses
+from locate.formats.trajectories import read_poses
+from locate.geometry.rigid import invert
 from locate.images import reading as images
 from pipelines.cli import exit_codes as exits
 from pipelines.cli.main import _parser, main

@@ -16,8 +16,8 @@ from test_localize import nees, queries_of, small_town
 from index.catalog import Catalog
 from locate.datasets.localization import find_scenes
 from locate.errors import InputError
+from locate.geometry.rigid import rotation_of
 from locate.localization.pose import LOCALIZED, NOT_LOCALIZED
-from locate.localization.refinement import rotation_of
 from locate.localization.rig import read_rigs
 from locate.pixels import from_colmap
 from pipelines.cli import exit_codes as exits

@@ -13,15 +13,15 @@ from PIL import Image
 
 from locate.errors import ImageError, InputError
 from locate.formats.colmap import read_model, write_model
+from locate.geometry.rigid import quaternion_of, rotation_of
 from locate.localization.gravity import Up
-from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, quaternion_of
-from locate.localization.refinement import rotation_of
+from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN
 from locate.localization.rig import Frame, Rig, RigCamera, find_frames, read_rigs
+from locate.metrics.pose import pose_error
 from pipelines.cli.main import main
 from pipelines.localization.localizer import Localizer, PriorPose
 from pipelines.localization.rig_localizer import RigPose, localize_frames, localize_rig
 from pipelines.localization.rig_matching import look_at_all
-from pipelines.mapping.covariance_calibration import pose_error
 from pipelines.mapping.import_model import import_map
 from pipelines.town.town import make_town
 

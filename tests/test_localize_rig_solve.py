@@ -9,14 +9,13 @@ import pycolmap
 import pytest
 
 from locate.errors import InputError
+from locate.geometry.rigid import carried, compose, rotation_of
 from locate.localization import refinement as pose_refine
 from locate.localization import rig_solver as localize_rig_solve
 from locate.localization.gravity import Up, with_up
-from locate.localization.refinement import Freedom, refine_pose, rotation_of
+from locate.localization.refinement import Freedom, refine_pose
 from locate.localization.rig_solver import (
     RigView,
-    carried,
-    compose,
     estimate_rig_pose,
     inliers_of,
     refine_rig,

@@ -12,7 +12,9 @@ import pytest
 from test_localize import small_town
 
 from index.maps.folder import MapFolder
-from locate.localization.refinement import Refined, rotation_of
+from locate.geometry.rigid import rotation_of
+from locate.localization.refinement import Refined
+from locate.metrics.pose import pose_error
 from pipelines.localization.reference_map import LoadedMap
 from pipelines.mapping.covariance_calibration import (
     SHARES,
@@ -20,7 +22,6 @@ from pipelines.mapping.covariance_calibration import (
     _points_without,
     fit_share,
     measure_share,
-    pose_error,
 )
 
 

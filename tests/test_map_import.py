@@ -14,7 +14,7 @@ from index.catalog import Catalog
 from index.maps.folder import MapFolder, MapRecord
 from locate.errors import DatabaseMissingError, InputError
 from locate.formats.colmap import read_model, write_model
-from locate.formats.trajectories import invert
+from locate.geometry.rigid import invert
 from pipelines.mapping.add import add_to_map
 from pipelines.mapping.build import build_map
 from pipelines.mapping.import_model import import_map

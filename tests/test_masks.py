@@ -15,12 +15,12 @@ from index.catalog import Catalog
 from index.maps.folder import MapFolder
 from locate.errors import ImageError, InputError
 from locate.extractors import registry
+from locate.extractors.rotated import extract_turned
 from locate.extractors.sift import Sift
 from locate.images.masks import FILL, Mask, Masks, hidden, read_mask
 from locate.types import Photo, PhotoInfo
 from pipelines.cli.main import main
 from pipelines.indexing.build import NO_MASKS, add_photos, build_index
-from pipelines.indexing.extraction import extract_turned
 from pipelines.indexing.maintenance import database_info
 from pipelines.mapping.build import build_map
 from pipelines.mapping.import_model import import_map

@@ -19,8 +19,8 @@ from locate.extractors.base import ExtractorInfo
 from locate.extractors.registry import EXTRACTORS, create
 from locate.extractors.weights import file_hash
 from locate.matching.descriptors import match_mutual
+from locate.matching.evidence import chance_inliers
 from locate.retrieval import verdict
-from locate.retrieval.verdict import chance_inliers
 from pipelines.cli.main import main
 from pipelines.cli.models import list_models
 from pipelines.evaluation.pose_map import MapMaker, MapOptions

@@ -15,9 +15,10 @@ from benchmarks.overlay_kinds import KINDS, overlaid
 from locate.errors import InputError
 from locate.extractors.sift import Sift
 from locate.matching.descriptors import match_mutual
+from locate.matching.evidence import evidence_of
 from locate.matching.overlays import _largest_rectangle, _near, alignments, on_overlay
 from locate.matching.two_view import verify
-from locate.retrieval.verdict import MATCH, NO_MATCH, evidence_of
+from locate.retrieval.verdict import MATCH, NO_MATCH
 from locate.types import Features
 from pipelines.cli.main import main
 from pipelines.mapping.build import build_map

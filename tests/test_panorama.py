@@ -12,6 +12,7 @@ from panoramas import save_panorama, sphere_rays, xmp_of
 
 import locate
 from locate.errors import ImageError, InputError
+from locate.geometry.cameras import Camera
 from locate.geometry.panorama import (
     FIELD_OF_VIEW,
     Panorama,
@@ -25,10 +26,10 @@ from locate.geometry.panorama import (
     view_rotation,
     view_rotations,
 )
+from locate.geometry.rigid import rotation_of
 from locate.images.reading import read_photo
-from locate.localization.pose import Camera
 from locate.localization.query_camera import choose_camera
-from locate.localization.refinement import LENS, State, rotation_of
+from locate.localization.refinement import LENS, State
 from locate.localization.sphere import (
     SphereProblem,
     ray_errors,
@@ -36,9 +37,9 @@ from locate.localization.sphere import (
     solve_sphere,
     tangents,
 )
+from locate.metrics.pose import pose_error
 from locate.types import PhotoInfo, Projection
 from pipelines.localization.panorama import PanoramaViews, spread_of_views
-from pipelines.mapping.covariance_calibration import pose_error
 
 SIZE = (4000, 2000)
 

@@ -12,8 +12,9 @@ import pytest
 
 from locate.errors import InputError, UnknownNameError
 from locate.formats.trajectories import read_poses
+from locate.geometry.cameras import Camera
 from locate.georef.georef import Georef
-from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Camera, Pose
+from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Pose
 from pipelines.reports.pose_export import (
     FORMS,
     photo_names,

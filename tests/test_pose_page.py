@@ -17,8 +17,9 @@ from PIL import Image
 
 from locate.errors import InputError
 from locate.formats.colmap import add_views
+from locate.geometry.cameras import Camera
 from locate.georef.georef import Georef
-from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Camera, Pose
+from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Pose
 from locate.util.printable import visible
 from pipelines.reports.map_viewer import MAX_LINES, make_scene, write_pose_page
 from pipelines.reports.pose_pictures import (

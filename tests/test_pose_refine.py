@@ -6,8 +6,9 @@ import numpy as np
 import pycolmap
 import pytest
 
+from locate.geometry.rigid import rotation_of
 from locate.localization import refinement as pose_refine
-from locate.localization.refinement import Freedom, refine_pose, rotation_of
+from locate.localization.refinement import Freedom, refine_pose
 
 SIZE = (640, 480)
 CAMERAS = {

@@ -19,11 +19,15 @@ from locate.matching.descriptors import match_mutual
 from locate.training.data import pseudo
 from locate.training.data.correspondences import save_pairs
 from locate.training.data.pairs import known_pairs, pairs_of_models
-from locate.training.data.pseudo import pseudo_pairs, spread
+from locate.training.data.pseudo import spread
 from locate.training.data.scenes import find_models, model_pairs, scenes_of, singles_of
 from locate.types import Extraction
 
 # Folders
+
+
+def pseudo_pairs(scenes, extractor=None, **options):
+    return pseudo.pseudo_pairs(scenes, extractor or Sift(), **options)
 
 
 def touch(*files):
@@ -230,7 +234,7 @@ def test_pairs_of_training_data_come_from_its_models_first(model, tmp_path, monk
         np.testing.assert_array_equal(a.points_a, b.points_a)
     matched = {}
 
-    def fake(scenes, **_):
+    def fake(scenes, *_, **__):
         matched.update(scenes)
         return expected[:1]
 
@@ -239,10 +243,10 @@ def test_pairs_of_training_data_come_from_its_models_first(model, tmp_path, monk
     for name in ("1.png", "2.png"):
         (tmp_path / "tower").mkdir(exist_ok=True)
         Image.new("RGB", (64, 64)).save(tmp_path / "tower" / name)
-    assert len(known_pairs(tmp_path, tmp_path / "cache")) == 3
+    assert len(known_pairs(tmp_path, tmp_path / "cache", Sift())) == 3
     assert list(matched) == ["tower"]  # photos of a model need no guesses
     save_pairs(tmp_path / "mine.npz", expected[1:], tmp_path)
-    assert len(known_pairs(tmp_path, tmp_path / "cache", tmp_path / "mine.npz")) == 1
+    assert len(known_pairs(tmp_path, tmp_path / "cache", Sift(), tmp_path / "mine.npz")) == 1
     points = folder / "points3D.txt"
     whole = points.read_text()
     points.write_text("1 2 nonsense\n")

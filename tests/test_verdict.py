@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from locate.errors import InputError
+from locate.matching.evidence import chance_inliers, evidence_of
 from locate.matching.two_view import verify
 from locate.retrieval.verdict import (
     MATCH,
@@ -18,8 +19,6 @@ from locate.retrieval.verdict import (
     UNCERTAIN_RATE,
     Calibration,
     calibrate,
-    chance_inliers,
-    evidence_of,
     uncalibrated,
     wilson_upper,
 )

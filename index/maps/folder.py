@@ -27,13 +27,13 @@ from typing import Any
 
 import pycolmap
 
-from index.vectors.files import beside
 from locate.errors import (
     DatabaseCorruptError,
     DatabaseError,
     DatabaseMismatchError,
     DatabaseMissingError,
 )
+from locate.util.files import beside
 
 _RECORD = "map.json"
 _FILES = ("cameras.bin", "images.bin", "points3D.bin", _RECORD)

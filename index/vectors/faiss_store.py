@@ -19,6 +19,7 @@ from index.vectors import files
 from index.vectors.base import VectorsInfo, VectorSource
 from index.vectors.tuning import exact_neighbours, tune_nprobe
 from locate.types import Array, Shortlist
+from locate.util.files import is_intact
 
 STEM = "vectors"
 RECORD = f"{STEM}.json"
@@ -106,7 +107,7 @@ def load(folder: Path, generation: int, verify: bool = False) -> FaissStore | No
         return None
     file = folder / info.file
     try:
-        if verify and not files.is_intact(file, info.sha256):
+        if verify and not is_intact(file, info.sha256):
             return None
         index = faiss.read_index(str(file))
     except (OSError, RuntimeError):  # missing, truncated or not FAISS's

@@ -6,17 +6,15 @@ and renamed, the record last; a file that a record names is never changed in pla
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 from locate.errors import DatabaseError
+from locate.util.files import beside, sha256_of
 
 Writer = Callable[[Path], object]
 
@@ -88,33 +86,6 @@ def read_record(folder: Path, stem: str) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return values if isinstance(values, dict) else None
-
-
-@contextmanager
-def beside(file: Path) -> Iterator[Path]:
-    """A name to write to; what was written takes the place of `file` when the block ends well."""
-    temporary = file.with_name(f"{file.name}.writing")
-    try:
-        yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def sha256_of(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def is_intact(file: Path, sha256: str) -> bool:
-    """Whether the file is there and holds what it held when it was written."""
-    try:
-        return sha256_of(file) == sha256
-    except OSError:
-        return False
 
 
 def _unused(folder: Path, start: str, ending: str) -> str:

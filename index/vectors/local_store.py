@@ -26,6 +26,7 @@ from index.vectors.local_train import choose_factory, make_index, tune
 from index.vectors.row_map import RowMap
 from locate.errors import DatabaseCorruptError
 from locate.types import Array
+from locate.util.files import is_intact
 
 STEM = "local"
 MMAP_BYTES = 2**30  # larger index files are mapped, not read: only visited lists come from disk
@@ -138,9 +139,9 @@ def load(folder: Path, *, to_change: bool = False) -> LocalStore | None:
         to_change: read it into memory however large it is, so that it can be brought up to date.
     """
     info = read_record(folder)
-    if info is None or not files.is_intact(folder / info.file, info.sha256):
+    if info is None or not is_intact(folder / info.file, info.sha256):
         return None
-    if not files.is_intact(folder / info.rows_file, info.rows_sha256):
+    if not is_intact(folder / info.rows_file, info.rows_sha256):
         return None
     try:
         mapped = not to_change and (folder / info.file).stat().st_size > MMAP_BYTES

@@ -15,18 +15,18 @@ their size is held against the camera's when they are read.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pycolmap
 from PIL import Image, UnidentifiedImageError
 
+from locate.datasets.records import PosedPhoto, Scene
 from locate.errors import ImageError, InputError, UnknownNameError
 from locate.formats.colmap import is_model, make_camera, read_model
 from locate.formats.text import fault, numbers, pose_matrix, read_lines
-from locate.formats.trajectories import invert
 from locate.geometry.panorama_camera import refuse_spheres
+from locate.geometry.rigid import invert
 from locate.types import Array
 
 # Scenes whose unit is not the metre: fox (instant-ngp) has the scale of its own reconstruction.
@@ -36,46 +36,6 @@ _MODELS = ("colmap_gt", "sparse/0", "sparse", "model", ".")
 _PHOTOS = ("images", "rgb", ".")
 _QUERIES = ("queries.txt", "queries_with_intrinsics.txt", "list_test.txt", "test.txt")
 _MISSING_NAMED = 3
-
-
-@dataclass(frozen=True, eq=False)
-class PosedPhoto:
-    """A photo whose camera and pose are known.
-
-    Attributes:
-        name: relative to the folder of photos, with forward slashes.
-        path: of the file.
-        camera: a `pycolmap.Camera`; its pixels are COLMAP's (`locate.pixels`).
-        cam_from_world: 3 x 4 float64 [R | t].
-    """
-
-    name: str
-    path: Path
-    camera: pycolmap.Camera
-    cam_from_world: Array
-
-    def __post_init__(self) -> None:
-        if self.cam_from_world.shape != (3, 4) or not np.isfinite(self.cam_from_world).all():
-            raise InputError(f"{self.name}: a pose must be 3 x 4 and finite")
-
-
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """Attributes:
-    name: of its folder.
-    layout: see above.
-    photos: sorted by name.
-    queries: names of the photos that the benchmark asks for; empty if it does not say.
-    metric: the unit of the poses is the metre.
-    notes: what was left out and why, and what was read where files differ.
-    """
-
-    name: str
-    layout: str
-    photos: tuple[PosedPhoto, ...]
-    queries: frozenset[str]
-    metric: bool = True
-    notes: tuple[str, ...] = ()
 
 
 def find_scenes(

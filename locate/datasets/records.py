@@ -7,8 +7,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+import pycolmap
+
 from locate.errors import InputError
 from locate.images.reading import is_photo_name
+from locate.types import Array
 
 Box = tuple[float, float, float, float]
 Rankings = Mapping[str, Sequence[str]]  # database ids, best first, by the query's id
@@ -135,3 +139,43 @@ def named(ids: Collection[str], most: int = 3) -> str:
     """Some of the ids, for a message."""
     some = sorted(ids)[:most]
     return ", ".join(some) + (", ..." if len(ids) > most else "")
+
+
+@dataclass(frozen=True, eq=False)
+class PosedPhoto:
+    """A photo whose camera and pose are known.
+
+    Attributes:
+        name: relative to the folder of photos, with forward slashes.
+        path: of the file.
+        camera: a `pycolmap.Camera`; its pixels are COLMAP's (`locate.pixels`).
+        cam_from_world: 3 x 4 float64 [R | t].
+    """
+
+    name: str
+    path: Path
+    camera: pycolmap.Camera
+    cam_from_world: Array
+
+    def __post_init__(self) -> None:
+        if self.cam_from_world.shape != (3, 4) or not np.isfinite(self.cam_from_world).all():
+            raise InputError(f"{self.name}: a pose must be 3 x 4 and finite")
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """Attributes:
+    name: of its folder.
+    layout: see above.
+    photos: sorted by name.
+    queries: names of the photos that the benchmark asks for; empty if it does not say.
+    metric: the unit of the poses is the metre.
+    notes: what was left out and why, and what was read where files differ.
+    """
+
+    name: str
+    layout: str
+    photos: tuple[PosedPhoto, ...]
+    queries: frozenset[str]
+    metric: bool = True
+    notes: tuple[str, ...] = ()

@@ -227,13 +227,6 @@ def read_cameras_text(path: Path) -> dict[int, pycolmap.Camera]:
     return cameras
 
 
-def copy_camera(camera: pycolmap.Camera) -> pycolmap.Camera:
-    """The same camera, not bound to a model."""
-    return pycolmap.Camera(
-        model=camera.model, width=camera.width, height=camera.height, params=camera.params
-    )
-
-
 def make_camera(path: Path, number: int, fields: list[str]) -> pycolmap.Camera:
     """A camera from MODEL WIDTH HEIGHT PARAMS..."""
     width, height = (integer(path, number, field) for field in fields[1:3])

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pycolmap
 
-from index.catalog import Catalog
 from locate.errors import DatabaseCorruptError, InputError
 from locate.formats.trajectories import pair_names
 from locate.georef.fitting import (
@@ -322,17 +321,6 @@ def georef_from_control_points(
             check_place(name, points[name])
         targets, origin = _to_enu({n: tuple(points[n]) for n in mapped})
     return fit_georef(mapped, targets, max_error, origin=origin, source="control points", seed=seed)
-
-
-def gps_of(catalog: Catalog) -> dict[str, Place]:
-    """GPS tags of the photos of a database, by their path in it. (0, 0), in the Atlantic, is what
-    devices write that know nothing."""
-    places: dict[str, Place] = {}
-    for row in catalog.images("ok"):
-        latitude, longitude = row.info.latitude, row.info.longitude
-        if latitude is not None and longitude is not None and (latitude, longitude) != (0, 0):
-            places[row.path] = (latitude, longitude, row.info.altitude)
-    return places
 
 
 def metric_contradiction(found: Georef) -> str | None:

@@ -18,7 +18,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from locate.errors import ImageError
+from locate.errors import ImageError, InputError
 from locate.images.exif import read_exif
 from locate.images.file_kinds import (
     HEIF_BRANDS,
@@ -42,7 +42,7 @@ from locate.images.large_photos import (
     shrunk_pixels,
 )
 from locate.images.xmp import read_projection
-from locate.types import Array, Photo, Projection
+from locate.types import Array, Photo, PhotoInfo, Projection
 
 EXTENSIONS = frozenset(
     [
@@ -331,3 +331,14 @@ def _sniff(data: bytes) -> tuple[str, str]:
     else:
         reason = "is not an image of a known format"
     return reason, "replace it by a photo or remove it"
+
+
+def as_photo(pixels: Path | str | Array) -> Photo:
+    """Pixels in memory as a photo; `InputError` if they are none."""
+    array = np.asarray(pixels)
+    if array.ndim != 3 or min(array.shape[:2]) < MIN_SIDE:
+        raise InputError(
+            f"a query must be H x W x 3 pixels of at least {MIN_SIDE} on each side, "
+            f"got {array.shape}"
+        )
+    return Photo(array, PhotoInfo(size=(array.shape[1], array.shape[0])))

@@ -15,7 +15,7 @@ import poselib
 import pycolmap
 
 from locate.errors import InputError, UnknownNameError
-from locate.formats.colmap import copy_camera
+from locate.geometry.cameras import copy_camera
 from locate.pixels import to_colmap
 from locate.types import Array
 

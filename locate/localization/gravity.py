@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from locate.errors import InputError
-from locate.localization.refinement import cross_matrices, rotation_of
+from locate.geometry.rigid import cross_matrices, rotation_of
 from locate.types import Array
 
 _BEYOND = 30.0  # of chi-squared with two degrees of freedom: by chance once in three million

@@ -14,30 +14,12 @@ from typing import Any
 import numpy as np
 
 from locate.errors import InputError
+from locate.geometry.cameras import Camera
+from locate.geometry.rigid import quaternion_of
 from locate.types import Array
 
 LOCALIZED, UNCERTAIN, NOT_LOCALIZED = "localized", "uncertain", "not localized"
 VERDICTS = (LOCALIZED, UNCERTAIN, NOT_LOCALIZED)
-
-
-@dataclass(frozen=True, eq=False)
-class Camera:
-    """A camera of COLMAP's, as plain values.
-
-    Attributes:
-        model: COLMAP's name of the camera model, such as "SIMPLE_RADIAL".
-        width, height: of the photo, in pixels.
-        params: in COLMAP's order and pixels (the top-left corner is the origin).
-        source: who says so: "given", "exif", "map", "xmp" (of a 360 degree photo), "estimated"
-            (focal length from the photo's matches),
-            "exif in doubt" (its sources contradict each other: estimated between what they may mean).
-    """
-
-    model: str
-    width: int
-    height: int
-    params: tuple[float, ...]
-    source: str = "given"
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,26 +120,6 @@ class Pose:
             "images": list(self.images),
             "seconds": dict(self.seconds),
         }
-
-
-def quaternion_of(rotation: Array) -> Array:
-    """3 x 3 rotation -> unit quaternion (w, x, y, z), w >= 0 (Shepperd 1978: the largest of the four
-    is computed first, so that nothing is divided by a small number)."""
-    r = np.asarray(rotation, np.float64)
-    trace = float(np.trace(r))
-    squares = np.array([trace, *np.diag(r)])
-    k = int(squares.argmax())
-    q = np.zeros(4)
-    q[k] = 1 + (trace if k == 0 else 2 * squares[k] - trace)
-    if k == 0:
-        q[1:] = r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]
-    else:
-        i, j, m = k - 1, k % 3, (k + 1) % 3
-        q[0] = r[m, j] - r[j, m]
-        q[j + 1] = r[j, i] + r[i, j]
-        q[m + 1] = r[m, i] + r[i, m]
-    q /= np.linalg.norm(q)
-    return -q if q[0] < 0 else q
 
 
 def _list(values: Array | None) -> list[Any] | None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pycolmap
@@ -17,9 +18,9 @@ import pycolmap
 from locate.errors import ImageError, InputError
 from locate.formats.colmap import make_camera, read_cameras_text
 from locate.geometry.camera_models import SPHERICAL, about_model, is_spherical
+from locate.geometry.cameras import Camera
 from locate.geometry.panorama_camera import given_sphere, tagged_sphere
 from locate.images.focal_length import cropped_from, digital_zoom, exif_focal
-from locate.localization.pose import Camera
 from locate.localization.refinement import Freedom
 from locate.types import PhotoInfo
 
@@ -39,7 +40,7 @@ GIVEN, MAP, EXIF, DOUBTFUL, ESTIMATED = "given", "map", "exif", "exif in doubt",
 class QueryCamera:
     """Attributes:
     camera: of COLMAP.
-    source: see `locate.localization.pose.Camera`.
+    source: see `locate.geometry.cameras.Camera`.
     freedom: what is refined with the pose.
     doubt: how EXIF contradicts itself or the photo; empty if it does not.
     """
@@ -257,3 +258,6 @@ def _given(given: pycolmap.Camera | Camera | str | Path, size: tuple[int, int]) 
 def with_camera(query: QueryCamera, camera: pycolmap.Camera) -> QueryCamera:
     """The same, with a camera that was found."""
     return replace(query, camera=camera)
+
+
+AnyCamera: TypeAlias = pycolmap.Camera | Camera | str | Path | None

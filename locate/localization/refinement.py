@@ -29,6 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 import pycolmap
 
+from locate.geometry.rigid import cross_matrices, rotation_of
 from locate.types import Array
 
 SYSTEMATIC = 0.25  # of the scale of the residuals, where a map does not know its own
@@ -348,24 +349,6 @@ class Problem:
             change_of_image = (_project(more, seen) - _project(less, seen)) / (2 * _STEP)
             parts.append(change_of_image[:, :, None])
         return np.concatenate(parts, axis=2)
-
-
-def rotation_of(vector: Array) -> Array:
-    """3 x 3 rotation about `vector` by its length in radians (Rodrigues)."""
-    angle = float(np.linalg.norm(vector))
-    cross = cross_matrices(np.asarray(vector, np.float64)[None])[0]
-    if angle < 1e-8:
-        return np.asarray(np.eye(3) + cross + cross @ cross / 2)
-    return np.asarray(
-        np.eye(3) + np.sin(angle) / angle * cross + (1 - np.cos(angle)) / angle**2 * cross @ cross
-    )
-
-
-def cross_matrices(vectors: Array) -> Array:
-    """M x 3 -> M x 3 x 3, the matrices [v]x."""
-    x, y, z = vectors.T
-    zero = np.zeros_like(x)
-    return np.asarray(np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=1).reshape(-1, 3, 3))
 
 
 def _square_distances(a: Array, b: Array) -> Array:

@@ -26,8 +26,8 @@ from locate.errors import InputError
 from locate.formats.colmap import make_camera
 from locate.geometry.camera_models import SPHERICAL, about_model
 from locate.images.folder import scan
+from locate.localization.query_camera import AnyCamera
 from locate.types import Array
-from pipelines.localization.localizer import AnyCamera
 
 _UNIT = 1e-2  # how far from 1 the length of a quaternion that was rounded may be
 _REFERENCE = np.eye(4)[:3]

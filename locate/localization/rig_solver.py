@@ -17,6 +17,7 @@ import numpy as np
 import poselib
 import pycolmap
 
+from locate.geometry.rigid import carried, compose
 from locate.localization.refinement import (
     LENS,
     SYSTEMATIC,
@@ -25,7 +26,6 @@ from locate.localization.refinement import (
     Problem,
     State,
     changed_lens,
-    cross_matrices,
     solve,
 )
 from locate.localization.solver import LIMITS, MAX_ERROR, fit_of, reprojection_errors
@@ -87,22 +87,6 @@ class RigSolution:
 
     refined: RefinedRig
     inliers: tuple[Array, ...]
-
-
-def compose(a_from_b: Array, b_from_c: Array) -> Array:
-    """3 x 4 a_from_c."""
-    rotation = a_from_b[:, :3]
-    return np.asarray(np.c_[rotation @ b_from_c[:, :3], rotation @ b_from_c[:, 3] + a_from_b[:, 3]])
-
-
-def carried(cam_from_rig: Array, rig_from_world: Array) -> Array:
-    """6 x 6: how errors (d, w) of the rig's origin and rotation, as `Pose.covariance` orders them, move
-    a camera of the rig. Its centre is c = o + R_wr a, a in the rig's axes; with o -> o + d and
-    R_wr -> exp(w) R_wr it moves by d + w x R_wr a, and its rotation by the same w."""
-    arm = -cam_from_rig[:, :3].T @ cam_from_rig[:, 3]
-    out = np.eye(6)
-    out[:3, 3:] = -cross_matrices((rig_from_world[:, :3].T @ arm)[None])[0]
-    return out
 
 
 def solve_rig(

@@ -18,6 +18,7 @@ import pycolmap
 
 from locate.geometry.panorama import pixels_of, rays_of
 from locate.geometry.panorama_camera import sphere_camera
+from locate.geometry.rigid import cross_matrices
 from locate.localization.absolute_pose import SOLVERS
 from locate.localization.query_camera import QueryCamera, simple_camera
 from locate.localization.refinement import (
@@ -28,7 +29,6 @@ from locate.localization.refinement import (
     Problem,
     Refined,
     State,
-    cross_matrices,
     solve,
 )
 from locate.localization.solver import LIMITS, MAX_ERROR, Solution, fit_of, share_of

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import pycolmap
 
-from locate.datasets.localization import PosedPhoto
+from locate.datasets.records import PosedPhoto
 from locate.errors import InputError
 from locate.formats.colmap import add_views
 from locate.pixels import to_colmap

@@ -20,8 +20,8 @@ import numpy as np
 import poselib
 
 from locate.errors import UnknownNameError
+from locate.matching.evidence import evidence_of
 from locate.matching.overlays import on_overlay
-from locate.retrieval.verdict import evidence_of
 from locate.types import FUNDAMENTAL, MODELS, Array, Features, Verification
 
 MAX_EPIPOLAR_ERROR = 2.0  # pixels at the working size

@@ -132,3 +132,13 @@ def _rotation_translation(cam_from_world: Array) -> tuple[Array, Array]:
     ):
         raise InputError("the left 3 x 3 of a pose must be a rotation, this one is not")
     return rotation, matrix[:3, 3]
+
+
+def pose_error(estimated: Array, truth: Array) -> Array:
+    """6: the true centre less the estimated one, and the rotation vector w of
+    R_wc(true) = exp(w) R_wc(estimated), in the order of `Pose.covariance`. Both poses 3 x 4
+    `cam_from_world`; for small rotations."""
+    centres = [-pose[:, :3].T @ pose[:, 3] for pose in (estimated, truth)]
+    turn = truth[:, :3].T @ estimated[:, :3]
+    vector = [turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]]
+    return np.concatenate([centres[1] - centres[0], np.array(vector) / 2])

@@ -177,7 +177,7 @@ def _report(a: argparse.Namespace) -> Report:
         _refuse_extractors(a, "--rankings")
         return evaluate_rankings(a.folder, a.rankings, layout=a.layout, kinds=a.kinds)
     if a.kind == "localization" and a.poses:
-        from locate.formats.trajectories import evaluate_pose_file
+        from pipelines.evaluation.pose_file import evaluate_pose_file
 
         _refuse_extractors(a, "--poses")
         return evaluate_pose_file(

@@ -179,6 +179,7 @@ def _fit(a: argparse.Namespace, folder: MapFolder) -> Georef:
     from index.catalog import Catalog
     from locate.georef import fitting as tables
     from locate.georef import georef as fitting
+    from pipelines.mapping.features import gps_of
 
     model = folder.read_model()
     options = {} if a.max_error is None else {"max_error": a.max_error}
@@ -199,7 +200,7 @@ def _fit(a: argparse.Namespace, folder: MapFolder) -> Georef:
     if a.gps:
         return fitting.georef_from_gps(model, tables.read_places(a.gps), **options)
     with Catalog.open(folder.features) as catalog:
-        places = fitting.gps_of(catalog)
+        places = gps_of(catalog)
     if len(places) < 3:
         raise InputError(
             f"{len(places)} photos of the map have GPS in their EXIF, 3 are needed; give places by "

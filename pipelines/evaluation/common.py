@@ -18,7 +18,7 @@ from locate.extractors.base import Extractor
 from locate.images.reading import read_photo
 from locate.metrics.common import mean_defined
 from locate.types import Array, Features
-from pipelines.indexing.extraction import one_thread_each
+from locate.util.parallel import one_thread_each
 from pipelines.reports.report import Curves
 
 Progress = Callable[[int, int], None]  # (done, in all)

@@ -17,7 +17,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from locate.datasets.localization import UNSCALED, PosedPhoto, Scene, find_scenes
+from locate.datasets.localization import UNSCALED, find_scenes
+from locate.datasets.records import PosedPhoto, Scene
 from locate.errors import InputError, UnknownNameError
 from locate.extractors.base import Extractor
 from locate.extractors.sift import Sift

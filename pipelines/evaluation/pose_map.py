@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pycolmap
 
-from locate.datasets.localization import PosedPhoto, Scene
+from locate.datasets.records import PosedPhoto, Scene
 from locate.errors import ImageError, InputError, UnknownNameError
 from locate.extractors.base import Extractor
 from locate.images.reading import read_photo
@@ -23,7 +23,7 @@ from locate.localization.absolute_pose import LOSS_SCALE, MAX_ERROR, SOLVERS, es
 from locate.mapping.triangulation import Triangulation, triangulate
 from locate.matching.descriptors import match_mutual
 from locate.types import Array, Extraction, Features
-from pipelines.indexing.extraction import one_thread_each
+from locate.util.parallel import one_thread_each
 
 RATIO = 0.85  # of Lowe's test, if the extractor has none of its own
 

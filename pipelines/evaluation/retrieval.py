@@ -27,6 +27,7 @@ from locate.errors import ImageError, InputError
 from locate.extractors.base import Extractor
 from locate.images.folder import scan
 from locate.metrics.retrieval import RECALL_AT
+from locate.retrieval.search_mode import default_search
 from pipelines.evaluation.common import (
     Progress,
     Steps,
@@ -40,7 +41,6 @@ from pipelines.evaluation.retrieval_report import Measured, report
 from pipelines.evaluation.retrieval_scores import Run
 from pipelines.reports.report import Report
 from pipelines.retrieval.database import SHORTLIST
-from pipelines.retrieval.search import default_search
 
 BEFORE, AFTER = "before verification", "after verification"
 FOREIGN = 500  # photos; 1 % of them are five

@@ -24,11 +24,11 @@ from locate.images.folder import Found as File
 from locate.images.folder import look
 from locate.images.reading import is_photo_name, read_photo
 from locate.retrieval.ranking import strength_of
+from locate.retrieval.search_mode import GLOBAL, LOCAL, refuse_unfit
 from locate.types import Answer, Array
 from pipelines.indexing.build import COMMIT_IMAGES, refresh_local, refresh_vectors
 from pipelines.indexing.extraction import extract_all
 from pipelines.retrieval.database import Database
-from pipelines.retrieval.search import GLOBAL, LOCAL, refuse_unfit
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from locate.extractors import registry
 from locate.extractors.base import Extractor, ExtractorInfo
 from locate.images.folder import Found, LeftOut, look, require_folder, scan
 from locate.images.masks import Masks
+from locate.retrieval.search_mode import BOTH, GLOBAL, LOCAL, default_search, refuse_unfit
 from pipelines.indexing.extraction import Seen, extract_all
 from pipelines.indexing.labels import LabelRule, label_rule
 from pipelines.indexing.provenance import (
@@ -29,7 +30,6 @@ from pipelines.indexing.provenance import (
     refuse_other_extractor,
     restore_weights,
 )
-from pipelines.retrieval.search import BOTH, GLOBAL, LOCAL, default_search, refuse_unfit
 
 COMMIT_SECONDS = 1.0  # the most work that a kill can cost
 COMMIT_IMAGES = 64

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
-
-import numpy as np
 
 from index.records import FileState
-from locate.errors import ImageError, InputError
+from locate.errors import ImageError
 from locate.extractors.base import Extractor
+from locate.extractors.rotated import extract_turned
 from locate.images.folder import Found
-from locate.images.masks import Mask, Masks
-from locate.images.reading import MIN_SIDE, decode_photo, read_bytes
-from locate.pixels import unrotate_points
-from locate.types import Array, Extraction, Photo, PhotoInfo
+from locate.images.masks import Masks
+from locate.images.reading import decode_photo, read_bytes
+from locate.types import Extraction, PhotoInfo
 from locate.util.memory import is_out_of_memory
+from locate.util.parallel import one_thread_each
+from locate.util.timing import Clock
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,13 +69,6 @@ def extract_all(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def one_thread_each() -> None:
-    """Each worker computes on its own core; nested thread pools would fight over them."""
-    import torch
-
-    torch.set_num_threads(1)
-
-
 def _see(
     item: Found,
     get_extractor: Callable[[], Extractor],
@@ -116,65 +107,3 @@ def _see(
         reason = f"{extractor.info.name} failed on it ({type(error).__name__}: {error})"
         return Seen(item, state, error=f"{reason}; please report this", seconds=clock.seconds)
     return Seen(item, state, photo.info, extraction, seconds=clock.seconds)
-
-
-def as_photo(pixels: Path | str | Array) -> Photo:
-    """Pixels in memory as a photo; `InputError` if they are none."""
-    array = np.asarray(pixels)
-    if array.ndim != 3 or min(array.shape[:2]) < MIN_SIDE:
-        raise InputError(
-            f"a query must be H x W x 3 pixels of at least {MIN_SIDE} on each side, "
-            f"got {array.shape}"
-        )
-    return Photo(array, PhotoInfo(size=(array.shape[1], array.shape[0])))
-
-
-def extract_turned(
-    extractor: Extractor,
-    pixels: Array,
-    size: tuple[int, int],
-    degrees: int,
-    *,
-    local: bool,
-    mask: Mask | None = None,
-) -> Extraction:
-    """Look at an image turned counter-clockwise; keypoints come back in the image as it was.
-
-    Args:
-        size: (width, height) of the original photo, upright.
-        local: False leaves the local features out.
-        mask: `pixels` were filled by it; there are no features in what it ignores.
-    """
-    seen = _turned(extractor, pixels, size, degrees, local)
-    if seen.features is None or mask is None:
-        return seen
-    return Extraction(mask.outside(seen.features), seen.global_descriptor)
-
-
-def _turned(
-    extractor: Extractor, pixels: Array, size: tuple[int, int], degrees: int, local: bool
-) -> Extraction:
-    if degrees == 0:
-        return extractor.extract(pixels, size)
-    turned_size = size if degrees == 180 else size[::-1]
-    turned = np.ascontiguousarray(np.rot90(pixels, degrees // 90))
-    seen = extractor.extract(turned, turned_size, local=local)
-    if seen.features is None:
-        return seen
-    keypoints = unrotate_points(seen.features.keypoints, turned_size, degrees)
-    features = replace(seen.features, keypoints=keypoints, image_size=size)
-    return Extraction(features, seen.global_descriptor)
-
-
-class Clock:
-    """Seconds by part."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, part: str) -> None:
-        """Book the time since the last lap on `part`."""
-        now = time.perf_counter()
-        self.seconds[part] = self.seconds.get(part, 0.0) + now - self._last
-        self._last = now

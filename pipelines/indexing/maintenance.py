@@ -18,10 +18,10 @@ from index.vectors.local_records import LocalInfo
 from locate.extractors.base import ExtractorInfo
 from locate.images.folder import look
 from locate.images.masks import Masks
+from locate.retrieval.search_mode import default_search
 from pipelines.indexing.build import refresh_local, refresh_vectors
 from pipelines.indexing.extraction import extract_all
 from pipelines.indexing.provenance import load_extractor
-from pipelines.retrieval.search import default_search
 
 
 @dataclass(frozen=True)

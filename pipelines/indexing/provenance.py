@@ -7,7 +7,11 @@ from pathlib import Path
 
 from index import weights_files
 from index.catalog import Catalog
-from locate.errors import DatabaseMismatchError, InputError, WeightsError
+from locate.errors import (
+    DatabaseMismatchError,
+    InputError,
+    WeightsError,
+)
 from locate.extractors import registry
 from locate.extractors.base import Extractor, ExtractorInfo
 
@@ -138,3 +142,14 @@ def _kept_weights(catalog: Catalog) -> dict[str, Path]:
     for part, sha256 in weights_files.remembered(catalog).items():
         kept[part] = weights_files.intact(catalog.folder, sha256)
     return kept
+
+
+def working_side(catalog: Catalog) -> int:
+    """The long side in pixels that the extractor shrinks photos to; remembered, as asking for it may
+    load a network."""
+    stored = catalog.meta("working side")
+    if stored is None:
+        stored = str(load_extractor(catalog).max_side)
+        with catalog.transaction():
+            catalog.set_meta("working side", stored)
+    return int(stored)

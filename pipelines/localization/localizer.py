@@ -14,31 +14,31 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import TypeAlias
 
 import numpy as np
-import pycolmap
 from threadpoolctl import ThreadpoolController
 
 from index.catalog import Catalog
 from index.maps.folder import MapFolder
 from locate.errors import DatabaseMismatchError, ImageError, InputError
 from locate.extractors.base import Extractor
-from locate.geometry.camera_models import is_spherical
-from locate.geometry.panorama import FIELD_OF_VIEW as VIEW_FIELD
+from locate.extractors.rotated import extract_turned
+from locate.geometry.cameras import field_of_view
 from locate.geometry.panorama import is_whole
 from locate.images.masks import Masks, hidden
-from locate.images.reading import read_photo
-from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, VERDICTS, Camera, Pose
-from locate.localization.query_camera import QueryCamera, choose_camera, plain_camera
+from locate.images.reading import as_photo, read_photo
+from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, VERDICTS, Pose
+from locate.localization.query_camera import AnyCamera, QueryCamera, choose_camera, plain_camera
 from locate.localization.solver import Solution, solve_pose
 from locate.localization.verdict import Evidence, doubted, judge, needed, spread_of
 from locate.matching.descriptors import match_mutual
+from locate.retrieval.search_mode import LOCAL
 from locate.types import Array, Features
-from pipelines.indexing.extraction import Clock, as_photo, extract_turned, one_thread_each
+from locate.util.parallel import one_thread_each
+from locate.util.timing import Clock
 from pipelines.indexing.provenance import load_extractor
 from pipelines.localization.reference_map import LoadedMap, MapImage
-from pipelines.retrieval.search import LOCAL, Searches
+from pipelines.retrieval.search import Searches
 
 RATIO = 0.85  # of Lowe's test, query to map
 CANDIDATES = 20
@@ -46,8 +46,6 @@ _CLUSTERS = 3  # that are tried
 _ALL = (
     2  # times the candidates: maps up to this size are searched whole without a global descriptor
 )
-
-AnyCamera: TypeAlias = pycolmap.Camera | Camera | str | Path | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -454,12 +452,3 @@ def _timed(pose: Pose, clock: Clock) -> Pose:
     seconds = clock.seconds
     seconds["total"] = sum(v for part, v in seconds.items() if part != "load")
     return replace(pose, seconds=seconds)
-
-
-def field_of_view(camera: pycolmap.Camera) -> float:
-    """Degrees across the longer side of a pinhole camera of this focal length; of a 360 degree photo,
-    across its views."""
-    if is_spherical(camera):
-        return VIEW_FIELD
-    side = max(camera.width, camera.height)
-    return float(2 * np.degrees(np.arctan(side / 2 / camera.mean_focal_length())))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from locate.extractors.base import Extractor
+from locate.extractors.rotated import extract_turned
 from locate.geometry.panorama import (
     FIELD_OF_VIEW,
     ROWS,
@@ -31,7 +32,7 @@ from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, Pose
 from locate.localization.query_camera import QueryCamera
 from locate.localization.sphere import solve_sphere
 from locate.types import Array, Features, Photo
-from pipelines.indexing.extraction import Clock, extract_turned
+from locate.util.timing import Clock
 from pipelines.localization.localizer import Localizer, rank_of
 
 # Times as large as the photo is sharp: small things in it resemble the map's photos more, which have

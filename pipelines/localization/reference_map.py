@@ -13,11 +13,11 @@ from index.catalog import FILE, Catalog
 from index.maps.folder import MapFolder, MapRecord
 from locate.errors import DatabaseCorruptError, DatabaseMissingError
 from locate.extractors.base import ExtractorInfo
-from locate.formats.colmap import copy_camera
+from locate.geometry.cameras import copy_camera
 from locate.localization.query_camera import Device, device_of
 from locate.localization.refinement import SYSTEMATIC
 from locate.types import Array, Features
-from pipelines.mapping.features import working_side
+from pipelines.indexing.provenance import working_side
 
 
 @dataclass(frozen=True, eq=False)

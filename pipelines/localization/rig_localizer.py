@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 
 from locate.errors import ImageError, InputError
+from locate.geometry.rigid import carried, compose, quaternion_of
 from locate.localization.gravity import Up, with_up
-from locate.localization.pose import NOT_LOCALIZED, UNCERTAIN, VERDICTS, Pose, quaternion_of
+from locate.localization.pose import NOT_LOCALIZED, UNCERTAIN, VERDICTS, Pose
 from locate.localization.query_camera import plain_camera, unknown_camera
 from locate.localization.rig import Frame, Rig
-from locate.localization.rig_solver import RigSolution, RigView, carried, compose, solve_rig
+from locate.localization.rig_solver import RigSolution, RigView, solve_rig
 from locate.localization.solver import share_of
 from locate.localization.verdict import doubted, needed, spread_of
 from locate.types import Array
-from pipelines.indexing.extraction import Clock
+from locate.util.timing import Clock
 from pipelines.localization.localizer import CANDIDATES, Localizer, PriorPose
 from pipelines.localization.rig_matching import Seen, agreeing_images, look_at_all
 from pipelines.localization.rig_verdict import disagreement_of, judge_rig

@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from locate.errors import ImageError
-from locate.formats.trajectories import invert
+from locate.extractors.rotated import extract_turned
+from locate.geometry.rigid import compose, invert
 from locate.images.masks import hidden
 from locate.images.reading import read_photo
 from locate.localization.query_camera import QueryCamera, choose_camera
 from locate.localization.rig import RigCamera
-from locate.localization.rig_solver import compose
 from locate.localization.verdict import RIVAL, SURE, needed
 from locate.types import Array, Features
-from pipelines.indexing.extraction import Clock, extract_turned
+from locate.util.timing import Clock
 from pipelines.localization.localizer import Localizer, PriorPose, Try
 
 _DARK = "no features were found: a plain, dark or blurred photo"

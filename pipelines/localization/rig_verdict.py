@@ -7,22 +7,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from locate.formats.trajectories import invert
+from locate.geometry.cameras import field_of_view
+from locate.geometry.rigid import compose, invert
 from locate.localization.pose import NOT_LOCALIZED, UNCERTAIN
 from locate.localization.refinement import refine_pose
-from locate.localization.rig_solver import (
-    RigSolution,
-    RigView,
-    compose,
-    estimate_rig_pose,
-    inliers_of,
-)
+from locate.localization.rig_solver import RigSolution, RigView, estimate_rig_pose, inliers_of
 from locate.localization.verdict import FIELD_OF_VIEW, RIVAL, Evidence, judge, spread_of
+from locate.metrics.pose import pose_error
 from locate.pixels import to_colmap
 from locate.types import Array
-from pipelines.localization.localizer import field_of_view
 from pipelines.localization.rig_matching import Seen
-from pipelines.mapping.covariance_calibration import pose_error
 
 _AGREE = 0.5  # of the inliers that a photo alone is sure of must agree with the rig
 # Of `disagreement_of`, whose expectation is 1 in a rig that is true. Up to here it widens the

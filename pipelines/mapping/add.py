@@ -18,11 +18,11 @@ import pycolmap
 from index import lock
 from index.catalog import Catalog
 from index.maps.folder import MapFolder, Progress
-from index.vectors.files import is_intact
 from locate.errors import DatabaseError, InputError
 from locate.mapping.structure import UNMOVED, examine, known_cameras, leave_out
+from locate.util.files import is_intact
+from locate.util.timing import Clock
 from pipelines.indexing.build import add_photos, resolve
-from pipelines.indexing.extraction import Clock
 from pipelines.mapping.build import quiet, scale_errors, summed_up
 from pipelines.mapping.covariance_calibration import measure_share
 from pipelines.mapping.features import choose_pairs, mapped_rows, median_scale

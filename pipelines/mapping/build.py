@@ -36,7 +36,7 @@ from locate.mapping.structure import (
     leave_out,
     nothing_moved,
 )
-from pipelines.indexing.extraction import Clock
+from locate.util.timing import Clock
 from pipelines.mapping.covariance_calibration import measure_share
 from pipelines.mapping.features import (
     choose_pairs,

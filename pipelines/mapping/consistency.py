@@ -9,7 +9,7 @@ import numpy as np
 import pycolmap
 
 from index.catalog import Catalog
-from locate.datasets.localization import PosedPhoto
+from locate.datasets.records import PosedPhoto
 from locate.errors import InputError
 from locate.mapping.triangulation import epipolar_errors
 from locate.types import Array

@@ -21,11 +21,12 @@ import pycolmap
 
 from index.catalog import Catalog
 from index.maps.folder import MapFolder, MapRecord
-from locate.formats.colmap import copy_camera
+from locate.geometry.cameras import copy_camera
 from locate.localization.query_camera import GIVEN, QueryCamera
 from locate.localization.refinement import Freedom, Refined
 from locate.localization.solver import solve_pose
 from locate.localization.verdict import needed
+from locate.metrics.pose import pose_error
 from locate.types import Array
 from pipelines.localization.localizer import CANDIDATES, match_points
 from pipelines.localization.reference_map import LoadedMap
@@ -82,16 +83,6 @@ def fit_share(found: Sequence[tuple[Refined, Array]]) -> float | None:
         middle = np.sqrt(low * high)
         low, high = (middle, high) if median(middle) > MEDIAN else (low, middle)
     return float(np.sqrt(low * high))
-
-
-def pose_error(estimated: Array, truth: Array) -> Array:
-    """6: the true centre less the estimated one, and the rotation vector w of
-    R_wc(true) = exp(w) R_wc(estimated), in the order of `Pose.covariance`. Both poses 3 x 4
-    `cam_from_world`; for small rotations."""
-    centres = [-pose[:, :3].T @ pose[:, 3] for pose in (estimated, truth)]
-    turn = truth[:, :3].T @ estimated[:, :3]
-    vector = [turn[2, 1] - turn[1, 2], turn[0, 2] - turn[2, 0], turn[1, 0] - turn[0, 1]]
-    return np.concatenate([centres[1] - centres[0], np.array(vector) / 2])
 
 
 @dataclass(frozen=True, eq=False)

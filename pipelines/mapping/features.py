@@ -19,10 +19,13 @@ from locate.errors import (
     InputError,
 )
 from locate.extractors.base import ExtractorInfo
+from locate.georef.fitting import (
+    Place,
+)
 from locate.images.folder import scan
 from locate.mapping.triangulation import ALL_PAIRS, PARTNERS
 from pipelines.indexing.build import COMMIT_IMAGES, build_index, refresh_local, refresh_vectors
-from pipelines.indexing.provenance import load_extractor, sfm_extractor
+from pipelines.indexing.provenance import sfm_extractor, working_side
 from pipelines.retrieval.search import Searches
 
 _OWN = {"features", "model", "model.new", "model.old", "matches.db", "lock", "mapping"}
@@ -127,17 +130,6 @@ def choose_pairs(catalog: Catalog, anchors: Collection[int] | None = None) -> li
             near = searches.voted(catalog.features(i), PARTNERS, NEIGHBOURS, [i]).image_ids
         pairs |= {(min(i, j), max(i, j)) for j in near if j in rows}
     return sorted(pairs)
-
-
-def working_side(catalog: Catalog) -> int:
-    """The long side in pixels that the extractor shrinks photos to; remembered, as asking for it may
-    load a network."""
-    stored = catalog.meta("working side")
-    if stored is None:
-        stored = str(load_extractor(catalog).max_side)
-        with catalog.transaction():
-            catalog.set_meta("working side", stored)
-    return int(stored)
 
 
 def median_scale(catalog: Catalog) -> float:
@@ -249,3 +241,14 @@ def _entry(source: Catalog, key: tuple[int, str], row: ImageRow) -> Entry:
     if row.status != "ok":
         return Entry(key[0], row.path, row.label, row.file, error=row.error)
     return Entry(key[0], row.path, row.label, row.file, row.info, source.extraction(row.id))
+
+
+def gps_of(catalog: Catalog) -> dict[str, Place]:
+    """GPS tags of the photos of a database, by their path in it. (0, 0), in the Atlantic, is what
+    devices write that know nothing."""
+    places: dict[str, Place] = {}
+    for row in catalog.images("ok"):
+        latitude, longitude = row.info.latitude, row.info.longitude
+        if latitude is not None and longitude is not None and (latitude, longitude) != (0, 0):
+            places[row.path] = (latitude, longitude, row.info.altitude)
+    return places

@@ -20,22 +20,23 @@ from index import lock
 from index.catalog import Catalog
 from index.maps.folder import MapRecord, Progress
 from index.records import ImageRow
-from locate.datasets.localization import PosedPhoto
+from locate.datasets.records import PosedPhoto
 from locate.errors import InputError
 from locate.formats.colmap import PoseModel, read_model
 from locate.geometry.panorama_camera import refuse_spheres
-from locate.georef.georef import gps_of, metric_by_gps
+from locate.georef.georef import metric_by_gps
 from locate.images.folder import look
 from locate.mapping.structure import JUDGED, MIN_POINTS, examine, examine_matches, nothing_moved
 from locate.mapping.triangulation import choose_pairs, triangulate
+from locate.util.timing import Clock
 from pipelines.indexing.build import Job
-from pipelines.indexing.extraction import Clock
 from pipelines.indexing.labels import label_rule
 from pipelines.mapping.build import MAX_ERROR, finished_report, summed_up
 from pipelines.mapping.consistency import Evidence
 from pipelines.mapping.covariance_calibration import measure_share
 from pipelines.mapping.features import (
     claim,
+    gps_of,
     mapped_rows,
     median_scale,
     require_info,

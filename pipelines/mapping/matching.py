@@ -35,7 +35,8 @@ from locate.matching.overlays import on_overlay
 from locate.matching.two_view import MAX_EPIPOLAR_ERROR, distinct_matches
 from locate.pixels import to_colmap
 from locate.types import Array
-from pipelines.mapping.features import mapped_rows, require_info, working_side
+from pipelines.indexing.provenance import working_side
+from pipelines.mapping.features import mapped_rows, require_info
 
 RATIO = 0.85  # Lowe's test, in the order of ids, if the extractor has none of its own
 # COLMAP's 15 inliers and 4 px suit its larger images; here they let pairs of different scenes pass.

@@ -13,15 +13,10 @@ from locate.errors import ImageError
 from locate.pixels import fit_size
 from locate.retrieval.verdict import MATCH, NO_MATCH, UNCERTAIN, UNVERIFIED
 from locate.types import Answer, Candidate, Photo
+from locate.util.files import write_beside
 from locate.util.printable import in_html as escape
 from pipelines.reports.match_pictures import VERDICT_COLOURS, draw_candidate
-from pipelines.reports.picture_io import (
-    Picture,
-    encode_jpeg,
-    query_picture,
-    read_picture,
-    write_beside,
-)
+from pipelines.reports.picture_io import Picture, encode_jpeg, query_picture, read_picture
 
 MAX_DRAWINGS = 5  # of one query
 _DRAWING_WIDTH, _THUMB_SIDE, _QUERY_SIDE = 1120, 132, 240  # pixels

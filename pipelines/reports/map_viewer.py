@@ -19,14 +19,15 @@ import numpy as np
 import pycolmap
 
 from locate.geometry.camera_models import is_spherical
+from locate.geometry.cameras import colmap_camera
 from locate.georef.fitting import level, up_direction
 from locate.georef.georef import Georef
 from locate.localization.pose import Pose
 from locate.types import Array
+from locate.util.files import write_beside
 from locate.util.printable import in_html, visible
 from pipelines.reports.match_pictures import spread_evenly
-from pipelines.reports.picture_io import write_beside
-from pipelines.reports.pose_export import colmap_camera, photo_names
+from pipelines.reports.pose_export import photo_names
 
 MAX_POINTS = 60_000  # of the map on the page
 MAX_LINES = 300  # from a query to what it sees

@@ -15,6 +15,7 @@ from locate.errors import ImageError
 from locate.pixels import resize_points, unrotate_points
 from locate.retrieval.verdict import MATCH, NO_MATCH, UNCERTAIN, UNVERIFIED
 from locate.types import Answer, Array, Candidate, Photo, PhotoInfo, Verification
+from locate.util.files import write_beside
 from pipelines.reports.picture_io import (
     MAX_WIDTH,
     Picture,
@@ -24,7 +25,6 @@ from pipelines.reports.picture_io import (
     query_picture,
     read_picture,
     safe_name,
-    write_beside,
 )
 from pipelines.reports.text import Font, drawable, elided, load_font
 

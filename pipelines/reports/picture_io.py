@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import io
-import os
 import re
-import threading
 import unicodedata
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
 
 from PIL import Image
 
@@ -46,22 +42,6 @@ def encode_jpeg(pixels: Array, quality: int = 85, comment: bytes = b"") -> bytes
         file, "JPEG", quality=quality, optimize=True, subsampling=0, comment=comment
     )
     return file.getvalue()
-
-
-@contextmanager
-def write_beside(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when it is complete; a kill leaves `path` as it was."""
-    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.writing")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)  # noqa: PTH105
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
 
 
 def safe_name(text: str) -> str:

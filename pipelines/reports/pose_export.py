@@ -28,10 +28,12 @@ import pycolmap
 from locate.errors import InputError, UnknownNameError
 from locate.formats.trajectories import FORMATS, bare_name, write_poses
 from locate.geometry.camera_models import SPHERICAL
+from locate.geometry.cameras import colmap_camera
+from locate.geometry.rigid import quaternion_of
 from locate.georef.georef import Georef
-from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, Camera, Pose, quaternion_of
+from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, Pose
 from locate.types import Array
-from pipelines.reports.picture_io import write_beside
+from locate.util.files import write_beside
 
 FORMS = ("json", "hloc", "colmap", "kapture", "tum", "kitti", "geojson", "kml")
 Frame = Literal["map", "enu"]
@@ -277,13 +279,6 @@ def _placemark(
         f"<LineString><altitudeMode>{mode}</altitudeMode><coordinates>{start} "
         f"{lon:.9f},{lat:.9f},{alt:.3f}</coordinates></LineString>"
         "</MultiGeometry></Placemark>\n"
-    )
-
-
-def colmap_camera(camera: Camera) -> pycolmap.Camera:
-    """The same camera as COLMAP's object."""
-    return pycolmap.Camera(
-        model=camera.model, width=camera.width, height=camera.height, params=list(camera.params)
     )
 
 

@@ -15,20 +15,16 @@ from PIL import Image, ImageDraw
 
 from locate.errors import ImageError
 from locate.geometry.camera_models import SPHERICAL, is_spherical
+from locate.geometry.cameras import colmap_camera
 from locate.geometry.panorama import nearest_turn, panorama_of
 from locate.georef.georef import Georef
 from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Pose
 from locate.pixels import fit_size, from_colmap, resize_points
 from locate.types import Array, Photo, PhotoInfo
+from locate.util.files import write_beside
 from pipelines.reports.map_viewer import MapScene, ShownCamera, make_scene
 from pipelines.reports.match_pictures import spread_evenly
-from pipelines.reports.picture_io import (
-    Picture,
-    encode_jpeg,
-    read_picture,
-    write_beside,
-)
-from pipelines.reports.pose_export import colmap_camera
+from pipelines.reports.picture_io import Picture, encode_jpeg, read_picture
 from pipelines.reports.text import drawable, elided, load_font
 
 VERDICT_COLOURS = {  # RGB, as of the verdicts of retrieval

@@ -28,19 +28,16 @@ from locate.errors import (
     InputError,
 )
 from locate.extractors.base import Extractor, ExtractorInfo
+from locate.extractors.rotated import extract_turned
 from locate.geometry.panorama import looked_at_flat
 from locate.images.masks import Mask, Masks, hidden
-from locate.images.reading import read_photo
+from locate.images.reading import as_photo, read_photo
 from locate.matching.descriptors import match_mutual, weighted
+from locate.matching.evidence import evidence_of
 from locate.matching.two_view import verify
 from locate.retrieval.ranking import ORDER, explain, rank_key, strength_of, verdict_on_all
-from locate.retrieval.verdict import (
-    MATCH,
-    Calibration,
-    evidence_of,
-    shipped,
-    uncalibrated,
-)
+from locate.retrieval.search_mode import BOTH, GLOBAL, LOCAL, default_search, refuse_unfit
+from locate.retrieval.verdict import MATCH, Calibration, shipped, uncalibrated
 from locate.types import (
     Answer,
     Array,
@@ -50,19 +47,11 @@ from locate.types import (
     Shortlist,
     Verification,
 )
-from pipelines.indexing.extraction import Clock, as_photo, extract_turned, one_thread_each
+from locate.util.parallel import one_thread_each
+from locate.util.timing import Clock
 from pipelines.indexing.provenance import load_extractor
 from pipelines.retrieval.query_expansion import expanded
-from pipelines.retrieval.search import (
-    BOTH,
-    GLOBAL,
-    LOCAL,
-    Found,
-    Searches,
-    candidates,
-    default_search,
-    refuse_unfit,
-)
+from pipelines.retrieval.search import Found, Searches, candidates
 
 RATIO = 0.8  # Lowe's test, if the extractor has none of its own; benchmarks/verifiers.py
 SHORTLIST = 30

@@ -13,36 +13,11 @@ from index.vectors import faiss_store, local_store
 from index.vectors.base import VectorStore
 from index.vectors.local_store import LocalStore
 from index.vectors.voting import Votes, vote
-from locate.errors import InputError
-from locate.extractors.base import ExtractorInfo
+from locate.retrieval.search_mode import GLOBAL, LOCAL
 from locate.retrieval.verdict import UNVERIFIED
 from locate.types import Array, Candidate, Features, Shortlist
 
-GLOBAL, LOCAL, BOTH = "global", "local", "both"
-SEARCHES = (GLOBAL, LOCAL, BOTH)
-
 log = logging.getLogger("locate")
-
-
-def default_search(info: ExtractorInfo) -> str:
-    """By the global descriptor where the extractor has one."""
-    return GLOBAL if info.global_dim else LOCAL
-
-
-def refuse_unfit(search: str, info: ExtractorInfo) -> None:
-    """`InputError` if `search` is none, or needs descriptors that the extractor does not give."""
-    if search not in SEARCHES:
-        raise InputError(f"search must be {', '.join(SEARCHES)}, got {search!r}")
-    if search != LOCAL and not info.global_dim:
-        raise InputError(
-            f"{info.name} gives no global descriptor, which the search {search!r} needs; use the "
-            f"search {LOCAL!r}, or an extractor that has one, such as gem+steered"
-        )
-    if search != GLOBAL and not info.local_dim:
-        raise InputError(
-            f"{info.name} gives no local features, which the search {search!r} needs; use the "
-            f"search {GLOBAL!r}, or an extractor that has some, such as gem+steered"
-        )
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from locate.errors import ImageError, InputError
 from locate.extractors.backbones.registry import load_backbone
 from locate.extractors.d2net.losses import d2_loss
 from locate.extractors.d2net.network import SYSTEM, D2Network
+from locate.extractors.sift import Sift
 from locate.images.reading import read_photo
 from locate.training.data.correspondences import MatchedPair, crop_matched_pair
 from locate.training.data.homographies import HomographySettings, visible_grid, warped_pair
@@ -90,7 +91,7 @@ class D2NetRecipe(Recipe):
         self._matched: list[MatchedPair] = []
         if self._share:
             aside = set(self._pool.held_out.tolist())
-            for pair in known_pairs(data, cache, self._matches):
+            for pair in known_pairs(data, cache, Sift(), self._matches):
                 places = {self._place.get(path) for path in (pair.image_a, pair.image_b)}
                 if None not in places and aside.isdisjoint(places):
                     self._matched.append(pair)

@@ -11,20 +11,21 @@ from pathlib import Path
 import numpy as np
 
 from locate.training.data.correspondences import MatchedPair, load_pairs, save_pairs
-from locate.training.data.pseudo import pseudo_pairs
+from locate.training.data.pseudo import Teacher, pseudo_pairs
 from locate.training.data.scenes import find_models, model_pairs, read_model, scenes_of
 
 log = logging.getLogger("locate")
 
 
 def known_pairs(
-    data: Path, cache: Path, file: Path | None = None, tries: int = 60
+    data: Path, cache: Path, teacher: Teacher, file: Path | None = None, tries: int = 60
 ) -> list[MatchedPair]:
     """All pairs of photos of a training folder whose correspondences are known.
 
     Args:
         data: the training folder.
         cache: keeps the verified matches, which take minutes.
+        teacher: whose matches they are, where no model tells them.
         file: take these pairs (`locate.training.data.correspondences.load_pairs`) and look for no
             others.
         tries: pairs of a scene that are matched.
@@ -39,7 +40,7 @@ def known_pairs(
     scenes = {
         name: photos for name, photos in scenes_of(data).items() if reconstructed.isdisjoint(photos)
     }
-    return found + _verified(scenes, data, cache, tries)
+    return found + _verified(scenes, data, cache, teacher, tries)
 
 
 def pairs_of_models(data: Path) -> list[MatchedPair]:
@@ -67,7 +68,7 @@ def _images_of(model: Path, data: Path) -> Path | None:
 
 
 def _verified(
-    scenes: Mapping[str, Sequence[Path]], data: Path, cache: Path, tries: int
+    scenes: Mapping[str, Sequence[Path]], data: Path, cache: Path, teacher: Teacher, tries: int
 ) -> list[MatchedPair]:
     if not scenes:
         return []
@@ -77,6 +78,6 @@ def _verified(
     if file.exists():
         return load_pairs(file, data)
     rng = np.random.default_rng(0)
-    found = pseudo_pairs(scenes, rng=rng, max_pairs_per_scene=tries)
+    found = pseudo_pairs(scenes, teacher, rng=rng, max_pairs_per_scene=tries)
     save_pairs(file, found, data)
     return found

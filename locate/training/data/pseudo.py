@@ -13,19 +13,31 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from locate.errors import ImageError, InputError
-from locate.extractors.base import Extractor
-from locate.extractors.sift import Sift
 from locate.images.reading import read_photo
 from locate.matching.descriptors import match_mutual
 from locate.matching.two_view import verify
 from locate.training.data.correspondences import MatchedPair
-from locate.types import Array, Features, Verification
+from locate.types import Array, Extraction, Features, Verification
 
 log = logging.getLogger("locate")
+
+
+class Teacher(Protocol):
+    """What of an extractor (`locate.extractors.base.Extractor`, a floor above) is used here."""
+
+    @property
+    def info(self) -> Any: ...
+
+    @property
+    def max_side(self) -> int: ...
+
+    def extract(self, pixels: Array, size: tuple[int, int]) -> Extraction: ...
+
 
 Matcher = Callable[[Features, Features], Array]
 Progress = Callable[[int, int], None]
@@ -37,7 +49,7 @@ _MIN_MOTION = 1.5  # pixels at the working size: less, and the photos teach noth
 
 def pseudo_pairs(
     scenes: Mapping[str, Sequence[Path]],
-    extractor: Extractor | None = None,
+    extractor: Teacher,
     *,
     rng: np.random.Generator,
     matcher: Matcher | None = None,
@@ -53,7 +65,7 @@ def pseudo_pairs(
 
     Args:
         scenes: scene name -> photos, see `locate.training.data.scenes.scenes_of`.
-        extractor: anything with local features; None for RootSIFT.
+        extractor: anything with local features.
         rng: draws the pairs that are tried where a scene has more than the budget.
         matcher: features of both -> K x 2 int indices; None for mutual nearest neighbours.
         ratio: Lowe's ratio test of the matcher that is used when none is given.
@@ -67,7 +79,6 @@ def pseudo_pairs(
     Raises:
         InputError: the extractor has no local features.
     """
-    extractor = extractor or Sift()
     if min_inliers < 1 or max_pairs_per_scene < 1:
         raise InputError(
             f"min_inliers and max_pairs_per_scene must be at least 1, "
@@ -109,7 +120,7 @@ def _draw(count: int, budget: int, rng: np.random.Generator) -> list[tuple[int, 
 
 
 def _features_of(
-    photos: Sequence[Path], pairs: Sequence[tuple[int, int]], extractor: Extractor
+    photos: Sequence[Path], pairs: Sequence[tuple[int, int]], extractor: Teacher
 ) -> Iterator[tuple[int, int, tuple[Features, Features] | None]]:
     """Each pair with the features of both; None if one of them cannot be read. A photo is read once, and
     forgotten after its last pair."""
@@ -126,7 +137,7 @@ def _features_of(
                 del kept[index]
 
 
-def _extract(path: Path, extractor: Extractor) -> Features | None:
+def _extract(path: Path, extractor: Teacher) -> Features | None:
     try:
         photo = read_photo(path, min_long_side=extractor.max_side)
     except ImageError as error:
