@@ -72,37 +72,37 @@ format: setup
 	$(BIN)/ruff format .
 
 bench: setup
-	$(BIN)/python benchmarks/speed.py --work $(WORK)
-	$(BIN)/python benchmarks/search.py
+	$(BIN)/python benchmarks/tables/speed.py --work $(WORK)
+	$(BIN)/python benchmarks/tables/search.py
 
 bench-retrieval: setup
-	$(BIN)/python benchmarks/retrieval.py --data $(DATA) --work $(WORK)
+	$(BIN)/python benchmarks/tables/retrieval.py --data $(DATA) --work $(WORK)
 
 bench-localize: setup
-	$(BIN)/python benchmarks/localize.py --data $(DATA) --work $(WORK)/localize --out docs
-	$(BIN)/python benchmarks/maps.py --data $(DATA) --work $(WORK)/maps --out $(WORK)
-	$(BIN)/python benchmarks/localize_speed.py --work $(WORK)/localize --out docs
+	$(BIN)/python benchmarks/tables/localize.py --data $(DATA) --work $(WORK)/localize --out docs/benchmarks
+	$(BIN)/python benchmarks/tables/maps.py --data $(DATA) --work $(WORK)/maps --out $(WORK)
+	$(BIN)/python benchmarks/tables/localize_speed.py --work $(WORK)/localize --out docs/benchmarks
 
 # Trains three seeds of each system, two at a time; what is finished in WORK is not done again.
 bench-learning: setup
-	$(BIN)/python benchmarks/learning.py --data $(DATA) --work $(WORK)/learning --out docs
+	$(BIN)/python benchmarks/tables/learning.py --data $(DATA) --work $(WORK)/learning --out docs/benchmarks
 
 bench-extractors: bench-learning
-	$(BIN)/python benchmarks/extractors.py --data $(DATA) --work $(WORK)/extractors --out docs \
+	$(BIN)/python benchmarks/tables/extractors.py --data $(DATA) --work $(WORK)/extractors --out docs/benchmarks \
 		--weights $(WORK)/learning/*-0/weights.safetensors
 
 bench-accuracy: setup
-	$(BIN)/python benchmarks/accuracy.py --data $(DATA) --work $(WORK)/extractors --out docs
+	$(BIN)/python benchmarks/tables/accuracy.py --data $(DATA) --work $(WORK)/extractors --out docs/benchmarks
 
 bench-proofs: setup
-	$(BIN)/python benchmarks/proofs.py --data $(DATA) --out docs
+	$(BIN)/python benchmarks/ablations/proofs.py --data $(DATA) --out docs/benchmarks
 
 bench-overlays: setup
-	$(BIN)/python benchmarks/overlays.py --data $(DATA) --out docs
+	$(BIN)/python benchmarks/tables/overlays.py --data $(DATA) --out docs/benchmarks
 
 bench-steered: setup
-	$(BIN)/python benchmarks/steered.py --data $(DATA) --work $(WORK)/extractors --out docs
-	$(BIN)/python benchmarks/failures.py --work $(WORK)/town --out docs
+	$(BIN)/python benchmarks/ablations/steered.py --data $(DATA) --work $(WORK)/extractors --out docs/benchmarks
+	$(BIN)/python benchmarks/ablations/failures.py --work $(WORK)/town --out docs/benchmarks
 
 clean:
 	rm -rf build demo .pytest_cache .mypy_cache .ruff_cache

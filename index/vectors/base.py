@@ -1,4 +1,4 @@
-"""What a store of global descriptors is; `tests/test_vectors.py` runs over every implementation."""
+"""What a store of global descriptors is; `tests/index/test_vectors.py` runs over every one of them."""
 
 from __future__ import annotations
 

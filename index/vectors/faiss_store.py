@@ -24,7 +24,7 @@ from locate.util.files import is_intact
 STEM = "vectors"
 RECORD = f"{STEM}.json"
 # Exact search while the whole matrix is at most this many numbers: about 40 ms a query on one core
-# (benchmarks/search.py).
+# (benchmarks/tables/search.py).
 EXACT_NUMBERS = 2**27
 _RECALL_QUERIES = 200
 

@@ -15,7 +15,7 @@ from index.vectors.tuning import exact_neighbours, tune_nprobe
 from locate.types import Array
 
 # Exact search while all descriptors together are at most this many numbers (65,536 of length 128): 2,048
-# of a query take half a second on one core then (benchmarks/local_search.py).
+# of a query take half a second on one core then (benchmarks/ablations/local_search.py).
 EXACT_NUMBERS = 2**23
 _TRAIN_PER_LIST = 40  # FAISS warns below 39
 _RECALL_QUERIES = 300
@@ -27,7 +27,7 @@ def choose_factory(count: int, dim: int) -> str:
     Beyond: inverted lists, about 4 sqrt(n) as FAISS advises, over product-quantised residuals: 8 bits
     for every 4 numbers of long descriptors and every 2 of short ones (128 -> 32 bytes, 40 -> 20).
     OPQ does not raise the recall of RootSIFT and takes ten times as long to train; 64 bytes instead
-    of 32 neither, since the lists not visited cost more (benchmarks/local_search.py).
+    of 32 neither, since the lists not visited cost more (benchmarks/ablations/local_search.py).
     """
     if count * dim <= EXACT_NUMBERS:
         return "Flat"

@@ -1,7 +1,7 @@
 """From the nearest database descriptors of a query to a ranking of images: each neighbour is a vote.
 
-What counts how much was chosen by `benchmarks/local_search.py votes`, which compares the rules on photos
-with labels.
+What counts how much was chosen by `benchmarks/ablations/local_search.py votes`, which compares the
+rules on photos with labels.
 """
 
 from __future__ import annotations

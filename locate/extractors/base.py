@@ -1,7 +1,7 @@
 """What every extractor is: pixels in, local features and / or a global descriptor out.
 
 To add one: implement `Extractor` in a folder of its own, add a line to `registry.EXTRACTORS`; the
-contract test `tests/test_extractors.py` then runs over it.
+contract test `tests/extractors/test_contract.py` then runs over it.
 """
 
 from __future__ import annotations

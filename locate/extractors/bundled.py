@@ -9,7 +9,7 @@ from pathlib import Path
 from locate.extractors.weights import Record, file_hash, read_record
 
 _FOLDER = Path(__file__).parent
-SCORES = _FOLDER / "scores.json"  # written by benchmarks/accuracy.py
+SCORES = _FOLDER / "scores.json"  # written by benchmarks/tables/accuracy.py
 
 # By the name of the system; beside each file lies nothing that is needed to use it.
 SHIPPED: Mapping[str, Path] = {

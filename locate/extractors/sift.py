@@ -16,9 +16,9 @@ from locate.pixels import fit_size, resize_points
 from locate.types import Array, Extraction, Features
 
 # OpenCV doubles the image before it looks and forgets half a pixel of the doubled one on the way back:
-# every keypoint is a quarter of a pixel too far right and down (tests/test_extractors.py measures it).
-# Its own cure, enable_precise_upscale, finds keypoints that match less well (MMA@3 .445 for
-# .456: benchmarks/sift_bias.py).
+# every keypoint is a quarter of a pixel too far right and down (tests/extractors/test_contract.py
+# measures it). Its own cure, enable_precise_upscale, finds keypoints that match less well (MMA@3
+# .445 for .456: benchmarks/ablations/sift_bias.py).
 _BIAS = np.float32(0.25)
 
 

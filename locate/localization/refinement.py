@@ -19,7 +19,7 @@ MacKinnon and White 1985), there is a smooth field of errors over the photo that
 where s is the scale of the residuals themselves, so that a map or a lens that fits badly gives larger
 covariances. A lens that is estimated with the pose leaves a larger field. How large the share is
 depends on the map; `pipelines.mapping.covariance_calibration` measures it on the map's own photos, and
-`benchmarks/localize.py` on held-out ones.
+`benchmarks/tables/localize.py` on held-out ones.
 """
 
 from __future__ import annotations

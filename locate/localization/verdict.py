@@ -5,8 +5,8 @@ number of matches, so a pose needs more inliers the more there were to choose fr
 
     needed(M) = floor + SHARE M
 
-The constants lie above what photos of other places reach: `benchmarks/localize.py` asks maps for such
-photos and prints the most inliers of any.
+The constants lie above what photos of other places reach: `benchmarks/tables/localize.py` asks
+maps for such photos and prints the most inliers of any.
 Besides, the inliers must determine the pose: not lie in one spot, and not leave it unknown by its own
 covariance.
 """

@@ -9,7 +9,7 @@ import numpy as np
 from locate.types import AFFINE, FUNDAMENTAL, Verification
 
 # By model, matches and the mean inliers of `locate.matching.two_view.verify` on so many uniformly
-# random ones; tests/test_verdict.py measures them again. Fundamental matrices within 2 px of
+# random ones; tests/retrieval/test_verdict.py measures them again. Fundamental matrices within 2 px of
 # images of 640 x 480 px, affine motions within 15 px of images of 512 x 384 px, the size that DELF
 # looks at.
 _RANDOM: Mapping[str, tuple[tuple[int, ...], tuple[float, ...]]] = {

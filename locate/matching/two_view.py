@@ -3,10 +3,11 @@
 Which model of that motion, and how exactly, depends on how exact the points are (`ExtractorInfo`):
 
 - "fundamental": any scene, any motion; a match is left one coordinate to be wrong in, so that points
-  have to be exact. The estimator is PoseLib's LO-RANSAC. `benchmarks/verifiers.py` compares it with
-  OpenCV's USAC_MAGSAC on real true and false pairs. At the ratio test in use PoseLib separates them a
-  little better (28.8 % of the true web pairs have more inliers than 99 % of the false ones, 27.4 % by
-  MAGSAC); MAGSAC takes half the time, but both take less than the matching itself.
+  have to be exact. The estimator is PoseLib's LO-RANSAC. `benchmarks/ablations/verifiers.py`
+  compares it with OpenCV's USAC_MAGSAC on real true and false pairs. At the ratio test in use
+  PoseLib separates them a little better (28.8 % of the true web pairs have more inliers than 99 %
+  of the false ones, 27.4 % by MAGSAC); MAGSAC takes half the time, but both take less than the
+  matching itself.
 - "affine": one plane seen from afar, within many pixels; for points on a coarse grid. The estimator is
   OpenCV's RANSAC, which draws the same numbers every time.
 """

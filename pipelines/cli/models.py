@@ -23,7 +23,7 @@ class Model:
         weights: whose they are.
         licence: of the weights; of the code where there are none.
         megabytes: of the weights.
-        scores: by measure, see docs/accuracy.md.
+        scores: by measure, see docs/benchmarks/accuracy.md.
         record: how they were trained, if here.
     """
 

@@ -87,7 +87,7 @@ def build_map(
         images: a folder of photos. Exactly one of the two.
         extractor, weights: as for `build_index`; only with `images`.
         mapper: "incremental"; "global", which solves all photos at once and is the more robust one
-            where they are few and far apart (`benchmarks/maps.py`); or "auto": both for up to a
+            where they are few and far apart (`benchmarks/tables/maps.py`); or "auto": both for up to a
             hundred photos, and what explains more is kept; beyond, incremental.
         masks: as for `build_index`; only with `images`.
         workers: threads; by default one a core.

@@ -53,7 +53,7 @@ from pipelines.indexing.provenance import load_extractor
 from pipelines.retrieval.query_expansion import expanded
 from pipelines.retrieval.search import Found, Searches, candidates
 
-RATIO = 0.8  # Lowe's test, if the extractor has none of its own; benchmarks/verifiers.py
+RATIO = 0.8  # Lowe's test, if the extractor has none of its own; benchmarks/ablations/verifiers.py
 SHORTLIST = 30
 TOP = 10
 Exclude = Callable[[ImageRow], bool]

@@ -173,7 +173,8 @@ class Context:
         **settings: Any,
     ) -> Context:
         """Args:
-            weights: a file of `benchmarks/context.py`; None for that which comes with the package.
+            weights: a file of `benchmarks/ablations/context.py`; None for that which comes with
+                the package.
             shares: see the constructor.
             settings: of `Steered`.
 
@@ -186,7 +187,7 @@ class Context:
         if record.settings.get("steered") != steered.info.weights:
             raise WeightsError(
                 f"{weights} was fitted to other weights of steered than those of this installation; "
-                "fit it again with benchmarks/context.py"
+                "fit it again with benchmarks/ablations/context.py"
             )
         try:
             judge = Upright(tensors.pop("upright.weight"), tensors.pop("upright.bias"))

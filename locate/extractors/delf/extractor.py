@@ -25,7 +25,8 @@ from locate.pixels import fit_size, resize_points
 from locate.types import AFFINE, Array, Extraction, Features
 
 SYSTEM = "delf"
-# Published are 20 px (matching) and 10 px (re-ranking); between them benchmarks/ratios.py proves most.
+# Published are 20 px (matching) and 10 px (re-ranking); between them
+# benchmarks/ablations/ratios.py proves most.
 MAX_ERROR = 15.0
 RATIO = 0.98  # of Lowe's test: the same command, of the untrained start
 SCALES = (0.25, 0.3536, 0.5, 0.7071, 1.0, 1.4142, 2.0)

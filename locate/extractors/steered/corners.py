@@ -27,7 +27,7 @@ _FURTHEST = 0.7  # pixels: a maximum that lies further from its pixel is none
 
 @dataclass(frozen=True)
 class CornerSettings:
-    """What a corner is. `benchmarks/steered.py` has measured others.
+    """What a corner is. `benchmarks/ablations/steered.py` has measured others.
 
     Attributes:
         blur: in pixels, of the image before its gradient is taken, at each level.

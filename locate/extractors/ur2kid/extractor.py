@@ -24,7 +24,7 @@ from locate.types import Array, Extraction, Features
 
 SYSTEM = "ur2kid"
 SCALES = (0.5, 1.0, 2.0)
-RATIO = 0.98  # of Lowe's test: benchmarks/ratios.py, of the untrained start
+RATIO = 0.98  # of Lowe's test: benchmarks/ablations/ratios.py, of the untrained start
 
 log = logging.getLogger("locate")
 

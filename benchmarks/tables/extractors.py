@@ -1,0 +1,187 @@
+"""All extractors in one table, by the common evaluation: which is best at what.
+
+    python benchmarks/tables/extractors.py --data ../shared/data --work build/extractors --out docs/benchmarks \
+        --weights build/learning/d2net-0/weights.safetensors ...
+
+- MMA@3, homography accuracy at 3 px (MAGSAC, mean of five orders): oxford-affine, 2048 keypoints,
+  full size.
+- repeatability: the same, 300 keypoints at 320 x 240, 3 px.
+- right matches: wxbs, the share of matches that are right at 3 px.
+- mAP, right at 1 %: eval/retrieval, web queries, every fifth photo of train/photos as a distractor;
+  candidates by the global descriptor where there is one, else by local search; mAP after
+  verification, and before it.
+- ms: of one image of 640 px in full, two threads; the extractors take turns, 20 photos each, ten
+  times; the fastest of a photo's times, since what else a machine does only adds; their median.
+
+What is finished in --work is not done again, but for the speed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar
+
+import cv2
+import torch
+
+from locate.extractors.base import Extractor
+from locate.images.reading import read_photo
+from locate.pixels import fit_size
+from locate.util.memory import keep_freed_memory
+from pipelines.cli.evaluate import named_extractors
+from pipelines.cli.tables import print_report
+from pipelines.evaluation.homographies import evaluate_matching
+from pipelines.evaluation.repeatability import evaluate_repeatability
+from pipelines.evaluation.retrieval import evaluate_retrieval
+from pipelines.reports.report import Report, Table
+
+NAMES = ("sift", "gem", "gem+sift", "gem+steered", "context")
+SIDE, TIMED, ROUNDS = 640, 20, 10
+DISTRACTORS = 5  # every so-manieth photo
+
+Scores = dict[str, float | None]
+Found = TypeVar("Found")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--work", type=Path, default=Path("build/extractors"))
+    parser.add_argument("--weights", type=Path, nargs="*", default=[], help="of trained systems")
+    parser.add_argument("--out", type=Path, help="write extractors.md and extractors.json here")
+    a = parser.parse_args()
+    torch.set_num_threads(2)
+    a.work.mkdir(parents=True, exist_ok=True)
+    rows = []
+    extractors = named_extractors(list(NAMES), a.weights)
+    times = speeds(extractors, a.data)
+    for name, extractor in extractors.items():
+        found: Scores = {"ms": times[name]}
+        for measure in (matching, repeatability, clicks, retrieval):
+            found |= kept(a.work, extractor, measure, a.data)
+        rows.append((name.split(" ")[0], *(found.get(column) for column in COLUMNS)))
+    report = make_report(rows)
+    print_report(report)
+    if a.out:
+        a.out.mkdir(parents=True, exist_ok=True)
+        (a.out / "extractors.md").write_text(report.to_markdown())
+        (a.out / "extractors.json").write_text(json.dumps(report.to_json(), indent=1) + "\n")
+
+
+COLUMNS = (
+    "MMA@3",
+    "homography@3",
+    "repeatability",
+    "right matches",
+    "mAP before",
+    "mAP",
+    "right at 1 %",
+    "ms",
+)
+
+
+def kept(work: Path, extractor: Extractor, measure: Callable[..., Found], data: Path) -> Found:
+    """What `measure` finds, from the file of an earlier call where there is one."""
+    file = work / f"{extractor.info.name}-{extractor.info.fingerprint}-{measure.__name__}.json"
+    if not file.exists():
+        file.write_text(json.dumps(measure(extractor, data, work)))
+        print(file.read_text(), flush=True)
+    found: Found = json.loads(file.read_text())
+    return found
+
+
+def speeds(extractors: Mapping[str, Extractor], data: Path) -> dict[str, float]:
+    """Milliseconds by extractor."""
+    keep_freed_memory()  # as commands do
+    photos = sorted((data / "eval/retrieval/images").rglob("*.jpg"))[:: max(1, 60 // TIMED)][:TIMED]
+    images = []
+    for path in photos:
+        pixels = read_photo(path, min_long_side=SIDE).pixels
+        size = fit_size((pixels.shape[1], pixels.shape[0]), SIDE)
+        images.append(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA))
+    best = {name: [math.inf] * len(images) for name in extractors}
+    for _ in range(ROUNDS):
+        for name, extractor in extractors.items():
+            extractor.extract(images[0])  # finds everybody else's data in the caches
+            for i, pixels in enumerate(images):
+                begin = time.perf_counter()
+                extractor.extract(pixels)
+                best[name][i] = min(best[name][i], 1000 * (time.perf_counter() - begin))
+    return {name: median(times) for name, times in best.items()}
+
+
+def matching(extractor: Extractor, data: Path, work: Path) -> Scores:  # noqa: ARG001
+    if not extractor.info.local_dim:
+        return {}
+    folder = data / "eval/matching/oxford-affine"
+    row = over_all(
+        evaluate_matching(folder, {"x": extractor}, max_keypoints=2048, estimator="magsac")
+    )
+    return {"MMA@3": row["MMA@3"], "homography@3": row["homography@3"]}
+
+
+def repeatability(extractor: Extractor, data: Path, work: Path) -> Scores:  # noqa: ARG001
+    if not extractor.info.local_dim:
+        return {}
+    folder = data / "eval/matching/oxford-affine"
+    row = over_all(evaluate_repeatability(folder, {"x": extractor}))
+    return {"repeatability": row["rep (image b)"]}
+
+
+def clicks(extractor: Extractor, data: Path, work: Path) -> Scores:  # noqa: ARG001
+    if not extractor.info.local_dim:
+        return {}
+    row = over_all(evaluate_matching(data / "eval/matching/wxbs", {"x": extractor}))
+    return {"right matches": row["right@3"]}
+
+
+def distractors(data: Path) -> list[Path]:
+    return sorted((data / "train/photos").iterdir())[::DISTRACTORS]
+
+
+def retrieval(extractor: Extractor, data: Path, work: Path) -> Scores:
+    folder = work / "distractors"
+    folder.mkdir(exist_ok=True)
+    for path in distractors(data):
+        if not (folder / path.name).exists():
+            (folder / path.name).symlink_to(path.resolve())
+    report = evaluate_retrieval(
+        data / "eval/retrieval",
+        {"x": extractor},
+        distractors=[folder],
+        kinds=["web"],
+        work=work / "databases",
+    ).to_json()
+    ranking, *rest = report["tables"]
+    by_stage = {row["ranking"]: row["mAP"] for row in ranking["rows"]}
+    before, after = by_stage.values()
+    right = [row["right at 1 %"] for table in rest for row in table["rows"]]
+    return {"mAP before": before, "mAP": after, "right at 1 %": right[0] if right else None}
+
+
+def over_all(report: Report) -> dict[str, Any]:
+    """The row of the first table that is the mean over everything."""
+    rows: list[dict[str, Any]] = report.to_json()["tables"][0]["rows"]
+    return next((row for row in rows if "all" in row.values()), rows[-1])
+
+
+def make_report(rows: list[tuple[Any, ...]]) -> Report:
+    best = []
+    for number, column in enumerate(COLUMNS, start=1):
+        choose = min if column == "ms" else max
+        known = [row for row in rows if row[number] is not None]
+        if known:
+            best.append(f"{column}: {choose(known, key=lambda row: row[number])[0]}")
+    table = Table("All extractors", ("extractor", *COLUMNS), tuple(rows))
+    settings = {"torch": torch.__version__, "timed": TIMED * ROUNDS, "side": SIDE}
+    return Report("extractors", settings, (table,), notes=("Best: " + "; ".join(best),))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,331 @@
+"""`locate train`: the command, what it writes and what it refuses."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from locate.errors import InputError, UnknownNameError
+from locate.extractors import recipes
+from locate.extractors.recipes import RECIPES, create_recipe
+from locate.extractors.weights import load_weights
+from locate.training import loop
+from locate.training.checkpoint import (
+    load_checkpoint,
+)
+from locate.training.recipe import Recipe
+from pipelines.cli import train as train_cli
+from pipelines.training.record import commit_of, loss_curves, smoothed
+from pipelines.training.train import Request, export, train_system
+from tests.helpers.training_toys import equal, made_photos, metrics
+from tests.helpers.training_worker import ToyRecipe, parser
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return made_photos(tmp_path)
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    monkeypatch.setitem(RECIPES, "toy", lambda: ToyRecipe)
+
+
+# --- the command -------------------------------------------------------------------------------
+
+
+def test_weights_and_record(photos, tmp_path, toy, capsys):
+    out = tmp_path / "out"
+    arguments = ["train", "toy", "--data", str(photos), "--out", str(out), "--steps", "9"]
+    arguments += ["--set", "size=4", "--seed", "3", "--threads", "1", "--json"]
+    assert train_cli.train(parser().parse_args(arguments)) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["finished"] is True
+    assert printed["steps"] == 9
+    tensors, record = load_weights(out / "weights.safetensors", "toy")
+    checkpoint = load_checkpoint(out / "checkpoint.pt")
+    assert equal(tensors, {f"toy.{name}": t for name, t in checkpoint.network.items()})
+    assert record.settings == {"size": 4}
+    assert record.data == "2 files"
+    assert record.licence == "Apache-2.0"
+    assert record.seconds == round(checkpoint.elapsed, 1)
+    assert record.commit == commit_of(Path(loop.__file__).parents[1])
+    held_out = metrics(out, kind="held-out")
+    first = [h for h in held_out if h["stage"] == "first"]
+    assert record.scores["first: held-out loss, start"] == first[0]["losses"]["loss"]
+    assert record.scores["first: held-out loss, end"] == first[-1]["losses"]["loss"]
+    assert record.scores["second: held-out worst, end"] == held_out[-1]["losses"]["worst"]
+    beside = json.loads((out / "record.json").read_text())
+    assert beside.pop("sha256") == printed["weights"]["sha256"]
+    assert beside.pop("file") == "weights.safetensors"
+    assert beside == json.loads(record.to_json())
+    assert (out / "loss.png").read_bytes()[:4] == b"\x89PNG"
+    # The command in the record asks for the same training again.
+    words = shlex.split(record.command)
+    assert words[0] == "locate"
+    again = parser().parse_args([*words[1:], "--json"])
+    assert vars(again) == vars(parser().parse_args(arguments))
+
+
+def test_a_folder_with_a_training_is_not_overwritten(photos, tmp_path, toy):
+    out = tmp_path / "out"
+    request = Request("toy", out, photos, steps=4, seed=2, settings={"size": 4}, threads=1)
+    train_system(request)
+    before = (out / "checkpoint.pt").read_bytes()
+    with pytest.raises(InputError, match="--resume"):
+        train_system(request)
+    assert (out / "checkpoint.pt").read_bytes() == before
+    for change, words in [
+        ({"seed": 1}, "seed: 2, now it is 1"),
+        ({"steps": 5}, "steps: 4, now it is 5"),
+        ({"budget": 60.0}, "time budget: not given, now it is 60.0"),
+        ({"settings": {"size": 5}}, "size: 4, now it is 5"),
+        ({"settings": {"delay": 0.0}}, "delay: not given"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            train_system(replace(request, **change), resume=True)
+    silent = Request("toy", out)  # what is not named is as it was
+    assert train_system(silent, resume=True).already
+    moved = photos.rename(tmp_path / "moved")
+    assert train_system(replace(silent, data=moved), resume=True).already
+    (moved / "c").write_text("another")
+    with pytest.raises(InputError, match=r"2 then, 3 now"):
+        train_system(replace(silent, data=moved), resume=True)
+    (moved / "c").unlink()
+    (moved / "b").write_text("longer than before")
+    with pytest.raises(InputError, match="files below"):
+        train_system(replace(silent, data=moved), resume=True)
+
+
+def test_an_output_folder_among_the_photos_does_not_count(photos, toy):
+    request = Request("toy", photos / "out", photos, steps=4, threads=1)
+
+    def prepare(self, data, cache):
+        self.photos = ["a", "b"]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ToyRecipe, "prepare", prepare)
+        train_system(request)
+        assert train_system(request, resume=True).already
+
+
+def test_what_cannot_be_trained_is_refused_before_a_folder_is_made(photos, tmp_path, toy):
+    out = tmp_path / "out"
+    for request, words in [
+        (Request("nobody", out, photos), "unknown system to train 'nobody'; known: d2net, delf,"),
+        (Request("toy", out, photos, settings={"colour": 1}), "unknown setting of toy 'colour'"),
+        (Request("toy", out, photos, settings={"size": "x"}), "size must be of the kind of 8"),
+        (Request("toy", out), "--data"),
+        (Request("toy", out, tmp_path / "none"), "is not a folder"),
+        (Request("toy", out, photos, seed=-1), "seed must be 0 or more"),
+    ]:
+        with pytest.raises(InputError, match=words):
+            train_system(request)
+    with pytest.raises(InputError, match="no training to go on with"):
+        train_system(Request("toy", out, photos), resume=True)
+    with pytest.raises(InputError, match="no training to go on with"):
+        export(Request("toy", out))
+    assert not out.exists()
+
+
+def test_one_training_a_folder(photos, tmp_path, toy, monkeypatch):
+    out = tmp_path / "out"
+    refused = []
+
+    def prepare(self, data, cache):
+        self.photos = []
+        with pytest.raises(InputError, match="another process"):
+            train_system(Request("toy", out, photos, threads=1))
+        refused.append(True)
+
+    monkeypatch.setattr(ToyRecipe, "prepare", prepare)
+    train_system(Request("toy", out, photos, steps=2, threads=1))
+    assert refused == [True]
+
+
+def test_export_writes_the_last_checkpoint(photos, tmp_path, toy, caplog, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    request = Request("toy", out, photos, threads=1)
+    asked = iter([False] * 5 + [True])
+    from pipelines.training import train as module
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            module,
+            "train",
+            lambda *a, **k: loop.train(*a, **{**k, "stop": lambda: next(asked, True)}),
+        )
+        assert not train_system(request).finished
+    arguments = parser().parse_args(["train", "toy", "--out", str(out), "--export"])
+    assert train_cli.train(arguments) == 0
+    assert "unfinished training: stage first, step 5 of 24" in caplog.text
+    tensors, _ = load_weights(out / "weights.safetensors")
+    checkpoint = load_checkpoint(out / "checkpoint.pt")
+    assert equal(tensors, {f"toy.{name}": t for name, t in checkpoint.network.items()})
+    assert (checkpoint.stage, checkpoint.step) == (0, 5)
+    # Weights of before are no reason not to write those of the end, even if that was interrupted.
+    with pytest.MonkeyPatch.context() as patch:
+
+        def interrupted(*args):
+            raise KeyboardInterrupt
+
+        patch.setattr(module, "write_weights", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train_system(request, resume=True)
+    assert load_checkpoint(out / "checkpoint.pt").finished
+    done = train_system(request, resume=True)
+    assert not done.already
+    final, _ = load_weights(out / "weights.safetensors")
+    assert not equal(final, tensors)
+    assert train_system(request, resume=True).already
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("20m", 1200), ("2h", 7200), ("1.5h", 5400)]
+)
+def test_durations(text, seconds):
+    assert train_cli.duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "20", "m", "-5m", "0s", "1h30m", "5 d", "nan"])
+def test_durations_that_are_none(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="write 90s, 20m or"):
+        train_cli.duration(text)
+
+
+def test_settings_from_the_command_line():
+    def asked(*words):
+        return train_cli.settings_of(parser().parse_args(["train", "x", "--out", "o", *words]))
+
+    assert asked() == {}
+    assert asked("--backbone", "vgg16", "--set", "a=3", "--set", "b=[1, 2]", "--set", "c=x=y") == {
+        "backbone": "vgg16",
+        "a": 3,
+        "b": [1, 2],
+        "c": "x=y",
+    }
+    file = asked("--backbone-weights", "vgg.pth")["backbone_weights"]
+    assert Path(file) == Path.cwd() / "vgg.pth"
+    for words, message in [
+        (["--set", "a"], "KEY=VALUE"),
+        (["--set", "=1"], "KEY=VALUE"),
+        (["--set", "a=1", "--set", "a=2"], "named twice"),
+        (["--backbone", "x", "--set", "backbone=y"], "named twice"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            asked(*words)
+
+
+def test_settings_become_what_the_recipe_wants(toy, monkeypatch):
+    class Picky(ToyRecipe):
+        def __init__(self, size=8, sides=(1, 2), delay=0.5, fast=False, backbone_weights=None):
+            self.got = (size, sides, delay, fast, backbone_weights)
+
+    monkeypatch.setitem(RECIPES, "toy", lambda: Picky)
+    values = {"sides": [3, 4], "delay": 1, "backbone_weights": "a/b.pth"}
+    assert create_recipe("toy", values).got == (8, (3, 4), 1.0, False, Path("a/b.pth"))
+    assert isinstance(create_recipe("toy", values).got[2], float)
+    for key, value in [("size", 1.5), ("size", True), ("fast", 1), ("sides", 3), ("delay", "x")]:
+        with pytest.raises(InputError, match=f"toy: {key} must be"):
+            create_recipe("toy", {key: value})
+    with pytest.raises(UnknownNameError, match="known: backbone_weights, delay, fast, sides, size"):
+        create_recipe("toy", {"sise": 1})
+
+
+@pytest.mark.parametrize("name", sorted(set(RECIPES) - {"toy"}))
+def test_the_recipes_are_what_the_table_says(name):
+    own = name.startswith("steered")  # no backbone
+    recipe = create_recipe(name, {} if own else {"backbone": "lite0", "backbone_weights": None})
+    assert isinstance(recipe, Recipe)
+    assert recipe.system == name.removesuffix("-narrow")
+    assert recipe.stages
+
+
+def test_the_table_of_recipes_loads_nothing():
+    code = (
+        "import sys, locate.extractors.recipes, pipelines.cli.train;"
+        "heavy = {'torch', 'cv2', 'numpy', 'rich'} & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)
+    assert recipes.RECIPES is RECIPES
+
+
+def test_the_commit_is_that_of_the_package_or_none(tmp_path):
+    def git(*arguments):
+        run = subprocess.run(
+            ["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments],
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return run.stdout.strip()
+
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    if not (tmp_path / ".git").exists():
+        git("init", "-q")
+    (tmp_path / "other.txt").write_text("")
+    git("add", "other.txt")
+    git("commit", "-q", "-m", "of somebody else's project")
+    assert commit_of(package) == ""
+    git("add", "package")
+    git("commit", "-q", "-m", "of ours")
+    assert commit_of(package) == git("rev-parse", "HEAD")
+    assert commit_of(tmp_path / "nowhere") == ""
+
+
+def test_the_plot_puts_stages_one_after_the_other(tmp_path):
+    lines = [
+        {"kind": "plan", "stage": "a", "step": 0, "steps": 20},
+        {"kind": "held-out", "stage": "a", "step": 0, "losses": {"loss": 5.0}},
+        {"kind": "train", "stage": "a", "step": 10, "losses": {"loss": 4.0, "extra": 1.0}},
+        {"kind": "train", "stage": "a", "step": 20, "losses": {"loss": 3.0, "extra": 2.0}},
+        {"kind": "held-out", "stage": "b", "step": 0, "losses": {"loss": 2.5}},
+        {"kind": "train", "stage": "b", "step": 10, "losses": {"loss": 2.0}},
+        {"kind": "held-out", "stage": "b", "step": 10, "losses": {"loss": None}},
+    ]
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    recipe = ToyRecipe()
+    series = {n: (list(x), list(y)) for n, (x, y) in loss_curves(path, recipe).series.items()}
+    assert series == {
+        "a: loss, held out": ([0], [5.0]),
+        "a: loss": ([10, 20], [4.0, 3.0]),
+        "a: extra": ([10, 20], [1.0, 2.0]),
+        "b: loss, held out": ([20], [2.5]),
+        "b: loss": ([30], [2.0]),
+    }
+    recipe.stages = recipe.stages[:1]
+    assert "loss, held out" in loss_curves(path, recipe).series
+
+
+def test_smoothing_is_a_mean_of_neighbours():
+    values = np.random.default_rng(0).normal(size=50)
+    radius = 5
+    by_hand = [values[max(0, i - radius) : i + radius + 1].mean() for i in range(50)]
+    np.testing.assert_allclose(smoothed(values, 0.1), by_hand, atol=1e-12)
+    np.testing.assert_array_equal(smoothed(values[:3]), values[:3])
+
+
+def test_lines_where_there_is_no_terminal(photos, tmp_path, toy, capsys):
+    out = tmp_path / "out"
+    arguments = ["train", "toy", "--data", str(photos), "--out", str(out), "--threads", "1"]
+    assert train_cli.train(parser().parse_args(arguments)) == 0
+    printed = capsys.readouterr()
+    assert "first 0/24, held out: loss " in printed.err
+    assert "second 12/12, held out: loss " in printed.err
+    assert "first 1/24: loss " in printed.err
+    assert len(printed.err.splitlines()) < 20
+    assert f"{out}: 36 steps" in printed.out
+    assert "second: held-out loss, end" in printed.out
