@@ -57,7 +57,7 @@ _PUBLIC = {
     "Localizer": ("pipelines.localization.localizer", "Localizer"),
     "PriorPose": ("pipelines.localization.localizer", "PriorPose"),
     "Pose": ("locate.localization.pose", "Pose"),
-    "Camera": ("locate.localization.pose", "Camera"),
+    "Camera": ("locate.geometry.cameras", "Camera"),
     "create_extractor": ("locate.extractors.registry", "create"),
     "read_photo": ("locate.images.reading", "read_photo"),
     **{

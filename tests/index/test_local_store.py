@@ -4,7 +4,9 @@ votes are those that plain loops count."""
 from __future__ import annotations
 
 import contextlib
+import os
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -264,7 +266,7 @@ def test_stopping_at_any_instant_leaves_the_old_index_or_the_new_one(source, tmp
 
             with monkeypatch.context() as patch:
                 for owner, name in (
-                    (files.os, "fsync"), (files.Path, "replace"), (files.Path, "write_text"),
+                    (os, "fsync"), (Path, "replace"), (Path, "write_text"),
                     (files, "sha256_of"),
                 ):  # fmt: skip
                     original = getattr(owner, name)

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from pipelines.cli.main import main as cli
+from pipelines.cli import main as cli
 
 # 16 MB, ten times: pages that the system had to hand out anew.
 SCRIPT = """
