@@ -11,6 +11,7 @@ Everything public is named here; the modules behind are loaded when a name is fi
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +32,12 @@ if TYPE_CHECKING:  # for type checkers and editors; `__getattr__` below does it 
     from locate.extractors.registry import create as create_extractor
     from locate.geometry.cameras import Camera
     from locate.images.reading import read_photo
+    from locate.localization.gravity import GravityPrior
     from locate.localization.pose import Pose
     from locate.types import Answer, Candidate, Features, Photo, PhotoInfo, Verification
     from pipelines.indexing.build import BuildReport, add_photos, build_index, remove_images
-    from pipelines.localization.localizer import Localizer, PriorPose
+    from pipelines.localization.localizer import Localizer
+    from pipelines.localization.matcher import PosePrior
     from pipelines.mapping.add import add_to_map
     from pipelines.mapping.build import build_map
     from pipelines.mapping.import_model import import_map
@@ -55,7 +58,8 @@ _PUBLIC = {
     "add_to_map": ("pipelines.mapping.add", "add_to_map"),
     "MapReport": ("pipelines.mapping.summary", "MapReport"),
     "Localizer": ("pipelines.localization.localizer", "Localizer"),
-    "PriorPose": ("pipelines.localization.localizer", "PriorPose"),
+    "PosePrior": ("pipelines.localization.matcher", "PosePrior"),
+    "GravityPrior": ("locate.localization.gravity", "GravityPrior"),
     "Pose": ("locate.localization.pose", "Pose"),
     "Camera": ("locate.geometry.cameras", "Camera"),
     "create_extractor": ("locate.extractors.registry", "create"),
@@ -79,6 +83,8 @@ _PUBLIC = {
         )
     },
 }
+# Old names, for one version: old -> new.
+_RENAMED = {"PriorPose": "PosePrior"}
 __all__ = [
     "Answer",
     "BuildReport",
@@ -91,6 +97,7 @@ __all__ = [
     "DatabaseMismatchError",
     "DatabaseMissingError",
     "Features",
+    "GravityPrior",
     "ImageError",
     "InputError",
     "Localizer",
@@ -99,7 +106,7 @@ __all__ = [
     "Photo",
     "PhotoInfo",
     "Pose",
-    "PriorPose",
+    "PosePrior",
     "UnknownNameError",
     "Verification",
     "__version__",
@@ -116,6 +123,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        new = _RENAMED[name]
+        warnings.warn(f"locate.{name} is called locate.{new} now", DeprecationWarning, stacklevel=2)
+        return __getattr__(new)
     if name not in _PUBLIC:
         raise AttributeError(f"module 'locate' has no attribute {name!r}")
     module, attribute = _PUBLIC[name]

@@ -92,6 +92,27 @@ def test_no_import_upwards_goes_unnoticed(tmp_path):
         room_of("pipelines.retrieve")
 
 
+def test_no_circle_of_files():
+    graph = {}
+    for file in FILES:
+        name = module_of(file).removesuffix(".__init__")
+        # What is imported within a function is a circle too, only later.
+        graph[name] = imports_of(file) - {"locate", name}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join((*path[path.index(name) :], name))
+        if name in done:
+            return
+        for other in sorted(graph.get(name, ())):
+            visit(other, (*path, name))
+        done.add(name)
+
+    for name in sorted(graph):
+        if name != "locate":
+            visit(name, ())
+
+
 def test_no_room_is_too_full():
     assert not list((ROOT / "pipelines").glob("*.py")), "a file in pipelines/ itself"
     folders = {file.parent for file in FILES}

@@ -22,7 +22,7 @@ from index.maps.folder import MapFolder
 from locate.localization.pose import Pose
 from pipelines.cli.tables import print_report
 from pipelines.localization.localizer import Localizer
-from pipelines.localization.reference_map import LoadedMap
+from pipelines.localization.reference_map import ReferenceMap
 from pipelines.mapping.import_model import import_map
 from pipelines.reports.report import Report, Table
 from pipelines.town.town import make_town
@@ -89,7 +89,7 @@ def main() -> None:
 
 def memory(map_: Path) -> float:
     """kB of the arrays that a loaded map holds, per image (COLMAP's model beside them not counted)."""
-    loaded = LoadedMap(map_)
+    loaded = ReferenceMap(map_)
     arrays = [loaded.points, loaded.track_lengths, loaded.centers, loaded.directions]
     arrays += [] if loaded.vectors is None else [loaded.vectors]
     arrays += [array for image in loaded.images for array in (image.descriptors, image.point_rows)]
@@ -99,7 +99,7 @@ def memory(map_: Path) -> float:
 def disk(map_: Path) -> float:
     files = [file for file in map_.rglob("*") if file.is_file()]
     total = sum(file.stat().st_size for file in files)
-    return float(total / len(LoadedMap(map_).images) / 1e3)
+    return float(total / len(ReferenceMap(map_).images) / 1e3)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ _BEYOND = 30.0  # of chi-squared with two degrees of freedom: by chance once in 
 
 
 @dataclass(frozen=True, eq=False)
-class Up:
+class GravityPrior:
     """Which way is up.
 
     Attributes:
@@ -43,7 +43,9 @@ class Up:
             raise InputError(f"up must be known to some degrees, 0 to 90, got {self.degrees}")
 
 
-def with_up(cam_from_world: Array, covariance: Array, up: Up) -> tuple[Array, Array] | None:
+def fuse_gravity(
+    cam_from_world: Array, covariance: Array, up: GravityPrior
+) -> tuple[Array, Array] | None:
     """A pose (3 x 4) and its covariance (6 x 6, see `locate.localization.pose.Pose`), knowing
     which way is up; None if the pose contradicts that."""
     rotation = cam_from_world[:, :3]

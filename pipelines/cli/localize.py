@@ -17,7 +17,8 @@ from pipelines.cli.streams import say
 if TYPE_CHECKING:
     from locate.georef.georef import Georef
     from locate.localization.pose import Pose
-    from pipelines.localization.localizer import Localizer, PriorPose
+    from pipelines.localization.localizer import Localizer
+    from pipelines.localization.matcher import PosePrior
 
 FORMATS = ("json", "colmap", "tum", "kitti", "hloc", "kapture", "geojson", "kml")
 
@@ -137,7 +138,7 @@ def localize(a: argparse.Namespace) -> int:
 
 
 def _answers(
-    localizer: Localizer, photos: list[Path], a: argparse.Namespace, prior: PriorPose | None
+    localizer: Localizer, photos: list[Path], a: argparse.Namespace, prior: PosePrior | None
 ) -> Iterator[Pose | ImageError]:
     if a.rig:
         yield from _rig_answers(localizer, a, prior)
@@ -156,7 +157,7 @@ def _answers(
 
 
 def _rig_answers(
-    localizer: Localizer, a: argparse.Namespace, prior: PriorPose | None
+    localizer: Localizer, a: argparse.Namespace, prior: PosePrior | None
 ) -> Iterator[Pose | ImageError]:
     """The poses of the photos, each from the pose of its rig."""
     from locate.localization.rig import find_frames, read_rigs
@@ -229,10 +230,10 @@ def _format_of(path: Path) -> str:
     return ending if ending in FORMATS else "json"
 
 
-def _prior(text: str | None) -> PriorPose | None:
+def _prior(text: str | None) -> PosePrior | None:
     import numpy as np
 
-    from pipelines.localization.localizer import PriorPose
+    from pipelines.localization.matcher import PosePrior
 
     if text is None:
         return None
@@ -240,4 +241,4 @@ def _prior(text: str | None) -> PriorPose | None:
         x, y, z, radius = (float(part) for part in text.split(","))
     except ValueError:
         raise InputError(f"--prior-pose is X,Y,Z,RADIUS, not {text!r}") from None
-    return PriorPose(np.array([x, y, z]), radius=radius)
+    return PosePrior(np.array([x, y, z]), radius=radius)

@@ -7,10 +7,9 @@ put back on the sphere and matched and judged as those of one photo, whose camer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -28,12 +27,11 @@ from locate.geometry.panorama import (
 )
 from locate.images.masks import Mask, hidden
 from locate.images.reading import MIN_SIDE, read_photo
-from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, Pose
 from locate.localization.query_camera import QueryCamera
 from locate.localization.sphere import solve_sphere
 from locate.types import Array, Features, Photo
 from locate.util.timing import Clock
-from pipelines.localization.localizer import Localizer, rank_of
+from pipelines.localization.matcher import Look, Map, MapMatcher, Request
 
 # Times as large as the photo is sharp: small things in it resemble the map's photos more, which have
 # more pixels per degree (the town at 2000 pixels: 136 matches at 1, 293 at 1.5, 347 at 2).
@@ -42,37 +40,35 @@ _RIM = 8  # pixels of a view beside where the photo ends, in which features see 
 _CELLS = (32, 16)  # over the sphere: about as large as those of a photo
 
 
-def localize_panorama(
-    localizer: Localizer,
+def match_panorama(
+    matcher: MapMatcher,
     photo: Photo,
     camera: QueryCamera,
     allowed: Array,
-    count: int,
-    seed: int,
-    map_: Callable[..., Iterable[Any]],
+    request: Request,
+    map_: Map,
     clock: Clock,
-) -> Pose:
-    """Where was it taken? The camera's axes are those of `locate.geometry.panorama`.
+) -> Iterator[Look]:
+    """What it has in common with the map, by more and more views. The camera's axes are those of
+    `locate.geometry.panorama`.
 
     Args:
-        localizer: a map.
         photo: as it was read for a photo of its size; it is read again if its views need more.
-        camera: spherical, see `localize_camera.choose_camera`.
+        camera: spherical, see `locate.localization.query_camera.choose_camera`.
         allowed: rows of the map's images that may be candidates.
-        count: map images that would be matched with an ordinary photo.
-        seed: of RANSAC.
+        request: its candidates are those of an ordinary photo.
         map_: as the built-in one, maybe on several threads.
     """
-    extractor = localizer._load()
+    extractor = matcher.extractor()
     panorama = panorama_of(photo.info) if camera.source == "xmp" else None
     panorama = panorama or Panorama.whole(photo.info.size)
     if photo.path is not None:
         photo = read_photo(photo.path, decoded_side(panorama, extractor.max_side))
-    photo, mask = hidden(photo, localizer.masks)
+    photo, mask = hidden(photo, matcher.masks)
     views = PanoramaViews(photo.pixels, panorama, extractor)
     clock.lap("decode")
     solve = partial(solve_sphere, resolved=views.resolved)
-    count = min(count, len(allowed))
+    count = min(request.candidates, len(allowed))
     turns = (0, 90, 180, 270)
     # (how many views, turned by): the next is tried where the last one did not tell.
     looks: list[tuple[int, tuple[int, ...]]] = [(ROWS[0][1], (0,)), (len(views), (0,))]
@@ -80,7 +76,6 @@ def localize_panorama(
         looks += [(len(views), (turn,)) for turn in turns[1:]]
     elif len(allowed) > count:  # the same features, but other candidates
         looks.append((len(views), turns))
-    best: Pose | None = None
     for number, degrees in looks:
         features = views.features(number, degrees[0], map_)
         if features is not None and mask is not None:
@@ -89,18 +84,13 @@ def localize_panorama(
         clock.lap("extract")
         if features is None or not len(features):
             continue
-        rows = _shortlist(localizer, vectors, features, allowed, count)
+        rows = matcher.shortlist(vectors, features, allowed, count)
         clock.lap("search")
-        tries = localizer._tries(features, rows, camera, views.scale, seed, map_, clock, solve)
-        pose = localizer._judged(photo.path, features, tries, clock, spread_of_views)
-        if best is None or rank_of(pose) > rank_of(best):
-            best = pose
-        if best.verdict == LOCALIZED:
-            break
-    if best is None:
-        reason = "no features were found: a plain, dark or blurred photo"
-        return Pose(photo.path, NOT_LOCALIZED, reason)
-    return best
+        hypotheses = matcher.hypotheses(
+            features, rows, camera, views.scale, request.seed, map_, clock, solve
+        )
+        pose = matcher.judged(photo.path, features, hypotheses, spread_of_views)
+        yield Look(features, hypotheses, pose)
 
 
 def decoded_side(panorama: Panorama, max_side: int) -> int:
@@ -126,16 +116,6 @@ def _outside(mask: Mask, features: Features, panorama: Panorama, size: tuple[int
         scores=features.scores[kept],
         descriptors=features.descriptors[kept],
     )
-
-
-def _shortlist(
-    localizer: Localizer, vectors: Array | None, features: Features, allowed: Array, count: int
-) -> list[int]:
-    """The map images that any of the views resembles most."""
-    if vectors is None or localizer.map.vectors is None or len(allowed) <= count:
-        return localizer._shortlist(None, features, allowed, count)
-    similar = (localizer.map.vectors[allowed] @ vectors.T).max(axis=1)
-    return [int(row) for row in allowed[np.argsort(-similar, kind="stable")[:count]]]
 
 
 class PanoramaViews:
@@ -168,9 +148,7 @@ class PanoramaViews:
         """How many pixels of the panorama one pixel of a view is."""
         return float(self.panorama.pixels_per_radian / self._cutter.focal)
 
-    def features(
-        self, count: int, degrees: int, map_: Callable[..., Iterable[Any]]
-    ) -> Features | None:
+    def features(self, count: int, degrees: int, map_: Map) -> Features | None:
         """The features of the first views, each of the view that looks closest at it, best first; their
         keypoints in pixels of the whole sphere. None without any.
 
@@ -194,18 +172,14 @@ class PanoramaViews:
         order = np.argsort(-scores, kind="stable")
         return Features(points[order], scores[order], descriptors[order], self.panorama.full_size)
 
-    def vectors(
-        self, count: int, degrees: Iterable[int], map_: Callable[..., Iterable[Any]]
-    ) -> Array | None:
+    def vectors(self, count: int, degrees: Iterable[int], map_: Map) -> Array | None:
         """V x G: global descriptors of the first views, turned by each of `degrees`; None of an
         extractor that has none."""
         seen = [view for turn in degrees for _, view in self._look(count, turn, map_)]
         vectors = [view.vector for view in seen if view.vector is not None]
         return np.stack(vectors) if vectors else None
 
-    def _look(
-        self, count: int, degrees: int, map_: Callable[..., Iterable[Any]]
-    ) -> list[tuple[int, _View]]:
+    def _look(self, count: int, degrees: int, map_: Map) -> list[tuple[int, _View]]:
         new = [k for k in range(count) if (k, degrees) not in self._seen]
         for k, view in zip(new, map_(lambda k: self._extract(k, degrees), new), strict=True):
             self._seen[k, degrees] = view

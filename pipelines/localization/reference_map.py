@@ -37,7 +37,7 @@ class MapImage:
     point_rows: Array
 
 
-class LoadedMap:
+class ReferenceMap:
     """All of a map that queries need.
 
     Attributes:

@@ -1,6 +1,6 @@
 """Where a rig stood: photos of one instant by cameras that are fixed to each other, localized together.
 
-Each photo is looked at as `pipelines.localization.localizer` does; then one pose of the rig is
+Each photo is matched as `pipelines.localization.localizer` does; then one pose of the rig is
 sought that the 2D-3D matches of all photos agree with, refined and judged by the same rule as a
 photo. So photos that tell too little each may tell enough together, and one that tells nothing
 (dark, turned to the sky) gets its pose from the others. A photo that is sure of another pose than
@@ -18,7 +18,7 @@ import numpy as np
 
 from locate.errors import ImageError, InputError
 from locate.geometry.rigid import carried, compose, quaternion_of
-from locate.localization.gravity import Up, with_up
+from locate.localization.gravity import GravityPrior, fuse_gravity
 from locate.localization.pose import NOT_LOCALIZED, UNCERTAIN, VERDICTS, Pose
 from locate.localization.query_camera import plain_camera, unknown_camera
 from locate.localization.rig import Frame, Rig
@@ -27,8 +27,9 @@ from locate.localization.solver import share_of
 from locate.localization.verdict import doubted, needed, spread_of
 from locate.types import Array
 from locate.util.timing import Clock
-from pipelines.localization.localizer import CANDIDATES, Localizer, PriorPose
-from pipelines.localization.rig_matching import Seen, agreeing_images, look_at_all
+from pipelines.localization.localizer import Localizer
+from pipelines.localization.matcher import CANDIDATES, PosePrior, Request
+from pipelines.localization.rig_matching import RigPhoto, match_rig
 from pipelines.localization.rig_verdict import disagreement_of, judge_rig
 
 
@@ -92,8 +93,8 @@ def localize_rig(
     photos: Sequence[Path | str | None],
     rig: Rig,
     *,
-    prior: PriorPose | None = None,
-    up: Up | None = None,
+    prior: PosePrior | None = None,
+    gravity: GravityPrior | None = None,
     candidates: int = CANDIDATES,
     exclude: Callable[[str], bool] | None = None,
     seed: int = 0,
@@ -108,7 +109,7 @@ def localize_rig(
         photos: of one instant, in the order of the rig's cameras, None where one took none. As with
             single photos, EXIF may turn them; the rig's poses are those of the turned photos.
         rig: its distances are in units of the map.
-        up: in the rig's axes, of an inertial sensor.
+        gravity: which way is up in the rig's axes, of an inertial sensor.
         prior, candidates, exclude, seed: see `Localizer.localize`; a prior is of each camera.
 
     Raises:
@@ -121,17 +122,13 @@ def localize_rig(
             f"{len(photos)} photos of a rig of {len(rig.cameras)} cameras; give one for each, None "
             "where one took none"
         )
-    if candidates < 1:
-        raise InputError(f"candidates must be at least 1, got {candidates}")
-    if seed < 0:
-        raise InputError(f"a seed is a whole number of at least 0, got {seed}")
     taken = [(Path(p), c) for p, c in zip(photos, rig.cameras, strict=True) if p is not None]
     if not taken:
         raise InputError("a rig needs at least one photo; all of them are None")
     clock = Clock()
-    seen = look_at_all(localizer, taken, prior=prior, count=candidates, exclude=exclude, seed=seed)
+    seen = match_rig(localizer, taken, Request(prior, candidates, exclude, seed))
     clock.lap("match")
-    answer = _answer(localizer, seen, up, seed)
+    answer = _answer(localizer, seen, gravity, seed)
     clock.lap("pose")
     seconds = clock.seconds | {"total": sum(clock.seconds.values())}
     return replace(answer, seconds=seconds)
@@ -141,7 +138,7 @@ def localize_frames(
     localizer: Localizer,
     frames: Iterable[Frame],
     *,
-    prior: PriorPose | None = None,
+    prior: PosePrior | None = None,
     candidates: int = CANDIDATES,
     exclude: Callable[[str], bool] | None = None,
     seed: int = 0,
@@ -163,7 +160,9 @@ def localize_frames(
             yield error
 
 
-def _answer(localizer: Localizer, seen: Sequence[Seen], up: Up | None, seed: int) -> RigPose:
+def _answer(
+    localizer: Localizer, seen: Sequence[RigPhoto], gravity: GravityPrior | None, seed: int
+) -> RigPose:
     views = [_view(localizer, one) for one in seen]
     matches = sum(one.count() for one in seen)
     starts = [one.start for one in seen if one.start is not None]
@@ -179,14 +178,14 @@ def _answer(localizer: Localizer, seen: Sequence[Seen], up: Up | None, seed: int
     factor = disagreement_of(views, solution, systematic)
     widened = replace(solution.refined, covariance=factor * solution.refined.covariance)
     fused = None
-    if up is not None:
-        fused = with_up(widened.rig_from_world, widened.covariance, up)
+    if gravity is not None:
+        fused = fuse_gravity(widened.rig_from_world, widened.covariance, gravity)
         if fused is not None:
             widened = replace(widened, rig_from_world=fused[0], covariance=fused[1])
     solution = replace(solution, refined=widened)
     verdict, reason = judge_rig(seen, views, solution, factor, seed)
     verdict, reason = doubted(verdict, reason, localizer.map.record.doubt)
-    if up is not None and fused is None and verdict != NOT_LOCALIZED:
+    if gravity is not None and fused is None and verdict != NOT_LOCALIZED:
         verdict = UNCERTAIN
         reason += "; but it contradicts the direction of up: check its axes (x right, y down)"
     squares = np.concatenate([(r**2).sum(axis=1) for r in solution.refined.residuals])
@@ -205,7 +204,7 @@ def _answer(localizer: Localizer, seen: Sequence[Seen], up: Up | None, seed: int
     )
 
 
-def _share(localizer: Localizer, one: Seen) -> float:
+def _share(localizer: Localizer, one: RigPhoto) -> float:
     """Of systematic errors in its photo; that of the coarsest counts for all."""
     map_ = localizer.map
     if one.camera is None:
@@ -213,7 +212,7 @@ def _share(localizer: Localizer, one: Seen) -> float:
     return share_of(map_.systematic, map_.resolution, one.camera.camera, one.scale)
 
 
-def _view(localizer: Localizer, one: Seen) -> RigView:
+def _view(localizer: Localizer, one: RigPhoto) -> RigView:
     query = one.camera or unknown_camera(one.size)  # that has no matches then
     return RigView(
         one.keypoints,
@@ -226,7 +225,7 @@ def _view(localizer: Localizer, one: Seen) -> RigView:
 
 
 def _pose(
-    localizer: Localizer, one: Seen, k: int, solution: RigSolution, verdict: str, reason: str
+    localizer: Localizer, one: RigPhoto, k: int, solution: RigSolution, verdict: str, reason: str
 ) -> Pose:
     """That of photo k, by the rig."""
     refined, rows = solution.refined, solution.inliers[k]
@@ -252,7 +251,7 @@ def _pose(
         cam_from_world=compose(one.place.cam_from_rig, refined.rig_from_world),
         covariance=(covariance + covariance.T) / 2,
         camera=camera,
-        images=agreeing_images(localizer, one.rows[rows]),
+        images=localizer.agreeing_images(one.rows[rows]),
         points=points,
         world_points=localizer.map.points[one.rows[rows]],
     )

@@ -1,28 +1,22 @@
-"""What each photo of a rig has in common with a map: all that
-`pipelines.localization.rig_localizer` takes from `Localizer`."""
+"""2D-3D matches of the photos of a rig with a map."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from locate.errors import ImageError
-from locate.extractors.rotated import extract_turned
 from locate.geometry.rigid import compose, invert
-from locate.images.masks import hidden
-from locate.images.reading import read_photo
-from locate.localization.query_camera import QueryCamera, choose_camera
+from locate.localization.query_camera import QueryCamera
 from locate.localization.rig import RigCamera
 from locate.localization.verdict import RIVAL, SURE, needed
-from locate.types import Array, Features
-from locate.util.timing import Clock
-from pipelines.localization.localizer import Localizer, PriorPose, Try
+from locate.types import Array
+from pipelines.localization.localizer import Localizer, MatchedPhoto
+from pipelines.localization.matcher import Request
 
-_DARK = "no features were found: a plain, dark or blurred photo"
-_NOWHERE = "no image of the map is near the prior pose, or all of those are excluded"
 _NO_FOCAL = (
     "its focal length is not known, and it is not localized alone; give camera_model_name and "
     "camera_params in the rig's file"
@@ -30,8 +24,8 @@ _NO_FOCAL = (
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
-    """What a photo and the map have in common.
+class RigPhoto:
+    """A photo of a rig and its 2D-3D matches with the map.
 
     Attributes:
         path, place: the photo and its camera in the rig.
@@ -64,104 +58,59 @@ class Seen:
         return len(np.unique(self.features[chosen]))
 
 
-def look_at_all(
-    localizer: Localizer,
-    photos: Sequence[tuple[Path, RigCamera]],
-    *,
-    prior: PriorPose | None,
-    count: int,
-    exclude: Callable[[str], bool] | None,
-    seed: int,
-) -> list[Seen]:
-    """Look at the photos of a frame, one a core.
+def match_rig(
+    localizer: Localizer, photos: Sequence[tuple[Path, RigCamera]], request: Request
+) -> list[RigPhoto]:
+    """What the photos of a frame have in common with the map, one a core.
 
     Raises:
         ImageError: none of them can be used.
     """
-    allowed = localizer._allowed(prior, exclude)
-
-    def look(photo: tuple[Path, RigCamera]) -> Seen | ImageError:
-        try:
-            return _look(localizer, *photo, allowed, count, seed)
-        except ImageError as error:
-            return error
-
-    with localizer._blas.limit(limits=1, user_api="blas"):
-        found = list(localizer._pool.map(look, photos))
+    paths, cameras = [path for path, _ in photos], [place.camera for _, place in photos]
+    found = list(localizer.match_many(paths, cameras, request))
+    found = [_no_sphere(one) for one in found]
     errors = [one for one in found if isinstance(one, ImageError)]
     if len(errors) == len(found):
         raise errors[0]
     return [
-        Seen(*photo, f"{one.reason}; {one.cure}") if isinstance(one, ImageError) else one
+        RigPhoto(*photo, f"{one.reason}; {one.cure}")
+        if isinstance(one, ImageError)
+        else _of_rig(*photo, one)
         for photo, one in zip(photos, found, strict=True)
     ]
 
 
-def agreeing_images(localizer: Localizer, rows: Array) -> tuple[str, ...]:
-    """Names of the map's images that see points of these rows, most first."""
-    return localizer._agreeing_images(rows)
-
-
-def _look(
-    localizer: Localizer, path: Path, place: RigCamera, allowed: Array, count: int, seed: int
-) -> Seen:
-    """The photo turned as most of its matches agree with a pose of its own."""
-    extractor = localizer._load()
-    opened, mask = hidden(read_photo(path, extractor.max_side), localizer.masks)
-    size = opened.info.size
-    camera = choose_camera(opened.info, place.camera, name=str(path), known=localizer.map.devices)
-    if camera.spherical:
-        raise ImageError(
-            path,
-            "is a 360 degree photo, which a rig cannot hold",
-            "localize it alone, without --rig",
-        )
-    best = Seen(path, place, _DARK, size, scale=localizer.map.scale_of(size))
-    if not len(allowed):
-        return replace(best, why=_NOWHERE)
-    upright: Features | None = None
-    for rotation in (0, 90, 180, 270):
-        invariant = upright is not None and extractor.info.rotation_invariant
-        if rotation and invariant and len(allowed) <= count:
-            break  # the same features and the same candidates again
-        looked = extract_turned(
-            extractor, opened.pixels, size, rotation, local=not invariant, mask=mask
-        )
-        features = upright if invariant else looked.features
-        upright = upright or features
-        if features is None or not len(features):
-            break
-        rows = localizer._shortlist(looked.global_descriptor, features, allowed, count)
-        tries = localizer._tries(features, rows, camera, best.scale, seed, map, Clock())
-        seen = _seen(best, features, tries, camera)
-        if best.why == _DARK or seen.alone > best.alone:
-            best = seen
-        if best.sure:
-            break
-    return best
-
-
-def _seen(empty: Seen, features: Features, tries: list[Try], given: QueryCamera) -> Seen:
-    """The matches with all places of the map, as another photo may tell which is right."""
-    pairs = np.unique(
-        np.concatenate([np.c_[t.matches.features, t.matches.points] for t in tries]), axis=0
+def _no_sphere(one: MatchedPhoto | ImageError) -> MatchedPhoto | ImageError:
+    if isinstance(one, ImageError) or not one.camera.spherical:
+        return one
+    cure = "localize it alone, without --rig"
+    return ImageError(
+        one.path or "the photo", "is a 360 degree photo, which a rig cannot hold", cure
     )
-    first, count = tries[0].solution, tries[0].count
-    rival = tries[1].count if len(tries) > 1 else 0
+
+
+def _of_rig(path: Path, place: RigCamera, one: MatchedPhoto) -> RigPhoto:
+    """The matches with all places of the map, as another photo may tell which is right."""
+    empty = RigPhoto(path, place, one.pose.reason, one.size, scale=one.scale)
+    if one.features is None:
+        return empty
+    pairs = np.unique(np.concatenate([np.c_[h.features, h.points] for h in one.hypotheses]), axis=0)
+    first, count = one.hypotheses[0].solution, one.hypotheses[0].num_inliers
+    rival = one.hypotheses[1].num_inliers if len(one.hypotheses) > 1 else 0
     sure = count >= SURE * needed(len(np.unique(pairs[:, 0]))) and rival <= RIVAL * count
-    camera = given if given.focal_known else None
-    if first is not None and sure and (camera is None or first.camera.source != given.source):
+    camera = one.camera if one.camera.focal_known else None
+    if first is not None and sure and (camera is None or first.camera.source != one.camera.source):
         camera = first.camera  # there was none, or EXIF is wrong
     if camera is None:
         return replace(empty, why=_NO_FOCAL, alone=count)
     start = None
     if first is not None:
-        start = compose(invert(empty.place.cam_from_rig), first.refined.cam_from_world)
+        start = compose(invert(place.cam_from_rig), first.refined.cam_from_world)
     return replace(
         empty,
         why=None,
         camera=camera,
-        keypoints=features.keypoints[pairs[:, 0]].astype(np.float64),
+        keypoints=one.features.keypoints[pairs[:, 0]].astype(np.float64),
         features=pairs[:, 0],
         rows=pairs[:, 1],
         alone=count,

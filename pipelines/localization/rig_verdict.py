@@ -16,7 +16,7 @@ from locate.localization.verdict import FIELD_OF_VIEW, RIVAL, Evidence, judge, s
 from locate.metrics.pose import pose_error
 from locate.pixels import to_colmap
 from locate.types import Array
-from pipelines.localization.rig_matching import Seen
+from pipelines.localization.rig_matching import RigPhoto
 
 _AGREE = 0.5  # of the inliers that a photo alone is sure of must agree with the rig
 # Of `disagreement_of`, whose expectation is 1 in a rig that is true. Up to here it widens the
@@ -26,7 +26,7 @@ _ENOUGH = 12  # inliers of a photo for a pose of its own and its covariance
 
 
 def judge_rig(
-    seen: Sequence[Seen],
+    seen: Sequence[RigPhoto],
     views: Sequence[RigView],
     solution: RigSolution,
     disagreement: float,
@@ -74,7 +74,7 @@ def judge_rig(
 
 
 def _rival(
-    seen: Sequence[Seen],
+    seen: Sequence[RigPhoto],
     views: Sequence[RigView],
     inliers: Sequence[Array],
     best: int,

@@ -28,8 +28,8 @@ from locate.localization.solver import solve_pose
 from locate.localization.verdict import needed
 from locate.metrics.pose import pose_error
 from locate.types import Array
-from pipelines.localization.localizer import CANDIDATES, match_points
-from pipelines.localization.reference_map import LoadedMap
+from pipelines.localization.matcher import CANDIDATES, match_points
+from pipelines.localization.reference_map import ReferenceMap
 
 MEDIAN = 5.348  # of chi-squared with six degrees of freedom
 SHARES = (0.02, 5.0)  # the least and the largest that are believed
@@ -51,7 +51,7 @@ def measure_share(
     """
     if not model.num_points3D():
         return None
-    map_ = LoadedMap(folder.folder, record, model)
+    map_ = ReferenceMap(folder.folder, record, model)
     rows = np.unique(
         np.linspace(0, len(map_.images) - 1, min(_PHOTOS, len(map_.images))).astype(int)
     )
@@ -101,7 +101,7 @@ class _Observations:
     information: Array
 
 
-def _observations(map_: LoadedMap) -> _Observations:
+def _observations(map_: ReferenceMap) -> _Observations:
     parts = []
     for row, image in enumerate(map_.images):
         model_image = _model_image(map_, row)
@@ -123,7 +123,7 @@ def _observations(map_: LoadedMap) -> _Observations:
     return _Observations(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def _points_without(map_: LoadedMap, seen: _Observations, row: int) -> Array:
+def _points_without(map_: ReferenceMap, seen: _Observations, row: int) -> Array:
     """P x 3: the points, those that an image sees moved to where the other images alone put them; NaN
     where fewer than two others see them."""
     moved = map_.points.copy()
@@ -143,7 +143,7 @@ def _points_without(map_: LoadedMap, seen: _Observations, row: int) -> Array:
 
 
 def _localized(
-    map_: LoadedMap, seen: _Observations, catalog: Catalog, row: int
+    map_: ReferenceMap, seen: _Observations, catalog: Catalog, row: int
 ) -> tuple[Refined, Array] | None:
     """A photo of the map, localized by the others, and its error."""
     image = map_.images[row]
@@ -174,5 +174,5 @@ def _localized(
     return solution.refined, pose_error(solution.refined.cam_from_world, truth)
 
 
-def _model_image(map_: LoadedMap, row: int) -> pycolmap.Image:
+def _model_image(map_: ReferenceMap, row: int) -> pycolmap.Image:
     return map_.model.image(map_.images[row].id)

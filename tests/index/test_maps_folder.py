@@ -27,7 +27,7 @@ from locate.errors import (
 from locate.localization.pose import LOCALIZED
 from pipelines.indexing.build import remove_images
 from pipelines.localization.localizer import Localizer
-from pipelines.localization.reference_map import LoadedMap
+from pipelines.localization.reference_map import ReferenceMap
 from tests.helpers.small_town import errors, queries_of, same, small_town
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -318,11 +318,11 @@ def test_features_of_a_photo_that_are_gone_or_changed(copy):
         connection.execute("UPDATE features SET descriptors = zeroblob(length(descriptors)) "
                            "WHERE image_id = 2")  # fmt: skip
     with pytest.raises(DatabaseCorruptError):
-        LoadedMap(copy.folder)
+        ReferenceMap(copy.folder)
     with closing(sqlite3.connect(copy.features / FILE)) as connection, connection:
         connection.execute("DELETE FROM features WHERE image_id = 2")
     with pytest.raises(DatabaseCorruptError, match="image 2"):
-        LoadedMap(copy.folder)
+        ReferenceMap(copy.folder)
 
 
 def test_keypoints_that_are_not_the_features(copy):
@@ -330,7 +330,7 @@ def test_keypoints_that_are_not_the_features(copy):
     with pytest.raises(
         DatabaseCorruptError, match=r"church/02\.jpg has \d+ keypoints in the model, but \d+ feat"
     ):
-        LoadedMap(copy.folder)
+        ReferenceMap(copy.folder)
 
 
 def test_a_model_without_points(copy):
@@ -339,7 +339,7 @@ def test_a_model_without_points(copy):
         model.delete_point3D(point_id)
     copy.write(model, copy.read_record())
     with pytest.raises(DatabaseMissingError, match="has no points; make it again"):
-        LoadedMap(copy.folder)
+        ReferenceMap(copy.folder)
 
 
 def test_without_some_photos_the_others_still_work(copy, town):
@@ -383,9 +383,9 @@ def test_a_map_that_cannot_be_written_and_whose_photos_are_gone(copy, town, monk
 
 def test_a_device_with_several_cameras_has_none(copy):
     """Where each photo has a camera of its own, a query must not get that of any."""
-    assert len(LoadedMap(copy.folder).devices) == 4  # one a focal length
+    assert len(ReferenceMap(copy.folder).devices) == 4  # one a focal length
     old = copy.read_model()
     copy.write(rebuilt(old), copy.read_record())
-    shared = LoadedMap(copy.folder).devices
+    shared = ReferenceMap(copy.folder).devices
     lengths = [image.camera.mean_focal_length() for image in old.images.values()]
     assert len(shared) == sum(lengths.count(length) == 1 for length in set(lengths)) < 4

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import locate
 from locate.errors import DatabaseMismatchError, ImageError, InputError
 from locate.extractors.sift import Sift
 from locate.geometry.cameras import Camera
+from locate.localization.gravity import GravityPrior
 from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Pose
 from locate.types import Extraction
-from pipelines.localization.localizer import Localizer, PriorPose
+from pipelines.localization.localizer import Localizer
+from pipelines.localization.matcher import PosePrior
 from pipelines.mapping.import_model import import_map
 from tests.helpers.small_town import errors, nees, queries_of, same, small_town
 
@@ -189,7 +192,7 @@ class _Sideways:
 def test_a_turned_photo_is_tried_the_other_ways(town_and_map, queries, monkeypatch):
     query = queries["town-hall-turned"]
     with Localizer(town_and_map[1], workers=1) as localizer:
-        monkeypatch.setattr(localizer, "_extractor", _Sideways())
+        monkeypatch.setattr(localizer._matcher, "_extractor", _Sideways())
         pose = localizer.localize(query.path, query.camera)
     share, degrees = errors(pose, query.truth)
     assert pose.verdict == LOCALIZED
@@ -234,20 +237,20 @@ def test_a_prior_narrows_the_candidates(localizer, queries, given):
     query = queries["church"]
     centre = -query.truth[:, :3].T @ query.truth[:, 3]
     axis = query.truth[2, :3]  # the last row of R
-    right = localizer.localize(query.path, query.camera, prior=PriorPose(centre, axis, 40.0))
+    right = localizer.localize(query.path, query.camera, prior=PosePrior(centre, axis, 40.0))
     assert right.verdict == LOCALIZED
     assert errors(right, query.truth)[0] < 0.005
     assert all(name.startswith("church/") for name in right.images)
     hall = queries["town-hall"].truth
     other = -hall[:, :3].T @ hall[:, 3]
-    wrong = localizer.localize(query.path, query.camera, prior=PriorPose(other, radius=40.0))
+    wrong = localizer.localize(query.path, query.camera, prior=PosePrior(other, radius=40.0))
     assert wrong.verdict == NOT_LOCALIZED  # matched with the town hall alone
-    far = localizer.localize(query.path, prior=PriorPose(centre + 1e4, radius=100.0))
+    far = localizer.localize(query.path, prior=PosePrior(centre + 1e4, radius=100.0))
     assert (far.verdict, far.reason) == (
         NOT_LOCALIZED,
         "no image of the map is near the prior pose",
     )
-    behind = localizer.localize(query.path, prior=PriorPose(centre, -axis, 40.0, 30.0))
+    behind = localizer.localize(query.path, prior=PosePrior(centre, -axis, 40.0, 30.0))
     assert "near the prior pose" in behind.reason
 
 
@@ -381,7 +384,7 @@ def test_wrong_calls(town_and_map, localizer, queries):
         {"center": [0, 0, 0], "direction": [0, 0, 2.0]},
     ):
         with pytest.raises(InputError, match="a prior"):
-            PriorPose(**wrong)
+            PosePrior(**wrong)
 
 
 def test_weak_evidence_is_uncertain(localizer, queries, monkeypatch):
@@ -432,3 +435,29 @@ def test_fountain_by_its_true_and_by_no_camera(data, tmp_path):
             assert pose.camera.params[0] == pytest.approx(
                 truth.cameras[name].mean_focal_length(), rel=0.03
             )
+
+
+# --- gravity
+
+
+def test_gravity_tightens_a_pose_and_contradicts_a_wrong_one(localizer, queries, given):
+    query, pose = queries["church"], given["church"]
+    up = np.array([0.0, 0.0, 1.0])
+    in_camera = query.truth[:, :3] @ up
+    held = localizer.localize(
+        query.path, query.camera, gravity=GravityPrior(in_camera, up, degrees=0.001)
+    )
+    assert held.verdict == "localized"
+    assert np.trace(held.covariance) < np.trace(pose.covariance)
+    tilt = held.cam_from_world[:, :3] @ up
+    assert np.degrees(np.arccos(np.clip(tilt @ in_camera, -1, 1))) < 0.005
+    (many,) = localizer.localize_many(
+        [query.path], query.camera, gravity=GravityPrior(-in_camera, up)
+    )
+    assert many.verdict == "uncertain"
+    assert "direction of up" in many.reason
+
+
+def test_the_old_name_of_the_prior_still_works():
+    with pytest.warns(DeprecationWarning, match="PosePrior"):
+        assert locate.PriorPose is PosePrior

@@ -14,14 +14,15 @@ from PIL import Image
 from locate.errors import ImageError, InputError
 from locate.formats.colmap import read_model, write_model
 from locate.geometry.rigid import quaternion_of, rotation_of
-from locate.localization.gravity import Up
+from locate.localization.gravity import GravityPrior
 from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN
 from locate.localization.rig import Frame, Rig, RigCamera, find_frames, read_rigs
 from locate.metrics.pose import pose_error
 from pipelines.cli.main import main
-from pipelines.localization.localizer import Localizer, PriorPose
+from pipelines.localization.localizer import Localizer
+from pipelines.localization.matcher import PosePrior, Request
 from pipelines.localization.rig_localizer import RigPose, localize_frames, localize_rig
-from pipelines.localization.rig_matching import look_at_all
+from pipelines.localization.rig_matching import match_rig
 from pipelines.mapping.import_model import import_map
 from pipelines.town.town import make_town
 
@@ -238,7 +239,7 @@ def test_two_photos_are_localized_together(town, both):
 
 def test_each_photo_alone_says_where_the_rig_is(town):
     pairs = list(zip(town.photos, town.rig.cameras, strict=True))
-    for seen in look_at_all(town.localizer, pairs, prior=None, count=20, exclude=None, seed=0):
+    for seen in match_rig(town.localizer, pairs, Request()):
         assert seen.sure
         assert close(seen.start, town.poses[0], metres=0.1, degrees=0.2)
 
@@ -357,11 +358,11 @@ def test_up_is_used_and_doubted(town, tmp_path):
     up = np.array([0.0, 0, 1])
     in_rig = town.poses[0][:, :3] @ up
     without = localize_rig(town.localizer, paths, town.rig)
-    found = localize_rig(town.localizer, paths, town.rig, up=Up(in_rig, up, 0.1))
+    found = localize_rig(town.localizer, paths, town.rig, gravity=GravityPrior(in_rig, up, 0.1))
     before, after = (pose_error(p.rig_from_world, town.poses[0]) for p in (without, found))
     assert np.linalg.norm(after[3:5]) < 0.5 * np.linalg.norm(before[3:5])
     assert np.trace(found.covariance) < np.trace(without.covariance)
-    doubted = localize_rig(town.localizer, town.photos, town.rig, up=Up(-in_rig, up))
+    doubted = localize_rig(town.localizer, town.photos, town.rig, gravity=GravityPrior(-in_rig, up))
     assert doubted.verdict == UNCERTAIN
     assert "contradicts the direction of up" in doubted.reason
 
@@ -392,7 +393,7 @@ def test_what_cannot_be_asked(town):
     with pytest.raises(InputError, match="seed"):
         localize_rig(town.localizer, town.photos, town.rig, seed=-1)
     far = localize_rig(
-        town.localizer, town.photos, town.rig, prior=PriorPose(np.full(3, 1e4), radius=1.0)
+        town.localizer, town.photos, town.rig, prior=PosePrior(np.full(3, 1e4), radius=1.0)
     )
     assert far.verdict == NOT_LOCALIZED
     assert "near the prior pose" in far.poses[0].reason

@@ -12,7 +12,7 @@ from locate.errors import InputError
 from locate.geometry.rigid import carried, compose, rotation_of
 from locate.localization import refinement as pose_refine
 from locate.localization import rig_solver as localize_rig_solve
-from locate.localization.gravity import Up, with_up
+from locate.localization.gravity import GravityPrior, fuse_gravity
 from locate.localization.refinement import Freedom, refine_pose
 from locate.localization.rig_solver import (
     RigView,
@@ -21,7 +21,7 @@ from locate.localization.rig_solver import (
     refine_rig,
     solve_rig,
 )
-from pipelines.localization.rig_matching import Seen
+from pipelines.localization.rig_matching import RigPhoto
 from pipelines.localization.rig_verdict import _rival
 
 LENSES = [
@@ -146,7 +146,7 @@ def test_a_rival_is_what_another_pose_makes_of_the_rest():
                     kept
                 )
             )
-            seen.append(Seen(Path("a"), None, features=kept, rows=kept))
+            seen.append(RigPhoto(Path("a"), None, features=kept, rows=kept))
         chosen = [rows[: 30 + count] for rows in inliers]
         assert _rival(seen, views, chosen, 60, 0) == expected
 
@@ -342,11 +342,11 @@ UP = np.array([0.0, 0.6, 0.8])
 
 def test_a_tilt_is_taken_back_and_the_heading_kept():
     loose = np.diag([1e-6] * 3 + [1e-2] * 3)
-    sensor = Up(RIG[:, :3] @ UP, UP, 0.01)
+    sensor = GravityPrior(RIG[:, :3] @ UP, UP, 0.01)
     tilt = np.cross(UP, [1.0, 0, 0])
     for w, left in ((0.05 * tilt / np.linalg.norm(tilt), 0.0), (0.05 * UP, 0.05)):
         wrong = RIG[:, :3] @ rotation_of(w)  # R_cw exp(w): the truth is exp(w) R_wc of it
-        pose, covariance = with_up(np.c_[wrong, RIG[:, 3]], loose, sensor)
+        pose, covariance = fuse_gravity(np.c_[wrong, RIG[:, 3]], loose, sensor)
         assert np.linalg.norm(error_of(pose, RIG)[3:]) == pytest.approx(left, abs=2e-3)
         heading = UP @ covariance[3:, 3:] @ UP
         assert heading == pytest.approx(1e-2, rel=1e-3)
@@ -365,8 +365,10 @@ def test_what_is_known_by_both_is_calibrated():
         d, w = np.split(rng.multivariate_normal(np.zeros(6), claimed), 2)
         rotation = RIG[:, :3] @ rotation_of(w)
         seen = np.c_[rotation, -rotation @ (centre - d)]
-        sensor = Up(rotation_of(rng.normal(0, np.radians(0.2), 3)) @ RIG[:, :3] @ UP, UP, 0.2)
-        pose, covariance = with_up(seen, claimed, sensor)
+        sensor = GravityPrior(
+            rotation_of(rng.normal(0, np.radians(0.2), 3)) @ RIG[:, :3] @ UP, UP, 0.2
+        )
+        pose, covariance = fuse_gravity(seen, claimed, sensor)
         error = error_of(pose, RIG)
         values.append(error @ np.linalg.solve(covariance, error))
         before.append((error_of(seen, RIG) ** 2)[:3].sum())
@@ -377,8 +379,8 @@ def test_what_is_known_by_both_is_calibrated():
 
 def test_a_sensor_with_other_axes_is_not_believed():
     covariance = np.eye(6) * 1e-4
-    assert with_up(RIG, covariance, Up(RIG[:, :3] @ UP, UP)) is not None
-    assert with_up(RIG, covariance, Up(-RIG[:, :3] @ UP, UP)) is None
+    assert fuse_gravity(RIG, covariance, GravityPrior(RIG[:, :3] @ UP, UP)) is not None
+    assert fuse_gravity(RIG, covariance, GravityPrior(-RIG[:, :3] @ UP, UP)) is None
 
 
 @pytest.mark.parametrize(
@@ -393,4 +395,4 @@ def test_a_sensor_with_other_axes_is_not_believed():
 )
 def test_directions_of_up_that_are_none(camera, world, degrees):
     with pytest.raises(InputError, match="up"):
-        Up(np.array(camera, float), np.array(world, float), degrees)
+        GravityPrior(np.array(camera, float), np.array(world, float), degrees)

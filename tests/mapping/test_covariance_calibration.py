@@ -14,7 +14,7 @@ from index.maps.folder import MapFolder
 from locate.geometry.rigid import rotation_of
 from locate.localization.refinement import Refined
 from locate.metrics.pose import pose_error
-from pipelines.localization.reference_map import LoadedMap
+from pipelines.localization.reference_map import ReferenceMap
 from pipelines.mapping.covariance_calibration import (
     SHARES,
     _observations,
@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def map_(folder):
-    return LoadedMap(folder)
+    return ReferenceMap(folder)
 
 
 # --- the share
@@ -167,7 +167,7 @@ def test_the_share_of_a_map_is_in_its_record(folder):
         measure_share(MapFolder(folder), record, MapFolder(folder).read_model())
         == record.systematic
     )
-    assert LoadedMap(folder).systematic == record.systematic
+    assert ReferenceMap(folder).systematic == record.systematic
 
 
 def test_a_lens_that_fits_badly_shows(folder, tmp_path):
@@ -192,4 +192,4 @@ def test_a_map_of_few_photos_knows_none(folder, tmp_path):
     record = out.read_record()
     out.write(model, replace(record, systematic=None))
     assert measure_share(out, record, out.read_model()) is None
-    assert LoadedMap(out.folder).systematic == pytest.approx(0.25)
+    assert ReferenceMap(out.folder).systematic == pytest.approx(0.25)

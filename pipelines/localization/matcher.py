@@ -1,0 +1,317 @@
+"""2D-3D matches of a query's features with a map, and the pose hypotheses that they give: shortlist by
+global descriptor -> groups of map images that see the same points -> matching -> RANSAC."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import numpy as np
+
+from index.catalog import Catalog
+from index.maps.folder import MapFolder
+from locate.errors import DatabaseMismatchError, InputError
+from locate.extractors.base import Extractor
+from locate.geometry.cameras import field_of_view
+from locate.images.masks import Masks
+from locate.localization.pose import NOT_LOCALIZED, VERDICTS, Pose
+from locate.localization.query_camera import QueryCamera, plain_camera
+from locate.localization.solver import Solution, solve_pose
+from locate.localization.verdict import Evidence, doubted, judge, needed, spread_of
+from locate.matching.descriptors import match_mutual
+from locate.retrieval.search_mode import LOCAL
+from locate.types import Array, Features
+from locate.util.timing import Clock
+from pipelines.indexing.provenance import load_extractor
+from pipelines.localization.reference_map import MapImage, ReferenceMap
+from pipelines.retrieval.search import Searches
+
+RATIO = 0.85  # of Lowe's test, query to map
+CANDIDATES = 20
+_CLUSTERS = 3  # that are tried
+_ALL = 2  # times the candidates: so large a map is searched whole without a global descriptor
+_VOTES = 10  # nearest descriptors that each of a query votes by
+
+Map = Callable[..., Iterable[Any]]  # as the built-in `map`, maybe on several threads
+
+
+@dataclass(frozen=True, eq=False)
+class PosePrior:
+    """Where the camera is already believed to be: only map images near it are candidates.
+
+    Attributes:
+        center: 3, in the map.
+        direction: 3, unit vector along the optical axis, or None for any.
+        radius: in units of the map.
+        angle: degrees between the directions.
+    """
+
+    center: Array
+    direction: Array | None = None
+    radius: float = float("inf")
+    angle: float = 60.0
+
+    def __post_init__(self) -> None:
+        if np.shape(self.center) != (3,) or not np.isfinite(self.center).all():
+            raise InputError(f"a prior position is 3 finite numbers, got {self.center}")
+        if not (self.radius > 0 and 0 < self.angle <= 180):
+            raise InputError(
+                "a prior needs a positive radius and an angle of at most 180 degrees, got "
+                f"{self.radius}, {self.angle}"
+            )
+        if self.direction is not None and not (
+            np.shape(self.direction) == (3,) and abs(np.linalg.norm(self.direction) - 1) < 1e-3
+        ):
+            raise InputError(f"a prior direction is a unit vector, 3 numbers, got {self.direction}")
+
+
+@dataclass(frozen=True, eq=False)
+class PoseHypothesis:
+    """A pose by the 2D-3D matches with one group of map images.
+
+    Attributes:
+        features: M, which feature of the query each match is of.
+        points: M, which row of the map's points.
+        solution: None if no pose agrees with enough of them.
+        num_inliers: different features that agree.
+    """
+
+    features: Array
+    points: Array
+    solution: Solution | None
+    num_inliers: int
+
+    @property
+    def num_matches(self) -> int:
+        """Different features that are matched."""
+        return len(np.unique(self.features))
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """A query looked at in one way: its features, the pose hypotheses by them, the best one judged."""
+
+    features: Features
+    hypotheses: tuple[PoseHypothesis, ...]
+    pose: Pose
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a map beside the photo.
+
+    Attributes:
+        prior: narrows the candidates.
+        candidates: map images that are matched.
+        exclude: names of map images that must not be used (evaluation leaves some out).
+        seed: of RANSAC.
+    """
+
+    prior: PosePrior | None = None
+    candidates: int = CANDIDATES
+    exclude: Callable[[str], bool] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.candidates < 1:
+            raise InputError(f"candidates must be at least 1, got {self.candidates}")
+        if self.seed < 0:
+            raise InputError(f"a seed is a whole number of at least 0, got {self.seed}")
+
+
+class MapMatcher:
+    """A map in memory and the extractor that made it. Safe to share between threads."""
+
+    def __init__(
+        self, folder: Path, extractor: Extractor | None = None, masks: Masks | None = None
+    ) -> None:
+        self.map = ReferenceMap(folder)
+        self.masks = masks
+        info = self.map.extractor_info
+        if extractor is not None and extractor.info.fingerprint != info.fingerprint:
+            raise DatabaseMismatchError(
+                f"{folder} was made with another {info.name} than the one given; leave it out"
+            )
+        self._catalog = Catalog.open(MapFolder(folder).features)
+        self._extractor = extractor
+        self._searches = Searches(self._catalog)
+        self._lock = Lock()
+
+    def close(self) -> None:
+        self._catalog.close()
+
+    def extractor(self) -> Extractor:
+        """Loaded when it is first needed."""
+        with self._lock:
+            if self._extractor is None:
+                self._extractor = load_extractor(self._catalog)
+            return self._extractor
+
+    def allowed(self, request: Request) -> Array:
+        """Rows of the images that may be candidates."""
+        prior, rows = request.prior, np.arange(len(self.map.images))
+        if prior is not None:
+            center = np.asarray(prior.center)
+            rows = self.map.near(center, prior.direction, prior.radius, prior.angle)
+        if request.exclude is not None:
+            kept = [r for r in rows if not request.exclude(self.map.images[r].name)]
+            rows = np.array(kept, np.int64)
+        return rows
+
+    def nothing_allowed(self, request: Request) -> str:
+        """Why there is no candidate."""
+        if request.prior is not None and not len(self.allowed(replace(request, exclude=None))):
+            return "no image of the map is near the prior pose"
+        return "all images of the map that might be candidates are excluded"
+
+    def shortlist(
+        self, vectors: Array | None, features: Features, allowed: Array, count: int
+    ) -> list[int]:
+        """Rows of the `count` map images that resemble the query most.
+
+        Args:
+            vectors: V x G, global descriptors of the query's views, of which the most similar counts.
+        """
+        if len(allowed) <= count:
+            return [int(row) for row in allowed]
+        if vectors is not None and self.map.vectors is not None:
+            similar = (self.map.vectors[allowed] @ vectors.T).max(axis=1)
+            best = np.argsort(-similar, kind="stable")[:count]
+            return [int(row) for row in allowed[best]]
+        if len(allowed) <= _ALL * count:
+            return [int(row) for row in allowed]
+        by_id = {self.map.images[row].id: int(row) for row in allowed}
+        excluded = [r.id for r in self._catalog.images("ok") if r.id not in by_id]
+        self._searches.load(LOCAL)
+        votes = self._searches.voted(features, count, _VOTES, excluded)
+        return [by_id[i] for i in votes.image_ids if i in by_id]
+
+    def hypotheses(
+        self,
+        features: Features,
+        rows: list[int],
+        camera: QueryCamera,
+        scale: float,
+        seed: int,
+        map_: Map,
+        clock: Clock,
+        solve: Callable[..., Solution | None] = solve_pose,
+    ) -> tuple[PoseHypothesis, ...]:
+        """A pose by each group of candidates that see the same points, the best first."""
+
+        def match(row: int) -> Array:
+            return match_points(features, self.map.images[row], self.map.extractor_info.ratio)
+
+        found = dict(zip(rows, map_(match, rows), strict=True))
+        clock.lap("match")
+        groups = [
+            np.unique(np.concatenate([found[row] for row in group]), axis=0)
+            for group in self.map.clusters(rows)
+        ]
+        groups.sort(key=lambda pairs: -len(np.unique(pairs[:, 0])))
+        made = []
+        for which, points in (pairs.T for pairs in groups[:_CLUSTERS]):
+            solution, agreeing = None, 0
+            if len(np.unique(which)) >= needed(0):
+                solution = solve(
+                    features.keypoints[which],
+                    self.map.points[points],
+                    camera,
+                    scale=scale,
+                    systematic=self.map.systematic,
+                    resolution=self.map.resolution,
+                    seed=seed,
+                )
+            if solution is not None:
+                agreeing = len(np.unique(which[solution.inliers]))
+            made.append(PoseHypothesis(which, points, solution, agreeing))
+        clock.lap("pose")
+        return tuple(sorted(made, key=lambda hypothesis: -hypothesis.num_inliers))
+
+    def judged(
+        self,
+        path: Path | None,
+        features: Features,
+        hypotheses: tuple[PoseHypothesis, ...],
+        patches: Callable[[Array, tuple[int, int]], float] = spread_of,
+    ) -> Pose:
+        """The best hypothesis as an answer, with its verdict.
+
+        Args:
+            patches: how far points are spread, as the verdict counts it.
+        """
+        best, solution = hypotheses[0], hypotheses[0].solution
+        matched = best.num_matches
+        if solution is None:
+            reason = (
+                f"{matched} 2D-3D matches with the map; {int(np.ceil(needed(matched)))} must agree "
+                "with one pose"
+            )
+            return Pose(path, NOT_LOCALIZED, reason, matches=matched)
+        refined, inliers = solution.refined, solution.inliers
+        seen = features.keypoints[best.features[inliers]].astype(np.float64)
+        rows = best.points[inliers]
+        world = self.map.points[rows]
+        pose = refined.cam_from_world
+        centre = -pose[:, :3].T @ pose[:, 3]
+        depth = float(np.median(np.linalg.norm(world - centre, axis=1)))
+        evidence = Evidence(
+            matches=matched,
+            inliers=best.num_inliers,
+            spread=patches(seen, features.image_size),
+            position=float(np.sqrt(np.linalg.eigvalsh(refined.covariance[:3, :3])[-1])) / depth,
+            rotation=float(np.degrees(np.sqrt(np.linalg.eigvalsh(refined.covariance[3:, 3:])[-1]))),
+            field_of_view=field_of_view(refined.camera),
+            rival=hypotheses[1].num_inliers if len(hypotheses) > 1 else 0,
+        )
+        verdict, reason = doubted(*judge(evidence), self.map.record.doubt)
+        if solution.camera.doubt:
+            reason += f" (EXIF in doubt: {solution.camera.doubt})"
+        common = Pose(
+            path,
+            NOT_LOCALIZED,
+            reason,
+            matches=matched,
+            inliers=best.num_inliers,
+            spread=spread_of(seen, features.image_size),
+            error=float(np.sqrt((refined.residuals**2).sum(axis=1).mean())),
+        )
+        if verdict == NOT_LOCALIZED:
+            return common
+        return replace(
+            common,
+            verdict=verdict,
+            cam_from_world=pose,
+            covariance=refined.covariance,
+            camera=plain_camera(refined.camera, solution.camera.source),
+            images=self.agreeing_images(rows),
+            points=seen,
+            world_points=world,
+        )
+
+    def agreeing_images(self, rows: Array) -> tuple[str, ...]:
+        """Names of the map's images that see points of these rows, most first, ten at most."""
+        counts = {
+            image.name: int(np.isin(image.point_rows, rows).sum()) for image in self.map.images
+        }
+        ranked = sorted((name for name in counts if counts[name]), key=lambda n: -counts[n])
+        return tuple(ranked[:10])
+
+
+def match_points(features: Features, image: MapImage, ratio: float | None = None) -> Array:
+    """M x 2 int64: which feature of a query may see which row of the map's points, by one image.
+
+    Args:
+        ratio: the extractor's own of Lowe's test, or None.
+    """
+    pairs = match_mutual(features.descriptors, image.descriptors, ratio or RATIO)
+    points = image.point_rows[pairs[:, 1]]
+    return np.stack((pairs[:, 0], points), axis=1)[points >= 0]
+
+
+def rank_of(pose: Pose) -> tuple[int, int]:
+    """Which of two answers to take: the higher one."""
+    return -VERDICTS.index(pose.verdict), pose.inliers
