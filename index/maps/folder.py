@@ -16,9 +16,7 @@ that the old model does without them until the new one is there.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,7 +31,7 @@ from locate.errors import (
     DatabaseMismatchError,
     DatabaseMissingError,
 )
-from locate.util.files import beside
+from locate.util.files import atomic_path, sha256_of, sync, sync_folder
 
 _RECORD = "map.json"
 _FILES = ("cameras.bin", "images.bin", "points3D.bin", _RECORD)
@@ -146,7 +144,7 @@ class MapFolder:
 
     def write_record(self, record: MapRecord) -> None:
         """Change the record of the model that is there, wholly or not at all. Hold the lock."""
-        with self._speaking(), beside(self.record) as temporary:
+        with self._speaking(), atomic_path(self.record) as temporary:
             temporary.write_text(_text(record))
 
     def write(self, model: pycolmap.Reconstruction, record: MapRecord) -> None:
@@ -161,11 +159,12 @@ class MapFolder:
             (new / _SIZES).write_text(json.dumps(sizes))
             (new / _RECORD).write_text(_text(record))
             for file in new.iterdir():
-                with file.open("rb") as stream:
-                    os.fsync(stream.fileno())
+                sync(file)
+            sync_folder(new)
             if self.model.exists():
                 self.model.rename(self._old)
             new.rename(self.model)
+            sync_folder(self.folder)
             shutil.rmtree(self._old, ignore_errors=True)
 
     def recover(self) -> None:
@@ -202,8 +201,7 @@ def _text(record: MapRecord) -> str:
 
 def _seal(file: Path) -> list[object]:
     """The size in bytes and the sha256 of a file."""
-    with file.open("rb") as stream:
-        return [file.stat().st_size, hashlib.file_digest(stream, "sha256").hexdigest()]
+    return [file.stat().st_size, sha256_of(file)]
 
 
 def _whole(model: Path) -> bool:
