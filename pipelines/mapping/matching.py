@@ -12,11 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import sqlite3
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -35,6 +32,7 @@ from locate.matching.overlays import on_overlay
 from locate.matching.two_view import MAX_EPIPOLAR_ERROR, distinct_matches
 from locate.pixels import to_colmap
 from locate.types import Array
+from locate.util.parallel import ordered_map
 from pipelines.indexing.provenance import working_side
 from pipelines.mapping.features import mapped_rows, require_info
 
@@ -180,7 +178,7 @@ def match_pairs(
     todo = [pair for pair in pairs if pair not in stored]
     if not todo:
         return
-    side, workers = working_side(catalog), workers or os.cpu_count() or 1
+    side = working_side(catalog)
     ratio = require_info(catalog).ratio or RATIO
     features = lru_cache(maxsize=128)(catalog.features)
     with _speaking(path), closing(pycolmap.Database.open(path)) as database:
@@ -203,26 +201,17 @@ def match_pairs(
             matches = matches[~on]
             return matches, _geometry(points, matches, lenses, scale, seed)
 
-        remaining = iter(todo)
-        waiting: deque[tuple[Pair, Future[tuple[Array, pycolmap.TwoViewGeometry]]]] = deque()
         with (
             ThreadpoolController().limit(limits=1, user_api="blas"),
-            ThreadPoolExecutor(workers, "locate-match") as pool,
+            closing(ordered_map(verify, todo, workers)) as verified,
         ):
-            try:
-                for done in range(len(todo)):
-                    while len(waiting) < 4 * workers and (pair := next(remaining, None)):
-                        waiting.append((pair, pool.submit(verify, pair)))
-                    pair, future = waiting.popleft()
-                    matches, geometry = future.result()
-                    # pycolmap's transactions end the process on a full disk. A pair counts as stored
-                    # with its geometry, which comes last.
-                    if not database.exists_matches(*pair):
-                        database.write_matches(*pair, matches.astype(np.uint32))
-                    database.write_two_view_geometry(*pair, geometry)
-                    progress(done + 1, len(todo))
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+            for done, (pair, (matches, geometry)) in enumerate(zip(todo, verified, strict=True), 1):
+                # pycolmap's transactions end the process on a full disk. A pair counts as stored
+                # with its geometry, which comes last.
+                if not database.exists_matches(*pair):
+                    database.write_matches(*pair, matches.astype(np.uint32))
+                database.write_two_view_geometry(*pair, geometry)
+                progress(done, len(todo))
 
 
 def _geometry(
