@@ -33,7 +33,7 @@ from locate.matching.two_view import verify
 from locate.types import Array, Features
 from pipelines.cli.tables import print_report
 from pipelines.reports.report import Report, Table
-from pipelines.retrieval.database import SHORTLIST, as_proof
+from pipelines.retrieval.query import SHORTLIST, as_proof
 
 RATIOS = (0.9, 0.95, 0.98)
 FOREIGN, NEAREST = 400, 8

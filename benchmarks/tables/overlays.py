@@ -31,14 +31,14 @@ from benchmarks.common.overlay_kinds import KINDS, overlaid
 from locate.extractors import registry
 from locate.extractors.base import Extractor
 from locate.images.reading import read_photo
-from locate.matching.descriptors import match_mutual
+from locate.matching.descriptors import match_mutual, ratio_for
 from locate.matching.evidence import evidence_of
 from locate.matching.two_view import verify
 from locate.retrieval.verdict import MATCH, Calibration, shipped, wilson_upper
 from locate.types import Array, Features, Verification
 from pipelines.cli.tables import print_report
 from pipelines.reports.report import Report, Table
-from pipelines.retrieval.database import RATIO, SHORTLIST, as_proof
+from pipelines.retrieval.query import SHORTLIST, as_proof
 
 SIZES = ((800, 600), (1024, 768), (640, 480), (600, 800), (1200, 800))
 STRANGERS = 100  # pairs of each kind
@@ -57,7 +57,7 @@ class Judge:
 
     def verify(self, a: Features, b: Features, *, overlays: bool = True) -> Verification:
         info, side = self.extractor.info, self.extractor.max_side
-        ratio = info.query_ratio or info.ratio or RATIO
+        ratio = ratio_for("query", info)
         matches = match_mutual(a.descriptors, b.descriptors, ratio)
         model = info.verification, info.max_error
         return verify(a, b, matches, side, *model, overlays=overlays)

@@ -27,7 +27,7 @@ from index.records import ImageRow
 from locate.errors import DatabaseError
 from locate.images.focal_length import exif_focal
 from locate.localization.query_camera import device_of
-from locate.matching.descriptors import match_mutual
+from locate.matching.descriptors import match_mutual, ratio_for
 from locate.matching.overlays import on_overlay
 from locate.matching.two_view import MAX_EPIPOLAR_ERROR, distinct_matches
 from locate.pixels import to_colmap
@@ -36,7 +36,6 @@ from locate.util.parallel import ordered_map
 from pipelines.indexing.provenance import working_side
 from pipelines.mapping.features import mapped_rows, require_info
 
-RATIO = 0.85  # Lowe's test, in the order of ids, if the extractor has none of its own
 # COLMAP's 15 inliers and 4 px suit its larger images; here they let pairs of different scenes pass.
 MIN_INLIERS = 20
 PRIOR_FOCAL = 1.2  # times the long side: COLMAP's guess where EXIF says nothing
@@ -179,7 +178,7 @@ def match_pairs(
     if not todo:
         return
     side = working_side(catalog)
-    ratio = require_info(catalog).ratio or RATIO
+    ratio = ratio_for("map", require_info(catalog))  # in the order of ids
     features = lru_cache(maxsize=128)(catalog.features)
     with _speaking(path), closing(pycolmap.Database.open(path)) as database:
         cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}

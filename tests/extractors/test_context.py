@@ -18,7 +18,7 @@ from locate.extractors.steered.extractor import Steered
 from locate.extractors.weights import load_weights, save_weights
 from locate.images.reading import read_photo
 from locate.matching.descriptors import match_mutual
-from pipelines.retrieval.database import as_proof
+from pipelines.retrieval.query import as_proof
 from tests.helpers.drawings import squares
 
 

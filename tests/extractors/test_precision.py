@@ -8,7 +8,7 @@ from locate.errors import UnknownNameError
 from locate.extractors import registry
 from locate.extractors.precision import VARIABLE, precision
 from locate.matching.descriptors import match_mutual
-from pipelines.retrieval.database import as_proof
+from pipelines.retrieval.query import as_proof
 
 CPU = torch.device("cpu")
 
