@@ -47,10 +47,16 @@ class Catalog:
     """Open one with `Catalog.create` or `Catalog.open`; it is a context manager.
 
     One connection; threads take turns on it.
+
+    Attributes:
+        folder: that the database lies in.
+        writable: False if it was opened for reading only.
     """
 
-    def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, connection: sqlite3.Connection, *, writable: bool = False
+    ) -> None:
+        self.folder, self.writable = folder, writable
         self._db = Database(connection)
         self._lock = threading.RLock()
         self._db.execute("PRAGMA foreign_keys=ON")
@@ -66,7 +72,7 @@ class Catalog:
                 connection.execute("PRAGMA journal_mode=WAL")
                 # Survives a kill; on a power failure WAL may lose the last commits, never the file.
                 connection.execute("PRAGMA synchronous=NORMAL")
-                catalog = cls(folder, connection)
+                catalog = cls(folder, connection, writable=True)
                 catalog._refuse_newer()
                 migrations.apply(catalog._db)
         return catalog

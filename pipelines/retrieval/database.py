@@ -15,14 +15,14 @@ from threadpoolctl import ThreadpoolController
 from index.catalog import Catalog
 from index.vectors.tuning import one_thread_search
 from locate.errors import DatabaseMismatchError, DatabaseMissingError, ImageError
-from locate.extractors.base import Extractor, ExtractorInfo
+from locate.extractors.base import Extractor
 from locate.images.masks import Masks
-from locate.retrieval.search_mode import BOTH, GLOBAL, default_search, refuse_unfit
+from locate.retrieval.search_mode import BOTH, GLOBAL, refuse_unfit
 from locate.retrieval.verdict import Calibration, shipped, uncalibrated
 from locate.types import Answer, Array
 from locate.util.parallel import one_thread_each, ordered_map
 from locate.util.timing import Clock
-from pipelines.indexing.provenance import load_extractor
+from pipelines.indexing.provenance import extractor_of, load_extractor, search_of
 from pipelines.retrieval.query import Exclude, Map, Opened, Query, QueryOptions, QuerySettings
 from pipelines.retrieval.search import Searches
 
@@ -59,20 +59,19 @@ class Database:
         self._masks = None if masks is None else Masks(masks)
         self._catalog = Catalog.open(self.folder)
         try:
-            stored = self._catalog.meta("extractor")
-            if stored is None or self._catalog.counts()["ok"] == 0:
+            info, search = extractor_of(self._catalog), search_of(self._catalog)
+            if info is None or search is None or self._catalog.counts()["ok"] == 0:
                 raise DatabaseMissingError(
                     f"{self.folder} holds no images yet; add some with: locate build-index PHOTOS"
                 )
-            self.extractor_info = ExtractorInfo.from_json(stored)
-            if extractor is not None and not extractor.info.compares_with(self.extractor_info):
+            self.extractor_info, self.search = info, search
+            if extractor is not None and not extractor.info.compares_with(info):
                 raise DatabaseMismatchError(
-                    f"{self.folder} was filled by another {self.extractor_info.name} than the one "
+                    f"{self.folder} was filled by another {info.name} than the one "
                     "given; leave the extractor out, and the right one is loaded"
                 )
             self._extractor = extractor
             self._searches = Searches(self._catalog)
-            self.search = self._catalog.meta("search") or default_search(self.extractor_info)
             self.calibration = self._find_calibration()
         except BaseException:
             self._catalog.close()
