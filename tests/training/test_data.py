@@ -162,7 +162,7 @@ def test_picking_keeps_to_its_side(tmp_path, photo_factory):
 def test_nothing_to_train_on(tmp_path):
     with pytest.raises(InputError, match="holds no photo"):
         PhotoPool.scan(tmp_path)
-    with pytest.raises(InputError, match="is not a folder"):
+    with pytest.raises(InputError, match="none does not exist; name a folder"):
         PhotoPool.scan(tmp_path / "none")
     with pytest.raises(InputError, match="no photo"):
         PhotoPool([])

@@ -11,9 +11,9 @@ from PIL import Image
 
 from locate.errors import ImageError, InputError
 from locate.images.exif import read_exif
+from locate.images.folder import photos_in
 from locate.pixels import from_colmap
 from locate.training.data.correspondences import MatchedPair
-from locate.training.data.photos import photos_below
 from locate.types import Array
 
 _SINGLES = frozenset({"photos", "distractors"})  # folders of photos that have nothing in common
@@ -36,7 +36,7 @@ def scenes_of(folder: Path | str) -> dict[str, tuple[Path, ...]]:
     explicit = folder / "scenes"
     parent = explicit if explicit.is_dir() else folder
     scenes = {
-        sub.name: photos_below(sub)
+        sub.name: tuple(photos_in(sub).values())
         for sub in sorted(parent.iterdir())
         if sub.is_dir()
         and not sub.name.startswith(".")
@@ -55,8 +55,8 @@ def singles_of(folder: Path | str) -> tuple[Path, ...]:
     folder = Path(folder)
     return tuple(
         path
-        for path in photos_below(folder)
-        if path.parent == folder or path.relative_to(folder).parts[0] in _SINGLES
+        for name, path in photos_in(folder).items()
+        if "/" not in name or name.split("/")[0] in _SINGLES
     )
 
 
