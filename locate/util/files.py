@@ -13,8 +13,6 @@ from typing import BinaryIO
 
 from filelock import FileLock, Timeout
 
-from locate.errors import LocateError
-
 _UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)  # a folder of which that cannot be asked
 
 
@@ -80,7 +78,7 @@ def is_intact(file: Path, sha256: str) -> bool:
 
 
 @contextmanager
-def sole_writer(lock: Path, busy: LocateError, timeout: float = 0.0) -> Iterator[None]:
+def sole_writer(lock: Path, busy: Exception, timeout: float = 0.0) -> Iterator[None]:
     """Exclusive lock: be the only one that writes into the folder of the file `lock`. The operating
     system drops the lock of a process that dies; what it had not finished is deleted.
 

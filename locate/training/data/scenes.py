@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image
 
 from locate.errors import ImageError, InputError
+from locate.formats.colmap import read_reconstruction
+from locate.formats.colmap_files import models_below
 from locate.images.exif import read_exif
 from locate.images.folder import photos_in
 from locate.pixels import from_colmap
@@ -17,7 +19,6 @@ from locate.training.data.correspondences import MatchedPair
 from locate.types import Array
 
 _SINGLES = frozenset({"photos", "distractors"})  # folders of photos that have nothing in common
-_PARTS = ("cameras", "images", "points3D")
 
 
 def scenes_of(folder: Path | str) -> dict[str, tuple[Path, ...]]:
@@ -65,15 +66,7 @@ def find_models(folder: Path | str) -> tuple[Path, ...]:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; name the one that holds the models")
-    found = {path.parent for path in folder.rglob("points3D.*") if path.suffix in (".bin", ".txt")}
-    return tuple(sorted(path for path in found if _is_model(path)))
-
-
-def _is_model(folder: Path) -> bool:
-    return any(
-        all((folder / f"{part}{ending}").is_file() for part in _PARTS)
-        for ending in (".bin", ".txt")
-    )
+    return tuple(models_below(folder))
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,18 +163,7 @@ def _pair(a: _View, b: _View) -> ScenePair:
 
 
 def read_model(folder: Path) -> Any:
-    import pycolmap
-
-    if not _is_model(folder):
-        raise InputError(
-            f"{folder} is no COLMAP model: it needs cameras, images and points3D, "
-            "all three as .bin or as .txt"
-        )
-    try:
-        model = pycolmap.Reconstruction(folder)
-    except Exception as error:  # pycolmap raises whatever its C++ does
-        text = " ".join(str(error).split())
-        raise InputError(f"{folder} is a damaged COLMAP model ({text}); export it again") from error
+    model = read_reconstruction(folder)
     if model.num_points3D() == 0:
         raise InputError(
             f"the COLMAP model {folder} has no 3D points; triangulate them on its poses first"
