@@ -64,7 +64,7 @@ class Catalog:
     @classmethod
     def create(cls, folder: Path) -> Catalog:
         """Open for writing, making the folder and the schema as needed. Hold the lock."""
-        with _speaking(folder):
+        with _translate_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(folder / FILE, timeout=30, check_same_thread=False)
             with _closed_on_error(connection):
@@ -85,7 +85,7 @@ class Catalog:
             raise DatabaseMissingError(
                 f"no database at {folder}; make one with: locate build-index PHOTOS --index {folder}"
             )
-        with _speaking(folder):
+        with _translate_errors(folder):
             # WAL readers keep their marks in a file beside the database. In a folder that cannot
             # be written nobody else writes either, and SQLite can do without.
             mode = "mode=ro" if os.access(folder, os.W_OK) else "immutable=1"
@@ -123,7 +123,7 @@ class Catalog:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        with self._lock, _speaking(self.folder):
+        with self._lock, _translate_errors(self.folder):
             yield
 
     @contextmanager
@@ -462,7 +462,7 @@ def _closed_on_error(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 @contextmanager
-def _speaking(folder: Path) -> Iterator[None]:
+def _translate_errors(folder: Path) -> Iterator[None]:
     """SQLite's and the system's errors as ours, with the cure."""
     try:
         yield

@@ -38,7 +38,7 @@ from locate.retrieval.verdict import MATCH, Calibration, shipped, wilson_upper
 from locate.types import Array, Features, Verification
 from pipelines.cli.tables import print_report
 from pipelines.reports.report import Report, Table
-from pipelines.retrieval.query import SHORTLIST, as_proof
+from pipelines.retrieval.query import SHORTLIST, reweighted
 
 SIZES = ((800, 600), (1024, 768), (640, 480), (600, 800), (1200, 800))
 STRANGERS = 100  # pairs of each kind
@@ -53,7 +53,7 @@ class Judge:
     def see(self, pixels: Array) -> Features:
         found = self.extractor.extract(np.ascontiguousarray(pixels)).features
         assert found is not None
-        return as_proof(found, self.extractor.info)
+        return reweighted(found, self.extractor.info)
 
     def verify(self, a: Features, b: Features, *, overlays: bool = True) -> Verification:
         info, side = self.extractor.info, self.extractor.max_side
@@ -153,7 +153,7 @@ def paired(judge: Judge, folder: Path) -> Table:
     read = [read_photo(folder / row["image"], judge.extractor.max_side) for row in rows]
     seen = list(_mapped(lambda p: judge.extractor.extract(p.pixels, p.info.size), read))
     vectors = np.stack([one.global_descriptor for one in seen])
-    local = [as_proof(one.features, judge.extractor.info) for one in seen]
+    local = [reweighted(one.features, judge.extractor.info) for one in seen]
     database = [i for i, row in enumerate(rows) if row["split"] == "database"]
     queries = [i for i, row in enumerate(rows) if row["split"] == "query"]
 

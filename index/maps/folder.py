@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,13 +145,13 @@ class MapFolder:
 
     def write_record(self, record: MapRecord) -> None:
         """Change the record of the model that is there, wholly or not at all. Hold the lock."""
-        with self._speaking(), atomic_path(self.record) as temporary:
+        with self._translate_errors(), atomic_path(self.record) as temporary:
             temporary.write_text(_text(record))
 
     def write(self, model: pycolmap.Reconstruction, record: MapRecord) -> None:
         """Put `model` and its record in the place of those that are there. Hold the lock."""
         new = self.folder / "model.new"
-        with self._speaking():
+        with self._translate_errors():
             self.recover()
             shutil.rmtree(new, ignore_errors=True)
             new.mkdir(parents=True)
@@ -174,23 +175,14 @@ class MapFolder:
             self._old.rename(self.model)
         shutil.rmtree(self._old, ignore_errors=True)
 
-    def _speaking(self) -> _Speaking:
-        return _Speaking(self.folder)
-
-
-class _Speaking:
-    """The system's errors as ours, with the cure."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, OSError | RuntimeError | ValueError):
+    @contextmanager
+    def _translate_errors(self) -> Iterator[None]:
+        """The system's errors as ours, with the cure."""
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError) as error:
             raise DatabaseError(
-                f"cannot write the map in {self._folder} ({error}); free some space, check the "
+                f"cannot write the map in {self.folder} ({error}); free some space, check the "
                 "permissions and run the same command again; the old map is still there"
             ) from error
 

@@ -48,7 +48,7 @@ class Evidence:
         """M x 2 indices of features."""
         return np.asarray(self.database.read_matches(*pair), np.int64).reshape(-1, 2)
 
-    def misfits(self, pairs: Sequence[Pair]) -> dict[int, str]:
+    def inconsistent_images(self, pairs: Sequence[Pair]) -> dict[int, str]:
         """Why photos should be left out, by id, because their poses contradict their matches.
 
         Raises:

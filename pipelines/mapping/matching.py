@@ -67,10 +67,10 @@ def synchronize(
         given: calibrated cameras by image id; others are as EXIF says.
     """
     rows, given = mapped_rows(catalog), given or {}
-    with _speaking(path):
-        if path.exists() and not intact(path):
+    with _translate_errors(path):
+        if path.exists() and not is_readable(path):
             log.warning("%s was damaged; its photos are matched again", path)
-            forget(path)
+            delete(path)
         with closing(pycolmap.Database.open(path)) as database:
             known = {image.image_id: image for image in database.read_all_images()}
             # What a killed run began to write has no keypoints yet, which come last.
@@ -180,7 +180,7 @@ def match_pairs(
     side = working_side(catalog)
     ratio = ratio_for("map", require_info(catalog))  # in the order of ids
     features = lru_cache(maxsize=128)(catalog.features)
-    with _speaking(path), closing(pycolmap.Database.open(path)) as database:
+    with _translate_errors(path), closing(pycolmap.Database.open(path)) as database:
         cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
         camera_of = {
             image.image_id: cameras[image.camera_id] for image in database.read_all_images()
@@ -246,7 +246,7 @@ def _geometry(
 
 def verified_pairs(path: Path) -> dict[Pair, int]:
     """How many matches of each stored pair agree with one motion of the camera; 0 for none."""
-    with _speaking(path), closing(sqlite3.connect(path)) as connection:
+    with _translate_errors(path), closing(sqlite3.connect(path)) as connection:
         rows = connection.execute("SELECT pair_id, rows FROM two_view_geometries ORDER BY pair_id")
         return {divmod(pair_id, _MAX_IMAGES): count for pair_id, count in rows}
 
@@ -254,7 +254,7 @@ def verified_pairs(path: Path) -> dict[Pair, int]:
 def fingerprint(path: Path) -> str:
     """A hash that changes with anything that mapping starts from."""
     digest = hashlib.sha256()
-    with _speaking(path), closing(sqlite3.connect(path)) as connection:
+    with _translate_errors(path), closing(sqlite3.connect(path)) as connection:
         for columns, rest in (
             ("camera_id, model, width, height, params, prior_focal_length", "cameras"),
             ("image_id, name, camera_id", "images"),
@@ -266,13 +266,13 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-def forget(path: Path) -> None:
+def delete(path: Path) -> None:
     """Delete the database."""
     for end in ("", "-wal", "-shm"):
         Path(f"{path}{end}").unlink(missing_ok=True)
 
 
-def intact(path: Path) -> bool:
+def is_readable(path: Path) -> bool:
     """Whether there is a database at `path` that can be read."""
     if not path.is_file():
         return False
@@ -286,7 +286,7 @@ def intact(path: Path) -> bool:
 
 
 @contextmanager
-def _speaking(path: Path) -> Iterator[None]:
+def _translate_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (sqlite3.Error, OSError, RuntimeError) as error:

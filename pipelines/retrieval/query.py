@@ -271,12 +271,12 @@ class Query:
         head, tail = view.candidates[:count], view.candidates[count:]
         stored = [self._stored(c) for c in head]
         self._clock.lap("read")
-        asked = as_proof(features, info)
+        asked = reweighted(features, info)
 
         def match(other: Features | None) -> Verification | None:
             if other is None:
                 return None
-            proof = as_proof(other, info)
+            proof = reweighted(other, info)
             ratio = ratio_for("query", info)
             matches = match_mutual(asked.descriptors, proof.descriptors, ratio)
             return verify(
@@ -310,7 +310,7 @@ class Query:
         )
 
 
-def as_proof(features: Features, info: ExtractorInfo) -> Features:
+def reweighted(features: Features, info: ExtractorInfo) -> Features:
     """Reweighted descriptors: with the weights that their parts have where matches are verified."""
     if not info.query_shares:
         return features

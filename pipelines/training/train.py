@@ -107,7 +107,7 @@ def train_system(
     if begun:
         _options(request, begun)
     path = request.out / CHECKPOINT
-    with _alone(request.out, make=not resume):
+    with _exclusive(request.out, make=not resume):
         if not resume and path.exists():
             raise InputError(
                 f"{request.out} holds a training already; go on with it by --resume, or name another "
@@ -142,7 +142,7 @@ def train_system(
 
 def export(request: Request) -> Trained:
     """Write the weights of the last checkpoint of a training that need not be finished."""
-    with _alone(request.out, make=False):
+    with _exclusive(request.out, make=False):
         checkpoint = load_checkpoint(request.out / CHECKPOINT)
         begun = _begun(request, checkpoint)
         recipe = create_recipe(request.system, begun["settings"])
@@ -233,7 +233,7 @@ def _steps_done(checkpoint: Checkpoint) -> int:
     return sum(checkpoint.steps[: checkpoint.stage]) + checkpoint.step
 
 
-def _alone(out: Path, *, make: bool) -> AbstractContextManager[None]:
+def _exclusive(out: Path, *, make: bool) -> AbstractContextManager[None]:
     """One training at a time in a folder, which is made if wanted."""
     if make:
         out.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from locate.training.data.correspondences import (
     save_pairs,
 )
 from locate.training.data.photos import PhotoPool
-from locate.training.data.tuples import Tuple, TupleMiner
+from locate.training.data.tuples import TrainingTuple, TupleMiner
 
 # Photos
 
@@ -552,7 +552,7 @@ def test_single_photos_alone_are_enough():
         t = miner.draw(rng, 3)
         assert t.anchor == t.positive
         assert t.anchor not in t.negatives
-    assert isinstance(t, Tuple)
+    assert isinstance(t, TrainingTuple)
 
 
 def test_miners_that_cannot_be():
