@@ -66,7 +66,7 @@ def add_to_map(
         InputError: no such photo, one that changed since it was put into the map, or two of one name.
         DatabaseError: there is no map, or it cannot be written.
     """
-    report_progress: Progress = progress or (lambda _stage, _done, _total: None)
+    progress = progress or (lambda _stage, _done, _total: None)
     folder, clock = MapFolder(out), Clock()
     folder.read_record()  # no lock is left behind where there is no map
     with lock.writer(out):
@@ -78,7 +78,7 @@ def add_to_map(
             folder.features,
             masks=masks,
             workers=workers,
-            progress=lambda done, total: report_progress("features", done, total),
+            progress=lambda done, total: progress("features", done, total),
         )
         clock.lap("features")
         with lock.writer(folder.features), Catalog.create(folder.features) as catalog:
@@ -94,14 +94,14 @@ def add_to_map(
                 choose_pairs(catalog, new),
                 workers=workers,
                 seed=seed,
-                progress=lambda done, total: report_progress("matching", done, total),
+                progress=lambda done, total: progress("matching", done, total),
             )
             clock.lap("matching")
             registered: list[int] = []
             unmoved: set[int] = set()
             if new & mapped_rows(catalog).keys():
                 scale, old = median_scale(catalog), set(model.reg_image_ids())
-                registered = _register(folder, model, scale, workers, seed, report_progress)
+                registered = _register(folder, model, scale, workers, seed, progress)
                 unmoved = _unmoved(folder, model, registered, old, scale)
                 registered = [i for i in registered if i not in unmoved]
                 leave_out(model, unmoved)
@@ -187,7 +187,7 @@ def _register(
     scale: float,
     workers: int | None,
     seed: int,
-    report_progress: Progress,
+    progress: Progress,
 ) -> list[int]:
     """Extend `model` by the photos of the database that fit in; their ids."""
     before = {i: image.cam_from_world().matrix() for i, image in model.images.items()}
@@ -201,12 +201,10 @@ def _register(
     with silence_colmap(), closing(pycolmap.Database.open(folder.matches)) as database:
         cache = pycolmap.DatabaseCache.create(database, wanted)
     total = cache.num_images() - len(before)
-    report_progress("mapping", 0, total)
+    progress("mapping", 0, total)
     try:
         with silence_colmap():
-            registered = _extend(
-                pycolmap.IncrementalMapper(cache), model, options, total, report_progress
-            )
+            registered = _extend(pycolmap.IncrementalMapper(cache), model, options, total, progress)
     except RuntimeError as error:
         raise DatabaseError(
             f"COLMAP failed on {folder.model} ({str(error).splitlines()[0]}); the old map is still there"
@@ -214,7 +212,7 @@ def _register(
     for i, pose in before.items():
         moved = np.abs(model.images[i].cam_from_world().matrix() - pose).max()
         assert moved <= _UNCHANGED, f"image {i} moved by {moved}"
-    report_progress("mapping", total, total)
+    progress("mapping", total, total)
     return registered
 
 
@@ -223,7 +221,7 @@ def _extend(
     model: pycolmap.Reconstruction,
     options: pycolmap.IncrementalPipelineOptions,
     total: int,
-    report_progress: Progress,
+    progress: Progress,
 ) -> list[int]:
     placing, making = options.get_mapper(), options.get_triangulation()
     mapper.begin_reconstruction(model)
@@ -239,7 +237,7 @@ def _extend(
             image_id,
         )
         registered.append(image_id)
-        report_progress("mapping", len(registered), total)
+        progress("mapping", len(registered), total)
     if registered:
         mapper.iterative_global_refinement(
             options.ba_global_max_refinements,

@@ -107,7 +107,7 @@ def build_map(
         raise InputError("an index was made with its masks already; leave them out")
     if mapper not in MAPPERS:
         raise UnknownNameError("mapper", mapper, MAPPERS)
-    report_progress: Progress = progress or (lambda _stage, _done, _total: None)
+    progress = progress or (lambda _stage, _done, _total: None)
     if index is not None:
         Catalog.open(index).close()  # raises before anything is written
     elif images is not None and next(scan(images), None) is None:
@@ -116,12 +116,10 @@ def build_map(
     with lock.writer(out):
         folder.recover()
         if index is not None:
-            roots = copy_index(index, folder, report_progress)
+            roots = copy_index(index, folder, progress)
         else:
             assert images is not None
-            roots = extract_photos(
-                images, folder, extractor, weights, workers, report_progress, masks
-            )
+            roots = extract_photos(images, folder, extractor, weights, workers, progress, masks)
         with lock.writer(folder.features), Catalog.create(folder.features) as catalog:
             require_unique_names(catalog, roots)
             require_local(require_info(catalog))
@@ -134,7 +132,7 @@ def build_map(
                 choose_pairs(catalog),
                 workers=workers,
                 seed=seed,
-                progress=lambda done, total: report_progress("matching", done, total),
+                progress=lambda done, total: progress("matching", done, total),
             )
             clock.lap("matching")
             settings = {
@@ -146,7 +144,7 @@ def build_map(
             finished = cached_report(folder, settings)
             if finished is not None:
                 return finished
-            models = _map(folder, catalog, mapper, workers, seed, report_progress)
+            models = _map(folder, catalog, mapper, workers, seed, progress)
             models, structure = _proven(folder, catalog, models)
             doubt = structure.doubt or focal_doubt(models[0], known_cameras(folder.matches))
             record = MapRecord(MADE_BY, require_info(catalog).name, doubt=doubt)
@@ -201,14 +199,14 @@ def _map(
     mapper: str,
     workers: int | None,
     seed: int,
-    report_progress: Progress,
+    progress: Progress,
 ) -> list[pycolmap.Reconstruction]:
     """Models of photos that hang together, the largest first."""
     total = len(mapped_rows(catalog))
     temporary = folder.folder / "mapping"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    report_progress("mapping", 0, total)
+    progress("mapping", 0, total)
     scale = median_scale(catalog)
     auto = mapper == "auto" and total <= BOTH
     found = []
@@ -216,9 +214,7 @@ def _map(
         with silence_colmap():
             if mapper != "global":
                 found.append(
-                    _incremental(
-                        folder.matches, temporary, scale, workers, seed, total, report_progress
-                    )
+                    _incremental(folder.matches, temporary, scale, workers, seed, total, progress)
                 )
             if mapper == "global" or auto:
                 found.append(_global(folder.matches, temporary, workers, seed))
@@ -250,7 +246,7 @@ def _map(
             f"{len(pairs)} pairs have verified matches, and no two of them a view from different "
             "enough places to begin with; take photos that overlap by two thirds, a step apart"
         )
-    report_progress("mapping", total, total)
+    progress("mapping", total, total)
     return models[:1] + [model for model in models[1:] if model.num_reg_images() >= MIN_MODEL]
 
 
@@ -300,7 +296,7 @@ def _incremental(
     workers: int | None,
     seed: int,
     total: int,
-    report_progress: Progress,
+    progress: Progress,
 ) -> Mapping[int, pycolmap.Reconstruction]:
     options = pycolmap.IncrementalPipelineOptions()
     options.random_seed, options.num_threads = seed, workers or -1
@@ -315,7 +311,7 @@ def _incremental(
         nonlocal done
         done = min(done + 1, total)
         try:
-            report_progress("mapping", done, total)
+            progress("mapping", done, total)
         except BaseException as error:  # must not fly through C++
             failures.append(error)
             token.cancel()

@@ -149,7 +149,7 @@ def extract_photos(
     extractor: str | None,
     weights: Sequence[Path],
     workers: int | None,
-    report_progress: Progress,
+    progress: Progress,
     masks: Path | str | None = None,
 ) -> set[int]:
     """Features from a folder of photos; the ids of its roots in the catalogue."""
@@ -167,7 +167,7 @@ def extract_photos(
         weights=weights,
         masks=masks,
         workers=workers,
-        progress=lambda done, total: report_progress("features", done, total),
+        progress=lambda done, total: progress("features", done, total),
     )
     with lock.writer(folder.features), Catalog.create(folder.features) as catalog:
         if gone:
@@ -177,7 +177,7 @@ def extract_photos(
         return {catalog.add_root(images)}
 
 
-def copy_index(index: Path, folder: MapFolder, report_progress: Progress) -> set[int]:
+def copy_index(index: Path, folder: MapFolder, progress: Progress) -> set[int]:
     """Features from a database, whose photos are not needed; the ids of its roots in the catalogue of
     the map. Photos of other roots, which were added to the map, stay."""
     with (
@@ -201,7 +201,7 @@ def copy_index(index: Path, folder: MapFolder, report_progress: Progress) -> set
         for start in range(0, len(new_keys), COMMIT_IMAGES):
             part = new_keys[start : start + COMMIT_IMAGES]
             catalog.write([_entry(source, key, wanted[key]) for key in part])
-            report_progress("features", start + len(part), len(new_keys))
+            progress("features", start + len(part), len(new_keys))
         refresh_vectors(catalog)
         refresh_local(catalog)
         return set(roots.values())

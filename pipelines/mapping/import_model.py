@@ -87,7 +87,7 @@ def import_map(
     refuse_spheres(model, posed.cameras)
     posed, missing = present(model, images, posed, skip=skip_missing)
     require_places(model, posed)
-    report_progress: Progress = progress or (lambda _stage, _done, _total: None)
+    progress = progress or (lambda _stage, _done, _total: None)
     folder, clock = init_map_folder(out, MADE_BY), Clock()
     with (
         lock.writer(out),
@@ -100,7 +100,7 @@ def import_map(
             catalog,
             label_rule("folder"),
             workers,
-            lambda done, total: report_progress("features", done, total),
+            lambda done, total: progress("features", done, total),
             extractor,
             weights,
             masks=masks,
@@ -120,7 +120,7 @@ def import_map(
             pairs,
             workers=workers,
             seed=seed,
-            progress=lambda done, total: report_progress("matching", done, total),
+            progress=lambda done, total: progress("matching", done, total),
         )
         clock.lap("matching")
         settings = {
@@ -134,7 +134,7 @@ def import_map(
         finished = cached_report(folder, settings)
         if finished is not None:
             return replace(finished, warnings=(*posed.notes, *finished.warnings))
-        report_progress("mapping", 0, len(photos))
+        progress("mapping", 0, len(photos))
         verified = {p: n for p, n in verified_pairs(folder.matches).items() if n}
         with closing(pycolmap.Database.open(folder.matches)) as database:
             evidence = Evidence(catalog, database, photos, MAX_ERROR * median_scale(catalog))
@@ -145,7 +145,7 @@ def import_map(
         units = "metre" if metric else "arbitrary"
         record = MapRecord(MADE_BY, require_info(catalog).name, units, doubt=doubt)
         record = replace(record, systematic=measure_share(folder, record, made))
-        report_progress("mapping", len(photos), len(photos))
+        progress("mapping", len(photos), len(photos))
         clock.lap("mapping")
         named = {row.id: row.path for row in catalog.images("ok")}
         others = {
