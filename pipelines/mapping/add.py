@@ -18,6 +18,7 @@ import pycolmap
 from index import lock
 from index.catalog import Catalog
 from index.maps.folder import MapFolder, Progress
+from index.maps.matches import fingerprint, is_readable, verified_pairs
 from locate.errors import DatabaseError, InputError
 from locate.mapping.structure import UNMOVED, examine, known_cameras, leave_out
 from locate.util.files import is_intact
@@ -26,13 +27,7 @@ from pipelines.indexing.build import add_photos, resolve
 from pipelines.mapping.build import scale_errors, silence_colmap, with_summary
 from pipelines.mapping.covariance_calibration import measure_share
 from pipelines.mapping.features import choose_pairs, mapped_rows, median_scale
-from pipelines.mapping.matching import (
-    fingerprint,
-    is_readable,
-    match_pairs,
-    synchronize,
-    verified_pairs,
-)
+from pipelines.mapping.matching import match_pairs, synchronize
 from pipelines.mapping.panoramas import leave_out_panoramas
 from pipelines.mapping.summary import MapReport, summarize
 

@@ -18,6 +18,7 @@ import pycolmap
 from index import lock
 from index.catalog import Catalog
 from index.maps.folder import MapFolder, MapRecord, Progress
+from index.maps.matches import fingerprint, verified_pairs
 from locate.errors import (
     DatabaseCorruptError,
     DatabaseError,
@@ -49,12 +50,7 @@ from pipelines.mapping.features import (
     require_local,
     require_unique_names,
 )
-from pipelines.mapping.matching import (
-    fingerprint,
-    match_pairs,
-    synchronize,
-    verified_pairs,
-)
+from pipelines.mapping.matching import match_pairs, synchronize
 from pipelines.mapping.panoramas import leave_out_panoramas
 from pipelines.mapping.summary import MapReport, summarize
 

@@ -19,6 +19,7 @@ import pycolmap
 from index import lock
 from index.catalog import Catalog
 from index.maps.folder import MapRecord, Progress
+from index.maps.matches import Pair, fingerprint, verified_pairs
 from index.records import ImageRow
 from locate.datasets.records import PosedPhoto
 from locate.errors import InputError
@@ -43,7 +44,7 @@ from pipelines.mapping.features import (
     require_local,
     require_unique_names,
 )
-from pipelines.mapping.matching import Pair, fingerprint, match_pairs, synchronize, verified_pairs
+from pipelines.mapping.matching import match_pairs, synchronize
 from pipelines.mapping.model_photos import named_by_path, present, require_places, some
 from pipelines.mapping.summary import MapReport, summarize
 

@@ -12,13 +12,13 @@ from PIL import Image
 
 from index.catalog import Catalog
 from index.maps.folder import MapFolder, MapRecord
+from index.maps.matches import delete, verified_pairs
 from locate.errors import DatabaseMissingError, InputError
 from locate.formats.colmap import read_model, write_model
 from locate.geometry.rigid import invert
 from pipelines.mapping.add import add_to_map
 from pipelines.mapping.build import build_map
 from pipelines.mapping.import_model import import_map
-from pipelines.mapping.matching import delete, verified_pairs
 from pipelines.town.town import make_town
 
 
