@@ -47,10 +47,16 @@ class Catalog:
     """Open one with `Catalog.create` or `Catalog.open`; it is a context manager.
 
     One connection; threads take turns on it.
+
+    Attributes:
+        folder: that the database lies in.
+        writable: False if it was opened for reading only.
     """
 
-    def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, connection: sqlite3.Connection, *, writable: bool = False
+    ) -> None:
+        self.folder, self.writable = folder, writable
         self._db = Database(connection)
         self._lock = threading.RLock()
         self._db.execute("PRAGMA foreign_keys=ON")
@@ -58,7 +64,7 @@ class Catalog:
     @classmethod
     def create(cls, folder: Path) -> Catalog:
         """Open for writing, making the folder and the schema as needed. Hold the lock."""
-        with _speaking(folder):
+        with _translate_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(folder / FILE, timeout=30, check_same_thread=False)
             with _closed_on_error(connection):
@@ -66,7 +72,7 @@ class Catalog:
                 connection.execute("PRAGMA journal_mode=WAL")
                 # Survives a kill; on a power failure WAL may lose the last commits, never the file.
                 connection.execute("PRAGMA synchronous=NORMAL")
-                catalog = cls(folder, connection)
+                catalog = cls(folder, connection, writable=True)
                 catalog._refuse_newer()
                 migrations.apply(catalog._db)
         return catalog
@@ -79,7 +85,7 @@ class Catalog:
             raise DatabaseMissingError(
                 f"no database at {folder}; make one with: locate build-index PHOTOS --index {folder}"
             )
-        with _speaking(folder):
+        with _translate_errors(folder):
             # WAL readers keep their marks in a file beside the database. In a folder that cannot
             # be written nobody else writes either, and SQLite can do without.
             mode = "mode=ro" if os.access(folder, os.W_OK) else "immutable=1"
@@ -117,7 +123,7 @@ class Catalog:
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
-        with self._lock, _speaking(self.folder):
+        with self._lock, _translate_errors(self.folder):
             yield
 
     @contextmanager
@@ -456,7 +462,7 @@ def _closed_on_error(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 @contextmanager
-def _speaking(folder: Path) -> Iterator[None]:
+def _translate_errors(folder: Path) -> Iterator[None]:
     """SQLite's and the system's errors as ours, with the cure."""
     try:
         yield

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from index.catalog import Catalog
 from index.check import Problem
 from index.records import ImageRow
+from locate.util.parallel import ordered_map
 
 
 @dataclass(frozen=True)
@@ -41,19 +42,15 @@ def check_photos(
     """
     roots, rows = catalog.roots(), catalog.images("ok")
     problems, absent = [], 0
-    workers = workers or os.cpu_count() or 1
-    with ThreadPoolExecutor(workers, "locate-hash") as pool:
-        try:
-            hashes = pool.map(lambda row: _hash(roots[row.root_id] / row.path), rows)
-            for done, (row, found) in enumerate(zip(rows, hashes, strict=True), 1):
-                if found is None:
-                    absent += 1
-                elif found[0] != row.file.sha256:
-                    problems.append(Problem(_what(row, found[1]), row.id))
-                if progress is not None:
-                    progress(done, len(rows))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    paths = (roots[row.root_id] / row.path for row in rows)
+    with closing(ordered_map(_hash, paths, workers, start=None)) as hashes:
+        for done, (row, found) in enumerate(zip(rows, hashes, strict=True), 1):
+            if found is None:
+                absent += 1
+            elif found[0] != row.file.sha256:
+                problems.append(Problem(_what(row, found[1]), row.id))
+            if progress is not None:
+                progress(done, len(rows))
     return PhotoCheck(problems, len(rows) - absent, absent)
 
 

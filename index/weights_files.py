@@ -13,7 +13,7 @@ from pathlib import Path
 
 from index.catalog import Catalog
 from locate.errors import DatabaseError, DatabaseMismatchError, InputError
-from locate.util.files import beside, is_intact, sha256_of
+from locate.util.files import atomic_path, is_intact, sha256_of, sweep
 
 FOLDER = "weights"
 _KEY = "weights"
@@ -34,7 +34,7 @@ def hash_of(file: Path) -> str:
 
 
 def keep(folder: Path, source: Path) -> str:
-    """Copy a weights file into the database unless it is there already; its sha256.
+    """Copy a weights file into the database unless it is there already; its sha256. Hold the lock.
 
     Raises:
         InputError: `source` cannot be read.
@@ -46,7 +46,8 @@ def keep(folder: Path, source: Path) -> str:
         return sha256
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with beside(file) as temporary:
+        sweep(file.parent)
+        with atomic_path(file) as temporary:
             shutil.copyfile(source, temporary)
     except OSError as error:
         raise DatabaseError(

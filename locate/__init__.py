@@ -44,11 +44,13 @@ if TYPE_CHECKING:  # for type checkers and editors; `__getattr__` below does it 
     from pipelines.mapping.summary import MapReport
     from pipelines.retrieval.database import Database
     from pipelines.retrieval.database import Database as open  # noqa: A004, N813
+    from pipelines.retrieval.query import QueryOptions
 
 # name: (module, attribute)
 _PUBLIC = {
     "open": ("pipelines.retrieval.database", "Database"),
     "Database": ("pipelines.retrieval.database", "Database"),
+    "QueryOptions": ("pipelines.retrieval.query", "QueryOptions"),
     "build_index": ("pipelines.indexing.build", "build_index"),
     "add_photos": ("pipelines.indexing.build", "add_photos"),
     "remove_images": ("pipelines.indexing.build", "remove_images"),
@@ -107,6 +109,7 @@ __all__ = [
     "PhotoInfo",
     "Pose",
     "PosePrior",
+    "QueryOptions",
     "UnknownNameError",
     "Verification",
     "__version__",

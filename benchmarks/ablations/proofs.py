@@ -33,7 +33,7 @@ from locate.matching.two_view import verify
 from locate.types import Array, Features
 from pipelines.cli.tables import print_report
 from pipelines.reports.report import Report, Table
-from pipelines.retrieval.database import SHORTLIST, as_proof
+from pipelines.retrieval.query import SHORTLIST, reweighted
 
 RATIOS = (0.9, 0.95, 0.98)
 FOREIGN, NEAREST = 400, 8
@@ -130,7 +130,7 @@ class Photos:
         if path not in self._features:
             seen = self._extractor.extract(self._pixels(path)).features
             assert seen is not None
-            self._features[path] = as_proof(seen, self._extractor.info)
+            self._features[path] = reweighted(seen, self._extractor.info)
         return self._features[path]
 
     def _pixels(self, path: Path) -> Array:

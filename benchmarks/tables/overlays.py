@@ -31,14 +31,14 @@ from benchmarks.common.overlay_kinds import KINDS, overlaid
 from locate.extractors import registry
 from locate.extractors.base import Extractor
 from locate.images.reading import read_photo
-from locate.matching.descriptors import match_mutual
+from locate.matching.descriptors import match_mutual, ratio_for
 from locate.matching.evidence import evidence_of
 from locate.matching.two_view import verify
 from locate.retrieval.verdict import MATCH, Calibration, shipped, wilson_upper
 from locate.types import Array, Features, Verification
 from pipelines.cli.tables import print_report
 from pipelines.reports.report import Report, Table
-from pipelines.retrieval.database import RATIO, SHORTLIST, as_proof
+from pipelines.retrieval.query import SHORTLIST, reweighted
 
 SIZES = ((800, 600), (1024, 768), (640, 480), (600, 800), (1200, 800))
 STRANGERS = 100  # pairs of each kind
@@ -53,11 +53,11 @@ class Judge:
     def see(self, pixels: Array) -> Features:
         found = self.extractor.extract(np.ascontiguousarray(pixels)).features
         assert found is not None
-        return as_proof(found, self.extractor.info)
+        return reweighted(found, self.extractor.info)
 
     def verify(self, a: Features, b: Features, *, overlays: bool = True) -> Verification:
         info, side = self.extractor.info, self.extractor.max_side
-        ratio = info.query_ratio or info.ratio or RATIO
+        ratio = ratio_for("query", info)
         matches = match_mutual(a.descriptors, b.descriptors, ratio)
         model = info.verification, info.max_error
         return verify(a, b, matches, side, *model, overlays=overlays)
@@ -153,7 +153,7 @@ def paired(judge: Judge, folder: Path) -> Table:
     read = [read_photo(folder / row["image"], judge.extractor.max_side) for row in rows]
     seen = list(_mapped(lambda p: judge.extractor.extract(p.pixels, p.info.size), read))
     vectors = np.stack([one.global_descriptor for one in seen])
-    local = [as_proof(one.features, judge.extractor.info) for one in seen]
+    local = [reweighted(one.features, judge.extractor.info) for one in seen]
     database = [i for i, row in enumerate(rows) if row["split"] == "database"]
     queries = [i for i, row in enumerate(rows) if row["split"] == "query"]
 

@@ -16,11 +16,10 @@ that the old model does without them until the new one is there.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from locate.errors import (
     DatabaseMismatchError,
     DatabaseMissingError,
 )
-from locate.util.files import beside
+from locate.util.files import atomic_path, sha256_of, sync, sync_folder
 
 _RECORD = "map.json"
 _FILES = ("cameras.bin", "images.bin", "points3D.bin", _RECORD)
@@ -146,13 +145,13 @@ class MapFolder:
 
     def write_record(self, record: MapRecord) -> None:
         """Change the record of the model that is there, wholly or not at all. Hold the lock."""
-        with self._speaking(), beside(self.record) as temporary:
+        with self._translate_errors(), atomic_path(self.record) as temporary:
             temporary.write_text(_text(record))
 
     def write(self, model: pycolmap.Reconstruction, record: MapRecord) -> None:
         """Put `model` and its record in the place of those that are there. Hold the lock."""
         new = self.folder / "model.new"
-        with self._speaking():
+        with self._translate_errors():
             self.recover()
             shutil.rmtree(new, ignore_errors=True)
             new.mkdir(parents=True)
@@ -161,11 +160,12 @@ class MapFolder:
             (new / _SIZES).write_text(json.dumps(sizes))
             (new / _RECORD).write_text(_text(record))
             for file in new.iterdir():
-                with file.open("rb") as stream:
-                    os.fsync(stream.fileno())
+                sync(file)
+            sync_folder(new)
             if self.model.exists():
                 self.model.rename(self._old)
             new.rename(self.model)
+            sync_folder(self.folder)
             shutil.rmtree(self._old, ignore_errors=True)
 
     def recover(self) -> None:
@@ -175,23 +175,14 @@ class MapFolder:
             self._old.rename(self.model)
         shutil.rmtree(self._old, ignore_errors=True)
 
-    def _speaking(self) -> _Speaking:
-        return _Speaking(self.folder)
-
-
-class _Speaking:
-    """The system's errors as ours, with the cure."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, OSError | RuntimeError | ValueError):
+    @contextmanager
+    def _translate_errors(self) -> Iterator[None]:
+        """The system's errors as ours, with the cure."""
+        try:
+            yield
+        except (OSError, RuntimeError, ValueError) as error:
             raise DatabaseError(
-                f"cannot write the map in {self._folder} ({error}); free some space, check the "
+                f"cannot write the map in {self.folder} ({error}); free some space, check the "
                 "permissions and run the same command again; the old map is still there"
             ) from error
 
@@ -202,8 +193,7 @@ def _text(record: MapRecord) -> str:
 
 def _seal(file: Path) -> list[object]:
     """The size in bytes and the sha256 of a file."""
-    with file.open("rb") as stream:
-        return [file.stat().st_size, hashlib.file_digest(stream, "sha256").hexdigest()]
+    return [file.stat().st_size, sha256_of(file)]
 
 
 def _whole(model: Path) -> bool:

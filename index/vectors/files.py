@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from locate.errors import DatabaseError
-from locate.util.files import beside, sha256_of
+from locate.util.files import atomic_path, sha256_of
 
 Writer = Callable[[Path], object]
 
@@ -52,11 +52,11 @@ def publish(
     try:
         for ending, write in writers.items():
             name = _unused(folder, f"{stem}-{generation:08d}", ending)
-            with beside(folder / name) as temporary:
+            with atomic_path(folder / name) as temporary:
                 write(temporary)
                 parts[ending] = Part(name, sha256_of(temporary))
         values = dict(record(parts))
-        with beside(folder / f"{stem}.json") as temporary:
+        with atomic_path(folder / f"{stem}.json") as temporary:
             temporary.write_text(json.dumps(values, indent=1))
     except (OSError, RuntimeError) as error:  # FAISS raises RuntimeError on a full disk
         raise DatabaseError(

@@ -11,7 +11,7 @@ import numpy as np
 import pycolmap
 
 from locate.errors import InputError
-from locate.images.reading import is_photo_name
+from locate.images.folder import photos_in
 from locate.types import Array
 
 Box = tuple[float, float, float, float]
@@ -126,9 +126,7 @@ def photos_by_stem(folder: Path) -> dict[str, Path]:
         InputError: two photos have one name, so that the name does not say which is meant.
     """
     found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if not is_photo_name(path) or path.name.startswith("."):
-            continue
+    for path in photos_in(folder).values():
         if path.stem in found:
             raise InputError(f"two photos are called {path.stem}: {found[path.stem]} and {path}")
         found[path.stem] = path

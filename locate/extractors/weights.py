@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,8 +17,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from locate.errors import WeightsError
+from locate.util.files import atomic_write, sha256_of
 
 _KEY = "locate"
+file_hash = sha256_of
 
 
 @dataclass(frozen=True)
@@ -61,15 +62,8 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], record: Record) -> s
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = save(plain, metadata={_KEY: record.to_json()})
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_write(path) as stream:
+        stream.write(data)
     return hashlib.sha256(data).hexdigest()
 
 
@@ -94,12 +88,6 @@ def load_into(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> 
         raise WeightsError(
             f"{path} does not fit its network: {' '.join(str(error).split())}"
         ) from error
-
-
-def file_hash(path: Path) -> str:
-    """The sha256 of a file, in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Tensor], Record]:

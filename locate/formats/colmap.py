@@ -84,6 +84,25 @@ def read_model(folder: Path) -> PoseModel:
     return PoseModel(model.cameras, model.poses, (*model.notes, note))
 
 
+def read_reconstruction(folder: Path) -> pycolmap.Reconstruction:
+    """The whole model in `folder`, with its points.
+
+    Raises:
+        InputError: there is none, a part is missing or damaged.
+    """
+    if not any(has_form(folder, end, points=True) for end in FORMS):
+        raise InputError(
+            f"{folder} is no COLMAP model: it needs cameras, images and points3D, "
+            "all three as .bin or as .txt"
+        )
+    read_model(folder)  # pycolmap never returns from images that were cut off
+    try:
+        return pycolmap.Reconstruction(folder)
+    except Exception as error:  # pycolmap raises whatever its C++ does
+        text = " ".join(str(error).split())
+        raise InputError(f"{folder} is a damaged COLMAP model ({text}); export it again") from error
+
+
 def write_model(
     folder: Path, poses: Mapping[str, Array], cameras: Mapping[str, pycolmap.Camera]
 ) -> None:

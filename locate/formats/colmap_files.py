@@ -27,6 +27,12 @@ def has_form(folder: Path, end: str, *, points: bool = False) -> bool:
     return all((folder / f"{name}.{end}").is_file() for name in names)
 
 
+def models_below(folder: Path) -> list[Path]:
+    """Every folder at or below `folder` that holds a whole COLMAP model, with its points."""
+    found = {path.parent for path in folder.rglob("points3D.*")}
+    return sorted(path for path in found if any(has_form(path, end, points=True) for end in FORMS))
+
+
 def form_of(folder: Path) -> str | None:
     """What COLMAP would read, "bin" or "txt", or else what can be read without points; None for none."""
     whole = (end for end in FORMS if has_form(folder, end, points=True))

@@ -27,6 +27,7 @@ from locate.formats.text import fault, numbers, pose_matrix, read_lines
 from locate.geometry.rigid import invert
 from locate.images.reading import is_photo_name
 from locate.types import Array
+from locate.util.files import atomic_write
 
 Direction = Literal["cam_from_world", "world_from_cam"]
 Poses = Mapping[str, Array]
@@ -103,9 +104,8 @@ def write_poses(
         return
     turn = invert if kind.direction == "world_from_cam" else np.asarray
     text = "".join(kind.line(name, turn(pose)) + "\n" for name, pose in poses.items())
-    temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text(comments + text, "utf-8")
-    temporary.replace(path)
+    with atomic_write(path) as stream:
+        stream.write((comments + text).encode("utf-8"))
 
 
 def guess_format(path: Path) -> str:

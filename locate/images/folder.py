@@ -151,6 +151,17 @@ def scan(
         yield dataclasses.replace(look(Path(error.filename), root), error=reason)
 
 
+def photos_in(root: Path) -> dict[str, Path]:
+    """The files among what `scan` finds, by their paths relative to `root` with forward slashes, in the
+    order of these; what cannot be opened is left out.
+
+    Raises:
+        InputError: `root` is not a folder.
+    """
+    files = [found.absolute for found in scan(root) if found.absolute.is_file()]
+    return dict(sorted((file.relative_to(root).as_posix(), file) for file in files))
+
+
 def survey(paths: Iterable[Path]) -> LeftOut:
     """What a walk over the folders among `paths` passes over.
 

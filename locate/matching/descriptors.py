@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, Protocol
 
 import numpy as np
 
 from locate.types import Array
 
 _TINY = 1e-6  # a length that is less is none
+# Lowe's ratio of an extractor that has none of its own: benchmarks/ablations/verifiers.py; with a map a
+# RANSAC on 3-D points follows, which takes more wrong matches.
+_RATIOS = {"query": 0.8, "map": 0.85}
+
+
+class Ratios(Protocol):
+    """An extractor's own ratios of Lowe's test, as `locate.extractors.base.ExtractorInfo` has them."""
+
+    @property
+    def ratio(self) -> float | None: ...
+    @property
+    def query_ratio(self) -> float | None: ...
+
+
+def ratio_for(purpose: Literal["query", "map"], own: Ratios) -> float:
+    """Lowe's ratio for a purpose: of a query with a database image, or of what a map is made of and what
+    is localized in it."""
+    return (own.query_ratio if purpose == "query" else None) or own.ratio or _RATIOS[purpose]
 
 
 def match_mutual(a: Array, b: Array, ratio: float | None = None) -> Array:

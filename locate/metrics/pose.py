@@ -4,7 +4,7 @@ A pose is `cam_from_world`, 3 x 4 or 4 x 4 [R | t]: x_cam = R x_world + t. The u
 positions, is the metre. Averages of day and night queries are never pooled: call once for each.
 
 Sources: Sattler et al., Benchmarking 6DOF Outdoor Visual Localization (CVPR 2018);
-Shotton et al. (CVPR 2013) for 7-Scenes; Taira et al., InLoc (CVPR 2018).
+Shotton et al. (CVPR 2013) for 7-Scenes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,6 @@ Thresholds = Sequence[tuple[float, float]]
 
 # (metres, degrees) as published for each benchmark
 OUTDOOR: Thresholds = ((0.25, 2.0), (0.5, 5.0), (5.0, 10.0))  # Aachen and the others since 2018
-OLD_AACHEN_NIGHT: Thresholds = ((0.5, 2.0), (1.0, 5.0), (5.0, 10.0))  # tables of local features
-INLOC: Thresholds = ((0.25, 10.0), (0.5, 10.0), (1.0, 10.0))
 SEVEN_SCENES: Thresholds = ((0.05, 5.0),)
 
 _ORTHOGONALITY = 1e-3  # of an R that was written with few digits

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from locate.errors import InputError, WeightsError
+from locate.util.files import atomic_write
 
 log = logging.getLogger("locate")
 
@@ -90,21 +91,9 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     torch.save({f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}, buffer)
     # torch does not notice a changed byte inside a tensor; hence a sum of our own.
     digest = hashlib.sha256(buffer.getbuffer()).hexdigest().encode()
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        with temporary.open("wb") as stream:
-            stream.write(_HEADER + digest + b"\n")
-            stream.write(buffer.getbuffer())
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    with atomic_write(path) as stream:
+        stream.write(_HEADER + digest + b"\n")
+        stream.write(buffer.getbuffer())
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

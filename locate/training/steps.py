@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from locate.errors import InputError, TrainingError
-from locate.training.prefetch import made_ahead
 from locate.training.recipe import Batch, Recipe, Stage, generator, to_device, torch_seed
+from locate.util.parallel import ordered_map
 
+AHEAD = 2  # finished batches that wait, besides the one that each thread works at
 _TRIAL_STEPS = (3, 20)  # at least and at most
 
 
@@ -128,7 +129,7 @@ def stepwise(
         if every and step % every == 0:
             _refresh(recipe, network, stage, numbers, step)
         wanted = range(step * stage.accumulate, end * stage.accumulate)
-        with made_ahead(make, wanted, threads) as batches:
+        with closing(ordered_map(make, wanted, threads, threads + AHEAD)) as batches:
             while step < end:
                 if not every:
                     _refresh(recipe, network, stage, numbers, step)
@@ -152,8 +153,7 @@ def held_out_batches(
     def make(number: int) -> Batch:
         return recipe.batch(stage, generator(0, index, number), held_out=True)
 
-    with made_ahead(make, range(count), threads) as batches:
-        return list(batches)
+    return list(ordered_map(make, range(count), threads, threads + AHEAD))
 
 
 def held_out_losses(

@@ -1,7 +1,8 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, their checksums, and locks."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -10,38 +11,60 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from filelock import FileLock, Timeout
+
+_UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)  # a folder of which that cannot be asked
+
 
 @contextmanager
-def write_beside(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of `path` when it is complete; a kill leaves `path` as it was."""
-    temporary = path.with_name(f".{os.getpid()}-{threading.get_ident()}.writing")
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Atomic write: a name to write to; when the block ends well, what was written takes the place of
+    `path`. Then it is on the disk, its name too. At any other end `path` is as it was and nothing is
+    left, but for what a killed process wrote, which the next `sole_writer` deletes.
+
+    Safe to use for one path from several threads and processes; the last one wins.
+    """
+    ending = f".{os.getpid()}-{threading.get_ident()}.writing"
+    temporary = path.with_name(f".{path.name[:40]}{ending}")  # a name has 255 bytes at most
     try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)  # noqa: PTH105
+        yield temporary
+        sync(temporary)
+        temporary.replace(path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise
+    sync_folder(path.parent)
 
 
 @contextmanager
-def beside(file: Path) -> Iterator[Path]:
-    """A name to write to; what was written takes the place of `file` when the block ends well."""
-    temporary = file.with_name(f"{file.name}.writing")
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """`atomic_path` as a binary stream."""
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        yield stream
+
+
+def sync(file: Path) -> None:
+    """Wait until what a file holds is on the disk."""
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk, where the file system can tell."""
     try:
-        yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in _UNSYNCED:
+            raise
 
 
 def sha256_of(file: Path) -> str:
+    """The sha256 of a file, in hex."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -52,3 +75,29 @@ def is_intact(file: Path, sha256: str) -> bool:
         return sha256_of(file) == sha256
     except OSError:
         return False
+
+
+@contextmanager
+def sole_writer(lock: Path, busy: Exception, timeout: float = 0.0) -> Iterator[None]:
+    """Exclusive lock: be the only one that writes into the folder of the file `lock`. The operating
+    system drops the lock of a process that dies; what it had not finished is deleted.
+
+    Raises:
+        busy: another process holds it, for longer than `timeout` seconds.
+    """
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=timeout)
+    except Timeout:
+        raise busy from None
+    try:
+        sweep(lock.parent)
+        yield
+    finally:
+        held.release()
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed writers left unfinished in a folder that nobody else writes to now."""
+    for file in folder.glob(".*.writing"):
+        file.unlink(missing_ok=True)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -18,7 +15,7 @@ from locate.extractors.base import Extractor
 from locate.images.reading import read_photo
 from locate.metrics.common import mean_defined
 from locate.types import Array, Features
-from locate.util.parallel import one_thread_each
+from locate.util.parallel import ordered_map
 from pipelines.reports.report import Curves
 
 Progress = Callable[[int, int], None]  # (done, in all)
@@ -115,30 +112,16 @@ def extract_views(
 ) -> Iterator[View | ImageError]:
     """The local features of many photos on a pool of threads, in their order.
 
-    At most four results per worker wait, so memory is bounded however many photos there are.
-
     Args:
         photos: read at full resolution.
         prepare: pixels H x W x 3 -> (pixels to look at, 3 x 3 view_from_photo); None to look at the
             photo itself.
         workers: threads; None for one a core.
 
-    Yields:
+    Returns:
         For each photo its view, or the error of a file that cannot be read.
     """
-    workers = workers or os.cpu_count() or 1
-    remaining = iter(photos)
-    with ThreadPoolExecutor(workers, "locate-evaluate", one_thread_each) as pool:
-        waiting: deque[Future[View | ImageError]] = deque()
-        try:
-            while True:
-                for photo in islice(remaining, 4 * workers - len(waiting)):
-                    waiting.append(pool.submit(_look, photo, extractor, prepare))
-                if not waiting:
-                    return
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    return ordered_map(lambda photo: _look(photo, extractor, prepare), photos, workers)
 
 
 def walk_pairs(

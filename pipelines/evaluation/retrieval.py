@@ -40,7 +40,7 @@ from pipelines.evaluation.retrieval_database import Library, Reply, library
 from pipelines.evaluation.retrieval_report import Measured, report
 from pipelines.evaluation.retrieval_scores import Run
 from pipelines.reports.report import Report
-from pipelines.retrieval.database import SHORTLIST
+from pipelines.retrieval.query import SHORTLIST
 
 BEFORE, AFTER = "before verification", "after verification"
 FOREIGN = 500  # photos; 1 % of them are five

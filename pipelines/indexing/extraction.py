@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 
 from index.records import FileState
 from locate.errors import ImageError
@@ -19,7 +15,7 @@ from locate.images.masks import Masks
 from locate.images.reading import decode_photo, read_bytes
 from locate.types import Extraction, PhotoInfo
 from locate.util.memory import is_out_of_memory
-from locate.util.parallel import one_thread_each
+from locate.util.parallel import ordered_map
 from locate.util.timing import Clock
 
 
@@ -45,28 +41,15 @@ def extract_all(
 ) -> Iterator[Seen]:
     """Look at `files` on a pool of threads, in order.
 
-    Decoders, OpenCV and torch let go of Python's lock, so threads keep all cores busy; whoever
-    consumes the iterator writes meanwhile. At most four results per worker wait, so memory is
-    bounded for folders of any size. One bad file is an entry with an error, never the end.
+    Whoever consumes the iterator writes meanwhile. One bad file is an entry with an error, never the
+    end.
 
     Args:
         get_extractor: called when the first file really needs it (networks load slowly).
         known: ids by sha256 of content and of mask that need not be looked at again.
         masks: of what is to be ignored.
     """
-    workers = workers or os.cpu_count() or 1
-    remaining = iter(files)
-    with ThreadPoolExecutor(workers, "locate-extract", one_thread_each) as pool:
-        waiting: deque[Future[Seen]] = deque()
-        try:
-            while True:
-                for item in islice(remaining, 4 * workers - len(waiting)):
-                    waiting.append(pool.submit(_see, item, get_extractor, known, masks))
-                if not waiting:
-                    return
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    return ordered_map(lambda item: _see(item, get_extractor, known, masks), files, workers)
 
 
 def _see(

@@ -18,10 +18,9 @@ from index.vectors.local_records import LocalInfo
 from locate.extractors.base import ExtractorInfo
 from locate.images.folder import look
 from locate.images.masks import Masks
-from locate.retrieval.search_mode import default_search
 from pipelines.indexing.build import refresh_local, refresh_vectors
 from pipelines.indexing.extraction import extract_all
-from pipelines.indexing.provenance import load_extractor
+from pipelines.indexing.provenance import extractor_of, load_extractor, search_of
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,6 @@ class DatabaseInfo:
 def database_info(index: Path) -> DatabaseInfo:
     """Reads only."""
     with Catalog.open(index) as catalog:
-        stored = catalog.meta("extractor")
         record = faiss_store.read_record(index)
         fresh = record is not None and record.generation == catalog.generation
         local = local_store.read_record(index)
@@ -81,8 +79,8 @@ def database_info(index: Path) -> DatabaseInfo:
             folder=index,
             counts=catalog.counts(),
             roots=list(catalog.roots().values()),
-            extractor=ExtractorInfo.from_json(stored) if stored else None,
-            search=_search_of(catalog),
+            extractor=extractor_of(catalog),
+            search=search_of(catalog),
             vectors=record if fresh else None,
             local=local if fresh_local else None,
             disk={
@@ -93,13 +91,6 @@ def database_info(index: Path) -> DatabaseInfo:
             labels=dict(sorted(labels.items())),
             masks=catalog.meta("masks") or None,
         )
-
-
-def _search_of(catalog: Catalog) -> str | None:
-    stored = catalog.meta("extractor")
-    if stored is None:
-        return None
-    return catalog.meta("search") or default_search(ExtractorInfo.from_json(stored))
 
 
 def _weights_folder(index: Path) -> list[Path]:
@@ -167,10 +158,9 @@ def check_database(
 
 
 def _check(catalog: Catalog) -> list[Problem]:
-    stored = catalog.meta("extractor")
-    if stored is None:
+    info = extractor_of(catalog)
+    if info is None:
         return []
-    info = ExtractorInfo.from_json(stored)
     return check(catalog, global_dim=info.global_dim, local_dim=info.local_dim)
 
 

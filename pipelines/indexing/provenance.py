@@ -14,6 +14,7 @@ from locate.errors import (
 )
 from locate.extractors import registry
 from locate.extractors.base import Extractor, ExtractorInfo
+from locate.retrieval.search_mode import default_search
 
 _GLOBAL_MATE, _LOCAL_MATE = "gem", "sift"  # what joins a system that gives only the other kind
 
@@ -145,11 +146,25 @@ def _kept_weights(catalog: Catalog) -> dict[str, Path]:
 
 
 def working_side(catalog: Catalog) -> int:
-    """The long side in pixels that the extractor shrinks photos to; remembered, as asking for it may
-    load a network."""
+    """The long side in pixels that the extractor shrinks photos to. A catalogue that can be written
+    remembers it, as asking for it may load a network."""
     stored = catalog.meta("working side")
-    if stored is None:
-        stored = str(load_extractor(catalog).max_side)
+    if stored is not None:
+        return int(stored)
+    side = load_extractor(catalog).max_side
+    if catalog.writable:
         with catalog.transaction():
-            catalog.set_meta("working side", stored)
-    return int(stored)
+            catalog.set_meta("working side", str(side))
+    return side
+
+
+def extractor_of(catalog: Catalog) -> ExtractorInfo | None:
+    """Who filled a catalogue; None if nobody has."""
+    stored = catalog.meta("extractor")
+    return None if stored is None else ExtractorInfo.from_json(stored)
+
+
+def search_of(catalog: Catalog) -> str | None:
+    """What queries find their shortlist by unless they say otherwise; None if nothing is there."""
+    info = extractor_of(catalog)
+    return None if info is None else catalog.meta("search") or default_search(info)

@@ -18,21 +18,16 @@ import pycolmap
 from index import lock
 from index.catalog import Catalog
 from index.maps.folder import MapFolder, Progress
+from index.maps.matches import fingerprint, is_readable, verified_pairs
 from locate.errors import DatabaseError, InputError
 from locate.mapping.structure import UNMOVED, examine, known_cameras, leave_out
 from locate.util.files import is_intact
 from locate.util.timing import Clock
 from pipelines.indexing.build import add_photos, resolve
-from pipelines.mapping.build import quiet, scale_errors, summed_up
+from pipelines.mapping.build import scale_errors, silence_colmap, with_summary
 from pipelines.mapping.covariance_calibration import measure_share
 from pipelines.mapping.features import choose_pairs, mapped_rows, median_scale
-from pipelines.mapping.matching import (
-    fingerprint,
-    intact,
-    match_pairs,
-    synchronize,
-    verified_pairs,
-)
+from pipelines.mapping.matching import match_pairs, synchronize
 from pipelines.mapping.panoramas import leave_out_panoramas
 from pipelines.mapping.summary import MapReport, summarize
 
@@ -66,7 +61,7 @@ def add_to_map(
         InputError: no such photo, one that changed since it was put into the map, or two of one name.
         DatabaseError: there is no map, or it cannot be written.
     """
-    tell: Progress = progress or (lambda _stage, _done, _total: None)
+    progress = progress or (lambda _stage, _done, _total: None)
     folder, clock = MapFolder(out), Clock()
     folder.read_record()  # no lock is left behind where there is no map
     with lock.writer(out):
@@ -78,13 +73,13 @@ def add_to_map(
             folder.features,
             masks=masks,
             workers=workers,
-            progress=lambda done, total: tell("features", done, total),
+            progress=lambda done, total: progress("features", done, total),
         )
         clock.lap("features")
         with lock.writer(folder.features), Catalog.create(folder.features) as catalog:
             leave_out_panoramas(catalog, model.images)
             given = None
-            if not intact(folder.matches):  # the model knows which camera took which photo
+            if not is_readable(folder.matches):  # the model knows which camera took which photo
                 given = {i: image.camera for i, image in model.images.items()}
             synchronize(folder.matches, catalog, given)
             new = {row.id for row in catalog.images() if row.path in names} - set(model.images)
@@ -94,23 +89,23 @@ def add_to_map(
                 choose_pairs(catalog, new),
                 workers=workers,
                 seed=seed,
-                progress=lambda done, total: tell("matching", done, total),
+                progress=lambda done, total: progress("matching", done, total),
             )
             clock.lap("matching")
-            placed: list[int] = []
+            registered: list[int] = []
             unmoved: set[int] = set()
             if new & mapped_rows(catalog).keys():
                 scale, old = median_scale(catalog), set(model.reg_image_ids())
-                placed = _register(folder, model, scale, workers, seed, tell)
-                unmoved = _unmoved(folder, model, placed, old, scale)
-                placed = [i for i in placed if i not in unmoved]
+                registered = _register(folder, model, scale, workers, seed, progress)
+                unmoved = _unmoved(folder, model, registered, old, scale)
+                registered = [i for i in registered if i not in unmoved]
                 leave_out(model, unmoved)
-                if placed:
+                if registered:
                     model.update_point_3d_errors()
                     record = replace(record, systematic=measure_share(folder, record, model))
             clock.lap("mapping")
             report = summarize(
-                model if placed else folder.read_model(),
+                model if registered else folder.read_model(),
                 catalog,
                 verified_pairs(folder.matches),
                 added=new,
@@ -120,8 +115,8 @@ def add_to_map(
             )
             settings = record.summary.get("settings", {})
             settings = settings | {"matches": fingerprint(folder.matches)}
-            record = summed_up(record, settings, report)
-            if placed:
+            record = with_summary(record, settings, report)
+            if registered:
                 folder.write(model, record)
             else:
                 folder.write_record(record)
@@ -131,15 +126,15 @@ def add_to_map(
 def _unmoved(
     folder: MapFolder,
     model: pycolmap.Reconstruction,
-    placed: Collection[int],
+    registered: Collection[int],
     old: Collection[int],
     scale: float,
 ) -> set[int]:
-    """Those of the photos that were placed whose place nothing determines."""
+    """Those of the photos that were registered whose place nothing determines."""
     pairs = [
         pair
         for pair, inliers in verified_pairs(folder.matches).items()
-        if inliers and not set(placed).isdisjoint(pair)
+        if inliers and not set(registered).isdisjoint(pair)
     ]
     calibrated = known_cameras(folder.matches)
     found = examine(model, pairs, scale=scale, calibrated=calibrated, fixed=old)
@@ -187,7 +182,7 @@ def _register(
     scale: float,
     workers: int | None,
     seed: int,
-    tell: Progress,
+    progress: Progress,
 ) -> list[int]:
     """Extend `model` by the photos of the database that fit in; their ids."""
     before = {i: image.cam_from_world().matrix() for i, image in model.images.items()}
@@ -198,13 +193,13 @@ def _register(
     scale_errors(options, scale)
     wanted = pycolmap.DatabaseCacheOptions()
     wanted.min_num_matches, wanted.load_all_images = options.min_num_matches, True
-    with quiet(), closing(pycolmap.Database.open(folder.matches)) as database:
+    with silence_colmap(), closing(pycolmap.Database.open(folder.matches)) as database:
         cache = pycolmap.DatabaseCache.create(database, wanted)
     total = cache.num_images() - len(before)
-    tell("mapping", 0, total)
+    progress("mapping", 0, total)
     try:
-        with quiet():
-            placed = _extend(pycolmap.IncrementalMapper(cache), model, options, total, tell)
+        with silence_colmap():
+            registered = _extend(pycolmap.IncrementalMapper(cache), model, options, total, progress)
     except RuntimeError as error:
         raise DatabaseError(
             f"COLMAP failed on {folder.model} ({str(error).splitlines()[0]}); the old map is still there"
@@ -212,8 +207,8 @@ def _register(
     for i, pose in before.items():
         moved = np.abs(model.images[i].cam_from_world().matrix() - pose).max()
         assert moved <= _UNCHANGED, f"image {i} moved by {moved}"
-    tell("mapping", total, total)
-    return placed
+    progress("mapping", total, total)
+    return registered
 
 
 def _extend(
@@ -221,11 +216,11 @@ def _extend(
     model: pycolmap.Reconstruction,
     options: pycolmap.IncrementalPipelineOptions,
     total: int,
-    tell: Progress,
+    progress: Progress,
 ) -> list[int]:
     placing, making = options.get_mapper(), options.get_triangulation()
     mapper.begin_reconstruction(model)
-    placed: list[int] = []
+    registered: list[int] = []
     while (image_id := _next(mapper, placing)) is not None:
         mapper.triangulate_image(making, image_id)
         mapper.iterative_local_refinement(
@@ -236,9 +231,9 @@ def _extend(
             making,
             image_id,
         )
-        placed.append(image_id)
-        tell("mapping", len(placed), total)
-    if placed:
+        registered.append(image_id)
+        progress("mapping", len(registered), total)
+    if registered:
         mapper.iterative_global_refinement(
             options.ba_global_max_refinements,
             options.ba_global_max_refinement_change,
@@ -248,16 +243,16 @@ def _extend(
             normalize_reconstruction=False,
         )
     mapper.end_reconstruction(False)
-    for image_id in placed:
+    for image_id in registered:
         if model.images[image_id].num_points3D < MIN_POINTS:
             model.deregister_frame(model.images[image_id].frame_id)
-    return [image_id for image_id in placed if model.images[image_id].has_pose]
+    return [image_id for image_id in registered if model.images[image_id].has_pose]
 
 
 def _next(
     mapper: pycolmap.IncrementalMapper, options: pycolmap.IncrementalMapperOptions
 ) -> int | None:
-    """The photo that was placed next, if any could be."""
+    """The photo that was registered next, if any could be."""
     for image_id in mapper.find_next_images(options, structure_less=False):
         if mapper.register_next_image(options, image_id):
             return int(image_id)

@@ -18,6 +18,7 @@ import pycolmap
 from index import lock
 from index.catalog import Catalog
 from index.maps.folder import MapFolder, MapRecord, Progress
+from index.maps.matches import fingerprint, verified_pairs
 from locate.errors import (
     DatabaseCorruptError,
     DatabaseError,
@@ -40,21 +41,16 @@ from locate.util.timing import Clock
 from pipelines.mapping.covariance_calibration import measure_share
 from pipelines.mapping.features import (
     choose_pairs,
-    claim,
     copy_index,
-    look_at,
+    extract_photos,
+    init_map_folder,
     mapped_rows,
     median_scale,
     require_info,
     require_local,
     require_unique_names,
 )
-from pipelines.mapping.matching import (
-    fingerprint,
-    match_pairs,
-    synchronize,
-    verified_pairs,
-)
+from pipelines.mapping.matching import match_pairs, synchronize
 from pipelines.mapping.panoramas import leave_out_panoramas
 from pipelines.mapping.summary import MapReport, summarize
 
@@ -107,19 +103,19 @@ def build_map(
         raise InputError("an index was made with its masks already; leave them out")
     if mapper not in MAPPERS:
         raise UnknownNameError("mapper", mapper, MAPPERS)
-    tell: Progress = progress or (lambda _stage, _done, _total: None)
+    progress = progress or (lambda _stage, _done, _total: None)
     if index is not None:
         Catalog.open(index).close()  # raises before anything is written
     elif images is not None and next(scan(images), None) is None:
         raise InputError(f"{images} holds no photos; name a folder of photos")
-    folder, clock = claim(out, MADE_BY), Clock()
+    folder, clock = init_map_folder(out, MADE_BY), Clock()
     with lock.writer(out):
         folder.recover()
         if index is not None:
-            roots = copy_index(index, folder, tell)
+            roots = copy_index(index, folder, progress)
         else:
             assert images is not None
-            roots = look_at(images, folder, extractor, weights, workers, tell, masks)
+            roots = extract_photos(images, folder, extractor, weights, workers, progress, masks)
         with lock.writer(folder.features), Catalog.create(folder.features) as catalog:
             require_unique_names(catalog, roots)
             require_local(require_info(catalog))
@@ -132,7 +128,7 @@ def build_map(
                 choose_pairs(catalog),
                 workers=workers,
                 seed=seed,
-                progress=lambda done, total: tell("matching", done, total),
+                progress=lambda done, total: progress("matching", done, total),
             )
             clock.lap("matching")
             settings = {
@@ -141,10 +137,10 @@ def build_map(
                 "seed": seed,
                 "structure": JUDGED,
             }
-            finished = finished_report(folder, settings)
+            finished = cached_report(folder, settings)
             if finished is not None:
                 return finished
-            models = _map(folder, catalog, mapper, workers, seed, tell)
+            models = _map(folder, catalog, mapper, workers, seed, progress)
             models, structure = _proven(folder, catalog, models)
             doubt = structure.doubt or focal_doubt(models[0], known_cameras(folder.matches))
             record = MapRecord(MADE_BY, require_info(catalog).name, doubt=doubt)
@@ -159,16 +155,16 @@ def build_map(
                 warnings=[f"uncertain: {doubt}"] if doubt else [],
                 seconds=clock.seconds,
             )
-            folder.write(models[0], summed_up(record, settings, report))
+            folder.write(models[0], with_summary(record, settings, report))
             return report
 
 
-def summed_up(record: MapRecord, settings: Mapping[str, object], report: MapReport) -> MapRecord:
+def with_summary(record: MapRecord, settings: Mapping[str, object], report: MapReport) -> MapRecord:
     """With what the map was made from, by which it is known to be finished, and how it came out."""
     return replace(record, summary={"settings": dict(settings), "report": report.to_json()})
 
 
-def finished_report(folder: MapFolder, settings: Mapping[str, object]) -> MapReport | None:
+def cached_report(folder: MapFolder, settings: Mapping[str, object]) -> MapReport | None:
     """The report of a finished map that was made from the same; None if it has to be made (again)."""
     try:
         summary = folder.read_record().summary
@@ -180,7 +176,7 @@ def finished_report(folder: MapFolder, settings: Mapping[str, object]) -> MapRep
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def silence_colmap() -> Iterator[None]:
     """Within, COLMAP does not write its diary to standard error."""
     before = pycolmap.logging.minloglevel
     pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value
@@ -199,22 +195,22 @@ def _map(
     mapper: str,
     workers: int | None,
     seed: int,
-    tell: Progress,
+    progress: Progress,
 ) -> list[pycolmap.Reconstruction]:
     """Models of photos that hang together, the largest first."""
     total = len(mapped_rows(catalog))
     temporary = folder.folder / "mapping"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    tell("mapping", 0, total)
+    progress("mapping", 0, total)
     scale = median_scale(catalog)
     auto = mapper == "auto" and total <= BOTH
     found = []
     try:
-        with quiet():
+        with silence_colmap():
             if mapper != "global":
                 found.append(
-                    _incremental(folder.matches, temporary, scale, workers, seed, total, tell)
+                    _incremental(folder.matches, temporary, scale, workers, seed, total, progress)
                 )
             if mapper == "global" or auto:
                 found.append(_global(folder.matches, temporary, workers, seed))
@@ -246,7 +242,7 @@ def _map(
             f"{len(pairs)} pairs have verified matches, and no two of them a view from different "
             "enough places to begin with; take photos that overlap by two thirds, a step apart"
         )
-    tell("mapping", total, total)
+    progress("mapping", total, total)
     return models[:1] + [model for model in models[1:] if model.num_reg_images() >= MIN_MODEL]
 
 
@@ -296,7 +292,7 @@ def _incremental(
     workers: int | None,
     seed: int,
     total: int,
-    tell: Progress,
+    progress: Progress,
 ) -> Mapping[int, pycolmap.Reconstruction]:
     options = pycolmap.IncrementalPipelineOptions()
     options.random_seed, options.num_threads = seed, workers or -1
@@ -311,7 +307,7 @@ def _incremental(
         nonlocal done
         done = min(done + 1, total)
         try:
-            tell("mapping", done, total)
+            progress("mapping", done, total)
         except BaseException as error:  # must not fly through C++
             failures.append(error)
             token.cancel()

@@ -9,11 +9,11 @@ import numpy as np
 import pycolmap
 
 from index.catalog import Catalog
+from index.maps.matches import Pair
 from locate.datasets.records import PosedPhoto
 from locate.errors import InputError
 from locate.mapping.triangulation import epipolar_errors
 from locate.types import Array
-from pipelines.mapping.matching import Pair
 
 # Share of the verified matches of a pair, in the median of pairs, that agree with the given poses:
 # nearly all with true ones, few with poses that were shuffled, inverted or mirrored.
@@ -48,7 +48,7 @@ class Evidence:
         """M x 2 indices of features."""
         return np.asarray(self.database.read_matches(*pair), np.int64).reshape(-1, 2)
 
-    def misfits(self, pairs: Sequence[Pair]) -> dict[int, str]:
+    def inconsistent_images(self, pairs: Sequence[Pair]) -> dict[int, str]:
         """Why photos should be left out, by id, because their poses contradict their matches.
 
         Raises:

@@ -31,7 +31,7 @@ from pipelines.retrieval.search import Searches
 _OWN = {"features", "model", "model.new", "model.old", "matches.db", "lock", "mapping"}
 
 
-def claim(out: Path, made_by: str) -> MapFolder:
+def init_map_folder(out: Path, made_by: str) -> MapFolder:
     """The folder for a new map or one that the same command has begun.
 
     Raises:
@@ -143,13 +143,13 @@ def require_info(catalog: Catalog) -> ExtractorInfo:
     return ExtractorInfo.from_json(catalog.meta("extractor") or "")
 
 
-def look_at(
+def extract_photos(
     images: Path,
     folder: MapFolder,
     extractor: str | None,
     weights: Sequence[Path],
     workers: int | None,
-    tell: Progress,
+    progress: Progress,
     masks: Path | str | None = None,
 ) -> set[int]:
     """Features from a folder of photos; the ids of its roots in the catalogue."""
@@ -167,7 +167,7 @@ def look_at(
         weights=weights,
         masks=masks,
         workers=workers,
-        progress=lambda done, total: tell("features", done, total),
+        progress=lambda done, total: progress("features", done, total),
     )
     with lock.writer(folder.features), Catalog.create(folder.features) as catalog:
         if gone:
@@ -177,7 +177,7 @@ def look_at(
         return {catalog.add_root(images)}
 
 
-def copy_index(index: Path, folder: MapFolder, tell: Progress) -> set[int]:
+def copy_index(index: Path, folder: MapFolder, progress: Progress) -> set[int]:
     """Features from a database, whose photos are not needed; the ids of its roots in the catalogue of
     the map. Photos of other roots, which were added to the map, stay."""
     with (
@@ -201,7 +201,7 @@ def copy_index(index: Path, folder: MapFolder, tell: Progress) -> set[int]:
         for start in range(0, len(new_keys), COMMIT_IMAGES):
             part = new_keys[start : start + COMMIT_IMAGES]
             catalog.write([_entry(source, key, wanted[key]) for key in part])
-            tell("features", start + len(part), len(new_keys))
+            progress("features", start + len(part), len(new_keys))
         refresh_vectors(catalog)
         refresh_local(catalog)
         return set(roots.values())

@@ -19,6 +19,7 @@ import pycolmap
 from index import lock
 from index.catalog import Catalog
 from index.maps.folder import MapRecord, Progress
+from index.maps.matches import Pair, fingerprint, verified_pairs
 from index.records import ImageRow
 from locate.datasets.records import PosedPhoto
 from locate.errors import InputError
@@ -31,19 +32,19 @@ from locate.mapping.triangulation import choose_pairs, triangulate
 from locate.util.timing import Clock
 from pipelines.indexing.build import Job
 from pipelines.indexing.labels import label_rule
-from pipelines.mapping.build import MAX_ERROR, finished_report, summed_up
+from pipelines.mapping.build import MAX_ERROR, cached_report, with_summary
 from pipelines.mapping.consistency import Evidence
 from pipelines.mapping.covariance_calibration import measure_share
 from pipelines.mapping.features import (
-    claim,
     gps_of,
+    init_map_folder,
     mapped_rows,
     median_scale,
     require_info,
     require_local,
     require_unique_names,
 )
-from pipelines.mapping.matching import Pair, fingerprint, match_pairs, synchronize, verified_pairs
+from pipelines.mapping.matching import match_pairs, synchronize
 from pipelines.mapping.model_photos import named_by_path, present, require_places, some
 from pipelines.mapping.summary import MapReport, summarize
 
@@ -87,8 +88,8 @@ def import_map(
     refuse_spheres(model, posed.cameras)
     posed, missing = present(model, images, posed, skip=skip_missing)
     require_places(model, posed)
-    tell: Progress = progress or (lambda _stage, _done, _total: None)
-    folder, clock = claim(out, MADE_BY), Clock()
+    progress = progress or (lambda _stage, _done, _total: None)
+    folder, clock = init_map_folder(out, MADE_BY), Clock()
     with (
         lock.writer(out),
         lock.writer(folder.features),
@@ -100,7 +101,7 @@ def import_map(
             catalog,
             label_rule("folder"),
             workers,
-            lambda done, total: tell("features", done, total),
+            lambda done, total: progress("features", done, total),
             extractor,
             weights,
             masks=masks,
@@ -120,7 +121,7 @@ def import_map(
             pairs,
             workers=workers,
             seed=seed,
-            progress=lambda done, total: tell("matching", done, total),
+            progress=lambda done, total: progress("matching", done, total),
         )
         clock.lap("matching")
         settings = {
@@ -131,21 +132,21 @@ def import_map(
             "seed": seed,
             "structure": JUDGED,
         }
-        finished = finished_report(folder, settings)
+        finished = cached_report(folder, settings)
         if finished is not None:
             return replace(finished, warnings=(*posed.notes, *finished.warnings))
-        tell("mapping", 0, len(photos))
+        progress("mapping", 0, len(photos))
         verified = {p: n for p, n in verified_pairs(folder.matches).items() if n}
         with closing(pycolmap.Database.open(folder.matches)) as database:
             evidence = Evidence(catalog, database, photos, MAX_ERROR * median_scale(catalog))
-            misfits = evidence.misfits(pairs)
-            fitting = {i: photo for i, photo in photos.items() if i not in misfits}
+            inconsistent = evidence.inconsistent_images(pairs)
+            fitting = {i: photo for i, photo in photos.items() if i not in inconsistent}
             made = _triangulated(evidence, fitting, pairs, verified, seed)
         doubt = _doubt(made, verified, evidence.max_error / MAX_ERROR)
         units = "metre" if metric else "arbitrary"
         record = MapRecord(MADE_BY, require_info(catalog).name, units, doubt=doubt)
         record = replace(record, systematic=measure_share(folder, record, made))
-        tell("mapping", len(photos), len(photos))
+        progress("mapping", len(photos), len(photos))
         clock.lap("mapping")
         named = {row.id: row.path for row in catalog.images("ok")}
         others = {
@@ -157,7 +158,7 @@ def import_map(
             made,
             catalog,
             verified_pairs(folder.matches),
-            unused=others | misfits,
+            unused=others | inconsistent,
             warnings=[
                 *([f"uncertain: {doubt}"] if doubt else []),
                 *(metric_by_gps(made, gps_of(catalog)) if metric else []),
@@ -165,7 +166,7 @@ def import_map(
             seconds=clock.seconds,
         )
         report = _with_missing(report, dict.fromkeys(missing, f"is not in {images}"))
-        folder.write(made, summed_up(record, settings, report))
+        folder.write(made, with_summary(record, settings, report))
         return replace(report, warnings=(*posed.notes, *report.warnings))
 
 

@@ -76,7 +76,7 @@ def summarize(
     """The report on a map.
 
     Args:
-        pairs: `map_matches.verified_pairs`.
+        pairs: `index.maps.matches.verified_pairs`.
         separate: the image ids of each further model.
         unused: reasons, by id, of photos that nobody tried to register.
         added: ids of photos that were added just now.

@@ -13,7 +13,7 @@ from locate.errors import ImageError
 from locate.pixels import fit_size
 from locate.retrieval.verdict import MATCH, NO_MATCH, UNCERTAIN, UNVERIFIED
 from locate.types import Answer, Candidate, Photo
-from locate.util.files import write_beside
+from locate.util.files import atomic_write
 from locate.util.printable import in_html as escape
 from pipelines.reports.match_pictures import VERDICT_COLOURS, draw_candidate
 from pipelines.reports.picture_io import Picture, encode_jpeg, query_picture, read_picture
@@ -42,7 +42,7 @@ def write_report(
         failed: (photo, reason) of the photos that could not be asked for.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    with write_beside(file) as out:
+    with atomic_write(file) as out:
         # Piece by piece: the pictures of thousands of queries do not fit into memory.
         for piece in _page(answers, title, failed):
             out.write(piece.encode("utf-8", "replace"))  # file names may hold broken characters

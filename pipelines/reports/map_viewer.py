@@ -24,7 +24,7 @@ from locate.georef.fitting import level, up_direction
 from locate.georef.georef import Georef
 from locate.localization.pose import Pose
 from locate.types import Array
-from locate.util.files import write_beside
+from locate.util.files import atomic_write
 from locate.util.printable import in_html, visible
 from pipelines.reports.match_pictures import spread_evenly
 from pipelines.reports.pose_export import photo_names
@@ -143,7 +143,7 @@ def write_pose_page(
     filled = {"title": in_html(title), "scene": data}
     page = re.sub(r"{{(\w+)}}", lambda found: filled[found[1]], _TEMPLATE.read_text("utf-8"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with write_beside(path) as file:
+    with atomic_write(path) as file:
         file.write(page.encode("utf-8", "replace"))  # file names may hold broken characters
 
 

@@ -15,7 +15,7 @@ from locate.errors import ImageError
 from locate.pixels import resize_points, unrotate_points
 from locate.retrieval.verdict import MATCH, NO_MATCH, UNCERTAIN, UNVERIFIED
 from locate.types import Answer, Array, Candidate, Photo, PhotoInfo, Verification
-from locate.util.files import write_beside
+from locate.util.files import atomic_write
 from pipelines.reports.picture_io import (
     MAX_WIDTH,
     Picture,
@@ -169,7 +169,7 @@ def save_matches(
         comment = _comment(origin, candidate)
         path = free_path(folder, name, comment)
         drawing = draw_candidate(query, candidate, rotation=answer.rotation)
-        with write_beside(path) as file:
+        with atomic_write(path) as file:
             file.write(encode_jpeg(drawing, comment=comment))
         written.append(path)
     return written

@@ -33,7 +33,7 @@ from locate.geometry.rigid import quaternion_of
 from locate.georef.georef import Georef
 from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, Pose
 from locate.types import Array
-from locate.util.files import write_beside
+from locate.util.files import atomic_write
 
 FORMS = ("json", "hloc", "colmap", "kapture", "tum", "kitti", "geojson", "kml")
 Frame = Literal["map", "enu"]
@@ -400,5 +400,5 @@ def _dumped(values: dict[str, Any]) -> str:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with write_beside(path) as file:
+    with atomic_write(path) as file:
         file.write(text.encode("utf-8", "replace"))  # file names may hold broken characters

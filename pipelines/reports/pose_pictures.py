@@ -21,7 +21,7 @@ from locate.georef.georef import Georef
 from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Pose
 from locate.pixels import fit_size, from_colmap, resize_points
 from locate.types import Array, Photo, PhotoInfo
-from locate.util.files import write_beside
+from locate.util.files import atomic_write
 from pipelines.reports.map_viewer import MapScene, ShownCamera, make_scene
 from pipelines.reports.match_pictures import spread_evenly
 from pipelines.reports.picture_io import Picture, encode_jpeg, read_picture
@@ -113,7 +113,7 @@ def save_reprojections(
     """
     drawing = draw_reprojections(pose, pixels, magnify=magnify)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with write_beside(out) as file:
+    with atomic_write(out) as file:
         file.write(encode_jpeg(drawing))
 
 

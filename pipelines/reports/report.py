@@ -11,6 +11,7 @@ from typing import Any
 
 from locate.errors import InputError
 from locate.types import Array
+from locate.util.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -159,9 +160,8 @@ class Report:
         }
         for name, text in texts.items():
             file = folder / name
-            temporary = folder / f".{name}.new"
-            temporary.write_text(text)
-            temporary.replace(file)
+            with atomic_write(file) as stream:
+                stream.write(text.encode())
             written.append(file)
         return written
 

@@ -17,7 +17,8 @@ from locate.retrieval.ranking import strength_of
 from locate.retrieval.verdict import MATCH, Calibration, calibrate
 from locate.types import Answer
 from pipelines.indexing.build import Progress
-from pipelines.retrieval.database import SHORTLIST, Database
+from pipelines.retrieval.database import Database
+from pipelines.retrieval.query import SHORTLIST
 
 
 @dataclass(frozen=True)

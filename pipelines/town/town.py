@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from locate.util.parallel import ordered_map
 from pipelines.town.files import Shot, save, shot_from_json, write_colmap, write_truth
 from pipelines.town.model import U8, Camera
 from pipelines.town.paint import seeded
@@ -114,24 +114,23 @@ def _photograph(
     Each picture has its own generator and only reads the scene, so threads change no byte of it.
     """
     workers = min(4, os.cpu_count() or 1)
-    with ThreadPoolExecutor(workers, "town") as pool:
-        places = list(pool.map(partial(place, seed), (*names, *ELSEWHERE)))
-        faces = [meadow(seed), *(f for p in places for f in p.faces)]
-        sky = horizon(seed)
-        turned = names[seeded(seed, "turned").integers(len(names))]
-        wanted = _wanted(places, names, turned, views)
-        for name in names:
-            (root / "landmarks" / name).mkdir(parents=True)
-        (root / "queries").mkdir()
+    places = list(ordered_map(partial(place, seed), (*names, *ELSEWHERE), workers, start=None))
+    faces = [meadow(seed), *(f for p in places for f in p.faces)]
+    sky = horizon(seed)
+    turned = names[seeded(seed, "turned").integers(len(names))]
+    wanted = _wanted(places, names, turned, views)
+    for name in names:
+        (root / "landmarks" / name).mkdir(parents=True)
+    (root / "queries").mkdir()
 
-        def take(w: _Wanted) -> Shot:
-            camera, picture = photograph_one(faces, w.place, sky, seed, w.index, views, size)
-            image = picture.image
-            if w.index > views:
-                camera, image = _turned(camera, image)
-            return save(root, w.file, w.landmark, camera, image, w.number)
+    def take(w: _Wanted) -> Shot:
+        camera, picture = photograph_one(faces, w.place, sky, seed, w.index, views, size)
+        image = picture.image
+        if w.index > views:
+            camera, image = _turned(camera, image)
+        return save(root, w.file, w.landmark, camera, image, w.number)
 
-        return list(pool.map(take, wanted))
+    return list(ordered_map(take, wanted, workers, start=None))
 
 
 def _wanted(places: list[Place], names: tuple[str, ...], turned: str, views: int) -> list[_Wanted]:

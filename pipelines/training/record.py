@@ -18,6 +18,7 @@ from locate.training.checkpoint import Checkpoint
 from locate.training.loop import METRICS
 from locate.training.recipe import Recipe
 from locate.types import Array
+from locate.util.files import atomic_write
 from pipelines.reports.report import Curves
 
 WEIGHTS = "weights.safetensors"
@@ -53,11 +54,9 @@ def write_weights(
     with torch.no_grad():
         sha256 = save_weights(out / WEIGHTS, recipe.tensors(network), record)
     loss_curves(out / METRICS, recipe).save(out)
-    temporary = out / f".{RECORD}.new"
-    temporary.write_text(
-        json.dumps({"file": WEIGHTS, "sha256": sha256, **asdict(record)}, indent=1)
-    )
-    temporary.replace(out / RECORD)
+    with atomic_write(out / RECORD) as stream:
+        values = {"file": WEIGHTS, "sha256": sha256, **asdict(record)}
+        stream.write(json.dumps(values, indent=1).encode())
     return record, sha256
 
 

@@ -9,22 +9,22 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from filelock import FileLock, Timeout
 from torch import nn
 
 from locate.errors import InputError
 from locate.extractors.recipes import create_recipe
-from locate.extractors.weights import Record, file_hash, read_record
+from locate.extractors.weights import Record, read_record
 from locate.training.checkpoint import Checkpoint, load_checkpoint, refuse_difference
 from locate.training.loop import CHECKPOINT, train
 from locate.training.options import Moment, Options
 from locate.training.recipe import Recipe
+from locate.util.files import sha256_of, sole_writer
 from pipelines.training.record import WEIGHTS, weights_are_of, write_weights
 
 log = logging.getLogger("locate")
@@ -107,7 +107,7 @@ def train_system(
     if begun:
         _options(request, begun)
     path = request.out / CHECKPOINT
-    with _alone(request.out, make=not resume):
+    with _exclusive(request.out, make=not resume):
         if not resume and path.exists():
             raise InputError(
                 f"{request.out} holds a training already; go on with it by --resume, or name another "
@@ -130,7 +130,7 @@ def train_system(
                     stop=stop,
                 )
         elif weights_are_of(checkpoint, request.out):
-            record, sha256 = read_record(request.out / WEIGHTS), file_hash(request.out / WEIGHTS)
+            record, sha256 = read_record(request.out / WEIGHTS), sha256_of(request.out / WEIGHTS)
             steps = _steps_done(checkpoint)
             return Trained(request.out, True, steps, record, sha256, already=True)
         else:  # interrupted between the last checkpoint and the weights
@@ -142,7 +142,7 @@ def train_system(
 
 def export(request: Request) -> Trained:
     """Write the weights of the last checkpoint of a training that need not be finished."""
-    with _alone(request.out, make=False):
+    with _exclusive(request.out, make=False):
         checkpoint = load_checkpoint(request.out / CHECKPOINT)
         begun = _begun(request, checkpoint)
         recipe = create_recipe(request.system, begun["settings"])
@@ -233,22 +233,14 @@ def _steps_done(checkpoint: Checkpoint) -> int:
     return sum(checkpoint.steps[: checkpoint.stage]) + checkpoint.step
 
 
-@contextmanager
-def _alone(out: Path, *, make: bool) -> Iterator[None]:
+def _exclusive(out: Path, *, make: bool) -> AbstractContextManager[None]:
     """One training at a time in a folder, which is made if wanted."""
     if make:
         out.mkdir(parents=True, exist_ok=True)
     elif not (out / CHECKPOINT).exists():
         raise InputError(f"{out} holds no training to go on with; train without --resume")
-    lock = FileLock(out / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(f"another process is training into {out}; name another --out") from None
-    try:
-        yield
-    finally:
-        lock.release()
+    busy = InputError(f"another process is training into {out}; name another --out")
+    return sole_writer(out / ".lock", busy)
 
 
 @contextmanager

@@ -134,7 +134,7 @@ def test_killed_at_random_instants_and_resumed_is_the_same_training(photos, tmp_
     assert steps == [("first", n) for n in range(1, 25)] + [("second", n) for n in range(1, 13)]
     a, b = (load_weights(folder / "weights.safetensors")[0] for folder in (whole, killed))
     assert equal(a, b)
-    assert not list(killed.glob(".*.new"))
+    assert not list(killed.glob(".*.writing"))
 
 
 def test_stopping_at_every_single_step_changes_nothing(photos, out):

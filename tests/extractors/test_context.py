@@ -18,7 +18,7 @@ from locate.extractors.steered.extractor import Steered
 from locate.extractors.weights import load_weights, save_weights
 from locate.images.reading import read_photo
 from locate.matching.descriptors import match_mutual
-from pipelines.retrieval.database import as_proof
+from pipelines.retrieval.query import reweighted
 from tests.helpers.drawings import squares
 
 
@@ -306,7 +306,9 @@ def test_a_turned_photo_is_still_matched(likelihoods, context, texture, monkeypa
         points = a.keypoints
         for width in (416, 320, 416)[:turns]:
             points = np.stack((points[:, 1], width - 1 - points[:, 0]), axis=1)
-        for look in (as_proof, lambda features, _: features)[: 2 if max(likelihoods) < 0.2 else 1]:
+        for look in (reweighted, lambda features, _: features)[
+            : 2 if max(likelihoods) < 0.2 else 1
+        ]:
             first, second = (look(seen, context.info).descriptors for seen in (a, b))
             found = match_mutual(first, second, context.info.ratio)
             right = np.linalg.norm(points[found[:, 0]] - b.keypoints[found[:, 1]], axis=1) < 3

@@ -8,7 +8,7 @@ from locate.errors import UnknownNameError
 from locate.extractors import registry
 from locate.extractors.precision import VARIABLE, precision
 from locate.matching.descriptors import match_mutual
-from pipelines.retrieval.database import as_proof
+from pipelines.retrieval.query import reweighted
 
 CPU = torch.device("cpu")
 
@@ -80,8 +80,8 @@ def test_one_is_matched_to_the_other(both, texture, kind):
     pixels = texture((448, 416), seed=5)
     part = np.ascontiguousarray(np.rot90(pixels[:384, 32:]))
     info = exact.info
-    first = as_proof(exact.extract(pixels).features, info).descriptors
-    found = [as_proof(e.extract(part).features, info).descriptors for e in (exact, fast)]
+    first = reweighted(exact.extract(pixels).features, info).descriptors
+    found = [reweighted(e.extract(part).features, info).descriptors for e in (exact, fast)]
     ratio = info.query_ratio or info.ratio
     same, mixed = (set(map(tuple, match_mutual(first, f, ratio).tolist())) for f in found)
     assert len(same) > 200

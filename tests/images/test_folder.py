@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from locate.errors import InputError
-from locate.images.folder import look, scan
+from locate.images.folder import look, photos_in, scan
 
 
 def touch(root, *names):
@@ -149,3 +149,16 @@ def test_a_file_as_root(tmp_path):
 def test_look_is_relative_to_its_root(tmp_path):
     touch(tmp_path, "a/b/1.jpg")
     assert look(tmp_path / "a/b/1.jpg", tmp_path / "a").path == "b/1.jpg"
+
+
+def test_the_files_of_a_folder_by_name_in_the_order_of_names(tmp_path):
+    touch(tmp_path / "real", "sub/2.jpg", "sub-a/1.jpg", "b.jpg", ".hidden/1.jpg", "sub/.3.jpg")
+    (tmp_path / "real/gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (tmp_path / "real/dir.jpg").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for root in (tmp_path / "real", tmp_path / "link"):
+        names = ["b.jpg", "sub-a/1.jpg", "sub/2.jpg"]
+        assert photos_in(root) == {name: root / name for name in names}
+        assert list(photos_in(root)) == names
+    with pytest.raises(InputError, match="does not exist"):
+        photos_in(tmp_path / "none")

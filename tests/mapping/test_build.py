@@ -21,6 +21,7 @@ from PIL import Image
 
 from index.catalog import Catalog
 from index.maps.folder import MapFolder
+from index.maps.matches import fingerprint, verified_pairs
 from index.records import FileState, ImageRow
 from locate.errors import DatabaseMismatchError, DatabaseMissingError, InputError
 from locate.formats.colmap import read_model
@@ -32,7 +33,7 @@ from pipelines.mapping import features as map_features
 from pipelines.mapping.add import add_to_map
 from pipelines.mapping.build import build_map
 from pipelines.mapping.features import choose_pairs
-from pipelines.mapping.matching import exif_camera, fingerprint, verified_pairs
+from pipelines.mapping.matching import exif_camera
 from pipelines.mapping.summary import MapReport
 from pipelines.town.town import make_town
 

@@ -12,13 +12,13 @@ from PIL import Image
 
 from index.catalog import Catalog
 from index.maps.folder import MapFolder, MapRecord
+from index.maps.matches import delete, verified_pairs
 from locate.errors import DatabaseMissingError, InputError
 from locate.formats.colmap import read_model, write_model
 from locate.geometry.rigid import invert
 from pipelines.mapping.add import add_to_map
 from pipelines.mapping.build import build_map
 from pipelines.mapping.import_model import import_map
-from pipelines.mapping.matching import forget, verified_pairs
 from pipelines.town.town import make_town
 
 
@@ -535,7 +535,7 @@ def test_an_unrelated_photo_alone_leaves_the_model_as_it_is(five, tmp_path):
 def test_photos_can_be_added_when_the_matches_are_lost(five, photos, tmp_path):
     out = tmp_path / "map"
     shutil.copytree(five, out)
-    forget(out / "matches.db")
+    delete(out / "matches.db")
     cameras = pycolmap.Reconstruction(out / "model").cameras
     assert add_to_map(out, [photos / "church" / "06.jpg"], workers=1).registered == 6
     after = pycolmap.Reconstruction(out / "model").cameras

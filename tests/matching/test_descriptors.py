@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from locate.matching.descriptors import match_mutual, weighted
+from locate.extractors.base import ExtractorInfo
+from locate.matching.descriptors import match_mutual, ratio_for, weighted
 
 
 def unit(rows):
@@ -138,3 +139,20 @@ def test_a_part_that_is_zero_stays_so():
     found = weighted(np.array([[0, 0, 1]], np.float32), (2, 1), (0.5, 0.5))
     np.testing.assert_allclose(found, [[0, 0, 0.5**0.5]], atol=1e-6)
     assert weighted(np.zeros((0, 3), np.float32), (2, 1), (0.5, 0.5)).shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("own", "query", "map_"),
+    [((None, None), 0.8, 0.85), ((0.9, None), 0.9, 0.9), ((0.98, 0.94), 0.94, 0.98)],
+)
+def test_the_ratio_is_the_extractors_own_or_that_of_the_purpose(own, query, map_):
+    info = ExtractorInfo(
+        name="x",
+        weights=None,
+        settings={},
+        global_dim=0,
+        local_dim=4,
+        ratio=own[0],
+        query_ratio=own[1],
+    )
+    assert (ratio_for("query", info), ratio_for("map", info)) == (query, map_)

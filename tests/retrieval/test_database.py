@@ -348,3 +348,20 @@ def test_real_photos_of_landmarks(data, tmp_path):
             assert foreign.verdict != MATCH, (row["image"], foreign.best)
     assert np.mean(scores["before"]) >= 0.97
     assert np.mean(scores["after"]) >= np.mean(scores["before"])
+
+
+def test_options_are_a_record_or_keywords(home):
+    photo = home / "photos/place-2/0.png"
+    with locate.open(home / ".locate") as db:
+        options = locate.QueryOptions(top=2, verify=False)
+        by_record, by_name = db.query(photo, options), db.query(photo, top=2, verify=False)
+        assert len(by_record.candidates) == 2
+        images = [c.image for c in by_name.candidates]
+        assert [c.image for c in by_record.candidates] == images
+        assert len(db.query(photo, options, top=1).candidates) == 1
+        (many,) = db.query_many([photo], options)
+        assert [c.image for c in many.candidates] == images
+        with pytest.raises(TypeError, match="tops"):
+            db.query(photo, tops=2)
+    with pytest.raises(InputError, match="shortlist must be at least 1, got 0"):
+        locate.QueryOptions(shortlist=0)

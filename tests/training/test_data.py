@@ -21,7 +21,7 @@ from locate.training.data.correspondences import (
     save_pairs,
 )
 from locate.training.data.photos import PhotoPool
-from locate.training.data.tuples import Tuple, TupleMiner
+from locate.training.data.tuples import TrainingTuple, TupleMiner
 
 # Photos
 
@@ -162,7 +162,7 @@ def test_picking_keeps_to_its_side(tmp_path, photo_factory):
 def test_nothing_to_train_on(tmp_path):
     with pytest.raises(InputError, match="holds no photo"):
         PhotoPool.scan(tmp_path)
-    with pytest.raises(InputError, match="is not a folder"):
+    with pytest.raises(InputError, match="none does not exist; name a folder"):
         PhotoPool.scan(tmp_path / "none")
     with pytest.raises(InputError, match="no photo"):
         PhotoPool([])
@@ -552,7 +552,7 @@ def test_single_photos_alone_are_enough():
         t = miner.draw(rng, 3)
         assert t.anchor == t.positive
         assert t.anchor not in t.negatives
-    assert isinstance(t, Tuple)
+    assert isinstance(t, TrainingTuple)
 
 
 def test_miners_that_cannot_be():

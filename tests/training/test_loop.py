@@ -22,7 +22,6 @@ from locate.training.checkpoint import (
     load_checkpoint,
 )
 from locate.training.options import Options
-from locate.training.prefetch import AHEAD, made_ahead
 from locate.training.recipe import Stage, generator, torch_seed
 from locate.training.schedule import (
     Window,
@@ -167,46 +166,6 @@ def test_options_refuse_nonsense(values):
 
 
 # --- batches -----------------------------------------------------------------------------------
-
-
-def test_batches_come_in_order_whichever_is_made_first():
-    def make(number):
-        time.sleep(0.001 * generator(number).integers(8))
-        return number
-
-    with made_ahead(make, range(40), threads=4) as made:
-        assert list(made) == list(range(40))
-
-
-def test_no_more_batches_are_made_than_wanted_ahead():
-    begun, lock = [], threading.Lock()
-
-    def make(number):
-        with lock:
-            begun.append(number)
-        return number
-
-    with made_ahead(make, itertools.count(), threads=2) as made:
-        assert next(made) == 0
-        time.sleep(0.05)
-        assert sorted(begun) == list(range(2 + AHEAD))
-        assert next(made) == 1
-    left = len(begun)
-    time.sleep(0.02)
-    assert len(begun) == left
-    assert not [t for t in threading.enumerate() if t.name.startswith("locate-batches")]
-
-
-def test_an_error_in_a_batch_arrives_where_the_batch_is_wanted():
-    def make(number):
-        if number == 2:
-            raise InputError("this photo")
-        return number
-
-    with made_ahead(make, range(9), threads=3) as made:
-        assert [next(made), next(made)] == [0, 1]
-        with pytest.raises(InputError, match="this photo"):
-            next(made)
 
 
 def test_no_batch_is_made_before_the_refresh_that_steers_it():

@@ -92,7 +92,7 @@ def test_single_photos_lie_loose_or_in_photos_and_distractors(tmp_path):
     assert not {*singles_of(tmp_path)} & {p for s in scenes_of(tmp_path).values() for p in s}
     touch(tmp_path / "scenes/photos/1.jpg", tmp_path / "scenes/photos/2.jpg")
     assert len(singles_of(tmp_path)) == 5
-    with pytest.raises(InputError, match="is not a folder"):
+    with pytest.raises(InputError, match="none does not exist; name a folder"):
         singles_of(tmp_path / "none")
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from locate.training.data.photometric import PhotometricSettings, photometric_noise
-from locate.training.data.seasons import _colours, _night, _sensor, another_season
+from locate.training.data.seasons import _colors, _night, _sensor, augment_appearance
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def test_a_night_is_dark_but_for_its_lamps(steps):
 
 
 def test_colours_follow_one_curve_each(steps):
-    made = [_colours(steps, np.random.default_rng(seed)) for seed in range(20)]
+    made = [_colors(steps, np.random.default_rng(seed)) for seed in range(20)]
     for image in made:
         for k in range(8):  # one value in, one value out
             assert len(np.unique(image[:, 12 * k : 12 * k + 12].reshape(-1, 3), axis=0)) == 1
@@ -64,5 +64,5 @@ def test_another_season_comes_as_often_as_it_is_told(texture):
             photometric_noise(image, np.random.default_rng(seed), settings), image
         )
     assert 15 < changed < 45
-    same = [another_season(image, np.random.default_rng(5)) for _ in range(2)]
+    same = [augment_appearance(image, np.random.default_rng(5)) for _ in range(2)]
     np.testing.assert_array_equal(*same)

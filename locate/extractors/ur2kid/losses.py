@@ -136,16 +136,6 @@ def contrastive_loss(
     return ((near + far.sum(dim=1)) / 2).mean()
 
 
-def triplet_loss(
-    anchors: Tensor, positives: Tensor, negatives: Tensor, margin: float = 0.1
-) -> Tensor:
-    """sum_n max(0, m + |a - p|^2 - |a - n|^2), the mean over the anchors: the alternative to
-    `contrastive_loss`, with the same arguments."""
-    near = (anchors - positives).pow(2).sum(dim=1, keepdim=True)
-    far = (anchors[:, None] - negatives).pow(2).sum(dim=2)
-    return functional.relu(margin + near - far).sum(dim=1).mean()
-
-
 def joint_loss(
     retrieval: Tensor,
     matching: Tensor,

@@ -30,11 +30,12 @@ from locate.extractors.ur2kid.extractor import SYSTEM, start, trained_tensors
 from locate.extractors.ur2kid.network import UR2KiDNetwork
 from locate.extractors.ur2kid.objective import Objective, joint_losses
 from locate.extractors.ur2kid.whitening import discriminative_projection, whitening
+from locate.images.folder import photos_in
 from locate.training.data.correspondences import MatchedPair, load_pairs
 from locate.training.data.homographies import HomographySettings, warped_pair
 from locate.training.data.pairs import pairs_of_models
 from locate.training.data.photometric import PhotometricSettings
-from locate.training.data.photos import PhotoPool, photos_below
+from locate.training.data.photos import PhotoPool
 from locate.training.data.scenes import scenes_of
 from locate.training.data.tuples import TupleMiner
 from locate.training.recipe import Batch, Recipe, Stage, generator, images_to_tensor
@@ -129,7 +130,7 @@ class UR2KiDRecipe(Recipe):
         folder = data / "photos"
         singles: tuple[Path, ...] = ()
         if folder.is_dir() or not scenes:
-            singles = photos_below(folder if folder.is_dir() else data)
+            singles = tuple(photos_in(folder if folder.is_dir() else data).values())
         paths = (*singles, *(path for photos in scenes.values() for path in photos))
         self._pool = PhotoPool(paths, data)
         self._index = {path: k for k, path in enumerate(paths)}

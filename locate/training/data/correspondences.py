@@ -29,6 +29,7 @@ from locate.errors import InputError
 from locate.pixels import apply_homography, resize_points
 from locate.training.data.homographies import render_view
 from locate.types import Array
+from locate.util.files import atomic_write
 
 _KEYS = ("images", "pairs", "offsets", "points_a", "points_b", "sources")
 _NEIGHBOURS = 50  # points that say how large things are in one image relative to the other
@@ -96,16 +97,8 @@ def save_pairs(
     }
     arrays["pairs"] = arrays["pairs"].reshape(-1, 2)
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with unfinished.open("wb") as stream:
-            np.savez_compressed(stream, **arrays)
-            stream.flush()
-            os.fsync(stream.fileno())
-        unfinished.replace(file)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+    with atomic_write(file) as stream:
+        np.savez_compressed(stream, **arrays)
 
 
 def load_pairs(file: Path | str, root: Path | str | None = None) -> list[MatchedPair]:

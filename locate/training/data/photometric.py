@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from locate.errors import InputError
-from locate.training.data.seasons import another_season
+from locate.training.data.seasons import augment_appearance
 from locate.types import Array
 
 _NOISE_BITS = 12  # of a random number that becomes one sample of noise
@@ -95,7 +95,7 @@ def photometric_noise(
         raise InputError(f"an image must be H x W x 3 uint8, got {image.shape} {image.dtype}")
     s = settings or PhotometricSettings()
     if s.season_chance and rng.random() < s.season_chance:
-        image = another_season(image, rng)
+        image = augment_appearance(image, rng)
     if rng.random() < s.shadow_chance:
         image = _shadow(image, rng, s.shadow)
     if rng.random() < s.blur_chance:

@@ -19,7 +19,8 @@ import cv2
 import numpy as np
 
 from locate.errors import ImageError, InputError
-from locate.images.reading import is_photo_name, read_photo
+from locate.images.folder import photos_in
+from locate.images.reading import read_photo
 from locate.pixels import fit_size
 from locate.types import Array
 
@@ -80,7 +81,7 @@ class PhotoPool:
             InputError: the folder does not exist or holds no photo.
         """
         folder = Path(folder)
-        paths = photos_below(folder)
+        paths = tuple(photos_in(folder).values())
         if not paths:
             raise InputError(f"{folder} holds no photo; name a folder of JPEG, PNG, ... files")
         return cls(paths, folder, held_out, cache_bytes)
@@ -168,23 +169,6 @@ class PhotoPool:
             self._readable[index] = error is None
         if error is not None and news:
             log.warning("left out of training: %s", error)
-
-
-def photos_below(folder: Path) -> tuple[Path, ...]:
-    """Every photo below `folder`, in the order of names; hidden files and folders are left out.
-
-    Raises:
-        InputError: there is no such folder.
-    """
-    if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder; name the one that holds the photos")
-    found = {
-        path.relative_to(folder).as_posix(): path
-        for path in folder.rglob("*")
-        if is_photo_name(path) and path.is_file()
-    }
-    hidden = [n for n in found if any(part.startswith(".") for part in n.split("/"))]
-    return tuple(found[name] for name in sorted(found.keys() - set(hidden)))
 
 
 def _name(path: Path, root: Path | str | None) -> str:

@@ -10,14 +10,15 @@ import numpy as np
 from PIL import Image
 
 from locate.errors import ImageError, InputError
+from locate.formats.colmap import read_reconstruction
+from locate.formats.colmap_files import models_below
 from locate.images.exif import read_exif
+from locate.images.folder import photos_in
 from locate.pixels import from_colmap
 from locate.training.data.correspondences import MatchedPair
-from locate.training.data.photos import photos_below
 from locate.types import Array
 
 _SINGLES = frozenset({"photos", "distractors"})  # folders of photos that have nothing in common
-_PARTS = ("cameras", "images", "points3D")
 
 
 def scenes_of(folder: Path | str) -> dict[str, tuple[Path, ...]]:
@@ -36,7 +37,7 @@ def scenes_of(folder: Path | str) -> dict[str, tuple[Path, ...]]:
     explicit = folder / "scenes"
     parent = explicit if explicit.is_dir() else folder
     scenes = {
-        sub.name: photos_below(sub)
+        sub.name: tuple(photos_in(sub).values())
         for sub in sorted(parent.iterdir())
         if sub.is_dir()
         and not sub.name.startswith(".")
@@ -55,8 +56,8 @@ def singles_of(folder: Path | str) -> tuple[Path, ...]:
     folder = Path(folder)
     return tuple(
         path
-        for path in photos_below(folder)
-        if path.parent == folder or path.relative_to(folder).parts[0] in _SINGLES
+        for name, path in photos_in(folder).items()
+        if "/" not in name or name.split("/")[0] in _SINGLES
     )
 
 
@@ -65,15 +66,7 @@ def find_models(folder: Path | str) -> tuple[Path, ...]:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; name the one that holds the models")
-    found = {path.parent for path in folder.rglob("points3D.*") if path.suffix in (".bin", ".txt")}
-    return tuple(sorted(path for path in found if _is_model(path)))
-
-
-def _is_model(folder: Path) -> bool:
-    return any(
-        all((folder / f"{part}{ending}").is_file() for part in _PARTS)
-        for ending in (".bin", ".txt")
-    )
+    return tuple(models_below(folder))
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,18 +163,7 @@ def _pair(a: _View, b: _View) -> ScenePair:
 
 
 def read_model(folder: Path) -> Any:
-    import pycolmap
-
-    if not _is_model(folder):
-        raise InputError(
-            f"{folder} is no COLMAP model: it needs cameras, images and points3D, "
-            "all three as .bin or as .txt"
-        )
-    try:
-        model = pycolmap.Reconstruction(folder)
-    except Exception as error:  # pycolmap raises whatever its C++ does
-        text = " ".join(str(error).split())
-        raise InputError(f"{folder} is a damaged COLMAP model ({text}); export it again") from error
+    model = read_reconstruction(folder)
     if model.num_points3D() == 0:
         raise InputError(
             f"the COLMAP model {folder} has no 3D points; triangulate them on its poses first"

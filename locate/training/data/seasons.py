@@ -13,9 +13,9 @@ _CURVE = 0.25  # deviation of a tone curve's knots, for values of 0 to 1
 _NEGATIVE = 0.3  # how often another sensor sees warm things dark
 
 
-def another_season(image: Array, rng: np.random.Generator) -> Array:
+def augment_appearance(image: Array, rng: np.random.Generator) -> Array:
     """One of the three, H x W x 3 uint8."""
-    change = (_night, _colours, _sensor)[int(rng.integers(3))]
+    change = (_night, _colors, _sensor)[int(rng.integers(3))]
     return change(image, rng)
 
 
@@ -40,7 +40,7 @@ def _night(image: Array, rng: np.random.Generator) -> Array:
     return np.asarray(np.clip(255 * dark, 0, 255).astype(np.uint8))
 
 
-def _colours(image: Array, rng: np.random.Generator) -> Array:
+def _colors(image: Array, rng: np.random.Generator) -> Array:
     """A tone curve for each channel, which need not rise."""
     knots = np.linspace(0, 255, _KNOTS)
     curves = knots + 255 * rng.normal(0, _CURVE, (3, _KNOTS))

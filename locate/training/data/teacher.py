@@ -23,6 +23,7 @@ import numpy as np
 
 from locate.errors import InputError
 from locate.types import Array
+from locate.util.files import atomic_write
 
 _KEYS = ("images", "offsets", "keypoints", "scores", "descriptors", "teacher")
 
@@ -65,23 +66,16 @@ def save_teacher(
     """
     names = [Path(os.path.relpath(image, root)).as_posix() for image in images]
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        with unfinished.open("wb") as stream:
-            np.savez(
-                stream,
-                images=np.array(names, np.str_),
-                offsets=np.cumsum([0, *(len(k) for k in keypoints)], dtype=np.int64),
-                keypoints=np.concatenate(keypoints).astype(np.float32),
-                scores=np.concatenate(scores).astype(np.float32),
-                descriptors=np.concatenate(descriptors).astype(np.float16),
-                teacher=np.array(name, np.str_),
-            )
-            stream.flush()
-            os.fsync(stream.fileno())
-        unfinished.replace(file)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with atomic_write(file) as stream:
+        np.savez(
+            stream,
+            images=np.array(names, np.str_),
+            offsets=np.cumsum([0, *(len(k) for k in keypoints)], dtype=np.int64),
+            keypoints=np.concatenate(keypoints).astype(np.float32),
+            scores=np.concatenate(scores).astype(np.float32),
+            descriptors=np.concatenate(descriptors).astype(np.float16),
+            teacher=np.array(name, np.str_),
+        )
 
 
 def load_teacher(file: Path, root: Path) -> TeacherFeatures:

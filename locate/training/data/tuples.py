@@ -20,7 +20,7 @@ from locate.types import Array
 
 
 @dataclass(frozen=True)
-class Tuple:
+class TrainingTuple:
     """One example for image-level training.
 
     Attributes:
@@ -110,7 +110,7 @@ class TupleMiner:
             partners[b].add(a)
         return [np.array(sorted(found), np.int64) for found in partners]
 
-    def draw(self, rng: np.random.Generator, negatives: int = 5) -> Tuple:
+    def draw(self, rng: np.random.Generator, negatives: int = 5) -> TrainingTuple:
         """A random tuple.
 
         Scenes are drawn in proportion to the root of their number of anchors, then the anchor and the
@@ -135,7 +135,7 @@ class TupleMiner:
             )
         drawn = rng.choice(others, negatives, replace=False)
         drawn = np.where(drawn < start, drawn, drawn + (stop - start))
-        return Tuple(
+        return TrainingTuple(
             self._photos[anchor], self._photos[positive], tuple(self._photos[k] for k in drawn)
         )
 

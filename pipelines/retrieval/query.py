@@ -1,0 +1,318 @@
+"""One query of a database: search, verify upright and turned, judge, rank."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+
+from index.catalog import Catalog
+from index.records import ImageRow
+from index.vectors.local_records import NEIGHBOURS
+from locate.errors import DatabaseCorruptError, InputError
+from locate.extractors.base import Extractor, ExtractorInfo
+from locate.extractors.rotated import extract_rotations, extract_turned
+from locate.geometry.panorama import looked_at_flat
+from locate.images.masks import Masks, hidden
+from locate.images.reading import as_photo, read_photo
+from locate.matching.descriptors import match_mutual, ratio_for, weighted
+from locate.matching.evidence import evidence_of
+from locate.matching.two_view import verify
+from locate.retrieval.ranking import ORDER, explain, rank_key, strength_of, verdict_on_all
+from locate.retrieval.search_mode import BOTH, GLOBAL, LOCAL
+from locate.retrieval.verdict import MATCH, Calibration
+from locate.types import Answer, Array, Candidate, Extraction, Features, Shortlist, Verification
+from locate.util.timing import Clock
+from pipelines.retrieval.query_expansion import expanded
+from pipelines.retrieval.search import Found, Searches, candidates
+
+SHORTLIST = 30
+TOP = 10
+Exclude = Callable[[ImageRow], bool]
+Map = Callable[..., Iterable[Verification | None]]
+_SEARCHED_BY = {
+    GLOBAL: "global similarity",
+    LOCAL: "the votes of local features",
+    BOTH: "global similarity and the votes of local features",
+}
+
+log = logging.getLogger("locate")
+
+
+@dataclass(frozen=True)
+class QueryOptions:
+    """How a database is asked.
+
+    Attributes:
+        top: candidates in the answer.
+        shortlist: the best that the search found; these are matched and verified.
+        verify: False ranks as the search does and gives no verdict.
+        rotate: try the photo turned by 90, 180 and 270 degrees if it does not match upright.
+        exclude: database images that must not be found (evaluation leaves some out).
+        search: "global": by similarity of the global descriptors. "local": each local descriptor of the
+            photo votes for the images that hold its nearest ones, which finds what fills only a small
+            part of the photo. "both": the two rankings take turns, the local one first. None as the
+            database was built.
+        neighbours: of each local descriptor, that vote.
+    """
+
+    top: int = TOP
+    shortlist: int = SHORTLIST
+    verify: bool = True
+    rotate: bool = True
+    exclude: Exclude | None = None
+    search: str | None = None
+    neighbours: int = NEIGHBOURS
+
+    def __post_init__(self) -> None:
+        for name in ("top", "shortlist", "neighbours"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    @property
+    def depth(self) -> int:
+        """How many images a search must find."""
+        return max(self.shortlist, self.top)
+
+
+class QuerySettings(TypedDict, total=False):
+    """`QueryOptions` as keywords."""
+
+    top: int
+    shortlist: int
+    verify: bool
+    rotate: bool
+    exclude: Exclude | None
+    search: str | None
+    neighbours: int
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """An open database, ready to be asked: what was remembered of its images, how they are found, who
+    looked at them, and by which rule matches are judged.
+
+    Attributes:
+        info: of the extractor as the database remembers it: so its calibration was measured.
+        masks: of the photos that are asked.
+    """
+
+    catalog: Catalog
+    searches: Searches
+    extractor: Extractor
+    info: ExtractorInfo
+    calibration: Calibration
+    masks: Masks | None
+
+
+@dataclass(frozen=True, eq=False)
+class _View:
+    """The query turned by `rotation` degrees: what was seen in it, and its candidates in order."""
+
+    rotation: int
+    features: Features | None
+    vector: Array | None
+    found: Found
+    candidates: list[Candidate]
+
+    def promise(self, upright: _View) -> float:
+        """How much more this view looks like something in the index than the upright one does:
+        by how much the best similarity is larger, or the best votes are in proportion."""
+        gains = [0.0]
+        if self.found.similar and upright.found.similar:
+            best, before = (v.similarities[0] for v in (self.found.similar, upright.found.similar))
+            gains.append(best - before)
+        if self.found.voted:
+            before = upright.found.voted.votes[0] if upright.found.voted else 0.0
+            gains.append(self.found.voted.votes[0] / before - 1 if before else 1.0)
+        return max(gains)
+
+    @property
+    def strength(self) -> tuple[int, float]:
+        """(2 match, 1 uncertain, 0 neither; evidence) of the best candidate."""
+        judged = ((2 - ORDER[c.verdict], strength_of(c)) for c in self.candidates)
+        return max(judged, default=(0, -math.inf))
+
+
+class Query:
+    """One photo that is asked for.
+
+    Args:
+        photo: a file, or H x W x 3 uint8 RGB pixels.
+        options: their `search` says which.
+        map_: as the built-in one, maybe on several threads.
+        clock: to go on with.
+
+    Raises:
+        ImageError: the photo cannot be used.
+    """
+
+    def __init__(
+        self,
+        db: Opened,
+        photo: Path | str | Array,
+        options: QueryOptions,
+        map_: Map,
+        clock: Clock,
+    ) -> None:
+        self._db, self._options, self._map, self._clock = db, options, map_, clock
+        self._search = options.search or GLOBAL
+        self._path = None if isinstance(photo, np.ndarray) else Path(photo)
+        opened = (
+            as_photo(photo)
+            if isinstance(photo, np.ndarray)
+            else read_photo(Path(photo), db.extractor.max_side)
+        )
+        self._photo, self._mask = hidden(opened, db.masks)
+        clock.lap("decode")
+        self._left_out: set[int] = set()
+        if options.exclude is not None:
+            self._left_out = {r.id for r in db.catalog.images("ok") if options.exclude(r)}
+
+    def answer(self) -> Answer:
+        """Which images show the same place?"""
+        options = self._options
+        rotations = extract_rotations(
+            self._db.extractor,
+            self._photo.pixels,
+            self._photo.info.size,
+            # Where only the global descriptor searches, local ones are left for those worth judging.
+            local=self._search != GLOBAL,
+            vectors=self._search != LOCAL,
+            mask=self._mask,
+        )
+        upright = view = self._view(*next(rotations))
+        if options.verify:
+            view = self._judged(view)
+            if options.rotate and view.strength[0] < 2:
+                turned = [self._view(*seen, upright) for seen in rotations]
+                view = self._best(view, turned, upright)
+        ordered = sorted(view.candidates, key=rank_key)
+        if self._search != LOCAL and any(c.verdict == MATCH for c in ordered):
+            ordered = expanded(self._db.catalog, view.vector, ordered, self._near)
+            self._clock.lap("search")
+        ranked = tuple(replace(c, rank=i) for i, c in enumerate(ordered[: options.top], 1))
+        verdict = verdict_on_all(view.candidates)
+        count = 0 if upright.features is None else len(upright.features)
+        reason = explain(
+            self._db.calibration, verdict, view.candidates, count, _SEARCHED_BY[self._search]
+        )
+        # Loading the network belongs to the first query only by accident.
+        seconds = self._clock.seconds
+        seconds["total"] = sum(v for part, v in seconds.items() if part != "load")
+        return Answer(
+            photo=self._path,
+            verdict=verdict,
+            label=ranked[0].label if verdict == MATCH else None,
+            reason=reason + ("" if verdict == MATCH else looked_at_flat(self._photo.info)),
+            candidates=ranked,
+            rotation=view.rotation,
+            query_features=count,
+            seconds=seconds,
+        )
+
+    def _near(self, vector: Array) -> Shortlist:
+        return self._db.searches.near(vector, self._options.depth, self._left_out)
+
+    def _view(self, rotation: int, seen: Extraction, upright: _View | None = None) -> _View:
+        """What the photo turned by `rotation` looks like in the index."""
+        self._clock.lap("extract")
+        options, vector = self._options, seen.global_descriptor
+        similar = self._near(vector) if vector is not None and self._search != LOCAL else None
+        if self._search == GLOBAL:
+            voted = None
+        elif upright is not None and self._db.info.rotation_invariant:
+            voted = upright.found.voted  # by the same features
+        else:
+            voted = self._db.searches.voted(
+                seen.features, options.depth, options.neighbours, self._left_out
+            )
+        found = Found(similar, voted)
+        listed = candidates(self._db.catalog, found, vector)[: options.depth]
+        self._clock.lap("search")
+        return _View(rotation, seen.features, vector, found, listed)
+
+    def _best(self, view: _View, turned: Iterable[_View], upright: _View) -> _View:
+        """A photo that lies on its side looks more like its place when it is turned. Only then are the
+        turned ones verified: guesses would cost time and false matches."""
+        for other in sorted(turned, key=lambda v: -v.promise(upright)):
+            if other.promise(upright) <= 0:
+                break
+            judged = self._judged(other)
+            # Where nothing is even hinted at, the upright ranking is the better guess.
+            if judged.strength > max(view.strength, (1, -math.inf)):
+                view = judged
+            if view.strength[0] == 2:
+                break
+        return view
+
+    def _judged(self, view: _View) -> _View:
+        """With the local features, and the evidence of the candidates on the shortlist."""
+        extractor, info = self._db.extractor, self._db.info
+        features = view.features
+        if features is None and extractor.info.local_dim:
+            features = extract_turned(
+                extractor,
+                self._photo.pixels,
+                self._photo.info.size,
+                view.rotation,
+                local=True,
+                mask=self._mask,
+            ).features
+            self._clock.lap("extract")
+        if features is None:
+            return view
+        count = self._options.shortlist
+        head, tail = view.candidates[:count], view.candidates[count:]
+        stored = [self._stored(c) for c in head]
+        self._clock.lap("read")
+        asked = reweighted(features, info)
+
+        def match(other: Features | None) -> Verification | None:
+            if other is None:
+                return None
+            proof = reweighted(other, info)
+            ratio = ratio_for("query", info)
+            matches = match_mutual(asked.descriptors, proof.descriptors, ratio)
+            return verify(
+                asked, proof, matches, extractor.max_side, info.verification, info.max_error
+            )
+
+        found = self._map(match, stored)
+        judged = [
+            c if v is None else self._candidate(c, v) for c, v in zip(head, found, strict=True)
+        ]
+        self._clock.lap("match and verify")
+        return replace(view, features=features, candidates=judged + tail)
+
+    def _stored(self, candidate: Candidate) -> Features | None:
+        """None, and a warning in the log, if they are damaged: the other candidates still count."""
+        try:
+            return self._db.catalog.features(candidate.image_id)
+        except DatabaseCorruptError as error:
+            log.warning("%s", error)
+            return None
+
+    def _candidate(self, candidate: Candidate, verification: Verification) -> Candidate:
+        evidence = evidence_of(verification)
+        return replace(
+            candidate,
+            verdict=self._db.calibration.verdict(evidence),
+            inliers=verification.inlier_count,
+            evidence=evidence,
+            false_accept=self._db.calibration.false_accept_rate(evidence),
+            verification=verification,
+        )
+
+
+def reweighted(features: Features, info: ExtractorInfo) -> Features:
+    """Reweighted descriptors: with the weights that their parts have where matches are verified."""
+    if not info.query_shares:
+        return features
+    found = weighted(features.descriptors, info.parts, info.query_shares)
+    return replace(features, descriptors=found)
