@@ -95,13 +95,13 @@ def test_the_default_extractor_is_calibrated():
 
 
 def test_the_example_runs(photos, tmp_path):
-    """examples/find_landmark.py, on a few of the photos."""
+    """examples/query.py, on a few of the photos."""
     for i in range(3):
         target = tmp_path / f"landmarks/place-{i}/a.png"
         target.parent.mkdir(parents=True)
         target.write_bytes(next((photos / f"place-0{i}").iterdir()).read_bytes())
     result = subprocess.run(
-        [sys.executable, ROOT / "examples/find_landmark.py", "landmarks", "landmarks/place-1/a.png"],
+        [sys.executable, ROOT / "examples/query.py", "landmarks", "landmarks/place-1/a.png"],
         cwd=tmp_path, env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True,
         check=False,
     )  # fmt: skip

@@ -1,6 +1,6 @@
 """Index a folder of photos and ask it for one: the smallest useful program.
 
-python examples/find_landmark.py landmarks/ photo.jpg
+python examples/query.py landmarks/ photo.jpg
 """
 
 import sys
