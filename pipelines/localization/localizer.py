@@ -8,9 +8,9 @@ written.
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from threadpoolctl import ThreadpoolController
 
 from locate.errors import ImageError, InputError
 from locate.extractors.base import Extractor
-from locate.extractors.rotated import extract_turned
+from locate.extractors.rotated import extract_rotations
 from locate.geometry.panorama import is_whole
 from locate.images.masks import Mask, Masks, hidden
 from locate.images.reading import as_photo, read_photo
@@ -27,7 +27,7 @@ from locate.localization.gravity import GravityPrior, fuse_gravity
 from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Pose
 from locate.localization.query_camera import AnyCamera, QueryCamera, choose_camera
 from locate.types import Array, Features, Photo
-from locate.util.parallel import one_thread_each
+from locate.util.parallel import one_thread_each, ordered_map
 from locate.util.timing import Clock
 from pipelines.localization.matcher import (
     CANDIDATES,
@@ -189,17 +189,18 @@ class Localizer:
                 return error
 
         each = list(cameras) if isinstance(cameras, list | tuple) else None
-        waiting: deque[Future[MatchedPhoto | ImageError]] = deque()
-        with self._blas.limit(limits=1, user_api="blas"):
+
+        def asked() -> Iterator[tuple[AnyPhoto, AnyCamera]]:
             for i, photo in enumerate(photos):
                 if each is not None and i >= len(each):
                     raise InputError(f"{len(each)} cameras for more photos; give one for each")
-                camera = each[i] if each is not None else cameras
-                waiting.append(self._pool.submit(ask, photo, camera))
-                if len(waiting) > 2 * self._workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                yield photo, each[i] if each is not None else cameras
+
+        with (
+            self._blas.limit(limits=1, user_api="blas"),
+            closing(ordered_map(lambda one: ask(*one), asked(), self._workers)) as found,
+        ):
+            yield from found
 
     def agreeing_images(self, rows: Array) -> tuple[str, ...]:
         """Names of the map's images that see points of these rows, most first, ten at most."""
@@ -251,21 +252,19 @@ class Localizer:
         clock: Clock,
     ) -> Iterator[Look]:
         """What the photo has in common with the map, turned by 0, 90, 180 and 270 degrees."""
-        matcher, extractor = self._matcher, self._matcher.extractor()
-        size, upright = photo.info.size, None
-        for rotation in (0, 90, 180, 270):
-            invariant = upright is not None and extractor.info.rotation_invariant
-            if rotation and invariant and len(allowed) <= request.candidates:
-                break  # the same features and the same candidates again
-            seen = extract_turned(
-                extractor, photo.pixels, size, rotation, local=not invariant, mask=mask
-            )
-            features = upright if invariant else seen.features
-            upright = upright or features
+        matcher, size = self._matcher, photo.info.size
+        views = extract_rotations(
+            matcher.extractor(),
+            photo.pixels,
+            size,
+            vectors=len(allowed) > request.candidates,
+            mask=mask,
+        )
+        for _, seen in views:
+            features, vector = seen.features, seen.global_descriptor
             clock.lap("extract")
             if features is None or not len(features):
                 break
-            vector = seen.global_descriptor
             vectors = None if vector is None else vector[None]
             rows = matcher.shortlist(vectors, features, allowed, request.candidates)
             clock.lap("search")

@@ -21,7 +21,7 @@ from locate.localization.pose import NOT_LOCALIZED, VERDICTS, Pose
 from locate.localization.query_camera import QueryCamera, plain_camera
 from locate.localization.solver import Solution, solve_pose
 from locate.localization.verdict import Evidence, doubted, judge, needed, spread_of
-from locate.matching.descriptors import match_mutual
+from locate.matching.descriptors import match_mutual, ratio_for
 from locate.retrieval.search_mode import LOCAL
 from locate.types import Array, Features
 from locate.util.timing import Clock
@@ -29,7 +29,6 @@ from pipelines.indexing.provenance import load_extractor
 from pipelines.localization.reference_map import MapImage, ReferenceMap
 from pipelines.retrieval.search import Searches
 
-RATIO = 0.85  # of Lowe's test, query to map
 CANDIDATES = 20
 _CLUSTERS = 3  # that are tried
 _ALL = 2  # times the candidates: so large a map is searched whole without a global descriptor
@@ -202,8 +201,10 @@ class MapMatcher:
     ) -> tuple[PoseHypothesis, ...]:
         """A pose by each group of candidates that see the same points, the best first."""
 
+        ratio = ratio_for("map", self.map.extractor_info)
+
         def match(row: int) -> Array:
-            return match_points(features, self.map.images[row], self.map.extractor_info.ratio)
+            return match_points(features, self.map.images[row], ratio)
 
         found = dict(zip(rows, map_(match, rows), strict=True))
         clock.lap("match")
@@ -301,13 +302,13 @@ class MapMatcher:
         return tuple(ranked[:10])
 
 
-def match_points(features: Features, image: MapImage, ratio: float | None = None) -> Array:
+def match_points(features: Features, image: MapImage, ratio: float) -> Array:
     """M x 2 int64: which feature of a query may see which row of the map's points, by one image.
 
     Args:
-        ratio: the extractor's own of Lowe's test, or None.
+        ratio: of Lowe's test.
     """
-    pairs = match_mutual(features.descriptors, image.descriptors, ratio or RATIO)
+    pairs = match_mutual(features.descriptors, image.descriptors, ratio)
     points = image.point_rows[pairs[:, 1]]
     return np.stack((pairs[:, 0], points), axis=1)[points >= 0]
 

@@ -26,6 +26,7 @@ from locate.localization.query_camera import GIVEN, QueryCamera
 from locate.localization.refinement import Freedom, Refined
 from locate.localization.solver import solve_pose
 from locate.localization.verdict import needed
+from locate.matching.descriptors import ratio_for
 from locate.metrics.pose import pose_error
 from locate.types import Array
 from pipelines.localization.matcher import CANDIDATES, match_points
@@ -153,7 +154,7 @@ def _localized(
         similar = map_.vectors[others] @ map_.vectors[row]
         others = others[np.argsort(-similar, kind="stable")[:CANDIDATES]]
     pairs = [
-        match_points(features, map_.images[other], map_.extractor_info.ratio)
+        match_points(features, map_.images[other], ratio_for("map", map_.extractor_info))
         for other in others.tolist()
     ]
     matches = np.unique(np.concatenate([np.zeros((0, 2), np.int64), *pairs]), axis=0)
