@@ -227,7 +227,9 @@ def test_settings_from_the_command_line():
 
 def test_settings_become_what_the_recipe_wants(toy, monkeypatch):
     class Picky(ToyRecipe):
-        def __init__(self, size=8, sides=(1, 2), delay=0.5, fast=False, backbone_weights=None):
+        def __init__(
+            self, size=8, sides=(1, 2), delay=0.5, fast=False, backbone_weights: Path | None = None
+        ):
             self.got = (size, sides, delay, fast, backbone_weights)
 
     monkeypatch.setitem(RECIPES, "toy", lambda: Picky)

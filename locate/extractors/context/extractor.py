@@ -131,6 +131,8 @@ class Context:
     shares: of a cosine that are the context's, in turned photos and in upright ones.
     """
 
+    settings_of = Steered  # those that `from_pretrained` takes besides its own
+
     def __init__(
         self,
         steered: Steered,
