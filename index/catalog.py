@@ -49,8 +49,10 @@ class Catalog:
     One connection; threads take turns on it.
     """
 
-    def __init__(self, folder: Path, connection: sqlite3.Connection) -> None:
-        self.folder = folder
+    def __init__(
+        self, folder: Path, connection: sqlite3.Connection, *, read_only: bool = False
+    ) -> None:
+        self.folder, self.read_only = folder, read_only
         self._db = Database(connection)
         self._lock = threading.RLock()
         self._db.execute("PRAGMA foreign_keys=ON")
@@ -86,7 +88,7 @@ class Catalog:
             uri = f"{file.resolve().as_uri()}?{mode}"
             connection = sqlite3.connect(uri, uri=True, timeout=30, check_same_thread=False)
             with _closed_on_error(connection):
-                catalog = cls(folder, connection)
+                catalog = cls(folder, connection, read_only=True)
                 catalog._refuse_newer()
                 if catalog._unfinished():
                     raise DatabaseMissingError(
