@@ -13,9 +13,9 @@ from typing import Any
 from index import lock, weights_files
 from index.catalog import Catalog
 from index.records import Entry, FileState, ImageRow
-from index.vectors import faiss_store, local_store
 from index.vectors.base import VectorsInfo
 from index.vectors.local_records import LocalInfo
+from index.vectors.stores import open_store
 from locate.errors import DatabaseCorruptError, InputError
 from locate.extractors import registry
 from locate.extractors.base import Extractor, ExtractorInfo
@@ -218,24 +218,19 @@ def refresh_vectors(catalog: Catalog, *, force: bool = False) -> VectorsInfo | N
     Hold the lock."""
     if catalog.counts()["vectors"] == 0:
         return None
-    stored = None if force else faiss_store.load(catalog.folder, catalog.generation, verify=True)
-    if stored is not None:
-        return stored.info
-    return faiss_store.build(catalog.folder, catalog.vectors, catalog.generation)
+    store = open_store(catalog.folder).vectors
+    stored = None if force else store.load(catalog.generation, verify=True)
+    return stored.info if stored else store.build(catalog.vectors, catalog.generation)
 
 
 def refresh_local(catalog: Catalog, *, force: bool = False) -> LocalInfo | None:
     """Bring the index of local descriptors up to date, or make it anew with `force`; None, and its
     files deleted, if the database keeps none. Hold the lock."""
+    store = open_store(catalog.folder).local
     if (catalog.meta("search") or GLOBAL) == GLOBAL:
-        local_store.forget(catalog.folder)
+        store.forget()
         return None
-    record = local_store.read_record(catalog.folder)
-    stale = record is None or record.generation != catalog.generation
-    stored = None if force else local_store.load(catalog.folder, to_change=stale)
-    if stored is not None and not stale:
-        return stored.info
-    return local_store.build(catalog.folder, catalog, stored)
+    return store.refresh(catalog, force=force)
 
 
 class Job:
