@@ -25,13 +25,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.ablations.context_data import matched_spots, own_descriptors, turned_views
 from benchmarks.ablations.steered import points
 from benchmarks.tables.extractors import clicks
 from locate.extractors import bundled as shipped
 from locate.extractors.backbones import efficientnet
 from locate.extractors.context.extractor import SYSTEM, Context, DeepMaps
 from locate.extractors.context.projection import fit_context, strongest
+from locate.extractors.context.recipe import matched_spots, own_descriptors, turned_views
 from locate.extractors.context.upright import Upright, fit_upright
 from locate.extractors.steered.extractor import Steered
 from locate.extractors.weights import (
