@@ -66,6 +66,7 @@ EXTRACTORS: dict[str, Entry | Callable[..., Extractor]] = {
     "context": Entry(
         f"{_HERE}.context.extractor:Context",
         (GLOBAL, LOCAL),
+        {"context": f"{_HERE}.context.recipe:ContextRecipe"},
         files=("context", "steered", "imagenet"),
     ),
     "steered": Entry(

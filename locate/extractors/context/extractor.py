@@ -175,8 +175,7 @@ class Context:
         **settings: Any,
     ) -> Context:
         """Args:
-            weights: a file of `benchmarks/ablations/context.py`; None for that which comes with
-                the package.
+            weights: a file of `locate train context`; None for that which comes with the package.
             shares: see the constructor.
             settings: of `Steered`.
 
@@ -189,7 +188,7 @@ class Context:
         if record.settings.get("steered") != steered.info.weights:
             raise WeightsError(
                 f"{weights} was fitted to other weights of steered than those of this installation; "
-                "fit it again with benchmarks/ablations/context.py"
+                "fit it again with: locate train context"
             )
         try:
             judge = Upright(tensors.pop("upright.weight"), tensors.pop("upright.bias"))
