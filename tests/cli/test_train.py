@@ -120,7 +120,10 @@ def test_an_output_folder_among_the_photos_does_not_count(photos, toy):
 def test_what_cannot_be_trained_is_refused_before_a_folder_is_made(photos, tmp_path, toy):
     out = tmp_path / "out"
     for request, words in [
-        (Request("nobody", out, photos), "unknown system to train 'nobody'; known: context, d2net, delf,"),
+        (
+            Request("nobody", out, photos),
+            "unknown system to train 'nobody'; known: context, d2net, delf,",
+        ),
         (Request("toy", out, photos, settings={"colour": 1}), "unknown setting of toy 'colour'"),
         (Request("toy", out, photos, settings={"size": "x"}), "size must be of the kind of 8"),
         (Request("toy", out), "--data"),

@@ -1,34 +1,26 @@
-"""What a stronger network sees in the training photos, in the files that `locate train steered` reads.
+"""From what a stronger network saw, the files that `locate train steered` and `context` read.
 
-The teacher is ALIKED-n16 with LightGlue (BSD-3, Apache-2.0), run by the peer's tool in an environment of
-its own:
-
-    DATA=../shared/data/train TOOL="PEER/bin/python ../shared/tools/peer.py" OUT=build/teacher
-    $TOOL features $OUT/photos.npz $(find $DATA/photos -type f | sort) --keypoints 800
-    $TOOL features $OUT/scenes.npz $(find $DATA/scenes -type f | sort) --keypoints 1024
-    python benchmarks/ablations/teacher.py candidates $OUT/scenes.npz $OUT/candidates.txt
-    $TOOL match $OUT/matches.npz $OUT/scenes.npz --pairs $OUT/candidates.txt
-    python benchmarks/ablations/teacher.py labels $OUT/labels.npz $OUT/photos.npz $OUT/scenes.npz --data $DATA
-    python benchmarks/ablations/teacher.py pairs $OUT/pairs.npz $OUT/scenes.npz $OUT/matches.npz --data $DATA
+The teacher is ALIKED-n16 with LightGlue (BSD-3, Apache-2.0), run in an environment of its own; its
+features are an .npz file with `model`, `count` and for each photo i `i|name`, `i|size` (width, height),
+`i|keypoints` N x 2, `i|scores` N and `i|descriptors` N x D, its matches one with `i|j` M x 2.
+`benchmarks/ablations/teacher.py` runs all steps in their order.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from locate.extractors.registry import create
-from locate.images.reading import read_photo
 from locate.matching.two_view import verify
 from locate.training.data.correspondences import MatchedPair, save_pairs
 from locate.training.data.pseudo import is_degenerate
 from locate.training.data.teacher import save_teacher
-from locate.types import Features
+from locate.types import Array, Features
 
 _SMALL = 45  # photos: of a scene of so many all pairs are candidates
 _MOST = 60  # candidates of a small scene
@@ -37,8 +29,13 @@ _LEAST_SCORE = 0.05
 _FEWEST = 30  # matches that agree with a fundamental matrix
 
 
-def candidates(features: Path, out: Path) -> None:
-    """Photos of a scene that may show the same: any of a small one, neighbours by GeM of a large one."""
+def candidate_pairs(features: Path, describe: Callable[[Path], Array]) -> list[tuple[int, int]]:
+    """Photos of a scene that may show the same, by their numbers: any of a small scene, neighbours of a
+    large one.
+
+    Args:
+        describe: the global descriptor of a photo, D.
+    """
     rng = np.random.default_rng(0)
     scenes = defaultdict(list)
     for i, name in enumerate(_names(features)):
@@ -50,17 +47,16 @@ def candidates(features: Path, out: Path) -> None:
             chosen = rng.permutation(len(found))[:_MOST]
             pairs += [found[k] for k in sorted(chosen.tolist())]
             continue
-        gem = create("gem")
-        vectors = np.stack([_global(gem, Path(name)) for _, name in members])
+        vectors = np.stack([describe(Path(name)) for _, name in members])
         order = np.argsort(-vectors @ vectors.T, axis=1)[:, 1 : _NEAREST + 1]
         near = {tuple(sorted((a, int(b)))) for a, row in enumerate(order) for b in row}
         pairs += [(members[a][0], members[b][0]) for a, b in sorted(near)]
-    out.write_text("".join(f"{a} {b}\n" for a, b in pairs))
-    print(f"{len(pairs)} pairs")
+    return pairs
 
 
-def labels(out: Path, features: list[Path], data: Path) -> None:
-    """All that the teacher saw, but for what it hardly believes itself."""
+def write_labels(out: Path, features: list[Path], data: Path) -> tuple[int, int]:
+    """All that the teacher saw, but for what it hardly believes itself; how many photos and keypoints
+    that is."""
     images, keypoints, scores, descriptors, model = [], [], [], [], ""
     for file in features:
         with np.load(file) as stored:
@@ -72,11 +68,12 @@ def labels(out: Path, features: list[Path], data: Path) -> None:
                 scores.append(stored[f"{i}|scores"][keep])
                 descriptors.append(stored[f"{i}|descriptors"][keep])
     save_teacher(out, images, keypoints, scores, descriptors, model, data)
-    print(f"{len(images)} photos, {sum(map(len, keypoints))} keypoints")
+    return len(images), sum(map(len, keypoints))
 
 
-def pairs(out: Path, features: Path, matches: Path, data: Path) -> None:
-    """Of LightGlue's matches those that one fundamental matrix explains."""
+def write_pairs(out: Path, features: Path, matches: Path, data: Path) -> tuple[int, int]:
+    """Of the teacher's matches those that one fundamental matrix explains; how many pairs and matches
+    that is."""
     found = []
     with np.load(features) as seen, np.load(matches) as stored:
         keys = [key for key in stored if not key.endswith("scores")]
@@ -98,17 +95,12 @@ def pairs(out: Path, features: Path, matches: Path, data: Path) -> None:
                 )
             )
     save_pairs(out, found, data)
-    print(f"{len(found)} of {len(keys)} pairs, {sum(map(len, found))} matches")
+    return len(found), sum(map(len, found))
 
 
 def _names(features: Path) -> list[str]:
     with np.load(features) as stored:
         return [str(stored[f"{i}|name"]) for i in range(int(stored["count"]))]
-
-
-def _global(gem: Any, path: Path) -> Any:
-    photo = read_photo(path, min_long_side=gem.max_side)
-    return gem.extract(photo.pixels, photo.info.size).global_descriptor
 
 
 def _features(stored: Any, i: int) -> Features:
@@ -119,31 +111,3 @@ def _features(stored: Any, i: int) -> Features:
         stored[f"{i}|descriptors"].astype(np.float16),
         (width, height),
     )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parts = parser.add_subparsers(required=True)
-    one = parts.add_parser("candidates")
-    one.add_argument("features", type=Path)
-    one.add_argument("out", type=Path)
-    one.set_defaults(go=lambda a: candidates(a.features, a.out))
-    two = parts.add_parser("labels")
-    two.add_argument("out", type=Path)
-    two.add_argument("features", type=Path, nargs="+")
-    two.add_argument("--data", type=Path, required=True)
-    two.set_defaults(go=lambda a: labels(a.out, a.features, a.data))
-    three = parts.add_parser("pairs")
-    three.add_argument("out", type=Path)
-    three.add_argument("features", type=Path)
-    three.add_argument("matches", type=Path)
-    three.add_argument("--data", type=Path, required=True)
-    three.set_defaults(go=lambda a: pairs(a.out, a.features, a.matches, a.data))
-    arguments = parser.parse_args()
-    arguments.go(arguments)
-
-
-if __name__ == "__main__":
-    main()
