@@ -10,7 +10,8 @@ import numpy as np
 from index import weights_files
 from index.catalog import Catalog
 from index.records import checksum
-from index.vectors import faiss_store, local_store
+from index.vectors.base import LocalIndex, VectorIndex
+from index.vectors.stores import open_store
 from locate.errors import DatabaseCorruptError, DatabaseError
 from locate.types import Array
 
@@ -109,14 +110,15 @@ def _vectors(catalog: Catalog, global_dim: int) -> Iterator[Problem]:
 def _search_index(catalog: Catalog) -> Iterator[Problem]:
     if catalog.counts()["vectors"] == 0:
         return
-    record = faiss_store.read_record(catalog.folder)
+    stored = open_store(catalog.folder).vectors
+    record = stored.read_record()
     if record is None:
         yield Problem("the search index is missing", derived=True)
         return
     if record.generation != catalog.generation:
         yield Problem("the search index is older than the catalogue", derived=True)
         return
-    store = faiss_store.load(catalog.folder, catalog.generation, verify=True)
+    store = stored.load(catalog.generation, verify=True)
     if store is None:
         yield Problem("the search index is damaged", derived=True)
         return
@@ -126,7 +128,7 @@ def _search_index(catalog: Catalog) -> Iterator[Problem]:
         yield Problem(f"the search index cannot be compared with the catalogue: {error}")
 
 
-def _compare(catalog: Catalog, store: faiss_store.FaissStore) -> Iterator[Problem]:
+def _compare(catalog: Catalog, store: VectorIndex) -> Iterator[Problem]:
     stored: list[Array] = [np.zeros(0, np.int64)]
     for ids, vectors in catalog.vectors():
         stored.append(ids)
@@ -142,12 +144,13 @@ def _compare(catalog: Catalog, store: faiss_store.FaissStore) -> Iterator[Proble
 def _local_index(catalog: Catalog) -> Iterator[Problem]:
     if catalog.meta("search") not in ("local", "both") or not len(catalog.feature_counts()[0]):
         return
-    record = local_store.read_record(catalog.folder)
+    stored = open_store(catalog.folder).local
+    record = stored.read_record()
     if record is None:
         yield Problem("the local search index is missing", derived=True)
     elif record.generation != catalog.generation:
         yield Problem("the local search index is older than the catalogue", derived=True)
-    elif (store := local_store.load(catalog.folder)) is None:
+    elif (store := stored.load()) is None:
         yield Problem("the local search index is damaged", derived=True)
     else:
         try:
@@ -156,7 +159,7 @@ def _local_index(catalog: Catalog) -> Iterator[Problem]:
             yield Problem(f"the local search index cannot be compared with the catalogue: {error}")
 
 
-def _compare_local(catalog: Catalog, store: local_store.LocalStore) -> Iterator[Problem]:
+def _compare_local(catalog: Catalog, store: LocalIndex) -> Iterator[Problem]:
     image_ids, counts = catalog.feature_counts()
     order = np.argsort(store.rows.image_ids)
     stored = (store.rows.image_ids[order], store.rows.counts[order])

@@ -134,7 +134,7 @@ def score_rules(index: Path, asking: list[Labelled]) -> dict[VotingRule, tuple[f
     sift = create("sift")
     values: dict[VotingRule, list[tuple[float, float]]] = defaultdict(list)
     with Catalog.open(index) as catalog:
-        store = local_store.load(index)
+        store = local_store.LocalFaissStore(index).load()
         assert store is not None
         roots = catalog.roots()
         rows = catalog.images("ok")

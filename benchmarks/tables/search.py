@@ -57,9 +57,9 @@ def measure(count: int, dim: int) -> list[str]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         started = time.perf_counter()
-        info = faiss_store.build(folder, source, 1)
+        info = faiss_store.FaissStore(folder).build(source, 1)
         seconds = time.perf_counter() - started
-        store = faiss_store.load(folder, 1)
+        store = faiss_store.FaissStore(folder).load(1)
         assert store is not None
         bare = faiss.read_index(str(folder / info.file))
     if info.nprobe:

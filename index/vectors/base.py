@@ -1,11 +1,16 @@
-"""What a store of global descriptors is; `tests/index/test_vectors.py` runs over every one of them."""
+"""What a vector store is: where search indices derived from a catalogue are kept.
+
+`index.vectors.stores.open_store` opens one; `tests/index/test_vectors.py` runs over every one of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
+from index.vectors.local_records import NEIGHBOURS, DescriptorSource, LocalInfo, Neighbours
+from index.vectors.row_map import RowMap
 from locate.types import Array, Shortlist
 
 # Chunks of (ids int64 (n,), vectors float32 (n, D)); may be asked for several times.
@@ -37,14 +42,19 @@ class VectorsInfo:
     sha256: str
 
 
-class VectorStore(Protocol):
-    """Cosine similarity search."""
+class VectorIndex(Protocol):
+    """Global descriptors, ready for a search by cosine similarity."""
 
     @property
     def info(self) -> VectorsInfo: ...
 
     def ids(self) -> Array:
         """The ids of all vectors, int64, any order."""
+        ...
+
+    def vectors_of(self, ids: Array) -> Array:
+        """The stored vectors of some ids, n x D float32, a row of NaN for one that is not stored; exact
+        where `info.factory` is "Flat"."""
         ...
 
     def search(self, vector: Array, k: int) -> Shortlist:
@@ -54,3 +64,104 @@ class VectorStore(Protocol):
             vector: D float32, L2-normalised.
         """
         ...
+
+
+class VectorStore(Protocol):
+    """One index of global descriptors at a time: at any instant a complete one or none."""
+
+    def read_record(self) -> VectorsInfo | None:
+        """Of the stored index; None if there is none or it cannot be read."""
+        ...
+
+    def load(self, generation: int, *, verify: bool = False) -> VectorIndex | None:
+        """The stored index if it is complete and of this generation of the catalogue, else None.
+
+        Args:
+            verify: look at every byte.
+        """
+        ...
+
+    def build(
+        self, source: VectorSource, generation: int, factory: str | None = None
+    ) -> VectorsInfo:
+        """Put an index of `source` in the place of the old one; `DatabaseError` if it cannot be written.
+
+        Args:
+            factory: how to search, a FAISS factory string; by default by size.
+        """
+        ...
+
+    def in_memory(self, source: VectorSource, generation: int) -> VectorIndex:
+        """An exact index that is not written anywhere: for a reader whose stored index is stale."""
+        ...
+
+
+class LocalIndex(Protocol):
+    """Local descriptors of all images, ready for a search by those of a query; `rows` says whose each
+    is."""
+
+    @property
+    def info(self) -> LocalInfo: ...
+
+    @property
+    def rows(self) -> RowMap: ...
+
+    def search(
+        self, descriptors: Array, k: int = NEIGHBOURS, left_out: Collection[int] = ()
+    ) -> Neighbours:
+        """The `k` nearest of each query descriptor.
+
+        Args:
+            descriptors: Q x D float16 or float32, L2-normalised rows.
+            left_out: ids of images whose descriptors are passed over.
+        """
+        ...
+
+    def vectors_of(self, rows: Array) -> Array:
+        """The stored descriptors of some rows, n x D float32; of an exact index only."""
+        ...
+
+    def updated(self, source: DescriptorSource, *, in_place: bool = False) -> Self | None:
+        """An index of the source as it is now; None if this one can be no start for it.
+
+        Args:
+            in_place: this one may be spoilt; otherwise a copy is changed, since others search it.
+        """
+        ...
+
+
+class LocalStore(Protocol):
+    """The same of local descriptors."""
+
+    def read_record(self) -> LocalInfo | None:
+        """Of the stored index; None if there is none or it cannot be read."""
+        ...
+
+    def load(self, *, to_change: bool = False) -> LocalIndex | None:
+        """The stored index, whatever its generation, if it is intact; else None.
+
+        Args:
+            to_change: so that it can be brought up to date.
+        """
+        ...
+
+    def refresh(self, source: DescriptorSource, *, force: bool = False) -> LocalInfo | None:
+        """Bring the stored index up to date, or make it anew with `force`; None if there is no
+        descriptor."""
+        ...
+
+    def in_memory(self, source: DescriptorSource) -> LocalIndex:
+        """An exact index that is not written anywhere."""
+        ...
+
+    def forget(self) -> None:
+        """Delete the stored index."""
+        ...
+
+
+@dataclass(frozen=True)
+class Store:
+    """Both, in one place."""
+
+    vectors: VectorStore
+    local: LocalStore

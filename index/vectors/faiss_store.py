@@ -41,8 +41,8 @@ def choose_factory(count: int, dim: int) -> str:
     return f"IVF{lists},SQ8"
 
 
-class FaissStore:
-    """A loaded index, ready to search. From `build`, `load` or `in_memory`."""
+class FaissIndex:
+    """A loaded `VectorIndex`; from `FaissStore`."""
 
     def __init__(self, index: Any, info: VectorsInfo) -> None:
         self._index = index
@@ -57,9 +57,6 @@ class FaissStore:
         return np.asarray(faiss.vector_to_array(self._index.id_map), np.int64)
 
     def vectors_of(self, ids: Array) -> Array:
-        """The stored vectors of some ids, n x D float32; exact for an exact index.
-
-        An id that is not stored gives a row of NaN."""
         rows = np.full((len(ids), self._info.dim), np.nan, np.float32)
         position = {int(i): n for n, i in enumerate(self.ids())}
         inner = faiss.downcast_index(self._index.index)
@@ -79,57 +76,49 @@ class FaissStore:
         )
 
 
-def build(
-    folder: Path, source: VectorSource, generation: int, factory: str | None = None
-) -> VectorsInfo:
-    """Build the index file of `source`, measure its recall, and put it in the place of the old one.
+class FaissStore:
+    """The `VectorStore` in a folder."""
 
-    Args:
-        factory: a FAISS factory string; by default `choose_factory` by size.
-    """
-    index, info = _make(source, generation, factory)
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
-    def record(parts: Mapping[str, files.Part]) -> dict[str, Any]:
-        return dataclasses.asdict(dataclasses.replace(info, **vars(parts[".faiss"])))
-
-    writers = {".faiss": lambda path: faiss.write_index(index, str(path))}
-    return VectorsInfo(**files.publish(folder, STEM, generation, writers, record))
-
-
-def load(folder: Path, generation: int, verify: bool = False) -> FaissStore | None:
-    """The stored index if it is complete and of this generation, else None.
-
-    Args:
-        verify: compare the file's sha256 as well (reads it twice).
-    """
-    info = read_record(folder)
-    if info is None or info.generation != generation:
-        return None
-    file = folder / info.file
-    try:
-        if verify and not is_intact(file, info.sha256):
+    def read_record(self) -> VectorsInfo | None:
+        try:
+            return VectorsInfo(**(files.read_record(self.folder, STEM) or {}))
+        except TypeError:
             return None
-        index = faiss.read_index(str(file))
-    except (OSError, RuntimeError):  # missing, truncated or not FAISS's
-        return None
-    if index.ntotal != info.count or index.d != info.dim:
-        return None
-    if info.nprobe:
-        faiss.extract_index_ivf(index).nprobe = info.nprobe
-    return FaissStore(index, info)
 
+    def load(self, generation: int, *, verify: bool = False) -> FaissIndex | None:
+        info = self.read_record()
+        if info is None or info.generation != generation:
+            return None
+        file = self.folder / info.file
+        try:
+            if verify and not is_intact(file, info.sha256):
+                return None
+            index = faiss.read_index(str(file))
+        except (OSError, RuntimeError):  # missing, truncated or not FAISS's
+            return None
+        if index.ntotal != info.count or index.d != info.dim:
+            return None
+        if info.nprobe:
+            faiss.extract_index_ivf(index).nprobe = info.nprobe
+        return FaissIndex(index, info)
 
-def in_memory(source: VectorSource, generation: int) -> FaissStore:
-    """An exact index that is not written anywhere: for a reader whose stored index is stale."""
-    return FaissStore(*_make(source, generation, "Flat"))
+    def build(
+        self, source: VectorSource, generation: int, factory: str | None = None
+    ) -> VectorsInfo:
+        """Measures the recall of the new index, too; the kind is `choose_factory`'s by default."""
+        index, info = _make(source, generation, factory)
 
+        def record(parts: Mapping[str, files.Part]) -> dict[str, Any]:
+            return dataclasses.asdict(dataclasses.replace(info, **vars(parts[".faiss"])))
 
-def read_record(folder: Path) -> VectorsInfo | None:
-    """The record of the stored index; None if there is none or it cannot be read."""
-    try:
-        return VectorsInfo(**(files.read_record(folder, STEM) or {}))
-    except TypeError:
-        return None
+        writers = {".faiss": lambda path: faiss.write_index(index, str(path))}
+        return VectorsInfo(**files.publish(self.folder, STEM, generation, writers, record))
+
+    def in_memory(self, source: VectorSource, generation: int) -> FaissIndex:
+        return FaissIndex(*_make(source, generation, "Flat"))
 
 
 def _make(

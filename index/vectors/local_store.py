@@ -33,8 +33,8 @@ MMAP_BYTES = 2**30  # larger index files are mapped, not read: only visited list
 _faiss: Any = faiss  # its stubs do not know the keywords of its own search parameters
 
 
-class LocalStore:
-    """A loaded index, ready to search. From `build`, `load`, `in_memory` or `updated`."""
+class LocalFaissIndex:
+    """A loaded `LocalIndex`; from `LocalFaissStore` or `updated`."""
 
     def __init__(self, index: Any, rows: RowMap, info: LocalInfo, *, mapped: bool = False) -> None:
         self._index = index
@@ -45,12 +45,6 @@ class LocalStore:
     def search(
         self, descriptors: Array, k: int = NEIGHBOURS, left_out: Collection[int] = ()
     ) -> Neighbours:
-        """The `k` nearest of each query descriptor.
-
-        Args:
-            descriptors: Q x D float16 or float32, L2-normalised rows.
-            left_out: ids of images whose descriptors are passed over.
-        """
         k = min(k, self.info.count)
         if k <= 0 or len(descriptors) == 0:
             nothing = (len(descriptors), 0)
@@ -70,18 +64,14 @@ class LocalStore:
         return Neighbours(rows, similarities)
 
     def vectors_of(self, rows: Array) -> Array:
-        """The stored descriptors of some rows, n x D float32; of an exact index only."""
         stored = faiss.vector_to_array(self._index.id_map)
         order = np.argsort(stored)
         at = order[np.searchsorted(stored, rows, sorter=order)]
         return np.asarray(faiss.downcast_index(self._index.index).reconstruct_batch(at))
 
-    def updated(self, source: DescriptorSource, *, in_place: bool = False) -> LocalStore | None:
-        """An index of the source as it is now; None if this one can be no start for it.
-
-        Args:
-            in_place: this one may be spoilt; otherwise a copy is changed, since others search it.
-        """
+    def updated(
+        self, source: DescriptorSource, *, in_place: bool = False
+    ) -> LocalFaissIndex | None:
         if self._mapped:
             return None
         generation = source.generation
@@ -95,83 +85,87 @@ class LocalStore:
         info = dataclasses.replace(
             self.info, generation=generation, images=len(rows), count=int(rows.counts.sum())
         )
-        return LocalStore(index, rows, info)
+        return LocalFaissIndex(index, rows, info)
 
 
-def build(
-    folder: Path,
-    source: DescriptorSource,
-    old: LocalStore | None = None,
-    factory: str | None = None,
-) -> LocalInfo | None:
-    """Put an index of `source` in the place of the stored one; None if it has no descriptor.
+class LocalFaissStore:
+    """The `LocalStore` in a folder."""
 
-    Args:
-        old: the index as it was, which is spoilt; what did not change since is taken over, unless the
-            collection has grown or shrunk so much that its lists do not fit any more.
-        factory: a FAISS factory string; by default `choose_factory` by size.
-    """
-    total = int(source.feature_counts()[1].sum())
-    if total == 0:
-        forget(folder)
-        return None
-    fits = old is not None and factory is None and _fits(old.info, total)
-    made = old.updated(source, in_place=True) if old is not None and fits else None
-    store = made or _make(source, factory)
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
-    def record(parts: Mapping[str, files.Part]) -> dict[str, Any]:
-        index, rows = parts[".faiss"], parts[".rows.npy"]
-        named = {"file": index.file, "sha256": index.sha256}
-        named |= {"rows_file": rows.file, "rows_sha256": rows.sha256}
-        return dataclasses.asdict(store.info) | named
+    def read_record(self) -> LocalInfo | None:
+        try:
+            return LocalInfo(**(files.read_record(self.folder, STEM) or {}))
+        except TypeError:
+            return None
 
-    writers: dict[str, files.Writer] = {
-        ".faiss": lambda path: faiss.write_index(store._index, str(path)),
-        ".rows.npy": store.rows.save,
-    }
-    return LocalInfo(**files.publish(folder, STEM, store.info.generation, writers, record))
+    def load(self, *, to_change: bool = False) -> LocalFaissIndex | None:
+        """One that is to be changed is read into memory however large it is."""
+        folder, info = self.folder, self.read_record()
+        if info is None or not is_intact(folder / info.file, info.sha256):
+            return None
+        if not is_intact(folder / info.rows_file, info.rows_sha256):
+            return None
+        try:
+            mapped = not to_change and (folder / info.file).stat().st_size > MMAP_BYTES
+            flags = faiss.IO_FLAG_MMAP if mapped else 0
+            index = faiss.read_index(str(folder / info.file), flags)
+            rows = RowMap.load(folder / info.rows_file)
+        except (OSError, RuntimeError, ValueError, DatabaseCorruptError):
+            return None
+        if (index.ntotal, index.d, int(rows.counts.sum())) != (info.count, info.dim, info.count):
+            return None
+        return LocalFaissIndex(index, rows, info, mapped=mapped)
 
+    def refresh(self, source: DescriptorSource, *, force: bool = False) -> LocalInfo | None:
+        record = self.read_record()
+        stale = record is None or record.generation != source.generation
+        stored = None if force else self.load(to_change=stale)
+        if stored is not None and not stale:
+            return stored.info
+        return self.build(source, stored)
 
-def load(folder: Path, *, to_change: bool = False) -> LocalStore | None:
-    """The stored index, whatever its generation, if it is intact; else None.
+    def build(
+        self,
+        source: DescriptorSource,
+        old: LocalFaissIndex | None = None,
+        factory: str | None = None,
+    ) -> LocalInfo | None:
+        """Put an index of `source` in the place of the stored one; None if it has no descriptor.
 
-    Args:
-        to_change: read it into memory however large it is, so that it can be brought up to date.
-    """
-    info = read_record(folder)
-    if info is None or not is_intact(folder / info.file, info.sha256):
-        return None
-    if not is_intact(folder / info.rows_file, info.rows_sha256):
-        return None
-    try:
-        mapped = not to_change and (folder / info.file).stat().st_size > MMAP_BYTES
-        flags = faiss.IO_FLAG_MMAP if mapped else 0
-        index = faiss.read_index(str(folder / info.file), flags)
-        rows = RowMap.load(folder / info.rows_file)
-    except (OSError, RuntimeError, ValueError, DatabaseCorruptError):
-        return None
-    if (index.ntotal, index.d, int(rows.counts.sum())) != (info.count, info.dim, info.count):
-        return None
-    return LocalStore(index, rows, info, mapped=mapped)
+        Args:
+            old: the index as it was, which is spoilt; what did not change since is taken over, unless
+                the collection has grown or shrunk so much that its lists do not fit any more.
+            factory: a FAISS factory string; by default `choose_factory` by size.
+        """
+        total = int(source.feature_counts()[1].sum())
+        if total == 0:
+            self.forget()
+            return None
+        fits = old is not None and factory is None and _fits(old.info, total)
+        made = old.updated(source, in_place=True) if old is not None and fits else None
+        store = made or _make(source, factory)
 
+        def record(parts: Mapping[str, files.Part]) -> dict[str, Any]:
+            index, rows = parts[".faiss"], parts[".rows.npy"]
+            named = {"file": index.file, "sha256": index.sha256}
+            named |= {"rows_file": rows.file, "rows_sha256": rows.sha256}
+            return dataclasses.asdict(store.info) | named
 
-def in_memory(source: DescriptorSource) -> LocalStore:
-    """An exact index that is not written anywhere: for a reader that finds none it could start from.
-    Takes four bytes a number."""
-    return _make(source, "Flat")
+        writers: dict[str, files.Writer] = {
+            ".faiss": lambda path: faiss.write_index(store._index, str(path)),
+            ".rows.npy": store.rows.save,
+        }
+        generation = store.info.generation
+        return LocalInfo(**files.publish(self.folder, STEM, generation, writers, record))
 
+    def in_memory(self, source: DescriptorSource) -> LocalFaissIndex:
+        """Takes four bytes a number."""
+        return _make(source, "Flat")
 
-def read_record(folder: Path) -> LocalInfo | None:
-    """The record of the stored index; None if there is none or it cannot be read."""
-    try:
-        return LocalInfo(**(files.read_record(folder, STEM) or {}))
-    except TypeError:
-        return None
-
-
-def forget(folder: Path) -> None:
-    """Delete the stored index."""
-    files.forget(folder, STEM)
+    def forget(self) -> None:
+        files.forget(self.folder, STEM)
 
 
 def _fits(info: LocalInfo, count: int) -> bool:
@@ -180,7 +174,7 @@ def _fits(info: LocalInfo, count: int) -> bool:
     return info.trained_count <= 2 * count and count <= 2 * info.trained_count
 
 
-def _make(source: DescriptorSource, factory: str | None) -> LocalStore:
+def _make(source: DescriptorSource, factory: str | None) -> LocalFaissIndex:
     generation = source.generation
     image_ids, counts = source.feature_counts()
     count = int(counts.sum())
@@ -191,7 +185,7 @@ def _make(source: DescriptorSource, factory: str | None) -> LocalStore:
     nprobe, recall = (0, 1.0) if factory == "Flat" else tune(index, rows, source)
     found = int(rows.counts.sum())
     info = LocalInfo(generation, len(rows), found, dim, factory, nprobe, recall, found)
-    return LocalStore(index, rows, info)
+    return LocalFaissIndex(index, rows, info)
 
 
 def _add(

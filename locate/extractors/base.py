@@ -1,6 +1,6 @@
 """What every extractor is: pixels in, local features and / or a global descriptor out.
 
-To add one: implement `Extractor` in a folder of its own, add a line to `registry.EXTRACTORS`; the
+To add one: implement `Extractor` in a folder of its own, add an entry to `registry.EXTRACTORS`; the
 contract test `tests/extractors/test_contract.py` then runs over it.
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
+from locate.errors import InputError
 from locate.matching.two_view import MAX_EPIPOLAR_ERROR
 from locate.types import FUNDAMENTAL, Array, Extraction
 
@@ -119,3 +120,12 @@ class Extractor(Protocol):
             Keypoints in pixels of the original image.
         """
         ...
+
+
+def require_positive(**settings: float) -> None:
+    """`InputError` if one of these settings is below 1."""
+    if min(settings.values()) < 1:
+        names, values = (
+            " and ".join(map(str, words)) for words in zip(*settings.items(), strict=True)
+        )
+        raise InputError(f"{names} must be at least 1, got {values}")

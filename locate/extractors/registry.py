@@ -1,106 +1,125 @@
-"""Every extractor by name, written out.
+"""Every extractor by name: how it is loaded, what it gives, how it is trained.
 
-"a+b" pairs the global descriptor of a with the local features of b.
+"a+b" pairs the global descriptor of a with the local features of b. Other people's packages add theirs
+by the entry point `locate.extractors`: the name, and a class, or an `Entry` that says more.
+
+    [project.entry-points."locate.extractors"]
+    corners = "their_package.corners:Corners"
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from inspect import isclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from locate.errors import UnknownNameError, WeightsError
-from locate.extractors.base import Extractor
+from locate.errors import InputError, UnknownNameError, WeightsError
+from locate.extractors.settings import Setting, all_typed, settings_of
 
+if TYPE_CHECKING:
+    from locate.extractors.base import Extractor, ExtractorInfo
+    from locate.training.recipe import Recipe
+
+GROUP = "locate.extractors"
 DEFAULT = "context"
 # docs/experiments.md, 19 and 20: of a search by local features, and of maps from photos alone
 LOCAL_DEFAULT = SFM_DEFAULT = "gem+sift"
 
+GLOBAL, LOCAL = "global descriptor", "local features"
+_START = "none: ImageNet alone until `locate train` has run"
+_IMAGENET = "Apache-2.0 (TensorFlow's; the package that brings them states none)"
 
-def _sift(*, weights: Path | None = None, **settings: Any) -> Extractor:
-    from locate.extractors.sift import Sift
-
-    _refuse("sift", weights)
-    return Sift(**settings)
-
-
-def _gem(*, weights: Path | None = None, **settings: Any) -> Extractor:
-    from locate.extractors.gem import Gem
-
-    _refuse("gem", weights)
-    return Gem.from_pretrained(**settings)
+log = logging.getLogger("locate")
 
 
-def _context(**settings: Any) -> Extractor:
-    from locate.extractors.context.extractor import Context
+@dataclass(frozen=True)
+class Entry:
+    """One extractor.
 
-    return Context.from_pretrained(**settings)
+    Attributes:
+        load: the class, or "module:Class" to import it when it is needed. One with `from_pretrained` is
+            made by that, which takes a file that `locate train` made as `weights`; any other by its
+            constructor, or it is a function. Keywords with a default are its settings.
+        gives: `GLOBAL`, `LOCAL` or both; none if only a made one tells.
+        recipes: "module:Class", or the class, by the name for `locate train`.
+        weights: whose they are, for the list.
+        licence: of the weights; of the code where there are none.
+        files: what its weights consist of: "imagenet", or names of `bundled.SHIPPED`.
+    """
 
-
-def _d2net(**settings: Any) -> Extractor:
-    from locate.extractors.d2net.extractor import D2Net
-
-    return D2Net.from_pretrained(**settings)
-
-
-def _delf(**settings: Any) -> Extractor:
-    from locate.extractors.delf.extractor import Delf
-
-    return Delf.from_pretrained(**settings)
-
-
-def _steered(**settings: Any) -> Extractor:
-    from locate.extractors.steered.extractor import Steered
-
-    return Steered.from_pretrained(**settings)
-
-
-def _ur2kid(**settings: Any) -> Extractor:
-    from locate.extractors.ur2kid.extractor import UR2KiD
-
-    return UR2KiD.from_pretrained(**settings)
+    load: str | Callable[..., Extractor]
+    gives: tuple[str, ...] = ()
+    recipes: Mapping[str, str | type[Recipe]] = field(default_factory=dict)
+    weights: str = _START
+    licence: str = _IMAGENET
+    files: tuple[str, ...] = ("imagenet",)
 
 
-def _refuse(name: str, weights: Path | None) -> None:
-    if weights is not None:
-        raise WeightsError(f"{name} is not trained here, so {weights} is not for it")
-
-
-# Each takes the settings of its extractor and `weights`, a file that `locate train` made.
-EXTRACTORS: Mapping[str, Callable[..., Extractor]] = {
-    "context": _context,
-    "d2net": _d2net,
-    "delf": _delf,
-    "gem": _gem,
-    "sift": _sift,
-    "steered": _steered,
-    "ur2kid": _ur2kid,
+_HERE = "locate.extractors"
+# The ready ones first. In place of an `Entry` its `load` does.
+EXTRACTORS: dict[str, Entry | Callable[..., Extractor]] = {
+    "context": Entry(
+        f"{_HERE}.context.extractor:Context",
+        (GLOBAL, LOCAL),
+        {"context": f"{_HERE}.context.recipe:ContextRecipe"},
+        files=("context", "steered", "imagenet"),
+    ),
+    "steered": Entry(
+        f"{_HERE}.steered.extractor:Steered",
+        (LOCAL,),
+        recipes={
+            "steered": f"{_HERE}.steered.recipe:SteeredRecipe",
+            "steered-narrow": f"{_HERE}.steered.pruning:NarrowRecipe",
+        },
+        files=("steered",),
+    ),
+    "gem": Entry(f"{_HERE}.gem:Gem", (GLOBAL,), weights="ImageNet, by TensorFlow's authors"),
+    "sift": Entry(
+        f"{_HERE}.sift:Sift",
+        (LOCAL,),
+        weights="none: classical",
+        licence="Apache-2.0 (OpenCV)",
+        files=(),
+    ),
+    "d2net": Entry(
+        f"{_HERE}.d2net.extractor:D2Net", (LOCAL,), {"d2net": f"{_HERE}.d2net.recipe:D2NetRecipe"}
+    ),
+    "delf": Entry(
+        f"{_HERE}.delf.extractor:Delf", (LOCAL,), {"delf": f"{_HERE}.delf.recipe:DelfRecipe"}
+    ),
+    "ur2kid": Entry(
+        f"{_HERE}.ur2kid.extractor:UR2KiD",
+        (GLOBAL, LOCAL),
+        {"ur2kid": f"{_HERE}.ur2kid.recipe:UR2KiDRecipe"},
+    ),
 }
 
 
 def create(
     name: str = DEFAULT,
-    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    settings: Mapping[str, Any] | None = None,
     weights: Mapping[str, Path] | None = None,
 ) -> Extractor:
     """Build the extractor `name`, ready to use; reads its weights.
 
     Args:
-        name: one of `EXTRACTORS`, or two joined by "+" (global first).
-        settings: by extractor name, keyword arguments that differ from the defaults.
+        name: one of `EXTRACTORS` or of another package, or two joined by "+" (global first).
+        settings: that differ from the defaults, see `settings_by_part`.
         weights: by extractor name, the file that `locate train` made; others are as they come
             (trained elsewhere, or the start of a training).
 
     Raises:
         UnknownNameError: names the known ones.
+        InputError: a setting that there is not, or a value that does not fit it.
         WeightsError: a file is missing or does not fit.
     """
-    parts = name.split("+")
-    if len(parts) > 2 or any(part not in EXTRACTORS for part in parts):
-        raise UnknownNameError("extractor", name, [*EXTRACTORS, "gem+sift"])
-    made = [
-        _make(part, (settings or {}).get(part, {}), (weights or {}).get(part)) for part in parts
-    ]
+    told = settings_by_part(name, settings or {})
+    made = [_make(part, told[part], (weights or {}).get(part)) for part in parts_of(name)]
     if len(made) == 1:
         return made[0]
     from locate.extractors.pair import Pair
@@ -111,11 +130,219 @@ def create(
 def parts_of(name: str) -> list[str]:
     """The one or two extractors of a name; `UnknownNameError` if there is none such."""
     parts = name.split("+")
-    if len(parts) > 2 or any(part not in EXTRACTORS for part in parts):
-        raise UnknownNameError("extractor", name, [*EXTRACTORS, "gem+sift"])
+    if len(parts) > 2 or not all(map(is_known, parts)):
+        raise UnknownNameError("extractor", name, [*EXTRACTORS, *_foreign(), "gem+sift"])
     return parts
 
 
+def is_known(name: str) -> bool:
+    """Whether one extractor, ours or of another package, is called so."""
+    return name in EXTRACTORS or name in _foreign()
+
+
+def known_settings(name: str) -> dict[str, dict[str, Setting] | None]:
+    """By part of an extractor's name, the settings that there are; None where it takes any."""
+    return {part: settings_of(_loaded(part)[1]) for part in parts_of(name)}
+
+
+def settings_by_part(name: str, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Settings as the parts of an extractor's name take them.
+
+    Args:
+        settings: text or values by name. In a pair each goes to the part that knows it; "part.name" says
+            which if both do, and so does a mapping by part.
+
+    Raises:
+        InputError: no part has such a setting, both have, or the value is of another kind.
+    """
+    parts = parts_of(name)
+    given: dict[str, dict[str, Any]] = {part: {} for part in parts}
+    if not settings:
+        return given
+    known = known_settings(name)
+    for key, value in settings.items():
+        part, dot, rest = key.partition(".")
+        if key in given and isinstance(value, Mapping):
+            given[key] |= value
+        elif dot and part in given:
+            given[part][rest] = value
+        else:
+            takers = [p for p, there in known.items() if there is None or key in there]
+            if len(takers) > 1:
+                both = " or ".join(f"{p}.{key}" for p in takers)
+                raise InputError(f"both parts of {name} have a setting {key}; say {both}")
+            if not takers:
+                raise UnknownNameError(f"setting of {name}", key, _described(known))
+            given[takers[0]][key] = value
+    for part, values in given.items():
+        for key in values:
+            if (there := known[part]) is not None and key not in there:
+                raise UnknownNameError(f"setting of {part}", key, _described({part: there}))
+    return {part: all_typed(part, given[part], known[part]) for part in parts}
+
+
+def settings_in(info: ExtractorInfo) -> dict[str, dict[str, Any]]:
+    """By part, those settings that an extractor which is made says of itself; what differs from the
+    defaults. They make it again if it tells all of them."""
+    told: dict[str, dict[str, Any]] = {}
+    for part, known in known_settings(info.name).items():
+        section = info.settings.get(part, {}) if "+" in info.name else info.settings
+        inner = [value for value in section.values() if isinstance(value, Mapping)]
+        values = {key: value for one in (*inner, section) for key, value in one.items()}
+        typed = all_typed(part, {k: v for k, v in values.items() if k in (known or {})}, known)
+        told[part] = {
+            k: v for k, v in typed.items() if known and _rounded(v) != _rounded(known[k].default)
+        }
+    return told
+
+
+def _rounded(value: Any) -> Any:
+    """As infos tell numbers."""
+    if isinstance(value, (tuple, list)):
+        return tuple(map(_rounded, value))
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def named(
+    names: Sequence[str],
+    weights: Sequence[Path] = (),
+    settings: Mapping[str, Any] | None = None,
+) -> dict[str, Extractor]:
+    """Ready extractors by the name for tables: each of `names` with the weights that it starts with, and
+    the system of each file of `weights`, called "system (file)"; the default if there are none."""
+    from locate.extractors.weights import read_record
+
+    found = {name: create(name, settings) for name in dict.fromkeys(names)}
+    for path in weights:
+        system = read_record(path).system
+        name = f"{system} ({path.stem})"
+        if name in found:
+            name = f"{system} ({path})"
+        found[name] = create(system, settings, {system: path})
+    return found or {DEFAULT: create(DEFAULT, settings)}
+
+
+@dataclass(frozen=True)
+class Model:
+    """One line of the list of `locate models`.
+
+    Attributes:
+        name: for `--extractor`.
+        gives: "global descriptor", "local features" or both.
+        weights: whose they are.
+        licence: of the weights; of the code where there are none.
+        megabytes: of the weights.
+        scores: by measure, see docs/benchmarks/accuracy.md.
+        record: how they were trained, if here.
+    """
+
+    name: str
+    gives: str
+    weights: str
+    licence: str
+    megabytes: float
+    scores: dict[str, float]
+    record: dict[str, Any] | None = None
+
+
+def list_models() -> list[Model]:
+    """Every extractor, the ready ones first; one of another package that cannot be loaded is a line in
+    the log."""
+    return [_model(name, entry) for name, entry in entries()]
+
+
+def entries() -> Iterator[tuple[str, Entry]]:
+    """Every extractor that there is, ours first."""
+    for name in [*EXTRACTORS, *sorted(_foreign())]:
+        try:
+            yield name, _loaded(name, with_class=name not in EXTRACTORS)[0]
+        except InputError as error:
+            log.warning("%s", error)
+
+
+def load_object(place: str) -> Any:
+    """What "module:name" stands for."""
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _model(name: str, entry: Entry) -> Model:
+    from locate.extractors.backbones.efficientnet import imagenet_weights_path
+    from locate.extractors.bundled import SHIPPED, record_of, scores_of
+
+    files = [imagenet_weights_path() if f == "imagenet" else SHIPPED[f] for f in entry.files]
+    size = sum(file.stat().st_size for file in files) / 1e6
+    gives = ", ".join(entry.gives)
+    if name not in SHIPPED:
+        return Model(name, gives, entry.weights, entry.licence, size, {})
+    record = record_of(name)
+    words = f"trained by this project, {max(1, round(record.seconds / 60))} min"
+    if len(files) > 1:
+        words += ", on steered's and ImageNet's"
+    values = vars(record) | {"settings": dict(record.settings), "scores": dict(record.scores)}
+    return Model(name, gives, words, record.licence, size, scores_of(name), values)
+
+
 def _make(name: str, settings: Mapping[str, Any], weights: Path | None) -> Extractor:
+    _, make = _loaded(name)
+    pretrained = getattr(make, "from_pretrained", None)
     named = {} if weights is None else {"weights": weights}
-    return EXTRACTORS[name](**settings, **named)
+    if weights is not None and not _takes_weights(make):
+        raise WeightsError(f"{name} is not trained here, so {weights} is not for it")
+    made: Extractor = (pretrained or make)(**settings, **named)
+    if name not in EXTRACTORS and made.info.name != name:
+        raise InputError(
+            f"the extractor {name} calls itself {made.info.name} in its info, so that no database would "
+            "find it again; its package must use one name"
+        )
+    return made
+
+
+def _takes_weights(make: Callable[..., Any]) -> bool:
+    """A function that takes anything does."""
+    from inspect import signature
+
+    pretrained = getattr(make, "from_pretrained", make)
+    return "weights" in signature(pretrained).parameters or (
+        not isclass(make) and settings_of(make) is None
+    )
+
+
+def _loaded(name: str, *, with_class: bool = True) -> tuple[Entry, Callable[..., Extractor]]:
+    """The entry of one extractor and its class."""
+    point = None if name in EXTRACTORS else _foreign()[name]
+    try:
+        found = point.load() if point else EXTRACTORS[name]
+        entry = found if isinstance(found, Entry) else _bare(found)
+        load = load_object(entry.load) if with_class and isinstance(entry.load, str) else entry.load
+    except Exception as error:  # whatever another package does when it is imported
+        if point is None:
+            raise
+        package = f" of the package {point.dist.name}" if point.dist else ""
+        raise InputError(
+            f"the extractor {name}{package} cannot be loaded ({type(error).__name__}: {error}); update "
+            "or uninstall that package"
+        ) from error
+    return entry, load  # type: ignore[return-value]  # text only if nobody asked for the class
+
+
+def _bare(load: Callable[..., Extractor]) -> Entry:
+    if not callable(load):
+        raise TypeError(f"{load!r} is neither a class nor an Entry")
+    return Entry(load, weights="its own", licence="see its package", files=())
+
+
+def _foreign() -> dict[str, EntryPoint]:
+    """Extractors of other packages; none takes the name of one of ours."""
+    found = {point.name: point for point in entry_points(group=GROUP)}
+    return {name: point for name, point in found.items() if name not in EXTRACTORS}
+
+
+def _described(known: Mapping[str, Mapping[str, Setting] | None]) -> list[str]:
+    """The names of settings with their defaults, and of their part where two have one."""
+    names = [name for there in known.values() for name in there or ()]
+    return [
+        f"{f'{part}.' if names.count(name) > 1 else ''}{name} ({setting.default})"
+        for part, there in known.items()
+        for name, setting in (there or {}).items()
+    ]

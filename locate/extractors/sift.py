@@ -11,7 +11,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from locate.extractors.base import ExtractorInfo
+from locate.extractors.base import ExtractorInfo, require_positive
 from locate.pixels import fit_size, resize_points
 from locate.types import Array, Extraction, Features
 
@@ -34,6 +34,7 @@ class Sift:
     def __init__(
         self, max_keypoints: int = 2048, max_side: int = 1024, contrast_threshold: float = 0.04
     ) -> None:
+        require_positive(max_keypoints=max_keypoints, max_side=max_side)
         self.max_side = max_side
         self._max_keypoints = max_keypoints
         self._contrast_threshold = contrast_threshold

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from locate.errors import InputError
+from locate.extractors.registry import named as named_extractors
 from pipelines.cli import exit_codes as exits
 from pipelines.cli.streams import say
 
 if TYPE_CHECKING:
-    from locate.extractors.base import Extractor
     from pipelines.reports.report import Report
 
 _LAYOUTS = {
@@ -244,24 +244,6 @@ def _report(a: argparse.Namespace) -> Report:
 def _given(a: argparse.Namespace, *names: str) -> dict[str, Any]:
     """The options that were given; the others keep the defaults of the evaluation itself."""
     return {name: getattr(a, name) for name in names if getattr(a, name) is not None}
-
-
-def named_extractors(names: list[str], weights: list[Path]) -> dict[str, Extractor]:
-    """Ready extractors by the name in the tables: each of `names` with the weights that it starts with,
-    and the system of each file of `weights`, called "system (file)"; the default if there are none."""
-    from locate.extractors import registry
-    from locate.extractors.weights import read_record
-
-    found = {name: registry.create(name) for name in dict.fromkeys(names)}
-    for path in weights:
-        system = read_record(path).system
-        name = f"{system} ({path.stem})"
-        if name in found:
-            name = f"{system} ({path})"
-        found[name] = registry.create(system, weights={system: path})
-    if not found:
-        found[registry.DEFAULT] = registry.create(registry.DEFAULT)
-    return found
 
 
 def _refuse_extractors(a: argparse.Namespace, option: str) -> None:

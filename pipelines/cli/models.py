@@ -5,35 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict
 
+from locate.extractors.registry import list_models
 from pipelines.cli import exit_codes as exits
-
-_IMAGENET = "Apache-2.0 (TensorFlow's; the package that brings them states none)"
-
-
-@dataclass(frozen=True)
-class Model:
-    """One line of the list.
-
-    Attributes:
-        name: for `--extractor`.
-        gives: "global descriptor", "local features" or both.
-        weights: whose they are.
-        licence: of the weights; of the code where there are none.
-        megabytes: of the weights.
-        scores: by measure, see docs/benchmarks/accuracy.md.
-        record: how they were trained, if here.
-    """
-
-    name: str
-    gives: str
-    weights: str
-    licence: str
-    megabytes: float
-    scores: dict[str, float]
-    record: dict[str, Any] | None = None
 
 
 def add_models_parser(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -60,34 +35,3 @@ def models(a: argparse.Namespace) -> int:
         table.add_row(*map(escape, cells))
     console().print(table)
     return exits.GOOD
-
-
-def list_models() -> list[Model]:
-    """Every extractor, the ready ones first."""
-    from locate.extractors.backbones.efficientnet import imagenet_weights_path
-    from locate.extractors.bundled import SHIPPED, record_of, scores_of
-    from locate.extractors.registry import EXTRACTORS
-
-    local, whole = "local features", "global descriptor"
-    imagenet = imagenet_weights_path().stat().st_size / 1e6
-    found = []
-    for name, path in SHIPPED.items():
-        record = record_of(name)
-        trained = f"trained by this project, {max(1, round(record.seconds / 60))} min"
-        megabytes, both = path.stat().st_size / 1e6, local
-        if name != "steered":  # a join of two that exist
-            trained += ", on steered's and ImageNet's"
-            megabytes += SHIPPED["steered"].stat().st_size / 1e6 + imagenet
-            both = f"{whole}, {local}"
-        scores = scores_of(name)
-        found.append(Model(name, both, trained, record.licence, megabytes, scores, asdict(record)))
-    found += [
-        Model("gem", whole, "ImageNet, by TensorFlow's authors", _IMAGENET, imagenet, {}),
-        Model("sift", local, "none: classical", "Apache-2.0 (OpenCV)", 0.0, {}),
-    ]
-    start = "none: ImageNet alone until `locate train` has run"
-    gives = {"ur2kid": f"{whole}, {local}"}
-    for name in EXTRACTORS:
-        if name not in {model.name for model in found}:
-            found.append(Model(name, gives.get(name, local), start, _IMAGENET, imagenet, {}))
-    return found

@@ -1,7 +1,7 @@
 """The databases that an evaluation of retrieval asks.
 
-They are filled as `locate build-index` fills one, but by an extractor that is at hand, and they answer
-with the ids of the ground truth.
+They are filled by `build_index`, by an extractor that is at hand, and answer with the ids of the
+ground truth.
 """
 
 from __future__ import annotations
@@ -13,21 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from index import lock
-from index.catalog import Catalog
-from index.records import Entry, ImageRow
+from index.records import ImageRow
 from locate.datasets.oxford_paris import crop
 from locate.datasets.records import Query
-from locate.errors import DatabaseMismatchError, ImageError, InputError
+from locate.errors import ImageError, InputError
 from locate.extractors.base import Extractor
-from locate.images.folder import Found as File
-from locate.images.folder import look
 from locate.images.reading import is_photo_name, read_photo
 from locate.retrieval.ranking import strength_of
 from locate.retrieval.search_mode import GLOBAL, LOCAL, refuse_unfit
 from locate.types import Answer, Array
-from pipelines.indexing.build import COMMIT_IMAGES, refresh_local, refresh_vectors
-from pipelines.indexing.extraction import extract_all
+from pipelines.indexing.build import build_index, remove_images
 from pipelines.retrieval.database import Database
 
 
@@ -172,14 +167,33 @@ def library(
         InputError: an id cannot be a file's name, or `search` needs what the extractor lacks.
     """
     info = extractor.info
-    refuse_unfit(search, info)
+    refuse_unfit(search, info)  # before anything is written
     home = work / f"{info.name}-{info.fingerprint}"
     index = home / "index.locate"
     links = _link_all(photos, home / "photos")
     ids = {path: image for image, path in links.items()}
-    failed = _fill(index, home / "photos", sorted(ids), extractor, search, workers, progress)
+    done = 0
+
+    def shown(number: int, _total: int) -> None:
+        nonlocal done
+        done = number
+        progress()
+
+    report = build_index(
+        home / "photos",
+        index,
+        extractor=extractor,
+        search=search,
+        label_from="none",
+        workers=workers,
+        progress=shown,
+    )
+    for _ in range(len(photos) - done):
+        progress()
+    if report.missing:
+        remove_images(index, missing=True)
     with Database(index, workers=workers, extractor=extractor) as db:
-        yield Library(db, ids, [(ids[path], reason) for path, reason in failed])
+        yield Library(db, ids, [(ids[path], reason) for path, reason in report.failed])
 
 
 def _link_all(photos: Mapping[str, Path], folder: Path) -> dict[str, str]:
@@ -207,59 +221,6 @@ def _link_all(photos: Mapping[str, Path], folder: Path) -> dict[str, str]:
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(target)
     return links
-
-
-def _fill(
-    index: Path,
-    photos: Path,
-    paths: list[str],
-    extractor: Extractor,
-    search: str,
-    workers: int | None,
-    progress: Callable[[], None],
-) -> list[tuple[str, str]]:
-    """Bring the database at `index` to hold exactly `paths`; (path, reason) of those that failed."""
-    failed: list[tuple[str, str]] = []
-    batch: list[Entry] = []
-    with lock.writer(index), Catalog.create(index) as catalog:
-        info = extractor.info.to_json()
-        if catalog.meta("extractor") not in (None, info):
-            raise DatabaseMismatchError(f"{index} was filled by another extractor; remove it")
-        with catalog.transaction():
-            catalog.set_meta("extractor", info)
-            catalog.set_meta("search", search)
-        root_id = catalog.add_root(photos)
-        files = {path: look(photos / path, photos) for path in paths}
-        rows = {row.path: row for row in catalog.images() if _is_current(row, root_id, files)}
-        catalog.remove([row.id for row in catalog.images() if rows.get(row.path) != row])
-        todo = [file for path, file in files.items() if path not in rows]
-        for _ in rows:
-            progress()
-        # Copies of one photo are looked at one by one: seldom, and simpler than sharing.
-        for seen in extract_all(todo, lambda: extractor, {}, workers):
-            if seen.error is None:
-                entry = Entry(root_id, seen.found.path, None, seen.file, seen.info, seen.extraction)
-                batch.append(entry)
-            else:
-                failed.append((seen.found.path, seen.error))
-            if len(batch) >= COMMIT_IMAGES:
-                catalog.write(batch)
-                batch.clear()
-            progress()
-        catalog.write(batch)
-        refresh_vectors(catalog)
-        refresh_local(catalog)
-    return failed
-
-
-def _is_current(row: ImageRow, root_id: int, files: Mapping[str, File]) -> bool:
-    file = files.get(row.path)
-    return (
-        file is not None
-        and row.root_id == root_id
-        and row.status == "ok"
-        and (row.file.bytes, row.file.mtime_ns) == (file.bytes, file.mtime_ns)
-    )
 
 
 def _view(query: Query) -> Path | Array:

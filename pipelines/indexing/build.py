@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from typing import Any
 from index import lock, weights_files
 from index.catalog import Catalog
 from index.records import Entry, FileState, ImageRow
-from index.vectors import faiss_store, local_store
 from index.vectors.base import VectorsInfo
 from index.vectors.local_records import LocalInfo
+from index.vectors.stores import open_store
 from locate.errors import DatabaseCorruptError, InputError
 from locate.extractors import registry
 from locate.extractors.base import Extractor, ExtractorInfo
@@ -28,6 +28,7 @@ from pipelines.indexing.provenance import (
     first_extractor,
     load_extractor,
     refuse_other_extractor,
+    remember_extractor,
     restore_weights,
 )
 
@@ -75,8 +76,9 @@ def build_index(
     photos: Path,
     index: Path,
     *,
-    extractor: str | None = None,
+    extractor: str | Extractor | None = None,
     weights: Sequence[Path] = (),
+    settings: Mapping[str, Any] | None = None,
     search: str | None = None,
     label_from: str = "folder",
     checksum: bool = False,
@@ -89,10 +91,12 @@ def build_index(
     Args:
         photos: a folder.
         index: the database folder, made if need be.
-        extractor: a name of the registry; by default the one that the database was filled by, or
-            that the weights are for.
+        extractor: a name of the registry, or one that is made; by default the one that the database was
+            filled by, or that the weights are for.
         weights: files that `locate train` made, each for the part of the extractor that it names.
             They are copied into the database.
+        settings: of an extractor that is named, where they differ from its defaults (see
+            `locate.extractors.registry.settings_by_part`). The database remembers them.
         search: "global", "local" or "both": what queries find their shortlist by. "local" and
             "both" keep an index of all local descriptors. By default as the database was built.
         label_from: see `pipelines.indexing.labels.label_rule`.
@@ -117,6 +121,7 @@ def build_index(
             extractor,
             weights,
             search,
+            settings=settings,
             checksum=checksum,
             masks=masks,
         )
@@ -140,6 +145,7 @@ def add_photos(
     paths: Sequence[Path],
     index: Path,
     *,
+    extractor: str | Extractor | None = None,
     label_from: str = "folder",
     checksum: bool = False,
     masks: Path | str | None = None,
@@ -149,7 +155,7 @@ def add_photos(
     """Index single photos or further folders.
 
     A file below a folder that is already indexed keeps its place there; any other makes its own
-    folder a new root.
+    folder a new root. `extractor` is one that is made already, where the registry could not make it.
     """
     rule = label_rule(label_from)
     with lock.writer(index), Catalog.create(index) as catalog:
@@ -158,7 +164,7 @@ def add_photos(
         for path in paths:
             for root, found in resolve(path, list(catalog.roots().values()), left_out):
                 groups.setdefault(catalog.add_root(root), []).append(found)
-        job = Job(catalog, rule, workers, progress, checksum=checksum, masks=masks)
+        job = Job(catalog, rule, workers, progress, extractor, checksum=checksum, masks=masks)
         job.report.left_out = left_out
         job.index(groups)
         return job.finish()
@@ -212,24 +218,19 @@ def refresh_vectors(catalog: Catalog, *, force: bool = False) -> VectorsInfo | N
     Hold the lock."""
     if catalog.counts()["vectors"] == 0:
         return None
-    stored = None if force else faiss_store.load(catalog.folder, catalog.generation, verify=True)
-    if stored is not None:
-        return stored.info
-    return faiss_store.build(catalog.folder, catalog.vectors, catalog.generation)
+    store = open_store(catalog.folder).vectors
+    stored = None if force else store.load(catalog.generation, verify=True)
+    return stored.info if stored else store.build(catalog.vectors, catalog.generation)
 
 
 def refresh_local(catalog: Catalog, *, force: bool = False) -> LocalInfo | None:
     """Bring the index of local descriptors up to date, or make it anew with `force`; None, and its
     files deleted, if the database keeps none. Hold the lock."""
+    store = open_store(catalog.folder).local
     if (catalog.meta("search") or GLOBAL) == GLOBAL:
-        local_store.forget(catalog.folder)
+        store.forget()
         return None
-    record = local_store.read_record(catalog.folder)
-    stale = record is None or record.generation != catalog.generation
-    stored = None if force else local_store.load(catalog.folder, to_change=stale)
-    if stored is not None and not stale:
-        return stored.info
-    return local_store.build(catalog.folder, catalog, stored)
+    return store.refresh(catalog, force=force)
 
 
 class Job:
@@ -241,10 +242,11 @@ class Job:
         rule: LabelRule,
         workers: int | None,
         progress: Progress | None,
-        extractor: str | None = None,
+        extractor: str | Extractor | None = None,
         weights: Sequence[Path] = (),
         search: str | None = None,
         *,
+        settings: Mapping[str, Any] | None = None,
         checksum: bool = False,
         masks: Path | str | None = None,
     ) -> None:
@@ -258,7 +260,7 @@ class Job:
         self._extractor: Extractor | None = None
         self._lock = threading.Lock()
         self.masks = self._choose_masks(masks)
-        self._begin(extractor, weights, search)
+        self._begin(extractor, weights, search, settings or {})
 
     def _choose_masks(self, named: Path | str | None) -> Masks | None:
         """Those that are named, or else those of the runs before, which the database remembers."""
@@ -279,29 +281,42 @@ class Job:
                 self._catalog.set_meta("masks", stored)
         return wanted
 
-    def _begin(self, extractor: str | None, weights: Sequence[Path], search: str | None) -> None:
+    def _begin(
+        self,
+        extractor: str | Extractor | None,
+        weights: Sequence[Path],
+        search: str | None,
+        settings: Mapping[str, Any],
+    ) -> None:
         """The database learns who fills it, and for which search, before the first image is in it."""
+        name = extractor if isinstance(extractor, str) else None
+        made = None if isinstance(extractor, str) else extractor
+        if made is not None and (weights or settings):
+            raise InputError(
+                "an extractor that is made has its weights and settings; leave those out"
+            )
         stored = self._catalog.meta("extractor")
-        hashes: dict[str, str] = {}
+        files: Mapping[str, Path] = {}
         if stored is not None:
             info = ExtractorInfo.from_json(stored)
-            refuse_other_extractor(self._catalog.folder, stored, extractor)
+            refuse_other_extractor(self._catalog, extractor, settings)
             restore_weights(self._catalog, weights)
         else:
             if extractor is None and not weights and search in (LOCAL, BOTH):
-                extractor = registry.LOCAL_DEFAULT
-            self._extractor, files = first_extractor(extractor, weights)
-            info = self._extractor.info
+                name = registry.LOCAL_DEFAULT
+            if made is None:
+                made, files = first_extractor(name, weights, settings)
+            info = made.info
+        self._extractor = made
         search = search or self._catalog.meta("search") or default_search(info)
         refuse_unfit(search, info)
-        if stored is None:
-            hashes = {n: weights_files.keep(self._catalog.folder, p) for n, p in files.items()}
         if stored is not None and search == self._catalog.meta("search"):
             return
+        hashes = {n: weights_files.keep(self._catalog.folder, p) for n, p in files.items()}
         with self._catalog.transaction():
             self._catalog.set_meta("search", search)
-            if stored is None:
-                self._catalog.set_meta("extractor", info.to_json())
+            if stored is None and made is not None:
+                remember_extractor(self._catalog, made, settings)
                 weights_files.remember(self._catalog, hashes)
 
     def _get_extractor(self) -> Extractor:

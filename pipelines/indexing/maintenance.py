@@ -12,9 +12,9 @@ from index.catalog import FILE, Catalog
 from index.check import Problem, check
 from index.check_photos import check_photos
 from index.records import Entry
-from index.vectors import faiss_store, local_store
 from index.vectors.base import VectorsInfo
 from index.vectors.local_records import LocalInfo
+from index.vectors.stores import open_store
 from locate.extractors.base import ExtractorInfo
 from locate.images.folder import look
 from locate.images.masks import Masks
@@ -68,9 +68,9 @@ class DatabaseInfo:
 def database_info(index: Path) -> DatabaseInfo:
     """Reads only."""
     with Catalog.open(index) as catalog:
-        record = faiss_store.read_record(index)
+        store = open_store(index)
+        record, local = store.vectors.read_record(), store.local.read_record()
         fresh = record is not None and record.generation == catalog.generation
-        local = local_store.read_record(index)
         fresh_local = local is not None and local.generation == catalog.generation
         labels: dict[str, int] = {}
         for row in catalog.images("ok"):

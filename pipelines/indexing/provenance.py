@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
+from typing import Any
 
 from index import weights_files
 from index.catalog import Catalog
@@ -17,10 +20,11 @@ from locate.extractors.base import Extractor, ExtractorInfo
 from locate.retrieval.search_mode import default_search
 
 _GLOBAL_MATE, _LOCAL_MATE = "gem", "sift"  # what joins a system that gives only the other kind
+_SETTINGS, _SIDE = "extractor settings", "working side"  # in the catalogue
 
 
-def load_extractor(catalog: Catalog, name: str | None = None) -> Extractor:
-    """The extractor that a database was filled by, or `name` for an empty one.
+def load_extractor(catalog: Catalog) -> Extractor:
+    """The extractor that a database was filled by, or the default for an empty one.
 
     Raises:
         DatabaseMismatchError: it is not the one (name, weights, settings) that filled the database,
@@ -28,36 +32,88 @@ def load_extractor(catalog: Catalog, name: str | None = None) -> Extractor:
     """
     stored = catalog.meta("extractor")
     if stored is None:
-        return registry.create(name or registry.DEFAULT)
-    remembered = ExtractorInfo.from_json(stored)
-    refuse_other_extractor(catalog.folder, stored, name)
-    made = registry.create(remembered.name, weights=_kept_weights(catalog))
-    if not made.info.compares_with(remembered):
+        return registry.create()
+    info = ExtractorInfo.from_json(stored)
+    if not all(map(registry.is_known, info.name.split("+"))):
         raise DatabaseMismatchError(
-            f"{catalog.folder} was filled by {remembered.name} with other weights or settings "
-            f"({remembered.fingerprint}, now {made.info.fingerprint}); descriptors of the two do "
-            "not compare. Build a new database with --index, or install the version that made this"
+            f"{catalog.folder} was filled by {info.name}, which no extractor here is called; install "
+            "the package that has it, or in Python hand over that extractor itself (extractor=...)"
+        )
+    weights, told = _kept_weights(catalog), _stored_settings(catalog)
+    made = registry.create(info.name, told, weights)
+    if not told and not made.info.compares_with(info):  # it may have been handed over as it was
+        made = registry.create(info.name, registry.settings_in(info), weights)
+    if not made.info.compares_with(info):
+        raise DatabaseMismatchError(
+            f"{catalog.folder} was filled by {info.name} with other weights or settings "
+            f"({info.fingerprint}, now {made.info.fingerprint}); descriptors of the two do "
+            "not compare. Build a new database with --index, or install the version that made this; in "
+            "Python an extractor of one's own is handed over (extractor=...)"
         )
     return made
 
 
-def refuse_other_extractor(folder: Path, stored: str, name: str | None) -> None:
-    """`DatabaseMismatchError` if `name` is given and is not the one that filled the database."""
-    remembered = ExtractorInfo.from_json(stored).name
-    if name is not None and name != remembered:
+def remember_extractor(catalog: Catalog, made: Extractor, settings: Mapping[str, Any]) -> None:
+    """Note in the catalogue who fills it: its info, and the settings by which a name becomes it again.
+    In a transaction."""
+    catalog.set_meta("extractor", made.info.to_json())
+    catalog.set_meta(_SIDE, str(made.max_side))
+    if settings:
+        by_part = registry.settings_by_part(made.info.name, settings)
+        catalog.set_meta(_SETTINGS, json.dumps(by_part, default=_plain, sort_keys=True))
+
+
+def copy_settings(source: Catalog, catalog: Catalog) -> None:
+    """What `remember_extractor` noted besides the info, for a copy. In a transaction."""
+    for key in (_SETTINGS, _SIDE):
+        if (value := source.meta(key)) is not None:
+            catalog.set_meta(key, value)
+
+
+def refuse_other_extractor(
+    catalog: Catalog, extractor: str | Extractor | None, settings: Mapping[str, Any] | None = None
+) -> None:
+    """`DatabaseMismatchError` if an extractor or a setting of it is named that is not the one that
+    filled the database."""
+    info = ExtractorInfo.from_json(catalog.meta("extractor") or "")
+    if extractor is None:
+        other = ""
+    elif isinstance(extractor, str):
+        other = extractor if extractor != info.name else ""
+    else:
+        same = extractor.info.compares_with(info)
+        other = "" if same else f"the {extractor.info.name} that is given"
+    if other:
         raise DatabaseMismatchError(
-            f"{folder} was filled by {remembered}, not {name}; descriptors of the two do "
+            f"{catalog.folder} was filled by {info.name}, not {other}; descriptors of the two do "
             "not compare. Leave --extractor out, or build another database with --index"
         )
+    if not settings:
+        return
+    kept = _stored_settings(catalog) or registry.settings_in(info)
+    known = registry.known_settings(info.name)
+    for part, values in registry.settings_by_part(info.name, settings).items():
+        for key, value in values.items():
+            there = known[part] or {}
+            filled = kept.get(part, {}).get(key, there[key].default if key in there else None)
+            if _as_json(value) != _as_json(filled):
+                raise DatabaseMismatchError(
+                    f"{catalog.folder} was filled by {part} with {key} {filled}, not {value}; "
+                    "descriptors of the two do not compare. Leave --set out, or build another "
+                    "database with --index"
+                )
 
 
-def first_extractor(name: str | None, weights: Sequence[Path]) -> tuple[Extractor, dict[str, Path]]:
+def first_extractor(
+    name: str | None, weights: Sequence[Path], settings: Mapping[str, Any] | None = None
+) -> tuple[Extractor, dict[str, Path]]:
     """The extractor for a new database, and its weights files by the part of its name.
 
     Args:
         name: of the registry; by default the system that the weights are for, paired with `gem` or
             `sift` where it gives only one kind of descriptor.
         weights: files that `locate train` made.
+        settings: see `registry.create`.
 
     Raises:
         UnknownNameError, InputError: two files for one part, or one that is for none.
@@ -72,12 +128,14 @@ def first_extractor(name: str | None, weights: Sequence[Path]) -> tuple[Extracto
                 f"{path} holds weights of {system}, which is no part of {name}; leave --extractor "
                 f"out or name one that has it, such as {_GLOBAL_MATE}+{system}"
             )
-    return registry.create(name, weights=by_system), by_system
+    return registry.create(name, settings, by_system), by_system
 
 
-def sfm_extractor(catalog: Catalog, name: str | None, weights: Sequence[Path]) -> str | None:
-    """The extractor by which the database of a map from photos alone is to be filled, for
-    `first_extractor`: a new one that nobody chose for is `registry.SFM_DEFAULT`."""
+def sfm_extractor(
+    catalog: Catalog, name: str | Extractor | None, weights: Sequence[Path]
+) -> str | Extractor | None:
+    """The extractor by which the database of a map from photos alone is to be filled: a new one that
+    nobody chose for is `registry.SFM_DEFAULT`."""
     chosen = name is not None or weights or catalog.meta("extractor") is not None
     return name if chosen else registry.SFM_DEFAULT
 
@@ -91,7 +149,7 @@ def systems_of(weights: Sequence[Path]) -> dict[str, Path]:
     by_system: dict[str, Path] = {}
     for path in weights:
         system = read_record(path).system
-        if system not in registry.EXTRACTORS:
+        if not registry.is_known(system):
             raise WeightsError(
                 f"{path} holds weights of {system!r}, which no extractor of this version is called"
             )
@@ -145,17 +203,28 @@ def _kept_weights(catalog: Catalog) -> dict[str, Path]:
     return kept
 
 
+def _stored_settings(catalog: Catalog) -> dict[str, dict[str, Any]]:
+    return dict(json.loads(catalog.meta(_SETTINGS) or "{}"))
+
+
+def _as_json(value: Any) -> str:
+    return json.dumps(value, default=_plain, sort_keys=True)
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
+
+
 def working_side(catalog: Catalog) -> int:
-    """The long side in pixels that the extractor shrinks photos to. A catalogue that can be written
-    remembers it, as asking for it may load a network."""
-    stored = catalog.meta("working side")
-    if stored is not None:
-        return int(stored)
-    side = load_extractor(catalog).max_side
-    if catalog.writable:
-        with catalog.transaction():
-            catalog.set_meta("working side", str(side))
-    return side
+    """The long side in pixels that the extractor shrinks photos to. Databases remember it, but for those
+    of older versions, where asking for it may load a network."""
+    stored = catalog.meta(_SIDE)
+    if stored is None:
+        stored = str(load_extractor(catalog).max_side)
+        if catalog.writable:
+            with catalog.transaction():
+                catalog.set_meta(_SIDE, stored)
+    return int(stored)
 
 
 def extractor_of(catalog: Catalog) -> ExtractorInfo | None:

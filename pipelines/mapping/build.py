@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pycolmap
 
@@ -26,6 +27,7 @@ from locate.errors import (
     InputError,
     UnknownNameError,
 )
+from locate.extractors.base import Extractor
 from locate.images.folder import scan
 from locate.mapping.focal_lengths import focal_doubt
 from locate.mapping.structure import (
@@ -67,8 +69,9 @@ def build_map(
     *,
     index: Path | None = None,
     images: Path | None = None,
-    extractor: str | None = None,
+    extractor: str | Extractor | None = None,
     weights: Sequence[Path] = (),
+    settings: Mapping[str, Any] | None = None,
     mapper: str = "auto",
     masks: Path | str | None = None,
     workers: int | None = None,
@@ -81,7 +84,7 @@ def build_map(
         out: the map's folder, made if need be.
         index: a database of `locate build-index`, whose features are copied; or
         images: a folder of photos. Exactly one of the two.
-        extractor, weights: as for `build_index`; only with `images`.
+        extractor, weights, settings: as for `build_index`; only with `images`.
         mapper: "incremental"; "global", which solves all photos at once and is the more robust one
             where they are few and far apart (`benchmarks/tables/maps.py`); or "auto": both for up to a
             hundred photos, and what explains more is kept; beyond, incremental.
@@ -97,8 +100,10 @@ def build_map(
     """
     if (index is None) == (images is None):
         raise InputError("a map is made of an index or of a folder of images; give one of the two")
-    if index is not None and (extractor is not None or weights):
-        raise InputError("an index has its extractor already; leave extractor and weights out")
+    if index is not None and (extractor is not None or weights or settings):
+        raise InputError(
+            "an index has its extractor already; leave extractor, weights and settings out"
+        )
     if index is not None and masks is not None:
         raise InputError("an index was made with its masks already; leave them out")
     if mapper not in MAPPERS:
@@ -115,7 +120,9 @@ def build_map(
             roots = copy_index(index, folder, progress)
         else:
             assert images is not None
-            roots = extract_photos(images, folder, extractor, weights, workers, progress, masks)
+            roots = extract_photos(
+                images, folder, extractor, weights, workers, progress, masks, settings
+            )
         with lock.writer(folder.features), Catalog.create(folder.features) as catalog:
             require_unique_names(catalog, roots)
             require_local(require_info(catalog))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,14 +19,14 @@ from locate.errors import (
     DatabaseMissingError,
     InputError,
 )
-from locate.extractors.base import ExtractorInfo
+from locate.extractors.base import Extractor, ExtractorInfo
 from locate.georef.fitting import (
     Place,
 )
 from locate.images.folder import scan
 from locate.mapping.triangulation import ALL_PAIRS, PARTNERS
 from pipelines.indexing.build import COMMIT_IMAGES, build_index, refresh_local, refresh_vectors
-from pipelines.indexing.provenance import sfm_extractor, working_side
+from pipelines.indexing.provenance import copy_settings, sfm_extractor, working_side
 from pipelines.retrieval.search import Searches
 
 _OWN = {"features", "model", "model.new", "model.old", "matches.db", "lock", "mapping"}
@@ -146,11 +147,12 @@ def require_info(catalog: Catalog) -> ExtractorInfo:
 def extract_photos(
     images: Path,
     folder: MapFolder,
-    extractor: str | None,
+    extractor: str | Extractor | None,
     weights: Sequence[Path],
     workers: int | None,
     progress: Progress,
     masks: Path | str | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> set[int]:
     """Features from a folder of photos; the ids of its roots in the catalogue."""
     found = {item.path: item for item in scan(images)}
@@ -165,6 +167,7 @@ def extract_photos(
         folder.features,
         extractor=extractor,
         weights=weights,
+        settings=settings,
         masks=masks,
         workers=workers,
         progress=lambda done, total: progress("features", done, total),
@@ -231,6 +234,7 @@ def _copy_extractor(source: Catalog, catalog: Catalog) -> None:
         weights_files.keep(catalog.folder, weights_files.intact(source.folder, sha256))
     with catalog.transaction():
         catalog.set_meta("extractor", stored)
+        copy_settings(source, catalog)
         weights_files.remember(catalog, hashes)
         search = source.meta("search")
         if search is not None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pycolmap
@@ -23,6 +24,7 @@ from index.maps.matches import Pair, fingerprint, verified_pairs
 from index.records import ImageRow
 from locate.datasets.records import PosedPhoto
 from locate.errors import InputError
+from locate.extractors.base import Extractor
 from locate.formats.colmap import PoseModel, read_model
 from locate.geometry.panorama_camera import refuse_spheres
 from locate.georef.georef import metric_by_gps
@@ -56,8 +58,9 @@ def import_map(
     images: Path,
     out: Path,
     *,
-    extractor: str | None = None,
+    extractor: str | Extractor | None = None,
     weights: Sequence[Path] = (),
+    settings: Mapping[str, Any] | None = None,
     metric: bool = False,
     masks: Path | str | None = None,
     skip_missing: bool = False,
@@ -71,7 +74,7 @@ def import_map(
         model: folder of a COLMAP model, text or binary.
         images: the folder that the model's image names are relative to.
         out: the map's folder, made if need be.
-        extractor, weights: as for `build_index`.
+        extractor, weights, settings: as for `build_index`.
         metric: the unit of the poses is the metre.
         masks: as for `build_index`.
         skip_missing: go on without the photos that are not in `images`.
@@ -104,6 +107,7 @@ def import_map(
             lambda done, total: progress("features", done, total),
             extractor,
             weights,
+            settings=settings,
             masks=masks,
         )
         require_local(require_info(catalog))

@@ -9,9 +9,8 @@ from itertools import zip_longest
 from threading import Lock
 
 from index.catalog import Catalog
-from index.vectors import faiss_store, local_store
-from index.vectors.base import VectorStore
-from index.vectors.local_store import LocalStore
+from index.vectors.base import LocalIndex, VectorIndex
+from index.vectors.stores import open_store
 from index.vectors.voting import Votes, vote
 from locate.retrieval.search_mode import GLOBAL, LOCAL
 from locate.retrieval.verdict import UNVERIFIED
@@ -48,8 +47,9 @@ class Searches:
 
     def __init__(self, catalog: Catalog) -> None:
         self._catalog = catalog
-        self._vectors: VectorStore | None = None
-        self._local: LocalStore | None = None
+        self._store = open_store(catalog.folder)
+        self._vectors: VectorIndex | None = None
+        self._local: LocalIndex | None = None
         self._lock = Lock()
 
     def load(self, search: str) -> None:
@@ -83,38 +83,38 @@ class Searches:
         ranked = vote(store.search(features.descriptors, neighbours, left_out), store.rows)
         return Votes(ranked.image_ids[:k], ranked.votes[:k])
 
-    def _vector_store(self) -> VectorStore:
+    def _vector_store(self) -> VectorIndex:
         with self._lock:
             generation = self._catalog.generation
             if self._vectors is None or self._vectors.info.generation != generation:
-                self._vectors = faiss_store.load(self._catalog.folder, generation)
+                self._vectors = self._store.vectors.load(generation)
             if self._vectors is None:
                 # A writer is at work, or was killed before it came to the search index.
                 log.info("the search index is not up to date; searching the catalogue itself")
-                self._vectors = faiss_store.in_memory(self._catalog.vectors, generation)
+                self._vectors = self._store.vectors.in_memory(self._catalog.vectors, generation)
             return self._vectors
 
-    def _local_store(self) -> LocalStore:
+    def _local_store(self) -> LocalIndex:
         with self._lock:
             generation = self._catalog.generation
             store = self._local
             if store is not None and store.info.generation == generation:
                 return store
-            record = local_store.read_record(self._catalog.folder)
+            record = self._store.local.read_record()
             if store is None or (record is not None and record.generation == generation):
-                store = local_store.load(self._catalog.folder) or store
+                store = self._store.local.load() or store
             if store is not None and store.info.generation != generation:
                 log.info("the local search index is not up to date; what changed is read anew")
                 store = store.updated(self._catalog) or self._changeable()
             if store is None:
                 log.info("there is no local search index; searching the catalogue itself")
-                store = local_store.in_memory(self._catalog)
+                store = self._store.local.in_memory(self._catalog)
             self._local = store
             return store
 
-    def _changeable(self) -> LocalStore | None:
+    def _changeable(self) -> LocalIndex | None:
         """The stored index was mapped into memory only; read it whole and bring it up to date."""
-        stored = local_store.load(self._catalog.folder, to_change=True)
+        stored = self._store.local.load(to_change=True)
         return stored and stored.updated(self._catalog, in_place=True)
 
 

@@ -120,7 +120,10 @@ def test_an_output_folder_among_the_photos_does_not_count(photos, toy):
 def test_what_cannot_be_trained_is_refused_before_a_folder_is_made(photos, tmp_path, toy):
     out = tmp_path / "out"
     for request, words in [
-        (Request("nobody", out, photos), "unknown system to train 'nobody'; known: d2net, delf,"),
+        (
+            Request("nobody", out, photos),
+            "unknown system to train 'nobody'; known: context, d2net, delf,",
+        ),
         (Request("toy", out, photos, settings={"colour": 1}), "unknown setting of toy 'colour'"),
         (Request("toy", out, photos, settings={"size": "x"}), "size must be of the kind of 8"),
         (Request("toy", out), "--data"),
@@ -227,7 +230,9 @@ def test_settings_from_the_command_line():
 
 def test_settings_become_what_the_recipe_wants(toy, monkeypatch):
     class Picky(ToyRecipe):
-        def __init__(self, size=8, sides=(1, 2), delay=0.5, fast=False, backbone_weights=None):
+        def __init__(
+            self, size=8, sides=(1, 2), delay=0.5, fast=False, backbone_weights: Path | None = None
+        ):
             self.got = (size, sides, delay, fast, backbone_weights)
 
     monkeypatch.setitem(RECIPES, "toy", lambda: Picky)
@@ -243,7 +248,7 @@ def test_settings_become_what_the_recipe_wants(toy, monkeypatch):
 
 @pytest.mark.parametrize("name", sorted(set(RECIPES) - {"toy"}))
 def test_the_recipes_are_what_the_table_says(name):
-    own = name.startswith("steered")  # no backbone
+    own = name.startswith(("steered", "context"))  # no backbone to choose
     recipe = create_recipe(name, {} if own else {"backbone": "lite0", "backbone_weights": None})
     assert isinstance(recipe, Recipe)
     assert recipe.system == name.removesuffix("-narrow")

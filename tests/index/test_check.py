@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from index.catalog import FILE, Catalog
-from index.vectors.faiss_store import RECORD, read_record
+from index.vectors.faiss_store import RECORD, FaissStore
 from locate.errors import DatabaseMissingError
 from pipelines.indexing.build import build_index
 from pipelines.indexing.maintenance import check_database, database_info, image_rows
@@ -52,7 +52,7 @@ def short_vector(index):
 
 
 def damaged_faiss(index):
-    file = index / read_record(index).file
+    file = index / FaissStore(index).read_record().file
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 8
     file.write_bytes(data)
@@ -72,7 +72,10 @@ DAMAGE = {
     ),
     "no size": (lambda i: sql(i, "UPDATE images SET width = NULL WHERE id = 5"), "no size"),
     "no record": (lambda i: (i / RECORD).unlink(), "search index is missing"),
-    "no faiss file": (lambda i: (i / read_record(i).file).unlink(), "search index is damaged"),
+    "no faiss file": (
+        lambda i: (i / FaissStore(i).read_record().file).unlink(),
+        "search index is damaged",
+    ),
     "damaged faiss file": (damaged_faiss, "search index is damaged"),
     "stale": (
         lambda i: sql(i, "UPDATE meta SET value = value + 1 WHERE key = 'generation'"),

@@ -13,7 +13,7 @@ import pytest
 
 from index.vectors import files, local_store
 from index.vectors.local_records import NEIGHBOURS, Neighbours
-from index.vectors.local_store import build, in_memory, load, read_record
+from index.vectors.local_store import LocalFaissStore
 from index.vectors.local_train import choose_factory
 from index.vectors.row_map import RowMap
 from index.vectors.tuning import TARGET_RECALL
@@ -80,17 +80,17 @@ def built(source, tmp_path_factory):
     """Folders with the stored index of `source` by kind; not to be changed."""
     folders = {kind: tmp_path_factory.mktemp("built") for kind in ("Flat", LISTS)}
     for kind, folder in folders.items():
-        build(folder, source, factory=kind)
+        LocalFaissStore(folder).build(source, factory=kind)
     return folders
 
 
 @pytest.fixture(params=["memory", "flat", "ivf", "mapped"])
 def store(request, source, built, monkeypatch):
     if request.param == "memory":
-        return in_memory(source)
+        return LocalFaissStore(Path()).in_memory(source)
     if request.param == "mapped":
         monkeypatch.setattr(local_store, "MMAP_BYTES", 0)
-    made = load(built["Flat" if request.param == "flat" else LISTS])
+    made = LocalFaissStore(built["Flat" if request.param == "flat" else LISTS]).load()
     assert made._mapped == (request.param == "mapped")
     return made
 
@@ -164,7 +164,7 @@ def test_a_kind_for_every_size_and_length():
 
 
 def test_recall_is_that_of_the_true_nearest(built, source):
-    store = load(built[LISTS])
+    store = LocalFaissStore(built[LISTS]).load()
     info = store.info
     assert TARGET_RECALL <= info.recall <= 1
     _, matrix = source.flat()
@@ -179,7 +179,7 @@ def test_recall_is_that_of_the_true_nearest(built, source):
 @pytest.mark.parametrize("factory", ["Flat", LISTS])
 @pytest.mark.parametrize("in_place", [False, True])
 def test_bringing_up_to_date_is_as_good_as_building_anew(source, built, factory, in_place):
-    old = load(built[factory])
+    old = LocalFaissStore(built[factory]).load()
     before = old.search(queries(source), 10)
     gone = [*source.images][::-5]
     later = source.changed(gone, clustered(40, seed=1, first_id=10_001))
@@ -192,7 +192,7 @@ def test_bringing_up_to_date_is_as_good_as_building_anew(source, built, factory,
     ids = found_ids(new, new.search(asked, 10))
     assert not set(ids.ravel().tolist()) & set(gone)
     if factory == "Flat":
-        fresh = in_memory(later)
+        fresh = LocalFaissStore(Path()).in_memory(later)
         near, want = new.search(asked, 10), fresh.search(asked, 10)
         np.testing.assert_array_equal(ids, found_ids(fresh, want))
         np.testing.assert_allclose(near.similarities, want.similarities, atol=1e-6)
@@ -210,43 +210,46 @@ def test_the_stored_index_is_continued_until_its_lists_do_not_fit(source, tmp_pa
     monkeypatch.setattr(
         local_store, "choose_factory", lambda count, _dim: "IVF32,SQ8" if count > 3000 else "Flat"
     )
-    assert build(tmp_path, Source({5: source.images[5]})).factory == "Flat"
-    info = build(tmp_path, source.changed(), load(tmp_path))
+    assert LocalFaissStore(tmp_path).build(Source({5: source.images[5]})).factory == "Flat"
+    info = LocalFaissStore(tmp_path).build(source.changed(), LocalFaissStore(tmp_path).load())
     assert info.factory.startswith("IVF")
     assert info.trained_count == info.count
     more = source.changed(new=clustered(100, seed=1, first_id=10_001))
-    grown = build(tmp_path, more, load(tmp_path))
+    grown = LocalFaissStore(tmp_path).build(more, LocalFaissStore(tmp_path).load())
     assert (grown.trained_count, grown.images) == (info.count, 400)
     much = more.changed(new=clustered(500, seed=2, first_id=20_001))
-    trained = build(tmp_path, much, load(tmp_path))
+    trained = LocalFaissStore(tmp_path).build(much, LocalFaissStore(tmp_path).load())
     assert trained.trained_count == trained.count > 2 * info.count
     # Shrunk to less than half: trained anew as well.
     few = much.changed(gone=[i for i in much.images if i > 10_000])
-    assert build(tmp_path, few, load(tmp_path)).trained_count == info.count
+    assert (
+        LocalFaissStore(tmp_path).build(few, LocalFaissStore(tmp_path).load()).trained_count
+        == info.count
+    )
 
 
 def test_a_mapped_index_is_not_changed(source, built, monkeypatch):
     monkeypatch.setattr(local_store, "MMAP_BYTES", 0)
     later = source.changed(new=clustered(3, seed=1, first_id=10_001))
-    assert load(built[LISTS]).updated(later) is None
-    assert load(built[LISTS], to_change=True).updated(later).info.images == 303
+    assert LocalFaissStore(built[LISTS]).load().updated(later) is None
+    assert LocalFaissStore(built[LISTS]).load(to_change=True).updated(later).info.images == 303
 
 
 def test_missing_and_damaged_files_are_not_loaded(source, tmp_path):
-    assert load(tmp_path) is None
-    info = build(tmp_path, source)
+    assert LocalFaissStore(tmp_path).load() is None
+    info = LocalFaissStore(tmp_path).build(source)
     for name in (info.file, info.rows_file):
         whole = (tmp_path / name).read_bytes()
         for bad in (whole[: len(whole) // 2], whole[:-4] + b"\1\2\3\4", b""):
             (tmp_path / name).write_bytes(bad)
-            assert load(tmp_path) is None
+            assert LocalFaissStore(tmp_path).load() is None
         (tmp_path / name).unlink()
-        assert load(tmp_path) is None
+        assert LocalFaissStore(tmp_path).load() is None
         (tmp_path / name).write_bytes(whole)
-        assert load(tmp_path) is not None
+        assert LocalFaissStore(tmp_path).load() is not None
     (tmp_path / "local.json").write_text("[]")
-    assert read_record(tmp_path) is None
-    assert load(tmp_path) is None
+    assert LocalFaissStore(tmp_path).read_record() is None
+    assert LocalFaissStore(tmp_path).load() is None
 
 
 def test_stopping_at_any_instant_leaves_the_old_index_or_the_new_one(source, tmp_path, monkeypatch):
@@ -256,7 +259,7 @@ def test_stopping_at_any_instant_leaves_the_old_index_or_the_new_one(source, tmp
         for failing in range(20):
             folder = tmp_path / f"{id(target)}-{failing}"
             folder.mkdir()
-            build(folder, source)
+            LocalFaissStore(folder).build(source)
             steps = iter(range(100))
 
             def step(original, *args, failing=failing, steps=steps, **options):
@@ -273,9 +276,9 @@ def test_stopping_at_any_instant_leaves_the_old_index_or_the_new_one(source, tmp
                     patch.setattr(owner, name, lambda *a, o=original, **k: step(o, *a, **k))
                 done = False
                 with contextlib.suppress(DatabaseError):
-                    build(folder, target, start)
+                    LocalFaissStore(folder).build(target, start)
                     done = True
-            stored = load(folder)
+            stored = LocalFaissStore(folder).load()
             # The last step syncs the folder: the new record is in its place already.
             images = len(target.images) if failing >= 11 else len(source.images)
             assert stored is not None, f"step {failing}"
@@ -291,10 +294,10 @@ def test_stopping_at_any_instant_leaves_the_old_index_or_the_new_one(source, tmp
 def test_rebuilding_leaves_three_files(source, tmp_path):
     (tmp_path / "local-00000009.faiss.writing").touch()  # left by a killed process
     for images in (source, source.changed(), source.changed(), source):
-        build(tmp_path, images)
+        LocalFaissStore(tmp_path).build(images)
     assert len(list(tmp_path.iterdir())) == 3
-    assert load(tmp_path) is not None
-    assert build(tmp_path, Source({})) is None
+    assert LocalFaissStore(tmp_path).load() is not None
+    assert LocalFaissStore(tmp_path).build(Source({})) is None
     assert list(tmp_path.iterdir()) == []
 
 
@@ -302,7 +305,7 @@ def test_descriptors_of_different_length_are_refused(source, tmp_path):
     wrong = source.changed(new={i: unit(np.ones((3, 5))) for i in range(10_001, 10_015)})
     wrong.images = dict([*wrong.images.items()][-21:])  # chunks of seven: of one kind each
     with pytest.raises(DatabaseCorruptError, match="differ in length"):
-        in_memory(wrong)
+        LocalFaissStore(Path()).in_memory(wrong)
 
 
 # --- rows and votes

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from index.vectors import faiss_store, tuning
-from index.vectors.faiss_store import RECORD, build, choose_factory, in_memory, load, read_record
+from index.vectors.faiss_store import RECORD, FaissStore, choose_factory
+from index.vectors.stores import STORES, open_store
+from locate.errors import InputError
 
 
 def unit(rows):
@@ -37,14 +39,20 @@ def brute_force(vectors, ids, query, k):
     return ids[order].tolist(), similarity[order]
 
 
-@pytest.fixture(params=["memory", "file", "ivf"])
-def store(request, tmp_path):
+@pytest.fixture(params=[*STORES])
+def place(request, tmp_path):
+    """A store of every kind that is registered."""
+    return open_store(f"{request.param}://{tmp_path}")
+
+
+@pytest.fixture(params=["memory", "stored", "IVF64,SQ8"])
+def store(request, place):
     vectors = clustered(4000)
     if request.param == "memory":
-        return vectors, in_memory(source_of(vectors), 1)
-    factory = "IVF64,SQ8" if request.param == "ivf" else None
-    build(tmp_path, source_of(vectors), 7, factory)
-    return vectors, load(tmp_path, 7, verify=True)
+        return vectors, place.vectors.in_memory(source_of(vectors), 1)
+    factory = None if request.param == "stored" else request.param
+    place.vectors.build(source_of(vectors), 7, factory)
+    return vectors, place.vectors.load(7, verify=True)
 
 
 def test_store_contract(store):
@@ -72,12 +80,89 @@ def test_store_contract(store):
     assert len(made.search(vectors[0], 0)) == 0
 
 
+def test_a_store_keeps_one_index_of_the_catalogue_as_it_is(place):
+    vectors, store = clustered(300), place.vectors
+    assert (store.read_record(), store.load(1)) == (None, None)
+    info = store.build(source_of(vectors), 1)
+    assert store.read_record() == info == store.load(1).info
+    assert (info.generation, info.count, info.dim) == (1, 300, 32)
+    assert store.load(2) is None
+    np.testing.assert_allclose(
+        store.load(1).vectors_of(np.array([8, 5])), vectors[[1, 0]], atol=0.01
+    )
+    assert np.isnan(store.load(1).vectors_of(np.array([6]))).all()
+    store.build(source_of(vectors[:20]), 2)
+    assert store.load(1) is None
+    assert store.load(2, verify=True).info.count == 20
+
+
+def test_a_store_of_local_descriptors(place):
+    """It follows a catalogue: here images of ten descriptors each, by id."""
+    store, images = place.local, {i: clustered(10, seed=i) for i in range(1, 9)}
+
+    class Source:
+        generation = 1
+
+        def feature_counts(self):
+            return np.array([*images], np.int64), np.full(len(images), 10, np.int64)
+
+        def descriptors(self, ids):
+            for i in map(int, ids):
+                yield np.array([i]), np.array([10]), images[i]
+
+    def owners(index, asked, left_out=()):
+        near = index.search(asked, 1, left_out)
+        return index.rows.image_ids[index.rows.positions(near.rows)][:, 0].tolist()
+
+    source = Source()
+    assert owners(store.in_memory(source), images[3]) == [3] * 10
+    assert (store.read_record(), store.load()) == (None, None)
+    info = store.refresh(source)
+    assert store.read_record() == info == store.refresh(source)
+    assert (info.images, info.count, info.dim) == (8, 80, 32)
+    index = store.load()
+    assert owners(index, images[3]) == [3] * 10
+    assert 3 not in owners(index, images[3], left_out=[3])
+    np.testing.assert_allclose(index.vectors_of(index.rows.rows_of(np.array([5]))), images[5])
+    del images[3]
+    images[11] = clustered(10, seed=11)
+    source.generation = 2
+    changed = index.updated(source)
+    assert owners(changed, images[11]) == [11] * 10
+    assert 3 not in owners(changed, clustered(10, seed=3))
+    assert store.refresh(source).generation == 2
+    assert owners(store.load(), images[11]) == [11] * 10
+    assert store.refresh(source, force=True).count == 80
+    images.clear()
+    source.generation = 3
+    assert store.refresh(source) is None
+    store.refresh(source, force=True)
+    store.forget()
+    assert store.load() is None
+
+
+def test_stores_by_uri(tmp_path, monkeypatch):
+    open_store(tmp_path).vectors.build(source_of(clustered(30)), 1)
+    assert open_store(str(tmp_path)).vectors.load(1).info.count == 30
+    with pytest.raises(
+        InputError, match=r"no vector store is called moon .*known: faiss\. Install"
+    ):
+        open_store("moon://base")
+    about = tmp_path / "site/lunar-1.0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: lunar\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[locate.stores]\nmoon = lunar:opened\n")
+    (about.parent / "lunar.py").write_text("def opened(place):\n    return f'at {place}'\n")
+    monkeypatch.syspath_prepend(about.parent)
+    assert open_store("moon://base") == "at base"
+
+
 def test_recall_is_measured_against_exact_search(tmp_path):
     vectors = clustered(6000)
-    info = build(tmp_path, source_of(vectors), 1, "IVF128,SQ8")
+    info = FaissStore(tmp_path).build(source_of(vectors), 1, "IVF128,SQ8")
     assert info.nprobe >= 1
     assert tuning.TARGET_RECALL <= info.recall_at_10 <= 1.0
-    made = load(tmp_path, 1)
+    made = FaissStore(tmp_path).load(1)
     ids = np.arange(len(vectors)) * 3 + 5
     recalls = []
     for i in range(0, 6000, 30):  # independent of the module's own sampling
@@ -96,11 +181,11 @@ def test_graphics_cards_are_used_when_there_are_any(tmp_path, monkeypatch):
         raising=False,
     )
     vectors = clustered(100)
-    build(tmp_path, source_of(vectors), 1)
-    assert load(tmp_path, 1).search(vectors[3], 1).image_ids == (14,)
+    FaissStore(tmp_path).build(source_of(vectors), 1)
+    assert FaissStore(tmp_path).load(1).search(vectors[3], 1).image_ids == (14,)
     assert len(moved) == 1
     monkeypatch.setattr(faiss_store.faiss, "get_num_gpus", lambda: 0, raising=False)
-    load(tmp_path, 1)
+    FaissStore(tmp_path).load(1)
     assert len(moved) == 1
 
 
@@ -111,35 +196,35 @@ def test_exact_until_it_is_slow():
 
 def test_stale_missing_and_damaged_files_are_not_loaded(tmp_path):
     vectors = clustered(300)
-    assert load(tmp_path, 1) is None
-    info = build(tmp_path, source_of(vectors), 1)
-    assert load(tmp_path, 1) is not None
-    assert load(tmp_path, 2) is None  # the catalogue has moved on
+    assert FaissStore(tmp_path).load(1) is None
+    info = FaissStore(tmp_path).build(source_of(vectors), 1)
+    assert FaissStore(tmp_path).load(1) is not None
+    assert FaissStore(tmp_path).load(2) is None  # the catalogue has moved on
     file = tmp_path / info.file
     whole = file.read_bytes()
     file.write_bytes(whole[: len(whole) // 2])
-    assert load(tmp_path, 1) is None
+    assert FaissStore(tmp_path).load(1) is None
     file.write_bytes(whole[:-5] + b"\0\1\2\3\4")
-    assert load(tmp_path, 1, verify=True) is None
+    assert FaissStore(tmp_path).load(1, verify=True) is None
     file.write_bytes(whole)
-    assert load(tmp_path, 1, verify=True) is not None
+    assert FaissStore(tmp_path).load(1, verify=True) is not None
     (tmp_path / RECORD).write_text("{}")
-    assert read_record(tmp_path) is None
-    assert load(tmp_path, 1) is None
+    assert FaissStore(tmp_path).read_record() is None
+    assert FaissStore(tmp_path).load(1) is None
 
 
 def test_a_count_that_does_not_fit_is_refused(tmp_path):
-    build(tmp_path, source_of(clustered(300)), 1)
+    FaissStore(tmp_path).build(source_of(clustered(300)), 1)
     record = json.loads((tmp_path / RECORD).read_text())
     (tmp_path / RECORD).write_text(json.dumps(record | {"count": 299}))
-    assert load(tmp_path, 1) is None
+    assert FaissStore(tmp_path).load(1) is None
 
 
 def test_rebuilding_leaves_one_file(tmp_path):
     for generation in (1, 2, 3):
-        build(tmp_path, source_of(clustered(100 * generation)), generation)
+        FaissStore(tmp_path).build(source_of(clustered(100 * generation)), generation)
     (tmp_path / "vectors-00000099.faiss.writing").touch()  # left by a killed process
-    build(tmp_path, source_of(clustered(50)), 4)
+    FaissStore(tmp_path).build(source_of(clustered(50)), 4)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["vectors-00000004.faiss", RECORD]
-    assert load(tmp_path, 4).info.count == 50
-    assert load(tmp_path, 3) is None
+    assert FaissStore(tmp_path).load(4).info.count == 50
+    assert FaissStore(tmp_path).load(3) is None

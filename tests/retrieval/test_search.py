@@ -15,8 +15,8 @@ from PIL import Image
 
 import locate
 from index.catalog import Catalog
-from index.vectors import local_store
 from index.vectors.local_records import NEIGHBOURS
+from index.vectors.local_store import LocalFaissStore
 from index.vectors.voting import Votes, vote
 from locate.errors import DatabaseMismatchError, InputError
 from locate.extractors import registry
@@ -58,7 +58,7 @@ def shown(answer):
 
 def stored(index):
     """Images of the local index, and of the catalogue."""
-    store = local_store.load(index)
+    store = LocalFaissStore(index).load()
     with Catalog.open(index) as catalog:
         assert store.info.generation == catalog.generation
         return sorted(store.rows.image_ids.tolist()), catalog.feature_counts()[0].tolist()
@@ -79,7 +79,7 @@ def test_a_place_is_found_by_votes(index, home):
     assert plain.reason == "ranked by the votes of local features alone, not verified"
     # The ranking is that of the votes, computed from the store and the photo itself.
     with Catalog.open(index) as catalog:
-        store = local_store.load(index)
+        store = LocalFaissStore(index).load()
         features = catalog.features(answer.best.image_id)
         want = vote(store.search(features.descriptors), store.rows)
     assert tuple(c.image_id for c in plain.candidates) == want.image_ids
@@ -221,7 +221,7 @@ def test_a_search_that_the_extractor_cannot_feed_is_refused(home):
 
 
 def test_adding_changing_and_removing_keep_it_up_to_date(home, index, photo_factory):
-    first = local_store.read_record(index)
+    first = LocalFaissStore(index).read_record()
     new = photo_factory(home / "photos/place-9/new.png", seed=9)
     add_photos([new], index)
     assert ask(index, new).best.image == "place-9/new.png"
@@ -237,7 +237,7 @@ def test_adding_changing_and_removing_keep_it_up_to_date(home, index, photo_fact
     inside, wanted = stored(index)
     assert inside == wanted
     assert len(inside) == 7
-    assert local_store.read_record(index).generation > first.generation
+    assert LocalFaissStore(index).read_record().generation > first.generation
     assert check_database(index).problems == []
     assert len(list(index.glob("local*"))) == 3
 
@@ -266,7 +266,7 @@ def test_a_writer_that_was_killed_costs_a_reader_only_what_is_new(
     new = photo_factory(home / "photos/place-9/new.png", seed=9)
     add_photos([new], index)
     remove_images(index, ["place-0/2.png"])
-    stale = local_store.read_record(index)
+    stale = LocalFaissStore(index).read_record()
     assert any("local search index is older" in p for p in check_database(index).problems)
     read = []
     original = Catalog.features
@@ -281,7 +281,7 @@ def test_a_writer_that_was_killed_costs_a_reader_only_what_is_new(
         assert "place-0/2.png" not in images
         db.query(new, verify=False)
         assert len(read) == 1  # kept
-    assert local_store.read_record(index) == stale  # a query writes nothing
+    assert LocalFaissStore(index).read_record() == stale  # a query writes nothing
 
 
 def flip(file):
@@ -301,7 +301,7 @@ def lose_an_image(index):
             descriptors = catalog.descriptors
 
         Less.generation = generation
-        local_store.build(index, Less)
+        LocalFaissStore(index).build(Less)
 
 
 def wrong_numbers(index):
@@ -316,7 +316,7 @@ def wrong_numbers(index):
                 for part, counts, matrix in catalog.descriptors(ids):
                     yield part, counts, matrix[:, ::-1].copy()
 
-        local_store.build(index, Wrong)
+        LocalFaissStore(index).build(Wrong)
 
 
 DAMAGE = {

@@ -131,6 +131,8 @@ class Context:
     shares: of a cosine that are the context's, in turned photos and in upright ones.
     """
 
+    settings_of = Steered  # those that `from_pretrained` takes besides its own
+
     def __init__(
         self,
         steered: Steered,
@@ -173,8 +175,7 @@ class Context:
         **settings: Any,
     ) -> Context:
         """Args:
-            weights: a file of `benchmarks/ablations/context.py`; None for that which comes with
-                the package.
+            weights: a file of `locate train context`; None for that which comes with the package.
             shares: see the constructor.
             settings: of `Steered`.
 
@@ -187,7 +188,7 @@ class Context:
         if record.settings.get("steered") != steered.info.weights:
             raise WeightsError(
                 f"{weights} was fitted to other weights of steered than those of this installation; "
-                "fit it again with benchmarks/ablations/context.py"
+                "fit it again with: locate train context"
             )
         try:
             judge = Upright(tensors.pop("upright.weight"), tensors.pop("upright.bias"))

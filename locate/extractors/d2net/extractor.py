@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from locate.errors import InputError
 from locate.extractors.backbones.registry import create_backbone, load_backbone
-from locate.extractors.base import ExtractorInfo
+from locate.extractors.base import ExtractorInfo, require_positive
 from locate.extractors.blocks.detection import resize_image, to_input
 from locate.extractors.blocks.grids import Grid, resample
 from locate.extractors.d2net.detection import describe, distinctness, keypoints
@@ -56,10 +55,7 @@ class D2Net:
         max_side: int = 1024,
         multiscale: bool = False,
     ) -> None:
-        if max_keypoints < 1 or max_side < 1:
-            raise InputError(
-                f"max_keypoints and max_side must be at least 1, got {max_keypoints} and {max_side}"
-            )
+        require_positive(max_keypoints=max_keypoints, max_side=max_side)
         self.max_side = max_side
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network = deepcopy(network).eval().requires_grad_(False).to(self.device)

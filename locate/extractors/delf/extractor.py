@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from locate.errors import InputError
 from locate.extractors.backbones.registry import load_backbone
-from locate.extractors.base import ExtractorInfo
+from locate.extractors.base import ExtractorInfo, require_positive
 from locate.extractors.blocks.detection import resize_image, to_input
 from locate.extractors.delf.network import DelfNetwork
 from locate.extractors.weights import file_hash, load_into, load_weights
@@ -65,10 +64,7 @@ class Delf:
         max_side: int = 512,
         iou: float = 1.0,
     ) -> None:
-        if max_keypoints < 1 or max_side < 1:
-            raise InputError(
-                f"max_keypoints and max_side must be at least 1, got {max_keypoints} and {max_side}"
-            )
+        require_positive(max_keypoints=max_keypoints, max_side=max_side)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network = deepcopy(network).eval().requires_grad_(False).to(self.device)
         network.backbone.fold()

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from locate.errors import InputError
-from locate.extractors.base import ExtractorInfo
+from locate.extractors.base import ExtractorInfo, require_positive
 from locate.extractors.blocks.detection import resize_image, to_input
 from locate.extractors.bundled import SHIPPED
 from locate.extractors.precision import precision
@@ -56,10 +56,7 @@ class Steered:
         found_by: CornerSettings | None = None,
         upright: bool = False,
     ) -> None:
-        if max_keypoints < 1 or max_side < 1:
-            raise InputError(
-                f"max_keypoints and max_side must be at least 1, got {max_keypoints} and {max_side}"
-            )
+        require_positive(max_keypoints=max_keypoints, max_side=max_side)
         for name, values in (("scales", scales), ("seen_at", seen_at)):
             if not values or min(values) <= 0 or max(values) > 1:
                 raise InputError(f"{name} must be above 0 and at most 1, got {list(values)}")
