@@ -4,6 +4,7 @@
     ├── InputError (ValueError)       a value that the caller gave cannot be used
     │   ├── ImageError                a file that is not a usable photo
     │   ├── NoPhotoError              there is no photo in what was named
+    │   ├── NoMapError                these photos do not make a map
     │   └── UnknownNameError          no extractor, label rule, ... of that name
     ├── DatabaseError                 the folder that `locate build-index` makes
     │   ├── DatabaseMissingError      there is none, or it is empty
@@ -49,6 +50,10 @@ class ImageError(InputError):
 
 class NoPhotoError(InputError):
     """There is no photo in what was named."""
+
+
+class NoMapError(InputError):
+    """These photos do not make a map: too few of them, or they see nothing in common."""
 
 
 class UnknownNameError(InputError):

@@ -10,8 +10,7 @@ from locate.datasets.localization import find_scenes
 from locate.extractors.base import Extractor
 from locate.metrics.pose import pose_errors
 from locate.types import Array
-from pipelines.evaluation.localization import splits
-from pipelines.evaluation.pose_map import MapMaker, MapOptions
+from pipelines.evaluation.localization import MapMaker, splits
 
 RESAMPLES = 2000
 
@@ -20,12 +19,12 @@ def errors_of(extractor: Extractor, folder: Path) -> tuple[Array, Array]:
     """N millimetres and N degrees, infinite where there is no pose, by the folds and at the defaults of
     `locate evaluate localization`. Queries come in the same order for every extractor."""
     (scene,) = find_scenes(folder)
-    make = MapMaker(extractor, MapOptions())
     found, truth = [], []
-    for queries, mapped in splits(scene):
-        localize = make(scene, mapped)
-        found += [localize(query.path, query.camera) for query in queries]
-        truth += [query.cam_from_world for query in queries]
+    with MapMaker(extractor) as make:
+        for queries, mapped in splits(scene):
+            localize = make(scene, mapped)
+            found += [localize(query.path, query.camera) for query in queries]
+            truth += [query.cam_from_world for query in queries]
     positions, rotations = pose_errors(found, truth)
     return 1000 * positions, rotations
 

@@ -1,31 +1,41 @@
-"""`locate evaluate localization`: how precisely cameras are localized.
+"""`locate evaluate localization`: how precisely the localizer that users run finds cameras.
 
-Protocol: a map is made from photos with their true poses, and every query is localized against it. By
-"folds" the photos of a scene, sorted by name, are dealt out to five folds in turn; each fold is asked
-against a map of the others, so that each photo is a query once. By "queries" the scene's own list is
-asked against a map of all other photos.
+Protocol: a map is made from photos with their true poses (`locate import-map`), and every query is
+localized against it with its true camera (`locate localize`). By "folds" the photos of a scene,
+sorted by name, are dealt out to five folds in turn; each fold is asked against a map of the
+others, so that each photo is a query once. By "queries" the scene's own list is asked against a
+map of all other photos.
 
 Any localizer can be judged: `evaluate_localizers` takes functions that make one.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import numpy as np
+import pycolmap
 
 from locate.datasets.localization import UNSCALED, find_scenes
 from locate.datasets.records import PosedPhoto, Scene
-from locate.errors import InputError, UnknownNameError
-from locate.extractors.base import Extractor
+from locate.errors import ImageError, InputError, NoMapError, UnknownNameError
+from locate.extractors.base import Extractor, ExtractorInfo
 from locate.extractors.sift import Sift
-from locate.localization.absolute_pose import MAX_ERROR
+from locate.formats.colmap import write_model
+from locate.images.reading import read_photo
+from locate.localization.pose import LOCALIZED, Pose
 from locate.mapping.triangulation import choose_pairs, scene_depth, triangulate
+from locate.matching.descriptors import match_mutual, ratio_for
 from locate.metrics.common import mean_defined
 from locate.metrics.pose import Thresholds, pose_errors
+from locate.types import Array, Extraction, Features
 from pipelines.evaluation.common import (
     Progress,
     Steps,
@@ -33,8 +43,10 @@ from pipelines.evaluation.common import (
     folder_name,
     require_local,
 )
-from pipelines.evaluation.pose_map import RATIO, Localize, MapMaker, MapOptions, Sight, ratio_of
 from pipelines.evaluation.pose_tables import THRESHOLDS, Outcome, pose_curves, pose_tables
+from pipelines.localization.localizer import Localizer
+from pipelines.localization.matcher import CANDIDATES, Request
+from pipelines.mapping.import_model import import_map
 from pipelines.reports.report import Report, Table
 
 PROTOCOLS = ("folds", "queries")
@@ -42,6 +54,8 @@ _DEPTH_PHOTOS = 10
 _DEPTH_PARTNERS = 5
 
 Split = tuple[tuple[PosedPhoto, ...], tuple[PosedPhoto, ...]]  # (queries, the photos of the map)
+# A query photo and its camera -> 3 x 4 `cam_from_world`, or None: not localized.
+Localize = Callable[[Path, pycolmap.Camera], Array | None]
 
 
 class MakeLocalizer(Protocol):
@@ -62,8 +76,7 @@ def evaluate_localization(
     thresholds: Thresholds = THRESHOLDS,
     ratio: float | None = None,
     solver: str = "poselib",
-    max_error: float = MAX_ERROR,
-    candidates: int = 20,
+    candidates: int = CANDIDATES,
     workers: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -78,48 +91,176 @@ def evaluate_localization(
         layout: of the folder; "auto" recognises it.
         unscaled: names of the scenes whose unit is not the metre.
         thresholds: (metres, degrees) of the recall.
-        ratio, solver, max_error, candidates: see `MapOptions`.
-        workers: threads that extract.
-        seed: of every RANSAC. The same seed gives the same tables.
-        progress: called with (done, in all) photos looked at and queries asked.
+        ratio: of Lowe's test, in maps and of queries; None for the extractor's own.
+        solver: a name of `locate.localization.absolute_pose.SOLVERS`.
+        candidates: map images that a query is matched with.
+        workers: threads.
+        seed: of everything random. The same seed gives the same tables.
+        progress: called with (done, in all) photos of maps looked at and queries asked.
     """
     require_local(extractors)
-    options = MapOptions(ratio, solver, max_error, candidates=candidates, seed=seed)
+    if ratio is not None and not 0 < ratio <= 1:
+        raise InputError(f"the ratio test needs a number above 0, at most 1, got {ratio}")
+    request = Request(candidates=candidates, seed=seed, solver=solver)
     scenes = find_scenes(folder, layout, unscaled)
-    asked = sum(len(q) for scene in scenes for q, _ in splits(scene, protocol, folds))
-    looked = sum(len(scene.photos) for scene in scenes)
-    steps = Steps(progress, (asked + looked) * len(extractors))
-    makers = {
-        name: MapMaker(extractor, options, workers=workers, on_photo=steps)
-        for name, extractor in extractors.items()
-    }
-    settings = {
-        "data": folder_name(folder),
-        **asdict(options),
-        "ratio": {name: ratio_of(extractor, options) for name, extractor in extractors.items()},
-        "extractors": extractor_settings(extractors),
-    }
-    report = evaluate_localizers(
-        scenes,
-        makers,
-        protocol=protocol,
-        folds=folds,
-        thresholds=thresholds,
-        settings=settings,
-        on_query=steps,
-    )
-    unreadable = {str(error): error for maker in makers.values() for error in maker.unreadable}
-    notes = [
-        f"{error.path.name} {error.reason}: it is on no map, and not localized as a query; {error.cure}"
-        for error in unreadable.values()
-    ]
-    return Report(
-        report.name,
-        report.settings,
-        (*report.tables, _map_table(makers)),
-        report.curves,
-        (*report.notes, *notes),
-    )
+    total = sum(len(a) + len(b) for scene in scenes for a, b in splits(scene, protocol, folds))
+    steps = Steps(progress, total * len(extractors))
+    with ExitStack() as stack:
+        makers = {
+            name: stack.enter_context(MapMaker(extractor, request, ratio, workers, steps))
+            for name, extractor in extractors.items()
+        }
+        report = evaluate_localizers(
+            scenes,
+            makers,
+            protocol=protocol,
+            folds=folds,
+            thresholds=thresholds,
+            settings={
+                "data": folder_name(folder),
+                "ratio": {name: maker.ratio for name, maker in makers.items()},
+                "solver": solver,
+                "candidates": candidates,
+                "seed": seed,
+                "extractors": extractor_settings(extractors),
+            },
+            on_query=steps,
+        )
+    unused = dict.fromkeys(text for maker in makers.values() for text in maker.unused)
+    tables = (*report.tables, _map_table(makers))
+    return Report(report.name, report.settings, tables, report.curves, (*report.notes, *unused))
+
+
+@dataclass(frozen=True)
+class MapFacts:
+    """Attributes:
+    scene: its name.
+    points, track_length, error: see `pipelines.mapping.summary.MapReport`; 0 and NaN without a map.
+    poses: the answers to queries; grows as they are asked.
+    """
+
+    scene: str
+    points: int = 0
+    track_length: float = float("nan")
+    error: float = float("nan")
+    poses: list[Pose] = field(default_factory=list)
+
+
+class MapMaker:
+    """Makes a map of each scene and fold by `import_map`; `maker(scene, photos)` localizes against it.
+
+    Attributes:
+        ratio: of Lowe's test in maps.
+        facts: about the maps so far.
+        unused: about each photo that cannot be read, a sentence.
+    """
+
+    def __init__(
+        self,
+        extractor: Extractor,
+        request: Request | None = None,
+        ratio: float | None = None,
+        workers: int | None = None,
+        on_photo: Callable[[], None] = lambda: None,
+    ) -> None:
+        info = replace(extractor.info, ratio=ratio) if ratio else extractor.info
+        self._extractor = _Remembering(extractor, info)
+        self._request, self._workers, self._on_photo = request or Request(), workers, on_photo
+        self._scene: Scene | None = None
+        self._open = ExitStack()  # the map that is asked
+        self.ratio = ratio_for("map", info)
+        self.facts: list[MapFacts] = []
+        self.unused: dict[str, None] = {}
+
+    def __enter__(self) -> MapMaker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def __call__(self, scene: Scene, photos: Sequence[PosedPhoto]) -> Localize:
+        self._open.close()
+        if scene is not self._scene:
+            self._scene = scene
+            self._extractor.forget()
+        folder = Path(self._open.enter_context(TemporaryDirectory(prefix="locate-evaluate-")))
+        root = Path(os.path.commonpath([photo.path.parent for photo in photos]))
+        named = {photo.path.relative_to(root).as_posix(): photo for photo in photos}
+        write_model(
+            folder / "truth",
+            {name: photo.cam_from_world for name, photo in named.items()},
+            {name: photo.camera for name, photo in named.items()},
+        )
+        looked = _Looked(self._on_photo)
+        try:
+            made = import_map(
+                folder / "truth",
+                root,
+                folder / "map",
+                extractor=self._extractor,
+                metric=scene.metric,
+                workers=self._workers,
+                seed=self._request.seed,
+                progress=looked,
+            )
+        except NoMapError:
+            self.facts.append(MapFacts(scene.name))
+            looked.rest(len(photos))
+            return lambda _photo, _camera: None
+        looked.rest(len(photos))
+        facts = MapFacts(scene.name, made.points, made.track_length, made.error)
+        self.facts.append(facts)
+        localizer = self._open.enter_context(
+            Localizer(folder / "map", extractor=self._extractor, workers=self._workers)
+        )
+
+        def localize(photo: Path, camera: pycolmap.Camera) -> Array | None:
+            try:
+                pose = localizer.match(photo, camera, self._request).pose
+            except ImageError as error:
+                told = f"{error.path.name} {error.reason}: it is on no map, and not localized as a query"
+                self.unused[f"{told}; {error.cure}"] = None
+                return None
+            facts.poses.append(pose)
+            return pose.cam_from_world
+
+        return localize
+
+
+class _Remembering:
+    """An extractor that remembers what it saw: a photo is on the maps of several folds."""
+
+    def __init__(self, extractor: Extractor, info: ExtractorInfo) -> None:
+        self._extractor, self.info, self.max_side = extractor, info, extractor.max_side
+        self._seen: dict[tuple[object, ...], Extraction] = {}
+
+    def extract(
+        self, pixels: Array, size: tuple[int, int] | None = None, *, local: bool = True
+    ) -> Extraction:
+        key = (hashlib.sha256(pixels.tobytes()).digest(), pixels.shape, size, local)
+        if key not in self._seen:
+            self._seen[key] = self._extractor.extract(pixels, size, local=local)
+        return self._seen[key]
+
+    def forget(self) -> None:
+        self._seen.clear()
+
+
+class _Looked:
+    """Progress of `import_map`, a step for each photo that is looked at."""
+
+    def __init__(self, step: Callable[[], None]) -> None:
+        self._step, self._done = step, 0
+
+    def __call__(self, stage: str, done: int, _total: int) -> None:
+        if stage == "features":
+            self.rest(done)
+
+    def rest(self, count: int) -> None:
+        """As many as this are done."""
+        for _ in range(self._done, count):
+            self._step()
+        self._done = max(self._done, count)
 
 
 def evaluate_localizers(
@@ -206,20 +347,26 @@ def reference_depth(scene: Scene) -> float:
     count = len(scene.photos)
     anchors = np.unique(np.linspace(0, count - 1, min(count, _DEPTH_PHOTOS)).astype(int))
     pairs = choose_pairs(scene.photos, anchors.tolist(), _DEPTH_PARTNERS)
-    used = sorted({i for pair in pairs for i in pair})
-    sight = Sight(Sift(), RATIO)
-    sight.look(scene.photos[i].path for i in used)
-    seen = [(scene.photos[i], sight.features(scene.photos[i].path)) for i in used]
-    photos = [photo for photo, features in seen if features is not None]
-    place = {photo.name: i for i, photo in enumerate(photos)}
-    names = [(scene.photos[i].name, scene.photos[j].name) for i, j in pairs]
+    seen = {i: _sift_features(scene.photos[i]) for i in sorted({i for pair in pairs for i in pair})}
+    kept = [i for i, features in seen.items() if features is not None]
+    features = [found for found in seen.values() if found is not None]
+    ratio = ratio_for("map", Sift().info)
     made = triangulate(
-        photos,
-        [features for _, features in seen if features is not None],
-        lambda i, j: sight.match(photos[i].path, photos[j].path),
-        pairs=[(place[a], place[b]) for a, b in names if a in place and b in place],
+        [scene.photos[i] for i in kept],
+        features,
+        lambda a, b: match_mutual(features[a].descriptors, features[b].descriptors, ratio),
+        pairs=[(kept.index(i), kept.index(j)) for i, j in pairs if i in kept and j in kept],
     )
     return scene_depth(made)
+
+
+def _sift_features(photo: PosedPhoto) -> Features | None:
+    """None of a photo that cannot be read."""
+    try:
+        opened = read_photo(photo.path)
+    except ImageError:
+        return None
+    return Sift().extract(opened.pixels, opened.info.size).features
 
 
 def _scene_settings(scene: Scene) -> dict[str, Any]:
@@ -231,6 +378,7 @@ def _map_table(makers: Mapping[str, MapMaker]) -> Table:
     for name, maker in makers.items():
         for scene in dict.fromkeys(fact.scene for fact in maker.facts):
             facts = [fact for fact in maker.facts if fact.scene == scene]
+            poses = [pose for fact in facts for pose in fact.poses]
             rows.append(
                 (
                     name,
@@ -238,12 +386,13 @@ def _map_table(makers: Mapping[str, MapMaker]) -> Table:
                     float(np.mean([fact.points for fact in facts])),
                     mean_defined(np.array([fact.track_length for fact in facts])),
                     mean_defined(np.array([fact.error for fact in facts])),
-                    float(np.median([count for fact in facts for count in fact.inliers])),
+                    float(np.median([pose.inliers for pose in poses] or [0])),
+                    float(np.mean([float(pose.verdict == LOCALIZED) for pose in poses] or [0.0])),
                 )
             )
     return Table(
-        "The maps (means over the folds) and the inliers of a query (median)",
-        ("system", "scene", "points", "photos a point", "error px", "inliers"),
+        "The maps (means over the folds), the inliers of a query (median), the share of sure poses",
+        ("system", "scene", "points", "photos a point", "error px", "inliers", "sure"),
         tuple(rows),
         digits=2,
     )

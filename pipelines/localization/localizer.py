@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from locate.images.reading import as_photo, read_photo
 from locate.localization.gravity import GravityPrior, fuse_gravity
 from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Pose
 from locate.localization.query_camera import AnyCamera, QueryCamera, choose_camera
+from locate.localization.solver import solve_pose
 from locate.types import Array, Features, Photo
 from locate.util.parallel import one_thread_each, ordered_map
 from locate.util.timing import Clock
@@ -269,7 +271,14 @@ class Localizer:
             rows = matcher.shortlist(vectors, features, allowed, request.candidates)
             clock.lap("search")
             hypotheses = matcher.hypotheses(
-                features, rows, camera, self.map.scale_of(size), request.seed, map_, clock
+                features,
+                rows,
+                camera,
+                self.map.scale_of(size),
+                request.seed,
+                map_,
+                clock,
+                partial(solve_pose, solver=request.solver),
             )
             yield Look(features, hypotheses, matcher.judged(photo.path, features, hypotheses))
             clock.lap("pose")

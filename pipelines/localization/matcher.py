@@ -13,10 +13,11 @@ import numpy as np
 
 from index.catalog import Catalog
 from index.maps.folder import MapFolder
-from locate.errors import DatabaseMismatchError, InputError
+from locate.errors import DatabaseMismatchError, InputError, UnknownNameError
 from locate.extractors.base import Extractor
 from locate.geometry.cameras import field_of_view
 from locate.images.masks import Masks
+from locate.localization.absolute_pose import SOLVERS
 from locate.localization.pose import NOT_LOCALIZED, VERDICTS, Pose
 from locate.localization.query_camera import QueryCamera, plain_camera
 from locate.localization.solver import Solution, solve_pose
@@ -107,14 +108,18 @@ class Request:
         candidates: map images that are matched.
         exclude: names of map images that must not be used (evaluation leaves some out).
         seed: of RANSAC.
+        solver: a name of `locate.localization.absolute_pose.SOLVERS`.
     """
 
     prior: PosePrior | None = None
     candidates: int = CANDIDATES
     exclude: Callable[[str], bool] | None = None
     seed: int = 0
+    solver: str = "poselib"
 
     def __post_init__(self) -> None:
+        if self.solver not in SOLVERS:
+            raise UnknownNameError("pose solver", self.solver, SOLVERS)
         if self.candidates < 1:
             raise InputError(f"candidates must be at least 1, got {self.candidates}")
         if self.seed < 0:

@@ -11,7 +11,7 @@ import pycolmap
 from index.catalog import Catalog
 from index.maps.matches import Pair
 from locate.datasets.records import PosedPhoto
-from locate.errors import InputError
+from locate.errors import NoMapError
 from locate.mapping.triangulation import epipolar_errors
 from locate.types import Array
 
@@ -52,17 +52,17 @@ class Evidence:
         """Why photos should be left out, by id, because their poses contradict their matches.
 
         Raises:
-            InputError: most do.
+            NoMapError: most do, or no two photos agree.
         """
         shares = {pair: share for pair in pairs if (share := self._fit(pair)) is not None}
         if not shares:
-            raise InputError(
+            raise NoMapError(
                 "the model does not fit the photos: no two photos that should see the same by their "
                 f"poses have verified matches. {_CAUSES}"
             )
         fit = float(np.median(list(shares.values())))
         if fit < MIN_FIT:
-            raise InputError(
+            raise NoMapError(
                 f"the model does not fit the photos: of the matches of a pair of photos, {fit:.0%} "
                 f"agree with the poses (median of {len(shares)} pairs; of a good model 90 % or more). "
                 f"{_CAUSES}"
@@ -87,7 +87,7 @@ class Evidence:
         given, fits = fit(1.0), {factor: fit(factor) for factor in FOCAL_FACTORS}
         best = max(fits, key=lambda factor: fits[factor])
         if fits[best] > given + FOCAL_GAIN:
-            raise InputError(
+            raise NoMapError(
                 f"the model does not fit the photos: {given:.0%} of the matches of a pair agree closely "
                 f"with the poses, but {fits[best]:.0%} would if focal lengths were {best:g} times as "
                 "long; check the cameras"

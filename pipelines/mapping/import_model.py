@@ -23,7 +23,7 @@ from index.maps.folder import MapRecord, Progress
 from index.maps.matches import Pair, fingerprint, verified_pairs
 from index.records import ImageRow
 from locate.datasets.records import PosedPhoto
-from locate.errors import InputError
+from locate.errors import InputError, NoMapError
 from locate.extractors.base import Extractor
 from locate.formats.colmap import PoseModel, read_model
 from locate.geometry.panorama_camera import refuse_spheres
@@ -205,7 +205,7 @@ def _posed_photos(
             photos[i] = PosedPhoto(row.path, images / row.path, camera, posed.poses[row.path])
     if len(photos) < 2:
         unreadable = [f"{row.path}: {row.error}" for row in catalog.images("failed")]
-        raise InputError(
+        raise NoMapError(
             f"only {len(photos)} of the {len(posed.poses)} photos can be used "
             f"({some(unreadable, '; ') or 'no local features'}); a map needs two or more"
         )
@@ -258,9 +258,9 @@ def _triangulated(
         turned = examine_matches(evidence.database, verified, scale=evidence.max_error / MAX_ERROR)
         if turned is not None and turned > 0.5:
             told = nothing_moved(len(photos), turned)
-            raise InputError(f"only {count} points can be triangulated: {told}")
+            raise NoMapError(f"only {count} points can be triangulated: {told}")
     if count == 0:
-        raise InputError(
+        raise NoMapError(
             "no point can be triangulated: the photos see nothing in common from different places; "
             "take more photos, or use another extractor"
         )

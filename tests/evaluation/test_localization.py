@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pycolmap
@@ -15,18 +16,22 @@ from locate.datasets.records import PosedPhoto, Scene
 from locate.errors import InputError, UnknownNameError
 from locate.extractors.base import ExtractorInfo
 from locate.extractors.sift import Sift
+from locate.formats.colmap import write_model
 from locate.localization.absolute_pose import SOLVERS, estimate_pose
 from locate.mapping.triangulation import choose_pairs, epipolar_errors, scene_depth, triangulate
 from locate.metrics.pose import pose_errors
 from locate.types import Extraction, Features
 from pipelines.evaluation.localization import (
+    MapMaker,
     evaluate_localization,
     evaluate_localizers,
     reference_depth,
     splits,
 )
-from pipelines.evaluation.pose_map import MapMaker, MapOptions
 from pipelines.evaluation.pose_tables import Outcome, pose_curves, pose_tables
+from pipelines.localization.localizer import Localizer
+from pipelines.localization.matcher import Request
+from pipelines.mapping.import_model import import_map
 
 WIDTH, HEIGHT = 320, 240
 # fx, fy, cx, cy in COLMAP's pixels (top-left corner at 0), k1, k2, p1, p2; lopsided to tell x from y
@@ -208,7 +213,7 @@ def test_queries_of_the_list(scene_folder, world):
     )
     assert report.tables[0].rows[0][2] == 2
     assert medians(report)[0] < 1e-3
-    assert calls == [(i + 1, 12) for i in range(12)]  # ten photos looked at, two queries asked
+    assert calls == [(i + 1, 10) for i in range(10)]  # eight photos of the map, two queries asked
     (scene_folder / "queries.txt").unlink()
     with pytest.raises(InputError, match="has no list of queries"):
         run(scene_folder, Planted(world), protocol="queries")
@@ -253,35 +258,44 @@ def test_candidates_by_global_descriptor(scene_folder, world):
             return own.extract(pixels, size, local=local)
 
     for facing, found in ((useful, True), (useless, False)):
-        make = MapMaker(LastIsBlind(world, facing=facing), MapOptions(candidates=1), workers=1)
-        localize = make(scene, scene.photos[1:])
-        pose = localize(scene.photos[0].path, scene.photos[0].camera)
+        with MapMaker(LastIsBlind(world, facing=facing), Request(candidates=1), workers=1) as make:
+            localize = make(scene, scene.photos[1:])
+            pose = localize(scene.photos[0].path, scene.photos[0].camera)
         assert (pose is not None) == found
         if found:
             assert pose_errors([pose], [world[1][0]])[0][0] < 1e-3
 
 
-def test_tolerances_hold_at_the_size_that_the_extractor_looks_at(scene_folder, world):
-    """Half a pixel of noise is too much for a tolerance of 0.03 px, but not for that of an extractor
-    which shrinks the photo to a twentieth."""
+def test_it_is_the_localizer_that_users_run(scene_folder, world, tmp_path):
+    """The poses of `import_map` and `Localizer`, bit by bit."""
     (scene,) = find_scenes(scene_folder)
-    for side, tolerance, found in ((4096, 0.03, False), (16, 0.03, True), (4096, 1.5, True)):
-        extractor = Planted(world, noise=0.5)
-        extractor.max_side = side
-        options = MapOptions(max_error=tolerance, map_error=max(0.2, tolerance))
-        localize = MapMaker(extractor, options, workers=1)(scene, scene.photos[1:])
-        assert (localize(scene.photos[0].path, scene.photos[0].camera) is not None) == found
+    extractor, mapped, query = Planted(world, noise=0.3), scene.photos[1:], scene.photos[0]
+    with MapMaker(extractor, workers=1) as make:
+        pose = make(scene, mapped)(query.path, query.camera)
+        (asked,) = make.facts[0].poses
+    write_model(
+        tmp_path / "truth",
+        {photo.name: photo.cam_from_world for photo in mapped},
+        {photo.name: photo.camera for photo in mapped},
+    )
+    images = scene_folder / "images"
+    import_map(
+        tmp_path / "truth", images, tmp_path / "map", extractor=extractor, metric=True, workers=1
+    )
+    with Localizer(tmp_path / "map", extractor=extractor, workers=1) as localizer:
+        own = localizer.localize(query.path, query.camera)
+    assert own.verdict == "localized"
+    np.testing.assert_array_equal(pose, own.cam_from_world)
+    np.testing.assert_array_equal(asked.covariance, own.covariance)
 
 
 def test_too_few_inliers_are_no_pose(scene_folder, world):
     (scene,) = find_scenes(scene_folder)
-    few = (world[0][:30], world[1])
-    for least, found in ((12, True), (25, False)):  # a query sees 24 of the 30 points
-        make = MapMaker(Planted(few), MapOptions(min_inliers=least), workers=1)
-        localize = make(scene, scene.photos[1:])
-        assert (localize(scene.photos[0].path, scene.photos[0].camera) is not None) == found
-        assert len(make.facts[0].inliers) == 1
-        assert (make.facts[0].inliers[0] > 0) == found
+    for points, found in ((30, True), (11, False)):  # of which a query sees four fifths
+        with MapMaker(Planted((world[0][:points], world[1])), workers=1) as make:
+            localize = make(scene, scene.photos[1:])
+            pose = localize(scene.photos[0].path, scene.photos[0].camera)
+            assert (pose is not None) == found
 
 
 def test_an_extractor_without_points_localizes_nothing(scene_folder, world):
@@ -337,18 +351,19 @@ def test_damaged_missing_and_turned_photos(scene_folder, world):
     assert sum("02.png" in note and "not localized" in note for note in report.notes) == 1
     assert sum("05.png" in note and "left out" in note for note in report.notes) == 1
     Image.new("RGB", (HEIGHT, WIDTH), (2, 2, 2)).save(scene_folder / "images/02.png")
-    with pytest.raises(InputError, match=r"02\.png: 240 x 320 px, but its camera is 320 x 240"):
+    with pytest.raises(InputError, match=r"02\.png is 240 x 320 px, its camera 320 x 240 px"):
         run(scene_folder, Planted(world))
 
 
-def test_a_query_of_another_size_is_refused(scene_folder, world):
+def test_a_query_of_another_size_is_told(scene_folder, world):
     (scene,) = find_scenes(scene_folder)
-    localize = MapMaker(Planted(world), MapOptions(), workers=1)(scene, scene.photos[1:])
     other = pycolmap.Camera(
         model="SIMPLE_PINHOLE", width=WIDTH, height=HEIGHT + 1, params=[300, 160, 120]
     )
-    with pytest.raises(InputError, match=r"00\.png: 320 x 240 px, but its camera is 320 x 241"):
-        localize(scene.photos[0].path, other)
+    with MapMaker(Planted(world), workers=1) as make:
+        assert make(scene, scene.photos[1:])(scene.photos[0].path, other) is None
+    (told,) = make.unused
+    assert "00.png is 320 x 240 px, but its camera is 320 x 241" in told
 
 
 def test_extractors_without_local_features_are_refused(scene_folder, world):
@@ -657,9 +672,9 @@ def test_wrong_options_are_refused(world):
         estimate_pose(np.zeros((5, 2)), np.zeros((4, 3)), camera)
     with pytest.raises(InputError, match="positive"):
         estimate_pose(np.zeros((5, 2)), np.zeros((5, 3)), camera, max_error=0)
-    for options in ({"ratio": 1.2}, {"solver": "x"}, {"max_error": 0}, {"candidates": 0}):
+    for options in ({"ratio": 1.2}, {"solver": "x"}, {"candidates": 0}, {"seed": -1}):
         with pytest.raises(InputError):
-            MapOptions(**options)
+            evaluate_localization(Path("none"), {"planted": Planted(world)}, **options)
 
 
 def test_tables_pool_scenes_honestly():
