@@ -48,7 +48,7 @@ class Entry:
         recipes: "module:Class", or the class, by the name for `locate train`.
         weights: whose they are, for the list.
         licence: of the weights; of the code where there are none.
-        files: what its weights consist of: "imagenet", or names of `bundled.SHIPPED`.
+        files: what its weights consist of: "imagenet", or names of `bundled.BUNDLED`.
     """
 
     load: str | Callable[..., Extractor]
@@ -87,7 +87,7 @@ EXTRACTORS: dict[str, Entry | Callable[..., Extractor]] = {
         (LOCAL,),
         recipes={
             "steered": f"{_HERE}.steered.recipe:SteeredRecipe",
-            "steered-narrow": f"{_HERE}.steered.pruning:NarrowRecipe",
+            "steered-narrow": f"{_HERE}.steered.pruning:PruningRecipe",
         },
         files=("steered",),
     ),
@@ -275,12 +275,12 @@ def load_object(place: str) -> Any:
 
 def _model(name: str, entry: Entry) -> Model:
     from locate.extractors.backbones.efficientnet import imagenet_weights_path
-    from locate.extractors.bundled import SHIPPED, record_of, scores_of
+    from locate.extractors.bundled import BUNDLED, record_of, scores_of
 
-    files = [imagenet_weights_path() if f == "imagenet" else SHIPPED[f] for f in entry.files]
+    files = [imagenet_weights_path() if f == "imagenet" else BUNDLED[f] for f in entry.files]
     size = sum(file.stat().st_size for file in files) / 1e6
     gives = ", ".join(entry.gives)
-    if name not in SHIPPED:
+    if name not in BUNDLED:
         return Model(name, gives, entry.weights, entry.licence, size, {})
     record = record_of(name)
     words = f"trained by this project, {max(1, round(record.seconds / 60))} min"
