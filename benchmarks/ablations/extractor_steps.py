@@ -2,7 +2,7 @@
 
     python benchmarks/ablations/extractor_steps.py [--side 640]
 
-- normalisations: the network as it is trained, and with batch normalisation folded into convolutions.
+- normalisations: the network as it is trained, and with batch normalisation fused into convolutions.
 - descriptors: UR2KiD's map F of all cells, read at the keypoints; and made at the keypoints alone.
 - suppression: a loop over the points, and `locate.extractors.blocks.detection.suppress`.
 
@@ -66,10 +66,10 @@ def normalisations(pixels: torch.Tensor) -> list[Row]:
     rows = []
     for name, (network, look) in networks.items():
         plain = network.eval().to(memory_format=torch.channels_last)
-        folded = deepcopy(network)
-        folded.backbone.fold()
-        folded = folded.to(memory_format=torch.channels_last)
-        rows.append(compared(f"{name}, network", partial(look, plain), partial(look, folded)))
+        fused = deepcopy(network)
+        fused.backbone.fuse()
+        fused = fused.to(memory_format=torch.channels_last)
+        rows.append(compared(f"{name}, network", partial(look, plain), partial(look, fused)))
     return rows
 
 

@@ -38,8 +38,7 @@ from PIL import Image
 
 from benchmarks.common.pose_errors import errors_of, geometric_ratio, interval, ratio_interval
 from benchmarks.tables.extractors import clicks, distractors, kept, over_all, retrieval, speeds
-from locate.extractors import bundled as shipped
-from locate.extractors import registry
+from locate.extractors import bundled, registry
 from locate.extractors.base import Extractor, ExtractorInfo
 from locate.extractors.pair import Pair
 from locate.extractors.precision import precision
@@ -266,12 +265,12 @@ def write_scores(rows: dict[str, Scores]) -> None:
     chosen = ("MMA@3", "homography@3", "right matches")
     values = {
         system: {
-            "weights": file_hash(shipped.SHIPPED[system]),
+            "weights": file_hash(bundled.BUNDLED[system]),
             "scores": {name: round(scores[name] or 0.0, 3) for name in chosen},
         }
         for system, scores in rows.items()
     }
-    shipped.SCORES.write_text(json.dumps(values, indent=1) + "\n")
+    bundled.SCORES.write_text(json.dumps(values, indent=1) + "\n")
 
 
 if __name__ == "__main__":

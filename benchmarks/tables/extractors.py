@@ -30,11 +30,11 @@ from typing import Any, TypeVar
 import cv2
 import torch
 
+from locate.extractors import registry
 from locate.extractors.base import Extractor
 from locate.images.reading import read_photo
 from locate.pixels import fit_size
 from locate.util.memory import keep_freed_memory
-from pipelines.cli.evaluate import named_extractors
 from pipelines.cli.tables import print_report
 from pipelines.evaluation.homographies import evaluate_matching
 from pipelines.evaluation.repeatability import evaluate_repeatability
@@ -59,7 +59,7 @@ def main() -> None:
     torch.set_num_threads(2)
     a.work.mkdir(parents=True, exist_ok=True)
     rows = []
-    extractors = named_extractors(list(NAMES), a.weights)
+    extractors = registry.named(NAMES, a.weights)
     times = speeds(extractors, a.data)
     for name, extractor in extractors.items():
         found: Scores = {"ms": times[name]}

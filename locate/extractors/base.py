@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 from locate.errors import InputError
 from locate.matching.two_view import MAX_EPIPOLAR_ERROR
-from locate.types import FUNDAMENTAL, Array, Extraction
+from locate.types import FUNDAMENTAL, Array, Extraction, Features
 
 # What infos did not have from the beginning.
 _LATER = ("ratio", "query_ratio", "parts", "query_shares", "verification", "max_error")
@@ -129,3 +131,9 @@ def require_positive(**settings: float) -> None:
             " and ".join(map(str, words)) for words in zip(*settings.items(), strict=True)
         )
         raise InputError(f"{names} must be at least 1, got {values}")
+
+
+def no_features(size: tuple[int, int], dim: int) -> Features:
+    """Of a photo of this size (width, height), descriptors `dim` long."""
+    nothing = np.zeros(0, np.float32)
+    return Features(nothing.reshape(0, 2), nothing, nothing.reshape(0, dim), size)

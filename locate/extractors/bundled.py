@@ -12,7 +12,7 @@ _FOLDER = Path(__file__).parent
 SCORES = _FOLDER / "scores.json"  # written by benchmarks/tables/accuracy.py
 
 # By the name of the system; beside each file lies nothing that is needed to use it.
-SHIPPED: Mapping[str, Path] = {
+BUNDLED: Mapping[str, Path] = {
     "context": _FOLDER / "context" / "weights.safetensors",
     "steered": _FOLDER / "steered" / "weights.safetensors",
 }
@@ -20,7 +20,7 @@ SHIPPED: Mapping[str, Path] = {
 
 def record_of(system: str) -> Record:
     """Where the shipped weights of a system come from; `WeightsError` if the installation is damaged."""
-    return read_record(SHIPPED[system])
+    return read_record(BUNDLED[system])
 
 
 def scores_of(system: str) -> dict[str, float]:
@@ -28,6 +28,6 @@ def scores_of(system: str) -> dict[str, float]:
     if not SCORES.is_file():
         return {}
     stored = json.loads(SCORES.read_text("utf-8")).get(system, {})
-    if stored.get("weights") != file_hash(SHIPPED[system]):
+    if stored.get("weights") != file_hash(BUNDLED[system]):
         return {}
     return dict(stored["scores"])

@@ -51,7 +51,7 @@ class Gem:
         self.max_side = max_side
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         # Channels last halves the time of depthwise convolutions on a CPU.
-        plain = efficientnet.folded(network, precision(self.device)).to(self.device)
+        plain = efficientnet.fused(network, precision(self.device)).to(self.device)
         self._network = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._pool = GeM(p).eval().to(self.device)
         self._tap = tap

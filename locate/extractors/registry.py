@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from inspect import isclass
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,6 @@ DEFAULT = "context"
 LOCAL_DEFAULT = SFM_DEFAULT = "gem+sift"
 
 GLOBAL, LOCAL = "global descriptor", "local features"
-_START = "none: ImageNet alone until `locate train` has run"
 _IMAGENET = "Apache-2.0 (TensorFlow's; the package that brings them states none)"
 
 log = logging.getLogger("locate")
@@ -49,18 +48,32 @@ class Entry:
         recipes: "module:Class", or the class, by the name for `locate train`.
         weights: whose they are, for the list.
         licence: of the weights; of the code where there are none.
-        files: what its weights consist of: "imagenet", or names of `bundled.SHIPPED`.
+        files: what its weights consist of: "imagenet", or names of `bundled.BUNDLED`.
     """
 
     load: str | Callable[..., Extractor]
     gives: tuple[str, ...] = ()
     recipes: Mapping[str, str | type[Recipe]] = field(default_factory=dict)
-    weights: str = _START
-    licence: str = _IMAGENET
-    files: tuple[str, ...] = ("imagenet",)
+    weights: str = "its own"
+    licence: str = "see its package"
+    files: tuple[str, ...] = ()
 
 
 _HERE = "locate.extractors"
+
+
+def _untrained(name: str, kind: str, *gives: str) -> Entry:
+    """A published system, which is trained from ImageNet's weights."""
+    return Entry(
+        f"{_HERE}.{name}.extractor:{kind}",
+        gives,
+        {name: f"{_HERE}.{name}.recipe:{kind}Recipe"},
+        weights="none: ImageNet alone until `locate train` has run",
+        licence=_IMAGENET,
+        files=("imagenet",),
+    )
+
+
 # The ready ones first. In place of an `Entry` its `load` does.
 EXTRACTORS: dict[str, Entry | Callable[..., Extractor]] = {
     "context": Entry(
@@ -74,29 +87,23 @@ EXTRACTORS: dict[str, Entry | Callable[..., Extractor]] = {
         (LOCAL,),
         recipes={
             "steered": f"{_HERE}.steered.recipe:SteeredRecipe",
-            "steered-narrow": f"{_HERE}.steered.pruning:NarrowRecipe",
+            "steered-narrow": f"{_HERE}.steered.pruning:PruningRecipe",
         },
         files=("steered",),
     ),
-    "gem": Entry(f"{_HERE}.gem:Gem", (GLOBAL,), weights="ImageNet, by TensorFlow's authors"),
+    "gem": Entry(
+        f"{_HERE}.gem:Gem",
+        (GLOBAL,),
+        weights="ImageNet, by TensorFlow's authors",
+        licence=_IMAGENET,
+        files=("imagenet",),
+    ),
     "sift": Entry(
-        f"{_HERE}.sift:Sift",
-        (LOCAL,),
-        weights="none: classical",
-        licence="Apache-2.0 (OpenCV)",
-        files=(),
+        f"{_HERE}.sift:Sift", (LOCAL,), weights="none: classical", licence="Apache-2.0 (OpenCV)"
     ),
-    "d2net": Entry(
-        f"{_HERE}.d2net.extractor:D2Net", (LOCAL,), {"d2net": f"{_HERE}.d2net.recipe:D2NetRecipe"}
-    ),
-    "delf": Entry(
-        f"{_HERE}.delf.extractor:Delf", (LOCAL,), {"delf": f"{_HERE}.delf.recipe:DelfRecipe"}
-    ),
-    "ur2kid": Entry(
-        f"{_HERE}.ur2kid.extractor:UR2KiD",
-        (GLOBAL, LOCAL),
-        {"ur2kid": f"{_HERE}.ur2kid.recipe:UR2KiDRecipe"},
-    ),
+    "d2net": _untrained("d2net", "D2Net", LOCAL),
+    "delf": _untrained("delf", "Delf", LOCAL),
+    "ur2kid": _untrained("ur2kid", "UR2KiD", GLOBAL, LOCAL),
 }
 
 
@@ -268,12 +275,12 @@ def load_object(place: str) -> Any:
 
 def _model(name: str, entry: Entry) -> Model:
     from locate.extractors.backbones.efficientnet import imagenet_weights_path
-    from locate.extractors.bundled import SHIPPED, record_of, scores_of
+    from locate.extractors.bundled import BUNDLED, record_of, scores_of
 
-    files = [imagenet_weights_path() if f == "imagenet" else SHIPPED[f] for f in entry.files]
+    files = [imagenet_weights_path() if f == "imagenet" else BUNDLED[f] for f in entry.files]
     size = sum(file.stat().st_size for file in files) / 1e6
     gives = ", ".join(entry.gives)
-    if name not in SHIPPED:
+    if name not in BUNDLED:
         return Model(name, gives, entry.weights, entry.licence, size, {})
     record = record_of(name)
     words = f"trained by this project, {max(1, round(record.seconds / 60))} min"
@@ -285,11 +292,12 @@ def _model(name: str, entry: Entry) -> Model:
 
 def _make(name: str, settings: Mapping[str, Any], weights: Path | None) -> Extractor:
     _, make = _loaded(name)
-    pretrained = getattr(make, "from_pretrained", None)
+    start: Callable[..., Extractor] = getattr(make, "from_pretrained", make)
     named = {} if weights is None else {"weights": weights}
-    if weights is not None and not _takes_weights(make):
+    # A function that takes anything takes weights, too.
+    if named and "weights" not in signature(start).parameters and settings_of(make) is not None:
         raise WeightsError(f"{name} is not trained here, so {weights} is not for it")
-    made: Extractor = (pretrained or make)(**settings, **named)
+    made = start(**settings, **named)
     if name not in EXTRACTORS and made.info.name != name:
         raise InputError(
             f"the extractor {name} calls itself {made.info.name} in its info, so that no database would "
@@ -298,22 +306,14 @@ def _make(name: str, settings: Mapping[str, Any], weights: Path | None) -> Extra
     return made
 
 
-def _takes_weights(make: Callable[..., Any]) -> bool:
-    """A function that takes anything does."""
-    from inspect import signature
-
-    pretrained = getattr(make, "from_pretrained", make)
-    return "weights" in signature(pretrained).parameters or (
-        not isclass(make) and settings_of(make) is None
-    )
-
-
 def _loaded(name: str, *, with_class: bool = True) -> tuple[Entry, Callable[..., Extractor]]:
     """The entry of one extractor and its class."""
     point = None if name in EXTRACTORS else _foreign()[name]
     try:
         found = point.load() if point else EXTRACTORS[name]
-        entry = found if isinstance(found, Entry) else _bare(found)
+        entry = found if isinstance(found, Entry) else Entry(found)
+        if not (callable(entry.load) or isinstance(entry.load, str)):
+            raise TypeError(f"{found!r} is neither a class nor an Entry")
         load = load_object(entry.load) if with_class and isinstance(entry.load, str) else entry.load
     except Exception as error:  # whatever another package does when it is imported
         if point is None:
@@ -324,12 +324,6 @@ def _loaded(name: str, *, with_class: bool = True) -> tuple[Entry, Callable[...,
             "or uninstall that package"
         ) from error
     return entry, load  # type: ignore[return-value]  # text only if nobody asked for the class
-
-
-def _bare(load: Callable[..., Extractor]) -> Entry:
-    if not callable(load):
-        raise TypeError(f"{load!r} is neither a class nor an Entry")
-    return Entry(load, weights="its own", licence="see its package", files=())
 
 
 def _foreign() -> dict[str, EntryPoint]:

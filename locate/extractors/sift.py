@@ -11,7 +11,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from locate.extractors.base import ExtractorInfo, require_positive
+from locate.extractors.base import ExtractorInfo, no_features, require_positive
 from locate.pixels import fit_size, resize_points
 from locate.types import Array, Extraction, Features
 
@@ -71,7 +71,7 @@ class Sift:
         )
         found, descriptors = detector.detectAndCompute(grey, None)
         if descriptors is None or len(found) == 0:
-            return Extraction(_no_features(size), None)
+            return Extraction(no_features(size, 128), None)
         points = np.array([k.pt for k in found], np.float32).reshape(-1, 2) - _BIAS
         scores = np.array([k.response for k in found], np.float32)
         # OpenCV keeps ties at the cut, so it may return a few more than asked.
@@ -90,12 +90,3 @@ def root_sift(descriptors: Array) -> Array:
     descriptors = descriptors.astype(np.float32)
     total = np.abs(descriptors).sum(axis=1, keepdims=True)
     return np.asarray(np.sqrt(descriptors / np.maximum(total, 1e-12)), np.float32)
-
-
-def _no_features(size: tuple[int, int]) -> Features:
-    return Features(
-        keypoints=np.zeros((0, 2), np.float32),
-        scores=np.zeros(0, np.float32),
-        descriptors=np.zeros((0, 128), np.float32),
-        image_size=size,
-    )

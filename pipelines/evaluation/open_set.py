@@ -12,7 +12,7 @@ from locate.datasets.records import RetrievalData
 from locate.metrics.common import mean_defined, open_set
 from locate.retrieval.verdict import MATCH
 from locate.types import Array
-from pipelines.evaluation.retrieval_database import Reply
+from pipelines.evaluation.retrieval_database import QueryResult
 from pipelines.evaluation.retrieval_scores import ALL, groups, in_group
 from pipelines.reports.report import Curves, Table
 
@@ -20,7 +20,7 @@ RATE = 0.01  # of false accepts that the table allows
 
 
 @dataclass(frozen=True)
-class OpenRun:
+class OpenSetRun:
     """What one extractor answered to photos of places that are in its database, and of others.
 
     Attributes:
@@ -30,12 +30,12 @@ class OpenRun:
     """
 
     name: str
-    known: Mapping[str, Reply]
-    absent: Mapping[str, Reply]
-    foreign: Sequence[Reply] = ()
+    known: Mapping[str, QueryResult]
+    absent: Mapping[str, QueryResult]
+    foreign: Sequence[QueryResult] = ()
 
 
-def open_set_table(data: RetrievalData, runs: Sequence[OpenRun | tuple[str, None]]) -> Table:
+def open_set_table(data: RetrievalData, runs: Sequence[OpenSetRun | tuple[str, None]]) -> Table:
     """How the verdicts fare, and what they could reach at 1 % of false accepts."""
     columns = (
         "extractor",
@@ -52,12 +52,12 @@ def open_set_table(data: RetrievalData, runs: Sequence[OpenRun | tuple[str, None
     rows: list[tuple[Any, ...]] = []
     for run in runs:
         for group in groups(data):
-            if not isinstance(run, OpenRun):
+            if not isinstance(run, OpenSetRun):
                 rows.append((run[0], group, *[None] * 8))
                 continue
             known, right, absent = _evidence(data, run, group)
-            match = _is_match(_replies(data, run.known, group))
-            false = _is_match([*_replies(data, run.absent, group), *run.foreign])
+            match = _is_match(_results(data, run.known, group))
+            false = _is_match([*_results(data, run.absent, group), *run.foreign])
             best = open_set(known, right, absent, RATE)
             rows.append(
                 (
@@ -77,7 +77,7 @@ def open_set_table(data: RetrievalData, runs: Sequence[OpenRun | tuple[str, None
     return Table(title, columns, tuple(rows))
 
 
-def open_set_curves(data: RetrievalData, runs: Sequence[OpenRun]) -> Curves:
+def open_set_curves(data: RetrievalData, runs: Sequence[OpenSetRun]) -> Curves:
     """Right answers against false accepts, from no false accept to all, over all queries."""
     series = {}
     for run in runs:
@@ -97,23 +97,25 @@ def open_set_curves(data: RetrievalData, runs: Sequence[OpenRun]) -> Curves:
     )
 
 
-def _replies(data: RetrievalData, replies: Mapping[str, Reply], group: str) -> list[Reply]:
-    return [replies[query.id] for query in in_group(data, group) if query.id in replies]
+def _results(
+    data: RetrievalData, results: Mapping[str, QueryResult], group: str
+) -> list[QueryResult]:
+    return [results[query.id] for query in in_group(data, group) if query.id in results]
 
 
-def _evidence(data: RetrievalData, run: OpenRun, group: str) -> tuple[Array, Array, Array]:
+def _evidence(data: RetrievalData, run: OpenSetRun, group: str) -> tuple[Array, Array, Array]:
     """(evidence of the known, whether their strongest candidate is right, evidence of the absent)."""
     asked = [query for query in in_group(data, group) if query.id in run.known]
-    replies = [run.known[query.id] for query in asked]
+    results = [run.known[query.id] for query in asked]
     # The strongest candidate of a match is the first, whose label is the answer.
-    right = [r.strongest in q.truth[""].ok for q, r in zip(asked, replies, strict=True)]
-    absent = [*_replies(data, run.absent, group), *run.foreign]
+    right = [r.strongest in q.truth[""].ok for q, r in zip(asked, results, strict=True)]
+    absent = [*_results(data, run.absent, group), *run.foreign]
     return (
-        np.array([reply.evidence for reply in replies], np.float64),
+        np.array([result.evidence for result in results], np.float64),
         np.array(right, np.bool_),
-        np.array([reply.evidence for reply in absent], np.float64),
+        np.array([result.evidence for result in absent], np.float64),
     )
 
 
-def _is_match(replies: Sequence[Reply]) -> Array:
-    return np.array([reply.verdict == MATCH for reply in replies], np.bool_)
+def _is_match(results: Sequence[QueryResult]) -> Array:
+    return np.array([result.verdict == MATCH for result in results], np.bool_)

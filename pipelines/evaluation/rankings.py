@@ -18,7 +18,7 @@ from locate.datasets.records import Rankings, RetrievalData, named
 from locate.datasets.retrieval import only, read_retrieval
 from locate.errors import InputError
 from pipelines.evaluation.common import folder_name
-from pipelines.evaluation.retrieval_report import Measured, report
+from pipelines.evaluation.retrieval_report import RetrievalResults, report
 from pipelines.evaluation.retrieval_scores import Run
 from pipelines.reports.report import Report
 
@@ -42,7 +42,7 @@ def evaluate_rankings(
     """
     data = read_retrieval(folder, layout)
     kept = only(data, tuple(kinds)) if kinds else data
-    measured = Measured(notes=list(data.notes))
+    measured = RetrievalResults(notes=list(data.notes))
     google = {RETRIEVAL: "retrieval", RECOGNITION: "recognition"}.get(data.layout)
     ignored = ignored_ids(folder, google) if google else frozenset()
     known = {query.id for query in data.queries} | ignored

@@ -35,9 +35,13 @@ from pipelines.evaluation.common import (
     folder_name,
     require_positive,
 )
-from pipelines.evaluation.open_set import OpenRun
-from pipelines.evaluation.retrieval_database import Library, Reply, library
-from pipelines.evaluation.retrieval_report import Measured, report
+from pipelines.evaluation.open_set import OpenSetRun
+from pipelines.evaluation.retrieval_database import (
+    EvaluationDatabase,
+    QueryResult,
+    evaluation_database,
+)
+from pipelines.evaluation.retrieval_report import RetrievalResults, report
 from pipelines.evaluation.retrieval_scores import Run
 from pipelines.reports.report import Report
 from pipelines.retrieval.query import SHORTLIST
@@ -102,14 +106,14 @@ def evaluate_retrieval(
     data = only(data, tuple(kinds)) if kinds else data
     _require_photos(folder, data)
     database = _with_distractors(data, distractors)
-    strangers = _foreign_queries(data, database, foreign, foreign_count, seed, verify)
+    negatives = _foreign_queries(data, database, foreign, foreign_count, seed, verify)
     searches = {name: search or default_search(e.info) for name, e in extractors.items()}
-    measured = Measured(notes=list(data.notes))
+    measured = RetrievalResults(notes=list(data.notes))
     with _work_folder(work) as home:
-        passes = [_passes(data, e, verify, len(strangers)) for e in extractors.values()]
+        passes = [_passes(data, e, verify, len(negatives)) for e in extractors.values()]
         step = Steps(progress, len(extractors) * len(database) + sum(passes))
         for name, extractor in extractors.items():
-            opened = library(
+            opened = evaluation_database(
                 database,
                 extractor,
                 home,
@@ -119,14 +123,14 @@ def evaluate_retrieval(
             )
             with opened as lib:
                 can_verify = verify and extractor.info.local_dim > 0
-                _note_library(measured, name, lib, can_verify)
-                ask = _Asker(lib, data, shortlist, step, measured.notes)
+                _note_database(measured, name, lib, can_verify)
+                ask = _Runner(lib, data, shortlist, step, measured.notes)
                 if data.layout == RECOGNITION:
                     _recognise(measured, name, ask, verify, can_verify)
                     continue
                 known = _rank(measured, name, ask, verify, can_verify)
                 if data.layout == LABELS and verify:
-                    _ask_open_set(measured, name, ask, known, strangers)
+                    _ask_open_set(measured, name, ask, known, negatives)
     settings = {
         "data": folder_name(folder),
         "layout": data.layout,
@@ -134,7 +138,7 @@ def evaluate_retrieval(
         "images": len(database),
         "distractors": [folder_name(d) for d in distractors],
         "foreign": None if foreign is None else folder_name(foreign),
-        "foreign_count": len(strangers),
+        "foreign_count": len(negatives),
         "kinds": list(kinds),
         "verify": verify,
         "shortlist": shortlist,
@@ -146,10 +150,10 @@ def evaluate_retrieval(
 
 
 @dataclass
-class _Asker:
+class _Runner:
     """Puts the queries to one database and notes those whose photo cannot be used."""
 
-    lib: Library
+    lib: EvaluationDatabase
     data: RetrievalData
     shortlist: int
     step: Callable[[], None]
@@ -160,8 +164,8 @@ class _Asker:
         verify: bool,
         queries: Sequence[Query] | None = None,
         left_out: Callable[[Query], Any] | None = None,
-    ) -> dict[str, Reply]:
-        replies = self.lib.ask(
+    ) -> dict[str, QueryResult]:
+        results = self.lib.ask(
             self.data.queries if queries is None else queries,
             verify=verify,
             top=_TOP.get(self.data.layout, len(self.lib)),
@@ -169,16 +173,18 @@ class _Asker:
             left_out=left_out,
             done=self.step,
         )
-        for query, reply in replies.items():
-            if isinstance(reply, ImageError):
-                self.notes.append(f"the query {query} is left out: it {reply.reason}; {reply.cure}")
-        return {q: reply for q, reply in replies.items() if isinstance(reply, Reply)}
+        for query, result in results.items():
+            if isinstance(result, ImageError):
+                self.notes.append(
+                    f"the query {query} is left out: it {result.reason}; {result.cure}"
+                )
+        return {q: result for q, result in results.items() if isinstance(result, QueryResult)}
 
 
 def _rank(
-    measured: Measured, name: str, ask: _Asker, verify: bool, can_verify: bool
-) -> dict[str, Reply] | None:
-    """The replies at the last level after verification; None where there was none."""
+    measured: RetrievalResults, name: str, ask: _Runner, verify: bool, can_verify: bool
+) -> dict[str, QueryResult] | None:
+    """The results at the last level after verification; None where there was none."""
     levels = ask.data.levels
     plain = _rankings(ask(verify=False))
     measured.runs.append(Run(name, BEFORE, dict.fromkeys(levels, plain)))
@@ -187,13 +193,13 @@ def _rank(
     if not can_verify:
         measured.runs.append(Run(name, AFTER, None))
         return None
-    replies: dict[str, Reply] = {}
+    results: dict[str, QueryResult] = {}
     after = {}
     for level in levels:
-        replies = ask(verify=True, left_out=_junk(ask.data, level))
-        after[level] = _rankings(replies)
+        results = ask(verify=True, left_out=_junk(ask.data, level))
+        after[level] = _rankings(results)
     measured.runs.append(Run(name, AFTER, after))
-    return replies
+    return results
 
 
 def _junk(data: RetrievalData, level: str) -> Callable[[Query], frozenset[str]] | None:
@@ -203,16 +209,21 @@ def _junk(data: RetrievalData, level: str) -> Callable[[Query], frozenset[str]] 
     return lambda query: query.truth[level].junk
 
 
-def _recognise(measured: Measured, name: str, ask: _Asker, verify: bool, can_verify: bool) -> None:
+def _recognise(
+    measured: RetrievalResults, name: str, ask: _Runner, verify: bool, can_verify: bool
+) -> None:
     """The landmark of the best image, with its similarity, and after verification its evidence, as the
     confidence. A photo that looks most like a distractor shows no landmark."""
 
-    def predictions(replies: Mapping[str, Reply], verified: bool) -> Predictions:
+    def predictions(results: Mapping[str, QueryResult], verified: bool) -> Predictions:
         shown = ask.data.landmarks
         return {
-            query: (shown[reply.ranking[0]], max(reply.evidence if verified else reply.score, -1e9))
-            for query, reply in replies.items()
-            if reply.ranking and reply.ranking[0] in shown
+            query: (
+                shown[result.ranking[0]],
+                max(result.evidence if verified else result.score, -1e9),
+            )
+            for query, result in results.items()
+            if result.ranking and result.ranking[0] in shown
         }
 
     measured.recognition.append((name, BEFORE, predictions(ask(verify=False), False)))
@@ -222,21 +233,21 @@ def _recognise(measured: Measured, name: str, ask: _Asker, verify: bool, can_ver
 
 
 def _ask_open_set(
-    measured: Measured,
+    measured: RetrievalResults,
     name: str,
-    ask: _Asker,
-    known: Mapping[str, Reply] | None,
-    strangers: Sequence[Query],
+    ask: _Runner,
+    known: Mapping[str, QueryResult] | None,
+    negatives: Sequence[Query],
 ) -> None:
     if known is None:
         measured.open_set.append((name, None))
         return
     with_place = {query.id for query in ask.data.queries if query.truth[""].ok}
-    run = OpenRun(
+    run = OpenSetRun(
         name,
-        known={query: reply for query, reply in known.items() if query in with_place},
+        known={query: result for query, result in known.items() if query in with_place},
         absent=ask(True, left_out=lambda query: query.truth[""].ok),
-        foreign=[*ask(True, strangers).values()],
+        foreign=[*ask(True, negatives).values()],
     )
     measured.open_set.append(run)
     absent = len(run.absent) + len(run.foreign)
@@ -246,21 +257,23 @@ def _ask_open_set(
         )
 
 
-def _rankings(replies: Mapping[str, Reply]) -> Rankings:
-    return {query: reply.ranking for query, reply in replies.items()}
+def _rankings(results: Mapping[str, QueryResult]) -> Rankings:
+    return {query: result.ranking for query, result in results.items()}
 
 
-def _passes(data: RetrievalData, extractor: Extractor, verify: bool, strangers: int) -> int:
+def _passes(data: RetrievalData, extractor: Extractor, verify: bool, negatives: int) -> int:
     """How many questions will be asked."""
     queries = len(data.queries)
     if not (verify and extractor.info.local_dim):
         return queries
     if data.layout != LABELS:
         return queries * (1 + len(data.levels))
-    return 3 * queries + strangers
+    return 3 * queries + negatives
 
 
-def _note_library(measured: Measured, name: str, lib: Library, can_verify: bool) -> None:
+def _note_database(
+    measured: RetrievalResults, name: str, lib: EvaluationDatabase, can_verify: bool
+) -> None:
     if lib.failed:
         image, reason = lib.failed[0]
         measured.notes.append(

@@ -27,7 +27,7 @@ from pipelines.retrieval.database import Database
 
 
 @dataclass(frozen=True)
-class Reply:
+class QueryResult:
     """What a database answered to one query.
 
     Attributes:
@@ -47,7 +47,7 @@ class Reply:
     score: float
 
 
-class Library:
+class EvaluationDatabase:
     """A database that knows its images by the ids of the ground truth.
 
     Attributes:
@@ -71,8 +71,8 @@ class Library:
         shortlist: int,
         left_out: Callable[[Query], Collection[str]] | None = None,
         done: Callable[[], None] = lambda: None,
-    ) -> dict[str, Reply | ImageError]:
-        """The reply to each query by its id, or why its photo cannot be used.
+    ) -> dict[str, QueryResult | ImageError]:
+        """The result to each query by its id, or why its photo cannot be used.
 
         Args:
             verify: False ranks without looking at local matches.
@@ -82,7 +82,7 @@ class Library:
             done: called after each query.
         """
         queries = list(queries)
-        replies: dict[str, Reply | ImageError] = {}
+        results: dict[str, QueryResult | ImageError] = {}
         opened: list[Query] = []
         options: dict[str, Any] = {"verify": verify, "top": top, "shortlist": shortlist}
 
@@ -91,7 +91,7 @@ class Library:
                 try:
                     photo = _view(query)
                 except ImageError as error:
-                    replies[query.id] = error
+                    results[query.id] = error
                     done()
                     continue
                 opened.append(query)
@@ -103,10 +103,10 @@ class Library:
         else:
             answers = self._each(photos(), opened, left_out, options)
         for number, answer in enumerate(answers):
-            reply = answer if isinstance(answer, ImageError) else self._reply(answer)
-            replies[opened[number].id] = reply
+            result = answer if isinstance(answer, ImageError) else self._result(answer)
+            results[opened[number].id] = result
             done()
-        return {query.id: replies[query.id] for query in queries}
+        return {query.id: results[query.id] for query in queries}
 
     def _each(
         self,
@@ -125,7 +125,7 @@ class Library:
     def _among(self, hidden: frozenset[str]) -> Callable[[ImageRow], bool]:
         return lambda row: self._ids[row.path] in hidden
 
-    def _reply(self, answer: Answer) -> Reply:
+    def _result(self, answer: Answer) -> QueryResult:
         candidates = answer.candidates
         best = max(candidates, key=strength_of, default=None)
         evidence = -math.inf if best is None else strength_of(best)
@@ -133,7 +133,7 @@ class Library:
         if candidates:
             first = candidates[0]
             score = first.votes if self.db.search == LOCAL else first.similarity
-        return Reply(
+        return QueryResult(
             ranking=tuple(self._ids[c.image] for c in candidates),
             verdict=answer.verdict,
             strongest=None if best is None or best.evidence is None else self._ids[best.image],
@@ -143,7 +143,7 @@ class Library:
 
 
 @contextmanager
-def library(
+def evaluation_database(
     photos: Mapping[str, Path],
     extractor: Extractor,
     work: Path,
@@ -151,7 +151,7 @@ def library(
     search: str = GLOBAL,
     workers: int | None = None,
     progress: Callable[[], None] = lambda: None,
-) -> Iterator[Library]:
+) -> Iterator[EvaluationDatabase]:
     """Index `photos` (by id) with an extractor and open the database.
 
     It lies in a folder of its own below `work`, and what an earlier call left there is used again
@@ -193,7 +193,7 @@ def library(
     if report.missing:
         remove_images(index, missing=True)
     with Database(index, workers=workers, extractor=extractor) as db:
-        yield Library(db, ids, [(ids[path], reason) for path, reason in report.failed])
+        yield EvaluationDatabase(db, ids, [(ids[path], reason) for path, reason in report.failed])
 
 
 def _link_all(photos: Mapping[str, Path], folder: Path) -> dict[str, str]:

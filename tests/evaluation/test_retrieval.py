@@ -21,10 +21,10 @@ from locate.extractors.base import ExtractorInfo
 from locate.matching.evidence import chance_inliers
 from locate.retrieval.verdict import MATCH, NO_MATCH
 from locate.types import Extraction, Features
-from pipelines.evaluation.open_set import OpenRun, open_set_curves
+from pipelines.evaluation.open_set import OpenSetRun, open_set_curves
 from pipelines.evaluation.rankings import evaluate_rankings
 from pipelines.evaluation.retrieval import evaluate_retrieval
-from pipelines.evaluation.retrieval_database import Reply
+from pipelines.evaluation.retrieval_database import QueryResult
 from pipelines.evaluation.retrieval_scores import eleven_points
 
 MAX_RED = 26
@@ -153,16 +153,16 @@ def test_a_query_of_an_unknown_place_is_absent_and_not_known(labelled):
 
 
 def test_open_set_curve_trades_false_accepts_for_answers():
-    def reply(evidence, strongest="x"):
-        return Reply((), MATCH if evidence > 20 else NO_MATCH, strongest, evidence, 0.0)
+    def result(evidence, strongest="x"):
+        return QueryResult((), MATCH if evidence > 20 else NO_MATCH, strongest, evidence, 0.0)
 
     queries = tuple(
         Query(f"q{i}", truth={"": Truth(frozenset("x"))}, landmarks=frozenset("X"))
         for i in range(4)
     )
     data = RetrievalData("labels", queries, {})
-    known = {"q0": reply(30), "q1": reply(10), "q2": reply(4), "q3": reply(20, "wrong")}
-    run = OpenRun("c", known, {"q0": reply(15)}, [reply(5), reply(-math.inf, None)])
+    known = {"q0": result(30), "q1": result(10), "q2": result(4), "q3": result(20, "wrong")}
+    run = OpenSetRun("c", known, {"q0": result(15)}, [result(5), result(-math.inf, None)])
     x, y = open_set_curves(data, [run]).series["c"]
     assert x.tolist() == pytest.approx([0, 1 / 3, 2 / 3, 1])
     assert y.tolist() == pytest.approx([1 / 4, 2 / 4, 3 / 4, 3 / 4])
@@ -170,13 +170,13 @@ def test_open_set_curve_trades_false_accepts_for_answers():
 
 def test_distractors_foreign_photos_and_kinds(labelled, tmp_path):
     paint(tmp_path / "more/sub/d.png", 7)
-    paint(tmp_path / "strangers/like-b2.png", 1, 3, 8)
-    paint(tmp_path / "strangers/new.png", 1, 9, 8)
+    paint(tmp_path / "negatives/like-b2.png", 1, 3, 8)
+    paint(tmp_path / "negatives/new.png", 1, 9, 8)
     report = evaluate_retrieval(
         labelled,
         {"c": Colour()},
         distractors=[tmp_path / "more"],
-        foreign=tmp_path / "strangers",
+        foreign=tmp_path / "negatives",
         kinds=["web"],
     )
     rows = rows_of(report)
@@ -188,7 +188,7 @@ def test_distractors_foreign_photos_and_kinds(labelled, tmp_path):
     assert open_set[4] == pytest.approx(2 / 4)  # qc, and the stranger that looks like b2
     settings = report.settings
     assert settings["distractors"] == ["more"]
-    assert (settings["foreign"], settings["foreign_count"]) == ("strangers", 2)
+    assert (settings["foreign"], settings["foreign_count"]) == ("negatives", 2)
     with pytest.raises(InputError, match="that are in the database too: 1, such as"):
         evaluate_retrieval(
             labelled,
@@ -202,13 +202,13 @@ def test_distractors_foreign_photos_and_kinds(labelled, tmp_path):
 
 def test_the_seed_draws_the_foreign_photos(labelled, tmp_path):
     for number in range(12):
-        paint(tmp_path / f"strangers/{number}.png", 1, 3, 2 * (number % 2) * 4)
+        paint(tmp_path / f"negatives/{number}.png", 1, 3, 2 * (number % 2) * 4)
 
     def false_matches(seed):
         report = evaluate_retrieval(
             labelled,
             {"c": Colour()},
-            foreign=tmp_path / "strangers",
+            foreign=tmp_path / "negatives",
             foreign_count=4,
             seed=seed,
         )

@@ -102,11 +102,11 @@ def test_a_folded_network_gives_the_same_maps(name):
         expected = network.taps(x)
         take_out_unused(network, [last])
         part = network.taps(x, [last])[last]
-        network.fold()
-        network.fold()  # there is nothing left to do
+        network.fuse()
+        network.fuse()  # there is nothing left to do
         found = network.taps(x, [last])[last]
         whole = create_backbone(name).eval()
-        whole.fold()
+        whole.fuse()
     assert torch.equal(part, expected[last])
     torch.testing.assert_close(found, part, atol=1e-5 * float(part.abs().max()), rtol=1e-4)
     for one in (network, whole):

@@ -12,8 +12,7 @@ import pytest
 import locate
 from index.catalog import Catalog
 from locate.errors import DatabaseMismatchError
-from locate.extractors import bundled as shipped
-from locate.extractors import registry
+from locate.extractors import bundled, registry
 from locate.extractors.base import ExtractorInfo
 from locate.extractors.registry import EXTRACTORS, create
 from locate.extractors.weights import file_hash
@@ -33,9 +32,9 @@ FIT = "python benchmarks/context.py fit"  # as it was called then
 COMMANDS = {"context": FIT, "steered": "locate train steered"}
 
 
-@pytest.mark.parametrize("name", shipped.SHIPPED)
+@pytest.mark.parametrize("name", bundled.BUNDLED)
 def test_shipped_weights_say_where_they_come_from(name):
-    record = shipped.record_of(name)
+    record = bundled.record_of(name)
     assert record.system == name
     assert record.licence == "Apache-2.0"
     assert record.command.startswith(COMMANDS[name])
@@ -43,8 +42,8 @@ def test_shipped_weights_say_where_they_come_from(name):
     assert record.seconds > 1
     assert re.fullmatch("[0-9a-f]{7,40}( [0-9a-f]{7,40})*", record.commit)  # of each part
     assert not re.search(r"(^| )/", record.command)  # a path of one machine
-    assert shipped.SHIPPED[name].stat().st_size < 20e6
-    assert file_hash(shipped.SHIPPED[name]) in create(name).info.weights.split()
+    assert bundled.BUNDLED[name].stat().st_size < 20e6
+    assert file_hash(bundled.BUNDLED[name]) in create(name).info.weights.split()
 
 
 def test_the_shipped_network_knows_a_photo_that_is_turned_and_half_as_large(texture):
@@ -67,7 +66,7 @@ def test_the_list_names_every_extractor(capsys):
     assert main(["models", "--json"]) == 0
     found = {model["name"]: model for model in json.loads(capsys.readouterr().out)}
     assert found.keys() == EXTRACTORS.keys()
-    for name in shipped.SHIPPED:
+    for name in bundled.BUNDLED:
         assert found[name]["record"]["command"].startswith(COMMANDS[name])
     for name, model in found.items():
         info = create(name).info
@@ -77,22 +76,22 @@ def test_the_list_names_every_extractor(capsys):
     assert main(["models"]) == 0
     text = capsys.readouterr().out
     assert all(name in text for name in EXTRACTORS)
-    for name in shipped.SHIPPED:
-        minutes = max(1, round(shipped.record_of(name).seconds / 60))
+    for name in bundled.BUNDLED:
+        minutes = max(1, round(bundled.record_of(name).seconds / 60))
         assert f"trained by this project, {minutes} min" in text
 
 
 def test_scores_of_other_weights_are_not_shown(tmp_path, monkeypatch):
-    name = next(iter(shipped.SHIPPED))
-    sha256 = file_hash(shipped.SHIPPED[name])
+    name = next(iter(bundled.BUNDLED))
+    sha256 = file_hash(bundled.BUNDLED[name])
     file = tmp_path / "scores.json"
-    monkeypatch.setattr(shipped, "SCORES", file)
-    assert shipped.scores_of(name) == {}
+    monkeypatch.setattr(bundled, "SCORES", file)
+    assert bundled.scores_of(name) == {}
     file.write_text(json.dumps({name: {"weights": sha256, "scores": {"MMA@3": 0.5}}}))
-    assert shipped.scores_of(name) == {"MMA@3": 0.5}
+    assert bundled.scores_of(name) == {"MMA@3": 0.5}
     assert next(m for m in list_models() if m.name == name).scores == {"MMA@3": 0.5}
     file.write_text(json.dumps({name: {"weights": "other", "scores": {"MMA@3": 0.5}}}))
-    assert shipped.scores_of(name) == {}
+    assert bundled.scores_of(name) == {}
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import torch
 
 from locate.errors import InputError, WeightsError
 from locate.extractors.backbones import efficientnet
-from locate.extractors.bundled import SHIPPED
-from locate.extractors.context.extractor import SIDE, Context, DeepMaps, weight_of
+from locate.extractors.bundled import BUNDLED
+from locate.extractors.context.extractor import SIDE, BackboneMaps, Context, weight_of
 from locate.extractors.context.projection import Projection, fit_context, strongest
 from locate.extractors.context.upright import Upright, fit_upright, layout
 from locate.extractors.gem import Gem
@@ -37,7 +37,7 @@ def context(exact):
 
 @pytest.fixture(scope="module")
 def deep(exact):
-    return DeepMaps(efficientnet.load_imagenet(efficientnet.imagenet_weights_path()))
+    return BackboneMaps(efficientnet.load_imagenet(efficientnet.imagenet_weights_path()))
 
 
 # --- the fit
@@ -158,7 +158,7 @@ def test_photos_of_places_are_told_from_turned_ones(data, context):
         pixels = read_photo(path, min_long_side=512).pixels
         for found, turns in ((upright, 0), (turned, 1), (turned, 2), (turned, 3)):
             view = np.ascontiguousarray(np.rot90(pixels, turns))
-            maps, size = context._deep.look(view)
+            maps, size = context._deep.feature_maps(view)
             vector = context._deep.global_vector(maps, size)
             seen = context._deep.layout(vector, maps, size)
             found.append(context._upright.likelihood(seen))
@@ -210,7 +210,7 @@ def test_descriptors_by_hand(likelihood, weight, context, texture, monkeypatch):
     )
     np.testing.assert_array_equal(made.features.keypoints, turned.keypoints)
     np.testing.assert_array_equal(made.features.scores, turned.scores)
-    tensors = {name: part.numpy() for name, part in load_weights(SHIPPED["context"])[0].items()}
+    tensors = {name: part.numpy() for name, part in load_weights(BUNDLED["context"])[0].items()}
     share = 0.5 + 0.35 * weight
     for k in (0, 7, 100):
         x, y = turned.keypoints[k].astype(float)
@@ -266,23 +266,23 @@ def test_what_a_photo_was_padded_with_is_not_in_its_global_descriptor(context, t
 def test_the_context_of_a_spot_does_not_hang_on_the_size_of_the_photo(deep, texture):
     """Cells lie where they are said to lie also where sides are no multiples of the strides."""
     pixels, spots = texture((384, 384)), np.array([(100.0, 90.0), (150.0, 160.0), (60.0, 200.0)])
-    whole = deep.around(deep.look(pixels)[0], spots)
+    whole = deep.sample_context(deep.feature_maps(pixels)[0], spots)
     for width, height in ((367, 384), (384, 353), (357, 345)):
-        maps, size = deep.look(np.ascontiguousarray(pixels[:height, :width]))
+        maps, size = deep.feature_maps(np.ascontiguousarray(pixels[:height, :width]))
         # The same pixels at the same scale: the long side is 384 or less, nothing is shrunk.
         assert size == (width, height)
-        cosines = torch.cosine_similarity(deep.around(maps, spots), whole)
-        moved = torch.cosine_similarity(deep.around(maps, spots + 16), whole)
+        cosines = torch.cosine_similarity(deep.sample_context(maps, spots), whole)
+        moved = torch.cosine_similarity(deep.sample_context(maps, spots + 16), whole)
         assert cosines.min() > 0.95
         assert cosines.min() > moved.max()
 
 
 def test_projecting_cells_is_projecting_points(deep, texture):
-    maps, _ = deep.look(texture((256, 224)))
+    maps, _ = deep.feature_maps(texture((256, 224)))
     spots = np.array([(0.0, 0.0), (100.3, 90.1), (255.0, 223.0)])
-    seen = deep.around(maps, spots)
+    seen = deep.sample_context(maps, spots)
     projection = torch.randn(5, seen.shape[1], generator=torch.Generator().manual_seed(0))
-    found = deep.around(maps, spots, projection)
+    found = deep.sample_context(maps, spots, projection)
     torch.testing.assert_close(found, seen @ projection.T, atol=1e-3, rtol=1e-4)
 
 
@@ -330,7 +330,7 @@ def test_a_turn_changes_what_is_judged(context):
 
 
 def test_weights_of_other_parts_are_refused(tmp_path):
-    tensors, record = load_weights(SHIPPED["context"])
+    tensors, record = load_weights(BUNDLED["context"])
     other = tmp_path / "other.safetensors"
     save_weights(other, tensors, replace(record, settings={"steered": "none"}))
     with pytest.raises(WeightsError, match=r"other\.safetensors was fitted to other weights"):
@@ -339,4 +339,4 @@ def test_weights_of_other_parts_are_refused(tmp_path):
     with pytest.raises(WeightsError, match="does not fit"):
         Context.from_pretrained(other)
     with pytest.raises(WeightsError, match="holds weights of steered, not of context"):
-        Context.from_pretrained(SHIPPED["steered"])
+        Context.from_pretrained(BUNDLED["steered"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from locate.errors import InputError
-from locate.extractors.bundled import SHIPPED
+from locate.extractors.bundled import BUNDLED
 from locate.extractors.context.extractor import Context
 from locate.extractors.recipes import create_recipe
 from locate.extractors.weights import load_weights
@@ -42,7 +42,7 @@ def test_a_training_makes_weights_that_the_extractor_takes(data, tmp_path, textu
     small = ["--set", f"matches={tmp_path / 'pairs.npz'}", "--set", "own=16", "--set", "context=24"]
     assert main([*command, *small]) == exits.GOOD
     tensors, record = load_weights(out / "weights.safetensors", "context")
-    shipped, shipped_record = load_weights(SHIPPED["context"], "context")
+    shipped, shipped_record = load_weights(BUNDLED["context"], "context")
     assert tensors.keys() == shipped.keys()
     assert record.settings == shipped_record.settings
     assert "4 pairs of photos of data (160 matches); three views of each of 8 photos" in record.data
@@ -57,7 +57,7 @@ def test_a_training_makes_weights_that_the_extractor_takes(data, tmp_path, textu
 
 
 def test_only_what_is_kept_of_own_descriptors(data, tmp_path):
-    out, old = tmp_path / "out", SHIPPED["context"]
+    out, old = tmp_path / "out", BUNDLED["context"]
     command = ["train", "context", "--data", str(data), "--out", str(out), *SMALL]
     assert main([*command, "--set", f"context_of={old}"]) == exits.GOOD
     tensors, record = load_weights(out / "weights.safetensors", "context")

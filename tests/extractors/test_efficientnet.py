@@ -15,7 +15,7 @@ import torch
 from locate.errors import WeightsError
 from locate.extractors.backbones.efficientnet import (
     EfficientNetLite0,
-    folded,
+    fused,
     imagenet_weights_path,
     load_imagenet,
 )
@@ -98,8 +98,8 @@ def test_folding_the_normalisations_changes_nothing(size):
             torch.nn.init.normal_(module.bias, std=0.1)
     x = torch.rand(1, 3, *size) * 2 - 1
     with torch.no_grad():
-        expected, found = network.taps(x), folded(network).taps(x)
-    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in folded(network).modules())
+        expected, found = network.taps(x), fused(network).taps(x)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in fused(network).modules())
     assert any(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules())
     for name, maps in expected.items():
         assert maps.std() > 1e-3, name

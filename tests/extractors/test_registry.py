@@ -34,7 +34,7 @@ class Tiles(FakeExtractor):
         self.info = ExtractorInfo(name, None, dict(self.info.settings), global_dim=8, local_dim=16)
 
 ENTRY = Entry(
-    "tiny_tiles:Tiles", (LOCAL,), {"tiles": ToyRecipe}, weights="nobody's", licence="MIT", files=()
+    "tiny_tiles:Tiles", (LOCAL,), {"tiles": ToyRecipe}, weights="nobody's", licence="MIT"
 )
 NOTHING = 3
 

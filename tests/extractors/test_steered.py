@@ -15,9 +15,9 @@ from locate.extractors.steered import losses
 from locate.extractors.steered.corners import CornerSettings, corners, distinct
 from locate.extractors.steered.equivariant import FieldNorm, GroupConv, steered
 from locate.extractors.steered.extractor import SCALES, Steered, nearest_levels
-from locate.extractors.steered.fusion import folded
+from locate.extractors.steered.fusion import fused
 from locate.extractors.steered.network import SteeredNetwork
-from locate.extractors.steered.orientation import directions
+from locate.extractors.steered.orientation import orientations
 from tests.helpers.drawings import squares
 
 
@@ -132,14 +132,14 @@ def test_fields_taken_apart_by_hand():
 
 
 def test_folding_changes_nothing(network, image):
-    plain = folded(network)
+    plain = fused(network)
     assert not any(isinstance(m, GroupConv | FieldNorm) for m in plain.modules())
     torch.testing.assert_close(network(image), plain(image), atol=1e-4, rtol=1e-4)
 
 
 def test_upright_descriptors_are_those_of_directions_to_the_right(network, image):
     points = 16 + torch.rand(1, 40, 2) * torch.tensor((96.0, 64.0))
-    plain, right = folded(network), torch.tensor((1.0, 0.0)).expand(1, 40, 2)
+    plain, right = fused(network), torch.tensor((1.0, 0.0)).expand(1, 40, 2)
     expected = network.descriptors_at(network(image), points, right)
     for one in (network, plain):
         found = one.upright_at(one(image), points)
@@ -179,7 +179,7 @@ def test_a_keypoint_faces_where_it_gets_brighter():
     points = np.random.default_rng(0).uniform((40, 35), (100, 70), (50, 2))
     expected = (points - (20, 10)) * (1, 1.5)
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)
-    found = directions(grey, points)
+    found = orientations(grey, points)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=0.02)
 
@@ -187,17 +187,17 @@ def test_a_keypoint_faces_where_it_gets_brighter():
 def test_directions_turn_with_the_image(texture):
     grey = texture((128, 96))[..., 0]
     points = np.random.default_rng(0).uniform(-2, 130, (200, 2)) * (1, 0.75)
-    before = directions(grey, points)
+    before = orientations(grey, points)
     moved = np.stack((points[:, 1], 127 - points[:, 0]), axis=1)
-    after = directions(np.ascontiguousarray(np.rot90(grey)), moved)
+    after = orientations(np.ascontiguousarray(np.rot90(grey)), moved)
     np.testing.assert_allclose(after, np.stack((before[:, 1], -before[:, 0]), 1), atol=2e-3)
     np.testing.assert_allclose(np.linalg.norm(before, axis=1), 1, atol=1e-5)
 
 
 def test_a_flat_image_faces_to_the_right():
     flat = np.full((40, 50), 7, np.uint8)
-    np.testing.assert_array_equal(directions(flat, np.ones((3, 2))), [(1, 0)] * 3)
-    assert directions(flat, np.zeros((0, 2))).shape == (0, 2)
+    np.testing.assert_array_equal(orientations(flat, np.ones((3, 2))), [(1, 0)] * 3)
+    assert orientations(flat, np.zeros((0, 2))).shape == (0, 2)
 
 
 # --- corners

@@ -12,8 +12,8 @@ from locate.extractors.recipes import create_recipe
 from locate.extractors.steered.equivariant import FieldNorm, GroupConv
 from locate.extractors.steered.extractor import Steered
 from locate.extractors.steered.network import SteeredNetwork
-from locate.extractors.steered.orientation import directions
-from locate.extractors.steered.pruning import NarrowRecipe, narrowed
+from locate.extractors.steered.orientation import orientations
+from locate.extractors.steered.pruning import PruningRecipe, pruned
 from locate.extractors.weights import Record, save_weights
 from locate.training.recipe import generator
 
@@ -48,7 +48,7 @@ def folder(tmp_path_factory, texture):
 
 @pytest.fixture(scope="module")
 def recipe(folder, tmp_path_factory):
-    made = NarrowRecipe(
+    made = PruningRecipe(
         folder / "wide.safetensors",
         widths=NARROW[0],
         fields=NARROW[1],
@@ -97,7 +97,7 @@ def test_nothing_is_lost_with_fields_that_nothing_reads(wide):
     unread(last, 3, wide.join[1][0])
     unread(last, 3, wide.describe[0])
     wide.describe[2].weight[:, rng.permutation(30)[20:]] = 0
-    narrow = narrowed(wide, *NARROW).eval()
+    narrow = pruned(wide, *NARROW).eval()
     image = 255 * torch.rand(1, 3, 96, 128)
     points = 16 + torch.rand(1, 40, 2) * torch.tensor((96.0, 64.0))
     facing = torch.nn.functional.normalize(torch.randn(1, 40, 2), dim=-1)
@@ -117,8 +117,8 @@ def test_nothing_is_lost_with_fields_that_nothing_reads(wide):
     ],
 )
 def test_a_narrow_network_that_is_wider(wide, larger):
-    with pytest.raises(InputError, match="cannot be narrowed"):
-        narrowed(wide, *larger)
+    with pytest.raises(InputError, match="cannot be pruned"):
+        pruned(wide, *larger)
 
 
 def test_batches_depend_on_their_number_alone(recipe):
@@ -140,14 +140,14 @@ def test_every_second_spot_is_described_upright_and_the_others_face_along_the_gr
         *(batch[n] for n in ("images", "points", "directions")), strict=True
     ):
         pixels = image.permute(1, 2, 0).numpy().astype(np.uint8)
-        expected = directions(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), points.numpy())
+        expected = orientations(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), points.numpy())
         np.testing.assert_allclose(facing[0::2], expected[0::2], atol=1e-3)
 
 
 def test_a_network_that_sees_the_same_has_no_loss(recipe, folder):
     stage = recipe.stages[0]
     batch = recipe.batch(stage, generator(0, 0, 2))
-    same = narrowed(recipe._wide, *WIDE).eval()
+    same = pruned(recipe._wide, *WIDE).eval()
     assert abs(float(recipe.losses(same, batch, stage)["loss"].detach())) < 1e-5
     # By hand: one less the mean cosine, of an untrained network with the wide one's descriptors.
     torch.manual_seed(5)
@@ -183,9 +183,9 @@ def test_settings(folder, tmp_path):
     made = create_recipe("steered-narrow", {"wide_weights": file, "fields": 4, "hidden": 9})
     assert (made.settings()["fields"], made.settings()["hidden"]) == (4, 9)
     with pytest.raises(InputError, match="--set wide_weights=FILE"):
-        NarrowRecipe().prepare(folder, tmp_path)
+        PruningRecipe().prepare(folder, tmp_path)
     with pytest.raises(WeightsError):
-        NarrowRecipe(folder / "00.png").prepare(folder, tmp_path)
+        PruningRecipe(folder / "00.png").prepare(folder, tmp_path)
     for wrong in ({"crop": 100}, {"views": 0}, {"points": 2}):
         with pytest.raises(InputError, match="narrow: crop must be"):
-            NarrowRecipe(**wrong)
+            PruningRecipe(**wrong)

@@ -520,7 +520,7 @@ def test_the_untrained_start_says_so_and_is_the_same_every_time(caplog, lite0):
         extractor = UR2KiD.from_pretrained(max_keypoints=10)
     assert "untrained" in caplog.text
     assert len(extractor.info.weights) == 64
-    state = extractor._network.state_dict()  # less the normalisations, which are folded in
+    state = extractor._network.state_dict()  # less the normalisations, which are fused in
     kept = {name: value for name, value in lite0.state_dict().items() if "backbone" not in name}
     assert len(kept) > 10
     assert all(torch.equal(state[name], value) for name, value in kept.items())

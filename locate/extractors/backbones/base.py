@@ -50,8 +50,8 @@ class Backbone(nn.Module, ABC):
         """Change the network in place so that no tap is coarser than `stride`: strides beyond it
         become 1, and the convolutions after them get holes ("a trous"), with the same weights."""
 
-    def fold(self) -> None:
-        """Change the network in place, for use alone: the same maps, with every normalisation folded
+    def fuse(self) -> None:
+        """Change the network in place, for use alone: the same maps, with every normalisation fused
         into its convolution. In one without any there is nothing to do."""
         return
 

@@ -82,11 +82,11 @@ class _Block(nn.Module):
         return self.finish(x, self.expand(x))
 
 
-def folded(network: EfficientNetLite0, precision: torch.dtype = torch.float32) -> EfficientNetLite0:
-    """A copy for use alone: the same maps, in `precision`, with each normalisation folded into its
+def fused(network: EfficientNetLite0, precision: torch.dtype = torch.float32) -> EfficientNetLite0:
+    """A copy for use alone: the same maps, in `precision`, with each normalisation fused into its
     convolution."""
     copy = deepcopy(network).eval()
-    copy.fold()
+    copy.fuse()
     return copy.to(precision).requires_grad_(False)
 
 
@@ -179,7 +179,7 @@ class EfficientNetLite0(Backbone):
         for tap, at in self.strides.items():
             self.strides[tap] = min(at, stride)
 
-    def fold(self) -> None:
+    def fuse(self) -> None:
         fold_normalisations(self, {"_bn0": "_conv_stem", "_bn1": "_conv_head"})
         for block in self._blocks:
             names = {"_bn0": "_expand_conv", "_bn1": "_depthwise_conv", "_bn2": "_project_conv"}

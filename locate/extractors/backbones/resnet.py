@@ -44,7 +44,7 @@ class _Bottleneck(nn.Module):
         out: Tensor = self.relu(y + x)
         return out
 
-    def fold(self) -> None:
+    def fuse(self) -> None:
         norms = {f"bn{i}": f"conv{i}" for i in (1, 2, 3)}
         if isinstance(self.downsample, nn.Sequential):
             norms["downsample.1"] = "downsample.0"
@@ -106,11 +106,11 @@ class ResNet(Backbone):
             maps[layer] = x = self.get_submodule(layer)(x)
         return maps
 
-    def fold(self) -> None:
+    def fuse(self) -> None:
         fold_normalisations(self, {"bn1": "conv1"})
         for module in self.modules():
             if isinstance(module, _Bottleneck):
-                module.fold()
+                module.fuse()
 
     def dilate(self, stride: int) -> None:
         dilation = 1

@@ -28,7 +28,7 @@ from locate.extractors.base import ExtractorInfo
 from locate.extractors.blocks.detection import resize_image, to_input
 from locate.extractors.blocks.grids import Grid, sample
 from locate.extractors.blocks.layers import GeM
-from locate.extractors.bundled import SHIPPED
+from locate.extractors.bundled import BUNDLED
 from locate.extractors.context.projection import Projection
 from locate.extractors.context.upright import Upright, layout
 from locate.extractors.precision import precision
@@ -56,7 +56,7 @@ _SHARPNESS = 3.0  # how fast the weight follows the likelihood, see `weight_of`
 _LEAST = 0.02  # upright descriptors of less weight have none; turned ones have no less
 
 
-class DeepMaps:
+class BackboneMaps:
     """EfficientNet-Lite0 on a photo that is shrunk so that its long side is at most `max_side`: its
     maps for a context, and their GeM-pooled head.
 
@@ -74,11 +74,11 @@ class DeepMaps:
     ) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.taps, self.max_side = tuple(taps), max_side
-        plain = efficientnet.folded(network, precision(self.device)).to(self.device)
+        plain = efficientnet.fused(network, precision(self.device)).to(self.device)
         self._network = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._pool = GeM(_EXPONENT).eval().to(self.device)
 
-    def look(self, pixels: Array) -> tuple[dict[str, Tensor], tuple[int, int]]:
+    def feature_maps(self, pixels: Array) -> tuple[dict[str, Tensor], tuple[int, int]]:
         """Maps by tap, and the size (width, height) of the image that they are of."""
         size = fit_size((pixels.shape[1], pixels.shape[0]), self.max_side)
         x = to_input(resize_image(pixels, size), self.device, _MULTIPLE)
@@ -99,7 +99,7 @@ class DeepMaps:
         columns, rows = self._network.grid(tap).cells(size)
         return maps[tap][..., : max(rows, 1), : max(columns, 1)]
 
-    def around(
+    def sample_context(
         self, maps: Mapping[str, Tensor], points: Array, projection: Tensor | None = None
     ) -> Tensor:
         """N x K: the maps at N x 2 points in pixels of the image that they are of.
@@ -136,7 +136,7 @@ class Context:
     def __init__(
         self,
         steered: Steered,
-        deep: DeepMaps,
+        deep: BackboneMaps,
         projection: Projection,
         upright: Upright,
         weights_hash: str,
@@ -182,7 +182,7 @@ class Context:
         Raises:
             WeightsError: the file is missing, does not fit, or was fitted to other steered features.
         """
-        weights = weights or SHIPPED[SYSTEM]
+        weights = weights or BUNDLED[SYSTEM]
         tensors, record = load_weights(weights, SYSTEM)
         steered = Steered.from_pretrained(**settings)
         if record.settings.get("steered") != steered.info.weights:
@@ -196,7 +196,7 @@ class Context:
         except (KeyError, TypeError) as error:
             raise WeightsError(f"{weights} does not fit: {error}") from error
         imagenet = efficientnet.imagenet_weights_path()
-        deep = DeepMaps(efficientnet.load_imagenet(imagenet))
+        deep = BackboneMaps(efficientnet.load_imagenet(imagenet))
         hashes = (file_hash(imagenet), steered.info.weights or "", file_hash(weights))
         return cls(steered, deep, projection, judge, " ".join(hashes), shares)
 
@@ -204,7 +204,7 @@ class Context:
         self, pixels: Array, size: tuple[int, int] | None = None, *, local: bool = True
     ) -> Extraction:
         with torch.inference_mode():
-            maps, small = self._deep.look(pixels)
+            maps, small = self._deep.feature_maps(pixels)
             vector = self._deep.global_vector(maps, small)
             features = None
             if local:
@@ -223,7 +223,7 @@ class Context:
         found = self._steered.features(pixels, size, (False, True) if weight else (False,))
         own = [torch.from_numpy(one.descriptors).to(self.device) for one in found]
         places = resize_points(found[0].keypoints, found[0].image_size, small)
-        seen = self._deep.around(maps, places, self._projection.context)
+        seen = self._deep.sample_context(maps, places, self._projection.context)
         turned, upright = self._shares
         share = turned + (upright - turned) * weight
         joined = self._projection.descriptors(

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from locate.errors import InputError
 from locate.extractors.backbones import efficientnet
 from locate.extractors.blocks.detection import resize_image
-from locate.extractors.bundled import SHIPPED
-from locate.extractors.context.extractor import SYSTEM, TAPS, DeepMaps
+from locate.extractors.bundled import BUNDLED
+from locate.extractors.context.extractor import SYSTEM, TAPS, BackboneMaps
 from locate.extractors.context.projection import fit_context, strongest
 from locate.extractors.context.upright import TURN, fit_upright
 from locate.extractors.steered.extractor import Steered
@@ -146,7 +146,7 @@ class ContextRecipe(Recipe):
                 network.get_parameter(name).copy_(values)
 
     def _fit_context(self) -> dict[str, Tensor]:
-        deep, rng = _deep_maps(), self._rng
+        deep, rng = _backbone_maps(), self._rng
         with torch.inference_mode():
             ends = [matched_spots(deep, pair, self._counts[1], rng) for pair in self._pairs]
             a, b = (torch.cat([end[side] for end in ends]) for side in (0, 1))
@@ -155,7 +155,7 @@ class ContextRecipe(Recipe):
 
     def _fit_upright(self) -> dict[str, Tensor]:
         """How well it does on every seventh photo when fitted to the others goes into the log."""
-        deep, rng = _deep_maps(), np.random.default_rng(0)
+        deep, rng = _backbone_maps(), np.random.default_rng(0)
         with torch.inference_mode():
             views = [turned_views(deep, path, rng) for path in self._photos]
         aside = torch.tensor([i % 7 == 3 for i, (found, _) in enumerate(views) for _ in found])
@@ -178,7 +178,7 @@ class ContextRecipe(Recipe):
         return {"own_turned": turned, "own_upright": upright}
 
     def settings(self) -> dict[str, Any]:
-        steered = file_hash(SHIPPED["steered"])
+        steered = file_hash(BUNDLED["steered"])
         return {"steered": steered, "ridge": self._ridge, "penalty": self._penalty}
 
 
@@ -203,12 +203,12 @@ class _Weights(nn.Module):
         self.upright.bias = nn.Parameter(torch.zeros(1))
 
 
-def _deep_maps() -> DeepMaps:
-    return DeepMaps(efficientnet.load_imagenet(efficientnet.imagenet_weights_path()))
+def _backbone_maps() -> BackboneMaps:
+    return BackboneMaps(efficientnet.load_imagenet(efficientnet.imagenet_weights_path()))
 
 
 def matched_spots(
-    deep: DeepMaps, pair: MatchedPair, most: int, rng: np.random.Generator
+    deep: BackboneMaps, pair: MatchedPair, most: int, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """M x K each: what the deep network sees at both ends of matches of two photos."""
     chosen = rng.permutation(len(pair.points_a))[:most]
@@ -218,11 +218,13 @@ def matched_spots(
     )
 
 
-def _seen_at(deep: DeepMaps, path: Path, points: Array) -> Tensor:
+def _seen_at(deep: BackboneMaps, path: Path, points: Array) -> Tensor:
     """At points in pixels of the original photo."""
     photo = read_photo(path, min_long_side=_SIDE)
-    maps, small = deep.look(photo.pixels)
-    return deep.around(maps, resize_points(points.astype(np.float64), photo.info.size, small))
+    maps, small = deep.feature_maps(photo.pixels)
+    return deep.sample_context(
+        maps, resize_points(points.astype(np.float64), photo.info.size, small)
+    )
 
 
 def own_descriptors(steered: Steered, path: Path, most: int) -> tuple[Tensor, Tensor]:
@@ -236,10 +238,10 @@ def own_descriptors(steered: Steered, path: Path, most: int) -> tuple[Tensor, Te
 
 
 def turned_views(
-    deep: DeepMaps, path: Path, rng: np.random.Generator
+    deep: BackboneMaps, path: Path, rng: np.random.Generator
 ) -> tuple[Sequence[Tensor], Sequence[bool]]:
     """Three views of a photo: all but upright, turned by about a multiple of a quarter, by any angle;
-    `DeepMaps.layout` of each and whether it is the right way up."""
+    `BackboneMaps.layout` of each and whether it is the right way up."""
     pixels = read_photo(path, min_long_side=_TURNED_SIDE).pixels
     pixels = resize_image(pixels, fit_size((pixels.shape[1], pixels.shape[0]), _TURNED_SIDE))
     near = rng.normal(0, 0.1, 2)
@@ -251,8 +253,8 @@ def turned_views(
     )
 
 
-def _layout(deep: DeepMaps, view: Array) -> Tensor:
-    maps, size = deep.look(view)
+def _layout(deep: BackboneMaps, view: Array) -> Tensor:
+    maps, size = deep.feature_maps(view)
     return deep.layout(deep.global_vector(maps, size), maps, size)
 
 

@@ -59,7 +59,7 @@ class D2Net:
         self.max_side = max_side
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network = deepcopy(network).eval().requires_grad_(False).to(self.device)
-        network.backbone.fold()
+        network.backbone.fuse()
         self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._max_keypoints = max_keypoints
         self._scales = SCALES if multiscale else (1.0,)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from locate.extractors.backbones.registry import load_backbone
-from locate.extractors.base import ExtractorInfo, require_positive
+from locate.extractors.base import ExtractorInfo, no_features, require_positive
 from locate.extractors.blocks.detection import resize_image, to_input
 from locate.extractors.delf.network import DelfNetwork
 from locate.extractors.weights import file_hash, load_into, load_weights
@@ -67,7 +67,7 @@ class Delf:
         require_positive(max_keypoints=max_keypoints, max_side=max_side)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network = deepcopy(network).eval().requires_grad_(False).to(self.device)
-        network.backbone.fold()
+        network.backbone.fuse()
         self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._max_keypoints = max_keypoints
         self._iou = iou
@@ -123,7 +123,7 @@ class Delf:
         height, width = pixels.shape[:2]
         size = size or (width, height)
         if np.ptp(pixels) < _MIN_CONTRAST:  # every cell alike: attention would rank noise
-            return Extraction(_no_features(size, len(self._network.components)), None)
+            return Extraction(no_features(size, len(self._network.components)), None)
         base = fit_size((width, height), self.max_side)
         points, scores, found = [], [], []
         levels = []
@@ -183,15 +183,6 @@ class Delf:
             if len(kept) == self._max_keypoints:
                 break
         return np.array(kept, np.int64)
-
-
-def _no_features(size: tuple[int, int], dim: int) -> Features:
-    return Features(
-        keypoints=np.zeros((0, 2), np.float32),
-        scores=np.zeros(0, np.float32),
-        descriptors=np.zeros((0, dim), np.float32),
-        image_size=size,
-    )
 
 
 def box_overlap(centre: Array, side: float, centres: Array, sides: Array) -> Array:

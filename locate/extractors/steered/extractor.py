@@ -14,12 +14,12 @@ import torch
 from locate.errors import InputError
 from locate.extractors.base import ExtractorInfo, require_positive
 from locate.extractors.blocks.detection import resize_image, to_input
-from locate.extractors.bundled import SHIPPED
+from locate.extractors.bundled import BUNDLED
 from locate.extractors.precision import precision
 from locate.extractors.steered.corners import LEAST, CornerSettings, corners, distinct
-from locate.extractors.steered.fusion import folded
+from locate.extractors.steered.fusion import fused
 from locate.extractors.steered.network import MULTIPLE, SYSTEM, WIDTH, SteeredNetwork
-from locate.extractors.steered.orientation import BLUR, directions
+from locate.extractors.steered.orientation import BLUR, orientations
 from locate.extractors.weights import file_hash, load_into, load_weights
 from locate.pixels import fit_size, resize_points
 from locate.types import Array, Extraction, Features
@@ -62,7 +62,7 @@ class Steered:
                 raise InputError(f"{name} must be above 0 and at most 1, got {list(values)}")
         self.max_side = max_side
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        plain = folded(network, precision(self.device)).to(self.device)
+        plain = fused(network, precision(self.device)).to(self.device)
         self._network = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._max_keypoints, self._upright = max_keypoints, upright
         self._scales, self._seen_at = tuple(scales), tuple(seen_at)
@@ -94,7 +94,7 @@ class Steered:
         Raises:
             WeightsError: the file is missing or does not fit.
         """
-        weights = weights or SHIPPED[SYSTEM]
+        weights = weights or BUNDLED[SYSTEM]
         tensors, record = load_weights(weights, SYSTEM)
         network = SteeredNetwork(**record.settings)
         load_into(network, tensors, weights)
@@ -145,7 +145,7 @@ class Steered:
             if upright:
                 found.append(self._network.upright_at(maps, places)[0])
             else:
-                facing = torch.from_numpy(directions(grey, points)).to(self.device)[None]
+                facing = torch.from_numpy(orientations(grey, points)).to(self.device)[None]
                 found.append(self._network.descriptors_at(maps, places, facing)[0])
         return np.asarray(torch.stack(found).float().cpu().numpy())
 

@@ -1,4 +1,4 @@
-"""The same network as ordinary convolutions, for use: kernels written out, normalisation folded in."""
+"""The same network as ordinary convolutions, for use: kernels written out, normalisation fused in."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from locate.extractors.steered.equivariant import TURNS, FieldNorm, GroupConv, s
 from locate.extractors.steered.network import Block, Residual, SteeredNetwork
 
 
-def folded(network: SteeredNetwork, precision: torch.dtype = torch.float32) -> SteeredNetwork:
+def fused(network: SteeredNetwork, precision: torch.dtype = torch.float32) -> SteeredNetwork:
     """A copy in evaluation mode that gives the same maps, faster, and that cannot be trained. Its layers
     compute in `precision`, what reads places off the maps in float32."""
     copy = deepcopy(network).eval()

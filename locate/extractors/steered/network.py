@@ -86,7 +86,7 @@ class SteeredNetwork(nn.Module):
         self.describe = nn.Sequential(
             nn.Linear(5 * 9 * fields, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, WIDTH)
         )
-        self.describe_upright: nn.Module | None = None  # of a folded network
+        self.describe_upright: nn.Module | None = None  # of a fused network
         self.register_buffer("grey", torch.tensor(_GREY).view(1, 3, 1, 1), persistent=False)
         steps = torch.tensor((-_SPACING, 0.0, _SPACING)) / MAPS.stride
         around = torch.stack(torch.meshgrid(steps, steps, indexing="xy"), dim=-1).reshape(-1, 2)
@@ -131,7 +131,7 @@ class SteeredNetwork(nn.Module):
         return functional.normalize(self.describe(turned.flatten(2)).float(), dim=-1)
 
     def upright_at(self, maps: Tensor, points: Tensor) -> Tensor:
-        """`descriptors_at` of directions (1, 0). A folded network (`fold`) is faster at it."""
+        """`descriptors_at` of directions (1, 0). A fused network (`fused`) is faster at it."""
         if self.describe_upright is None:
             return self.descriptors_at(maps, points, points.new_tensor((1, 0)).expand_as(points))
         seen = self._seen(maps, MAPS.to_map(points).unsqueeze(2) + self.around)

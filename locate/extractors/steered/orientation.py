@@ -14,7 +14,7 @@ BLUR = 5.0  # pixels: standard deviation of the Gaussian
 _LEAST = 1e-6  # of the gradient, in grey levels: below there is none
 
 
-def directions(grey: Array, points: Array) -> Array:
+def orientations(grey: Array, points: Array) -> Array:
     """The direction of steepest ascent of brightness; it turns with the image.
 
     Args:

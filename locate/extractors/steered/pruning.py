@@ -21,9 +21,9 @@ from torch.nn import functional
 from locate.errors import InputError
 from locate.extractors.steered.corners import corners
 from locate.extractors.steered.equivariant import FieldNorm, GroupConv
-from locate.extractors.steered.fusion import folded
+from locate.extractors.steered.fusion import fused
 from locate.extractors.steered.network import MULTIPLE, SYSTEM, Residual, SteeredNetwork
-from locate.extractors.steered.orientation import directions
+from locate.extractors.steered.orientation import orientations
 from locate.extractors.weights import file_hash, load_into, load_weights
 from locate.training.data.homographies import HomographySettings, random_view
 from locate.training.data.photometric import PhotometricSettings, photometric_noise
@@ -36,7 +36,7 @@ _BORDER = 4.0  # pixels: no spot lies nearer to the border of a view
 _SCALES = (1.0, 0.71, 0.5)  # of the pyramid in which corners are found
 
 
-class NarrowRecipe(Recipe):
+class PruningRecipe(Recipe):
     """
     Args:
         wide_weights: of the network to learn from.
@@ -88,7 +88,7 @@ class NarrowRecipe(Recipe):
         tensors, record = load_weights(self._file, SYSTEM)
         self._wide = SteeredNetwork(**record.settings)
         load_into(self._wide, tensors, self._file)
-        self._teacher = folded(self._wide)
+        self._teacher = fused(self._wide)
         self._pool = PhotoPool.scan(data)
 
     def describe(self) -> str:
@@ -98,7 +98,7 @@ class NarrowRecipe(Recipe):
         )
 
     def network(self) -> SteeredNetwork:
-        return narrowed(self._wide, **self._settings)
+        return pruned(self._wide, **self._settings)
 
     def begin(self, network: nn.Module, stage: Stage) -> Iterable[nn.Parameter]:  # noqa: ARG002
         network.train()
@@ -117,7 +117,7 @@ class NarrowRecipe(Recipe):
             view[~inside] = 0
             grey = cv2.cvtColor(view, cv2.COLOR_RGB2GRAY)
             chosen = self._spots(grey, rng)
-            facing = directions(grey, chosen)
+            facing = orientations(grey, chosen)
             facing[1::2] = (1, 0)
             views.append(view)
             points.append(chosen)
@@ -151,7 +151,7 @@ class NarrowRecipe(Recipe):
         return dict(self._settings)
 
 
-def narrowed(
+def pruned(
     wide: SteeredNetwork,
     widths: Iterable[int],
     fields: int,
@@ -173,7 +173,7 @@ def narrowed(
     ):
         names = "of widths {}, residuals {} and fields, hidden {}"
         raise InputError(
-            f"a network {names.format(*map(list, before))} cannot be narrowed to one "
+            f"a network {names.format(*map(list, before))} cannot be pruned to one "
             f"{names.format(*map(list, after))}"
         )
     narrow = SteeredNetwork(widths, fields, residuals, hidden)

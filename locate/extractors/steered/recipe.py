@@ -21,7 +21,7 @@ from locate.errors import InputError
 from locate.extractors.steered import losses
 from locate.extractors.steered.corners import corners
 from locate.extractors.steered.network import MULTIPLE, SYSTEM, WIDTH, SteeredNetwork
-from locate.extractors.steered.orientation import directions
+from locate.extractors.steered.orientation import orientations
 from locate.extractors.weights import load_into, load_weights
 from locate.images.reading import read_photo
 from locate.pixels import apply_homography, resize_points
@@ -200,7 +200,7 @@ class SteeredRecipe(Recipe):
                 points[v, : len(chosen)] = view.points[places]
                 upright[v, : len(chosen)] = view.upright[places]
                 grey = cv2.cvtColor(view.image, cv2.COLOR_RGB2GRAY)
-                faced[v, : len(chosen)] = directions(grey, view.points[places])
+                faced[v, : len(chosen)] = orientations(grey, view.points[places])
                 rows = view.rows[places]
                 known = np.flatnonzero(rows < len(taught))
                 descriptors[v, known] = taught[rows[known]]

@@ -61,7 +61,7 @@ class UR2KiD:
         self._global_side = global_side or max_side
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network = deepcopy(network).eval().requires_grad_(False).to(self.device)
-        network.backbone.fold()
+        network.backbone.fuse()
         self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._max_keypoints = max_keypoints
         self._strictness = strictness
