@@ -34,7 +34,7 @@ MAX_LINES = 300  # from a query to what it sees
 CONFIDENCE = (
     2.7955  # sigmas that hold 95 % in three dimensions: the root of chi2's quantile, 7.8147
 )
-_TEMPLATE = Path(__file__).with_name("pose_page.html")
+_TEMPLATE = Path(__file__).with_suffix(".html")
 _LOW, _HIGH = np.array([70, 90, 130]), np.array([235, 215, 170])  # RGB of points without a colour
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+
 import pytest
 
 from index.catalog import Catalog
@@ -18,6 +21,10 @@ def index(tmp_path, photo_factory, fake_extractor):
 
 
 def test_the_working_side_is_remembered_by_a_writer_alone(index, monkeypatch):
+    # Databases of older versions do not say it.
+    with closing(sqlite3.connect(index / "catalog.sqlite")) as db:
+        db.execute("DELETE FROM meta WHERE key = 'working side'")
+        db.commit()
     content = (index / "catalog.sqlite").read_bytes()
     with Catalog.open(index) as catalog:
         assert not catalog.writable
