@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from locate.errors import InputError
 from locate.util.printable import visible
 
 # No option of ours begins so. argparse knows single numbers, but not lists of them.
@@ -48,6 +49,45 @@ def add_masks(parser: argparse.ArgumentParser, *, remembered: bool = False) -> N
         help="ignore what is black in the masks of the photos, as in COLMAP: of a/b.jpg "
         f"DIR/a/b.jpg.png; DIR/mask.png is for all photos without their own{later}",
     )
+
+
+def add_extractor(parser: argparse.ArgumentParser, default: str) -> None:
+    """--extractor, --weights and --set, by which features are chosen."""
+    parser.add_argument(
+        "--extractor", metavar="NAME", help=f"what looks at the photos (default: {default})"
+    )
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="what `locate train` made, for the part of the extractor that it names (repeatable)",
+    )
+    add_settings(parser)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """--set, which is the same wherever an extractor is chosen."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of the extractor, such as max_keypoints=8192, or sift.max_keypoints=8192 of one "
+        "part of a pair (repeatable)",
+    )
+
+
+def settings_of(words: Sequence[str]) -> dict[str, str]:
+    """What was given by --set, still as text."""
+    settings = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals):
+            raise InputError(f"--set is NAME=VALUE, such as max_keypoints=8192, not {word!r}")
+        settings[name] = value
+    return settings
 
 
 def _is_file(word: str) -> bool:

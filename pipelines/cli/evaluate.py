@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from locate.errors import InputError
 from locate.extractors.registry import named as named_extractors
 from pipelines.cli import exit_codes as exits
+from pipelines.cli.arguments import add_settings, settings_of
 from pipelines.cli.streams import say
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def add_evaluate_parser(parser: argparse.ArgumentParser) -> None:
             metavar="FILE",
             help="evaluate the system of these trained weights; may be repeated",
         )
+        add_settings(made)
         made.add_argument("--layout", metavar="NAME", help="of the dataset (default: recognised)")
         made.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
         made.add_argument("--out", type=Path, metavar="DIR", help="write Markdown, JSON and plots")
@@ -185,7 +187,7 @@ def _report(a: argparse.Namespace) -> Report:
         )
     from pipelines.cli.progress import progress_bar
 
-    extractors = named_extractors(a.extractor, a.weights)
+    extractors = named_extractors(a.extractor, a.weights, settings_of(a.set))
     with progress_bar("evaluating") as progress:
         common: dict[str, Any] = {"seed": a.seed, "progress": progress}
         if a.kind == "matching":

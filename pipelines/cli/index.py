@@ -17,6 +17,7 @@ from locate.retrieval.verdict import MATCH, NO_MATCH, UNCERTAIN, UNVERIFIED
 from locate.types import Answer
 from pipelines.cli import exit_codes as exits
 from pipelines.cli import tables
+from pipelines.cli.arguments import settings_of
 from pipelines.cli.named_photos import photos_below
 from pipelines.cli.progress import progress_bar
 from pipelines.cli.streams import say
@@ -56,6 +57,7 @@ def build_index(a: argparse.Namespace) -> int:
             a.photos,
             index,
             extractor=a.extractor,
+            settings=settings_of(a.set),
             weights=a.weights,
             search=a.search,
             label_from=a.label_from,

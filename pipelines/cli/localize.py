@@ -16,6 +16,7 @@ from pipelines.cli.streams import say
 
 if TYPE_CHECKING:
     from locate.georef.georef import Georef
+    from locate.localization.gravity import GravityPrior
     from locate.localization.pose import Pose
     from pipelines.localization.localizer import Localizer
     from pipelines.localization.matcher import PosePrior
@@ -53,6 +54,12 @@ def add_localize_parser(command: Callable[[str, str, str], argparse.ArgumentPars
         "--prior-pose",
         metavar="X,Y,Z,RADIUS",
         help="look only at photos of the map that were taken this near to this place",
+    )
+    parser.add_argument(
+        "--gravity",
+        metavar="X,Y,Z[,DEGREES]",
+        help="which way is UP in the axes of the camera or rig (x right, y down, z forward), as an "
+        "inertial sensor tells, to so many degrees (default 1); the map needs `locate georef`",
     )
     parser.add_argument(
         "--candidates",
@@ -106,7 +113,8 @@ def localize(a: argparse.Namespace) -> int:
     with Localizer(a.map, masks=a.masks, workers=a.workers) as localizer:
         georef = _georef(localizer)
         with progress_bar("localizing") as progress:
-            for done, found in enumerate(_answers(localizer, photos, a, prior), 1):
+            gravity = _gravity(a.gravity, georef)
+            for done, found in enumerate(_answers(localizer, photos, a, prior, gravity), 1):
                 if isinstance(found, ImageError):
                     failed.append((str(found.path), f"{found.reason}; {found.cure}"))
                 else:
@@ -138,26 +146,33 @@ def localize(a: argparse.Namespace) -> int:
 
 
 def _answers(
-    localizer: Localizer, photos: list[Path], a: argparse.Namespace, prior: PosePrior | None
+    localizer: Localizer,
+    photos: list[Path],
+    a: argparse.Namespace,
+    prior: PosePrior | None,
+    gravity: GravityPrior | None,
 ) -> Iterator[Pose | ImageError]:
     if a.rig:
-        yield from _rig_answers(localizer, a, prior)
+        yield from _rig_answers(localizer, a, prior, gravity)
         return
     if len(photos) > 1:
         yield from localizer.localize_many(
-            photos, a.camera, prior=prior, candidates=a.candidates, seed=a.seed
+            photos, a.camera, prior=prior, gravity=gravity, candidates=a.candidates, seed=a.seed
         )
         return
     try:  # a single photo has all cores to itself
         yield localizer.localize(
-            photos[0], a.camera, prior=prior, candidates=a.candidates, seed=a.seed
+            photos[0], a.camera, prior=prior, gravity=gravity, candidates=a.candidates, seed=a.seed
         )
     except ImageError as error:
         yield error
 
 
 def _rig_answers(
-    localizer: Localizer, a: argparse.Namespace, prior: PosePrior | None
+    localizer: Localizer,
+    a: argparse.Namespace,
+    prior: PosePrior | None,
+    gravity: GravityPrior | None,
 ) -> Iterator[Pose | ImageError]:
     """The poses of the photos, each from the pose of its rig."""
     from locate.localization.rig import find_frames, read_rigs
@@ -168,7 +183,7 @@ def _rig_answers(
         rigs = [rig.scaled(1 / georef.scale) for rig in rigs]
     frames = find_frames(a.photos[0], rigs)
     for found in localize_frames(
-        localizer, frames, prior=prior, candidates=a.candidates, seed=a.seed
+        localizer, frames, prior=prior, gravity=gravity, candidates=a.candidates, seed=a.seed
     ):
         if isinstance(found, ImageError):
             yield found
@@ -242,3 +257,20 @@ def _prior(text: str | None) -> PosePrior | None:
     except ValueError:
         raise InputError(f"--prior-pose is X,Y,Z,RADIUS, not {text!r}") from None
     return PosePrior(np.array([x, y, z]), radius=radius)
+
+
+def _gravity(text: str | None, georef: Georef | None) -> GravityPrior | None:
+    import numpy as np
+
+    from locate.localization.gravity import GravityPrior
+
+    if text is None:
+        return None
+    if georef is None:
+        raise InputError("--gravity needs to know where up is in the map; say it by: locate georef")
+    try:
+        x, y, z, *degrees = (float(part) for part in text.split(","))
+        up = np.array([x, y, z]) / (np.linalg.norm([x, y, z]) or np.nan)
+        return GravityPrior(up, georef.rotation[2], *degrees)
+    except (ValueError, TypeError):
+        raise InputError(f"--gravity is X,Y,Z or X,Y,Z,DEGREES, not {text!r}") from None

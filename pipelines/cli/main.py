@@ -15,7 +15,7 @@ from pipelines.cli import localize as localize_cli
 from pipelines.cli import maps as map_cli
 from pipelines.cli import models as models_cli
 from pipelines.cli import train as train_cli
-from pipelines.cli.arguments import Parser, add_masks
+from pipelines.cli.arguments import Parser, add_extractor, add_masks
 from pipelines.indexing.labels import RULES
 
 _SEARCHES = ("global", "local", "both")  # as pipelines.retrieval.search has them
@@ -108,19 +108,7 @@ def _parser() -> argparse.ArgumentParser:
         "locate build-index landmarks/",
     )
     build.add_argument("photos", type=Path, help="folder of photos, searched recursively")
-    build.add_argument(
-        "--extractor",
-        metavar="NAME",
-        help="what looks at the photos (default: context; gem+sift with --search local or both)",
-    )
-    build.add_argument(
-        "--weights",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="what `locate train` made, for the part of the extractor that it names (repeatable)",
-    )
+    add_extractor(build, "context; gem+sift with --search local or both")
     build.add_argument(
         "--search",
         choices=_SEARCHES,

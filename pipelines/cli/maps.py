@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from locate.errors import InputError
 from pipelines.cli import exit_codes as exits
-from pipelines.cli.arguments import add_masks
+from pipelines.cli.arguments import add_extractor, add_masks, settings_of
 
 if TYPE_CHECKING:
     from index.maps.folder import MapFolder, Progress
@@ -32,7 +32,7 @@ def add_map_parsers(command: MakeParser) -> None:
     build.add_argument("--index", type=Path, metavar="PATH", help="the database folder")
     build.add_argument("--images", type=Path, metavar="DIR", help="photos, instead of an index")
     _out(build)
-    _extractor(build, "gem+sift")
+    add_extractor(build, "gem+sift")
     build.add_argument(
         "--mapper",
         default="auto",
@@ -51,7 +51,7 @@ def add_map_parsers(command: MakeParser) -> None:
         "--images", type=Path, required=True, metavar="DIR", help="what its names are relative to"
     )
     _out(imported)
-    _extractor(imported, "context")
+    add_extractor(imported, "context")
     imported.add_argument("--metric", action="store_true", help="its unit is the metre")
     imported.add_argument(
         "--skip-missing", action="store_true", help="go on without photos that are not in DIR"
@@ -110,6 +110,7 @@ def build_map(a: argparse.Namespace) -> int:
             images=a.images,
             extractor=a.extractor,
             weights=a.weights,
+            settings=settings_of(a.set),
             mapper=a.mapper,
             masks=a.masks,
             workers=a.workers,
@@ -128,6 +129,7 @@ def import_map(a: argparse.Namespace) -> int:
             a.images,
             a.out,
             extractor=a.extractor,
+            settings=settings_of(a.set),
             weights=a.weights,
             metric=a.metric,
             masks=a.masks,
@@ -258,20 +260,6 @@ def _out(parser: argparse.ArgumentParser) -> None:
 
 def _map(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--map", type=Path, required=True, metavar="MAP", help="folder of the map")
-
-
-def _extractor(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument(
-        "--extractor", metavar="NAME", help=f"what looks at the photos (default: {default})"
-    )
-    parser.add_argument(
-        "--weights",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="what `locate train` made, for the part of the extractor that it names (repeatable)",
-    )
 
 
 def _seed_and_workers(parser: argparse.ArgumentParser) -> None:

@@ -16,11 +16,13 @@ from index.maps.folder import MapFolder, MapRecord
 from locate.extractors import registry
 from locate.formats.trajectories import read_poses
 from locate.geometry.rigid import invert
+from locate.georef.georef import Georef
 from locate.images import reading as images
 from pipelines.cli import exit_codes as exits
 from pipelines.cli.main import _parser, main
 from pipelines.indexing.build import build_index
 from pipelines.localization import localizer as localize
+from pipelines.localization import matcher
 from tests.helpers.small_town import errors, queries_of, small_town
 
 COMMANDS = ("build-map", "import-map", "add-to-map", "georef", "localize")
@@ -50,7 +52,7 @@ def loaded(monkeypatch, request):
     """The networks are loaded once for all calls."""
     if "town" in request.fixturenames or "placed" in request.fixturenames:
         made = request.getfixturevalue("extractor")
-        monkeypatch.setattr(localize, "load_extractor", lambda _: made)
+        monkeypatch.setattr(matcher, "load_extractor", lambda _: made)
 
 
 @pytest.fixture(scope="module")
@@ -312,6 +314,20 @@ def test_a_prior_pose(ask, queries):
     assert "no image of the map is near the prior pose" in out
 
 
+def test_gravity_agrees_with_the_photo_or_makes_it_uncertain(ask, queries, placed, tmp_path):
+    georef = Georef.from_json(MapFolder(placed).read_record().georef)
+    up = queries["church"].truth[:, :3] @ georef.rotation[2]
+    x, y, z = 9.81 * up  # an accelerometer at rest; the length does not matter
+    assert ask(["church"], "--gravity", f"{x},{y},{z},0.5")[0] == exits.GOOD
+    code, out, _ = ask(["church"], f"--gravity={-x},{-y},{-z}")
+    assert code == exits.UNCERTAIN
+    assert "direction of up" in out
+    for wrong in ("1,2", "0,0,0", "1,2,3,400", "up"):
+        code, _, err = ask(["church"], "--gravity", wrong)
+        assert code == exits.ERROR
+        assert "--gravity is X,Y,Z" in err
+
+
 def test_the_seed_and_candidates_reach_the_localizer(ask, monkeypatch):
     calls = []
     original = localize.Localizer.localize
@@ -435,7 +451,7 @@ def test_build_from_an_index_add_and_localize(town, tmp_path, capsys, monkeypatc
     assert (report["registered"], report["seconds"], report["map"]) == (5, {}, str(out))
     shutil.rmtree(photos)
     shutil.rmtree(tmp_path / "index")
-    monkeypatch.setattr(localize, "load_extractor", lambda _: registry.create("sift"))
+    monkeypatch.setattr(matcher, "load_extractor", lambda _: registry.create("sift"))
     assert main(["localize", str(query.path), "--map", str(out), "--json"]) == exits.GOOD
     (pose,) = parsed(capsys.readouterr().out)["poses"]
     assert (pose["verdict"], pose["camera"]["source"]) == ("localized", "map")

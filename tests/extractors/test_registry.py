@@ -84,6 +84,19 @@ def test_an_extractor_of_another_package_fills_a_database(package, photos, tmp_p
         assert db.query(photos / "place-1/1.png").best.image == "place-1/1.png"
 
 
+def test_settings_on_the_command_line(package, photos, tmp_path, capsys):
+    words = ["build-index", str(photos), "--index", str(tmp_path / "i"), "--extractor", "tiles"]
+    assert main([*words, "--set", "pach=8"]) == 2
+    assert "patch" in capsys.readouterr().err  # the ones that are known
+    assert main([*words, "--set", "patch"]) == 2
+    assert "NAME=VALUE" in capsys.readouterr().err
+    assert main([*words, "--set", "patch=8"]) == 0
+    with locate.open(tmp_path / "i") as db:
+        assert db.extractor_info.settings == {"patch": 8}
+    assert main(words) == 0  # as it was made
+    assert main([*words, "--set", "patch=4"]) == 2
+
+
 def test_the_list_has_it_and_names_what_is_broken(package, capsys, caplog):
     with caplog.at_level(logging.WARNING, "locate"):
         assert main(["models", "--json"]) == 0
