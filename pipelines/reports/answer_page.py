@@ -15,7 +15,8 @@ from locate.retrieval.verdict import MATCH, NO_MATCH, UNCERTAIN, UNVERIFIED
 from locate.types import Answer, Candidate, Photo
 from locate.util.files import atomic_write
 from locate.util.printable import in_html as escape
-from pipelines.reports.match_pictures import VERDICT_COLOURS, draw_candidate
+from pipelines.reports.canvas import VERDICT_COLOURS
+from pipelines.reports.match_pictures import draw_candidate
 from pipelines.reports.picture_io import Picture, encode_jpeg, query_picture, read_picture
 
 MAX_DRAWINGS = 5  # of one query

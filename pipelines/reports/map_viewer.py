@@ -26,7 +26,7 @@ from locate.localization.pose import Pose
 from locate.types import Array
 from locate.util.files import atomic_write
 from locate.util.printable import in_html, visible
-from pipelines.reports.match_pictures import spread_evenly
+from pipelines.reports.canvas import spread_evenly
 from pipelines.reports.pose_export import photo_names
 
 MAX_POINTS = 60_000  # of the map on the page

@@ -13,9 +13,21 @@ from PIL import Image, ImageDraw
 
 from locate.errors import ImageError
 from locate.pixels import resize_points, unrotate_points
-from locate.retrieval.verdict import MATCH, NO_MATCH, UNCERTAIN, UNVERIFIED
+from locate.retrieval.verdict import UNVERIFIED
 from locate.types import Answer, Array, Candidate, Photo, PhotoInfo, Verification
 from locate.util.files import atomic_write
+from pipelines.reports.canvas import (
+    BACKGROUND,
+    BAR_HEIGHT,
+    FAINT,
+    OUTLINE,
+    TEXT,
+    VERDICT_COLOURS,
+    draw_boxed,
+    draw_dot,
+    draw_line,
+    spread_evenly,
+)
 from pipelines.reports.picture_io import (
     MAX_WIDTH,
     Picture,
@@ -26,24 +38,13 @@ from pipelines.reports.picture_io import (
     read_picture,
     safe_name,
 )
-from pipelines.reports.text import Font, drawable, elided, load_font
+from pipelines.reports.text import drawable, elided, load_font
 
-VERDICT_COLOURS = {  # RGB; white text on each has a contrast of at least 4.5
-    MATCH: (26, 127, 55),
-    UNCERTAIN: (154, 103, 0),
-    NO_MATCH: (188, 48, 48),
-    UNVERIFIED: (87, 96, 106),
-}
 MAX_LINES = 60
-BAR_HEIGHT = 64
 _MIN_WIDTH, _MIN_HEIGHT, _MAX_HEIGHT = 640, 320, 900  # pixels: caption; photos
 _GAP = 6  # pixels between the photos
-_BACKGROUND, _TEXT, _FAINT = (22, 24, 29), (240, 242, 245), (160, 167, 177)
-_REJECTED, _OUTLINE = (185, 185, 185), (12, 12, 12)
+_REJECTED = (185, 185, 185)
 _LINE_OPACITY, _SHADE_OPACITY, _REJECTED_OPACITY = 0.85, 0.25, 0.55
-_ANGLES = np.arange(16) * (2 * np.pi / 16)
-_RING = np.stack((np.cos(_ANGLES), np.sin(_ANGLES)), axis=1)  # 16 x 2, the unit circle
-_SUBPIXEL = 4  # fractional bits of the coordinates handed to OpenCV
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +100,7 @@ def draw_matches(
         [_turned_size(p, turn) for p, turn in zip(photos, turns, strict=True)], max_width
     )
     width = max(sizes[0][0] + _GAP + sizes[1][0], min(_MIN_WIDTH, max_width))
-    canvas = np.full((BAR_HEIGHT + sizes[0][1], width, 3), _BACKGROUND, np.uint8)
+    canvas = np.full((BAR_HEIGHT + sizes[0][1], width, 3), BACKGROUND, np.uint8)
     left = (width - sizes[0][0] - _GAP - sizes[1][0]) // 2
     lefts = [left, left + sizes[0][0] + _GAP]
     points = _points(verification)
@@ -252,22 +253,6 @@ def position_colours(points: Array) -> Array:
     return np.asarray(np.rint(255 * rgb), np.uint8)
 
 
-def spread_evenly(points: Array, count: int) -> Array:
-    """Indices of at most `count` points, each the farthest from those before it.
-
-    Args:
-        points: N x D; the first chosen is the one nearest to their mean.
-    """
-    if len(points) <= count:
-        return np.arange(len(points))
-    chosen = [int(np.argmin(np.linalg.norm(points - points.mean(axis=0), axis=1)))]
-    distance = np.full(len(points), np.inf)
-    while len(chosen) < count:
-        distance = np.minimum(distance, np.linalg.norm(points - points[chosen[-1]], axis=1))
-        chosen.append(int(np.argmax(distance)))
-    return np.array(chosen)
-
-
 # Drawing
 
 
@@ -277,7 +262,7 @@ def _draw_points(canvas: Array, panels: list[_Panel], inliers: Array) -> Array:
     for panel in panels:
         if panel.points is not None:
             for point in panel.points[panel.visible & ~inliers]:
-                _dot(grey, point, 1.5, _REJECTED)
+                draw_dot(grey, point, 1.5, _REJECTED)
     canvas = cv2.addWeighted(grey, _REJECTED_OPACITY, canvas, 1 - _REJECTED_OPACITY, 0)
     source = panels[0].points if panels[0].points is not None else panels[1].points
     if source is None:
@@ -289,44 +274,22 @@ def _draw_points(canvas: Array, panels: list[_Panel], inliers: Array) -> Array:
     if a is not None and b is not None:
         both = np.flatnonzero(inliers & panels[0].visible & panels[1].visible)
         joined = both[spread_evenly(np.c_[a, b][both], MAX_LINES)]
-        for width, opacity, colour in ((3, _SHADE_OPACITY, _OUTLINE), (1, _LINE_OPACITY, None)):
+        for width, opacity, colour in ((3, _SHADE_OPACITY, OUTLINE), (1, _LINE_OPACITY, None)):
             lines = canvas.copy()
             for i in joined:
-                _line(lines, a[i], b[i], colours[i] if colour is None else colour, width)
+                draw_line(lines, a[i], b[i], colours[i] if colour is None else colour, width)
             canvas = cv2.addWeighted(lines, opacity, canvas, 1 - opacity, 0)
     radius = 1.8 if inliers.sum() > 150 else 2.4  # pixels: hundreds of large dots hide the photo
     for panel in panels:
         if panel.points is not None:
             for i in np.flatnonzero(inliers & panel.visible):
-                _dot(canvas, panel.points[i], radius + 1.0, _OUTLINE)
+                draw_dot(canvas, panel.points[i], radius + 1.0, OUTLINE)
             for i in np.flatnonzero(inliers & panel.visible):
-                _dot(canvas, panel.points[i], radius, colours[i])
+                draw_dot(canvas, panel.points[i], radius, colours[i])
             for i in joined:
-                _dot(canvas, panel.points[i], radius + 2.0, _OUTLINE)
-                _dot(canvas, panel.points[i], radius + 1.0, colours[i])
+                draw_dot(canvas, panel.points[i], radius + 2.0, OUTLINE)
+                draw_dot(canvas, panel.points[i], radius + 1.0, colours[i])
     return np.asarray(canvas)
-
-
-def _fixed(values: Array) -> tuple[int, int]:
-    """OpenCV's fixed-point coordinates; a pixel's centre is an integer there as well."""
-    x, y = np.rint(np.asarray(values, np.float64) * 2**_SUBPIXEL).astype(int).tolist()
-    return x, y
-
-
-def _rgb(colour: tuple[int, ...] | Array) -> tuple[int, ...]:
-    return tuple(int(c) for c in colour)
-
-
-def _dot(canvas: Array, point: Array, radius: float, colour: tuple[int, ...] | Array) -> None:
-    # OpenCV's own small circles are diamonds.
-    ring = np.rint((point + radius * _RING) * 2**_SUBPIXEL).astype(np.int32)
-    cv2.fillConvexPoly(canvas, ring, _rgb(colour), cv2.LINE_AA, _SUBPIXEL)
-
-
-def _line(
-    canvas: Array, start: Array, end: Array, colour: tuple[int, ...] | Array, width: int
-) -> None:
-    cv2.line(canvas, _fixed(start), _fixed(end), _rgb(colour), width, cv2.LINE_AA, _SUBPIXEL)
 
 
 def _missing(error: ImageError, size: tuple[int, int]) -> Array:
@@ -337,7 +300,7 @@ def _missing(error: ImageError, size: tuple[int, int]) -> Array:
     reason = textwrap.wrap(f"{error.path.name} {error.reason}", letters, max_lines=6)
     text = "\n".join(drawable(line, font) for line in ("no picture", "", *reason))
     draw.multiline_text(
-        (size[0] / 2, size[1] / 2), text, _TEXT, font, anchor="mm", align="center", spacing=6
+        (size[0] / 2, size[1] / 2), text, TEXT, font, anchor="mm", align="center", spacing=6
     )
     return np.array(panel)
 
@@ -364,7 +327,7 @@ def _draw_caption(
     right = drawing.width - margin
     widths = [0.0, 0.0]
     for row, fact in enumerate(facts):
-        font, y, colour = ((large, upper, _TEXT), (small, lower, _FAINT))[row]
+        font, y, colour = ((large, upper, TEXT), (small, lower, FAINT))[row]
         draw.text((right, y), fact, colour, font, anchor="rm")
         widths[row] = draw.textlength(fact, font=font)
     word = drawable(verdict, large)
@@ -374,34 +337,21 @@ def _draw_caption(
     draw.text((2 * margin, upper), word, (255, 255, 255), large, anchor="lm")
     left = 2 * margin + pill
     title = elided(title, large, right - widths[0] - margin - left)
-    draw.text((left, upper), title, _TEXT, large, anchor="lm")
+    draw.text((left, upper), title, TEXT, large, anchor="lm")
     subtitle = elided(subtitle, small, right - widths[1] - 2 * margin)
-    draw.text((margin, lower), subtitle, _FAINT, small, anchor="lm")
+    draw.text((margin, lower), subtitle, FAINT, small, anchor="lm")
 
 
 def _draw_tag(drawing: Image.Image, panel: _Panel, text: str) -> None:
     """Which photo this is, in its upper left corner."""
     font, room = load_font(13), panel.pixels.shape[1] - 28
-    _draw_boxed(drawing, (panel.left + 14, panel.top + 19), elided(text, font, room), font, "lm")
+    draw_boxed(drawing, (panel.left + 14, panel.top + 19), elided(text, font, room), font, "lm")
 
 
 def _draw_note(drawing: Image.Image, text: str) -> None:
     """Why there are no lines, at the bottom."""
     place = (drawing.width // 2, drawing.height - 28)
-    _draw_boxed(
-        drawing, place, elided(text, load_font(16), drawing.width - 40), load_font(16), "mm"
-    )
-
-
-def _draw_boxed(
-    drawing: Image.Image, place: tuple[int, int], text: str, font: Font, anchor: str
-) -> None:
-    draw = ImageDraw.Draw(drawing, "RGBA")  # so that the box lets the photo through
-    # The height of the box is that of any text, whatever letters this one has.
-    _, top, _, bottom = draw.textbbox(place, "Ag", font, anchor=anchor)
-    left, _, right, _ = draw.textbbox(place, text, font, anchor=anchor)
-    draw.rounded_rectangle((left - 7, top - 5, right + 7, bottom + 5), 6, (0, 0, 0, 165))
-    draw.text(place, text, _TEXT, font, anchor=anchor)
+    draw_boxed(drawing, place, elided(text, load_font(16), drawing.width - 40), load_font(16), "mm")
 
 
 def _query_tag(photo: Photo | ImageError, rotation: int) -> str:

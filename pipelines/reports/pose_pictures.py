@@ -22,8 +22,8 @@ from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Pose
 from locate.pixels import fit_size, from_colmap, resize_points
 from locate.types import Array, Photo, PhotoInfo
 from locate.util.files import atomic_write
+from pipelines.reports.canvas import spread_evenly
 from pipelines.reports.map_viewer import MapScene, ShownCamera, make_scene
-from pipelines.reports.match_pictures import spread_evenly
 from pipelines.reports.picture_io import Picture, encode_jpeg, read_picture
 from pipelines.reports.text import drawable, elided, load_font
 

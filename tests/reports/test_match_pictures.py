@@ -15,12 +15,13 @@ from locate.errors import ImageError
 from locate.matching.evidence import evidence_of
 from locate.types import Answer, Candidate, Photo, PhotoInfo, Verification
 from pipelines.reports import answer_page as html_report
+from pipelines.reports import canvas
 from pipelines.reports import match_pictures as draw
 from pipelines.reports import picture_io as picture_files
 from pipelines.reports import text as lettering
 from pipelines.reports.answer_page import write_report
+from pipelines.reports.canvas import BAR_HEIGHT
 from pipelines.reports.match_pictures import (
-    BAR_HEIGHT,
     draw_matches,
     position_colours,
     save_matches,
@@ -154,13 +155,13 @@ def test_a_turned_query_is_drawn_as_it_was_recognised(rotation, reduction):
 
 def test_lines_are_few_and_spread_but_every_inlier_is_a_dot():
     points = np.random.default_rng(1).uniform(0, 100, (1000, 4))
-    chosen = draw.spread_evenly(points, 60)
+    chosen = canvas.spread_evenly(points, 60)
     assert len(set(chosen.tolist())) == 60
     gaps = np.linalg.norm(points[chosen][:, None] - points[chosen], axis=2) + 1e9 * np.eye(60)
     random = points[:60]
     random_gaps = np.linalg.norm(random[:, None] - random, axis=2) + 1e9 * np.eye(60)
     assert gaps.min() > 2 * random_gaps.min()
-    assert draw.spread_evenly(points[:5], 60).tolist() == [0, 1, 2, 3, 4]
+    assert canvas.spread_evenly(points[:5], 60).tolist() == [0, 1, 2, 3, 4]
 
 
 def test_rejected_matches_are_grey_and_unjoined():
@@ -213,7 +214,7 @@ def test_candidates_without_inliers_are_drawn_with_a_note(evidence, monkeypatch)
 
 
 def test_the_caption_is_coloured_by_the_verdict():
-    for verdict, colour in draw.VERDICT_COLOURS.items():
+    for verdict, colour in canvas.VERDICT_COLOURS.items():
         bar = draw_matches(PLAIN, PLAIN, None, verdict=verdict)[:BAR_HEIGHT]
         assert (bar == np.array(colour, np.uint8)).all(axis=2).sum() > 500
 
