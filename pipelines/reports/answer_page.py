@@ -15,7 +15,7 @@ from locate.retrieval.verdict import MATCH, NO_MATCH, UNCERTAIN, UNVERIFIED
 from locate.types import Answer, Candidate, Photo
 from locate.util.files import atomic_write
 from locate.util.printable import in_html as escape
-from pipelines.reports.canvas import VERDICT_COLOURS
+from pipelines.reports.canvas import VERDICT_COLORS
 from pipelines.reports.match_pictures import draw_candidate
 from pipelines.reports.picture_io import Picture, encode_jpeg, query_picture, read_picture
 
@@ -90,7 +90,7 @@ def _filter(name: str, text: str, count: int, *, checked: bool = False) -> str:
 
 
 def _section(answer: Answer, number: int) -> Iterator[str]:
-    query = query_picture(answer)
+    query = query_picture(answer.photo)
     name = answer.photo.name if answer.photo else f"pixels in memory ({number})"
     path = str(answer.photo) if answer.photo else ""
     turned = (
@@ -251,7 +251,7 @@ def _css_name(verdict: str) -> str:
 def _style() -> str:
     colours = "".join(
         f".{_css_name(verdict)} {{ --verdict: rgb{rgb}; }}\n"
-        for verdict, rgb in VERDICT_COLOURS.items()
+        for verdict, rgb in VERDICT_COLORS.items()
     )
     filters = "".join(
         f"body:has(#show-{name}:checked) .query:not(.{name}) {{ display: none; }}\n"

@@ -3,34 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from locate.errors import ImageError
 from locate.pixels import resize_points, unrotate_points
 from locate.retrieval.verdict import UNVERIFIED
-from locate.types import Answer, Array, Candidate, Photo, PhotoInfo, Verification
+from locate.types import Answer, Array, Candidate, Photo, Verification
 from locate.util.files import atomic_write
 from pipelines.reports.canvas import (
-    BACKGROUND,
     BAR_HEIGHT,
-    FAINT,
     OUTLINE,
-    TEXT,
-    VERDICT_COLOURS,
-    draw_boxed,
+    blank,
+    draw_caption,
     draw_dot,
     draw_line,
+    draw_note,
+    draw_tag,
+    missing_photo,
     spread_evenly,
 )
 from pipelines.reports.picture_io import (
     MAX_WIDTH,
     Picture,
+    as_photo,
     encode_jpeg,
     free_path,
     query_name,
@@ -38,7 +38,6 @@ from pipelines.reports.picture_io import (
     read_picture,
     safe_name,
 )
-from pipelines.reports.text import drawable, elided, load_font
 
 MAX_LINES = 60
 _MIN_WIDTH, _MIN_HEIGHT, _MAX_HEIGHT = 640, 320, 900  # pixels: caption; photos
@@ -79,9 +78,9 @@ def draw_matches(
 ) -> Array:
     """The query on the left, the candidate on the right, lines between what agrees.
 
-    All inliers are dots, coloured by where they lie in the query, so that the same part of the
-    place has the same colour on both sides; at most `MAX_LINES` of them, spread evenly, are joined
-    by lines. Rejected matches are faint grey dots.
+    All inliers are dots, colored by where they lie in the query, so that the same part of the
+    place has the same color on both sides; at most `MAX_LINES` of them, spread evenly, are joined
+    by lines. Rejected matches are faint gray dots.
 
     Args:
         query, database: photos (perhaps reduced: points are scaled from `info.size`), pixels
@@ -94,13 +93,13 @@ def draw_matches(
     Returns:
         H x W x 3 uint8 RGB.
     """
-    photos = [_as_photo(query), _as_photo(database)]
+    photos = [as_photo(query), as_photo(database)]
     turns = [rotation, 0]
     sizes = _panel_sizes(
         [_turned_size(p, turn) for p, turn in zip(photos, turns, strict=True)], max_width
     )
     width = max(sizes[0][0] + _GAP + sizes[1][0], min(_MIN_WIDTH, max_width))
-    canvas = np.full((BAR_HEIGHT + sizes[0][1], width, 3), BACKGROUND, np.uint8)
+    canvas = blank(width, sizes[0][1])
     left = (width - sizes[0][0] - _GAP - sizes[1][0]) // 2
     lefts = [left, left + sizes[0][0] + _GAP]
     points = _points(verification)
@@ -111,15 +110,19 @@ def draw_matches(
         height, panel_width = panel.pixels.shape[:2]
         canvas[BAR_HEIGHT:, panel.left : panel.left + panel_width] = panel.pixels[:height]
     drawing = Image.fromarray(canvas)
-    _draw_tag(drawing, panels[0], _query_tag(photos[0], rotation))
-    _draw_tag(drawing, panels[1], "database")
+    for tag, left, size in zip(
+        (_query_tag(photos[0], rotation), "database"), lefts, sizes, strict=True
+    ):
+        draw_tag(drawing, left, size[0], tag)
     if verification is not None:  # after the tags, which must hide no evidence
         drawing = Image.fromarray(_draw_points(np.array(drawing), panels, verification.inliers))
-    _draw_caption(
-        drawing, verdict, label or image, image if label else "", verification, similarity
-    )
+    facts = [] if similarity is None else [f"similarity {similarity:.2f}"]
+    if verification is not None:
+        total = len(verification.matches)
+        facts.insert(0, f"{verification.inlier_count} of {total} matches agree")
+    draw_caption(drawing, verdict, label or image, image if label else "", facts)
     if note := _note(verification):
-        _draw_note(drawing, note)
+        draw_note(drawing, note)
     return np.array(drawing)
 
 
@@ -155,9 +158,9 @@ def save_matches(
     Returns:
         The files, best candidate first.
     """
-    query = query_picture(answer, query_pixels)
-    if isinstance(query, np.ndarray):
-        origin = "pixels " + hashlib.sha256(query.tobytes()).hexdigest()
+    query = query_picture(answer.photo, query_pixels)
+    if query_pixels is not None:
+        origin = "pixels " + hashlib.sha256(query_pixels.tobytes()).hexdigest()
     else:
         origin = str(answer.photo.absolute()) if answer.photo else "pixels"
     stem = query_name(answer.photo)
@@ -177,12 +180,6 @@ def save_matches(
 
 
 # Geometry
-
-
-def _as_photo(picture: Picture) -> Photo | ImageError:
-    if isinstance(picture, np.ndarray):
-        return Photo(picture, PhotoInfo(size=(picture.shape[1], picture.shape[0])))
-    return picture
 
 
 def _turned_size(photo: Photo | ImageError, rotation: int) -> tuple[int, int]:
@@ -216,7 +213,7 @@ def _panel(
     top: int,
 ) -> _Panel:
     if isinstance(photo, ImageError):
-        return _Panel(_missing(photo, size), None, np.zeros(len(points), np.bool_), left, top)
+        return _Panel(missing_photo(photo, size), None, np.zeros(len(points), np.bool_), left, top)
     original = photo.info.size
     # To turn by an angle is to undo the turn by the rest of the circle.
     points = unrotate_points(points, original, 360 - rotation)
@@ -233,8 +230,8 @@ def _panel(
     return _Panel(pixels, points + offset, np.asarray(inside), left, top)
 
 
-def position_colours(points: Array) -> Array:
-    """A colour for each place: hue by x, paleness by y, both over the extent of the points.
+def position_colors(points: Array) -> Array:
+    """A color for each place: hue by x, paleness by y, both over the extent of the points.
 
     Args:
         points: N x 2 pixels.
@@ -244,7 +241,7 @@ def position_colours(points: Array) -> Array:
     """
     if not len(points):
         return np.zeros((0, 3), np.uint8)
-    # Percentiles, so that a few stray points do not take most of the colours.
+    # Percentiles, so that a few stray points do not take most of the colors.
     low, high = np.percentile(points, (4, 96), axis=0)
     x, y = np.clip((points - low) / np.maximum(high - low, 1e-6), 0, 1).T
     # Not the whole circle: the hue's end would be the red of its beginning.
@@ -258,26 +255,26 @@ def position_colours(points: Array) -> Array:
 
 def _draw_points(canvas: Array, panels: list[_Panel], inliers: Array) -> Array:
     """`canvas` with rejected matches, lines and inliers, the last on top."""
-    grey = canvas.copy()
+    gray = canvas.copy()
     for panel in panels:
         if panel.points is not None:
             for point in panel.points[panel.visible & ~inliers]:
-                draw_dot(grey, point, 1.5, _REJECTED)
-    canvas = cv2.addWeighted(grey, _REJECTED_OPACITY, canvas, 1 - _REJECTED_OPACITY, 0)
+                draw_dot(gray, point, 1.5, _REJECTED)
+    canvas = cv2.addWeighted(gray, _REJECTED_OPACITY, canvas, 1 - _REJECTED_OPACITY, 0)
     source = panels[0].points if panels[0].points is not None else panels[1].points
     if source is None:
         return canvas
-    colours = np.zeros((len(inliers), 3), np.uint8)
-    colours[inliers] = position_colours(source[inliers])
+    colors = np.zeros((len(inliers), 3), np.uint8)
+    colors[inliers] = position_colors(source[inliers])
     joined = np.zeros(0, np.int64)
     a, b = (panel.points for panel in panels)
     if a is not None and b is not None:
         both = np.flatnonzero(inliers & panels[0].visible & panels[1].visible)
         joined = both[spread_evenly(np.c_[a, b][both], MAX_LINES)]
-        for width, opacity, colour in ((3, _SHADE_OPACITY, OUTLINE), (1, _LINE_OPACITY, None)):
+        for width, opacity, color in ((3, _SHADE_OPACITY, OUTLINE), (1, _LINE_OPACITY, None)):
             lines = canvas.copy()
             for i in joined:
-                draw_line(lines, a[i], b[i], colours[i] if colour is None else colour, width)
+                draw_line(lines, a[i], b[i], colors[i] if color is None else color, width)
             canvas = cv2.addWeighted(lines, opacity, canvas, 1 - opacity, 0)
     radius = 1.8 if inliers.sum() > 150 else 2.4  # pixels: hundreds of large dots hide the photo
     for panel in panels:
@@ -285,73 +282,11 @@ def _draw_points(canvas: Array, panels: list[_Panel], inliers: Array) -> Array:
             for i in np.flatnonzero(inliers & panel.visible):
                 draw_dot(canvas, panel.points[i], radius + 1.0, OUTLINE)
             for i in np.flatnonzero(inliers & panel.visible):
-                draw_dot(canvas, panel.points[i], radius, colours[i])
+                draw_dot(canvas, panel.points[i], radius, colors[i])
             for i in joined:
                 draw_dot(canvas, panel.points[i], radius + 2.0, OUTLINE)
-                draw_dot(canvas, panel.points[i], radius + 1.0, colours[i])
+                draw_dot(canvas, panel.points[i], radius + 1.0, colors[i])
     return np.asarray(canvas)
-
-
-def _missing(error: ImageError, size: tuple[int, int]) -> Array:
-    """A grey panel that says why there is no photo."""
-    panel = Image.new("RGB", size, (72, 76, 84))
-    draw, font = ImageDraw.Draw(panel), load_font(16)
-    letters = max(8, int(size[0] * 0.85 / draw.textlength("n", font=font)))
-    reason = textwrap.wrap(f"{error.path.name} {error.reason}", letters, max_lines=6)
-    text = "\n".join(drawable(line, font) for line in ("no picture", "", *reason))
-    draw.multiline_text(
-        (size[0] / 2, size[1] / 2), text, TEXT, font, anchor="mm", align="center", spacing=6
-    )
-    return np.array(panel)
-
-
-# Text
-
-
-def _draw_caption(
-    drawing: Image.Image,
-    verdict: str,
-    title: str,
-    subtitle: str,
-    verification: Verification | None,
-    similarity: float | None,
-) -> None:
-    """Two rows above the photos: verdict, title and how many agree; name and similarity."""
-    draw = ImageDraw.Draw(drawing)
-    large, small = load_font(19), load_font(14)
-    upper, lower, margin = 21, 47, 12  # pixels: middle of each row; left and right of the text
-    facts = [] if similarity is None else [f"similarity {similarity:.2f}"]
-    if verification is not None:
-        total = len(verification.matches)
-        facts.insert(0, f"{verification.inlier_count} of {total} matches agree")
-    right = drawing.width - margin
-    widths = [0.0, 0.0]
-    for row, fact in enumerate(facts):
-        font, y, colour = ((large, upper, TEXT), (small, lower, FAINT))[row]
-        draw.text((right, y), fact, colour, font, anchor="rm")
-        widths[row] = draw.textlength(fact, font=font)
-    word = drawable(verdict, large)
-    pill = draw.textlength(word, font=large) + 2 * margin
-    box = (margin, upper - 14, margin + pill, upper + 14)
-    draw.rounded_rectangle(box, 8, VERDICT_COLOURS.get(verdict, VERDICT_COLOURS[UNVERIFIED]))
-    draw.text((2 * margin, upper), word, (255, 255, 255), large, anchor="lm")
-    left = 2 * margin + pill
-    title = elided(title, large, right - widths[0] - margin - left)
-    draw.text((left, upper), title, TEXT, large, anchor="lm")
-    subtitle = elided(subtitle, small, right - widths[1] - 2 * margin)
-    draw.text((margin, lower), subtitle, FAINT, small, anchor="lm")
-
-
-def _draw_tag(drawing: Image.Image, panel: _Panel, text: str) -> None:
-    """Which photo this is, in its upper left corner."""
-    font, room = load_font(13), panel.pixels.shape[1] - 28
-    draw_boxed(drawing, (panel.left + 14, panel.top + 19), elided(text, font, room), font, "lm")
-
-
-def _draw_note(drawing: Image.Image, text: str) -> None:
-    """Why there are no lines, at the bottom."""
-    place = (drawing.width // 2, drawing.height - 28)
-    draw_boxed(drawing, place, elided(text, load_font(16), drawing.width - 40), load_font(16), "mm")
 
 
 def _query_tag(photo: Photo | ImageError, rotation: int) -> str:

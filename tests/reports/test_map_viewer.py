@@ -24,7 +24,6 @@ from locate.util.printable import visible
 from pipelines.reports.map_viewer import MAX_LINES, make_scene, write_pose_page
 from pipelines.reports.pose_pictures import (
     BAR_HEIGHT,
-    draw_map_view,
     draw_reprojections,
     inlier_projections,
     save_reprojections,
@@ -275,10 +274,6 @@ def test_near_points_hide_far_ones(tmp_path):
     """
     page = written(tmp_path, model_of(cloud()), [])
     assert run_page(page, script) == ["ff0000ff", "ff00ff00"]  # alpha, blue, green, red
-    for colours in ([(255, 0, 0), (0, 255, 0)], [(0, 255, 0), (255, 0, 0)]):
-        model = model_of([(0, 0, 1), (0, 0, -1)], colours)
-        picture = draw_map_view(model, [], SIZE, georef=LEVEL)
-        assert tuple(picture[349, 499]) == colours[0]
 
 
 def test_frusta_enclose_what_the_photo_shows(tmp_path):
@@ -486,49 +481,6 @@ def test_exaggeration_makes_ellipsoids_visible_in_round_steps():
 
 
 # Pictures
-
-
-@pytest.mark.parametrize("direction", ["top", (30.0, 40.0)])
-def test_the_picture_of_the_map_shows_points_where_opencv_projects_them(direction):
-    points = np.concatenate((cloud(), [[3.0, 4, 5]]))
-    colours = np.full((len(points), 3), (90, 90, 90))
-    colours[-1] = (10, 250, 30)
-    model = model_of(points, colours)
-    picture = draw_map_view(model, [], SIZE, direction=direction, georef=LEVEL)
-    assert picture.shape == (700, 1000, 3)
-    radius = make_scene(model, [], georef=LEVEL).radius
-    yaw, pitch = (0, 90) if direction == "top" else direction
-    x, y = look_at([points[-1] - np.median(points, axis=0)], (0, 0, 0), yaw, pitch, 2.4 * radius)[0]
-    rows, columns = np.nonzero((picture == (10, 250, 30)).all(axis=2))
-    assert len(rows) == 4  # two by two pixels
-    assert abs(rows.mean() + 0.5 - y) <= 1
-    assert abs(columns.mean() + 0.5 - x) <= 1
-
-
-def test_the_picture_of_the_map_shows_cameras_and_poses():
-    """From above: mapping cameras in the south in blue, the query in green, its ellipsoid in pink."""
-    model = model_of(cloud(), np.full((300, 3), 1))
-    pose = pose_of(covariance=np.diag([0.01, 0.02, 1e-4, 1e-3, 1e-3, 1e-3]) ** 2)  # flat
-    picture = draw_map_view(model, [pose], SIZE, georef=LEVEL, exaggeration=30).astype(int)
-    without = draw_map_view(model, [], SIZE, georef=LEVEL).astype(int)
-    rows, _ = np.nonzero((without == (143, 180, 232)).all(axis=2))
-    assert rows.min() > 350  # south is below
-    green = (picture == (86, 211, 100)).all(axis=2)
-    assert green.sum() > 20
-    assert (without == (86, 211, 100)).all(axis=2).sum() == 0
-    rows, columns = np.nonzero(green)
-    assert columns.mean() > 500
-    pink = np.abs(picture - (255, 155, 206)).sum(axis=2) < 60
-    rows, columns = np.nonzero(pink)
-    middle = np.median(cloud(), axis=0)
-    away = 2.4 * make_scene(model, [], georef=LEVEL).radius
-    pixels = FOCAL / (away - (0.5 - middle[2]))  # of a unit at the height of the query
-    center = np.array([1, -8]) - middle[:2]
-    half = 30 * 2.7955 * np.array([0.01, 0.02])
-    assert columns.min() == pytest.approx(500 + pixels * (center[0] - half[0]), abs=1.5)
-    assert columns.max() == pytest.approx(500 + pixels * (center[0] + half[0]), abs=1.5)
-    assert rows.min() == pytest.approx(350 - pixels * (center[1] + half[1]), abs=1.5)
-    assert rows.max() == pytest.approx(350 - pixels * (center[1] - half[1]), abs=1.5)
 
 
 def test_projections_of_inliers_by_hand():
