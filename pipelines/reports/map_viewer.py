@@ -8,8 +8,6 @@ else the map turned so that the cameras stand upright, in its own unit.
 from __future__ import annotations
 
 import base64
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +22,9 @@ from locate.georef.fitting import level, up_direction
 from locate.georef.georef import Georef
 from locate.localization.pose import Pose
 from locate.types import Array
-from locate.util.files import atomic_write
-from locate.util.printable import in_html, visible
+from locate.util.printable import visible
 from pipelines.reports.canvas import spread_evenly
+from pipelines.reports.pages import write_page
 from pipelines.reports.pose_export import photo_names
 
 MAX_POINTS = 60_000  # of the map on the page
@@ -138,13 +136,7 @@ def write_pose_page(
         names: of the photos, by default `photo_names`.
     """
     scene = make_scene(model, poses, georef=georef, units=units, names=names)
-    # Within a script only "<" could end it or begin a comment.
-    data = json.dumps(_scene_json(scene), allow_nan=False).replace("<", "\\u003c")
-    filled = {"title": in_html(title), "scene": data}
-    page = re.sub(r"{{(\w+)}}", lambda found: filled[found[1]], _TEMPLATE.read_text("utf-8"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as file:
-        file.write(page.encode("utf-8", "replace"))  # file names may hold broken characters
+    write_page(path, "map_viewer.html", title=title, scene=_scene_json(scene))
 
 
 def make_scene(
