@@ -35,7 +35,7 @@ def write_report(
 
     Each query has its verdict and reason, a table of candidates and drawings of the matches: of
     the candidates with evidence, at most `MAX_DRAWINGS`, or of the most similar failure, so that
-    one sees why nothing matched. Photos that are gone become grey panels that say so.
+    one sees why nothing matched. Photos that are gone become gray panels that say so.
 
     Args:
         file: replaced when the page is complete; its folder is made if need be.

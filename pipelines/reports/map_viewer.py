@@ -33,7 +33,7 @@ CONFIDENCE = (
     2.7955  # sigmas that hold 95 % in three dimensions: the root of chi2's quantile, 7.8147
 )
 _TEMPLATE = Path(__file__).with_suffix(".html")
-_LOW, _HIGH = np.array([70, 90, 130]), np.array([235, 215, 170])  # RGB of points without a colour
+_LOW, _HIGH = np.array([70, 90, 130]), np.array([235, 215, 170])  # RGB of points without a color
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ class ShownQuery:
 class MapScene:
     """Attributes:
     points: N x 3 float64 in the scene, at most `MAX_POINTS`.
-    colours: N x 3 uint8.
+    colors: N x 3 uint8.
     total: how many points the map has.
     cameras: the mapping ones.
     queries: in the order given.
@@ -85,7 +85,7 @@ class MapScene:
     """
 
     points: Array
-    colours: Array
+    colors: Array
     total: int
     cameras: tuple[ShownCamera, ...]
     queries: tuple[ShownQuery, ...]
@@ -156,7 +156,7 @@ def make_scene(
     scale, rotation, move = 1.0, level(up_direction(model)), np.zeros(3)
     if georef is not None:
         scale, rotation, move = georef.scale, georef.rotation, georef.translation
-    raw, colours = _points(model, max_points)
+    raw, colors = _points(model, max_points)
     views = []
     for image_id in sorted(model.reg_image_ids()):
         image = model.images[image_id]
@@ -196,7 +196,7 @@ def make_scene(
     length = float(np.linalg.norm(forwards))
     return MapScene(
         points - middle,
-        colours,
+        colors,
         model.num_points3D(),
         cameras,
         tuple(shown),
@@ -208,7 +208,7 @@ def make_scene(
 
 
 def _points(model: pycolmap.Reconstruction, limit: int) -> tuple[Array, Array]:
-    """N x 3 float64 and N x 3 uint8; a ramp by height where the model has no colours."""
+    """N x 3 float64 and N x 3 uint8; a ramp by height where the model has no colors."""
     ids = sorted(model.points3D)
     if len(ids) > limit:
         tracks = np.array([model.points3D[i].track.length() for i in ids])
@@ -216,13 +216,13 @@ def _points(model: pycolmap.Reconstruction, limit: int) -> tuple[Array, Array]:
         ties = np.random.default_rng(0).permutation(len(ids))
         ids = [ids[k] for k in np.sort(np.lexsort((ties, -tracks))[:limit])]
     points = np.array([model.points3D[i].xyz for i in ids], np.float64).reshape(-1, 3)
-    colours = np.array([model.points3D[i].color for i in ids], np.uint8).reshape(-1, 3)
-    if ids and not colours.any():
+    colors = np.array([model.points3D[i].color for i in ids], np.uint8).reshape(-1, 3)
+    if ids and not colors.any():
         heights = points @ up_direction(model)
         low, high = np.percentile(heights, (5, 95))
         part = np.clip((heights - low) / max(high - low, 1e-12), 0, 1)[:, None]
-        colours = np.rint(_LOW + part * (_HIGH - _LOW)).astype(np.uint8)
-    return points, colours
+        colors = np.rint(_LOW + part * (_HIGH - _LOW)).astype(np.uint8)
+    return points, colors
 
 
 def _corners(camera: pycolmap.Camera | None) -> Array:
@@ -297,7 +297,7 @@ def _scene_json(scene: MapScene) -> dict[str, Any]:
 
     return {
         "points": packed(scene.points, "<f4"),
-        "colours": packed(scene.colours, "u1"),
+        "colors": packed(scene.colors, "u1"),
         "total": scene.total,
         "cameras": [camera_json(camera) for camera in scene.cameras],
         "queries": [

@@ -138,7 +138,7 @@ def test_a_page_of_poses_is_harmless():
 
     camera = ShownCamera(HARMFUL, np.zeros(3), np.eye(3), np.zeros((4, 3)))
     scene = type("S", (), {})()
-    for field in ("points", "colours", "forward"):
+    for field in ("points", "colors", "forward"):
         setattr(scene, field, np.zeros(3))
     for field in ("total", "radius", "depth", "camera_size", "exaggeration"):
         setattr(scene, field, 1.0)

@@ -68,7 +68,7 @@ const context = {
   createImageData: (w, h) => ({ width: w, height: h, data: new Uint8ClampedArray(w * h * 4) }),
   putImageData(image) { shown = image; strokes = []; texts = []; },
   beginPath() { path = []; }, moveTo(x, y) { path.push([x, y]); }, lineTo(x, y) { path.push([x, y]); },
-  stroke() { strokes.push({ colour: this.strokeStyle, width: this.lineWidth, path }); },
+  stroke() { strokes.push({ color: this.strokeStyle, width: this.lineWidth, path }); },
   fillText(text, x, y) { texts.push({ text, x, y }); }, strokeText() {},
 };
 const elements = {};
@@ -113,7 +113,7 @@ def looking(center, heading, pitch=0.0):
     return np.c_[rotation, -rotation @ center]
 
 
-def model_of(points, colours=None, cameras=5):
+def model_of(points, colors=None, cameras=5):
     """Cameras in a row south of the points that look north."""
     model = pycolmap.Reconstruction()
     camera = pycolmap.Camera(
@@ -127,8 +127,8 @@ def model_of(points, colours=None, cameras=5):
         ],
     )
     for k, point in enumerate(points):
-        colour = np.array([200, 100, 50] if colours is None else colours[k], np.uint8)
-        model.add_point3D(np.array(point, float), pycolmap.Track(), colour)
+        color = np.array([200, 100, 50] if colors is None else colors[k], np.uint8)
+        model.add_point3D(np.array(point, float), pycolmap.Track(), color)
     return model
 
 
@@ -240,9 +240,9 @@ def test_what_is_east_is_right_and_what_is_high_is_above(tmp_path):
 
 def test_the_first_frame_shows_points_cameras_and_queries(tmp_path):
     points = np.concatenate((cloud(), [[0.0, 0, 6]]))
-    colours = np.full((len(points), 3), (200, 100, 50))
-    colours[-1] = (10, 250, 30)
-    model, pose = model_of(points, colours), pose_of()
+    colors = np.full((len(points), 3), (200, 100, 50))
+    colors[-1] = (10, 250, 30)
+    model, pose = model_of(points, colors), pose_of()
     page = written(tmp_path, model, [pose], georef=LEVEL)
     frame = run_page(page, "return { ...frame(), facts: $('counts').textContent };")
     scene = make_scene(model, [pose], georef=LEVEL)
@@ -255,10 +255,10 @@ def test_the_first_frame_shows_points_cameras_and_queries(tmp_path):
     assert np.hypot(rows - y, columns - x).max() < 3
     # The query's apex is where all five of its lines to the image begin.
     apex = look_at([np.array([1.0, -8, 0.5]) - middle], *view)[0]
-    green = [s["path"] for s in frame["strokes"] if s["colour"] == "#56d364"]
+    green = [s["path"] for s in frame["strokes"] if s["color"] == "#56d364"]
     assert any(np.allclose(path[0], apex, atol=1e-3) for path in green)
     assert [t["text"] for t in frame["texts"]] == ["q.jpg"]
-    blue = [s for s in frame["strokes"] if s["colour"] == "#8fb4e8"]
+    blue = [s for s in frame["strokes"] if s["color"] == "#8fb4e8"]
     assert len(blue) == 4 * 5
     assert frame["facts"] == "1 of 1 photos have a pose · 5 mapping photos · 301 points"
 
@@ -320,7 +320,7 @@ def test_choosing_looking_and_moving(tmp_path):
       const told = (e) => e.children && e.children.length ? e.children.map(told).join("")
         : e.textContent ?? e;
       const green = (width) => frame().strokes.filter((s) => s.width === width
-        && s.colour === "#56d364").map((s) => s.path);
+        && s.color === "#56d364").map((s) => s.path);
       const out = { list: items.map(told), before: green(1).length };
       items[0].send("click");
       out.after = green(1).length;
@@ -463,7 +463,7 @@ def test_limits_and_empty_scenes(tmp_path):
     scene = make_scene(model_of(cloud()), [pose], max_points=50)
     assert (len(scene.points), scene.total) == (50, 300)
     assert len(scene.queries[0].seen) == MAX_LINES
-    assert len(np.unique(make_scene(model_of(cloud(), np.zeros((300, 3))), []).colours)) > 20
+    assert len(np.unique(make_scene(model_of(cloud(), np.zeros((300, 3))), []).colors)) > 20
     empty = pycolmap.Reconstruction()
     for poses in ([], [Pose(None, NOT_LOCALIZED, "dark")], [pose_of(camera=None)]):
         page = written(tmp_path, empty, poses)
