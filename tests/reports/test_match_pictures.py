@@ -378,6 +378,26 @@ def test_the_report_needs_nothing_else(tmp_path, photo_factory):
             image.load()
 
 
+def test_the_counts_choose_what_the_report_shows(tmp_path, photo_factory, open_page):
+    query = photo_factory(tmp_path / "q.jpg")
+    found = [candidate(query, n, "match", some_matches(), EVIL) for n in (1, 2)]
+    lost = answer(query, [], "no match", EVIL)
+    write_report([answer(query, found), lost, lost], tmp_path / "r.html", title=EVIL)
+    page = open_page(tmp_path / "r.html")
+    sections = page.locator("section.query")
+    assert page.locator("h1").inner_text() == EVIL
+    assert [section.is_visible() for section in sections.all()] == [True] * 3
+    page.get_by_text("2 no match").click()
+    assert [section.is_visible() for section in sections.all()] == [False, True, True]
+    page.get_by_text("3 photos").click()
+    assert page.locator(".drawing img").nth(1).is_hidden()
+    page.get_by_text("1 more with evidence").click()
+    drawings = page.locator(".drawing img")
+    assert [drawing.is_visible() for drawing in drawings.all()] == [True, True]
+    assert drawings.first.evaluate("image => image.complete && image.naturalWidth") > 600
+    assert page.locator("input[disabled]").count() == 2  # no photo is uncertain, none failed
+
+
 def test_without_a_match_the_nearest_candidate_is_drawn(tmp_path, photo_factory):
     paths = [photo_factory(tmp_path / f"{n}.jpg", seed=n) for n in range(3)]
     found = [
