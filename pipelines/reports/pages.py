@@ -1,7 +1,8 @@
-"""HTML pages from templates: files that need nothing else, whole or not at all."""
+"""Pages from templates: files that need nothing else, whole or not at all."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,21 @@ from locate.util.printable import visible
 
 
 def write_page(path: Path, template: str, **values: Any) -> None:
+    """`render` into a file, which is replaced when it is complete; its folder is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as file:
+        for piece in render(template, **values):
+            file.write(piece.encode("utf-8"))
+
+
+def render(template: str, **values: Any) -> Iterator[str]:
     """Fill in a template of this folder. Text is escaped, and what cannot be seen spelled out.
 
     Args:
-        path: replaced when the page is complete; its folder is made if need be.
         values: for the template; what iterators give is written as it comes, since the pictures of
             thousands of photos do not fit into memory.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as file:
-        for piece in _environment().get_template(template).generate(values):
-            file.write(piece.encode("utf-8"))
+    return _environment().get_template(template).generate(values)
 
 
 @cache
