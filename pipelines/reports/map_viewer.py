@@ -1,4 +1,4 @@
-"""A map and the cameras that were found in it, as one HTML page to walk around in.
+"""Map viewer (3-D): a map and the cameras that were found in it, as one HTML page to walk around in.
 
 The page needs nothing else: no network, no library; it draws on a plain canvas. Its scene is a frame
 with z up and its zero in the middle of the map: East-North-Up in metres if the map has a georeference,
@@ -38,11 +38,13 @@ _LOW, _HIGH = np.array([70, 90, 130]), np.array([235, 215, 170])  # RGB of point
 
 @dataclass(frozen=True, eq=False)
 class ShownCamera:
-    """Attributes:
-    name: of the photo.
-    center: 3 float64 in the scene.
-    axes: 3 x 3 float64, rows: right, down and forward in the scene.
-    corners: 4 x 2 float64, the photo's corners on the plane at depth 1, clockwise from the top left.
+    """The frustum of a camera in the scene.
+
+    Attributes:
+        name: of the photo.
+        center: 3 float64 in the scene.
+        axes: 3 x 3 float64, rows: right, down and forward in the scene.
+        corners: 4 x 2 float64, the photo's corners on the plane at depth 1, clockwise from the top left.
     """
 
     name: str
@@ -53,13 +55,15 @@ class ShownCamera:
 
 @dataclass(frozen=True, eq=False)
 class ShownQuery:
-    """Attributes:
-    pose: as it was found.
-    name: of the photo.
-    camera: None if it was not localized.
-    ellipsoid: 3 x 3 float64, rows are the half axes of the centre's 95 % ellipsoid; None if unknown.
-    seen: M x 3 float64, inliers' points, at most `MAX_LINES`.
-    facts: (name, value) pairs for people.
+    """A photo that was asked for: its pose, uncertainty and inliers in the scene.
+
+    Attributes:
+        pose: as it was found.
+        name: of the photo.
+        camera: None if it was not localized.
+        ellipsoid: 3 x 3 float64, rows are the half axes of the center's 95 % ellipsoid; None if unknown.
+        seen: M x 3 float64, inliers' points, at most `MAX_LINES`.
+        facts: (name, value) pairs for people.
     """
 
     pose: Pose
@@ -72,16 +76,18 @@ class ShownQuery:
 
 @dataclass(frozen=True, eq=False)
 class MapScene:
-    """Attributes:
-    points: N x 3 float64 in the scene, at most `MAX_POINTS`.
-    colors: N x 3 uint8.
-    total: how many points the map has.
-    cameras: the mapping ones.
-    queries: in the order given.
-    radius: of what is worth looking at; stray points lie beyond.
-    depth: how far mapping cameras are from what they see, the median.
-    forward: 3 float64 of length 1, where mapping cameras look on average.
-    unit: "m", or "units" of the map.
+    """All that the page shows: point cloud, mapping cameras, queries, and how to look at first.
+
+    Attributes:
+        points: N x 3 float64 in the scene, at most `MAX_POINTS`.
+        colors: N x 3 uint8.
+        total: how many points the map has.
+        cameras: the mapping ones.
+        queries: in the order given.
+        radius: of what is worth looking at; stray points lie beyond.
+        depth: how far mapping cameras are from what they see, the median.
+        forward: 3 float64 of length 1, where mapping cameras look on average.
+        unit: "m", or "units" of the map.
     """
 
     points: Array
@@ -239,7 +245,7 @@ def _corners(camera: pycolmap.Camera | None) -> Array:
 
 
 def _ellipsoid(covariance: Array | None, turn: Array) -> Array | None:
-    """Rows: half axes of the 95 % ellipsoid of the centre, after `turn` (3 x 3, with the scale)."""
+    """Rows: half axes of the 95 % ellipsoid of the center, after `turn` (3 x 3, with the scale)."""
     if covariance is None:
         return None
     values, vectors = np.linalg.eigh(turn @ covariance[:3, :3] @ turn.T)

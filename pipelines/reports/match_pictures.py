@@ -1,4 +1,4 @@
-"""Answers as pictures: the query and a candidate side by side, with the matches that agree."""
+"""Match plots of answers: the query and a candidate side by side, with the matches that agree."""
 
 from __future__ import annotations
 
