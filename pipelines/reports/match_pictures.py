@@ -54,14 +54,11 @@ class _Panel:
         pixels: h x w x 3 uint8, as drawn.
         points: M x 2 float32, all matches in pixels of the drawing; None if the photo is missing.
         visible: M bool, which of them lie on the photo (a file may have changed since indexing).
-        left, top: where the photo's first pixel goes in the drawing.
     """
 
     pixels: Array
     points: Array | None
     visible: Array
-    left: int
-    top: int
 
 
 def draw_matches(
@@ -93,27 +90,22 @@ def draw_matches(
     Returns:
         H x W x 3 uint8 RGB.
     """
-    photos = [as_photo(query), as_photo(database)]
-    turns = [rotation, 0]
-    sizes = _panel_sizes(
-        [_turned_size(p, turn) for p, turn in zip(photos, turns, strict=True)], max_width
-    )
+    photos, turns = [as_photo(query), as_photo(database)], [rotation, 0]
+    originals = [_turned_size(photo, turn) for photo, turn in zip(photos, turns, strict=True)]
+    sizes = _panel_sizes(originals, max_width)
     width = max(sizes[0][0] + _GAP + sizes[1][0], min(_MIN_WIDTH, max_width))
     canvas = blank(width, sizes[0][1])
     left = (width - sizes[0][0] - _GAP - sizes[1][0]) // 2
     lefts = [left, left + sizes[0][0] + _GAP]
-    points = _points(verification)
-    panels = [
-        _panel(photos[i], points[i], sizes[i], turns[i], lefts[i], BAR_HEIGHT) for i in range(2)
-    ]
-    for panel in panels:
-        height, panel_width = panel.pixels.shape[:2]
-        canvas[BAR_HEIGHT:, panel.left : panel.left + panel_width] = panel.pixels[:height]
+    points = [np.zeros((0, 2), np.float32)] * 2
+    if verification is not None:
+        points = [verification.query_points, verification.database_points]
+    panels = [_panel(photos[i], points[i], sizes[i], turns[i], lefts[i]) for i in range(2)]
+    for panel, left, size in zip(panels, lefts, sizes, strict=True):
+        canvas[BAR_HEIGHT:, left : left + size[0]] = panel.pixels
     drawing = Image.fromarray(canvas)
-    for tag, left, size in zip(
-        (_query_tag(photos[0], rotation), "database"), lefts, sizes, strict=True
-    ):
-        draw_tag(drawing, left, size[0], tag)
+    draw_tag(drawing, lefts[0], sizes[0][0], _query_tag(photos[0], rotation))
+    draw_tag(drawing, lefts[1], sizes[1][0], "database")
     if verification is not None:  # after the tags, which must hide no evidence
         drawing = Image.fromarray(_draw_points(np.array(drawing), panels, verification.inliers))
     facts = [] if similarity is None else [f"similarity {similarity:.2f}"]
@@ -196,38 +188,20 @@ def _panel_sizes(sizes: list[tuple[int, int]], max_width: int) -> list[tuple[int
     return [(max(1, int(aspect * height)), height) for aspect in aspects]
 
 
-def _points(verification: Verification | None) -> tuple[Array, Array]:
-    """M x 2 float32 in original pixels, of the query and of the candidate."""
-    if verification is None:
-        nothing = np.zeros((0, 2), np.float32)
-        return nothing, nothing
-    return verification.query_points, verification.database_points
-
-
 def _panel(
-    photo: Photo | ImageError,
-    points: Array,
-    size: tuple[int, int],
-    rotation: int,
-    left: int,
-    top: int,
+    photo: Photo | ImageError, points: Array, size: tuple[int, int], rotation: int, left: int
 ) -> _Panel:
+    """A photo and its points (M x 2, original pixels), its first pixel below the bar at `left`."""
     if isinstance(photo, ImageError):
-        return _Panel(missing_photo(photo, size), None, np.zeros(len(points), np.bool_), left, top)
-    original = photo.info.size
+        return _Panel(missing_photo(photo, size), None, np.zeros(len(points), np.bool_))
     # To turn by an angle is to undo the turn by the rest of the circle.
-    points = unrotate_points(points, original, 360 - rotation)
+    points = unrotate_points(points, photo.info.size, 360 - rotation)
     points = resize_points(points, _turned_size(photo, rotation), size)
     inside = np.asarray((points >= -0.5) & (points < np.asarray(size) - 0.5)).all(axis=1)
-    pixels = np.rot90(photo.pixels, rotation // 90)
-    shrinks = size[0] < pixels.shape[1]
-    pixels = cv2.resize(
-        np.ascontiguousarray(pixels),
-        size,
-        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC,
-    )
-    offset = np.array([left, top], np.float32)
-    return _Panel(pixels, points + offset, np.asarray(inside), left, top)
+    pixels = np.ascontiguousarray(np.rot90(photo.pixels, rotation // 90))
+    kind = cv2.INTER_AREA if size[0] < pixels.shape[1] else cv2.INTER_CUBIC
+    pixels = cv2.resize(pixels, size, interpolation=kind)
+    return _Panel(pixels, points + np.array([left, BAR_HEIGHT], np.float32), np.asarray(inside))
 
 
 def position_colors(points: Array) -> Array:
