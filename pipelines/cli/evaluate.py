@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from locate.errors import InputError
 from locate.extractors.registry import named as named_extractors
+from locate.util.printable import in_markup as escape
 from pipelines.cli import exit_codes as exits
 from pipelines.cli.arguments import add_settings, settings_of
+from pipelines.cli.console import console, new_table
 from pipelines.cli.streams import say
 
 if TYPE_CHECKING:
@@ -164,8 +166,6 @@ def evaluate(a: argparse.Namespace) -> int:
     if a.json:
         print(json.dumps(report.to_json(), indent=1))
     else:
-        from pipelines.cli.tables import print_report
-
         print_report(report)
         if a.out:
             say(f"wrote {a.out}")
@@ -261,3 +261,22 @@ def _size(text: str) -> tuple[int, int] | None:
     if not (x and width.isdigit() and height.isdigit() and int(width) and int(height)):
         raise argparse.ArgumentTypeError(f"{text!r} is no size; write 640x480, or full")
     return int(width), int(height)
+
+
+def print_report(report: Report) -> None:
+    """The tables of an evaluation, and its notes."""
+    out = console()
+    for table in report.tables:
+        numbers = [
+            name
+            for i, name in enumerate(table.columns)
+            if not any(isinstance(row[i], str) for row in table.rows)
+        ]
+        shown = new_table(*table.columns, right=numbers)
+        for row in table.rows:
+            shown.add_row(*(escape(table.text(value)) for value in row))
+        out.print(f"[bold]{escape(table.title)}[/]")
+        out.print(shown)
+        out.print()
+    for note in report.notes:
+        out.print(f"note: {escape(note)}")

@@ -6,34 +6,31 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from locate.errors import ImageError, InputError
-from locate.images.folder import LeftOut
-from locate.retrieval.verdict import MATCH, NO_MATCH, UNCERTAIN, UNVERIFIED
-from locate.types import Answer
+from rich.table import Table
+
+from index.vectors.local_records import LocalInfo
+from locate.errors import InputError
+from locate.util.printable import in_markup as escape
 from pipelines.cli import exit_codes as exits
-from pipelines.cli import tables
 from pipelines.cli.arguments import settings_of
-from pipelines.cli.named_photos import photos_below
+from pipelines.cli.console import console, new_table, print_failed, print_left_out
 from pipelines.cli.progress import progress_bar
-from pipelines.cli.streams import say
 from pipelines.indexing.build import BuildReport, add_photos, remove_images
 from pipelines.indexing.build import build_index as build
-from pipelines.indexing.maintenance import check_database, database_info, image_rows
+from pipelines.indexing.maintenance import (
+    CheckReport,
+    DatabaseInfo,
+    check_database,
+    database_info,
+    image_rows,
+)
 
 if TYPE_CHECKING:
-    from pipelines.retrieval.database import Database
-
-_EXIT_BY_VERDICT = {
-    MATCH: exits.GOOD,
-    UNVERIFIED: exits.GOOD,
-    UNCERTAIN: exits.UNCERTAIN,
-    NO_MATCH: exits.NO_MATCH,
-}
+    from pipelines.retrieval.calibration import CalibrationReport
 
 
 def find_index(named: Path | None) -> Path:
@@ -88,7 +85,7 @@ def _finish_build(report: BuildReport, index: Path, as_json: bool) -> int:
     if as_json:
         _print_json({"index": str(index), **report.to_json()})
     else:
-        tables.print_build(report, index)
+        print_build(report, index)
     if not (report.added or report.updated or report.unchanged):
         return exits.NOTHING_DONE
     return exits.SOME_FAILED if report.failed or report.left_out else exits.GOOD
@@ -101,7 +98,7 @@ def remove(a: argparse.Namespace) -> int:
     if a.json:
         _print_json({"removed": removed})
     else:
-        tables.print_removed(removed)
+        print_removed(removed)
     return exits.GOOD
 
 
@@ -112,9 +109,9 @@ def info(a: argparse.Namespace) -> int:
         rows = {"images": image_rows(index)} if a.images else {}
         _print_json({**found.to_json(), **rows})
         return exits.GOOD
-    tables.print_info(found)
+    print_info(found)
     if a.images:
-        tables.print_images(image_rows(index))
+        print_images(image_rows(index))
     return exits.GOOD
 
 
@@ -125,64 +122,8 @@ def check(a: argparse.Namespace) -> int:
     if a.json:
         _print_json(vars(report))
     else:
-        tables.print_check(report, index)
+        print_check(report, index)
     return exits.PROBLEMS if report.remaining else exits.GOOD
-
-
-def query(a: argparse.Namespace) -> int:
-    from pipelines.reports.answer_page import write_report
-    from pipelines.reports.match_pictures import save_matches
-    from pipelines.retrieval.database import Database
-
-    answers: list[Answer] = []
-    as_json: list[dict[str, Any]] = []
-    failed: list[tuple[str, str]] = []
-    left_out = LeftOut()
-    photos = photos_below(a.photos, left_out)
-    with Database(find_index(a.index), masks=a.masks) as db, progress_bar("asking") as progress:
-        options = {
-            "top": a.top,
-            "shortlist": a.shortlist,
-            "verify": not a.no_verify,
-            "rotate": not a.no_rotate,
-            "search": a.search,
-            "neighbours": a.neighbours,
-        }
-        results = (
-            db.query_many(photos, **options) if len(photos) > 1 else _one(db, photos[0], options)
-        )
-        for done, result in enumerate(results, 1):
-            if isinstance(result, ImageError):
-                failed.append((str(result.path), f"{result.reason}; {result.cure}"))
-            else:
-                if a.save_matches:
-                    save_matches(result, a.save_matches, a.top)
-                as_json.append(answer_json(result))
-                answers.append(result if a.html else _without_matches(result))
-            progress(done, len(photos))
-    if a.html:
-        write_report(answers, a.html, failed=failed)
-    if a.json:
-        _print_json(
-            {
-                "answers": as_json,
-                "failed": [{"photo": name, "reason": reason} for name, reason in failed],
-                **left_out.to_json(),
-            }
-        )
-    else:
-        tables.print_answers(answers, failed)
-        tables.print_left_out(left_out)
-        for written in (a.save_matches, a.html):
-            if written:
-                say(f"wrote {written}")
-    if not answers:
-        return exits.NOTHING_DONE if len(failed) > 1 else exits.ERROR
-    if failed or left_out:
-        return exits.SOME_FAILED
-    # Several photos: the weakest answer speaks.
-    order = (NO_MATCH, UNCERTAIN, MATCH, UNVERIFIED)
-    return _EXIT_BY_VERDICT[min((answer.verdict for answer in answers), key=order.index)]
 
 
 def calibrate(a: argparse.Namespace) -> int:
@@ -201,67 +142,8 @@ def calibrate(a: argparse.Namespace) -> int:
     if a.json:
         _print_json(report.to_json())
     else:
-        tables.print_calibration(report)
+        print_calibration(report)
     return exits.GOOD
-
-
-def make_town(a: argparse.Namespace) -> int:
-    from pipelines.town.town import make_town as make
-
-    try:
-        town = make(a.out, seed=a.seed)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    if a.json:
-        _print_json({"folder": str(a.out), "created": town.created})
-    else:
-        say(f"{a.out}: {'made' if town.created else 'is already there, left as it is'}")
-    return exits.GOOD
-
-
-def answer_json(answer: Answer) -> dict[str, Any]:
-    """An answer as JSON-able values."""
-    return {
-        "photo": str(answer.photo) if answer.photo else None,
-        "verdict": answer.verdict,
-        "label": answer.label,
-        "reason": answer.reason,
-        "rotation": answer.rotation,
-        "query_features": answer.query_features,
-        "candidates": [
-            {
-                "rank": c.rank,
-                "verdict": c.verdict,
-                "label": c.label,
-                "image": c.image,
-                "path": str(c.path),
-                "inliers": c.inliers,
-                "matches": len(c.verification.matches) if c.verification else None,
-                "on_overlay": c.verification.on_overlay if c.verification else None,
-                "similarity": c.similarity,
-                "votes": c.votes,
-                "evidence": c.evidence,
-                "false_accept": c.false_accept,
-            }
-            for c in answer.candidates
-        ],
-        "seconds": answer.seconds,
-    }
-
-
-def _without_matches(answer: Answer) -> Answer:
-    """Matches weigh far more than the rest; thousands of answers shall fit into memory."""
-    return replace(
-        answer, candidates=tuple(replace(c, verification=None) for c in answer.candidates)
-    )
-
-
-def _one(db: Database, photo: Path, options: dict[str, Any]) -> Iterator[Answer | ImageError]:
-    """A single photo has all cores to itself."""
-    try:
-        yield db.query(photo, **options)
-    except ImageError as error:
-        yield error
 
 
 def _positive(name: str, value: int | None) -> int | None:
@@ -273,3 +155,159 @@ def _positive(name: str, value: int | None) -> int | None:
 def _print_json(value: Any) -> None:
     json.dump(value, sys.stdout, indent=1, default=str)
     print()
+
+
+def print_build(report: BuildReport, index: Path) -> None:
+    out = console()
+    counts = {
+        "added": report.added,
+        "updated": report.updated,
+        "unchanged": report.unchanged,
+        "failed": len(report.failed),
+    }
+    rate = f", {report.images_per_second:.1f} images/s" if report.added + report.updated else ""
+    summary = ", ".join(f"{count} {name}" for name, count in counts.items())
+    out.print(f"{escape(str(index))}: {summary} in {report.seconds['total']:.1f} s{rate}")
+    if report.missing:
+        out.print(
+            f"{report.missing} images are no longer on disk; they are kept until: "
+            "locate remove --missing"
+        )
+    if report.vectors is not None and report.vectors.factory != "Flat":
+        out.print(
+            f"search index {report.vectors.factory}, recall@10 {report.vectors.recall_at_10:.3f}"
+        )
+    if report.local is not None:
+        out.print(_local_line(report.local))
+    print_failed(report.failed)
+    print_left_out(report.left_out)
+    if not (report.added or report.updated or report.unchanged or report.failed):
+        others = report.left_out.others
+        beside = f"; files of other kinds there: {others}" if others else ""
+        out.print(
+            "nothing is indexed: there is no photo that can be read (JPEG, PNG, TIFF, WebP, HEIC, AVIF, "
+            f"...){beside}"
+        )
+
+
+def _local_line(local: LocalInfo) -> str:
+    exact = local.factory == "Flat"
+    kind = (
+        "exact" if exact else f"{local.factory}, nprobe {local.nprobe}, recall {local.recall:.3f}"
+    )
+    return (
+        f"local search index {kind}, {local.count:,} x {local.dim} "
+        f"descriptors of {local.images:,} images"
+    )
+
+
+def print_removed(removed: Sequence[str]) -> None:
+    out = console()
+    for path in removed:
+        out.print(f"removed {escape(path)}", soft_wrap=True)
+    out.print(f"{len(removed)} images removed; the photos themselves were not touched")
+
+
+def print_info(info: DatabaseInfo) -> None:
+    out = console()
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    counts = info.counts
+    table.add_row("database", escape(str(info.folder)))
+    for root in info.roots:
+        table.add_row("photos", escape(str(root)))
+    table.add_row(
+        "images", f"{counts['ok']}, {counts['labels']} landmarks, {counts['failed']} failed"
+    )
+    table.add_row("local features", f"{counts['features']:,}")
+    if info.extractor is not None:
+        table.add_row("extractor", f"{info.extractor.name} ({info.extractor.fingerprint})")
+        for name, value in info.extractor.settings.items():
+            table.add_row("", escape(f"{name}: {value}"))
+        table.add_row("weights", info.extractor.weights or "none")
+    if info.vectors is None:
+        table.add_row("search index", "not up to date (rebuilt by the next build-index or check)")
+    else:
+        exact = info.vectors.factory == "Flat"
+        kind = "exact" if exact else f"{info.vectors.factory}, nprobe {info.vectors.nprobe}"
+        table.add_row(
+            "search index",
+            f"{kind}, {info.vectors.count} x {info.vectors.dim}, "
+            f"recall@10 {info.vectors.recall_at_10:.3f}",
+        )
+    if info.search not in (None, "global"):
+        if info.local is None:
+            line = "not up to date (rebuilt by the next build-index or check)"
+        else:
+            line = _local_line(info.local).removeprefix("local search index ")
+        table.add_row("local search", line)
+    table.add_row("search by", info.search or "")
+    if info.masks:
+        table.add_row("masks", escape(info.masks))
+    size = ", ".join(f"{name} {_megabytes(bytes_)}" for name, bytes_ in info.disk.items())
+    table.add_row("on disk", f"{_megabytes(sum(info.disk.values()))} ({size})")
+    out.print(table)
+
+
+def print_images(rows: Sequence[dict[str, Any]]) -> None:
+    table = new_table("image", "label", "size", "taken", "camera", "status")
+    for row in rows:
+        size = f"{row['width']} x {row['height']}" if row["width"] else ""
+        status = row["status"] if row["error"] is None else f"{row['status']}: {row['error']}"
+        table.add_row(
+            *(
+                escape(str(text or ""))
+                for text in (
+                    row["path"],
+                    row["label"],
+                    size,
+                    row["taken_at"],
+                    row["camera"],
+                    status,
+                )
+            )
+        )
+    console().print(table)
+
+
+def print_check(report: CheckReport, index: Path) -> None:
+    out = console()
+    for what in report.problems:
+        out.print(f"[red]problem[/] {escape(what)}", soft_wrap=True)
+    for what in report.repaired:
+        out.print(f"[yellow]repair[/] {escape(what)}", soft_wrap=True)
+    if report.absent:
+        out.print(f"{report.absent} photos are not there or cannot be read, and were not compared")
+    if not report.problems:
+        photos = f"{report.compared} photos are as they were indexed"
+        if report.compared is None:
+            photos = "the photos were not compared with it (--no-photos)"
+        out.print(f"{escape(str(index))}: every invariant holds; {photos}")
+    elif not report.remaining:
+        out.print(f"{escape(str(index))}: repaired, every invariant holds now")
+    elif report.repaired:
+        out.print(f"problems that remain: {len(report.remaining)}")
+    else:
+        out.print(f"problems: {len(report.problems)}; run: locate check --repair")
+
+
+def print_calibration(report: CalibrationReport) -> None:
+    out = console()
+    rule = report.calibration
+    out.print(
+        f"match from {rule.match_evidence:.1f} inliers beyond chance, uncertain from "
+        f"{rule.uncertain_evidence:.1f} "
+        f"({rule.queries} photos of places that were left out of the index)"
+    )
+    out.print(
+        f"false matches {report.false_accepts:.2%}; with their place in the index "
+        f"{report.right_answers:.1%} of {report.known_queries} photos get the right match, "
+        f"{report.wrong_answers:.2%} a wrong one"
+    )
+    if report.saved:
+        out.print("saved: this database judges by it from now on")
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from locate.errors import ImageError, InputError
+from locate.util.printable import in_markup as escape
 from pipelines.cli import exit_codes as exits
 from pipelines.cli.arguments import add_masks
+from pipelines.cli.console import console, new_table, print_left_out
 from pipelines.cli.maps import at_least
 from pipelines.cli.streams import say
 
@@ -127,9 +129,6 @@ def localize(a: argparse.Namespace) -> int:
         values |= left_out.to_json()
         print(json.dumps(values, indent=1))
     else:
-        from pipelines.cli.map_tables import print_poses
-        from pipelines.cli.tables import print_left_out
-
         print_poses(poses, failed, georef=georef, units=localizer.map.record.units)
         print_left_out(left_out)
     for text in _write(a, localizer, poses):
@@ -274,3 +273,108 @@ def _gravity(text: str | None, georef: Georef | None) -> GravityPrior | None:
         return GravityPrior(up, georef.rotation[2], *degrees)
     except (ValueError, TypeError):
         raise InputError(f"--gravity is X,Y,Z or X,Y,Z,DEGREES, not {text!r}") from None
+
+
+_COLOUR = {"localized": "green", "uncertain": "yellow", "not localized": "red"}
+
+
+def print_poses(
+    poses: Sequence[Pose],
+    failed: Sequence[tuple[str, str]],
+    *,
+    georef: Georef | None = None,
+    units: str = "arbitrary",
+) -> None:
+    """One pose in full, several as a table."""
+    import numpy as np
+
+    from locate.localization.pose import VERDICTS
+
+    to = console()
+    if len(poses) == 1 and not failed:
+        _print_one(poses[0], georef, units)
+        return
+    on_earth = georef is not None and georef.origin is not None
+    rows = new_table(
+        "photo",
+        "verdict",
+        "x",
+        "y",
+        "z",
+        "+-",
+        "+- degrees",
+        "inliers",
+        "error px",
+        *(("latitude", "longitude") if on_earth else ()),
+        right=("x", "y", "z", "+-", "+- degrees", "inliers", "error px", "latitude", "longitude"),
+    )
+    for pose in poses:
+        cells = [
+            escape(str(pose.photo)),
+            f"[{_COLOUR[pose.verdict]}]{pose.verdict}[/]",
+        ]
+        if pose.center is None:
+            cells += ["", "", "", "", "", str(pose.inliers), ""]
+        else:
+            place, turn = sigmas(pose)
+            cells += [f"{value:.3f}" for value in pose.center]
+            cells += [f"{place:.2g}", f"{turn:.2g}", str(pose.inliers), f"{pose.error:.2f}"]
+            if on_earth and georef is not None:
+                latitude, longitude, _ = georef.wgs84(pose.center[None])[0]
+                cells += [f"{latitude:.7f}", f"{longitude:.7f}"]
+        rows.add_row(*cells)
+    if poses:
+        to.print(rows)
+    for name, reason in failed:
+        to.print(f"[red]failed[/] {escape(name)}: {escape(reason)}")
+    counts = [(sum(p.verdict == verdict for p in poses), verdict) for verdict in VERDICTS]
+    spent = [pose.seconds.get("total", 0.0) for pose in poses]
+    to.print(
+        ", ".join(f"{count} {verdict}" for count, verdict in counts if count)
+        + (f", {len(failed)} failed" if failed else "")
+        + (f"; {np.mean(spent):.2f} s a photo" if spent else "")
+    )
+
+
+def sigmas(pose: Pose) -> tuple[float, float]:
+    """Standard deviations of a pose: of the centre in units of the map and of the orientation in
+    degrees, each the root of the sum of squares over the axes; NaN without a covariance."""
+    import numpy as np
+
+    if pose.covariance is None:
+        return float("nan"), float("nan")
+    place, turn = np.trace(pose.covariance[:3, :3]), np.trace(pose.covariance[3:, 3:])
+    return float(np.sqrt(place)), float(np.degrees(np.sqrt(turn)))
+
+
+def _print_one(pose: Pose, georef: Georef | None, units: str) -> None:
+    to = console()
+    name = escape(str(pose.photo))
+    to.print(
+        f"[{_COLOUR[pose.verdict]}]{pose.verdict}[/] {name}: {escape(pose.reason)}",
+        soft_wrap=True,
+    )
+    if pose.center is None or pose.cam_from_world is None or pose.quaternion is None:
+        return
+    place, turn = sigmas(pose)
+    unit = " m" if units == "metre" else ""
+    center = ", ".join(f"{value:.4f}" for value in pose.center)
+    to.print(f"centre          {center} (+- {place:.2g}{unit}, +- {turn:.2g} degrees)")
+    rotation = ", ".join(f"{value:.6f}" for value in pose.quaternion)
+    translation = ", ".join(f"{value:.4f}" for value in pose.cam_from_world[:, 3])
+    to.print(f"cam_from_world  quaternion wxyz {rotation}; translation {translation}")
+    if pose.camera is not None:
+        params = ", ".join(f"{value:.6g}" for value in pose.camera.params)
+        to.print(f"camera          {pose.camera.model} {params} ({pose.camera.source})")
+    to.print(
+        f"evidence        {pose.inliers} of {pose.matches} matches, over "
+        f"{100 * pose.spread:.0f} % of the photo, {pose.error:.2f} px"
+    )
+    if georef is not None and georef.origin is not None:
+        latitude, longitude, altitude = georef.wgs84(pose.center[None])[0]
+        heading, pitch = georef.heading_pitch(pose.cam_from_world)
+        height = "" if georef.vertical == "none" else f", {altitude:.2f} m"
+        to.print(
+            f"on earth        {latitude:.7f}, {longitude:.7f}{height}; looks to "
+            f"{heading:.1f} degrees from north, {pitch:+.1f} up"
+        )

@@ -51,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(name: str) -> Callable[[argparse.Namespace], int]:
-    from pipelines.cli import index as commands  # torch and OpenCV load only when a command runs
+    # torch and OpenCV load only when a command runs
+    from pipelines.cli import index as commands
+    from pipelines.cli import query, town
 
     return {
         "build-index": commands.build_index,
@@ -59,9 +61,9 @@ def _command(name: str) -> Callable[[argparse.Namespace], int]:
         "remove": commands.remove,
         "info": commands.info,
         "check": commands.check,
-        "query": commands.query,
+        "query": query.query,
         "calibrate": commands.calibrate,
-        "make-town": commands.make_town,
+        "make-town": town.make_town,
         "build-map": map_cli.build_map,
         "import-map": map_cli.import_map,
         "add-to-map": map_cli.add_to_map,

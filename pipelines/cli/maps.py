@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from locate.errors import InputError
+from locate.util.printable import in_markup as escape
 from pipelines.cli import exit_codes as exits
 from pipelines.cli.arguments import add_extractor, add_masks, settings_of
+from pipelines.cli.console import console, print_left_out
 
 if TYPE_CHECKING:
     from index.maps.folder import MapFolder, Progress
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from locate.images.folder import LeftOut
     from pipelines.mapping.summary import MapReport
 
+_SHOWN = 20
 MakeParser = Callable[[str, str, str], argparse.ArgumentParser]
 
 
@@ -171,8 +174,6 @@ def georef(a: argparse.Namespace) -> int:
     if a.json:
         print(json.dumps({**found.to_json(), "warnings": warnings}, indent=1))
     else:
-        from pipelines.cli.map_tables import print_georef
-
         print_georef(found, a.map, warnings)
     return exits.GOOD
 
@@ -226,9 +227,6 @@ def _tell_map(report: MapReport, out: Path, as_json: bool, left_out: LeftOut | N
         passed_over = left_out.to_json() if left_out else {}
         print(json.dumps({"map": str(out), **report.to_json(), **passed_over}, indent=1))
     else:
-        from pipelines.cli.map_tables import print_map
-        from pipelines.cli.tables import print_left_out
-
         print_map(report, out)
         if left_out:
             print_left_out(left_out)
@@ -285,3 +283,49 @@ def at_least(least: int) -> Callable[[str], int]:
         return value
 
     return read
+
+
+def print_map(report: MapReport, out: Path) -> None:
+    to = console()
+    seconds = ", ".join(f"{stage} {spent:.1f} s" for stage, spent in report.seconds.items())
+    to.print(
+        f"{escape(str(out))}: {report.registered} of {report.images} photos registered, "
+        f"{report.points} points" + (f" ({seconds})" if seconds else " (nothing to do)")
+    )
+    if report.points:
+        to.print(
+            f"a point is seen by {report.track_length:.1f} photos, reprojection error "
+            f"{report.error:.2f} px, {report.observations:.0f} observations a photo"
+        )
+    if report.separate:
+        parts = ", ".join(map(str, report.separate))
+        to.print(f"further models that do not hang together with it, photos: {parts}; left out")
+    _print_warnings(report.warnings)
+    for name, count in report.verified.items():
+        to.print(f"{escape(name)}: verified with {count} photos of the map")
+    for name, reason in report.unregistered[:_SHOWN]:
+        to.print(f"[yellow]not registered[/] {escape(name)}: {escape(reason)}")
+    if len(report.unregistered) > _SHOWN:
+        to.print(f"... and {len(report.unregistered) - _SHOWN} more; --json lists all")
+
+
+def _print_warnings(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        console().print(f"[yellow]warning[/] {escape(warning)}", soft_wrap=True)
+
+
+def print_georef(found: Georef, out: Path, warnings: Sequence[str] = ()) -> None:
+    to = console()
+    where = (
+        "metres, north and up; no place on the earth"
+        if found.origin is None
+        else "origin {:.7f}, {:.7f}, {:.2f} m (WGS84)".format(*found.origin)
+    )
+    to.print(
+        f"{escape(str(out))}: 1 unit of the map is {found.scale:.6g} m; {where}; by "
+        f"{found.source}: {found.inliers} of {found.used} agree, median error "
+        f"{found.error:.3g} m"
+    )
+    if found.outliers:
+        to.print(f"left out: {escape(', '.join(found.outliers[:_SHOWN]))}")
+    _print_warnings(warnings)

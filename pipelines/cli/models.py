@@ -21,7 +21,7 @@ def add_models_parser(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 def models(a: argparse.Namespace) -> int:
     from locate.util.printable import in_markup as escape
-    from pipelines.cli.tables import console, new_table
+    from pipelines.cli.console import console, new_table
 
     found = list_models()
     if a.json:

@@ -1,0 +1,193 @@
+"""`locate query`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from locate.errors import ImageError
+from locate.images.folder import LeftOut
+from locate.retrieval.verdict import MATCH, NO_MATCH, UNCERTAIN, UNVERIFIED
+from locate.types import Answer
+from locate.util.printable import in_markup as escape
+from pipelines.cli import exit_codes as exits
+from pipelines.cli.console import console, new_table, print_failed, print_left_out
+from pipelines.cli.index import _print_json, find_index
+from pipelines.cli.named_photos import photos_below
+from pipelines.cli.progress import progress_bar
+from pipelines.cli.streams import say
+
+if TYPE_CHECKING:
+    from pipelines.retrieval.database import Database
+
+_COLOUR = {MATCH: "green", UNCERTAIN: "yellow", NO_MATCH: "red"}
+_EXIT_BY_VERDICT = {
+    MATCH: exits.GOOD,
+    UNVERIFIED: exits.GOOD,
+    UNCERTAIN: exits.UNCERTAIN,
+    NO_MATCH: exits.NO_MATCH,
+}
+
+
+def query(a: argparse.Namespace) -> int:
+    from pipelines.reports.answer_page import write_report
+    from pipelines.reports.match_pictures import save_matches
+    from pipelines.retrieval.database import Database
+
+    answers: list[Answer] = []
+    as_json: list[dict[str, Any]] = []
+    failed: list[tuple[str, str]] = []
+    left_out = LeftOut()
+    photos = photos_below(a.photos, left_out)
+    with Database(find_index(a.index), masks=a.masks) as db, progress_bar("asking") as progress:
+        options = {
+            "top": a.top,
+            "shortlist": a.shortlist,
+            "verify": not a.no_verify,
+            "rotate": not a.no_rotate,
+            "search": a.search,
+            "neighbours": a.neighbours,
+        }
+        results = (
+            db.query_many(photos, **options) if len(photos) > 1 else _one(db, photos[0], options)
+        )
+        for done, result in enumerate(results, 1):
+            if isinstance(result, ImageError):
+                failed.append((str(result.path), f"{result.reason}; {result.cure}"))
+            else:
+                if a.save_matches:
+                    save_matches(result, a.save_matches, a.top)
+                as_json.append(answer_json(result))
+                answers.append(result if a.html else _without_matches(result))
+            progress(done, len(photos))
+    if a.html:
+        write_report(answers, a.html, failed=failed)
+    if a.json:
+        _print_json(
+            {
+                "answers": as_json,
+                "failed": [{"photo": name, "reason": reason} for name, reason in failed],
+                **left_out.to_json(),
+            }
+        )
+    else:
+        print_answers(answers, failed)
+        print_left_out(left_out)
+        for written in (a.save_matches, a.html):
+            if written:
+                say(f"wrote {written}")
+    if not answers:
+        return exits.NOTHING_DONE if len(failed) > 1 else exits.ERROR
+    if failed or left_out:
+        return exits.SOME_FAILED
+    # Several photos: the weakest answer speaks.
+    order = (NO_MATCH, UNCERTAIN, MATCH, UNVERIFIED)
+    return _EXIT_BY_VERDICT[min((answer.verdict for answer in answers), key=order.index)]
+
+
+def answer_json(answer: Answer) -> dict[str, Any]:
+    """An answer as JSON-able values."""
+    return {
+        "photo": str(answer.photo) if answer.photo else None,
+        "verdict": answer.verdict,
+        "label": answer.label,
+        "reason": answer.reason,
+        "rotation": answer.rotation,
+        "query_features": answer.query_features,
+        "candidates": [
+            {
+                "rank": c.rank,
+                "verdict": c.verdict,
+                "label": c.label,
+                "image": c.image,
+                "path": str(c.path),
+                "inliers": c.inliers,
+                "matches": len(c.verification.matches) if c.verification else None,
+                "on_overlay": c.verification.on_overlay if c.verification else None,
+                "similarity": c.similarity,
+                "votes": c.votes,
+                "evidence": c.evidence,
+                "false_accept": c.false_accept,
+            }
+            for c in answer.candidates
+        ],
+        "seconds": answer.seconds,
+    }
+
+
+def _without_matches(answer: Answer) -> Answer:
+    """Matches weigh far more than the rest; thousands of answers shall fit into memory."""
+    return replace(
+        answer, candidates=tuple(replace(c, verification=None) for c in answer.candidates)
+    )
+
+
+def _one(db: Database, photo: Path, options: dict[str, Any]) -> Iterator[Answer | ImageError]:
+    """A single photo has all cores to itself."""
+    try:
+        yield db.query(photo, **options)
+    except ImageError as error:
+        yield error
+
+
+def print_answers(answers: Sequence[Answer], failed: Sequence[tuple[str, str]]) -> None:
+    if len(answers) == 1:
+        _print_ranking(answers[0])
+    elif answers:
+        _print_batch(answers)
+    print_failed(failed)
+
+
+def _print_ranking(answer: Answer) -> None:
+    out = console()
+    names = ["rank", "verdict", "label", "image", "inliers"]
+    names += ["similarity"] if any(c.similarity is not None for c in answer.candidates) else []
+    names += ["votes"] if any(c.votes is not None for c in answer.candidates) else []
+    table = new_table(*names, right=("rank", "inliers", "similarity", "votes"))
+    for c in answer.candidates:
+        values = {
+            "rank": str(c.rank),
+            "verdict": _coloured(c.verdict),
+            "label": escape(c.label or ""),
+            "image": escape(c.image),
+            "inliers": "" if c.inliers is None else str(c.inliers),
+            "similarity": "" if c.similarity is None else f"{c.similarity:.3f}",
+            "votes": "" if c.votes is None else f"{c.votes:.3g}",
+        }
+        table.add_row(*(values[name] for name in names))
+    out.print(table)
+    name = f" {escape(answer.label)}" if answer.label else ""
+    turned = f" (turned by {answer.rotation} degrees)" if answer.rotation else ""
+    out.print(f"{_coloured(answer.verdict)}{name}{turned}: {escape(answer.reason)}")
+
+
+def _print_batch(answers: Sequence[Answer]) -> None:
+    out = console()
+    table = new_table(
+        "photo", "verdict", "label", "best image", "inliers", "similarity",
+        right=("inliers", "similarity"),
+    )  # fmt: skip
+    counts: dict[str, int] = {}
+    for answer in answers:
+        counts[answer.verdict] = counts.get(answer.verdict, 0) + 1
+        best = answer.best
+        table.add_row(
+            escape(str(answer.photo)),
+            _coloured(answer.verdict),
+            escape(answer.label or ""),
+            escape(best.image) if best else "",
+            "" if best is None or best.inliers is None else str(best.inliers),
+            "" if best is None or best.similarity is None else f"{best.similarity:.3f}",
+        )
+    out.print(table)
+    seconds = sum(answer.seconds["total"] for answer in answers) / len(answers)
+    summary = ", ".join(f"{count} {verdict}" for verdict, count in sorted(counts.items()))
+    out.print(f"{summary}; {seconds:.2f} s a photo")
+
+
+def _coloured(verdict: str) -> str:
+    colour = _COLOUR.get(verdict)
+    return f"[{colour}]{verdict}[/]" if colour else verdict
