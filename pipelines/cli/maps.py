@@ -16,7 +16,7 @@ from pipelines.cli.arguments import add_extractor, add_masks, settings_of
 from pipelines.cli.console import console, print_left_out
 
 if TYPE_CHECKING:
-    from index.maps.folder import MapFolder, Progress
+    from index.maps.folder import Progress
     from locate.georef.georef import Georef
     from locate.images.folder import LeftOut
     from pipelines.mapping.summary import MapReport
@@ -157,59 +157,22 @@ def add_to_map(a: argparse.Namespace) -> int:
 
 
 def georef(a: argparse.Namespace) -> int:
-    from index import lock
-    from index.maps.folder import MapFolder
-    from locate.georef.georef import metric_contradiction
+    from pipelines.mapping.georef import georeference_map
 
-    folder = MapFolder(a.map)
-    folder.read_record()  # a clear error before a lock is made in a folder that is no map
-    with lock.writer(a.map):
-        found = _fit(a, folder)
-        record = folder.read_record()
-        folder.write_record(
-            type(record)(**{**vars(record), "georef": found.to_json(), "units": record.units})
-        )
-    contradiction = metric_contradiction(found) if record.units == "metre" else None
-    warnings = [contradiction] if contradiction else []
+    report = georeference_map(
+        a.map,
+        gps=a.gps,
+        centers=a.centers,
+        control_points=a.control_points,
+        observations=a.observations,
+        origin=_origin(a.origin),
+        max_error=a.max_error,
+    )
     if a.json:
-        print(json.dumps({**found.to_json(), "warnings": warnings}, indent=1))
+        print(json.dumps(report.to_json(), indent=1))
     else:
-        print_georef(found, a.map, warnings)
+        print_georef(report.georef, a.map, report.warnings)
     return exits.GOOD
-
-
-def _fit(a: argparse.Namespace, folder: MapFolder) -> Georef:
-    from index.catalog import Catalog
-    from locate.georef import fitting as tables
-    from locate.georef import georef as fitting
-    from pipelines.mapping.features import gps_of
-
-    model = folder.read_model()
-    options = {} if a.max_error is None else {"max_error": a.max_error}
-    if (a.control_points is None) != (a.observations is None):
-        raise InputError("--control-points and --observations belong together; give both")
-    if a.origin and not a.centers:
-        raise InputError("--origin says where the metres of --centers begin; give both")
-    if a.control_points:
-        points, geographic = tables.read_control_points(a.control_points)
-        seen = tables.read_observations(a.observations)
-        return fitting.georef_from_control_points(
-            model, points, seen, geographic=geographic, **options
-        )
-    if a.centers:
-        origin = _origin(a.origin)
-        centers = tables.read_centers(a.centers)
-        return fitting.georef_from_centers(model, centers, origin=origin, **options)
-    if a.gps:
-        return fitting.georef_from_gps(model, tables.read_places(a.gps), **options)
-    with Catalog.open(folder.features) as catalog:
-        places = gps_of(catalog)
-    if len(places) < 3:
-        raise InputError(
-            f"{len(places)} photos of the map have GPS in their EXIF, 3 are needed; give places by "
-            "--gps, --centers or --control-points"
-        )
-    return fitting.georef_from_gps(model, places, **options)
 
 
 def _origin(text: str | None) -> tuple[float, float, float] | None:
