@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from locate.util.printable import in_markup as escape
 
@@ -39,6 +40,11 @@ def new_table(*columns: str, right: Sequence[str] = ()) -> Table:
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     return table
+
+
+def print_json(value: Any) -> None:
+    """Names and all as they are; JSON has escapes of its own."""
+    print(json.dumps(value, indent=1, default=str))
 
 
 def print_left_out(left_out: LeftOut) -> None:

@@ -1,89 +1,106 @@
-"""What each command does: find the database, run the stage, print, choose the exit code."""
+"""A database of photos: `locate build-index`, `add`, `remove`, `info`, `check`, `calibrate`."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack
 
-from rich.table import Table
-
-from index.vectors.local_records import LocalInfo
 from locate.errors import InputError
 from locate.util.printable import in_markup as escape
 from pipelines.cli import exit_codes as exits
-from pipelines.cli.arguments import settings_of
-from pipelines.cli.console import console, new_table, print_failed, print_left_out
+from pipelines.cli.console import console, new_table, print_failed, print_json, print_left_out
+from pipelines.cli.options import (
+    Index,
+    Json,
+    KeptMasks,
+    Search,
+    Settings,
+    Weights,
+    Workers,
+    argument,
+    command,
+    find_index,
+    option,
+)  # fmt: skip
 from pipelines.cli.progress import progress_bar
-from pipelines.indexing.build import BuildReport, add_photos, remove_images
-from pipelines.indexing.build import build_index as build
-from pipelines.indexing.maintenance import (
-    CheckReport,
-    DatabaseInfo,
-    check_database,
-    database_info,
-    image_rows,
-)
+from pipelines.indexing.labels import RULES
 
 if TYPE_CHECKING:
+    from index.vectors.local_records import LocalInfo
+    from pipelines.indexing.build import BuildReport
+    from pipelines.indexing.maintenance import CheckReport, DatabaseInfo
     from pipelines.retrieval.calibration import CalibrationReport
 
-
-def find_index(named: Path | None) -> Path:
-    """--index, then LOCATE_INDEX, then the nearest `.locate` from here upwards, then `./.locate`."""
-    if named is not None:
-        return named
-    if os.environ.get("LOCATE_INDEX"):
-        return Path(os.environ["LOCATE_INDEX"])
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / ".locate").is_dir():
-            return folder / ".locate"
-    return Path(".locate")
+_LABELS = f"where the landmark's name comes from: {', '.join(RULES)} (default folder)"
 
 
-def build_index(a: argparse.Namespace) -> int:
-    # A new database belongs here, even if some folder above has one.
-    index = a.index or Path(os.environ.get("LOCATE_INDEX") or ".locate")
+class _Adding(TypedDict):
+    label_from: Annotated[str, option(_LABELS, "RULE", "folder")]
+    masks: KeptMasks
+    checksum: Annotated[
+        bool,
+        option("see what changed by the content of every photo, not by its size and date"),
+    ]
+    workers: Workers
+
+
+class _Building(_Adding):
+    extractor: Annotated[
+        str | None,
+        option(
+            "what looks at the photos (default: context; gem+sift with --search local or both)",
+            "NAME",
+        ),
+    ]
+    weights: Weights
+    settings: Settings
+    search: Annotated[
+        Search | None,
+        option(
+            "what queries find their candidates by: the global descriptor, the votes of local features, "
+            "or both in turns (default: as before; global for a new database)"
+        ),
+    ]
+
+
+@command(
+    "build-index",
+    "index a folder of photos; run it again and only what changed is done",
+    "locate build-index landmarks/",
+)
+def build_index(
+    photos: Annotated[Path, argument("folder of photos, searched recursively")],
+    index: Index,
+    as_json: Json,
+    **how: Unpack[_Building],
+) -> int:
+    from pipelines.indexing.build import build_index as build
+
+    index = index or Path(".locate")  # a new one belongs here, even if some folder above has one
     with progress_bar("indexing") as progress:
-        report = build(
-            a.photos,
-            index,
-            extractor=a.extractor,
-            settings=settings_of(a.set),
-            weights=a.weights,
-            search=a.search,
-            label_from=a.label_from,
-            checksum=a.checksum,
-            masks=a.masks,
-            workers=_positive("--workers", a.workers),
-            progress=progress,
-        )
-    return _finish_build(report, index, a.json)
+        report = build(photos, index, **how, progress=progress)
+    return _finish_build(report, index, as_json)
 
 
-def add(a: argparse.Namespace) -> int:
-    index = find_index(a.index)
+@command("add", "add photos or further folders to the database", "locate add new.jpg more-photos/")
+def add(
+    photos: Annotated[tuple[Path, ...], argument("photo or folder", "PATH")],
+    index: Index,
+    as_json: Json,
+    **how: Unpack[_Adding],
+) -> int:
+    from pipelines.indexing.build import add_photos
+
+    index = find_index(index)
     with progress_bar("indexing") as progress:
-        report = add_photos(
-            a.paths,
-            index,
-            label_from=a.label_from,
-            checksum=a.checksum,
-            masks=a.masks,
-            workers=_positive("--workers", a.workers),
-            progress=progress,
-        )
-    return _finish_build(report, index, a.json)
+        report = add_photos(photos, index, **how, progress=progress)
+    return _finish_build(report, index, as_json)
 
 
 def _finish_build(report: BuildReport, index: Path, as_json: bool) -> int:
     if as_json:
-        _print_json({"index": str(index), **report.to_json()})
+        print_json({"index": str(index), **report.to_json()})
     else:
         print_build(report, index)
     if not (report.added or report.updated or report.unchanged):
@@ -91,70 +108,99 @@ def _finish_build(report: BuildReport, index: Path, as_json: bool) -> int:
     return exits.SOME_FAILED if report.failed or report.left_out else exits.GOOD
 
 
-def remove(a: argparse.Namespace) -> int:
-    if not (a.patterns or a.label or a.missing):
+@command(
+    "remove",
+    "take images out of the database (the photos stay)",
+    "locate remove 'louvre/*' --missing",
+)
+def remove(
+    patterns: Annotated[
+        tuple[str, ...], argument("path or glob, as indexed", "PATTERN", required=False)
+    ],
+    label: Annotated[str | None, option("all images of this landmark", "LABEL")],
+    missing: Annotated[bool, option("all whose photo is gone")],
+    index: Index,
+    as_json: Json,
+) -> int:
+    from pipelines.indexing.build import remove_images
+
+    if not (patterns or label or missing):
         raise InputError("say what to remove: a PATTERN, --label NAME or --missing")
-    removed = remove_images(find_index(a.index), a.patterns, label=a.label, missing=a.missing)
-    if a.json:
-        _print_json({"removed": removed})
+    removed = remove_images(find_index(index), patterns, label=label, missing=missing)
+    if as_json:
+        print_json({"removed": removed})
     else:
         print_removed(removed)
     return exits.GOOD
 
 
-def info(a: argparse.Namespace) -> int:
-    index = find_index(a.index)
+@command("info", "say what is in the database, who filled it, and its size", "locate info --images")
+def info(images: Annotated[bool, option("list every image")], index: Index, as_json: Json) -> int:
+    from pipelines.indexing.maintenance import database_info, image_rows
+
+    index = find_index(index)
     found = database_info(index)
-    if a.json:
-        rows = {"images": image_rows(index)} if a.images else {}
-        _print_json({**found.to_json(), **rows})
-        return exits.GOOD
-    print_info(found)
-    if a.images:
-        print_images(image_rows(index))
+    rows = image_rows(index) if images else []
+    if as_json:
+        print_json({**found.to_json(), **({"images": rows} if images else {})})
+    else:
+        print_info(found)
+        if images:
+            print_images(rows)
     return exits.GOOD
 
 
-def check(a: argparse.Namespace) -> int:
-    index = find_index(a.index)
+@command(
+    "check",
+    "check every invariant of the database, checksums and the content of the photos included",
+    "locate check --repair",
+)
+def check(
+    photos: Annotated[
+        bool,
+        option("do not read the photos: is each what was indexed?", None, True, name="--no-photos"),
+    ],
+    repair: Annotated[bool, option("rebuild what is derived")],
+    index: Index,
+    as_json: Json,
+) -> int:
+    from pipelines.indexing.maintenance import check_database
+
+    index = find_index(index)
     with progress_bar("reading photos") as progress:
-        report = check_database(index, repair=a.repair, photos=not a.no_photos, progress=progress)
-    if a.json:
-        _print_json(vars(report))
+        report = check_database(index, repair=repair, photos=photos, progress=progress)
+    if as_json:
+        print_json(vars(report))
     else:
         print_check(report, index)
     return exits.PROBLEMS if report.remaining else exits.GOOD
 
 
-def calibrate(a: argparse.Namespace) -> int:
+@command(
+    "calibrate",
+    "measure what proves a match: asks the labelled index for places that are left out of it",
+    "locate calibrate --index town/.locate --out calibration.json",
+)
+def calibrate(
+    queries: Annotated[int, option("photos to ask (default 1500)", "N", 1500, least=1)],
+    seed: Annotated[int, option("which photos (default 0)", "N", 0)],
+    out: Annotated[Path | None, option("write it as JSON as well", "FILE")],
+    save: Annotated[bool, option("let this database judge by it from now on")],
+    index: Index,
+    as_json: Json,
+) -> int:
     from pipelines.retrieval.calibration import calibrate_database
 
+    index = find_index(index)
     with progress_bar("asking") as progress:
-        report = calibrate_database(
-            find_index(a.index),
-            queries=_positive("--queries", a.queries) or 1,
-            seed=a.seed,
-            save=a.save,
-            progress=progress,
-        )
-    if a.out:
-        a.out.write_text(report.calibration.to_json() + "\n", "utf-8")
-    if a.json:
-        _print_json(report.to_json())
+        report = calibrate_database(index, queries=queries, seed=seed, save=save, progress=progress)
+    if out:
+        out.write_text(report.calibration.to_json() + "\n", "utf-8")
+    if as_json:
+        print_json(report.to_json())
     else:
         print_calibration(report)
     return exits.GOOD
-
-
-def _positive(name: str, value: int | None) -> int | None:
-    if value is not None and value < 1:
-        raise InputError(f"{name} must be at least 1, got {value}")
-    return value
-
-
-def _print_json(value: Any) -> None:
-    json.dump(value, sys.stdout, indent=1, default=str)
-    print()
 
 
 def print_build(report: BuildReport, index: Path) -> None:
@@ -209,6 +255,8 @@ def print_removed(removed: Sequence[str]) -> None:
 
 
 def print_info(info: DatabaseInfo) -> None:
+    from rich.table import Table
+
     out = console()
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")

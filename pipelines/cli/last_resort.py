@@ -16,6 +16,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import click
+
 from locate import __version__
 from locate.errors import LocateError, NoPhotoError
 from locate.util.memory import is_out_of_memory
@@ -30,24 +32,20 @@ def run(command: Callable[[], int], *, own_process: bool) -> int:
         own_process: the interpreter is this command's alone and ends with it.
     """
     try:
-        code = _ended(command)
-    except KeyboardInterrupt:
+        return _ended(command)
+    except (KeyboardInterrupt, click.Abort):
         if own_process:  # whoever presses it again does not want to wait for threads
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         complain("locate: interrupted; what was committed is kept, run the same command to go on")
         abandon_output()
         return exits.INTERRUPTED
-    return code
 
 
 def _ended(command: Callable[[], int]) -> int:
     try:
-        try:
-            code = command()
-        except SystemExit:  # argparse's, after --help or a complaint
-            _flush()
-            raise
-        _flush()
+        code = command()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code
     except Exception as error:
         return _told(error)
@@ -56,7 +54,10 @@ def _ended(command: Callable[[], int]) -> int:
 def _told(error: Exception) -> int:
     """Say what went wrong; the exit code."""
     code = exits.ERROR
-    if isinstance(error, LocateError):
+    if isinstance(error, click.UsageError):
+        path = error.ctx.command_path if error.ctx else "locate"
+        complain(f"{path}: {error.format_message().rstrip('.')}; see {path} --help")
+    elif isinstance(error, LocateError):
         complain(f"locate: {error}")
         code = exits.NOTHING_DONE if isinstance(error, NoPhotoError) else exits.ERROR
     elif isinstance(error, BrokenPipeError):  # of a caller that did not `streams.prepare`
@@ -77,11 +78,6 @@ def _told(error: Exception) -> int:
         _report(error)
         code = exits.INTERNAL
     return code
-
-
-def _flush() -> None:
-    if sys.stdout is not None:
-        sys.stdout.flush()
 
 
 def _report(error: Exception) -> None:

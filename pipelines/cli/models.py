@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Callable
 from dataclasses import asdict
 
-from locate.extractors.registry import list_models
+from locate.util.printable import in_markup as escape
 from pipelines.cli import exit_codes as exits
+from pipelines.cli.console import console, new_table, print_json
+from pipelines.cli.options import Json, command
 
 
-def add_models_parser(command: Callable[..., argparse.ArgumentParser]) -> None:
-    command(
-        "models",
-        "list the extractors and the weights that come with them: licence, size, scores",
-        "locate models",
-    )
-
-
-def models(a: argparse.Namespace) -> int:
-    from locate.util.printable import in_markup as escape
-    from pipelines.cli.console import console, new_table
+@command(
+    "models",
+    "list the extractors and the weights that come with them: licence, size, scores",
+    "locate models",
+)
+def models(as_json: Json) -> int:
+    from locate.extractors.registry import list_models
 
     found = list_models()
-    if a.json:
-        print(json.dumps([asdict(model) for model in found], indent=1))
+    if as_json:
+        print_json([asdict(model) for model in found])
         return exits.GOOD
     table = new_table("name", "gives", "weights", "licence", "MB", "scores", right=("MB",))
     for model in found:

@@ -1,22 +1,19 @@
-"""`locate query`."""
+"""`locate query`: which of my photos shows the same place?"""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack
 
 from locate.errors import ImageError
-from locate.images.folder import LeftOut
 from locate.retrieval.verdict import MATCH, NO_MATCH, UNCERTAIN, UNVERIFIED
 from locate.types import Answer
 from locate.util.printable import in_markup as escape
 from pipelines.cli import exit_codes as exits
-from pipelines.cli.console import console, new_table, print_failed, print_left_out
-from pipelines.cli.index import _print_json, find_index
-from pipelines.cli.named_photos import photos_below
+from pipelines.cli.console import console, new_table, print_failed, print_json, print_left_out
+from pipelines.cli.options import Index, Json, Masks, Photos, Search, command, find_index, option
 from pipelines.cli.progress import progress_bar
 from pipelines.cli.streams import say
 
@@ -24,68 +21,79 @@ if TYPE_CHECKING:
     from pipelines.retrieval.database import Database
 
 _COLOUR = {MATCH: "green", UNCERTAIN: "yellow", NO_MATCH: "red"}
-_EXIT_BY_VERDICT = {
+_EXIT_BY_VERDICT = {  # of several photos the weakest answer speaks: the first here
+    NO_MATCH: exits.NO_MATCH,
+    UNCERTAIN: exits.UNCERTAIN,
     MATCH: exits.GOOD,
     UNVERIFIED: exits.GOOD,
-    UNCERTAIN: exits.UNCERTAIN,
-    NO_MATCH: exits.NO_MATCH,
 }
 
 
-def query(a: argparse.Namespace) -> int:
+class _Asking(TypedDict):
+    top: Annotated[int, option("answers (default 10)", "N", 10)]
+    shortlist: Annotated[int, option("candidates verified (default 30)", "N", 30)]
+    search: Annotated[Search | None, option("how candidates are found (default: as it was built)")]
+    neighbours: Annotated[
+        int,
+        option("of each local feature, which vote in a local search (default 60)", "K", 60),
+    ]
+    verify: Annotated[bool, option("rank by the search alone", None, True, name="--no-verify")]
+    rotate: Annotated[bool, option("do not try the photo turned", None, True, name="--no-rotate")]
+
+
+@command(
+    "query",
+    "find the images that show the same place as a photo",
+    "locate query photo.jpg --html report.html",
+)
+def query(
+    photos: Photos,
+    masks: Masks,
+    save_matches: Annotated[Path | None, option("write pictures of the matches", "DIR")],
+    html: Annotated[Path | None, option("write a report to look at", "FILE")],
+    index: Index,
+    as_json: Json,
+    **how: Unpack[_Asking],
+) -> int:
+    from locate.images.folder import LeftOut
+    from pipelines.cli.named_photos import photos_below
     from pipelines.reports.answer_page import write_report
-    from pipelines.reports.match_pictures import save_matches
+    from pipelines.reports.match_pictures import save_matches as draw_matches
     from pipelines.retrieval.database import Database
 
     answers: list[Answer] = []
-    as_json: list[dict[str, Any]] = []
+    values: list[dict[str, Any]] = []
     failed: list[tuple[str, str]] = []
     left_out = LeftOut()
-    photos = photos_below(a.photos, left_out)
-    with Database(find_index(a.index), masks=a.masks) as db, progress_bar("asking") as progress:
-        options = {
-            "top": a.top,
-            "shortlist": a.shortlist,
-            "verify": not a.no_verify,
-            "rotate": not a.no_rotate,
-            "search": a.search,
-            "neighbours": a.neighbours,
-        }
-        results = (
-            db.query_many(photos, **options) if len(photos) > 1 else _one(db, photos[0], options)
-        )
+    named = photos_below(photos, left_out)
+    with Database(find_index(index), masks=masks) as db, progress_bar("asking") as progress:
+        results = db.query_many(named, **how) if len(named) > 1 else _one(db, named[0], how)
         for done, result in enumerate(results, 1):
             if isinstance(result, ImageError):
                 failed.append((str(result.path), f"{result.reason}; {result.cure}"))
             else:
-                if a.save_matches:
-                    save_matches(result, a.save_matches, a.top)
-                as_json.append(answer_json(result))
-                answers.append(result if a.html else _without_matches(result))
-            progress(done, len(photos))
-    if a.html:
-        write_report(answers, a.html, failed=failed)
-    if a.json:
-        _print_json(
-            {
-                "answers": as_json,
-                "failed": [{"photo": name, "reason": reason} for name, reason in failed],
-                **left_out.to_json(),
-            }
-        )
+                if save_matches:
+                    draw_matches(result, save_matches, how["top"])
+                values.append(answer_json(result))
+                answers.append(result if html else _without_matches(result))
+            progress(done, len(named))
+    if html:
+        write_report(answers, html, failed=failed)
+    if as_json:
+        reasons = [{"photo": name, "reason": reason} for name, reason in failed]
+        print_json({"answers": values, "failed": reasons, **left_out.to_json()})
     else:
         print_answers(answers, failed)
         print_left_out(left_out)
-        for written in (a.save_matches, a.html):
+        for written in (save_matches, html):
             if written:
                 say(f"wrote {written}")
     if not answers:
         return exits.NOTHING_DONE if len(failed) > 1 else exits.ERROR
     if failed or left_out:
         return exits.SOME_FAILED
-    # Several photos: the weakest answer speaks.
-    order = (NO_MATCH, UNCERTAIN, MATCH, UNVERIFIED)
-    return _EXIT_BY_VERDICT[min((answer.verdict for answer in answers), key=order.index)]
+    verdicts = {answer.verdict for answer in answers}
+    return next(code for verdict, code in _EXIT_BY_VERDICT.items() if verdict in verdicts)
 
 
 def answer_json(answer: Answer) -> dict[str, Any]:
@@ -125,10 +133,10 @@ def _without_matches(answer: Answer) -> Answer:
     )
 
 
-def _one(db: Database, photo: Path, options: dict[str, Any]) -> Iterator[Answer | ImageError]:
+def _one(db: Database, photo: Path, how: _Asking) -> Iterator[Answer | ImageError]:
     """A single photo has all cores to itself."""
     try:
-        yield db.query(photo, **options)
+        yield db.query(photo, **how)
     except ImageError as error:
         yield error
 

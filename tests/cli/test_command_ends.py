@@ -67,10 +67,10 @@ def child(change, *words):
 
 
 def raising(monkeypatch, error):
-    def fail(_):
+    def fail(**_):
         raise error
 
-    monkeypatch.setattr(commands, "info", fail)
+    monkeypatch.setattr(commands.info, "callback", fail)
     return main(["info"])
 
 
@@ -171,22 +171,19 @@ def test_ctrl_c_is_130_wherever_it_comes(home, where):
             "    def find_spec(self, name, path, target=None):\n"
             "        if name == 'index.check_photos':\n"
             f"            import time; {ready}; time.sleep(30)\n"
-            "for name in [n for n in sys.modules if n.startswith(('pipelines.', 'index.'))]:\n"
-            "    if name not in ('pipelines.cli', 'pipelines.cli.main', 'pipelines.cli.exit_codes'):\n"
-            "        del sys.modules[name]\n"
-            "import pipelines.cli; del pipelines.cli.index\n"
             "sys.meta_path.insert(0, Slow())"
         ),
         "waiting for threads": (
-            "def info(_):\n"
+            "def info(**_):\n"
             "    import time\n"
             "    from concurrent.futures import ThreadPoolExecutor\n"
             "    with ThreadPoolExecutor(1) as pool:\n"
             f"        work = pool.submit(time.sleep, 1); {ready}; work.result()\n"
-            "commands.info = info"
+            "commands.info.callback = info"
         ),
         "printing": (
-            f"def info(_):\n    {ready}\n    while True: print('x' * 1000)\ncommands.info = info"
+            f"def info(**_):\n    {ready}\n    while True: print('x' * 1000)\n"
+            "commands.info.callback = info"
         ),
     }[where]
     with child(change, "info") as process:
@@ -230,13 +227,13 @@ def test_closed_streams_are_the_null_device(home):
     assert shell("$LOCATE check <&- >&- 2>&-") == (exits.GOOD, "", "")
     assert shell("$LOCATE info --index nowhere <&- >&- 2>&-") == (exits.ERROR, "", "")
     process = child(
-        "def info(_):\n"
+        "def info(**_):\n"
         "    import os\n"
         "    with open('new', 'w') as file:\n"
         "        assert file.fileno() > 2, file.fileno()\n"
         "    os.write(1, b'of a library in C'); os.write(2, b'too')\n"
-        "    print('x'); sys.exit(0 if open('new').read() == '' else 9)\n"
-        "commands.info = info\n"
+        "    print('x'); return 0 if open('new').read() == '' else 9\n"
+        "commands.info.callback = info\n"
         "import os; os.close(0); os.close(1); os.close(2)",
         "info",
     )
@@ -246,12 +243,12 @@ def test_closed_streams_are_the_null_device(home):
 
 def test_warnings_are_lines_without_harm(home):
     process = child(
-        "def info(_):\n"
+        "def info(**_):\n"
         "    import logging, warnings\n"
         "    logging.getLogger('locate').warning('the features of %s', 'a\\n\\x1b[31m.jpg')\n"
         "    warnings.warn('some library says so')\n"
         "    return 0\n"
-        "commands.info = info",
+        "commands.info.callback = info",
         "info",
     )
     _, err = process.communicate(timeout=60)

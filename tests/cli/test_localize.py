@@ -19,13 +19,11 @@ from locate.geometry.rigid import invert
 from locate.georef.georef import Georef
 from locate.images import reading as images
 from pipelines.cli import exit_codes as exits
-from pipelines.cli.main import _parser, main
+from pipelines.cli.main import main
 from pipelines.indexing.build import build_index
 from pipelines.localization import localizer as localize
 from pipelines.localization import matcher
 from tests.helpers.small_town import errors, queries_of, small_town
-
-COMMANDS = ("build-map", "import-map", "add-to-map", "georef", "localize")
 
 
 @pytest.fixture(scope="module")
@@ -93,16 +91,7 @@ def uncertain(monkeypatch):
     monkeypatch.setattr("locate.localization.verdict.SURE", 1e3)
 
 
-# --- help and wrong usage
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_with_an_example_that_parses(command, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main([command, "--help"])
-    assert stop.value.code == 0
-    example = re.search(r"example:\n  locate (.*)", capsys.readouterr().out)
-    assert _parser().parse_args(example[1].split()).command == command
+# --- wrong usage
 
 
 @pytest.mark.parametrize(
@@ -120,14 +109,13 @@ def test_every_command_has_help_with_an_example_that_parses(command, capsys):
         ["build-map", "--images", "a", "--out", "m", "--workers", "-1"],
         ["import-map", "model", "--out", "m"],
         ["add-to-map", "a.jpg", "--map", "m", "--seed", "-2"],
-        ["georef", "--map", "m", "--gps", "a", "--centers", "b"],
     ],
 )
 def test_wrong_usage(words, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(words)
-    assert stop.value.code == exits.ERROR
-    assert "locate " in capsys.readouterr().err
+    assert main(words) == exits.ERROR
+    said = capsys.readouterr().err
+    assert said.startswith(f"locate {words[0]}: ")
+    assert len(said.splitlines()) == 1
 
 
 def test_errors_say_what_to_do(ask, town, tmp_path, capsys):
@@ -490,8 +478,7 @@ def test_import_and_georef(town, placed, tmp_path, capsys):
     centers = tmp_path / "centers.csv"
     rows = [",".join(map(str, (s.file.removeprefix("landmarks/"), *(2 * s.centre))))
             for s in town[0].shots if s.file.startswith("landmarks/")]  # fmt: skip
-    with pytest.raises(SystemExit):
-        main(["georef", "--help"])
+    main(["georef", "--help"])
     (header,) = re.findall(r"--centers CSV\s+(\S+) in metres", capsys.readouterr().out)
     centers.write_text(f"{header}\n" + "\n".join(rows) + "\n")
     assert main(["georef", "--map", str(out), "--centers", str(centers)]) == exits.GOOD
@@ -506,6 +493,7 @@ def test_import_and_georef(town, placed, tmp_path, capsys):
         (["--origin", "1,2,3"], "--origin says where the metres of --centers begin"),
         (["--centers", str(centers), "--origin", "1,2"], "--origin is LAT,LON,ALT"),
         (["--control-points", str(centers)], "belong together"),
+        (["--gps", "a", "--centers", "b"], "by gps, centers or control points; give one"),
         (["--centers", "nowhere.csv"], "nowhere.csv does not exist"),
     ):
         assert main(["georef", "--map", str(out), *options]) == exits.ERROR

@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli import exit_codes as exits
-from pipelines.cli.main import _parser, main
+from pipelines.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("build-index", "add", "remove", "info", "check", "query", "calibrate", "make-town")
 
 
 @pytest.fixture
@@ -32,21 +31,8 @@ def build(*more: str) -> int:
     return main(["build-index", "photos", "--extractor", "fake", *more])
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_with_an_example_that_parses(command, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main([command, "--help"])
-    assert stop.value.code == 0
-    text = capsys.readouterr().out
-    example = re.search(r"example:\n  locate (.*)", text)
-    assert example is not None
-    words = example[1].replace("'", "").split()
-    assert _parser().parse_args(words).command == command
-
-
 def test_help_explains_the_exit_codes(capsys):
-    with pytest.raises(SystemExit):
-        main(["--help"])
+    assert main(["--help"]) == exits.GOOD
     text = capsys.readouterr().out
     for name, code in vars(exits).items():
         if name.isupper():
@@ -80,7 +66,7 @@ def test_exit_codes_of_build(home, capsys):
     assert main(["build-index", "nowhere"]) == exits.ERROR
     assert "nowhere does not exist" in capsys.readouterr().err
     assert main(["build-index", "photos", "--workers", "0"]) == exits.ERROR
-    assert "--workers must be at least 1" in capsys.readouterr().err
+    assert "'--workers': 0 is not in the range x>=1" in capsys.readouterr().err
 
 
 def test_exit_codes_of_check(home, capsys):

@@ -23,10 +23,11 @@ from locate.extractors import registry
 from locate.retrieval.verdict import MATCH, UNVERIFIED
 from locate.types import Extraction, Shortlist
 from pipelines.cli import exit_codes as exits
-from pipelines.cli.main import _parser, main
+from pipelines.cli.main import main
 from pipelines.indexing.build import add_photos, build_index, remove_images
 from pipelines.indexing.maintenance import check_database, database_info
 from pipelines.retrieval.search import Found
+from tests.helpers.command_line import parsed
 
 
 @pytest.fixture
@@ -479,4 +480,4 @@ def test_the_command_line(home, fake_extractor, monkeypatch, capsys):
     assert main(query) == exits.GOOD
     (answer,) = json.loads(capsys.readouterr().out)["answers"]
     assert answer["candidates"][0]["votes"] > 0
-    assert _parser().parse_args(["query", "x"]).neighbours == NEIGHBOURS
+    assert parsed(["query", "x"])["neighbours"] == NEIGHBOURS
