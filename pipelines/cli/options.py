@@ -157,6 +157,8 @@ class Command(_Plain):
                 if takes.get(name) and not equals:
                     value = next(words, "--")
                     if value[:1] == "-" != value and not _NUMBERS.match(value):
+                        if ctx.resilient_parsing:  # a shell asks what the value may be
+                            return
                         raise click.BadOptionUsage(
                             name, f"Option {name!r} requires an argument.", ctx
                         )

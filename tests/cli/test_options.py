@@ -37,7 +37,8 @@ TAKES = {
     "georef": "--json --map=! --gps= --centers= --control-points= --observations= --origin= "
     "--max-error=",
     "localize": "photos --json --map=! --camera= --rig= --masks= --prior-pose= --gravity= "
-    "--candidates=20 --seed=0 --out= --format= --frame=map --numbered --uncertain --show= --save-matches= --workers=",
+    "--candidates=20 --seed=0 --out= --format= --frame=map --numbered --uncertain --show= "
+    "--save-matches= --workers=",
     "models": "--json",
     "train": "system --json --data= --out=! --time-budget= --steps= --seed= --resume --export "
     "--backbone= --backbone-weights= --set= --threads=",
