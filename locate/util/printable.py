@@ -9,7 +9,6 @@ own and gets names as they are.
 
 from __future__ import annotations
 
-import html
 import unicodedata
 
 # Controls, format characters (direction marks, joiners, ...), lone surrogates, line and paragraph ends.
@@ -25,11 +24,6 @@ def visible(text: object) -> str:
         c.encode("unicode_escape").decode() if unicodedata.category(c) in _HIDDEN else c
         for c in shown
     )
-
-
-def in_html(text: object) -> str:
-    """`visible`, and safe within HTML, quotes too."""
-    return html.escape(visible(text))
 
 
 def in_markup(text: object) -> str:

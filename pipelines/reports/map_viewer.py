@@ -1,4 +1,4 @@
-"""A map and the cameras that were found in it, as one HTML page to walk around in.
+"""Map viewer (3-D): a map and the cameras that were found in it, as one HTML page to walk around in.
 
 The page needs nothing else: no network, no library; it draws on a plain canvas. Its scene is a frame
 with z up and its zero in the middle of the map: East-North-Up in metres if the map has a georeference,
@@ -8,8 +8,6 @@ else the map turned so that the cameras stand upright, in its own unit.
 from __future__ import annotations
 
 import base64
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +22,9 @@ from locate.georef.fitting import level, up_direction
 from locate.georef.georef import Georef
 from locate.localization.pose import Pose
 from locate.types import Array
-from locate.util.files import atomic_write
-from locate.util.printable import in_html, visible
-from pipelines.reports.match_pictures import spread_evenly
+from locate.util.printable import visible
+from pipelines.reports.canvas import spread_evenly
+from pipelines.reports.pages import write_page
 from pipelines.reports.pose_export import photo_names
 
 MAX_POINTS = 60_000  # of the map on the page
@@ -35,16 +33,18 @@ CONFIDENCE = (
     2.7955  # sigmas that hold 95 % in three dimensions: the root of chi2's quantile, 7.8147
 )
 _TEMPLATE = Path(__file__).with_suffix(".html")
-_LOW, _HIGH = np.array([70, 90, 130]), np.array([235, 215, 170])  # RGB of points without a colour
+_LOW, _HIGH = np.array([70, 90, 130]), np.array([235, 215, 170])  # RGB of points without a color
 
 
 @dataclass(frozen=True, eq=False)
 class ShownCamera:
-    """Attributes:
-    name: of the photo.
-    center: 3 float64 in the scene.
-    axes: 3 x 3 float64, rows: right, down and forward in the scene.
-    corners: 4 x 2 float64, the photo's corners on the plane at depth 1, clockwise from the top left.
+    """The frustum of a camera in the scene.
+
+    Attributes:
+        name: of the photo.
+        center: 3 float64 in the scene.
+        axes: 3 x 3 float64, rows: right, down and forward in the scene.
+        corners: 4 x 2 float64, the photo's corners on the plane at depth 1, clockwise from the top left.
     """
 
     name: str
@@ -55,13 +55,15 @@ class ShownCamera:
 
 @dataclass(frozen=True, eq=False)
 class ShownQuery:
-    """Attributes:
-    pose: as it was found.
-    name: of the photo.
-    camera: None if it was not localized.
-    ellipsoid: 3 x 3 float64, rows are the half axes of the centre's 95 % ellipsoid; None if unknown.
-    seen: M x 3 float64, inliers' points, at most `MAX_LINES`.
-    facts: (name, value) pairs for people.
+    """A photo that was asked for: its pose, uncertainty and inliers in the scene.
+
+    Attributes:
+        pose: as it was found.
+        name: of the photo.
+        camera: None if it was not localized.
+        ellipsoid: 3 x 3 float64, rows are the half axes of the center's 95 % ellipsoid; None if unknown.
+        seen: M x 3 float64, inliers' points, at most `MAX_LINES`.
+        facts: (name, value) pairs for people.
     """
 
     pose: Pose
@@ -74,20 +76,22 @@ class ShownQuery:
 
 @dataclass(frozen=True, eq=False)
 class MapScene:
-    """Attributes:
-    points: N x 3 float64 in the scene, at most `MAX_POINTS`.
-    colours: N x 3 uint8.
-    total: how many points the map has.
-    cameras: the mapping ones.
-    queries: in the order given.
-    radius: of what is worth looking at; stray points lie beyond.
-    depth: how far mapping cameras are from what they see, the median.
-    forward: 3 float64 of length 1, where mapping cameras look on average.
-    unit: "m", or "units" of the map.
+    """All that the page shows: point cloud, mapping cameras, queries, and how to look at first.
+
+    Attributes:
+        points: N x 3 float64 in the scene, at most `MAX_POINTS`.
+        colors: N x 3 uint8.
+        total: how many points the map has.
+        cameras: the mapping ones.
+        queries: in the order given.
+        radius: of what is worth looking at; stray points lie beyond.
+        depth: how far mapping cameras are from what they see, the median.
+        forward: 3 float64 of length 1, where mapping cameras look on average.
+        unit: "m", or "units" of the map.
     """
 
     points: Array
-    colours: Array
+    colors: Array
     total: int
     cameras: tuple[ShownCamera, ...]
     queries: tuple[ShownQuery, ...]
@@ -138,13 +142,7 @@ def write_pose_page(
         names: of the photos, by default `photo_names`.
     """
     scene = make_scene(model, poses, georef=georef, units=units, names=names)
-    # Within a script only "<" could end it or begin a comment.
-    data = json.dumps(_scene_json(scene), allow_nan=False).replace("<", "\\u003c")
-    filled = {"title": in_html(title), "scene": data}
-    page = re.sub(r"{{(\w+)}}", lambda found: filled[found[1]], _TEMPLATE.read_text("utf-8"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as file:
-        file.write(page.encode("utf-8", "replace"))  # file names may hold broken characters
+    write_page(path, "map_viewer.html", title=title, scene=_scene_json(scene))
 
 
 def make_scene(
@@ -164,7 +162,7 @@ def make_scene(
     scale, rotation, move = 1.0, level(up_direction(model)), np.zeros(3)
     if georef is not None:
         scale, rotation, move = georef.scale, georef.rotation, georef.translation
-    raw, colours = _points(model, max_points)
+    raw, colors = _points(model, max_points)
     views = []
     for image_id in sorted(model.reg_image_ids()):
         image = model.images[image_id]
@@ -204,7 +202,7 @@ def make_scene(
     length = float(np.linalg.norm(forwards))
     return MapScene(
         points - middle,
-        colours,
+        colors,
         model.num_points3D(),
         cameras,
         tuple(shown),
@@ -216,7 +214,7 @@ def make_scene(
 
 
 def _points(model: pycolmap.Reconstruction, limit: int) -> tuple[Array, Array]:
-    """N x 3 float64 and N x 3 uint8; a ramp by height where the model has no colours."""
+    """N x 3 float64 and N x 3 uint8; a ramp by height where the model has no colors."""
     ids = sorted(model.points3D)
     if len(ids) > limit:
         tracks = np.array([model.points3D[i].track.length() for i in ids])
@@ -224,13 +222,13 @@ def _points(model: pycolmap.Reconstruction, limit: int) -> tuple[Array, Array]:
         ties = np.random.default_rng(0).permutation(len(ids))
         ids = [ids[k] for k in np.sort(np.lexsort((ties, -tracks))[:limit])]
     points = np.array([model.points3D[i].xyz for i in ids], np.float64).reshape(-1, 3)
-    colours = np.array([model.points3D[i].color for i in ids], np.uint8).reshape(-1, 3)
-    if ids and not colours.any():
+    colors = np.array([model.points3D[i].color for i in ids], np.uint8).reshape(-1, 3)
+    if ids and not colors.any():
         heights = points @ up_direction(model)
         low, high = np.percentile(heights, (5, 95))
         part = np.clip((heights - low) / max(high - low, 1e-12), 0, 1)[:, None]
-        colours = np.rint(_LOW + part * (_HIGH - _LOW)).astype(np.uint8)
-    return points, colours
+        colors = np.rint(_LOW + part * (_HIGH - _LOW)).astype(np.uint8)
+    return points, colors
 
 
 def _corners(camera: pycolmap.Camera | None) -> Array:
@@ -247,7 +245,7 @@ def _corners(camera: pycolmap.Camera | None) -> Array:
 
 
 def _ellipsoid(covariance: Array | None, turn: Array) -> Array | None:
-    """Rows: half axes of the 95 % ellipsoid of the centre, after `turn` (3 x 3, with the scale)."""
+    """Rows: half axes of the 95 % ellipsoid of the center, after `turn` (3 x 3, with the scale)."""
     if covariance is None:
         return None
     values, vectors = np.linalg.eigh(turn @ covariance[:3, :3] @ turn.T)
@@ -305,7 +303,7 @@ def _scene_json(scene: MapScene) -> dict[str, Any]:
 
     return {
         "points": packed(scene.points, "<f4"),
-        "colours": packed(scene.colours, "u1"),
+        "colors": packed(scene.colors, "u1"),
         "total": scene.total,
         "cameras": [camera_json(camera) for camera in scene.cameras],
         "queries": [

@@ -1,24 +1,36 @@
-"""Answers as pictures: the query and a candidate side by side, with the matches that agree."""
+"""Match plots of answers: the query and a candidate side by side, with the matches that agree."""
 
 from __future__ import annotations
 
 import hashlib
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from locate.errors import ImageError
 from locate.pixels import resize_points, unrotate_points
-from locate.retrieval.verdict import MATCH, NO_MATCH, UNCERTAIN, UNVERIFIED
-from locate.types import Answer, Array, Candidate, Photo, PhotoInfo, Verification
+from locate.retrieval.verdict import UNVERIFIED
+from locate.types import Answer, Array, Candidate, Photo, Verification
 from locate.util.files import atomic_write
+from pipelines.reports.canvas import (
+    BAR_HEIGHT,
+    OUTLINE,
+    blank,
+    draw_caption,
+    draw_dot,
+    draw_line,
+    draw_note,
+    draw_tag,
+    missing_photo,
+    spread_evenly,
+)
 from pipelines.reports.picture_io import (
     MAX_WIDTH,
     Picture,
+    as_photo,
     encode_jpeg,
     free_path,
     query_name,
@@ -26,24 +38,12 @@ from pipelines.reports.picture_io import (
     read_picture,
     safe_name,
 )
-from pipelines.reports.text import Font, drawable, elided, load_font
 
-VERDICT_COLOURS = {  # RGB; white text on each has a contrast of at least 4.5
-    MATCH: (26, 127, 55),
-    UNCERTAIN: (154, 103, 0),
-    NO_MATCH: (188, 48, 48),
-    UNVERIFIED: (87, 96, 106),
-}
 MAX_LINES = 60
-BAR_HEIGHT = 64
 _MIN_WIDTH, _MIN_HEIGHT, _MAX_HEIGHT = 640, 320, 900  # pixels: caption; photos
 _GAP = 6  # pixels between the photos
-_BACKGROUND, _TEXT, _FAINT = (22, 24, 29), (240, 242, 245), (160, 167, 177)
-_REJECTED, _OUTLINE = (185, 185, 185), (12, 12, 12)
+_REJECTED = (185, 185, 185)
 _LINE_OPACITY, _SHADE_OPACITY, _REJECTED_OPACITY = 0.85, 0.25, 0.55
-_ANGLES = np.arange(16) * (2 * np.pi / 16)
-_RING = np.stack((np.cos(_ANGLES), np.sin(_ANGLES)), axis=1)  # 16 x 2, the unit circle
-_SUBPIXEL = 4  # fractional bits of the coordinates handed to OpenCV
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,14 +54,11 @@ class _Panel:
         pixels: h x w x 3 uint8, as drawn.
         points: M x 2 float32, all matches in pixels of the drawing; None if the photo is missing.
         visible: M bool, which of them lie on the photo (a file may have changed since indexing).
-        left, top: where the photo's first pixel goes in the drawing.
     """
 
     pixels: Array
     points: Array | None
     visible: Array
-    left: int
-    top: int
 
 
 def draw_matches(
@@ -78,9 +75,9 @@ def draw_matches(
 ) -> Array:
     """The query on the left, the candidate on the right, lines between what agrees.
 
-    All inliers are dots, coloured by where they lie in the query, so that the same part of the
-    place has the same colour on both sides; at most `MAX_LINES` of them, spread evenly, are joined
-    by lines. Rejected matches are faint grey dots.
+    All inliers are dots, colored by where they lie in the query, so that the same part of the
+    place has the same color on both sides; at most `MAX_LINES` of them, spread evenly, are joined
+    by lines. Rejected matches are faint gray dots.
 
     Args:
         query, database: photos (perhaps reduced: points are scaled from `info.size`), pixels
@@ -93,32 +90,31 @@ def draw_matches(
     Returns:
         H x W x 3 uint8 RGB.
     """
-    photos = [_as_photo(query), _as_photo(database)]
-    turns = [rotation, 0]
-    sizes = _panel_sizes(
-        [_turned_size(p, turn) for p, turn in zip(photos, turns, strict=True)], max_width
-    )
+    photos, turns = [as_photo(query), as_photo(database)], [rotation, 0]
+    originals = [_turned_size(photo, turn) for photo, turn in zip(photos, turns, strict=True)]
+    sizes = _panel_sizes(originals, max_width)
     width = max(sizes[0][0] + _GAP + sizes[1][0], min(_MIN_WIDTH, max_width))
-    canvas = np.full((BAR_HEIGHT + sizes[0][1], width, 3), _BACKGROUND, np.uint8)
+    canvas = blank(width, sizes[0][1])
     left = (width - sizes[0][0] - _GAP - sizes[1][0]) // 2
     lefts = [left, left + sizes[0][0] + _GAP]
-    points = _points(verification)
-    panels = [
-        _panel(photos[i], points[i], sizes[i], turns[i], lefts[i], BAR_HEIGHT) for i in range(2)
-    ]
-    for panel in panels:
-        height, panel_width = panel.pixels.shape[:2]
-        canvas[BAR_HEIGHT:, panel.left : panel.left + panel_width] = panel.pixels[:height]
+    points = [np.zeros((0, 2), np.float32)] * 2
+    if verification is not None:
+        points = [verification.query_points, verification.database_points]
+    panels = [_panel(photos[i], points[i], sizes[i], turns[i], lefts[i]) for i in range(2)]
+    for panel, left, size in zip(panels, lefts, sizes, strict=True):
+        canvas[BAR_HEIGHT:, left : left + size[0]] = panel.pixels
     drawing = Image.fromarray(canvas)
-    _draw_tag(drawing, panels[0], _query_tag(photos[0], rotation))
-    _draw_tag(drawing, panels[1], "database")
+    draw_tag(drawing, lefts[0], sizes[0][0], _query_tag(photos[0], rotation))
+    draw_tag(drawing, lefts[1], sizes[1][0], "database")
     if verification is not None:  # after the tags, which must hide no evidence
         drawing = Image.fromarray(_draw_points(np.array(drawing), panels, verification.inliers))
-    _draw_caption(
-        drawing, verdict, label or image, image if label else "", verification, similarity
-    )
+    facts = [] if similarity is None else [f"similarity {similarity:.2f}"]
+    if verification is not None:
+        total = len(verification.matches)
+        facts.insert(0, f"{verification.inlier_count} of {total} matches agree")
+    draw_caption(drawing, verdict, label or image, image if label else "", facts)
     if note := _note(verification):
-        _draw_note(drawing, note)
+        draw_note(drawing, note)
     return np.array(drawing)
 
 
@@ -154,9 +150,9 @@ def save_matches(
     Returns:
         The files, best candidate first.
     """
-    query = query_picture(answer, query_pixels)
-    if isinstance(query, np.ndarray):
-        origin = "pixels " + hashlib.sha256(query.tobytes()).hexdigest()
+    query = query_picture(answer.photo, query_pixels)
+    if query_pixels is not None:
+        origin = "pixels " + hashlib.sha256(query_pixels.tobytes()).hexdigest()
     else:
         origin = str(answer.photo.absolute()) if answer.photo else "pixels"
     stem = query_name(answer.photo)
@@ -178,12 +174,6 @@ def save_matches(
 # Geometry
 
 
-def _as_photo(picture: Picture) -> Photo | ImageError:
-    if isinstance(picture, np.ndarray):
-        return Photo(picture, PhotoInfo(size=(picture.shape[1], picture.shape[0])))
-    return picture
-
-
 def _turned_size(photo: Photo | ImageError, rotation: int) -> tuple[int, int]:
     """(width, height) in original pixels as drawn; an error gets the shape of a common photo."""
     size = photo.info.size if isinstance(photo, Photo) else (640, 480)
@@ -198,42 +188,24 @@ def _panel_sizes(sizes: list[tuple[int, int]], max_width: int) -> list[tuple[int
     return [(max(1, int(aspect * height)), height) for aspect in aspects]
 
 
-def _points(verification: Verification | None) -> tuple[Array, Array]:
-    """M x 2 float32 in original pixels, of the query and of the candidate."""
-    if verification is None:
-        nothing = np.zeros((0, 2), np.float32)
-        return nothing, nothing
-    return verification.query_points, verification.database_points
-
-
 def _panel(
-    photo: Photo | ImageError,
-    points: Array,
-    size: tuple[int, int],
-    rotation: int,
-    left: int,
-    top: int,
+    photo: Photo | ImageError, points: Array, size: tuple[int, int], rotation: int, left: int
 ) -> _Panel:
+    """A photo and its points (M x 2, original pixels), its first pixel below the bar at `left`."""
     if isinstance(photo, ImageError):
-        return _Panel(_missing(photo, size), None, np.zeros(len(points), np.bool_), left, top)
-    original = photo.info.size
+        return _Panel(missing_photo(photo, size), None, np.zeros(len(points), np.bool_))
     # To turn by an angle is to undo the turn by the rest of the circle.
-    points = unrotate_points(points, original, 360 - rotation)
+    points = unrotate_points(points, photo.info.size, 360 - rotation)
     points = resize_points(points, _turned_size(photo, rotation), size)
     inside = np.asarray((points >= -0.5) & (points < np.asarray(size) - 0.5)).all(axis=1)
-    pixels = np.rot90(photo.pixels, rotation // 90)
-    shrinks = size[0] < pixels.shape[1]
-    pixels = cv2.resize(
-        np.ascontiguousarray(pixels),
-        size,
-        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC,
-    )
-    offset = np.array([left, top], np.float32)
-    return _Panel(pixels, points + offset, np.asarray(inside), left, top)
+    pixels = np.ascontiguousarray(np.rot90(photo.pixels, rotation // 90))
+    kind = cv2.INTER_AREA if size[0] < pixels.shape[1] else cv2.INTER_CUBIC
+    pixels = cv2.resize(pixels, size, interpolation=kind)
+    return _Panel(pixels, points + np.array([left, BAR_HEIGHT], np.float32), np.asarray(inside))
 
 
-def position_colours(points: Array) -> Array:
-    """A colour for each place: hue by x, paleness by y, both over the extent of the points.
+def position_colors(points: Array) -> Array:
+    """A color for each place: hue by x, paleness by y, both over the extent of the points.
 
     Args:
         points: N x 2 pixels.
@@ -243,7 +215,7 @@ def position_colours(points: Array) -> Array:
     """
     if not len(points):
         return np.zeros((0, 3), np.uint8)
-    # Percentiles, so that a few stray points do not take most of the colours.
+    # Percentiles, so that a few stray points do not take most of the colors.
     low, high = np.percentile(points, (4, 96), axis=0)
     x, y = np.clip((points - low) / np.maximum(high - low, 1e-6), 0, 1).T
     # Not the whole circle: the hue's end would be the red of its beginning.
@@ -252,156 +224,43 @@ def position_colours(points: Array) -> Array:
     return np.asarray(np.rint(255 * rgb), np.uint8)
 
 
-def spread_evenly(points: Array, count: int) -> Array:
-    """Indices of at most `count` points, each the farthest from those before it.
-
-    Args:
-        points: N x D; the first chosen is the one nearest to their mean.
-    """
-    if len(points) <= count:
-        return np.arange(len(points))
-    chosen = [int(np.argmin(np.linalg.norm(points - points.mean(axis=0), axis=1)))]
-    distance = np.full(len(points), np.inf)
-    while len(chosen) < count:
-        distance = np.minimum(distance, np.linalg.norm(points - points[chosen[-1]], axis=1))
-        chosen.append(int(np.argmax(distance)))
-    return np.array(chosen)
-
-
 # Drawing
 
 
 def _draw_points(canvas: Array, panels: list[_Panel], inliers: Array) -> Array:
     """`canvas` with rejected matches, lines and inliers, the last on top."""
-    grey = canvas.copy()
+    gray = canvas.copy()
     for panel in panels:
         if panel.points is not None:
             for point in panel.points[panel.visible & ~inliers]:
-                _dot(grey, point, 1.5, _REJECTED)
-    canvas = cv2.addWeighted(grey, _REJECTED_OPACITY, canvas, 1 - _REJECTED_OPACITY, 0)
+                draw_dot(gray, point, 1.5, _REJECTED)
+    canvas = cv2.addWeighted(gray, _REJECTED_OPACITY, canvas, 1 - _REJECTED_OPACITY, 0)
     source = panels[0].points if panels[0].points is not None else panels[1].points
     if source is None:
         return canvas
-    colours = np.zeros((len(inliers), 3), np.uint8)
-    colours[inliers] = position_colours(source[inliers])
+    colors = np.zeros((len(inliers), 3), np.uint8)
+    colors[inliers] = position_colors(source[inliers])
     joined = np.zeros(0, np.int64)
     a, b = (panel.points for panel in panels)
     if a is not None and b is not None:
         both = np.flatnonzero(inliers & panels[0].visible & panels[1].visible)
         joined = both[spread_evenly(np.c_[a, b][both], MAX_LINES)]
-        for width, opacity, colour in ((3, _SHADE_OPACITY, _OUTLINE), (1, _LINE_OPACITY, None)):
+        for width, opacity, color in ((3, _SHADE_OPACITY, OUTLINE), (1, _LINE_OPACITY, None)):
             lines = canvas.copy()
             for i in joined:
-                _line(lines, a[i], b[i], colours[i] if colour is None else colour, width)
+                draw_line(lines, a[i], b[i], colors[i] if color is None else color, width)
             canvas = cv2.addWeighted(lines, opacity, canvas, 1 - opacity, 0)
     radius = 1.8 if inliers.sum() > 150 else 2.4  # pixels: hundreds of large dots hide the photo
     for panel in panels:
         if panel.points is not None:
             for i in np.flatnonzero(inliers & panel.visible):
-                _dot(canvas, panel.points[i], radius + 1.0, _OUTLINE)
+                draw_dot(canvas, panel.points[i], radius + 1.0, OUTLINE)
             for i in np.flatnonzero(inliers & panel.visible):
-                _dot(canvas, panel.points[i], radius, colours[i])
+                draw_dot(canvas, panel.points[i], radius, colors[i])
             for i in joined:
-                _dot(canvas, panel.points[i], radius + 2.0, _OUTLINE)
-                _dot(canvas, panel.points[i], radius + 1.0, colours[i])
+                draw_dot(canvas, panel.points[i], radius + 2.0, OUTLINE)
+                draw_dot(canvas, panel.points[i], radius + 1.0, colors[i])
     return np.asarray(canvas)
-
-
-def _fixed(values: Array) -> tuple[int, int]:
-    """OpenCV's fixed-point coordinates; a pixel's centre is an integer there as well."""
-    x, y = np.rint(np.asarray(values, np.float64) * 2**_SUBPIXEL).astype(int).tolist()
-    return x, y
-
-
-def _rgb(colour: tuple[int, ...] | Array) -> tuple[int, ...]:
-    return tuple(int(c) for c in colour)
-
-
-def _dot(canvas: Array, point: Array, radius: float, colour: tuple[int, ...] | Array) -> None:
-    # OpenCV's own small circles are diamonds.
-    ring = np.rint((point + radius * _RING) * 2**_SUBPIXEL).astype(np.int32)
-    cv2.fillConvexPoly(canvas, ring, _rgb(colour), cv2.LINE_AA, _SUBPIXEL)
-
-
-def _line(
-    canvas: Array, start: Array, end: Array, colour: tuple[int, ...] | Array, width: int
-) -> None:
-    cv2.line(canvas, _fixed(start), _fixed(end), _rgb(colour), width, cv2.LINE_AA, _SUBPIXEL)
-
-
-def _missing(error: ImageError, size: tuple[int, int]) -> Array:
-    """A grey panel that says why there is no photo."""
-    panel = Image.new("RGB", size, (72, 76, 84))
-    draw, font = ImageDraw.Draw(panel), load_font(16)
-    letters = max(8, int(size[0] * 0.85 / draw.textlength("n", font=font)))
-    reason = textwrap.wrap(f"{error.path.name} {error.reason}", letters, max_lines=6)
-    text = "\n".join(drawable(line, font) for line in ("no picture", "", *reason))
-    draw.multiline_text(
-        (size[0] / 2, size[1] / 2), text, _TEXT, font, anchor="mm", align="center", spacing=6
-    )
-    return np.array(panel)
-
-
-# Text
-
-
-def _draw_caption(
-    drawing: Image.Image,
-    verdict: str,
-    title: str,
-    subtitle: str,
-    verification: Verification | None,
-    similarity: float | None,
-) -> None:
-    """Two rows above the photos: verdict, title and how many agree; name and similarity."""
-    draw = ImageDraw.Draw(drawing)
-    large, small = load_font(19), load_font(14)
-    upper, lower, margin = 21, 47, 12  # pixels: middle of each row; left and right of the text
-    facts = [] if similarity is None else [f"similarity {similarity:.2f}"]
-    if verification is not None:
-        total = len(verification.matches)
-        facts.insert(0, f"{verification.inlier_count} of {total} matches agree")
-    right = drawing.width - margin
-    widths = [0.0, 0.0]
-    for row, fact in enumerate(facts):
-        font, y, colour = ((large, upper, _TEXT), (small, lower, _FAINT))[row]
-        draw.text((right, y), fact, colour, font, anchor="rm")
-        widths[row] = draw.textlength(fact, font=font)
-    word = drawable(verdict, large)
-    pill = draw.textlength(word, font=large) + 2 * margin
-    box = (margin, upper - 14, margin + pill, upper + 14)
-    draw.rounded_rectangle(box, 8, VERDICT_COLOURS.get(verdict, VERDICT_COLOURS[UNVERIFIED]))
-    draw.text((2 * margin, upper), word, (255, 255, 255), large, anchor="lm")
-    left = 2 * margin + pill
-    title = elided(title, large, right - widths[0] - margin - left)
-    draw.text((left, upper), title, _TEXT, large, anchor="lm")
-    subtitle = elided(subtitle, small, right - widths[1] - 2 * margin)
-    draw.text((margin, lower), subtitle, _FAINT, small, anchor="lm")
-
-
-def _draw_tag(drawing: Image.Image, panel: _Panel, text: str) -> None:
-    """Which photo this is, in its upper left corner."""
-    font, room = load_font(13), panel.pixels.shape[1] - 28
-    _draw_boxed(drawing, (panel.left + 14, panel.top + 19), elided(text, font, room), font, "lm")
-
-
-def _draw_note(drawing: Image.Image, text: str) -> None:
-    """Why there are no lines, at the bottom."""
-    place = (drawing.width // 2, drawing.height - 28)
-    _draw_boxed(
-        drawing, place, elided(text, load_font(16), drawing.width - 40), load_font(16), "mm"
-    )
-
-
-def _draw_boxed(
-    drawing: Image.Image, place: tuple[int, int], text: str, font: Font, anchor: str
-) -> None:
-    draw = ImageDraw.Draw(drawing, "RGBA")  # so that the box lets the photo through
-    # The height of the box is that of any text, whatever letters this one has.
-    _, top, _, bottom = draw.textbbox(place, "Ag", font, anchor=anchor)
-    left, _, right, _ = draw.textbbox(place, text, font, anchor=anchor)
-    draw.rounded_rectangle((left - 7, top - 5, right + 7, bottom + 5), 6, (0, 0, 0, 165))
-    draw.text(place, text, _TEXT, font, anchor=anchor)
 
 
 def _query_tag(photo: Photo | ImageError, rotation: int) -> str:

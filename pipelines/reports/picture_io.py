@@ -8,23 +8,31 @@ import unicodedata
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from locate.errors import ImageError
 from locate.images.reading import read_photo
-from locate.types import Answer, Array, Photo
+from locate.types import Array, Photo, PhotoInfo
 
 Picture = Photo | Array | ImageError  # an error is drawn in place of the picture
 MAX_WIDTH = 1600  # pixels of a whole drawing
 
 
-def query_picture(answer: Answer, query_pixels: Array | None = None) -> Picture:
-    """The photo that was asked for: the pixels if given, else from its file."""
-    if query_pixels is not None:
-        return query_pixels
-    if answer.photo is None:
+def query_picture(path: Path | None, pixels: Array | None = None) -> Photo | ImageError:
+    """The photo that was asked for: the pixels if given (H x W x 3 uint8 RGB), else from its file."""
+    if pixels is not None:
+        return as_photo(pixels)
+    if path is None:
         return ImageError("query", "was pixels in memory", "hand them over to see them here")
-    return read_picture(answer.photo)
+    return read_picture(path)
+
+
+def as_photo(picture: Picture) -> Photo | ImageError:
+    """Pixels H x W x 3 as a photo at full size; anything else as it is."""
+    if isinstance(picture, np.ndarray):
+        return Photo(picture, PhotoInfo(size=(picture.shape[1], picture.shape[0])))
+    return picture
 
 
 def read_picture(path: Path, width: int = MAX_WIDTH) -> Photo | ImageError:
@@ -36,7 +44,7 @@ def read_picture(path: Path, width: int = MAX_WIDTH) -> Photo | ImageError:
 
 
 def encode_jpeg(pixels: Array, quality: int = 85, comment: bytes = b"") -> bytes:
-    """H x W x 3 uint8 RGB -> JPEG, colours at full resolution: thin lines would lose theirs."""
+    """H x W x 3 uint8 RGB -> JPEG, colors at full resolution: thin lines would lose theirs."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(
         file, "JPEG", quality=quality, optimize=True, subsampling=0, comment=comment

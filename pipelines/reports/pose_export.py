@@ -18,7 +18,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,12 +27,13 @@ import pycolmap
 from locate.errors import InputError, UnknownNameError
 from locate.formats.trajectories import FORMATS, bare_name, write_poses
 from locate.geometry.camera_models import SPHERICAL
-from locate.geometry.cameras import colmap_camera
+from locate.geometry.cameras import Camera, colmap_camera
 from locate.geometry.rigid import quaternion_of
 from locate.georef.georef import Georef
 from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, Pose
 from locate.types import Array
 from locate.util.files import atomic_write
+from pipelines.reports.pages import render
 
 FORMS = ("json", "hloc", "colmap", "kapture", "tum", "kitti", "geojson", "kml")
 Frame = Literal["map", "enu"]
@@ -94,44 +94,44 @@ def write_poses_as(
     kept = [
         (name, pose, number)
         for number, (name, pose) in enumerate(zip(called, poses, strict=True))
-        if pose.verdict == LOCALIZED or (uncertain and pose.verdict != NOT_LOCALIZED)
+        if _is_wanted(pose, uncertain)
     ]
-    if form in ("json", "geojson", "kml"):
-        if form == "json":
-            text = _dumped(poses_json(poses, georef=georef, units=units, names=called))
-        elif form == "geojson":
-            text = _dumped(poses_geojson(poses, georef, names=called, uncertain=uncertain))
-        else:
-            text = poses_kml(poses, georef, names=called, uncertain=uncertain)
-        _write(path, text)
-        return len(poses) if form == "json" else len(kept)
+    if form == "json":
+        _write(path, _dumped(poses_json(poses, georef=georef, units=units, names=called)))
+        return len(poses)
+    if form in ("geojson", "kml"):
+        make = poses_kml if form == "kml" else poses_geojson
+        made = make(poses, georef, names=called, uncertain=uncertain)
+        _write(path, made if isinstance(made, str) else _dumped(made))
+        return len(kept)
     _check_names([name for name, _, _ in kept], "" if numbered else form)
-    matrices = [_in_frame(pose, georef if frame == "enu" else None) for _, pose, _ in kept]
-    numbers = [number for _, _, number in kept]
+    world = georef if frame == "enu" else None
+    matrices = {name: _in_frame(pose, world) for name, pose, _ in kept}
     direction = FORMATS[form].direction if form in FORMATS else "cam_from_world"
     header = [
         f"{_DIRECTIONS[direction]}; {_AXES}",
-        f"world: {_frame_text(georef if frame == 'enu' else None, units)}",
+        f"world: {_frame_text(world, units)}",
         f"columns: {_COLUMNS[form]}",
     ]
-    if form == "kitti" or (form == "tum" and numbered):
-        rows = numbers if form == "tum" else range(len(kept))
-        header += [f"{row}: {_line(k[0])}" for row, k in zip(rows, kept, strict=True)]
-    written = {name for name, _, _ in kept}
+    numbered = numbered and form == "tum"
+    if form == "kitti" or numbered:
+        rows = [number if numbered else row for row, (_, _, number) in enumerate(kept)]
+        header += [f"{row}: {_line(name)}" for row, name in zip(rows, matrices, strict=True)]
     header += [
         f"left out, {pose.verdict}: {_line(name)}: {_line(pose.reason)}"
         for name, pose in zip(called, poses, strict=True)
-        if name not in written
+        if name not in matrices
     ]
-    by_name = {name: matrix for (name, _, _), matrix in zip(kept, matrices, strict=True)}
     if form == "kapture":
-        _write_kapture(path, [(n, p, i, by_name[n]) for n, p, i in kept], header)
+        _write_kapture(path, kept, matrices, header)
         return len(kept)
-    if form == "tum" and numbered:
-        by_name = {str(i): by_name[name] for name, _, i in kept}
-    cameras = {n: _camera(n, p) for n, p, _ in kept} if form == "colmap" else None
+    if numbered:
+        matrices = {str(number): matrices[name] for name, _, number in kept}
+    cameras = None
+    if form == "colmap":
+        cameras = {name: colmap_camera(_camera(name, pose)) for name, pose, _ in kept}
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_poses(path, by_name, form, cameras=cameras, header=header)
+    write_poses(path, matrices, form, cameras=cameras, header=header)
     return len(kept)
 
 
@@ -192,7 +192,7 @@ def poses_geojson(
     features, missing = [], []
     called = photo_names(poses) if names is None else names
     for name, pose in zip(called, poses, strict=True):
-        if pose.verdict == NOT_LOCALIZED or (pose.verdict != LOCALIZED and not uncertain):
+        if not _is_wanted(pose, uncertain):
             missing.append({"name": name, "verdict": pose.verdict, "reason": pose.reason})
             continue
         found = _placed(pose, place)
@@ -232,57 +232,40 @@ def poses_kml(
     """
     place = _on_earth(georef, "KML")
     collection = poses_geojson(poses, place, names=names, uncertain=uncertain)
-    marks = []
-    for feature in collection["features"]:
-        longitude, latitude, *rest = feature["geometry"]["coordinates"]
-        marks.append(_placemark(feature["properties"], longitude, latitude, *rest))
-    left = "".join(
-        f"{escape(_line(entry['name']))}: {escape(_line(entry['reason']))}\n"
-        for entry in collection["left_out"]
-    )
-    return (
-        '<?xml version="1.0" encoding="UTF-8"?>\n<kml xmlns="http://www.opengis.net/kml/2.2">\n'
-        f"<Document>\n<name>locate</name>\n<description>Left out:\n{left or 'none'}</description>\n"
-        f"{''.join(marks)}</Document>\n</kml>\n"
-    )
-
-
-def _placemark(
-    facts: Mapping[str, Any],
-    longitude: float,
-    latitude: float,
-    altitude: float | None = None,
-) -> str:
-    mode = "clampToGround" if altitude is None else "absolute"
-    start = f"{longitude:.9f},{latitude:.9f},{0.0 if altitude is None else altitude:.3f}"
-    heading, pitch = facts["heading_deg"], facts["pitch_deg"]
-    h, p = np.radians([heading, pitch])
-    step = _VIEW * np.array([np.sin(h) * np.cos(p), np.cos(h) * np.cos(p), np.sin(p)])
-    earth = pycolmap.GPSTransform(pycolmap.GPSTransformEllipsoid.WGS84)
-    base = (latitude, longitude, altitude or 0.0)
-    lat, lon, alt = earth.enu_to_ellipsoid(step[None], *base)[0]
-    about = ", ".join(f"{key} {value}" for key, value in facts.items() if key != "name")
-    # KML tilts a camera up from straight down. A roll is left out: photos are upright.
-    view = (
-        ""
-        if altitude is None
-        else (
-            f"<Camera><longitude>{longitude:.9f}</longitude><latitude>{latitude:.9f}</latitude>"
-            f"<altitude>{altitude:.3f}</altitude><heading>{heading:.3f}</heading>"
-            f"<tilt>{np.clip(pitch + 90, 0, 180):.3f}</tilt><altitudeMode>{mode}</altitudeMode></Camera>"
+    return "".join(
+        render(
+            "poses.kml",
+            marks=map(_placemark, collection["features"]),
+            left=[(_line(left["name"]), _line(left["reason"])) for left in collection["left_out"]],
         )
     )
-    return (
-        f"<Placemark><name>{escape(_line(facts['name']))}</name>"
-        f"<description>{escape(about)}</description>{view}<MultiGeometry>"
-        f"<Point><altitudeMode>{mode}</altitudeMode><coordinates>{start}</coordinates></Point>"
-        f"<LineString><altitudeMode>{mode}</altitudeMode><coordinates>{start} "
-        f"{lon:.9f},{lat:.9f},{alt:.3f}</coordinates></LineString>"
-        "</MultiGeometry></Placemark>\n"
-    )
+
+
+def _placemark(feature: Mapping[str, Any]) -> dict[str, Any]:
+    """What the template shows of a feature of GeoJSON."""
+    facts = feature["properties"]
+    longitude, latitude, *known = feature["geometry"]["coordinates"]
+    altitude = known[0] if known else 0.0
+    h, p = np.radians([facts["heading_deg"], facts["pitch_deg"]])
+    step = _VIEW * np.array([np.sin(h) * np.cos(p), np.cos(h) * np.cos(p), np.sin(p)])
+    earth = pycolmap.GPSTransform(pycolmap.GPSTransformEllipsoid.WGS84)
+    lat, lon, alt = earth.enu_to_ellipsoid(step[None], latitude, longitude, altitude)[0]
+    return {
+        "name": _line(facts["name"]),
+        "about": ", ".join(f"{key} {value}" for key, value in facts.items() if key != "name"),
+        "place": (longitude, latitude, altitude),
+        "ahead": (lon, lat, alt),
+        "high": bool(known),
+        "heading": facts["heading_deg"],
+        "tilt": np.clip(facts["pitch_deg"] + 90, 0, 180),
+    }
 
 
 # Parts of them
+
+
+def _is_wanted(pose: Pose, uncertain: bool) -> bool:
+    return pose.verdict == LOCALIZED or (uncertain and pose.verdict != NOT_LOCALIZED)
 
 
 def _placed(pose: Pose, georef: Georef | None) -> dict[str, Any]:
@@ -357,23 +340,24 @@ def _check_names(names: Sequence[str], form: str) -> None:
             raise InputError(f"kapture allows no comma in {name!r}; rename the photo")
 
 
-def _camera(name: str, pose: Pose) -> pycolmap.Camera:
+def _camera(name: str, pose: Pose) -> Camera:
     if pose.camera is None:
         raise InputError(f"the camera of {name} is not known, which this form needs; give it")
-    return colmap_camera(pose.camera)
+    return pose.camera
 
 
 def _write_kapture(
-    folder: Path, kept: Sequence[tuple[str, Pose, int, Array]], header: Sequence[str]
+    folder: Path,
+    kept: Sequence[tuple[str, Pose, int]],
+    matrices: Mapping[str, Array],
+    header: Sequence[str],
 ) -> None:
     """Format: https://github.com/naver/kapture/blob/main/kapture_format.adoc. Timestamps are positions
     in the batch; equal cameras are one sensor."""
     sensors: dict[tuple[object, ...], str] = {}
     records, trajectory = [], []
-    for name, pose, number, matrix in kept:
-        _camera(name, pose)
-        assert pose.camera is not None
-        camera = pose.camera
+    for name, pose, number in kept:
+        camera, matrix = _camera(name, pose), matrices[name]
         key = (camera.model, camera.width, camera.height, *map(float, camera.params))
         device = sensors.setdefault(key, f"camera{len(sensors)}")
         records.append(f"{number}, {device}, {name}")

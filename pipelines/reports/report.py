@@ -16,11 +16,13 @@ from locate.util.files import atomic_write
 
 @dataclass(frozen=True)
 class Table:
-    """Attributes:
-    title: what the numbers are, with their unit.
-    columns: names; the first column names the row.
-    rows: one value a column: text, a number, or None where there is none (NaN counts as none).
-    digits: decimals of the floats.
+    """One table: numbers with a title, rows by name.
+
+    Attributes:
+        title: what the numbers are, with their unit.
+        columns: names; the first column names the row.
+        rows: one value a column: text, a number, or None where there is none (NaN counts as none).
+        digits: decimals of the floats.
     """
 
     title: str
@@ -122,11 +124,13 @@ class Curves:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """Attributes:
-    name: what was evaluated ("matching", "retrieval", ...).
-    settings: everything that the numbers depend on, JSON-able: data, extractors with fingerprint
-        and settings, protocol, seed.
-    notes: sentences for the reader, such as what was skipped and why.
+    """An evaluation: tables and curves with all that they depend on.
+
+    Attributes:
+        name: what was evaluated ("matching", "retrieval", ...).
+        settings: everything that the numbers depend on, JSON-able: data, extractors with fingerprint
+            and settings, protocol, seed.
+        notes: sentences for the reader, such as what was skipped and why.
     """
 
     name: str

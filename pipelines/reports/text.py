@@ -1,29 +1,22 @@
-"""Text in pictures: a font that is there, and words that fit and that it can draw."""
+"""Text in pictures: the font, and words that fit and that it can draw."""
 
 from __future__ import annotations
 
+import textwrap
 import unicodedata
-from contextlib import suppress
 from functools import lru_cache
+from pathlib import Path
 
 from PIL import ImageFont
-
-# Wide coverage of scripts first; Pillow's own font, the last resort, knows little beyond ASCII.
-_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "LiberationSans-Regular.ttf")
-_SPELLED = str.maketrans(
-    {"ß": "ss", "ø": "o", "ł": "l", "æ": "ae", "œ": "oe", "\u2013": "-", "\u2014": "-"}
-)
-
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+from PIL.ImageFont import FreeTypeFont as Font
 
 
 @lru_cache(maxsize=16)
 def load_font(size: int) -> Font:
-    """The first font of the list that this machine has, at `size` pixels."""
-    for name in _FONTS:
-        with suppress(OSError):
-            return ImageFont.truetype(name, size)
-    return ImageFont.load_default(size=size)
+    """DejaVu Sans as it comes with matplotlib, at `size` pixels: the same letters on every machine."""
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
 
 
 @lru_cache(maxsize=4096)
@@ -40,9 +33,7 @@ def drawable(text: str, font: Font) -> str:
     out = []
     for character in unicodedata.normalize("NFC", text):
         options = (character, unicodedata.normalize("NFKD", character)[0])
-        spelled = character.translate(_SPELLED)
-        found = [o for o in (*options, spelled) if all(_has_glyph(font, c) for c in o)]
-        out.append(found[0] if found else "?")
+        out.append(next((o for o in options if _has_glyph(font, o)), "?"))
     return "".join(out)
 
 
@@ -56,3 +47,9 @@ def elided(text: str, font: Font, width: float) -> str:
         if font.getlength(short) <= width:
             return short
     return "..."
+
+
+def wrapped(text: str, font: Font, width: float, lines: int) -> str:
+    """`text` in at most so many lines, about `width` pixels wide."""
+    letters = max(8, int(width / font.getlength("n")))
+    return "\n".join(drawable(x, font) for x in textwrap.wrap(text, letters, max_lines=lines))

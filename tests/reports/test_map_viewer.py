@@ -1,12 +1,8 @@
-"""The page to walk around in, run without a browser; and pictures of poses."""
+"""The page to walk around in, opened in a browser, and the scene that it shows."""
 
 from __future__ import annotations
 
-import base64
-import json
-import re
-import shutil
-import subprocess
+import io
 from pathlib import Path
 
 import cv2
@@ -15,106 +11,23 @@ import pycolmap
 import pytest
 from PIL import Image
 
-from locate.errors import InputError
 from locate.formats.colmap import add_views
-from locate.geometry.cameras import Camera
 from locate.georef.georef import Georef
-from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Pose
+from locate.localization.pose import NOT_LOCALIZED, UNCERTAIN, Pose
 from locate.util.printable import visible
 from pipelines.reports.map_viewer import MAX_LINES, make_scene, write_pose_page
-from pipelines.reports.pose_pictures import (
-    BAR_HEIGHT,
-    draw_map_view,
-    draw_reprojections,
-    inlier_projections,
-    save_reprojections,
-)
+from tests.helpers.poses import by_hand, looking, pose_of
 
-SIZE = (1000, 700)
+GREEN, BLUE, PINK = (86, 211, 100), (98, 123, 159), (255, 155, 206)  # blue is see-through
+SCENE = 'JSON.parse(document.getElementById("scene").textContent)'
 FOCAL = 350 / np.tan(np.radians(25))  # 50 degrees from top to bottom
-CAMERA = Camera("SIMPLE_RADIAL", 640, 480, (500.0, 320.0, 240.0, 0.02))
 # The map's frame is East-North-Up already.
 LEVEL = Georef(
     1.0, np.eye(3), np.zeros(3), (48.0, 11.0, 500.0), used=9, inliers=9, error=0.5, turn=1.0
 )
 
-# What a browser gives to the page, as far as the page asks for it; strokes and pixels are recorded.
-HARNESS = r"""
-const fs = require("fs"), vm = require("vm");
-const page = fs.readFileSync(process.argv[2], "utf8");
-const inside = (id) => page.match(new RegExp(`<script[^>]*id="${id}">([\\s\\S]*?)</script>`))[1];
-const [width, height] = [1000, 700];
-class Element {
-  constructor(tag) {
-    Object.assign(this, { tagName: tag.toUpperCase(), children: [], style: {}, listeners: {},
-      attributes: {}, value: "0", textContent: "", classList: { add() {}, remove() {} },
-      clientWidth: width, clientHeight: height });
-  }
-  append(...items) { this.children.push(...items); }
-  replaceChildren(...items) { this.children = items; }
-  get firstChild() { return this.children[0]; }
-  setAttribute(name, value) { this.attributes[name] = value; }
-  addEventListener(type, f) { (this.listeners[type] ||= []).push(f); }
-  send(type, event = {}) {
-    const whole = { type, preventDefault() {}, target: this, ...event };
-    for (const f of this.listeners[type] || []) f(whole);
-    while (queue.length) queue.shift()();
-  }
-  scrollIntoView() {}
-  setPointerCapture() {}
-}
-let strokes = [], path = [], texts = [], shown = null;
-const queue = [];
-const context = {
-  createImageData: (w, h) => ({ width: w, height: h, data: new Uint8ClampedArray(w * h * 4) }),
-  putImageData(image) { shown = image; strokes = []; texts = []; },
-  beginPath() { path = []; }, moveTo(x, y) { path.push([x, y]); }, lineTo(x, y) { path.push([x, y]); },
-  stroke() { strokes.push({ colour: this.strokeStyle, width: this.lineWidth, path }); },
-  fillText(text, x, y) { texts.push({ text, x, y }); }, strokeText() {},
-};
-const elements = {};
-const $ = (id) => elements[id] ||= new Element(id);
-const document = new Element("document"), window = new Element("window");
-Object.assign(document, { getElementById: $, createElement: (tag) => new Element(tag) });
-$("scene").textContent = inside("scene");
-$("canvas").getContext = () => context;
-window.devicePixelRatio = 1;
-const all = { document, window, atob, requestAnimationFrame: (f) => queue.push(f), $, result: null,
-  frame: () => ({ strokes, texts, pixels: Buffer.from(shown.data.buffer).toString("base64") }) };
-vm.createContext(all);
-vm.runInContext(inside("program"), all);
-while (queue.length) queue.shift()();
-console.log(JSON.stringify(vm.runInContext(`(() => { ${process.argv[3]} })()`, all)));
-"""
 
-
-def run_page(page, script):
-    """What `script` returns in the page `page`, after its first frame."""
-    if shutil.which("node") is None:
-        pytest.skip("node is not installed; the page is not run")
-    harness = page.with_name("harness.js")
-    harness.write_text(HARNESS)
-    done = subprocess.run(
-        ["node", harness, page, script], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def pixels_of(frame):
-    raw = np.frombuffer(base64.b64decode(frame["pixels"]), np.uint8)
-    return raw.reshape(SIZE[1], SIZE[0], 4)[..., :3]
-
-
-def looking(center, heading, pitch=0.0):
-    h, p = np.radians([heading, pitch])
-    forward = np.array([np.sin(h) * np.cos(p), np.cos(h) * np.cos(p), np.sin(p)])
-    right = np.array([np.cos(h), -np.sin(h), 0])
-    rotation = np.array([right, np.cross(forward, right), forward])
-    return np.c_[rotation, -rotation @ center]
-
-
-def model_of(points, colours=None, cameras=5):
+def model_of(points, colors=None, cameras=5):
     """Cameras in a row south of the points that look north."""
     model = pycolmap.Reconstruction()
     camera = pycolmap.Camera(
@@ -128,36 +41,9 @@ def model_of(points, colours=None, cameras=5):
         ],
     )
     for k, point in enumerate(points):
-        colour = np.array([200, 100, 50] if colours is None else colours[k], np.uint8)
-        model.add_point3D(np.array(point, float), pycolmap.Track(), colour)
+        color = np.array([200, 100, 50] if colors is None else colors[k], np.uint8)
+        model.add_point3D(np.array(point, float), pycolmap.Track(), color)
     return model
-
-
-def pose_of(name="q.jpg", center=(1.0, -8.0, 0.5), heading=10.0, **changed):
-    """A pose and inliers that it sees without error."""
-    matrix = looking(np.array(center), heading)
-    rng = np.random.default_rng(0)
-    world = rng.uniform((-2, -1, -2), (2, 1, 2), (12, 3))
-    values = {
-        "cam_from_world": matrix,
-        "camera": CAMERA,
-        "matches": 20,
-        "inliers": 12,
-        "error": 0.75,
-        "world_points": world,
-        "points": by_hand(matrix, world),
-        "covariance": np.diag([0.01, 0.02, 0.03, 1e-3, 1e-3, 1e-3]) ** 2,
-        **changed,
-    }
-    return Pose(Path(name), values.pop("verdict", LOCALIZED), "12 of 20 agree", **values)
-
-
-def by_hand(matrix, world):
-    """SIMPLE_RADIAL in our pixels: COLMAP's principal point less a half."""
-    x, y, z = matrix[:, :3] @ world.T + matrix[:, 3:]
-    u, v = x / z, y / z
-    radial = 1 + 0.02 * (u * u + v * v)
-    return np.stack((500 * radial * u + 319.5, 500 * radial * v + 239.5), axis=1)
 
 
 def cloud(count=300, seed=1):
@@ -170,9 +56,22 @@ def written(tmp_path, model, poses, **options):
     return path
 
 
-def scene_json(page):
-    text = page.read_text()
-    return json.loads(re.search(r'id="scene">(.*?)</script>', text, re.S)[1])
+def frame(page):
+    """The canvas as it is shown: H x W x 3 int, RGB."""
+    with Image.open(io.BytesIO(page.locator("#canvas").screenshot())) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def spot(page, name="a.jpg"):
+    """Where the camera of this label is drawn, after the next frame."""
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    x, y = page.evaluate("labels")[name]
+    return np.array([x - 8, y + 6])
+
+
+def near(pixels, color, tolerance=40):
+    """(rows, columns) of this color."""
+    return np.nonzero(np.abs(pixels - color).max(axis=2) <= tolerance)
 
 
 def look_at(points, target, yaw, pitch, distance):
@@ -194,29 +93,20 @@ def look_at(points, target, yaw, pitch, distance):
 # The page's geometry
 
 
-@pytest.mark.parametrize(
-    ("yaw", "pitch", "target"), [(0, 0, (0, 0, 0)), (30, 20, (1, 2, 3)), (200, 60, (-1, 0, 1))]
-)
-def test_the_page_projects_as_opencv(tmp_path, yaw, pitch, target):
-    page = written(tmp_path, model_of(cloud()), [])
-    points = cloud(20, 3)
-    state = {
-        "yaw": np.radians(yaw),
-        "pitch": np.radians(pitch),
-        "target": target,
-        "distance": 30,
-    }
-    script = (
-        f"const view = makeView({json.dumps(state)}, 1000, 700);"
-        f"return {json.dumps(points.tolist())}.map((p) => project(view, p));"
-    )
-    found = np.array(run_page(page, script))
-    np.testing.assert_allclose(found[:, :2], look_at(points, target, yaw, pitch, 30), atol=1e-6)
+def test_the_page_projects_as_opencv(tmp_path, open_page):
+    page, points = open_page(written(tmp_path, model_of(cloud()), [])), cloud(20, 3)
+    for yaw, pitch, target in ((0, 0, (0, 0, 0)), (30, 20, (1, 2, 3)), (200, 60, (-1, 0, 1))):
+        turn = {"yaw": np.radians(yaw), "pitch": np.radians(pitch)}
+        found = page.evaluate(
+            "([state, points]) => points.map((p) => project(makeView(state, 1000, 700), p))",
+            [{**turn, "target": target, "distance": 30}, points.tolist()],
+        )
+        expected = look_at(points, target, yaw, pitch, 30)
+        np.testing.assert_allclose(np.array(found)[:, :2], expected, atol=1e-6)
 
 
-def test_what_is_east_is_right_and_what_is_high_is_above(tmp_path):
-    page = written(tmp_path, model_of(cloud()), [])
-    script = """
+def test_what_is_east_is_right_and_what_is_high_is_above(tmp_path, open_page):
+    script = """() => {
       const at = (yaw, pitch, p) => project(makeView({ target: [0, 0, 0], distance: 10, yaw, pitch },
         1000, 700), p).slice(0, 2).map((v) => Math.round(v));
       const down = Math.PI / 2;
@@ -226,9 +116,9 @@ def test_what_is_east_is_right_and_what_is_high_is_above(tmp_path):
         behind: project(north, [0, -11, 0]),
         half: clipped(north, [0, 0, 0], [0, -20, 0]).map((p) => p.slice(0, 2).map(Math.round)),
         none: clipped(north, [0, -12, 0], [0, -20, 0]) };
-    """
+    }"""
     step = round(FOCAL / 10)
-    assert run_page(page, script) == {
+    assert open_page(written(tmp_path, model_of(cloud()), [])).evaluate(script) == {
         "east": [500 + step, 350],
         "high": [500, 350 - step],
         "north_from_above": [500, 350 - step],
@@ -239,198 +129,227 @@ def test_what_is_east_is_right_and_what_is_high_is_above(tmp_path):
     }
 
 
-def test_the_first_frame_shows_points_cameras_and_queries(tmp_path):
+def test_the_first_frame_shows_points_cameras_and_queries(tmp_path, open_page):
     points = np.concatenate((cloud(), [[0.0, 0, 6]]))
-    colours = np.full((len(points), 3), (200, 100, 50))
-    colours[-1] = (10, 250, 30)
-    model, pose = model_of(points, colours), pose_of()
-    page = written(tmp_path, model, [pose], georef=LEVEL)
-    frame = run_page(page, "return { ...frame(), facts: $('counts').textContent };")
+    colors = np.full((len(points), 3), (200, 100, 50))
+    colors[-1] = (10, 250, 230)
+    model, pose = model_of(points, colors), pose_of()
+    page = open_page(written(tmp_path, model, [pose], georef=LEVEL))
+    pixels = frame(page)
+    assert pixels.shape == (700, 1000, 3)
     scene = make_scene(model, [pose], georef=LEVEL)
     middle = np.median(points, axis=0)
     view = ((0, 0, 0), 0, 25, 2.4 * scene.radius)  # mapping cameras look north
     x, y = look_at([points[-1] - middle], *view)[0]
-    pixels = pixels_of(frame)
-    assert tuple(pixels[int(y), int(x)]) == (10, 250, 30)
-    rows, columns = np.nonzero((pixels == (10, 250, 30)).all(axis=2))
+    rows, columns = near(pixels, colors[-1], 0)
+    assert len(rows) == 4  # two by two pixels
     assert np.hypot(rows - y, columns - x).max() < 3
-    # The query's apex is where all five of its lines to the image begin.
+    # At the query's apex five lines meet; mapping cameras are blue, their apexes in a row.
+    green, blue = (np.array(near(pixels, color)) for color in (GREEN, BLUE))
     apex = look_at([np.array([1.0, -8, 0.5]) - middle], *view)[0]
-    green = [s["path"] for s in frame["strokes"] if s["colour"] == "#56d364"]
-    assert any(np.allclose(path[0], apex, atol=1e-3) for path in green)
-    assert [t["text"] for t in frame["texts"]] == ["q.jpg"]
-    blue = [s for s in frame["strokes"] if s["colour"] == "#8fb4e8"]
-    assert len(blue) == 4 * 5
-    assert frame["facts"] == "1 of 1 photos have a pose · 5 mapping photos · 301 points"
+    assert np.hypot(green[0] - apex[1], green[1] - apex[0]).min() < 3
+    np.testing.assert_allclose(spot(page, "q.jpg"), apex, atol=0.01)
+    for x, y in look_at(np.array([(2.0 * i - 4, -10, 0) for i in range(5)]) - middle, *view):
+        assert np.hypot(blue[0] - y, blue[1] - x).min() < 3
+    assert len(near(pixels, PINK)[0]) > 10
+    told = "1 of 1 photos have a pose · 5 mapping photos · 301 points"
+    assert page.locator("#counts").inner_text() == told
 
 
-def test_near_points_hide_far_ones(tmp_path):
-    script = """
+def test_near_points_hide_far_ones(tmp_path, open_page):
+    script = """() => {
       const view = makeView({ target: [0, 0, 0], distance: 10, yaw: 0, pitch: 0 }, 9, 9);
       const pixels = new Uint32Array(81), depths = new Float32Array(81);
       return [[0, 0, 0, 0, 5, 0], [0, 5, 0, 0, 0, 0]].map((points) => {
         drawPoints(pixels, depths, 9, 9, view, points, [255, 0, 0, 0, 255, 0], 1);
         return pixels[4 * 9 + 4].toString(16);
       });
-    """
-    page = written(tmp_path, model_of(cloud()), [])
-    assert run_page(page, script) == ["ff0000ff", "ff00ff00"]  # alpha, blue, green, red
-    for colours in ([(255, 0, 0), (0, 255, 0)], [(0, 255, 0), (255, 0, 0)]):
-        model = model_of([(0, 0, 1), (0, 0, -1)], colours)
-        picture = draw_map_view(model, [], SIZE, georef=LEVEL)
-        assert tuple(picture[349, 499]) == colours[0]
+    }"""
+    page = open_page(written(tmp_path, model_of(cloud()), []))
+    assert page.evaluate(script) == ["ff0000ff", "ff00ff00"]  # alpha, blue, green, red
 
 
-def test_frusta_enclose_what_the_photo_shows(tmp_path):
-    page = written(tmp_path, model_of(cloud()), [pose_of()], georef=LEVEL)
-    camera = scene_json(page)["queries"][0]["camera"]
-    found = run_page(page, f"return frustum({json.dumps(camera)}, 2);")
+def test_frusta_enclose_what_the_photo_shows(tmp_path, open_page):
+    page = open_page(written(tmp_path, model_of(cloud()), [pose_of()], georef=LEVEL))
+    found = np.array(page.evaluate(f"frustum({SCENE}.queries[0].camera, 2)"))
     middle = np.median(cloud(), axis=0)
-    np.testing.assert_allclose(np.array(found[0]) + middle, (1, -8, 0.5), atol=1e-9)
+    np.testing.assert_allclose(found[0] + middle, (1, -8, 0.5), atol=1e-9)
     # Carried back into the photo, the corners are its corners: -0.5 and size - 0.5 in our pixels.
-    back = by_hand(pose_of().cam_from_world, np.array(found[1:]) + middle)
+    back = by_hand(pose_of().cam_from_world, found[1:] + middle)
     corners = [(-0.5, -0.5), (639.5, -0.5), (639.5, 479.5), (-0.5, 479.5)]
     np.testing.assert_allclose(back, corners, atol=1e-3)
 
 
-def test_ellipsoids_hold_95_percent(tmp_path):
+def test_ellipsoids_hold_95_percent(tmp_path, open_page):
     """Rings are 2.7955 sigma away times the factor shown; so many normal draws lie inside of them."""
-    page = written(tmp_path, model_of(cloud()), [pose_of()], georef=LEVEL, units="metre")
-    script = """
-      $("blow").value = "1"; $("blow").send("input");
-      const query = JSON.parse($("scene").textContent).queries[0];
-      return { factor: $("blown").textContent, rings: rings(query.camera.center, query.ellipsoid, 10) };
-    """
-    found = run_page(page, script)
-    assert found["factor"] == "\u00d7 10"
-    away = np.array(found["rings"]).reshape(-1, 3) - np.array([1, -8, 0.5])
-    away += np.median(cloud(), axis=0)
+    path = written(tmp_path, model_of(cloud()), [pose_of()], georef=LEVEL, units="metre")
+    page = open_page(path)
+    page.locator("#blow").fill("1")
+    spot(page, "q.jpg")
+    assert page.locator("#blown").inner_text() == "\u00d7 10"
+    script = "(query) => rings(query.camera.center, query.ellipsoid, 10)"
+    found = page.evaluate(f"({script})({SCENE}.queries[0])")
+    away = np.array(found).reshape(-1, 3) - np.array([1, -8, 0.5]) + np.median(cloud(), axis=0)
     np.testing.assert_allclose(np.abs(away).max(axis=0) / 10, 2.7955 * np.array([0.01, 0.02, 0.03]))
     draws = np.random.default_rng(0).normal(size=(20000, 3))
     assert (np.linalg.norm(draws, axis=1) < 2.7955).mean() == pytest.approx(0.95, abs=0.005)
 
 
-# The page's behaviour
+# The page's behavior
 
 
-def test_choosing_looking_and_moving(tmp_path):
+def test_choosing_looking_and_moving(tmp_path, open_page):
     poses = [
         pose_of("a.jpg"),
         Pose(Path("b.jpg"), NOT_LOCALIZED, "only 3 matches"),
         pose_of("c.jpg", (-3, -9, 0), 20, verdict=UNCERTAIN, covariance=None, error=float("nan")),
     ]
-    page = written(tmp_path, model_of(cloud()), poses, georef=LEVEL)
-    script = """
-      const items = $("list").children.map((item) => item.firstChild);
-      const told = (e) => e.children && e.children.length ? e.children.map(told).join("")
-        : e.textContent ?? e;
-      const green = (width) => frame().strokes.filter((s) => s.width === width
-        && s.colour === "#56d364").map((s) => s.path);
-      const out = { list: items.map(told), before: green(1).length };
-      items[0].send("click");
-      out.after = green(1).length;
-      out.facts = $("facts").children.map(told);
-      out.pressed = items.map((item) => item.attributes["aria-pressed"]);
-      document.send("keydown", { key: "v" });
-      out.seen = green(3);
-      for (const key of ["n", "n", "n", "p"]) document.send("keydown", { key });
-      out.chosen = items.findIndex((item) => item.attributes["aria-pressed"] === "true");
-      document.send("keydown", { key: "R" });
-      out.none = items.every((item) => item.attributes["aria-pressed"] === "false");
-      return out;
-    """
-    out = run_page(page, script)
-    assert out["list"] == [
-        "a.jpglocalized · 12 inliers · 0.75 px",
-        "b.jpgnot localized · 0 inliers",
-        "c.jpguncertain · 12 inliers",
+    page = open_page(written(tmp_path, model_of(cloud()), poses, georef=LEVEL))
+    items = page.locator("#list button")
+
+    def pressed():
+        return [item.get_attribute("aria-pressed") for item in items.all()]
+
+    assert items.all_inner_texts() == [
+        "a.jpg\nlocalized · 12 inliers · 0.75 px",
+        "b.jpg\nnot localized · 0 inliers",
+        "c.jpg\nuncertain · 12 inliers",
     ]
-    assert (out["before"], out["after"]) == (0, 12)
-    assert out["pressed"] == ["true", "false", "false"]
-    facts = "|".join(out["facts"])
+    first = frame(page)
+    items.nth(0).click()
+    assert pressed() == ["true", "false", "false"]
+    facts = page.locator("#facts").inner_text()
     for text in ("a.jpg", "12 of 20 matches", "0.75 px", "0.0839 m", "10.0°, 0.0°", "47.99"):
         assert text in facts
     # Looked from its camera, the photo's edge is level, in the middle, and its top is above.
-    corners = np.array([p for path in out["seen"] for p in path])
-    corners = corners[np.abs(corners - (500, 350)).max(axis=1) < 2000]
+    page.keyboard.press("v")
+    rows, columns = near(frame(page), GREEN)
     scale = FOCAL / 500
     # Eight pixels for the distortion of the photo
-    assert corners.max(axis=0) == pytest.approx([500 + 320 * scale, 350 + 240 * scale], abs=8)
-    assert corners[:, 0].min() == pytest.approx(500 - 320 * scale, abs=8)
-    assert corners[:, 1].min() < 350 - 240 * scale - 20  # the mark on the top side
-    assert out["chosen"] == 2
-    assert out["none"]
+    assert columns.min() == pytest.approx(500 - 320 * scale, abs=8)
+    assert columns.max() == pytest.approx(500 + 320 * scale, abs=8)
+    assert rows.min() < 20
+    for key in ("n", "n", "n", "p"):
+        page.keyboard.press(key)
+    assert pressed() == ["false", "false", "true"]
+    page.get_by_role("button", name="Look from this camera").click()
+    assert np.abs(frame(page) - first).max() > 100
+    page.keyboard.press("R")
+    assert pressed() == ["false"] * 3
+    assert page.locator("#facts").inner_text() == ""
+    assert (frame(page) == first).all()
+    page.locator("#dots").fill("0")  # points off
+    assert len(near(frame(page), (200, 100, 50))[0]) < 0.1 * len(near(first, (200, 100, 50))[0])
+    page.get_by_role("button", name="Reset view").click()
 
 
-def test_mouse_and_touch(tmp_path):
-    page = written(tmp_path, model_of(cloud()), [pose_of("a.jpg")], georef=LEVEL)
-    script = """
-      const canvas = $("canvas"), out = {};
-      const spot = () => {
-        const found = frame().texts.find((one) => one.text === "a.jpg");
-        return [found.x - 8, found.y + 6];
-      };
-      const off = (p) => Math.hypot(p[0] - 500, p[1] - 350);
-      const at = (x, y, more) => ({ pointerId: 1, offsetX: x, offsetY: y, buttons: 1, ...more });
-      const drag = (dx, dy, more) => {
-        const from = spot();
-        canvas.send("pointerdown", at(500, 350, more));
-        canvas.send("pointermove", at(500 + dx, 350 + dy, more));
-        canvas.send("pointerup", at(500 + dx, 350 + dy, more));
-        return [spot()[0] - from[0], spot()[1] - from[1]];
-      };
-      out.panned = drag(40, -30, { shiftKey: true });
-      out.turned = drag(50, 0);
-      const before = spot();
-      canvas.send("wheel", { deltaY: -500, deltaMode: 0 });
-      out.away = [off(before), off(spot())];
-      document.send("keydown", { key: "r" });
-      const [x, y] = spot();
-      canvas.send("pointermove", at(x + 3, y, { buttons: 0 }));
-      out.tip = [$("tip").hidden, $("tip").textContent];
-      canvas.send("pointermove", at(5, 5, { buttons: 0 }));
-      out.gone = $("tip").hidden;
-      canvas.send("pointerdown", at(x, y));
-      canvas.send("pointerup", at(x, y));
-      out.facts = $("facts").children[0].textContent;
-      document.send("keydown", { key: "r" });
-      const far = spot();
-      const two = (id, x) => ({ pointerId: id, offsetX: x, offsetY: 350, buttons: 1 });
-      canvas.send("pointerdown", two(1, 450));
-      canvas.send("pointerdown", two(2, 550));
-      canvas.send("pointermove", two(1, 400));
-      canvas.send("pointermove", two(2, 600));
-      out.pinched = [off(far), off(spot())];
-      return out;
-    """
-    out = run_page(page, script)
-    # What lies nearer than the middle moves a little more than the pointer.
-    assert 40 < out["panned"][0] < 70
-    assert -60 < out["panned"][1] < -30
-    assert abs(out["turned"][0]) > 10
-    assert out["away"][1] > 1.3 * out["away"][0]
-    assert out["tip"] == [False, "a.jpg\nlocalized, 12 inliers"]
-    assert out["gone"]
-    assert out["facts"] == "a.jpg"
-    assert out["pinched"][1] > 1.7 * out["pinched"][0]
+def test_a_click_joins_a_query_with_what_it_sees(tmp_path, open_page):
+    model, pose = model_of(cloud()), pose_of("a.jpg")
+    page = open_page(written(tmp_path, model, [pose], georef=LEVEL))
+    apex, before = spot(page), frame(page)
+    page.mouse.click(*apex)
+    page.mouse.move(5, 5)
+    after = frame(page)
+    scene = make_scene(model, [pose], georef=LEVEL)
+    seen = pose.world_points - np.median(cloud(), axis=0)
+    ends = look_at(seen, (0, 0, 0), 0, 25, 2.4 * scene.radius)
+    x, y = np.rint(0.2 * apex + 0.8 * ends).astype(int).T  # clear of the camera and its name
+    greener = (after[y, x] - before[y, x])[:, 1]
+    assert (greener > 20).sum() >= 9  # some lie behind points
+    assert page.locator("#facts b").inner_text() == "a.jpg"
+    page.mouse.click(5, 600)  # nothing is there; the choice stays
+    assert page.locator("#facts b").inner_text() == "a.jpg"
 
 
-def test_names_are_no_markup(tmp_path):
-    name = "</script><script>alert(1)</script><!--{{title}}\u2028.jpg"
-    page = written(
-        tmp_path, model_of(cloud()), [pose_of(name)], title="<b>&{{scene}}", names=[name]
+def test_mouse_and_wheel(tmp_path, open_page):
+    page = open_page(written(tmp_path, model_of(cloud()), [pose_of("a.jpg")], georef=LEVEL))
+    middle = np.array([500, 350])
+
+    def drag(dx, dy, button="left"):
+        start = spot(page)
+        page.mouse.move(500, 350)
+        page.mouse.down(button=button)
+        page.mouse.move(500 + dx, 350 + dy, steps=3)
+        page.mouse.up(button=button)
+        return spot(page) - start
+
+    first = spot(page)
+    page.keyboard.down("Shift")
+    moves = [drag(40, -30)]
+    page.keyboard.up("Shift")
+    moves.append(drag(40, -30, "right"))
+    for x, y in moves:  # what lies nearer than the middle moves a little more than the pointer
+        assert 40 < x < 70
+        assert -60 < y < -30
+    assert abs(drag(50, 0)[0]) > 10
+    away = np.linalg.norm(spot(page) - middle)
+    page.mouse.wheel(0, -500)
+    assert np.linalg.norm(spot(page) - middle) > 1.3 * away
+    page.keyboard.press("r")
+    np.testing.assert_allclose(spot(page), first, atol=1e-6)
+    x, y = first
+    page.mouse.move(x + 3, y)
+    assert page.locator("#tip").inner_text() == "a.jpg\nlocalized, 12 inliers"
+    page.mouse.move(5, 600)
+    assert page.locator("#tip").is_hidden()
+    page.mouse.dblclick(x, y)
+    np.testing.assert_allclose(spot(page), middle, atol=1e-3)
+    for key, axis, sign in (("ArrowLeft", 0, 1), ("ArrowUp", 1, 1), ("ArrowDown", 1, -1)):
+        before = spot(page)
+        page.keyboard.press(f"Shift+{key}")
+        assert sign * (spot(page) - before)[axis] > 20
+    page.keyboard.press("r")
+    page.keyboard.press("+")
+    assert np.linalg.norm(spot(page) - middle) > 1.1 * np.linalg.norm(first - middle)
+
+
+def test_touch(tmp_path, open_page):
+    path = written(tmp_path, model_of(cloud()), [pose_of("a.jpg")], georef=LEVEL)
+    page = open_page(path, has_touch=True)
+    far = spot(page) - (500, 350)
+    send = page.context.new_cdp_session(page).send
+
+    def touch(kind, *columns):
+        points = [{"x": x, "y": 350, "id": i} for i, x in enumerate(columns)]
+        send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    touch("touchStart", 450, 550)
+    touch("touchMove", 400, 600)
+    touch("touchEnd")
+    assert np.linalg.norm(spot(page) - (500, 350)) > 1.7 * np.linalg.norm(far)
+    page.keyboard.press("r")
+    page.touchscreen.tap(*spot(page))
+    assert page.locator("#facts b").inner_text() == "a.jpg"
+
+
+def test_the_canvas_follows_the_window(tmp_path, open_page):
+    page = open_page(
+        written(tmp_path, model_of(cloud()), [pose_of("a.jpg")]), device_scale_factor=2
     )
-    text = page.read_text()
-    assert "alert(1)</script>" not in text
-    assert len(re.findall(r"<script", text)) == 2
-    assert text.count("&lt;b&gt;&amp;{{scene}}") == 2
-    assert scene_json(page)["queries"][0]["name"] == visible(name)
-    assert run_page(page, "return frame().texts[0].text;") == visible(name)
+    size = "[canvas.width, canvas.height]"
+    assert page.evaluate(f"canvas => {size}", page.query_selector("#canvas")) == [2000, 1400]
+    page.set_viewport_size({"width": 600, "height": 800})  # the list goes below
+    spot(page)
+    assert page.evaluate(f"canvas => {size}", page.query_selector("#canvas")) == [1200, 880]
 
 
-def test_the_page_asks_for_nothing_from_elsewhere(tmp_path):
-    text = written(tmp_path, model_of(cloud()), [pose_of()]).read_text()
-    assert not re.search(r"\b(src|href|import|fetch|url)\b\s*[=(]|https?:", text)
+def test_names_are_no_markup(tmp_path, open_page):
+    name = (
+        "</script><script>harm = 1</script><img src=x onerror='harm = 2'>{{ title }}\u2028\x1b.jpg"
+    )
+    camera = "</script><script>harm = 3</script><!--"
+    title = "<b onclick=harm>&'\"{{ scene }}\u202e"
+    model = model_of(cloud())
+    model.images[model.reg_image_ids()[0]].name = camera
+    page = open_page(written(tmp_path, model, [pose_of(name)], title=title, names=[name]))
+    assert page.title() == page.locator("h1").inner_text() == visible(title)
+    assert page.locator("#list span").first.inner_text() == visible(name)
+    page.locator("#list button").click()
+    assert page.locator("#facts b").inner_text() == visible(name)
+    spot(page, visible(name))
+    assert page.evaluate(f"{SCENE}.cameras[0].name") == camera
+    assert page.evaluate("typeof harm") == "undefined"
+    assert page.locator("script").count() == 2
 
 
 # The scene
@@ -461,20 +380,23 @@ def test_a_map_is_turned_upright():
     assert np.linalg.det(a) == pytest.approx(27 * np.linalg.det(b))
 
 
-def test_limits_and_empty_scenes(tmp_path):
+def test_limits():
     rng = np.random.default_rng(0)
     world = rng.uniform(-1, 1, (2 * MAX_LINES, 3))
     pose = pose_of(world_points=world, points=by_hand(pose_of().cam_from_world, world))
     scene = make_scene(model_of(cloud()), [pose], max_points=50)
     assert (len(scene.points), scene.total) == (50, 300)
     assert len(scene.queries[0].seen) == MAX_LINES
-    assert len(np.unique(make_scene(model_of(cloud(), np.zeros((300, 3))), []).colours)) > 20
-    empty = pycolmap.Reconstruction()
+    assert len(np.unique(make_scene(model_of(cloud(), np.zeros((300, 3))), []).colors)) > 20
+
+
+def test_empty_scenes_open(tmp_path, open_page):
     for poses in ([], [Pose(None, NOT_LOCALIZED, "dark")], [pose_of(camera=None)]):
-        page = written(tmp_path, empty, poses)
-        assert run_page(page, "return frame().strokes.length;") == (
-            0 if not poses or poses[0].cam_from_world is None else 7
-        )
+        page = open_page(written(tmp_path, pycolmap.Reconstruction(), poses))
+        for key in "prvn":
+            page.keyboard.press(key)
+        there = any(pose.cam_from_world is not None for pose in poses)
+        assert (len(near(frame(page), GREEN)[0]) > 20) == there
 
 
 def test_exaggeration_makes_ellipsoids_visible_in_round_steps():
@@ -483,122 +405,3 @@ def test_exaggeration_makes_ellipsoids_visible_in_round_steps():
     assert scene.exaggeration in (1, 2, 5, 10)
     assert 0.01 < scene.exaggeration * longest / scene.radius <= 0.03
     assert make_scene(model_of(cloud()), []).exaggeration == 1
-
-
-# Pictures
-
-
-@pytest.mark.parametrize("direction", ["top", (30.0, 40.0)])
-def test_the_picture_of_the_map_shows_points_where_opencv_projects_them(direction):
-    points = np.concatenate((cloud(), [[3.0, 4, 5]]))
-    colours = np.full((len(points), 3), (90, 90, 90))
-    colours[-1] = (10, 250, 30)
-    model = model_of(points, colours)
-    picture = draw_map_view(model, [], SIZE, direction=direction, georef=LEVEL)
-    assert picture.shape == (700, 1000, 3)
-    radius = make_scene(model, [], georef=LEVEL).radius
-    yaw, pitch = (0, 90) if direction == "top" else direction
-    x, y = look_at([points[-1] - np.median(points, axis=0)], (0, 0, 0), yaw, pitch, 2.4 * radius)[0]
-    rows, columns = np.nonzero((picture == (10, 250, 30)).all(axis=2))
-    assert len(rows) == 4  # two by two pixels
-    assert abs(rows.mean() + 0.5 - y) <= 1
-    assert abs(columns.mean() + 0.5 - x) <= 1
-
-
-def test_the_picture_of_the_map_shows_cameras_and_poses():
-    """From above: mapping cameras in the south in blue, the query in green, its ellipsoid in pink."""
-    model = model_of(cloud(), np.full((300, 3), 1))
-    pose = pose_of(covariance=np.diag([0.01, 0.02, 1e-4, 1e-3, 1e-3, 1e-3]) ** 2)  # flat
-    picture = draw_map_view(model, [pose], SIZE, georef=LEVEL, exaggeration=30).astype(int)
-    without = draw_map_view(model, [], SIZE, georef=LEVEL).astype(int)
-    rows, _ = np.nonzero((without == (143, 180, 232)).all(axis=2))
-    assert rows.min() > 350  # south is below
-    green = (picture == (86, 211, 100)).all(axis=2)
-    assert green.sum() > 20
-    assert (without == (86, 211, 100)).all(axis=2).sum() == 0
-    rows, columns = np.nonzero(green)
-    assert columns.mean() > 500
-    pink = np.abs(picture - (255, 155, 206)).sum(axis=2) < 60
-    rows, columns = np.nonzero(pink)
-    middle = np.median(cloud(), axis=0)
-    away = 2.4 * make_scene(model, [], georef=LEVEL).radius
-    pixels = FOCAL / (away - (0.5 - middle[2]))  # of a unit at the height of the query
-    center = np.array([1, -8]) - middle[:2]
-    half = 30 * 2.7955 * np.array([0.01, 0.02])
-    assert columns.min() == pytest.approx(500 + pixels * (center[0] - half[0]), abs=1.5)
-    assert columns.max() == pytest.approx(500 + pixels * (center[0] + half[0]), abs=1.5)
-    assert rows.min() == pytest.approx(350 - pixels * (center[1] + half[1]), abs=1.5)
-    assert rows.max() == pytest.approx(350 - pixels * (center[1] - half[1]), abs=1.5)
-
-
-def test_projections_of_inliers_by_hand():
-    pose = pose_of()
-    seen, projected = inlier_projections(pose)
-    np.testing.assert_allclose(projected, by_hand(pose.cam_from_world, pose.world_points))
-    np.testing.assert_allclose(seen, projected, atol=1e-9)
-    behind = np.concatenate((pose.world_points, [[0.0, -50, 0]]))
-    more = pose_of(world_points=behind, points=np.concatenate((pose.points, [[5.0, 5]])))
-    assert len(inlier_projections(more)[0]) == 12
-    assert len(inlier_projections(Pose(None, NOT_LOCALIZED, "dark"))[0]) == 0
-
-
-def test_marks_lie_where_points_were_seen_and_project():
-    """One inlier, seen 30 px left of where the map says it is: a red circle here, a red cross there."""
-    world = np.array([[0.0, 0, 0]])
-    truth = by_hand(pose_of().cam_from_world, world)[0]
-    pose = pose_of(world_points=world, points=truth[None] - (30, 0))
-    drawing = draw_reprojections(pose, np.full((480, 640, 3), 128, np.uint8)).astype(int)
-    assert drawing.shape == (480 + BAR_HEIGHT, 640, 3)
-    photo = drawing[BAR_HEIGHT:]
-    reddish = (photo[..., 0] > 200) & (photo[..., 1] < 80)
-    rows, columns = np.nonzero(reddish)
-    assert columns.min() == pytest.approx(truth[0] - 35, abs=1.5)
-    assert columns.max() == pytest.approx(truth[0] + 3, abs=1.5)
-    assert rows.mean() == pytest.approx(truth[1], abs=1)
-    # Magnified, the cross goes on to the right; a good match is green.
-    far = draw_reprojections(pose, np.full((480, 640, 3), 128, np.uint8), magnify=3).astype(int)
-    columns = np.nonzero((far[BAR_HEIGHT:, :, 0] > 200) & (far[BAR_HEIGHT:, :, 1] < 80))[1]
-    assert columns.max() == pytest.approx(truth[0] + 60 + 3, abs=1.5)
-    good = draw_reprojections(pose_of(), np.full((480, 640, 3), 128, np.uint8)).astype(int)
-    assert ((good[BAR_HEIGHT:, :, 1] > 200) & (good[BAR_HEIGHT:, :, 0] < 80)).any()
-    assert not ((good[BAR_HEIGHT:, :, 0] > 200) & (good[BAR_HEIGHT:, :, 1] < 80)).any()
-
-
-def test_large_photos_are_reduced_with_their_marks():
-    camera = Camera("SIMPLE_PINHOLE", 6400, 4800, (5000.0, 3200.0, 2400.0))
-    pose = pose_of(camera=camera, world_points=np.array([[1.0, 0, 0]]), points=np.zeros((1, 2)))
-    _, projected = inlier_projections(pose)
-    pose = pose_of(camera=camera, world_points=np.array([[1.0, 0, 0]]), points=projected)
-    drawing = draw_reprojections(pose, np.full((4800, 6400, 3), 128, np.uint8)).astype(int)
-    assert drawing.shape == (1200 + BAR_HEIGHT, 1600, 3)
-    photo = drawing[BAR_HEIGHT:]
-    rows, columns = np.nonzero((photo[..., 1] > 200) & (photo[..., 0] < 80))
-    assert columns.mean() == pytest.approx((projected[0, 0] + 0.5) / 4 - 0.5, abs=0.7)
-    assert rows.mean() == pytest.approx((projected[0, 1] + 0.5) / 4 - 0.5, abs=0.7)
-
-
-def test_saved_pictures(tmp_path, photo_factory):
-    photo = photo_factory(tmp_path / "a" / "hall.jpg", size=(640, 480))
-    path = tmp_path / "out" / "hall.jpg"
-    save_reprojections(pose_of(photo), path)
-    first = path.read_bytes()
-    lost = Pose(photo, NOT_LOCALIZED, "only 3 matches agree, which chance gives too")
-    save_reprojections(lost, path)
-    assert path.read_bytes() != first
-    assert [file.name for file in path.parent.iterdir()] == ["hall.jpg"]
-    with Image.open(path) as image, Image.open(photo) as original:
-        assert image.size == (640, 480 + BAR_HEIGHT)
-        shown = np.asarray(image)[BAR_HEIGHT : BAR_HEIGHT + 200].astype(int)
-        assert np.abs(shown - np.asarray(original.convert("RGB"))[:200]).mean() < 8
-    # Photos that are gone, and pixels in memory.
-    gone = draw_reprojections(pose_of(tmp_path / "gone.jpg"))
-    assert gone.shape == (480 + BAR_HEIGHT, 640, 3)
-    assert draw_reprojections(Pose(None, NOT_LOCALIZED, "dark")).shape == gone.shape
-    save_reprojections(pose_of(photo), path, pixels=np.zeros((480, 640, 3), np.uint8))
-    with Image.open(path) as image:
-        assert np.asarray(image)[BAR_HEIGHT:].mean() < 40
-
-
-def test_poses_are_validated_before_they_are_shown():
-    with pytest.raises(InputError, match="finite"):
-        pose_of(covariance=np.full((6, 6), np.nan))

@@ -9,20 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFont
+from PIL import Image
 
 from locate.errors import ImageError
 from locate.matching.evidence import evidence_of
 from locate.types import Answer, Candidate, Photo, PhotoInfo, Verification
 from pipelines.reports import answer_page as html_report
+from pipelines.reports import canvas
 from pipelines.reports import match_pictures as draw
 from pipelines.reports import picture_io as picture_files
 from pipelines.reports import text as lettering
 from pipelines.reports.answer_page import write_report
+from pipelines.reports.canvas import BAR_HEIGHT
 from pipelines.reports.match_pictures import (
-    BAR_HEIGHT,
     draw_matches,
-    position_colours,
+    position_colors,
     save_matches,
 )
 
@@ -80,10 +81,10 @@ def answer(
     )
 
 
-def colour_near(drawing, x, y, colour, reach=0) -> bool:
+def color_near(drawing, x, y, color, reach=0) -> bool:
     x, y = round(x), round(y)
     patch = drawing[y - reach : y + reach + 1, x - reach : x + reach + 1].astype(int)
-    return bool((np.abs(patch - np.asarray(colour)).max(axis=2) <= 8).any())
+    return bool((np.abs(patch - np.asarray(color)).max(axis=2) <= 8).any())
 
 
 # Geometry
@@ -97,10 +98,10 @@ def test_dots_lie_on_their_points_at_full_size():
     scale = 320 / 300  # small photos are drawn 320 pixels high
     left = 2 * int(SIZE[0] * scale) + 6
     offset = (drawing.shape[1] - left) // 2
-    for colour, q, d in zip(position_colours(evidence.query_points), query, database, strict=True):
+    for color, q, d in zip(position_colors(evidence.query_points), query, database, strict=True):
         for (x, y), start in ((q, offset), (d, offset + int(SIZE[0] * scale) + 6)):
             at = (start + (x + 0.5) * scale - 0.5, BAR_HEIGHT + (y + 0.5) * scale - 0.5)
-            assert colour_near(drawing, *at, colour)
+            assert color_near(drawing, *at, color)
 
 
 def test_points_are_scaled_from_the_file_size_of_a_reduced_photo():
@@ -113,11 +114,11 @@ def test_points_are_scaled_from_the_file_size_of_a_reduced_photo():
     width = int(height * 4 / 3)
     assert drawing.shape[0] == BAR_HEIGHT + height
     assert drawing.shape[1] <= 1600
-    first, second = position_colours(evidence.query_points)
-    assert colour_near(drawing, width / 4, BAR_HEIGHT + height / 4, first)
-    assert colour_near(drawing, 3 * width / 4, BAR_HEIGHT + 3 * height / 4, second)
-    assert colour_near(drawing, width + 6 + width / 2, BAR_HEIGHT + height / 2, first)
-    assert colour_near(drawing, width + 6 + width / 40, BAR_HEIGHT + height / 30, second, reach=1)
+    first, second = position_colors(evidence.query_points)
+    assert color_near(drawing, width / 4, BAR_HEIGHT + height / 4, first)
+    assert color_near(drawing, 3 * width / 4, BAR_HEIGHT + 3 * height / 4, second)
+    assert color_near(drawing, width + 6 + width / 2, BAR_HEIGHT + height / 2, first)
+    assert color_near(drawing, width + 6 + width / 40, BAR_HEIGHT + height / 30, second, reach=1)
 
 
 def test_reduced_decoding_gives_the_same_places(tmp_path, photo_factory):
@@ -129,9 +130,9 @@ def test_reduced_decoding_gives_the_same_places(tmp_path, photo_factory):
     height = drawing.shape[0] - BAR_HEIGHT
     left = int(height * 4 / 3) + 6
     width = int(height * 8)
-    colour = position_colours(evidence.query_points)
-    assert colour_near(drawing, left + width / 2, BAR_HEIGHT + height / 4, colour[0])
-    assert colour_near(drawing, left + width / 4, BAR_HEIGHT + 3 * height / 4, colour[1])
+    color = position_colors(evidence.query_points)
+    assert color_near(drawing, left + width / 2, BAR_HEIGHT + height / 4, color[0])
+    assert color_near(drawing, left + width / 4, BAR_HEIGHT + 3 * height / 4, color[1])
 
 
 @pytest.mark.parametrize("reduction", [1, 4])
@@ -148,22 +149,22 @@ def test_a_turned_query_is_drawn_as_it_was_recognised(rotation, reduction):
     white = np.argwhere(left_half.min(axis=2) > 250)
     block = white[np.abs(white - np.median(white, axis=0)).max(axis=1) < 40]
     y, x = (block.min(axis=0) + block.max(axis=0)) / 2
-    colour = position_colours(evidence.query_points)[0]
-    assert colour_near(drawing, x, y + BAR_HEIGHT, colour, reach=1)
+    color = position_colors(evidence.query_points)[0]
+    assert color_near(drawing, x, y + BAR_HEIGHT, color, reach=1)
 
 
 def test_lines_are_few_and_spread_but_every_inlier_is_a_dot():
     points = np.random.default_rng(1).uniform(0, 100, (1000, 4))
-    chosen = draw.spread_evenly(points, 60)
+    chosen = canvas.spread_evenly(points, 60)
     assert len(set(chosen.tolist())) == 60
     gaps = np.linalg.norm(points[chosen][:, None] - points[chosen], axis=2) + 1e9 * np.eye(60)
     random = points[:60]
     random_gaps = np.linalg.norm(random[:, None] - random, axis=2) + 1e9 * np.eye(60)
     assert gaps.min() > 2 * random_gaps.min()
-    assert draw.spread_evenly(points[:5], 60).tolist() == [0, 1, 2, 3, 4]
+    assert canvas.spread_evenly(points[:5], 60).tolist() == [0, 1, 2, 3, 4]
 
 
-def test_rejected_matches_are_grey_and_unjoined():
+def test_rejected_matches_are_gray_and_unjoined():
     evidence = verification([[200, 150]], [[200, 150]], inliers=[False])
     drawing = draw_matches(PLAIN, PLAIN, evidence)
     saturation = np.ptp(drawing[BAR_HEIGHT:].astype(int), axis=2)
@@ -206,16 +207,16 @@ def test_a_drawing_does_not_change_its_input():
 )
 def test_candidates_without_inliers_are_drawn_with_a_note(evidence, monkeypatch):
     notes = []
-    monkeypatch.setattr(draw, "_draw_note", lambda drawing, text: notes.append(text))
+    monkeypatch.setattr(draw, "draw_note", lambda drawing, text: notes.append(text))
     drawing = draw_matches(PLAIN, PLAIN, evidence, verdict="no match", image="a.jpg")
     assert drawing.dtype == np.uint8
     assert len(notes) == 1
 
 
-def test_the_caption_is_coloured_by_the_verdict():
-    for verdict, colour in draw.VERDICT_COLOURS.items():
+def test_the_caption_is_colored_by_the_verdict():
+    for verdict, color in canvas.VERDICT_COLORS.items():
         bar = draw_matches(PLAIN, PLAIN, None, verdict=verdict)[:BAR_HEIGHT]
-        assert (bar == np.array(colour, np.uint8)).all(axis=2).sum() > 500
+        assert (bar == np.array(color, np.uint8)).all(axis=2).sum() > 500
 
 
 @pytest.mark.parametrize(
@@ -228,8 +229,8 @@ def test_any_name_can_be_drawn(text):
 
 
 def test_what_the_font_lacks_is_replaced():
-    font = ImageFont.load_default(size=14)
-    assert lettering.drawable("Sacré-Cœur ß 日", font) == "Sacre-Coeur ss ?"
+    shown = lettering.drawable("Sacré-Cœur ß \uff21 日", lettering.load_font(14))
+    assert shown == "Sacré-Cœur ß A ?"
 
 
 # Files
@@ -375,6 +376,26 @@ def test_the_report_needs_nothing_else(tmp_path, photo_factory):
     for encoded in re.findall(r"base64,([A-Za-z0-9+/=]+)", page):
         with Image.open(io.BytesIO(base64.b64decode(encoded))) as image:
             image.load()
+
+
+def test_the_counts_choose_what_the_report_shows(tmp_path, photo_factory, open_page):
+    query = photo_factory(tmp_path / "q.jpg")
+    found = [candidate(query, n, "match", some_matches(), EVIL) for n in (1, 2)]
+    lost = answer(query, [], "no match", EVIL)
+    write_report([answer(query, found), lost, lost], tmp_path / "r.html", title=EVIL)
+    page = open_page(tmp_path / "r.html")
+    sections = page.locator("section.query")
+    assert page.locator("h1").inner_text() == EVIL
+    assert [section.is_visible() for section in sections.all()] == [True] * 3
+    page.get_by_text("2 no match").click()
+    assert [section.is_visible() for section in sections.all()] == [False, True, True]
+    page.get_by_text("3 photos").click()
+    assert page.locator(".drawing img").nth(1).is_hidden()
+    page.get_by_text("1 more with evidence").click()
+    drawings = page.locator(".drawing img")
+    assert [drawing.is_visible() for drawing in drawings.all()] == [True, True]
+    assert drawings.first.evaluate("image => image.complete && image.naturalWidth") > 600
+    assert page.locator("input[disabled]").count() == 2  # no photo is uncertain, none failed
 
 
 def test_without_a_match_the_nearest_candidate_is_drawn(tmp_path, photo_factory):
