@@ -24,7 +24,7 @@ from pipelines.cli.options import (
     option,
     parameters_of,
     words_of,
-)  # fmt: skip
+)
 from pipelines.cli.progress import progress_bar
 from pipelines.cli.streams import say
 from pipelines.reports.report import Report

@@ -22,7 +22,7 @@ from pipelines.cli.options import (
     command,
     find_index,
     option,
-)  # fmt: skip
+)
 from pipelines.cli.progress import progress_bar
 from pipelines.indexing.labels import RULES
 
@@ -205,15 +205,11 @@ def calibrate(
 
 def print_build(report: BuildReport, index: Path) -> None:
     out = console()
-    counts = {
-        "added": report.added,
-        "updated": report.updated,
-        "unchanged": report.unchanged,
-        "failed": len(report.failed),
-    }
     rate = f", {report.images_per_second:.1f} images/s" if report.added + report.updated else ""
-    summary = ", ".join(f"{count} {name}" for name, count in counts.items())
-    out.print(f"{escape(str(index))}: {summary} in {report.seconds['total']:.1f} s{rate}")
+    out.print(
+        f"{escape(str(index))}: {report.added} added, {report.updated} updated, {report.unchanged} "
+        f"unchanged, {len(report.failed)} failed in {report.seconds['total']:.1f} s{rate}"
+    )
     if report.missing:
         out.print(
             f"{report.missing} images are no longer on disk; they are kept until: "
@@ -237,10 +233,8 @@ def print_build(report: BuildReport, index: Path) -> None:
 
 
 def _local_line(local: LocalInfo) -> str:
-    exact = local.factory == "Flat"
-    kind = (
-        "exact" if exact else f"{local.factory}, nprobe {local.nprobe}, recall {local.recall:.3f}"
-    )
+    kind = f"{local.factory}, nprobe {local.nprobe}, recall {local.recall:.3f}"
+    kind = "exact" if local.factory == "Flat" else kind
     return (
         f"local search index {kind}, {local.count:,} x {local.dim} "
         f"descriptors of {local.images:,} images"
@@ -303,19 +297,8 @@ def print_images(rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         size = f"{row['width']} x {row['height']}" if row["width"] else ""
         status = row["status"] if row["error"] is None else f"{row['status']}: {row['error']}"
-        table.add_row(
-            *(
-                escape(str(text or ""))
-                for text in (
-                    row["path"],
-                    row["label"],
-                    size,
-                    row["taken_at"],
-                    row["camera"],
-                    status,
-                )
-            )
-        )
+        cells = (row["path"], row["label"], size, row["taken_at"], row["camera"], status)
+        table.add_row(*(escape(str(cell or "")) for cell in cells))
     console().print(table)
 
 

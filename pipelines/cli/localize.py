@@ -257,24 +257,11 @@ def print_poses(
         _print_one(poses[0], georef, units)
         return
     on_earth = georef is not None and georef.origin is not None
-    rows = new_table(
-        "photo",
-        "verdict",
-        "x",
-        "y",
-        "z",
-        "+-",
-        "+- degrees",
-        "inliers",
-        "error px",
-        *(("latitude", "longitude") if on_earth else ()),
-        right=("x", "y", "z", "+-", "+- degrees", "inliers", "error px", "latitude", "longitude"),
-    )
+    numbers = ["x", "y", "z", "+-", "+- degrees", "inliers", "error px"]
+    numbers += ["latitude", "longitude"] if on_earth else []
+    rows = new_table("photo", "verdict", *numbers, right=numbers)
     for pose in poses:
-        cells = [
-            escape(str(pose.photo)),
-            f"[{_COLOUR[pose.verdict]}]{pose.verdict}[/]",
-        ]
+        cells = [escape(str(pose.photo)), f"[{_COLOUR[pose.verdict]}]{pose.verdict}[/]"]
         if pose.center is None:
             cells += ["", "", "", "", "", str(pose.inliers), ""]
         else:

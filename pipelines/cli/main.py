@@ -36,22 +36,12 @@ example:
 
 # Each command by the file that has it, where it is called as here.
 _FILES = {
-    "build-index": "index",
-    "add": "index",
-    "remove": "index",
-    "info": "index",
-    "check": "index",
+    **dict.fromkeys(("build-index", "add", "remove", "info", "check"), "index"),
     "query": "query",
     "calibrate": "index",
     "make-town": "town",
-    "build-map": "maps",
-    "import-map": "maps",
-    "add-to-map": "maps",
-    "georef": "maps",
-    "localize": "localize",
-    "models": "models",
-    "train": "train",
-    "evaluate": "evaluate",
+    **dict.fromkeys(("build-map", "import-map", "add-to-map", "georef"), "maps"),
+    **{name: name for name in ("localize", "models", "train", "evaluate")},
 }
 cli = Group(
     "locate",

@@ -22,7 +22,7 @@ from pipelines.cli.options import (
     find_index,
     numbers_of,
     option,
-)  # fmt: skip
+)
 from pipelines.cli.progress import stages
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from typing import (
     get_args,
     get_origin,
     get_type_hints,
-)  # fmt: skip
+)
 
 import click
 
@@ -56,20 +56,18 @@ def option(
     """
 
     def make(parameter: str, hint: Any) -> click.Option:
-        names = [name or f"--{parameter.replace('_', '-')}", parameter]
-        if hint is bool:
-            more.update(is_flag=True, flag_value=not default, default=bool(default))
-            return click.Option(names, help=text, **more)
         kind, many = (str, False) if read else _kind_of(hint)
+        values: dict[str, Any] = {"type": kind, "multiple": many, "metavar": metavar}
+        if hint is bool:
+            values = {"is_flag": True, "flag_value": not default}
         if default is not None:
-            more["default"] = default
-        if read:
-            more["callback"] = lambda _, __, value: None if value is None else read(value)
+            values["default"] = default
         if least is not None:
-            kind = click.IntRange(min=least)
-        return click.Option(
-            names, **{"type": kind, "multiple": many, "metavar": metavar, "help": text, **more}
-        )
+            values["type"] = click.IntRange(min=least)
+        if read:
+            values["callback"] = lambda _, __, value: None if value is None else read(value)
+        words = [name or f"--{parameter.replace('_', '-')}", parameter]
+        return click.Option(words, help=text, **values | more)
 
     return make
 
@@ -79,9 +77,12 @@ def argument(text: str, metavar: str | None = None, *, required: bool = True) ->
 
     def make(parameter: str, hint: Any) -> click.Argument:
         kind, many = _kind_of(hint)
-        shown = f"{metavar}..." if many and required else f"[{metavar}]..." if many else metavar
-        many_of = {"nargs": -1 if many else 1, "metavar": shown}
-        return click.Argument([parameter], type=kind, required=required, help=text, **many_of)
+        if many:
+            shown = f"{metavar}..." if required else f"[{metavar}]..."
+            return click.Argument(
+                [parameter], type=kind, nargs=-1, required=required, metavar=shown, help=text
+            )
+        return click.Argument([parameter], type=kind, metavar=metavar, help=text)
 
     return make
 
