@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from locate.errors import InputError
 from locate.util.printable import in_markup as escape
-from pipelines.cli import exit_codes as exits
+from pipelines.cli import exit_codes
 from pipelines.cli.console import console, new_table, print_json
 from pipelines.cli.options import (
     Command,
@@ -26,7 +26,7 @@ from pipelines.cli.options import (
     words_of,
 )
 from pipelines.cli.progress import progress_bar
-from pipelines.cli.streams import say
+from pipelines.cli.streams import print_line
 from pipelines.reports.report import Report
 
 if TYPE_CHECKING:
@@ -96,8 +96,8 @@ def _kind(name: str, text: str, layouts: str, example: str) -> Callable[[Judge],
             else:
                 print_report(report)
                 if out:
-                    say(f"wrote {out}")
-            return exits.GOOD
+                    print_line(f"wrote {out}")
+            return exit_codes.OK
 
         shown = f"locate evaluate {name} ../shared/data/eval/{example}"
         evaluate.add_command(

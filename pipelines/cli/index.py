@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack
 
 from locate.errors import InputError
 from locate.util.printable import in_markup as escape
-from pipelines.cli import exit_codes as exits
+from pipelines.cli import exit_codes
 from pipelines.cli.console import console, new_table, print_failed, print_json, print_left_out
 from pipelines.cli.options import (
     Index,
@@ -104,8 +104,8 @@ def _finish_build(report: BuildReport, index: Path, as_json: bool) -> int:
     else:
         print_build(report, index)
     if not (report.added or report.updated or report.unchanged):
-        return exits.NOTHING_DONE
-    return exits.SOME_FAILED if report.failed or report.left_out else exits.GOOD
+        return exit_codes.NOTHING_DONE
+    return exit_codes.SOME_FAILED if report.failed or report.left_out else exit_codes.OK
 
 
 @command(
@@ -131,7 +131,7 @@ def remove(
         print_json({"removed": removed})
     else:
         print_removed(removed)
-    return exits.GOOD
+    return exit_codes.OK
 
 
 @command("info", "say what is in the database, who filled it, and its size", "locate info --images")
@@ -147,7 +147,7 @@ def info(images: Annotated[bool, option("list every image")], index: Index, as_j
         print_info(found)
         if images:
             print_images(rows)
-    return exits.GOOD
+    return exit_codes.OK
 
 
 @command(
@@ -173,7 +173,7 @@ def check(
         print_json(vars(report))
     else:
         print_check(report, index)
-    return exits.PROBLEMS if report.remaining else exits.GOOD
+    return exit_codes.PROBLEMS if report.remaining else exit_codes.OK
 
 
 @command(
@@ -200,7 +200,7 @@ def calibrate(
         print_json(report.to_json())
     else:
         print_calibration(report)
-    return exits.GOOD
+    return exit_codes.OK
 
 
 def print_build(report: BuildReport, index: Path) -> None:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, Unpack, ge
 
 from locate.errors import ImageError, InputError
 from locate.util.printable import in_markup as escape
-from pipelines.cli import exit_codes as exits
+from pipelines.cli import exit_codes
 from pipelines.cli.console import console, new_table, print_json, print_left_out
 from pipelines.cli.options import Json, Map, Masks, Photos, Workers, command, numbers_of, option
 from pipelines.cli.progress import progress_bar
-from pipelines.cli.streams import say
+from pipelines.cli.streams import print_line
 
 if TYPE_CHECKING:
     from locate.georef.georef import Georef
@@ -155,19 +155,19 @@ def localize(
         _save_reprojections(save_matches, poses)
         wrote.append(save_matches)
     for what in () if as_json else wrote:
-        say(f"wrote {what}")
+        print_line(f"wrote {what}")
     return _exit_code(poses, len(failed), bool(left_out))
 
 
 def _exit_code(poses: Sequence[Pose], failed: int, left_out: bool) -> int:
     if not poses:
-        return exits.NOTHING_DONE if failed > 1 else exits.ERROR
+        return exit_codes.NOTHING_DONE if failed > 1 else exit_codes.ERROR
     if failed or left_out:
-        return exits.SOME_FAILED
+        return exit_codes.SOME_FAILED
     verdicts = {pose.verdict for pose in poses}
     if "not localized" in verdicts:  # of several photos the weakest answer speaks
-        return exits.NO_MATCH
-    return exits.UNCERTAIN if "uncertain" in verdicts else exits.GOOD
+        return exit_codes.NO_MATCH
+    return exit_codes.UNCERTAIN if "uncertain" in verdicts else exit_codes.OK
 
 
 def _answers(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict, Unpack
 
 from locate.util.printable import in_markup as escape
-from pipelines.cli import exit_codes as exits
+from pipelines.cli import exit_codes
 from pipelines.cli.console import console, print_json, print_left_out
 from pipelines.cli.options import (
     Index,
@@ -76,7 +76,7 @@ def build_map(
     index = None if images else find_index(index)
     with stages() as progress:
         report = build(out, index=index, images=images, **how, progress=progress)
-    return _tell_map(report, out, as_json, left_out)
+    return _report_map(report, out, as_json, left_out)
 
 
 class _Importing(_Making):
@@ -101,7 +101,7 @@ def import_map(
 
     with stages() as progress:
         report = bring(model, images, out, **how, progress=progress)
-    return _tell_map(report, out, as_json)
+    return _report_map(report, out, as_json)
 
 
 @command(
@@ -121,7 +121,7 @@ def add_to_map(
     left_out = survey(photos)
     with stages() as progress:
         report = add(map_folder, photos, **how, progress=progress)
-    return _tell_map(report, map_folder, as_json, left_out)
+    return _report_map(report, map_folder, as_json, left_out)
 
 
 def _origin(text: str) -> tuple[float, float, float]:
@@ -162,10 +162,12 @@ def georef(map_folder: Map, as_json: Json, **how: Unpack[_Places]) -> int:
         print_json(report.to_json())
     else:
         print_georef(report.georef, map_folder, report.warnings)
-    return exits.GOOD
+    return exit_codes.OK
 
 
-def _tell_map(report: MapReport, out: Path, as_json: bool, left_out: LeftOut | None = None) -> int:
+def _report_map(
+    report: MapReport, out: Path, as_json: bool, left_out: LeftOut | None = None
+) -> int:
     if as_json:
         print_json(
             {"map": str(out), **report.to_json(), **(left_out.to_json() if left_out else {})}
@@ -174,7 +176,7 @@ def _tell_map(report: MapReport, out: Path, as_json: bool, left_out: LeftOut | N
         print_map(report, out)
         if left_out:
             print_left_out(left_out)
-    return exits.SOME_FAILED if report.unregistered or left_out else exits.GOOD
+    return exit_codes.SOME_FAILED if report.unregistered or left_out else exit_codes.OK
 
 
 def print_map(report: MapReport, out: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from locate.util.printable import in_markup as escape
-from pipelines.cli import exit_codes as exits
+from pipelines.cli import exit_codes
 from pipelines.cli.console import console, new_table, print_json
 from pipelines.cli.options import Json, command
 
@@ -21,7 +21,7 @@ def models(as_json: Json) -> int:
     found = list_models()
     if as_json:
         print_json([asdict(model) for model in found])
-        return exits.GOOD
+        return exit_codes.OK
     table = new_table("name", "gives", "weights", "licence", "MB", "scores", right=("MB",))
     for model in found:
         size = f"{model.megabytes:.1f}" if model.megabytes else ""
@@ -29,4 +29,4 @@ def models(as_json: Json) -> int:
         cells = (model.name, model.gives, model.weights, model.licence, size, scores)
         table.add_row(*map(escape, cells))
     console().print(table)
-    return exits.GOOD
+    return exit_codes.OK

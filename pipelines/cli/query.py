@@ -11,21 +11,21 @@ from locate.errors import ImageError
 from locate.retrieval.verdict import MATCH, NO_MATCH, UNCERTAIN, UNVERIFIED
 from locate.types import Answer
 from locate.util.printable import in_markup as escape
-from pipelines.cli import exit_codes as exits
+from pipelines.cli import exit_codes
 from pipelines.cli.console import console, new_table, print_failed, print_json, print_left_out
 from pipelines.cli.options import Index, Json, Masks, Photos, Search, command, find_index, option
 from pipelines.cli.progress import progress_bar
-from pipelines.cli.streams import say
+from pipelines.cli.streams import print_line
 
 if TYPE_CHECKING:
     from pipelines.retrieval.database import Database
 
 _COLOUR = {MATCH: "green", UNCERTAIN: "yellow", NO_MATCH: "red"}
 _EXIT_BY_VERDICT = {  # of several photos the weakest answer speaks: the first here
-    NO_MATCH: exits.NO_MATCH,
-    UNCERTAIN: exits.UNCERTAIN,
-    MATCH: exits.GOOD,
-    UNVERIFIED: exits.GOOD,
+    NO_MATCH: exit_codes.NO_MATCH,
+    UNCERTAIN: exit_codes.UNCERTAIN,
+    MATCH: exit_codes.OK,
+    UNVERIFIED: exit_codes.OK,
 }
 
 
@@ -87,11 +87,11 @@ def query(
         print_left_out(left_out)
         for written in (save_matches, html):
             if written:
-                say(f"wrote {written}")
+                print_line(f"wrote {written}")
     if not answers:
-        return exits.NOTHING_DONE if len(failed) > 1 else exits.ERROR
+        return exit_codes.NOTHING_DONE if len(failed) > 1 else exit_codes.ERROR
     if failed or left_out:
-        return exits.SOME_FAILED
+        return exit_codes.SOME_FAILED
     verdicts = {answer.verdict for answer in answers}
     return next(code for verdict, code in _EXIT_BY_VERDICT.items() if verdict in verdicts)
 

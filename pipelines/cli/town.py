@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 from locate.errors import InputError
-from pipelines.cli import exit_codes as exits
+from pipelines.cli import exit_codes
 from pipelines.cli.console import print_json
 from pipelines.cli.options import Json, argument, command, option
-from pipelines.cli.streams import say
+from pipelines.cli.streams import print_line
 
 
 @command(
@@ -32,5 +32,5 @@ def make_town(
     if as_json:
         print_json({"folder": str(out), "created": town.created})
     else:
-        say(f"{out}: {'made' if town.created else 'is already there, left as it is'}")
-    return exits.GOOD
+        print_line(f"{out}: {'made' if town.created else 'is already there, left as it is'}")
+    return exit_codes.OK

@@ -12,11 +12,11 @@ import click
 
 from locate.errors import InputError
 from locate.extractors.recipes import RECIPES
-from pipelines.cli import exit_codes as exits
+from pipelines.cli import exit_codes
 from pipelines.cli.console import print_json
 from pipelines.cli.options import Json, argument, command, option
 from pipelines.cli.progress import stages
-from pipelines.cli.streams import complain, say
+from pipelines.cli.streams import complain, print_line
 
 if TYPE_CHECKING:
     from locate.training.options import Moment
@@ -91,7 +91,7 @@ def train(
         command=_command_line(system, data, out, how),
     )
     if export:
-        return _tell(write_weights(request), as_json)
+        return _report_training(write_weights(request), as_json)
     try:
         with stages() as progress:
 
@@ -105,24 +105,24 @@ def train(
     except KeyboardInterrupt:
         kept = "go on with --resume" if (out / "checkpoint.pt").exists() else "nothing is kept"
         complain(f"locate: interrupted; {kept}")
-        return exits.INTERRUPTED
-    return _tell(trained, as_json)
+        return exit_codes.INTERRUPTED
+    return _report_training(trained, as_json)
 
 
-def _tell(trained: Trained, as_json: bool) -> int:
+def _report_training(trained: Trained, as_json: bool) -> int:
     if as_json:
         print_json(trained.to_json())
     if trained.record is None:
         complain(f"locate: interrupted after {trained.steps} steps; go on with --resume")
-        return exits.INTERRUPTED
+        return exit_codes.INTERRUPTED
     if not as_json:
         state = "finished already" if trained.already else f"{trained.steps} steps"
-        say(f"{trained.out}: {state}, {trained.record.seconds:.0f} s of training")
+        print_line(f"{trained.out}: {state}, {trained.record.seconds:.0f} s of training")
         for name, value in trained.record.scores.items():
-            say(f"  {name}: {value:.4g}")
+            print_line(f"  {name}: {value:.4g}")
         if not trained.already:
-            say(f"wrote {trained.out / 'weights.safetensors'}, its record.json and loss.png")
-    return exits.GOOD
+            print_line(f"wrote {trained.out / 'weights.safetensors'}, its record.json and loss.png")
+    return exit_codes.OK
 
 
 def settings_of(how: Training) -> dict[str, Any]:

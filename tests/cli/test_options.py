@@ -11,7 +11,7 @@ import click
 import pytest
 
 from locate.errors import InputError
-from pipelines.cli import exit_codes as exits
+from pipelines.cli import exit_codes
 from pipelines.cli.main import main
 from pipelines.cli.options import argument, command, find_index, option
 from tests.helpers.command_line import command_of, commands, parsed
@@ -111,7 +111,7 @@ def test_evaluations_have_the_defaults_that_their_help_says():
 
 @pytest.mark.parametrize("name", [*TAKES, "evaluate", ""])
 def test_every_command_has_help_with_an_example_that_parses(name, capsys):
-    assert main([*name.split(), "--help"]) == exits.GOOD
+    assert main([*name.split(), "--help"]) == exit_codes.OK
     text = capsys.readouterr().out
     assert text.startswith(f"Usage: locate {name}".rstrip())
     example = re.search(r"^example:\n  locate (.*)", text, re.M)
@@ -119,7 +119,7 @@ def test_every_command_has_help_with_an_example_that_parses(name, capsys):
     words = example[1].replace("'", "").split()
     assert " ".join(words).startswith(name)
     assert parsed(words)
-    assert main([*name.split(), "-h"]) == exits.GOOD
+    assert main([*name.split(), "-h"]) == exit_codes.OK
     assert capsys.readouterr().out == text
     for param in command_of(*name.split()).params:
         shown = re.search(
@@ -131,7 +131,7 @@ def test_every_command_has_help_with_an_example_that_parses(name, capsys):
 def test_the_version(capsys):
     from locate import __version__
 
-    assert main(["--version"]) == exits.GOOD
+    assert main(["--version"]) == exit_codes.OK
     assert capsys.readouterr().out == f"locate {__version__}\n"
 
 
@@ -167,7 +167,7 @@ def test_the_version(capsys):
     ],
 )
 def test_wrong_usage_is_one_line(words, says, capsys):
-    assert main(words) == exits.ERROR
+    assert main(words) == exit_codes.ERROR
     out, err = capsys.readouterr()
     assert out == ""
     assert says in err
@@ -175,7 +175,7 @@ def test_wrong_usage_is_one_line(words, says, capsys):
 
 
 def test_a_complaint_is_harmless(capsys):
-    assert main(["info", "--\x1b[31mred\n"]) == exits.ERROR
+    assert main(["info", "--\x1b[31mred\n"]) == exit_codes.ERROR
     err = capsys.readouterr().err
     assert r"--\x1b[31mred\n" in err
     assert "\x1b" not in err
@@ -211,9 +211,9 @@ def test_no_option_is_a_number():
 
 def test_what_is_no_number_is_still_an_option(capsys):
     words = ["localize", "--map", "m", "--prior-pose", "--json", "p.jpg"]
-    assert main(words) == exits.ERROR
+    assert main(words) == exit_codes.ERROR
     assert "Option '--prior-pose' requires an argument" in capsys.readouterr().err
-    assert main(["info", "-x"]) == exits.ERROR
+    assert main(["info", "-x"]) == exit_codes.ERROR
     assert "No such option '-x'" in capsys.readouterr().err
 
 
@@ -222,7 +222,7 @@ def test_the_way_out_for_files_that_look_like_options(tmp_path, monkeypatch, cap
     for name in ("-x.jpg", "-5.jpg"):
         Path(name).touch()
     for words in (["query", "-x.jpg"], ["query", "a.jpg", "--html", "-x.jpg"]):
-        assert main(words) == exits.ERROR
+        assert main(words) == exit_codes.ERROR
         assert "(for the file of that name write ./-x.jpg)" in capsys.readouterr().err
     for words in (
         ["query", "--", "-x.jpg"],
@@ -245,9 +245,9 @@ def test_a_place_with_negative_coordinates_reaches_the_command(tmp_path, capsys)
     photo = tmp_path / "p.jpg"
     photo.touch()
     words = ["localize", str(photo), "--map", str(tmp_path / "m")]
-    assert main([*words, "--prior-pose", "-1.5,2,3,500"]) == exits.ERROR
+    assert main([*words, "--prior-pose", "-1.5,2,3,500"]) == exit_codes.ERROR
     assert "no finished map at" in capsys.readouterr().err
-    assert main([*words, "--prior-pose", "-1.5,2,3"]) == exits.ERROR
+    assert main([*words, "--prior-pose", "-1.5,2,3"]) == exit_codes.ERROR
     assert "--prior-pose is X,Y,Z,RADIUS, not '-1.5,2,3'" in capsys.readouterr().err
 
 
@@ -255,7 +255,7 @@ def test_options_may_be_shortened_as_long_as_one_is_meant(capsys):
     assert parsed(["query", "x", "--short", "7", "--js"])["shortlist"] == 7
     assert parsed(["query", "x", "--short=7"])["shortlist"] == 7
     assert parsed(["train", "x", "--out", "o", "--backbone", "b"])["backbone"] == "b"
-    assert main(["query", "x", "--s", "7"]) == exits.ERROR
+    assert main(["query", "x", "--s", "7"]) == exit_codes.ERROR
     assert "No such option '--s'" in capsys.readouterr().err
 
 

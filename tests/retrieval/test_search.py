@@ -460,24 +460,24 @@ def test_the_command_line(home, fake_extractor, monkeypatch, capsys):
     monkeypatch.chdir(home)
     monkeypatch.delenv("LOCATE_INDEX", raising=False)
     build = ["build-index", "photos", "--extractor", "fake"]
-    assert main(build) == exits.GOOD
+    assert main(build) == exits.OK
     assert main(["query", "photos/place-0/0.png", "--search", "local"]) == exits.ERROR
     assert "locate build-index PHOTOS --search both" in capsys.readouterr().err
-    assert main([*build, "--search", "both"]) == exits.GOOD
+    assert main([*build, "--search", "both"]) == exits.OK
     assert "local search index exact" in capsys.readouterr().out
-    assert main(["info"]) == exits.GOOD
+    assert main(["info"]) == exits.OK
     out = capsys.readouterr().out
     assert "local search" in out
     assert "search by       both" in " ".join(out.split("\n"))
-    assert main(["info", "--json"]) == exits.GOOD
+    assert main(["info", "--json"]) == exits.OK
     found = json.loads(capsys.readouterr().out)
     assert (found["search"], found["local"]["images"]) == ("both", 9)
-    assert main(["query", "photos/place-0/0.png"]) == exits.GOOD
+    assert main(["query", "photos/place-0/0.png"]) == exits.OK
     assert "votes" in capsys.readouterr().out
-    assert main(["query", "photos/place-0/0.png", "--search", "global"]) == exits.GOOD
+    assert main(["query", "photos/place-0/0.png", "--search", "global"]) == exits.OK
     assert "votes" not in capsys.readouterr().out
     query = ["query", "photos/place-0/0.png", "--search", "local", "--json", "--neighbours", "5"]
-    assert main(query) == exits.GOOD
+    assert main(query) == exits.OK
     (answer,) = json.loads(capsys.readouterr().out)["answers"]
     assert answer["candidates"][0]["votes"] > 0
     assert parsed(["query", "x"])["neighbours"] == NEIGHBOURS
