@@ -255,7 +255,7 @@ Json = Annotated[bool, option("print JSON instead of a table", name="--json")]
 Index = Annotated[
     Path | None,
     option(
-        "the database folder (default: LOCATE_INDEX, else the nearest .locate)",
+        "the database folder (default: LOCATE_INDEX, else .locate)",
         "PATH",
         envvar="LOCATE_INDEX",
     ),

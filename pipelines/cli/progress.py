@@ -52,7 +52,7 @@ class Stages:
             complain(f"{stage} {done}/{total}, {event}: {note}")
         elif now - self._last >= _EVERY:
             self._last = now
-            left = (total - done) / max(rate, 1e-9)
+            left = (total - done) / rate if rate else math.inf
             note = f": {note}" if note else f", {rate:.1f}/s, {left:.0f} s left"
             complain(f"{stage} {done}/{total}{note}")
 
