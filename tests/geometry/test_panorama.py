@@ -292,7 +292,7 @@ def test_shapes_of_whole_spheres():
 
 def test_a_thing_on_the_seam_of_two_views_is_seen_once(texture):
     """Every feature is that of the view that looks closest at it, and lies where it looks."""
-    from conftest import FakeExtractor
+    from tests.helpers.fake_extractor import FakeExtractor
 
     photo = cv2.resize(texture((320, 160)), (800, 400), interpolation=cv2.INTER_CUBIC)
     views = PanoramaViews(photo, Panorama.whole((800, 400)), FakeExtractor())
@@ -313,7 +313,7 @@ def test_a_thing_on_the_seam_of_two_views_is_seen_once(texture):
 
 
 def test_where_a_photo_ends_nothing_is_seen(texture):
-    from conftest import FakeExtractor
+    from tests.helpers.fake_extractor import FakeExtractor
 
     panorama = Panorama((1600, 800), (400, 250, 800, 300))
     photo = cv2.resize(texture((320, 120)), (800, 300))
