@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # for type checkers and editors; `__getattr__` below does it 
     from pipelines.localization.matcher import PosePrior
     from pipelines.mapping.add import add_to_map
     from pipelines.mapping.build import build_map
+    from pipelines.mapping.georef import GeorefReport, georeference_map
     from pipelines.mapping.import_model import import_map
     from pipelines.mapping.summary import MapReport
     from pipelines.retrieval.database import Database
@@ -58,6 +59,8 @@ _PUBLIC = {
     "build_map": ("pipelines.mapping.build", "build_map"),
     "import_map": ("pipelines.mapping.import_model", "import_map"),
     "add_to_map": ("pipelines.mapping.add", "add_to_map"),
+    "georeference_map": ("pipelines.mapping.georef", "georeference_map"),
+    "GeorefReport": ("pipelines.mapping.georef", "GeorefReport"),
     "MapReport": ("pipelines.mapping.summary", "MapReport"),
     "Localizer": ("pipelines.localization.localizer", "Localizer"),
     "PosePrior": ("pipelines.localization.matcher", "PosePrior"),
@@ -99,6 +102,7 @@ __all__ = [
     "DatabaseMismatchError",
     "DatabaseMissingError",
     "Features",
+    "GeorefReport",
     "GravityPrior",
     "ImageError",
     "InputError",
@@ -118,6 +122,7 @@ __all__ = [
     "build_index",
     "build_map",
     "create_extractor",
+    "georeference_map",
     "import_map",
     "open",
     "read_photo",

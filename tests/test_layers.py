@@ -142,6 +142,21 @@ def test_importing_does_nothing_heavy():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+@pytest.mark.parametrize(
+    ("words", "without"),
+    [(["models"], {"faiss", "cv2", "PIL"}), (["--help"], {"faiss", "cv2", "PIL", "torch", "rich"})],
+)
+def test_a_command_loads_what_it_needs(words, without):
+    code = (
+        f"import sys; from pipelines.cli.main import main; code = main({words!r});"
+        f"heavy = {without!r} & set(sys.modules); assert not heavy, heavy; sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert "context" in done.stdout or "Usage: locate" in done.stdout
+
+
 def test_contributing_shows_the_same_table():
     text = (ROOT / "CONTRIBUTING.md").read_text()
     for floor, *rooms in FLOORS:

@@ -33,7 +33,7 @@ from locate.extractors.delf import extractor as delf
 from locate.extractors.ur2kid import extractor as ur2kid
 from locate.extractors.ur2kid.network import natural_noise
 from locate.types import Array
-from pipelines.cli.tables import print_report
+from pipelines.cli.evaluate import print_report
 from pipelines.reports.report import Report, Table
 
 ROUNDS, POINTS, CANDIDATES, RADIUS = 7, 2048, 5700, 2.0

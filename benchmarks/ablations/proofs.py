@@ -31,7 +31,7 @@ from locate.matching.descriptors import match_mutual
 from locate.matching.evidence import evidence_of
 from locate.matching.two_view import verify
 from locate.types import Array, Features
-from pipelines.cli.tables import print_report
+from pipelines.cli.evaluate import print_report
 from pipelines.reports.report import Report, Table
 from pipelines.retrieval.query import SHORTLIST, reweighted
 

@@ -37,7 +37,7 @@ from locate.pixels import apply_homography
 from locate.training.data.homographies import warped_pair
 from locate.training.data.photometric import PhotometricSettings
 from locate.types import Array, Features
-from pipelines.cli.tables import print_report
+from pipelines.cli.evaluate import print_report
 from pipelines.reports.report import Report, Table
 
 RATIOS = (0.8, 0.85, 0.9, 0.95, 0.98, 1.0)

@@ -26,7 +26,7 @@ import torch
 from benchmarks.common.pose_errors import errors_of, interval
 from locate.extractors import sift
 from locate.extractors.sift import Sift
-from pipelines.cli.tables import print_report
+from pipelines.cli.evaluate import print_report
 from pipelines.reports.report import Report, Table
 
 SCENES = ("fountain-P11", "Herz-Jesus-P25", "tum-fr2-desk")

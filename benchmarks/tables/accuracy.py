@@ -46,7 +46,7 @@ from locate.extractors.weights import file_hash
 from locate.images.reading import read_photo
 from locate.pixels import resize_points
 from locate.types import Array, Extraction, Features
-from pipelines.cli.tables import print_report
+from pipelines.cli.evaluate import print_report
 from pipelines.evaluation.homographies import evaluate_matching
 from pipelines.reports.report import Report, Table
 

@@ -35,7 +35,7 @@ from locate.extractors.base import Extractor
 from locate.images.reading import read_photo
 from locate.pixels import fit_size
 from locate.util.memory import keep_freed_memory
-from pipelines.cli.tables import print_report
+from pipelines.cli.evaluate import print_report
 from pipelines.evaluation.homographies import evaluate_matching
 from pipelines.evaluation.repeatability import evaluate_repeatability
 from pipelines.evaluation.retrieval import evaluate_retrieval

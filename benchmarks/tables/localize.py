@@ -33,7 +33,7 @@ from locate.formats.colmap import write_model
 from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, Pose
 from locate.metrics.pose import pose_error, pose_errors
 from locate.types import Array
-from pipelines.cli.tables import print_report
+from pipelines.cli.evaluate import print_report
 from pipelines.evaluation.localization import splits
 from pipelines.localization.localizer import Localizer
 from pipelines.mapping.import_model import import_map

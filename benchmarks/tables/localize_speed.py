@@ -20,7 +20,7 @@ import numpy as np
 
 from index.maps.folder import MapFolder
 from locate.localization.pose import Pose
-from pipelines.cli.tables import print_report
+from pipelines.cli.evaluate import print_report
 from pipelines.localization.localizer import Localizer
 from pipelines.localization.reference_map import ReferenceMap
 from pipelines.mapping.import_model import import_map

@@ -31,7 +31,7 @@ from locate.georef.fitting import umeyama
 from locate.localization.pose import Pose
 from locate.metrics.pose import camera_center, rotation_error
 from locate.types import Array
-from pipelines.cli.tables import print_report
+from pipelines.cli.evaluate import print_report
 from pipelines.localization.localizer import Localizer
 from pipelines.mapping.build import build_map
 from pipelines.mapping.summary import MapReport

@@ -36,7 +36,7 @@ from locate.matching.evidence import evidence_of
 from locate.matching.two_view import verify
 from locate.retrieval.verdict import MATCH, Calibration, shipped, wilson_upper
 from locate.types import Array, Features, Verification
-from pipelines.cli.tables import print_report
+from pipelines.cli.evaluate import print_report
 from pipelines.reports.report import Report, Table
 from pipelines.retrieval.query import SHORTLIST, reweighted
 

@@ -1,256 +1,116 @@
-"""`locate evaluate matching|repeatability|retrieval|localization`: options -> evaluation -> report."""
+"""`locate evaluate matching|repeatability|retrieval|localization`: extractors against ground truth."""
 
 from __future__ import annotations
 
-import argparse
-import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack
+
+import click
+from click.core import ParameterSource
 
 from locate.errors import InputError
-from locate.extractors.registry import named as named_extractors
-from pipelines.cli import exit_codes as exits
-from pipelines.cli.arguments import add_settings, settings_of
-from pipelines.cli.streams import say
+from locate.util.printable import in_markup as escape
+from pipelines.cli import exit_codes
+from pipelines.cli.console import console, new_table, print_json
+from pipelines.cli.options import (
+    Command,
+    Group,
+    Json,
+    Search,
+    Settings,
+    argument,
+    option,
+    parameters_of,
+    words_of,
+)
+from pipelines.cli.progress import progress_bar
+from pipelines.cli.streams import print_line
+from pipelines.reports.report import Report
 
 if TYPE_CHECKING:
-    from pipelines.reports.report import Report
+    from locate.extractors.base import Extractor
 
-_LAYOUTS = {
-    "matching": "HPatches (i_*/v_* folders), Oxford affine (img1, H1to2p, ...), WxBS (corrs.txt)",
-    "repeatability": "HPatches or Oxford affine",
-    "retrieval": "labels.csv (image, landmark, split, kind), Oxford5k/Paris6k, ROxford/RParis pickles, "
-    "Google Landmarks v2 CSVs, database/ and queries/ with @easting@northing@ in the names",
-    "localization": "a scene with images and a COLMAP model of true poses (colmap_gt/), or a folder of "
-    "scenes; Cambridge Landmarks; 7-Scenes",
-}
-
-
-def add_evaluate_parser(parser: argparse.ArgumentParser) -> None:
-    """The four kinds as sub-commands, each with its own options."""
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
-
-    def kind(name: str, text: str, example: str) -> argparse.ArgumentParser:
-        made = kinds.add_parser(
-            name,
-            help=text,
-            description=f"{text[0].upper()}{text[1:]}.",
-            epilog=f"layouts: {_LAYOUTS[name]}\n\nexample:\n  {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        made.add_argument("folder", type=Path, help="the dataset, as it lies on disk")
-        made.add_argument(
-            "--extractor",
-            action="append",
-            default=[],
-            metavar="NAME",
-            help="what to evaluate; may be repeated (default: the default extractor)",
-        )
-        made.add_argument(
-            "--weights",
-            action="append",
-            default=[],
-            type=Path,
-            metavar="FILE",
-            help="evaluate the system of these trained weights; may be repeated",
-        )
-        add_settings(made)
-        made.add_argument("--layout", metavar="NAME", help="of the dataset (default: recognised)")
-        made.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
-        made.add_argument("--out", type=Path, metavar="DIR", help="write Markdown, JSON and plots")
-        made.add_argument("--json", action="store_true", help="print JSON instead of tables")
-        return made
-
-    data = "../shared/data/eval"
-    matching = kind(
-        "matching",
-        "match pairs with known homographies or correspondences",
-        f"locate evaluate matching {data}/matching/oxford-affine --extractor sift",
-    )
-    matching.add_argument(
-        "--protocol",
-        default="full",
-        metavar="NAME",
-        help="full, d2net or superpoint (default full)",
-    )
-    matching.add_argument("--max-keypoints", type=int, metavar="N", help="the strongest that count")
-    matching.add_argument(
-        "--size", type=_size, default=(640, 480), metavar="WxH", help="superpoint's"
-    )
-    matching.add_argument(
-        "--estimator", metavar="NAME", help="of homographies: ransac or magsac (default ransac)"
-    )
-
-    repeatability = kind(
-        "repeatability",
-        "detect points in pairs and look for each in the other image",
-        f"locate evaluate repeatability {data}/matching/oxford-affine --extractor sift",
-    )
-    repeatability.add_argument(
-        "--max-keypoints", type=int, default=300, metavar="N", help="strongest (default 300)"
-    )
-    repeatability.add_argument(
-        "--threshold", type=float, default=3.0, metavar="PX", help="pixels (default 3)"
-    )
-    repeatability.add_argument(
-        "--size", type=_size, default=(320, 240), metavar="WxH", help="default 320x240; or full"
-    )
-
-    retrieval = kind(
-        "retrieval",
-        "index a labelled folder and score the answers to its queries",
-        f"locate evaluate retrieval {data}/retrieval --kind web",
-    )
-    retrieval.add_argument(
-        "--distractors", action="append", default=[], type=Path, metavar="DIR", help="photos to add"
-    )
-    retrieval.add_argument(
-        "--foreign", type=Path, metavar="DIR", help="photos of unknown places, to ask as well"
-    )
-    retrieval.add_argument(
-        "--kind",
-        action="append",
-        default=[],
-        dest="kinds",
-        metavar="NAME",
-        help="queries that count",
-    )
-    retrieval.add_argument(
-        "--foreign-count", type=int, metavar="N", help="so many of them, drawn by the seed"
-    )
-    retrieval.add_argument(
-        "--shortlist", type=int, metavar="N", help="candidates that are verified (default 30)"
-    )
-    retrieval.add_argument("--no-verify", action="store_true", help="the global ranking alone")
-    retrieval.add_argument("--search", choices=("global", "local", "both"), help="how to search")
-    retrieval.add_argument("--work", type=Path, metavar="DIR", help="keep the databases here")
-    retrieval.add_argument(
-        "--rankings", type=Path, metavar="FILE", help="score these answers instead (JSON, CSV)"
-    )
-
-    localization = kind(
-        "localization",
-        "map on true poses and localize the rest, or judge a file of poses",
-        f"locate evaluate localization {data}/localization/fountain-P11 --extractor sift",
-    )
-    localization.add_argument(
-        "--protocol", default="folds", metavar="NAME", help="folds or queries (default folds)"
-    )
-    localization.add_argument(
-        "--ratio",
-        type=float,
-        metavar="R",
-        help="of Lowe's test for all matches (default the extractor's, else 0.85)",
-    )
-    localization.add_argument(
-        "--solver", metavar="NAME", help="poselib or pycolmap (default poselib)"
-    )
-    localization.add_argument(
-        "--unscaled",
-        action="append",
-        metavar="SCENE",
-        help="scene whose unit is not the metre (default fox)",
-    )
-    localization.add_argument(
-        "--poses", type=Path, metavar="FILE", help="judge these poses; FOLDER is then the truth"
-    )
-    localization.add_argument("--queries", type=Path, metavar="FILE", help="names of the queries")
+Judge = Callable[..., Report]
+_EXTRACTOR = "what to evaluate; may be repeated (default: the default extractor)"
+_WEIGHTS = "evaluate the system of these trained weights; may be repeated"
+_COMMON = ("folder", "extractor", "weights", "settings", "layout", "seed")
+_TEXT = "measure extractors on a dataset with ground truth"
+_EXAMPLE = "locate evaluate matching hpatches/ --extractor sift --out report/"
+evaluate = Group("evaluate", **words_of(_TEXT, _EXAMPLE))
 
 
-def evaluate(a: argparse.Namespace) -> int:
-    report = _report(a)
-    if a.out:
-        report.save(a.out)
-    if a.json:
-        print(json.dumps(report.to_json(), indent=1))
-    else:
-        from pipelines.cli.tables import print_report
-
-        print_report(report)
-        if a.out:
-            say(f"wrote {a.out}")
-    return exits.GOOD
+class _How(TypedDict):
+    seed: int
+    progress: Callable[[int, int], None]
 
 
-def _report(a: argparse.Namespace) -> Report:
-    if a.kind == "retrieval" and a.rankings:
-        from pipelines.evaluation.rankings import evaluate_rankings
+@dataclass(frozen=True)
+class _Asked:
+    """What every kind is asked for."""
 
-        _refuse_extractors(a, "--rankings")
-        return evaluate_rankings(a.folder, a.rankings, layout=a.layout, kinds=a.kinds)
-    if a.kind == "localization" and a.poses:
-        from pipelines.evaluation.pose_file import evaluate_pose_file
+    folder: Annotated[Path, argument("the dataset, as it lies on disk")]
+    extractor: Annotated[tuple[str, ...], option(_EXTRACTOR, "NAME")]
+    weights: Annotated[tuple[Path, ...], option(_WEIGHTS, "FILE")]
+    settings: Settings
+    layout: Annotated[str | None, option("of the dataset (default: recognised)", "NAME")]
+    seed: Annotated[int, option("of everything random (default 0)", "N", 0)]
+    progress: Callable[[int, int], None]
 
-        _refuse_extractors(a, "--poses")
-        return evaluate_pose_file(
-            a.poses, a.folder, queries=a.queries, truth_format=a.layout or "auto"
-        )
-    from pipelines.cli.progress import progress_bar
+    @property
+    def how(self) -> _How:
+        return {"seed": self.seed, "progress": self.progress}
 
-    extractors = named_extractors(a.extractor, a.weights, settings_of(a.set))
-    with progress_bar("evaluating") as progress:
-        common: dict[str, Any] = {"seed": a.seed, "progress": progress}
-        if a.kind == "matching":
-            from pipelines.evaluation.homographies import evaluate_matching
+    def extractors(self) -> dict[str, Extractor]:
+        from locate.extractors.registry import named
 
-            return evaluate_matching(
-                a.folder,
-                extractors,
-                layout=a.layout,
-                protocol=a.protocol,
-                max_keypoints=a.max_keypoints,
-                size=a.size or (640, 480),
-                **_given(a, "estimator"),
-                **common,
+        return named(self.extractor, self.weights, self.settings)
+
+    def refuse_extractors(self, because_of: str) -> None:
+        if self.extractor or self.weights:
+            raise InputError(
+                f"{because_of} judges finished answers; leave out --extractor and --weights"
             )
-        if a.kind == "repeatability":
-            from pipelines.evaluation.repeatability import evaluate_repeatability
 
-            return evaluate_repeatability(
-                a.folder,
-                extractors,
-                layout=a.layout,
-                max_keypoints=a.max_keypoints,
-                threshold=a.threshold,
-                size=a.size,
-                **common,
+
+def _kind(name: str, text: str, layouts: str, example: str) -> Callable[[Judge], Judge]:
+    """A kind of evaluation. The function gives its report; options that were not given keep the defaults
+    of the evaluation itself."""
+
+    def add(judge: Judge) -> Judge:
+        def run(
+            out: Annotated[Path | None, option("write Markdown, JSON and plots", "DIR")],
+            as_json: Json,
+            **words: Any,
+        ) -> int:
+            source = click.get_current_context().get_parameter_source
+            common = {field: words.pop(field) for field in _COMMON}
+            own = {k: v for k, v in words.items() if source(k) is not ParameterSource.DEFAULT}
+            with progress_bar("evaluating") as progress:
+                report = judge(_Asked(**common, progress=progress), **own)
+            if out:
+                report.save(out)
+            if as_json:
+                print_json(report.to_json())
+            else:
+                print_report(report)
+                if out:
+                    print_line(f"wrote {out}")
+            return exit_codes.OK
+
+        shown = f"locate evaluate {name} ../shared/data/eval/{example}"
+        evaluate.add_command(
+            Command(
+                name,
+                callback=run,
+                params=[p for part in (_Asked, judge, run) for p in parameters_of(part)],
+                **words_of(text, shown, f"layouts: {layouts}\n\n"),
             )
-        if a.kind == "retrieval":
-            from pipelines.evaluation.retrieval import evaluate_retrieval
-
-            return evaluate_retrieval(
-                a.folder,
-                extractors,
-                layout=a.layout,
-                distractors=a.distractors,
-                foreign=a.foreign,
-                kinds=a.kinds,
-                verify=not a.no_verify,
-                search=a.search,
-                work=a.work,
-                **_given(a, "foreign_count", "shortlist"),
-                **common,
-            )
-        from pipelines.evaluation.localization import evaluate_localization
-
-        return evaluate_localization(
-            a.folder,
-            extractors,
-            layout=a.layout or "auto",
-            protocol=a.protocol,
-            **_given(a, "unscaled", "ratio", "solver"),
-            **common,
         )
+        return judge
 
-
-def _given(a: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """The options that were given; the others keep the defaults of the evaluation itself."""
-    return {name: getattr(a, name) for name in names if getattr(a, name) is not None}
-
-
-def _refuse_extractors(a: argparse.Namespace, option: str) -> None:
-    if a.extractor or a.weights:
-        raise InputError(f"{option} judges finished answers; leave out --extractor and --weights")
+    return add
 
 
 def _size(text: str) -> tuple[int, int] | None:
@@ -259,5 +119,136 @@ def _size(text: str) -> tuple[int, int] | None:
         return None
     width, x, height = text.partition("x")
     if not (x and width.isdigit() and height.isdigit() and int(width) and int(height)):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 640x480, or full")
+        raise click.BadParameter(f"{text!r} is no size; write 640x480, or full")
     return int(width), int(height)
+
+
+class _Matching(TypedDict, total=False):
+    protocol: Annotated[str, option("full, d2net or superpoint (default full)", "NAME")]
+    max_keypoints: Annotated[int, option("the strongest that count", "N")]
+    size: Annotated[
+        tuple[int, int],
+        option("superpoint's", "WxH", read=lambda text: _size(text) or (640, 480)),
+    ]
+    estimator: Annotated[str, option("of homographies: ransac or magsac (default ransac)", "NAME")]
+
+
+@_kind(
+    "matching",
+    "match pairs with known homographies or correspondences",
+    "HPatches (i_*/v_* folders), Oxford affine (img1, H1to2p, ...), WxBS (corrs.txt)",
+    "matching/oxford-affine --extractor sift",
+)
+def _matching(asked: _Asked, **own: Unpack[_Matching]) -> Report:
+    from pipelines.evaluation.homographies import evaluate_matching as judge
+
+    return judge(asked.folder, asked.extractors(), layout=asked.layout, **asked.how, **own)
+
+
+class _Repeatability(TypedDict, total=False):
+    max_keypoints: Annotated[int, option("strongest (default 300)", "N")]
+    threshold: Annotated[float, option("pixels (default 3)", "PX")]
+    size: Annotated[tuple[int, int] | None, option("default 320x240; or full", "WxH", read=_size)]
+
+
+@_kind(
+    "repeatability",
+    "detect points in pairs and look for each in the other image",
+    "HPatches or Oxford affine",
+    "matching/oxford-affine --extractor sift",
+)
+def _repeatability(asked: _Asked, **own: Unpack[_Repeatability]) -> Report:
+    from pipelines.evaluation.repeatability import evaluate_repeatability as judge
+
+    return judge(asked.folder, asked.extractors(), layout=asked.layout, **asked.how, **own)
+
+
+class _Retrieval(TypedDict, total=False):
+    distractors: Annotated[tuple[Path, ...], option("photos to add", "DIR")]
+    foreign: Annotated[Path, option("photos of unknown places, to ask as well", "DIR")]
+    kinds: Annotated[tuple[str, ...], option("queries that count", "NAME", name="--kind")]
+    foreign_count: Annotated[int, option("so many of them, drawn by the seed", "N")]
+    shortlist: Annotated[int, option("candidates that are verified (default 30)", "N")]
+    verify: Annotated[bool, option("the global ranking alone", None, True, name="--no-verify")]
+    search: Annotated[Search, option("how to search")]
+    work: Annotated[Path, option("keep the databases here", "DIR")]
+
+
+@_kind(
+    "retrieval",
+    "index a labelled folder and score the answers to its queries",
+    "labels.csv (image, landmark, split, kind), Oxford5k/Paris6k, ROxford/RParis pickles, Google "
+    "Landmarks v2 CSVs, database/ and queries/ with @easting@northing@ in the names",
+    "retrieval --kind web",
+)
+def _retrieval(
+    asked: _Asked,
+    rankings: Annotated[
+        Path | None, option("score these answers instead (JSON, CSV)", "FILE")
+    ] = None,
+    **own: Unpack[_Retrieval],
+) -> Report:
+    if rankings:
+        from pipelines.evaluation.rankings import evaluate_rankings as score
+
+        asked.refuse_extractors("--rankings")
+        return score(asked.folder, rankings, layout=asked.layout, kinds=own.get("kinds", ()))
+    from pipelines.evaluation.retrieval import evaluate_retrieval as judge
+
+    return judge(asked.folder, asked.extractors(), layout=asked.layout, **asked.how, **own)
+
+
+class _Localization(TypedDict, total=False):
+    protocol: Annotated[str, option("folds or queries (default folds)", "NAME")]
+    ratio: Annotated[
+        float, option("of Lowe's test for all matches (default the extractor's, else 0.85)", "R")
+    ]
+    solver: Annotated[str, option("poselib or pycolmap (default poselib)", "NAME")]
+    unscaled: Annotated[
+        tuple[str, ...], option("scene whose unit is not the metre (default fox)", "SCENE")
+    ]
+
+
+@_kind(
+    "localization",
+    "map on true poses and localize the rest, or judge a file of poses",
+    "a scene with images and a COLMAP model of true poses (colmap_gt/), or a folder of scenes; "
+    "Cambridge Landmarks; 7-Scenes",
+    "localization/fountain-P11 --extractor sift",
+)
+def _localization(
+    asked: _Asked,
+    poses: Annotated[
+        Path | None, option("judge these poses; FOLDER is then the truth", "FILE")
+    ] = None,
+    queries: Annotated[Path | None, option("names of the queries", "FILE")] = None,
+    **own: Unpack[_Localization],
+) -> Report:
+    layout = asked.layout or "auto"
+    if poses:
+        from pipelines.evaluation.pose_file import evaluate_pose_file as score
+
+        asked.refuse_extractors("--poses")
+        return score(poses, asked.folder, queries=queries, truth_format=layout)
+    from pipelines.evaluation.localization import evaluate_localization as judge
+
+    return judge(asked.folder, asked.extractors(), layout=layout, **asked.how, **own)
+
+
+def print_report(report: Report) -> None:
+    """The tables of an evaluation, and its notes."""
+    out = console()
+    for table in report.tables:
+        numbers = [
+            name
+            for i, name in enumerate(table.columns)
+            if not any(isinstance(row[i], str) for row in table.rows)
+        ]
+        shown = new_table(*table.columns, right=numbers)
+        for row in table.rows:
+            shown.add_row(*(escape(table.text(value)) for value in row))
+        out.print(f"[bold]{escape(table.title)}[/]")
+        out.print(shown)
+        out.print()
+    for note in report.notes:
+        out.print(f"note: {escape(note)}")

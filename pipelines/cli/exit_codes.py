@@ -1,6 +1,6 @@
 """Exit codes of the command line; `locate --help` explains them."""
 
-GOOD = 0
+OK = 0
 NO_MATCH = 1
 ERROR = 2
 SOME_FAILED = 3

@@ -1,275 +1,344 @@
-"""What each command does: find the database, run the stage, print, choose the exit code."""
+"""A database of photos: `locate build-index`, `add`, `remove`, `info`, `check`, `calibrate`."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import sys
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack
 
-from locate.errors import ImageError, InputError
-from locate.images.folder import LeftOut
-from locate.retrieval.verdict import MATCH, NO_MATCH, UNCERTAIN, UNVERIFIED
-from locate.types import Answer
-from pipelines.cli import exit_codes as exits
-from pipelines.cli import tables
-from pipelines.cli.arguments import settings_of
-from pipelines.cli.named_photos import photos_below
+from locate.errors import InputError
+from locate.util.printable import in_markup as escape
+from pipelines.cli import exit_codes
+from pipelines.cli.console import console, new_table, print_failed, print_json, print_left_out
+from pipelines.cli.options import (
+    Index,
+    Json,
+    KeptMasks,
+    Search,
+    Settings,
+    Weights,
+    Workers,
+    argument,
+    command,
+    find_index,
+    option,
+)
 from pipelines.cli.progress import progress_bar
-from pipelines.cli.streams import say
-from pipelines.indexing.build import BuildReport, add_photos, remove_images
-from pipelines.indexing.build import build_index as build
-from pipelines.indexing.maintenance import check_database, database_info, image_rows
+from pipelines.indexing.labels import RULES
 
 if TYPE_CHECKING:
-    from pipelines.retrieval.database import Database
+    from index.vectors.local_records import LocalInfo
+    from pipelines.indexing.build import BuildReport
+    from pipelines.indexing.maintenance import CheckReport, DatabaseInfo
+    from pipelines.retrieval.calibration import CalibrationReport
 
-_EXIT_BY_VERDICT = {
-    MATCH: exits.GOOD,
-    UNVERIFIED: exits.GOOD,
-    UNCERTAIN: exits.UNCERTAIN,
-    NO_MATCH: exits.NO_MATCH,
-}
+_LABELS = f"where the landmark's name comes from: {', '.join(RULES)} (default folder)"
 
 
-def find_index(named: Path | None) -> Path:
-    """--index, then LOCATE_INDEX, then the nearest `.locate` from here upwards, then `./.locate`."""
-    if named is not None:
-        return named
-    if os.environ.get("LOCATE_INDEX"):
-        return Path(os.environ["LOCATE_INDEX"])
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        if (folder / ".locate").is_dir():
-            return folder / ".locate"
-    return Path(".locate")
+class _Adding(TypedDict):
+    label_from: Annotated[str, option(_LABELS, "RULE", "folder")]
+    masks: KeptMasks
+    checksum: Annotated[
+        bool,
+        option("see what changed by the content of every photo, not by its size and date"),
+    ]
+    workers: Workers
 
 
-def build_index(a: argparse.Namespace) -> int:
-    # A new database belongs here, even if some folder above has one.
-    index = a.index or Path(os.environ.get("LOCATE_INDEX") or ".locate")
+class _Building(_Adding):
+    extractor: Annotated[
+        str | None,
+        option(
+            "what looks at the photos (default: context; gem+sift with --search local or both)",
+            "NAME",
+        ),
+    ]
+    weights: Weights
+    settings: Settings
+    search: Annotated[
+        Search | None,
+        option(
+            "what queries find their candidates by: the global descriptor, the votes of local features, "
+            "or both in turns (default: as before; global for a new database)"
+        ),
+    ]
+
+
+@command(
+    "build-index",
+    "index a folder of photos; run it again and only what changed is done",
+    "locate build-index landmarks/",
+)
+def build_index(
+    photos: Annotated[Path, argument("folder of photos, searched recursively")],
+    index: Index,
+    as_json: Json,
+    **how: Unpack[_Building],
+) -> int:
+    from pipelines.indexing.build import build_index as build
+
+    index = index or Path(".locate")  # a new one belongs here, even if some folder above has one
     with progress_bar("indexing") as progress:
-        report = build(
-            a.photos,
-            index,
-            extractor=a.extractor,
-            settings=settings_of(a.set),
-            weights=a.weights,
-            search=a.search,
-            label_from=a.label_from,
-            checksum=a.checksum,
-            masks=a.masks,
-            workers=_positive("--workers", a.workers),
-            progress=progress,
-        )
-    return _finish_build(report, index, a.json)
+        report = build(photos, index, **how, progress=progress)
+    return _finish_build(report, index, as_json)
 
 
-def add(a: argparse.Namespace) -> int:
-    index = find_index(a.index)
+@command("add", "add photos or further folders to the database", "locate add new.jpg more-photos/")
+def add(
+    photos: Annotated[tuple[Path, ...], argument("photo or folder", "PATH")],
+    index: Index,
+    as_json: Json,
+    **how: Unpack[_Adding],
+) -> int:
+    from pipelines.indexing.build import add_photos
+
+    index = find_index(index)
     with progress_bar("indexing") as progress:
-        report = add_photos(
-            a.paths,
-            index,
-            label_from=a.label_from,
-            checksum=a.checksum,
-            masks=a.masks,
-            workers=_positive("--workers", a.workers),
-            progress=progress,
-        )
-    return _finish_build(report, index, a.json)
+        report = add_photos(photos, index, **how, progress=progress)
+    return _finish_build(report, index, as_json)
 
 
 def _finish_build(report: BuildReport, index: Path, as_json: bool) -> int:
     if as_json:
-        _print_json({"index": str(index), **report.to_json()})
+        print_json({"index": str(index), **report.to_json()})
     else:
-        tables.print_build(report, index)
+        print_build(report, index)
     if not (report.added or report.updated or report.unchanged):
-        return exits.NOTHING_DONE
-    return exits.SOME_FAILED if report.failed or report.left_out else exits.GOOD
+        return exit_codes.NOTHING_DONE
+    return exit_codes.SOME_FAILED if report.failed or report.left_out else exit_codes.OK
 
 
-def remove(a: argparse.Namespace) -> int:
-    if not (a.patterns or a.label or a.missing):
+@command(
+    "remove",
+    "take images out of the database (the photos stay)",
+    "locate remove 'louvre/*' --missing",
+)
+def remove(
+    patterns: Annotated[
+        tuple[str, ...], argument("path or glob, as indexed", "PATTERN", required=False)
+    ],
+    label: Annotated[str | None, option("all images of this landmark", "LABEL")],
+    missing: Annotated[bool, option("all whose photo is gone")],
+    index: Index,
+    as_json: Json,
+) -> int:
+    from pipelines.indexing.build import remove_images
+
+    if not (patterns or label or missing):
         raise InputError("say what to remove: a PATTERN, --label NAME or --missing")
-    removed = remove_images(find_index(a.index), a.patterns, label=a.label, missing=a.missing)
-    if a.json:
-        _print_json({"removed": removed})
+    removed = remove_images(find_index(index), patterns, label=label, missing=missing)
+    if as_json:
+        print_json({"removed": removed})
     else:
-        tables.print_removed(removed)
-    return exits.GOOD
+        print_removed(removed)
+    return exit_codes.OK
 
 
-def info(a: argparse.Namespace) -> int:
-    index = find_index(a.index)
+@command("info", "say what is in the database, who filled it, and its size", "locate info --images")
+def info(images: Annotated[bool, option("list every image")], index: Index, as_json: Json) -> int:
+    from pipelines.indexing.maintenance import database_info, image_rows
+
+    index = find_index(index)
     found = database_info(index)
-    if a.json:
-        rows = {"images": image_rows(index)} if a.images else {}
-        _print_json({**found.to_json(), **rows})
-        return exits.GOOD
-    tables.print_info(found)
-    if a.images:
-        tables.print_images(image_rows(index))
-    return exits.GOOD
+    rows = image_rows(index) if images else []
+    if as_json:
+        print_json({**found.to_json(), **({"images": rows} if images else {})})
+    else:
+        print_info(found)
+        if images:
+            print_images(rows)
+    return exit_codes.OK
 
 
-def check(a: argparse.Namespace) -> int:
-    index = find_index(a.index)
+@command(
+    "check",
+    "check every invariant of the database, checksums and the content of the photos included",
+    "locate check --repair",
+)
+def check(
+    photos: Annotated[
+        bool,
+        option("do not read the photos: is each what was indexed?", None, True, name="--no-photos"),
+    ],
+    repair: Annotated[bool, option("rebuild what is derived")],
+    index: Index,
+    as_json: Json,
+) -> int:
+    from pipelines.indexing.maintenance import check_database
+
+    index = find_index(index)
     with progress_bar("reading photos") as progress:
-        report = check_database(index, repair=a.repair, photos=not a.no_photos, progress=progress)
-    if a.json:
-        _print_json(vars(report))
+        report = check_database(index, repair=repair, photos=photos, progress=progress)
+    if as_json:
+        print_json(vars(report))
     else:
-        tables.print_check(report, index)
-    return exits.PROBLEMS if report.remaining else exits.GOOD
+        print_check(report, index)
+    return exit_codes.PROBLEMS if report.remaining else exit_codes.OK
 
 
-def query(a: argparse.Namespace) -> int:
-    from pipelines.reports.answer_page import write_report
-    from pipelines.reports.match_pictures import save_matches
-    from pipelines.retrieval.database import Database
-
-    answers: list[Answer] = []
-    as_json: list[dict[str, Any]] = []
-    failed: list[tuple[str, str]] = []
-    left_out = LeftOut()
-    photos = photos_below(a.photos, left_out)
-    with Database(find_index(a.index), masks=a.masks) as db, progress_bar("asking") as progress:
-        options = {
-            "top": a.top,
-            "shortlist": a.shortlist,
-            "verify": not a.no_verify,
-            "rotate": not a.no_rotate,
-            "search": a.search,
-            "neighbours": a.neighbours,
-        }
-        results = (
-            db.query_many(photos, **options) if len(photos) > 1 else _one(db, photos[0], options)
-        )
-        for done, result in enumerate(results, 1):
-            if isinstance(result, ImageError):
-                failed.append((str(result.path), f"{result.reason}; {result.cure}"))
-            else:
-                if a.save_matches:
-                    save_matches(result, a.save_matches, a.top)
-                as_json.append(answer_json(result))
-                answers.append(result if a.html else _without_matches(result))
-            progress(done, len(photos))
-    if a.html:
-        write_report(answers, a.html, failed=failed)
-    if a.json:
-        _print_json(
-            {
-                "answers": as_json,
-                "failed": [{"photo": name, "reason": reason} for name, reason in failed],
-                **left_out.to_json(),
-            }
-        )
-    else:
-        tables.print_answers(answers, failed)
-        tables.print_left_out(left_out)
-        for written in (a.save_matches, a.html):
-            if written:
-                say(f"wrote {written}")
-    if not answers:
-        return exits.NOTHING_DONE if len(failed) > 1 else exits.ERROR
-    if failed or left_out:
-        return exits.SOME_FAILED
-    # Several photos: the weakest answer speaks.
-    order = (NO_MATCH, UNCERTAIN, MATCH, UNVERIFIED)
-    return _EXIT_BY_VERDICT[min((answer.verdict for answer in answers), key=order.index)]
-
-
-def calibrate(a: argparse.Namespace) -> int:
+@command(
+    "calibrate",
+    "measure what proves a match: asks the labelled index for places that are left out of it",
+    "locate calibrate --index town/.locate --out calibration.json",
+)
+def calibrate(
+    queries: Annotated[int, option("photos to ask (default 1500)", "N", 1500, least=1)],
+    seed: Annotated[int, option("which photos (default 0)", "N", 0)],
+    out: Annotated[Path | None, option("write it as JSON as well", "FILE")],
+    save: Annotated[bool, option("let this database judge by it from now on")],
+    index: Index,
+    as_json: Json,
+) -> int:
     from pipelines.retrieval.calibration import calibrate_database
 
+    index = find_index(index)
     with progress_bar("asking") as progress:
-        report = calibrate_database(
-            find_index(a.index),
-            queries=_positive("--queries", a.queries) or 1,
-            seed=a.seed,
-            save=a.save,
-            progress=progress,
+        report = calibrate_database(index, queries=queries, seed=seed, save=save, progress=progress)
+    if out:
+        out.write_text(report.calibration.to_json() + "\n", "utf-8")
+    if as_json:
+        print_json(report.to_json())
+    else:
+        print_calibration(report)
+    return exit_codes.OK
+
+
+def print_build(report: BuildReport, index: Path) -> None:
+    out = console()
+    rate = f", {report.images_per_second:.1f} images/s" if report.added + report.updated else ""
+    out.print(
+        f"{escape(str(index))}: {report.added} added, {report.updated} updated, {report.unchanged} "
+        f"unchanged, {len(report.failed)} failed in {report.seconds['total']:.1f} s{rate}"
+    )
+    if report.missing:
+        out.print(
+            f"{report.missing} images are no longer on disk; they are kept until: "
+            "locate remove --missing"
         )
-    if a.out:
-        a.out.write_text(report.calibration.to_json() + "\n", "utf-8")
-    if a.json:
-        _print_json(report.to_json())
-    else:
-        tables.print_calibration(report)
-    return exits.GOOD
+    if report.vectors is not None and report.vectors.factory != "Flat":
+        out.print(
+            f"search index {report.vectors.factory}, recall@10 {report.vectors.recall_at_10:.3f}"
+        )
+    if report.local is not None:
+        out.print(_local_line(report.local))
+    print_failed(report.failed)
+    print_left_out(report.left_out)
+    if not (report.added or report.updated or report.unchanged or report.failed):
+        others = report.left_out.others
+        beside = f"; files of other kinds there: {others}" if others else ""
+        out.print(
+            "nothing is indexed: there is no photo that can be read (JPEG, PNG, TIFF, WebP, HEIC, AVIF, "
+            f"...){beside}"
+        )
 
 
-def make_town(a: argparse.Namespace) -> int:
-    from pipelines.town.town import make_town as make
-
-    try:
-        town = make(a.out, seed=a.seed)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    if a.json:
-        _print_json({"folder": str(a.out), "created": town.created})
-    else:
-        say(f"{a.out}: {'made' if town.created else 'is already there, left as it is'}")
-    return exits.GOOD
-
-
-def answer_json(answer: Answer) -> dict[str, Any]:
-    """An answer as JSON-able values."""
-    return {
-        "photo": str(answer.photo) if answer.photo else None,
-        "verdict": answer.verdict,
-        "label": answer.label,
-        "reason": answer.reason,
-        "rotation": answer.rotation,
-        "query_features": answer.query_features,
-        "candidates": [
-            {
-                "rank": c.rank,
-                "verdict": c.verdict,
-                "label": c.label,
-                "image": c.image,
-                "path": str(c.path),
-                "inliers": c.inliers,
-                "matches": len(c.verification.matches) if c.verification else None,
-                "on_overlay": c.verification.on_overlay if c.verification else None,
-                "similarity": c.similarity,
-                "votes": c.votes,
-                "evidence": c.evidence,
-                "false_accept": c.false_accept,
-            }
-            for c in answer.candidates
-        ],
-        "seconds": answer.seconds,
-    }
-
-
-def _without_matches(answer: Answer) -> Answer:
-    """Matches weigh far more than the rest; thousands of answers shall fit into memory."""
-    return replace(
-        answer, candidates=tuple(replace(c, verification=None) for c in answer.candidates)
+def _local_line(local: LocalInfo) -> str:
+    kind = f"{local.factory}, nprobe {local.nprobe}, recall {local.recall:.3f}"
+    kind = "exact" if local.factory == "Flat" else kind
+    return (
+        f"local search index {kind}, {local.count:,} x {local.dim} "
+        f"descriptors of {local.images:,} images"
     )
 
 
-def _one(db: Database, photo: Path, options: dict[str, Any]) -> Iterator[Answer | ImageError]:
-    """A single photo has all cores to itself."""
-    try:
-        yield db.query(photo, **options)
-    except ImageError as error:
-        yield error
+def print_removed(removed: Sequence[str]) -> None:
+    out = console()
+    for path in removed:
+        out.print(f"removed {escape(path)}", soft_wrap=True)
+    out.print(f"{len(removed)} images removed; the photos themselves were not touched")
 
 
-def _positive(name: str, value: int | None) -> int | None:
-    if value is not None and value < 1:
-        raise InputError(f"{name} must be at least 1, got {value}")
-    return value
+def print_info(info: DatabaseInfo) -> None:
+    from rich.table import Table
+
+    out = console()
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    counts = info.counts
+    table.add_row("database", escape(str(info.folder)))
+    for root in info.roots:
+        table.add_row("photos", escape(str(root)))
+    table.add_row(
+        "images", f"{counts['ok']}, {counts['labels']} landmarks, {counts['failed']} failed"
+    )
+    table.add_row("local features", f"{counts['features']:,}")
+    if info.extractor is not None:
+        table.add_row("extractor", f"{info.extractor.name} ({info.extractor.fingerprint})")
+        for name, value in info.extractor.settings.items():
+            table.add_row("", escape(f"{name}: {value}"))
+        table.add_row("weights", info.extractor.weights or "none")
+    if info.vectors is None:
+        table.add_row("search index", "not up to date (rebuilt by the next build-index or check)")
+    else:
+        exact = info.vectors.factory == "Flat"
+        kind = "exact" if exact else f"{info.vectors.factory}, nprobe {info.vectors.nprobe}"
+        table.add_row(
+            "search index",
+            f"{kind}, {info.vectors.count} x {info.vectors.dim}, "
+            f"recall@10 {info.vectors.recall_at_10:.3f}",
+        )
+    if info.search not in (None, "global"):
+        if info.local is None:
+            line = "not up to date (rebuilt by the next build-index or check)"
+        else:
+            line = _local_line(info.local).removeprefix("local search index ")
+        table.add_row("local search", line)
+    table.add_row("search by", info.search or "")
+    if info.masks:
+        table.add_row("masks", escape(info.masks))
+    size = ", ".join(f"{name} {_megabytes(bytes_)}" for name, bytes_ in info.disk.items())
+    table.add_row("on disk", f"{_megabytes(sum(info.disk.values()))} ({size})")
+    out.print(table)
 
 
-def _print_json(value: Any) -> None:
-    json.dump(value, sys.stdout, indent=1, default=str)
-    print()
+def print_images(rows: Sequence[dict[str, Any]]) -> None:
+    table = new_table("image", "label", "size", "taken", "camera", "status")
+    for row in rows:
+        size = f"{row['width']} x {row['height']}" if row["width"] else ""
+        status = row["status"] if row["error"] is None else f"{row['status']}: {row['error']}"
+        cells = (row["path"], row["label"], size, row["taken_at"], row["camera"], status)
+        table.add_row(*(escape(str(cell or "")) for cell in cells))
+    console().print(table)
+
+
+def print_check(report: CheckReport, index: Path) -> None:
+    out = console()
+    for what in report.problems:
+        out.print(f"[red]problem[/] {escape(what)}", soft_wrap=True)
+    for what in report.repaired:
+        out.print(f"[yellow]repair[/] {escape(what)}", soft_wrap=True)
+    if report.absent:
+        out.print(f"{report.absent} photos are not there or cannot be read, and were not compared")
+    if not report.problems:
+        photos = f"{report.compared} photos are as they were indexed"
+        if report.compared is None:
+            photos = "the photos were not compared with it (--no-photos)"
+        out.print(f"{escape(str(index))}: every invariant holds; {photos}")
+    elif not report.remaining:
+        out.print(f"{escape(str(index))}: repaired, every invariant holds now")
+    elif report.repaired:
+        out.print(f"problems that remain: {len(report.remaining)}")
+    else:
+        out.print(f"problems: {len(report.problems)}; run: locate check --repair")
+
+
+def print_calibration(report: CalibrationReport) -> None:
+    out = console()
+    rule = report.calibration
+    out.print(
+        f"match from {rule.match_evidence:.1f} inliers beyond chance, uncertain from "
+        f"{rule.uncertain_evidence:.1f} "
+        f"({rule.queries} photos of places that were left out of the index)"
+    )
+    out.print(
+        f"false matches {report.false_accepts:.2%}; with their place in the index "
+        f"{report.right_answers:.1%} of {report.known_queries} photos get the right match, "
+        f"{report.wrong_answers:.2%} a wrong one"
+    )
+    if report.saved:
+        out.print("saved: this database judges by it from now on")
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB"

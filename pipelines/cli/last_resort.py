@@ -16,10 +16,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import click
+
 from locate import __version__
 from locate.errors import LocateError, NoPhotoError
 from locate.util.memory import is_out_of_memory
-from pipelines.cli import exit_codes as exits
+from pipelines.cli import exit_codes
 from pipelines.cli.streams import abandon_output, complain
 
 
@@ -30,39 +32,38 @@ def run(command: Callable[[], int], *, own_process: bool) -> int:
         own_process: the interpreter is this command's alone and ends with it.
     """
     try:
-        code = _ended(command)
-    except KeyboardInterrupt:
+        return _ended(command)
+    except (KeyboardInterrupt, click.Abort):
         if own_process:  # whoever presses it again does not want to wait for threads
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         complain("locate: interrupted; what was committed is kept, run the same command to go on")
         abandon_output()
-        return exits.INTERRUPTED
-    return code
+        return exit_codes.INTERRUPTED
 
 
 def _ended(command: Callable[[], int]) -> int:
     try:
-        try:
-            code = command()
-        except SystemExit:  # argparse's, after --help or a complaint
-            _flush()
-            raise
-        _flush()
+        code = command()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code
     except Exception as error:
-        return _told(error)
+        return _report(error)
 
 
-def _told(error: Exception) -> int:
+def _report(error: Exception) -> int:
     """Say what went wrong; the exit code."""
-    code = exits.ERROR
-    if isinstance(error, LocateError):
+    code = exit_codes.ERROR
+    if isinstance(error, click.UsageError):
+        path = error.ctx.command_path if error.ctx else "locate"
+        complain(f"{path}: {error.format_message().rstrip('.')}; see {path} --help")
+    elif isinstance(error, LocateError):
         complain(f"locate: {error}")
-        code = exits.NOTHING_DONE if isinstance(error, NoPhotoError) else exits.ERROR
+        code = exit_codes.NOTHING_DONE if isinstance(error, NoPhotoError) else exit_codes.ERROR
     elif isinstance(error, BrokenPipeError):  # of a caller that did not `streams.prepare`
         with suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = exits.GOOD
+        code = exit_codes.OK
     elif is_out_of_memory(error):
         complain(
             "locate: out of memory; what was committed is kept. Close other programs, or use fewer "
@@ -74,17 +75,12 @@ def _told(error: Exception) -> int:
         complain(f"locate: {name}{error.strerror or error}; check the path and the disk")
         abandon_output()
     else:
-        _report(error)
-        code = exits.INTERNAL
+        _report_unforeseen(error)
+        code = exit_codes.INTERNAL
     return code
 
 
-def _flush() -> None:
-    if sys.stdout is not None:
-        sys.stdout.flush()
-
-
-def _report(error: Exception) -> None:
+def _report_unforeseen(error: Exception) -> None:
     """One line about what nobody foresaw."""
     what = f"{type(error).__name__}: {error}".strip().removesuffix(":")
     frames = traceback.extract_tb(error.__traceback__)

@@ -1,287 +1,225 @@
-"""Maps on the command line: `build-map`, `import-map`, `add-to-map`, `georef`."""
+"""Maps: `locate build-map`, `import-map`, `add-to-map`, `georef`."""
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, TypedDict, Unpack
 
-from locate.errors import InputError
-from pipelines.cli import exit_codes as exits
-from pipelines.cli.arguments import add_extractor, add_masks, settings_of
+from locate.util.printable import in_markup as escape
+from pipelines.cli import exit_codes
+from pipelines.cli.console import console, print_json, print_left_out
+from pipelines.cli.options import (
+    Index,
+    Json,
+    KeptMasks,
+    Map,
+    Settings,
+    Weights,
+    Workers,
+    argument,
+    command,
+    find_index,
+    numbers_of,
+    option,
+)
+from pipelines.cli.progress import stages
 
 if TYPE_CHECKING:
-    from index.maps.folder import MapFolder, Progress
     from locate.georef.georef import Georef
     from locate.images.folder import LeftOut
     from pipelines.mapping.summary import MapReport
 
-MakeParser = Callable[[str, str, str], argparse.ArgumentParser]
+_SHOWN = 20
+_Out = Annotated[Path, option("folder of the map", "MAP", required=True)]
 
 
-def add_map_parsers(command: MakeParser) -> None:
-    """Add the commands; `command` makes a parser of (name, text, example)."""
-    build = command(
-        "build-map",
-        "make a map of the photos of an index or a folder: where each camera stood, and 3-D points",
-        "locate build-map --images photos/ --out town.map",
-    )
-    build.add_argument("--index", type=Path, metavar="PATH", help="the database folder")
-    build.add_argument("--images", type=Path, metavar="DIR", help="photos, instead of an index")
-    _out(build)
-    add_extractor(build, "gem+sift")
-    build.add_argument(
-        "--mapper",
-        default="auto",
-        metavar="NAME",
-        help="incremental, global, or auto: the better of both for up to 100 photos (default)",
-    )
-    _seed_and_workers(build)
-
-    imported = command(
-        "import-map",
-        "make a map of a COLMAP model and its photos; its poses are kept, its points made anew",
-        "locate import-map town/colmap --images town/landmarks --out town.map",
-    )
-    imported.add_argument("model", type=Path, metavar="MODEL", help="folder of the COLMAP model")
-    imported.add_argument(
-        "--images", type=Path, required=True, metavar="DIR", help="what its names are relative to"
-    )
-    _out(imported)
-    add_extractor(imported, "context")
-    imported.add_argument("--metric", action="store_true", help="its unit is the metre")
-    imported.add_argument(
-        "--skip-missing", action="store_true", help="go on without photos that are not in DIR"
-    )
-    _seed_and_workers(imported)
-
-    added = command(
-        "add-to-map",
-        "add photos to a map; what is in it stays where it is",
-        "locate add-to-map new/ --map town.map",
-    )
-    added.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="photo or folder")
-    _map(added)
-    _seed_and_workers(added)
-
-    georef = command(
-        "georef",
-        "say where a map lies on the earth: metres, north and up (by GPS of its photos, or a file)",
-        "locate georef --map town.map --centers centers.csv",
-    )
-    _map(georef)
-    kind = georef.add_mutually_exclusive_group()
-    kind.add_argument(
-        "--gps", type=Path, metavar="CSV", help="name,latitude,longitude[,altitude]; default: EXIF"
-    )
-    kind.add_argument("--centers", type=Path, metavar="CSV", help="name,x,y,z in metres")
-    kind.add_argument(
-        "--control-points",
-        type=Path,
-        metavar="CSV",
-        help="name,x,y,z or name,latitude,longitude,altitude; needs --observations",
-    )
-    georef.add_argument(
-        "--observations", type=Path, metavar="CSV", help="point,image,x,y in pixels of the photo"
-    )
-    georef.add_argument(
-        "--origin",
-        metavar="LAT,LON,ALT",
-        help="of the metres of --centers; without it the map has metres, but no place on earth",
-    )
-    georef.add_argument(
-        "--max-error", type=float, metavar="M", help="metres, of what is no outlier"
-    )
+class _Adding(TypedDict):
+    masks: KeptMasks
+    seed: Annotated[int, option("of what is drawn (default 0)", "N", 0, least=0)]
+    workers: Workers
 
 
-def build_map(a: argparse.Namespace) -> int:
+class _Making(_Adding):
+    weights: Weights
+    settings: Settings
+
+
+class _Building(_Making):
+    extractor: Annotated[str | None, option("what looks at the photos (default: gem+sift)", "NAME")]
+    mapper: Annotated[
+        str,
+        option(
+            "incremental, global, or auto: the better of both for up to 100 photos (default)",
+            "NAME",
+            "auto",
+        ),
+    ]
+
+
+@command(
+    "build-map",
+    "make a map of the photos of an index or a folder: where each camera stood, and 3-D points",
+    "locate build-map --images photos/ --out town.map",
+)
+def build_map(
+    index: Index,
+    images: Annotated[Path | None, option("photos, instead of an index", "DIR")],
+    out: _Out,
+    as_json: Json,
+    **how: Unpack[_Building],
+) -> int:
     from locate.images.folder import survey
-    from pipelines.cli.index import find_index
     from pipelines.mapping.build import build_map as build
 
-    left_out = survey([a.images] if a.images else [])
-    with _stages() as progress:
-        report = build(
-            a.out,
-            index=None if a.images else find_index(a.index),
-            images=a.images,
-            extractor=a.extractor,
-            weights=a.weights,
-            settings=settings_of(a.set),
-            mapper=a.mapper,
-            masks=a.masks,
-            workers=a.workers,
-            seed=a.seed,
-            progress=progress,
-        )
-    return _tell_map(report, a.out, a.json, left_out)
+    left_out = survey([images] if images else [])
+    index = None if images else find_index(index)
+    with stages() as progress:
+        report = build(out, index=index, images=images, **how, progress=progress)
+    return _report_map(report, out, as_json, left_out)
 
 
-def import_map(a: argparse.Namespace) -> int:
+class _Importing(_Making):
+    extractor: Annotated[str | None, option("what looks at the photos (default: context)", "NAME")]
+    metric: Annotated[bool, option("its unit is the metre")]
+    skip_missing: Annotated[bool, option("go on without photos that are not in DIR")]
+
+
+@command(
+    "import-map",
+    "make a map of a COLMAP model and its photos; its poses are kept, its points made anew",
+    "locate import-map town/colmap --images town/landmarks --out town.map",
+)
+def import_map(
+    model: Annotated[Path, argument("folder of the COLMAP model", "MODEL")],
+    images: Annotated[Path, option("what its names are relative to", "DIR", required=True)],
+    out: _Out,
+    as_json: Json,
+    **how: Unpack[_Importing],
+) -> int:
     from pipelines.mapping.import_model import import_map as bring
 
-    with _stages() as progress:
-        report = bring(
-            a.model,
-            a.images,
-            a.out,
-            extractor=a.extractor,
-            settings=settings_of(a.set),
-            weights=a.weights,
-            metric=a.metric,
-            masks=a.masks,
-            skip_missing=a.skip_missing,
-            workers=a.workers,
-            seed=a.seed,
-            progress=progress,
-        )
-    return _tell_map(report, a.out, a.json)
+    with stages() as progress:
+        report = bring(model, images, out, **how, progress=progress)
+    return _report_map(report, out, as_json)
 
 
-def add_to_map(a: argparse.Namespace) -> int:
+@command(
+    "add-to-map",
+    "add photos to a map; what is in it stays where it is",
+    "locate add-to-map new/ --map town.map",
+)
+def add_to_map(
+    photos: Annotated[tuple[Path, ...], argument("photo or folder", "PHOTO")],
+    map_folder: Map,
+    as_json: Json,
+    **how: Unpack[_Adding],
+) -> int:
     from locate.images.folder import survey
     from pipelines.mapping.add import add_to_map as add
 
-    left_out = survey(a.photos)
-    with _stages() as progress:
-        report = add(
-            a.map, a.photos, masks=a.masks, workers=a.workers, seed=a.seed, progress=progress
-        )
-    return _tell_map(report, a.map, a.json, left_out)
+    left_out = survey(photos)
+    with stages() as progress:
+        report = add(map_folder, photos, **how, progress=progress)
+    return _report_map(report, map_folder, as_json, left_out)
 
 
-def georef(a: argparse.Namespace) -> int:
-    from index import lock
-    from index.maps.folder import MapFolder
-    from locate.georef.georef import metric_contradiction
-
-    folder = MapFolder(a.map)
-    folder.read_record()  # a clear error before a lock is made in a folder that is no map
-    with lock.writer(a.map):
-        found = _fit(a, folder)
-        record = folder.read_record()
-        folder.write_record(
-            type(record)(**{**vars(record), "georef": found.to_json(), "units": record.units})
-        )
-    contradiction = metric_contradiction(found) if record.units == "metre" else None
-    warnings = [contradiction] if contradiction else []
-    if a.json:
-        print(json.dumps({**found.to_json(), "warnings": warnings}, indent=1))
-    else:
-        from pipelines.cli.map_tables import print_georef
-
-        print_georef(found, a.map, warnings)
-    return exits.GOOD
-
-
-def _fit(a: argparse.Namespace, folder: MapFolder) -> Georef:
-    from index.catalog import Catalog
-    from locate.georef import fitting as tables
-    from locate.georef import georef as fitting
-    from pipelines.mapping.features import gps_of
-
-    model = folder.read_model()
-    options = {} if a.max_error is None else {"max_error": a.max_error}
-    if (a.control_points is None) != (a.observations is None):
-        raise InputError("--control-points and --observations belong together; give both")
-    if a.origin and not a.centers:
-        raise InputError("--origin says where the metres of --centers begin; give both")
-    if a.control_points:
-        points, geographic = tables.read_control_points(a.control_points)
-        seen = tables.read_observations(a.observations)
-        return fitting.georef_from_control_points(
-            model, points, seen, geographic=geographic, **options
-        )
-    if a.centers:
-        origin = _origin(a.origin)
-        centers = tables.read_centers(a.centers)
-        return fitting.georef_from_centers(model, centers, origin=origin, **options)
-    if a.gps:
-        return fitting.georef_from_gps(model, tables.read_places(a.gps), **options)
-    with Catalog.open(folder.features) as catalog:
-        places = gps_of(catalog)
-    if len(places) < 3:
-        raise InputError(
-            f"{len(places)} photos of the map have GPS in their EXIF, 3 are needed; give places by "
-            "--gps, --centers or --control-points"
-        )
-    return fitting.georef_from_gps(model, places, **options)
-
-
-def _origin(text: str | None) -> tuple[float, float, float] | None:
-    if text is None:
-        return None
-    try:
-        latitude, longitude, altitude = (float(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"--origin is LAT,LON,ALT such as 48.85,2.35,60, not {text!r}") from None
+def _origin(text: str) -> tuple[float, float, float]:
+    form = "--origin is LAT,LON,ALT such as 48.85,2.35,60"
+    latitude, longitude, altitude = numbers_of(text, (3,), form)
     return latitude, longitude, altitude
 
 
-def _tell_map(report: MapReport, out: Path, as_json: bool, left_out: LeftOut | None = None) -> int:
-    if as_json:
-        passed_over = left_out.to_json() if left_out else {}
-        print(json.dumps({"map": str(out), **report.to_json(), **passed_over}, indent=1))
-    else:
-        from pipelines.cli.map_tables import print_map
-        from pipelines.cli.tables import print_left_out
+class _Places(TypedDict):
+    gps: Annotated[Path | None, option("name,latitude,longitude[,altitude]; default: EXIF", "CSV")]
+    centers: Annotated[Path | None, option("name,x,y,z in metres", "CSV")]
+    control_points: Annotated[
+        Path | None,
+        option("name,x,y,z or name,latitude,longitude,altitude; needs --observations", "CSV"),
+    ]
+    observations: Annotated[Path | None, option("point,image,x,y in pixels of the photo", "CSV")]
+    origin: Annotated[
+        tuple[float, float, float] | None,
+        option(
+            "of the metres of --centers; without it the map has metres, but no place on the earth",
+            "LAT,LON,ALT",
+            read=_origin,
+        ),
+    ]
+    max_error: Annotated[float | None, option("metres, of what is no outlier", "M")]
 
+
+@command(
+    "georef",
+    "say where a map lies on the earth: metres, north and up (by GPS of its photos, or a file)",
+    "locate georef --map town.map --centers centers.csv",
+)
+def georef(map_folder: Map, as_json: Json, **how: Unpack[_Places]) -> int:
+    from pipelines.mapping.georef import georeference_map
+
+    report = georeference_map(map_folder, **how)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        print_georef(report.georef, map_folder, report.warnings)
+    return exit_codes.OK
+
+
+def _report_map(
+    report: MapReport, out: Path, as_json: bool, left_out: LeftOut | None = None
+) -> int:
+    if as_json:
+        print_json(
+            {"map": str(out), **report.to_json(), **(left_out.to_json() if left_out else {})}
+        )
+    else:
         print_map(report, out)
         if left_out:
             print_left_out(left_out)
-    return exits.SOME_FAILED if report.unregistered or left_out else exits.GOOD
+    return exit_codes.SOME_FAILED if report.unregistered or left_out else exit_codes.OK
 
 
-@contextmanager
-def _stages() -> Iterator[Progress]:
-    """A bar for each stage, the one before it closed."""
-    from pipelines.cli.progress import progress_bar
-
-    with ExitStack() as stack:
-        shown = ""
-        tell: Callable[[int, int], None] | None = None
-
-        def step(stage: str, done: int, total: int) -> None:
-            nonlocal shown, tell
-            if stage != shown or tell is None:
-                stack.close()
-                tell, shown = stack.enter_context(progress_bar(stage)), stage
-            tell(done, total)
-
-        yield step
-
-
-def _out(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, required=True, metavar="MAP", help="folder of the map")
-
-
-def _map(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--map", type=Path, required=True, metavar="MAP", help="folder of the map")
-
-
-def _seed_and_workers(parser: argparse.ArgumentParser) -> None:
-    add_masks(parser, remembered=True)
-    parser.add_argument("--seed", type=at_least(0), default=0, help="of what is drawn (default 0)")
-    parser.add_argument(
-        "--workers", type=at_least(1), metavar="N", help="threads (default: one a core)"
+def print_map(report: MapReport, out: Path) -> None:
+    to = console()
+    seconds = ", ".join(f"{stage} {spent:.1f} s" for stage, spent in report.seconds.items())
+    to.print(
+        f"{escape(str(out))}: {report.registered} of {report.images} photos registered, "
+        f"{report.points} points" + (f" ({seconds})" if seconds else " (nothing to do)")
     )
+    if report.points:
+        to.print(
+            f"a point is seen by {report.track_length:.1f} photos, reprojection error "
+            f"{report.error:.2f} px, {report.observations:.0f} observations a photo"
+        )
+    if report.separate:
+        parts = ", ".join(map(str, report.separate))
+        to.print(f"further models that do not hang together with it, photos: {parts}; left out")
+    _print_warnings(report.warnings)
+    for name, count in report.verified.items():
+        to.print(f"{escape(name)}: verified with {count} photos of the map")
+    for name, reason in report.unregistered[:_SHOWN]:
+        to.print(f"[yellow]not registered[/] {escape(name)}: {escape(reason)}")
+    if len(report.unregistered) > _SHOWN:
+        to.print(f"... and {len(report.unregistered) - _SHOWN} more; --json lists all")
 
 
-def at_least(least: int) -> Callable[[str], int]:
-    """What argparse makes of a whole number that must not be less."""
+def _print_warnings(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        console().print(f"[yellow]warning[/] {escape(warning)}", soft_wrap=True)
 
-    def read(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if value < least:
-            raise argparse.ArgumentTypeError(
-                f"must be a whole number of at least {least}, got {text!r}"
-            )
-        return value
 
-    return read
+def print_georef(found: Georef, out: Path, warnings: Sequence[str] = ()) -> None:
+    to = console()
+    where = (
+        "metres, north and up; no place on the earth"
+        if found.origin is None
+        else "origin {:.7f}, {:.7f}, {:.2f} m (WGS84)".format(*found.origin)
+    )
+    to.print(
+        f"{escape(str(out))}: 1 unit of the map is {found.scale:.6g} m; {where}; by "
+        f"{found.source}: {found.inliers} of {found.used} agree, median error "
+        f"{found.error:.3g} m"
+    )
+    if found.outliers:
+        to.print(f"left out: {escape(', '.join(found.outliers[:_SHOWN]))}")
+    _print_warnings(warnings)

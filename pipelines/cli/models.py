@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
-import json
-from collections.abc import Callable
 from dataclasses import asdict
 
-from locate.extractors.registry import list_models
-from pipelines.cli import exit_codes as exits
+from locate.util.printable import in_markup as escape
+from pipelines.cli import exit_codes
+from pipelines.cli.console import console, new_table, print_json
+from pipelines.cli.options import Json, command
 
 
-def add_models_parser(command: Callable[..., argparse.ArgumentParser]) -> None:
-    command(
-        "models",
-        "list the extractors and the weights that come with them: licence, size, scores",
-        "locate models",
-    )
-
-
-def models(a: argparse.Namespace) -> int:
-    from locate.util.printable import in_markup as escape
-    from pipelines.cli.tables import console, new_table
+@command(
+    "models",
+    "list the extractors and the weights that come with them: licence, size, scores",
+    "locate models",
+)
+def models(as_json: Json) -> int:
+    from locate.extractors.registry import list_models
 
     found = list_models()
-    if a.json:
-        print(json.dumps([asdict(model) for model in found], indent=1))
-        return exits.GOOD
+    if as_json:
+        print_json([asdict(model) for model in found])
+        return exit_codes.OK
     table = new_table("name", "gives", "weights", "licence", "MB", "scores", right=("MB",))
     for model in found:
         size = f"{model.megabytes:.1f}" if model.megabytes else ""
@@ -34,4 +29,4 @@ def models(a: argparse.Namespace) -> int:
         cells = (model.name, model.gives, model.weights, model.licence, size, scores)
         table.add_row(*map(escape, cells))
     console().print(table)
-    return exits.GOOD
+    return exit_codes.OK

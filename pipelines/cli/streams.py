@@ -40,7 +40,7 @@ def complain(text: object) -> None:
         print(visible(text), file=sys.stderr, flush=True)
 
 
-def say(text: object) -> None:
+def print_line(text: object) -> None:
     """A line on standard output."""
     print(visible(text))
 

@@ -1,142 +1,139 @@
-"""`locate train` on the command line: arguments -> `pipelines.training.train` -> output."""
+"""`locate train`: a system is trained on a folder of photos."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import math
 import re
 import shlex
-import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack
+
+import click
 
 from locate.errors import InputError
 from locate.extractors.recipes import RECIPES
-from pipelines.cli import exit_codes as exits
-from pipelines.cli.streams import complain, say
+from pipelines.cli import exit_codes
+from pipelines.cli.console import print_json
+from pipelines.cli.options import Json, argument, command, option
+from pipelines.cli.progress import stages
+from pipelines.cli.streams import complain, print_line
 
 if TYPE_CHECKING:
     from locate.training.options import Moment
-    from pipelines.training.train import Request, Trained
+    from pipelines.training.train import Trained
 
-_EVERY = 15.0  # seconds between lines where there is no terminal
 _UNITS = {"s": 1, "m": 60, "h": 3600}
-
-
-def add_train_parser(
-    command: Callable[[str, str, str], argparse.ArgumentParser],
-) -> argparse.ArgumentParser:
-    """Add the command; `command` makes a parser of (name, text, example)."""
-    parser = command(
-        "train",
-        "train a system on a folder of photos; an interrupted training goes on with --resume",
-        "locate train d2net --data photos/ --out d2net/ --time-budget 20m",
-    )
-    parser.add_argument("system", metavar="NAME", help=f"one of {', '.join(RECIPES)}")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of photos to learn from")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder for weights, curves, checkpoint",
-    )
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument(
-        "--time-budget",
-        type=duration,
-        metavar="TIME",
-        help="90s, 20m or 1.5h; as many steps as fit, be it fewer or more than usual",
-    )
-    length.add_argument(
-        "--steps", type=int, metavar="N", help="steps in all (default: the recipe's)"
-    )
-    parser.add_argument("--seed", type=int, metavar="N", help="another order of photos (default 0)")
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on with the training in --out; what is not named is as it was",
-    )
-    parser.add_argument(
-        "--export",
-        action="store_true",
-        help="only write the weights of the last checkpoint in --out",
-    )
-    parser.add_argument("--backbone", metavar="NAME", help="network to start from (default lite0)")
-    parser.add_argument(
-        "--backbone-weights", type=Path, metavar="FILE", help="its weights, a torchvision file"
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a setting of the recipe, such as batch_size=8; may be repeated",
-    )
-    parser.add_argument(
-        "--threads",
-        type=int,
-        metavar="N",
-        help="threads that compute, and as many that prepare photos (default: one a core)",
-    )
-    return parser
-
-
-def train(a: argparse.Namespace) -> int:
-    """Run the command; returns the exit code."""
-    from pipelines.training.train import export, train_system
-
-    request = _request(a)
-    if a.export:
-        return _tell(export(request), a.json)
-    try:
-        with _progress() as show:
-            trained = train_system(request, resume=a.resume, show=show)
-    except KeyboardInterrupt:
-        kept = "go on with --resume" if (a.out / "checkpoint.pt").exists() else "nothing is kept"
-        complain(f"locate: interrupted; {kept}")
-        return exits.INTERRUPTED
-    return _tell(trained, a.json)
-
-
-def _tell(trained: Trained, as_json: bool) -> int:
-    if as_json:
-        print(json.dumps(trained.to_json(), indent=1))
-    if trained.record is None:
-        after = f"after {trained.steps} steps"
-        complain(f"locate: interrupted {after}; go on with --resume")
-        return exits.INTERRUPTED
-    if not as_json:
-        state = "finished already" if trained.already else f"{trained.steps} steps"
-        say(f"{trained.out}: {state}, {trained.record.seconds:.0f} s of training")
-        for name, value in trained.record.scores.items():
-            say(f"  {name}: {value:.4g}")
-        if not trained.already:
-            say(f"wrote {trained.out / 'weights.safetensors'}, its record.json and loss.png")
-    return exits.GOOD
+_THREADS = "threads that compute, and as many that prepare photos (default: one a core)"
 
 
 def duration(text: str) -> float:
-    """Seconds of "90s", "20m" or "1.5h"; `argparse.ArgumentTypeError` for anything else."""
+    """Seconds of "90s", "20m" or "1.5h"; `click.BadParameter` for anything else."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
     if not found or float(found[1]) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time; write 90s, 20m or 1.5h")
+        raise click.BadParameter(f"{text!r} is no time; write 90s, 20m or 1.5h")
     return float(found[1]) * _UNITS[found[2]]
 
 
-def settings_of(a: argparse.Namespace) -> dict[str, Any]:
+class Training(TypedDict):
+    """What tells one training from another, as it stands in the record's command."""
+
+    time_budget: Annotated[
+        float | None,
+        option(
+            "90s, 20m or 1.5h; as many steps as fit, be it fewer or more than usual",
+            "TIME",
+            read=duration,
+        ),
+    ]
+    steps: Annotated[int | None, option("steps in all (default: the recipe's)", "N")]
+    seed: Annotated[int | None, option("another order of photos (default 0)", "N")]
+    backbone: Annotated[str | None, option("network to start from (default lite0)", "NAME")]
+    backbone_weights: Annotated[Path | None, option("its weights, a torchvision file", "FILE")]
+    threads: Annotated[int | None, option(_THREADS, "N")]
+    set: Annotated[
+        tuple[str, ...],
+        option("a setting of the recipe, such as batch_size=8; may be repeated", "KEY=VALUE"),
+    ]
+
+
+@command(
+    "train",
+    "train a system on a folder of photos; an interrupted training goes on with --resume",
+    "locate train d2net --data photos/ --out d2net/ --time-budget 20m",
+)
+def train(
+    system: Annotated[str, argument(f"one of {', '.join(RECIPES)}", "NAME")],
+    data: Annotated[Path | None, option("folder of photos to learn from", "DIR")],
+    out: Annotated[Path, option("folder for weights, curves, checkpoint", "DIR", required=True)],
+    resume: Annotated[
+        bool, option("go on with the training in --out; what is not named is as it was")
+    ],
+    export: Annotated[bool, option("only write the weights of the last checkpoint in --out")],
+    as_json: Json,
+    **how: Unpack[Training],
+) -> int:
+    from pipelines.training.train import Request, train_system
+    from pipelines.training.train import export as write_weights
+
+    if how["time_budget"] is not None and how["steps"] is not None:
+        raise click.UsageError("--steps and --time-budget exclude each other; give one.")
+    if export and resume:
+        raise InputError("--export only writes weights; leave out --resume")
+    request = Request(
+        system=system,
+        out=out,
+        data=data,
+        settings=settings_of(how),
+        seed=how["seed"],
+        steps=how["steps"],
+        budget=how["time_budget"],
+        threads=how["threads"],
+        command=_command_line(system, data, out, how),
+    )
+    if export:
+        return _report_training(write_weights(request), as_json)
+    try:
+        with stages() as progress:
+
+            def show(moment: Moment) -> None:
+                note = ", ".join(f"{name} {value:.4g}" for name, value in moment.losses.items())
+                note += f", {moment.skipped} steps skipped" if moment.skipped else ""
+                event = "held out" if moment.held_out else ""
+                progress(moment.stage, moment.step, moment.steps, note, event=event)
+
+            trained = train_system(request, resume=resume, show=show)
+    except KeyboardInterrupt:
+        kept = "go on with --resume" if (out / "checkpoint.pt").exists() else "nothing is kept"
+        complain(f"locate: interrupted; {kept}")
+        return exit_codes.INTERRUPTED
+    return _report_training(trained, as_json)
+
+
+def _report_training(trained: Trained, as_json: bool) -> int:
+    if as_json:
+        print_json(trained.to_json())
+    if trained.record is None:
+        complain(f"locate: interrupted after {trained.steps} steps; go on with --resume")
+        return exit_codes.INTERRUPTED
+    if not as_json:
+        state = "finished already" if trained.already else f"{trained.steps} steps"
+        print_line(f"{trained.out}: {state}, {trained.record.seconds:.0f} s of training")
+        for name, value in trained.record.scores.items():
+            print_line(f"  {name}: {value:.4g}")
+        if not trained.already:
+            print_line(f"wrote {trained.out / 'weights.safetensors'}, its record.json and loss.png")
+    return exit_codes.OK
+
+
+def settings_of(how: Training) -> dict[str, Any]:
     """The recipe's settings: --backbone, --backbone-weights and every --set, whose value is JSON or
     else text."""
     settings: dict[str, Any] = {}
-    if a.backbone is not None:
-        settings["backbone"] = a.backbone
-    if a.backbone_weights is not None:
-        settings["backbone_weights"] = str(a.backbone_weights.absolute())
-    for item in a.set:
+    if how["backbone"] is not None:
+        settings["backbone"] = how["backbone"]
+    if how["backbone_weights"] is not None:
+        settings["backbone_weights"] = str(how["backbone_weights"].absolute())
+    for item in how["set"]:
         key, equals, value = item.partition("=")
         if not equals or not key:
             raise InputError(f"--set {item}: write KEY=VALUE, as in --set batch_size=8")
@@ -149,97 +146,12 @@ def settings_of(a: argparse.Namespace) -> dict[str, Any]:
     return settings
 
 
-def command_line(a: argparse.Namespace) -> str:
+def _command_line(system: str, data: Path | None, out: Path, how: Training) -> str:
     """The command that asks for the same training from its beginning, to be run in a shell."""
-    words = ["locate", "train", a.system, "--data", str(a.data), "--out", str(a.out)]
-    if a.time_budget is not None:
-        words += ["--time-budget", f"{a.time_budget:g}s"]
-    for name in ("steps", "seed", "backbone", "backbone_weights", "threads"):
-        value = getattr(a, name)
-        if value is not None:
-            words += [f"--{name.replace('_', '-')}", str(value)]
-    for item in a.set:
-        words += ["--set", item]
+    words = ["locate", "train", system, "--data", str(data), "--out", str(out)]
+    for name, value in how.items():
+        unit = "s" if name == "time_budget" else ""
+        for one in value if isinstance(value, tuple) else () if value is None else (value,):
+            text = f"{one:g}" if isinstance(one, float) else str(one)
+            words += [f"--{name.replace('_', '-')}", text + unit]
     return shlex.join(words)
-
-
-def _request(a: argparse.Namespace) -> Request:
-    from pipelines.training.train import Request
-
-    if a.export and a.resume:
-        raise InputError("--export only writes weights; leave out --resume")
-    return Request(
-        system=a.system,
-        out=a.out,
-        data=a.data,
-        settings=settings_of(a),
-        seed=a.seed,
-        steps=a.steps,
-        budget=a.time_budget,
-        threads=a.threads,
-        command=command_line(a),
-    )
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[Moment], None]]:
-    """A bar with the losses on a terminal; elsewhere a line now and then. On standard error."""
-    if not sys.stderr.isatty():
-        yield _lines()
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[losses]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        tasks: dict[str, Any] = {}
-
-        def show(moment: Moment) -> None:
-            if moment.stage not in tasks:
-                tasks[moment.stage] = bar.add_task(moment.stage, losses="")
-            if moment.held_out:
-                bar.console.print(_line(moment), highlight=False)
-                return
-            bar.update(
-                tasks[moment.stage],
-                completed=moment.step,
-                total=moment.steps,
-                losses=_losses(moment),
-            )
-
-        yield show
-
-
-def _lines() -> Callable[[Moment], None]:
-    last = -math.inf
-
-    def show(moment: Moment) -> None:
-        nonlocal last
-        now = time.perf_counter()
-        if moment.held_out or now - last >= _EVERY:
-            last = now if not moment.held_out else last
-            complain(_line(moment))
-
-    return show
-
-
-def _line(moment: Moment) -> str:
-    kind = ", held out" if moment.held_out else ""
-    return f"{moment.stage} {moment.step}/{moment.steps}{kind}: {_losses(moment)}"
-
-
-def _losses(moment: Moment) -> str:
-    shown = ", ".join(f"{name} {value:.4g}" for name, value in moment.losses.items())
-    return f"{shown}, {moment.skipped} steps skipped" if moment.skipped else shown

@@ -14,7 +14,7 @@ import pytest
 
 from locate.errors import InputError, NoPhotoError
 from locate.util.memory import is_out_of_memory
-from pipelines.cli import exit_codes as exits
+from pipelines.cli import exit_codes
 from pipelines.cli import index as commands
 from pipelines.cli.main import main
 from pipelines.indexing.build import build_index
@@ -67,16 +67,16 @@ def child(change, *words):
 
 
 def raising(monkeypatch, error):
-    def fail(_):
+    def fail(**_):
         raise error
 
-    monkeypatch.setattr(commands, "info", fail)
+    monkeypatch.setattr(commands.info, "callback", fail)
     return main(["info"])
 
 
 def test_an_uncaught_exception(home, monkeypatch, capsys):
     monkeypatch.setattr("tempfile.tempdir", str(home / "tmp"))
-    assert raising(monkeypatch, ZeroDivisionError("by\n\x1b[31mzero")) == exits.INTERNAL == 70
+    assert raising(monkeypatch, ZeroDivisionError("by\n\x1b[31mzero")) == exit_codes.INTERNAL == 70
     out, err = capsys.readouterr()
     assert out == ""
     assert len(err.splitlines()) == 1
@@ -99,7 +99,7 @@ def test_a_traceback_that_cannot_be_written(home, monkeypatch, capsys):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("tempfile.mkstemp", full)
-    assert raising(monkeypatch, RecursionError("deep")) == exits.INTERNAL
+    assert raising(monkeypatch, RecursionError("deep")) == exit_codes.INTERNAL
     err = capsys.readouterr().err
     assert "RecursionError: deep; the traceback could not be written (No space left" in err
 
@@ -107,17 +107,17 @@ def test_a_traceback_that_cannot_be_written(home, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (MemoryError(), exits.ERROR, "out of memory; what was committed is kept. Close other"),
-        (OSError(12, "Cannot allocate memory"), exits.ERROR, "out of memory"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), exits.ERROR, "out of memory"),
-        (OSError(28, "No space left on device", "x.html"), exits.ERROR, "x.html: No space left"),
-        (OSError("bare"), exits.ERROR, "bare; check the path"),
-        (KeyboardInterrupt(), exits.INTERRUPTED, "interrupted; what was committed is kept"),
-        (InputError("two\nlines"), exits.ERROR, r"two\nlines"),
-        (NoPhotoError("none"), exits.NOTHING_DONE, "none"),
-        (AssertionError(), exits.INTERNAL, "AssertionError; the traceback is in"),
-        (UnicodeEncodeError("ascii", "é", 0, 1, "no"), exits.INTERNAL, "UnicodeEncodeError: 'ascii'"),
-        (ImportError("no torch"), exits.INTERNAL, "ImportError: no torch"),
+        (MemoryError(), exit_codes.ERROR, "out of memory; what was committed is kept. Close other"),
+        (OSError(12, "Cannot allocate memory"), exit_codes.ERROR, "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), exit_codes.ERROR, "out of memory"),
+        (OSError(28, "No space left on device", "x.html"), exit_codes.ERROR, "x.html: No space left"),
+        (OSError("bare"), exit_codes.ERROR, "bare; check the path"),
+        (KeyboardInterrupt(), exit_codes.INTERRUPTED, "interrupted; what was committed is kept"),
+        (InputError("two\nlines"), exit_codes.ERROR, r"two\nlines"),
+        (NoPhotoError("none"), exit_codes.NOTHING_DONE, "none"),
+        (AssertionError(), exit_codes.INTERNAL, "AssertionError; the traceback is in"),
+        (UnicodeEncodeError("ascii", "é", 0, 1, "no"), exit_codes.INTERNAL, "UnicodeEncodeError: "),
+        (ImportError("no torch"), exit_codes.INTERNAL, "ImportError: no torch"),
     ],
 )  # fmt: skip
 def test_every_error_is_a_line_and_a_code(home, monkeypatch, capsys, error, code, said):
@@ -153,7 +153,7 @@ def test_an_exception_in_a_thread_of_the_pool(home):
         "photos",
     )
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (exits.INTERNAL, "")
+    assert (process.returncode, out) == (exit_codes.INTERNAL, "")
     assert "KeyError: 'no such key'; the traceback is in" in err
     assert len(err.splitlines()) == 1
 
@@ -171,22 +171,19 @@ def test_ctrl_c_is_130_wherever_it_comes(home, where):
             "    def find_spec(self, name, path, target=None):\n"
             "        if name == 'index.check_photos':\n"
             f"            import time; {ready}; time.sleep(30)\n"
-            "for name in [n for n in sys.modules if n.startswith(('pipelines.', 'index.'))]:\n"
-            "    if name not in ('pipelines.cli', 'pipelines.cli.main', 'pipelines.cli.exit_codes'):\n"
-            "        del sys.modules[name]\n"
-            "import pipelines.cli; del pipelines.cli.index\n"
             "sys.meta_path.insert(0, Slow())"
         ),
         "waiting for threads": (
-            "def info(_):\n"
+            "def info(**_):\n"
             "    import time\n"
             "    from concurrent.futures import ThreadPoolExecutor\n"
             "    with ThreadPoolExecutor(1) as pool:\n"
             f"        work = pool.submit(time.sleep, 1); {ready}; work.result()\n"
-            "commands.info = info"
+            "commands.info.callback = info"
         ),
         "printing": (
-            f"def info(_):\n    {ready}\n    while True: print('x' * 1000)\ncommands.info = info"
+            f"def info(**_):\n    {ready}\n    while True: print('x' * 1000)\n"
+            "commands.info.callback = info"
         ),
     }[where]
     with child(change, "info") as process:
@@ -195,7 +192,7 @@ def test_ctrl_c_is_130_wherever_it_comes(home, where):
         time.sleep(0.3)
         process.send_signal(signal.SIGINT)  # nobody reads its output: it waits within a line
         err = process.stderr.read()
-        assert process.wait(timeout=30) == exits.INTERRUPTED
+        assert process.wait(timeout=30) == exit_codes.INTERRUPTED
     assert err.startswith("locate: interrupted; what was committed is kept")
     assert "Traceback" not in err
 
@@ -204,39 +201,39 @@ def test_ctrl_c_is_130_wherever_it_comes(home, where):
 
 
 def test_a_reader_that_leaves_costs_nothing(home):
-    assert shell("$LOCATE info --images | head -c 5")[::2] == (exits.GOOD, "")
-    assert shell("$LOCATE --help | head -c 5")[::2] == (exits.GOOD, "")
+    assert shell("$LOCATE info --images | head -c 5")[::2] == (exit_codes.OK, "")
+    assert shell("$LOCATE --help | head -c 5")[::2] == (exit_codes.OK, "")
     # The exit code stays that of the answer: here of a check that found something.
     (home / ".locate/vectors.json").unlink()
-    assert shell("$LOCATE check --no-photos | true")[::2] == (exits.PROBLEMS, "")
+    assert shell("$LOCATE check --no-photos | true")[::2] == (exit_codes.PROBLEMS, "")
 
 
 def test_standard_error_that_cannot_be_written_is_no_reason_to_stop(home):
     for closed in ("2>&-", "2>/dev/full"):
-        assert shell(f"$LOCATE info --index nowhere {closed}")[:2] == (exits.ERROR, "")
+        assert shell(f"$LOCATE info --index nowhere {closed}")[:2] == (exit_codes.ERROR, "")
         code, out, _ = shell(f"$LOCATE info {closed}")
-        assert (code, "3, 1 landmarks" in out) == (exits.GOOD, True)
+        assert (code, "3, 1 landmarks" in out) == (exit_codes.OK, True)
 
 
 def test_a_full_disk_under_standard_output_is_an_error(home):
     said = "locate: No space left on device; check the path and the disk\n"
     for words in ("info --images", "info --json", "--help"):
-        assert shell(f"$LOCATE {words} > /dev/full") == (exits.ERROR, "", said)
+        assert shell(f"$LOCATE {words} > /dev/full") == (exit_codes.ERROR, "", said)
 
 
 def test_closed_streams_are_the_null_device(home):
     """The next file that is opened must not get their number."""
-    assert shell("$LOCATE info >&-") == (exits.GOOD, "", "")
-    assert shell("$LOCATE check <&- >&- 2>&-") == (exits.GOOD, "", "")
-    assert shell("$LOCATE info --index nowhere <&- >&- 2>&-") == (exits.ERROR, "", "")
+    assert shell("$LOCATE info >&-") == (exit_codes.OK, "", "")
+    assert shell("$LOCATE check <&- >&- 2>&-") == (exit_codes.OK, "", "")
+    assert shell("$LOCATE info --index nowhere <&- >&- 2>&-") == (exit_codes.ERROR, "", "")
     process = child(
-        "def info(_):\n"
+        "def info(**_):\n"
         "    import os\n"
         "    with open('new', 'w') as file:\n"
         "        assert file.fileno() > 2, file.fileno()\n"
         "    os.write(1, b'of a library in C'); os.write(2, b'too')\n"
-        "    print('x'); sys.exit(0 if open('new').read() == '' else 9)\n"
-        "commands.info = info\n"
+        "    print('x'); return 0 if open('new').read() == '' else 9\n"
+        "commands.info.callback = info\n"
         "import os; os.close(0); os.close(1); os.close(2)",
         "info",
     )
@@ -246,14 +243,14 @@ def test_closed_streams_are_the_null_device(home):
 
 def test_warnings_are_lines_without_harm(home):
     process = child(
-        "def info(_):\n"
+        "def info(**_):\n"
         "    import logging, warnings\n"
         "    logging.getLogger('locate').warning('the features of %s', 'a\\n\\x1b[31m.jpg')\n"
         "    warnings.warn('some library says so')\n"
         "    return 0\n"
-        "commands.info = info",
+        "commands.info.callback = info",
         "info",
     )
     _, err = process.communicate(timeout=60)
-    assert process.returncode == exits.GOOD
+    assert process.returncode == exit_codes.OK
     assert err.splitlines()[0] == r"the features of a\n\x1b[31m.jpg"

@@ -18,14 +18,12 @@ from locate.formats.trajectories import read_poses
 from locate.geometry.rigid import invert
 from locate.georef.georef import Georef
 from locate.images import reading as images
-from pipelines.cli import exit_codes as exits
-from pipelines.cli.main import _parser, main
+from pipelines.cli import exit_codes
+from pipelines.cli.main import main
 from pipelines.indexing.build import build_index
 from pipelines.localization import localizer as localize
 from pipelines.localization import matcher
 from tests.helpers.small_town import errors, queries_of, small_town
-
-COMMANDS = ("build-map", "import-map", "add-to-map", "georef", "localize")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +36,7 @@ def placed(town, tmp_path_factory):
     """The town's map, which knows by the GPS of its photos where on earth it is."""
     folder = tmp_path_factory.mktemp("placed") / "town.map"
     shutil.copytree(town[1], folder)
-    assert main(["georef", "--map", str(folder)]) == exits.GOOD
+    assert main(["georef", "--map", str(folder)]) == exit_codes.OK
     return folder
 
 
@@ -93,16 +91,7 @@ def uncertain(monkeypatch):
     monkeypatch.setattr("locate.localization.verdict.SURE", 1e3)
 
 
-# --- help and wrong usage
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_with_an_example_that_parses(command, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main([command, "--help"])
-    assert stop.value.code == 0
-    example = re.search(r"example:\n  locate (.*)", capsys.readouterr().out)
-    assert _parser().parse_args(example[1].split()).command == command
+# --- wrong usage
 
 
 @pytest.mark.parametrize(
@@ -120,14 +109,13 @@ def test_every_command_has_help_with_an_example_that_parses(command, capsys):
         ["build-map", "--images", "a", "--out", "m", "--workers", "-1"],
         ["import-map", "model", "--out", "m"],
         ["add-to-map", "a.jpg", "--map", "m", "--seed", "-2"],
-        ["georef", "--map", "m", "--gps", "a", "--centers", "b"],
     ],
 )
 def test_wrong_usage(words, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main(words)
-    assert stop.value.code == exits.ERROR
-    assert "locate " in capsys.readouterr().err
+    assert main(words) == exit_codes.ERROR
+    said = capsys.readouterr().err
+    assert said.startswith(f"locate {words[0]}: ")
+    assert len(said.splitlines()) == 1
 
 
 def test_errors_say_what_to_do(ask, town, tmp_path, capsys):
@@ -139,7 +127,7 @@ def test_errors_say_what_to_do(ask, town, tmp_path, capsys):
         (["build-map", "--images", "nowhere", "--out", "m"], "nowhere does not exist"),
         (["import-map", "nowhere", "--images", photo, "--out", "m"], "no COLMAP model"),
     ):
-        assert main(words) == exits.ERROR
+        assert main(words) == exit_codes.ERROR
         assert says in capsys.readouterr().err
     cameras = tmp_path / "cameras.txt"
     cameras.write_text("1 PINHOLE 800 600 700 700 400 300\n")
@@ -151,14 +139,14 @@ def test_errors_say_what_to_do(ask, town, tmp_path, capsys):
         (["--prior-pose", "nan,2,3,4"], "a prior position is 3 finite numbers"),
     ):
         code, out, err = ask(["church"], *options)
-        assert (code, out) == (exits.ERROR, "")
+        assert (code, out) == (exit_codes.ERROR, "")
         assert says in err
     code, out, _ = ask(["church"], "--camera", cameras)
-    assert code == exits.ERROR
+    assert code == exit_codes.ERROR
     assert "is 640 x 480 px, but its camera is 800 x 600" in out
     (tmp_path / "empty").mkdir()
     code, _, err = ask([tmp_path / "empty"])
-    assert (code, "no photo found" in err) == (exits.NOTHING_DONE, True)
+    assert (code, "no photo found" in err) == (exit_codes.NOTHING_DONE, True)
 
 
 # --- answers
@@ -168,7 +156,7 @@ def test_one_photo_in_full(ask, queries, placed):
     query = queries["church"]
     f, cx, cy = query.camera.params
     code, out, _ = ask(["church"], "--camera", f"SIMPLE_PINHOLE,{f},{cx},{cy}")
-    assert code == exits.GOOD
+    assert code == exit_codes.OK
     assert re.match(r"localized .*church\.jpg: \d+ of \d+ 2D-3D matches", out)
     lines = dict(line.split("  ", 1) for line in out.splitlines()[1:])
     center = np.array([float(v) for v in re.findall(r"-?\d+\.\d{4}", lines["centre"])])
@@ -215,14 +203,14 @@ def test_by_a_map_that_is_uncertain_nothing_is_localized(ask, placed):
     finally:
         folder.write_record(record)
     (pose,) = parsed(out)["poses"]
-    assert (code, pose["verdict"]) == (exits.UNCERTAIN, "uncertain")
+    assert (code, pose["verdict"]) == (exit_codes.UNCERTAIN, "uncertain")
     assert pose["reason"].endswith("agree with one pose; but the map is uncertain: nobody moved")
     assert pose["center"] is not None
 
 
 def test_several_photos_are_a_table(ask, town):
     code, out, _ = ask(["church", "town-hall", elsewhere(town)])
-    assert code == exits.NO_MATCH
+    assert code == exit_codes.NO_MATCH
     head, *rows = [line.split() for line in out.splitlines() if line.strip(" ─━-")]
     assert head[:5] == ["photo", "verdict", "x", "y", "z"]
     assert "latitude" in head
@@ -237,20 +225,20 @@ def test_a_folder_and_photos_that_cannot_be_read(ask, queries, tmp_path):
         shutil.copy(queries[name].path, tmp_path)
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     code, out, _ = ask([tmp_path])
-    assert code == exits.SOME_FAILED
+    assert code == exit_codes.SOME_FAILED
     flat = " ".join(out.split())
     assert re.search(r"failed \S*broken\.jpg: is damaged", flat)
     assert "2 localized, 1 failed; " in flat
     code, out, _ = ask([tmp_path / "broken.jpg"])
-    assert (code, "failed" in out) == (exits.ERROR, True)
+    assert (code, "failed" in out) == (exit_codes.ERROR, True)
     code, out, _ = ask([tmp_path / "broken.jpg", tmp_path / "missing.jpg"])
-    assert (code, "2 failed" in out) == (exits.NOTHING_DONE, True)
+    assert (code, "2 failed" in out) == (exit_codes.NOTHING_DONE, True)
 
 
 def test_json_is_complete(ask, queries, town, tmp_path):
     (tmp_path / "text.jpg").write_text("no photo")
     code, out, _ = ask(["church", elsewhere(town), tmp_path / "text.jpg"], "--json")
-    assert code == exits.SOME_FAILED
+    assert code == exit_codes.SOME_FAILED
     values = parsed(out)
     (failed,) = values["failed"]
     assert failed["photo"].endswith("text.jpg")
@@ -275,16 +263,16 @@ def test_json_is_complete(ask, queries, town, tmp_path):
 
 
 def test_exit_codes(ask, queries, town, monkeypatch, tmp_path):
-    assert ask(["church"])[0] == exits.GOOD
-    assert ask(["church", "town-hall"])[0] == exits.GOOD
+    assert ask(["church"])[0] == exit_codes.OK
+    assert ask(["church", "town-hall"])[0] == exit_codes.OK
     code, out, _ = ask([elsewhere(town)])
-    assert code == exits.NO_MATCH
+    assert code == exit_codes.NO_MATCH
     assert out.startswith("not localized")
     assert "centre" not in out
     uncertain(monkeypatch)
     code, out, _ = ask(["church"])
-    assert (code, out.split()[0]) == (exits.UNCERTAIN, "uncertain")
-    assert ask(["church", elsewhere(town)])[0] == exits.NO_MATCH  # the weakest answer speaks
+    assert (code, out.split()[0]) == (exit_codes.UNCERTAIN, "uncertain")
+    assert ask(["church", elsewhere(town)])[0] == exit_codes.NO_MATCH  # the weakest answer speaks
 
 
 def test_from_standard_input_and_what_was_passed_over(ask, queries, tmp_path, monkeypatch):
@@ -293,13 +281,13 @@ def test_from_standard_input_and_what_was_passed_over(ask, queries, tmp_path, mo
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(file))
         monkeypatch.setattr(images, "_held", {})
         code, out, _ = ask(["-"], "--save-matches", tmp_path / "p")
-        assert (code, out.split(":")[0]) == (exits.GOOD, "localized -")
+        assert (code, out.split(":")[0]) == (exit_codes.OK, "localized -")
     assert [drawn.name for drawn in (tmp_path / "p").iterdir()] == ["001--standard-input.jpg"]
     (tmp_path / "photos").mkdir()
     for name in ("a.jpg", "b.CR3"):
         shutil.copy(photo, tmp_path / "photos" / name)
     code, out, _ = ask([tmp_path / "photos"])
-    assert code == exits.SOME_FAILED
+    assert code == exit_codes.SOME_FAILED
     assert "left out 1 file .cr3 (b.CR3): raw photos are not read" in out
     code, out, _ = ask([tmp_path / "photos"], "--json")
     assert [group["ending"] for group in json.loads(out)["left_out"]] == [".cr3"]
@@ -308,9 +296,9 @@ def test_from_standard_input_and_what_was_passed_over(ask, queries, tmp_path, mo
 def test_a_prior_pose(ask, queries):
     truth = queries["church"].truth
     x, y, z = -truth[:, :3].T @ truth[:, 3]
-    assert ask(["church"], "--prior-pose", f"{x},{y},{z},40")[0] == exits.GOOD
+    assert ask(["church"], "--prior-pose", f"{x},{y},{z},40")[0] == exit_codes.OK
     code, out, _ = ask(["church"], f"--prior-pose=-5000,{y},{z},40")
-    assert code == exits.NO_MATCH
+    assert code == exit_codes.NO_MATCH
     assert "no image of the map is near the prior pose" in out
 
 
@@ -318,13 +306,13 @@ def test_gravity_agrees_with_the_photo_or_makes_it_uncertain(ask, queries, place
     georef = Georef.from_json(MapFolder(placed).read_record().georef)
     up = queries["church"].truth[:, :3] @ georef.rotation[2]
     x, y, z = 9.81 * up  # an accelerometer at rest; the length does not matter
-    assert ask(["church"], "--gravity", f"{x},{y},{z},0.5")[0] == exits.GOOD
+    assert ask(["church"], "--gravity", f"{x},{y},{z},0.5")[0] == exit_codes.OK
     code, out, _ = ask(["church"], f"--gravity={-x},{-y},{-z}")
-    assert code == exits.UNCERTAIN
+    assert code == exit_codes.UNCERTAIN
     assert "direction of up" in out
     for wrong in ("1,2", "0,0,0", "1,2,3,400", "up"):
         code, _, err = ask(["church"], "--gravity", wrong)
-        assert code == exits.ERROR
+        assert code == exit_codes.ERROR
         assert "--gravity is X,Y,Z" in err
 
 
@@ -337,7 +325,7 @@ def test_the_seed_and_candidates_reach_the_localizer(ask, monkeypatch):
         return original(self, photo, camera, **options)
 
     monkeypatch.setattr(localize.Localizer, "localize", spy)
-    assert ask(["church"], "--seed", "3", "--candidates", "4")[0] == exits.GOOD
+    assert ask(["church"], "--seed", "3", "--candidates", "4")[0] == exit_codes.OK
     assert (calls[0]["seed"], calls[0]["candidates"]) == (3, 4)
 
 
@@ -361,7 +349,7 @@ def test_every_form_of_file(ask, queries, placed, tmp_path, monkeypatch):
     ):
         out = tmp_path / "new" / file
         code, said, _ = ask(names, "--out", out, *more)
-        assert code == exits.GOOD
+        assert code == exit_codes.OK
         assert f"wrote 2 poses to {out} ({form})" in said
         read = list(read_poses(out, form).values())
         for pose, expected in zip(read, found.values(), strict=True):
@@ -395,11 +383,11 @@ def test_uncertain_poses_are_written_on_demand(ask, tmp_path, monkeypatch):
 
 def test_a_file_that_cannot_be_written_does_not_cost_the_answer(ask, town, tmp_path):
     code, out, err = ask(["church"], "--out", tmp_path / "p.tum")  # no timestamps in the names
-    assert code == exits.ERROR
+    assert code == exit_codes.ERROR
     assert out.startswith("localized")
     assert "number them" in err
     code, out, err = ask(["church"], "--out", tmp_path / "p.tum", "--json")
-    assert (code, len(parsed(out)["poses"])) == (exits.ERROR, 1)
+    assert (code, len(parsed(out)["poses"])) == (exit_codes.ERROR, 1)
     assert (
         main(
             [
@@ -411,7 +399,7 @@ def test_a_file_that_cannot_be_written_does_not_cost_the_answer(ask, town, tmp_p
                 str(tmp_path / "p.kml"),
             ]
         )
-        == exits.ERROR
+        == exit_codes.ERROR
     )  # this map does not know where on earth it is
 
 
@@ -420,7 +408,7 @@ def test_a_page_and_pictures(ask, town, tmp_path):
     code, out, _ = ask(
         ["church", elsewhere(town)], "--show", page, "--save-matches", pictures, "--json"
     )
-    assert code == exits.NO_MATCH
+    assert code == exit_codes.NO_MATCH
     assert len(parsed(out)["poses"]) == 2  # nothing else is printed
     text = page.read_text()
     assert text.lstrip().startswith("<!")
@@ -442,29 +430,31 @@ def test_build_from_an_index_add_and_localize(town, tmp_path, capsys, monkeypatc
     shutil.copytree(root / "landmarks" / "church", photos)
     build_index(photos, tmp_path / "index", extractor="sift", workers=1)
     words = ["build-map", "--index", str(tmp_path / "index"), "--out", str(out), "--workers", "1"]
-    assert main(words) == exits.GOOD
+    assert main(words) == exit_codes.OK
     told = capsys.readouterr().out
     assert re.search(r"church\.map: 5 of 5 photos registered, \d+ points \(features ", told)
     assert re.search(r"seen by \d\.\d photos, reprojection error 0\.\d\d px", told)
-    assert main([*words, "--json"]) == exits.GOOD
+    assert main([*words, "--json"]) == exit_codes.OK
     report = parsed(capsys.readouterr().out)
     assert (report["registered"], report["seconds"], report["map"]) == (5, {}, str(out))
     shutil.rmtree(photos)
     shutil.rmtree(tmp_path / "index")
     monkeypatch.setattr(matcher, "load_extractor", lambda _: registry.create("sift"))
-    assert main(["localize", str(query.path), "--map", str(out), "--json"]) == exits.GOOD
+    assert main(["localize", str(query.path), "--map", str(out), "--json"]) == exit_codes.OK
     (pose,) = parsed(capsys.readouterr().out)["poses"]
     assert (pose["verdict"], pose["camera"]["source"]) == ("localized", "map")
-    assert main(["localize", str(query.path), "--map", str(out)]) == exits.GOOD
+    assert main(["localize", str(query.path), "--map", str(out)]) == exit_codes.OK
     assert not re.search(r"\+- [\d.e-]+ m,", capsys.readouterr().out)  # the map has no metres
     shutil.copy(query.path, tmp_path / "06.jpg")
     (tmp_path / "noise.png").write_bytes(b"no photo")
     add = ["add-to-map", str(tmp_path / "06.jpg"), "--map", str(out), "--workers", "1"]
-    assert main(add) == exits.GOOD
+    assert main(add) == exit_codes.OK
     told = capsys.readouterr().out
     assert "6 of 6 photos registered" in told
     assert "06.jpg: verified with 5 photos of the map" in told
-    assert main([*add[:2], str(tmp_path / "noise.png"), *add[2:], "--json"]) == exits.SOME_FAILED
+    assert (
+        main([*add[:2], str(tmp_path / "noise.png"), *add[2:], "--json"]) == exit_codes.SOME_FAILED
+    )
     report = parsed(capsys.readouterr().out)
     assert [name for name, _ in report["unregistered"]] == ["noise.png"]
 
@@ -473,11 +463,11 @@ def test_import_and_georef(town, placed, tmp_path, capsys):
     root, out = town[0].root, tmp_path / "town.map"
     shutil.copytree(town[1], out)
     words = ["import-map", str(root / "colmap"), "--images", str(root / "landmarks"), "--out"]
-    assert main([*words, str(out), "--metric", "--workers", "1"]) == exits.GOOD
+    assert main([*words, str(out), "--metric", "--workers", "1"]) == exit_codes.OK
     assert "10 of 10 photos registered" in (told := " ".join(capsys.readouterr().out.split()))
     assert "(nothing to do)" in told
     before = MapFolder(out).read_record()
-    assert main(["georef", "--map", str(out), "--json"]) == exits.GOOD
+    assert main(["georef", "--map", str(out), "--json"]) == exit_codes.OK
     found = parsed(capsys.readouterr().out)
     assert found["source"] == "gps"
     assert found["scale"] == pytest.approx(1, abs=1e-3)
@@ -490,24 +480,24 @@ def test_import_and_georef(town, placed, tmp_path, capsys):
     centers = tmp_path / "centers.csv"
     rows = [",".join(map(str, (s.file.removeprefix("landmarks/"), *(2 * s.centre))))
             for s in town[0].shots if s.file.startswith("landmarks/")]  # fmt: skip
-    with pytest.raises(SystemExit):
-        main(["georef", "--help"])
+    main(["georef", "--help"])
     (header,) = re.findall(r"--centers CSV\s+(\S+) in metres", capsys.readouterr().out)
     centers.write_text(f"{header}\n" + "\n".join(rows) + "\n")
-    assert main(["georef", "--map", str(out), "--centers", str(centers)]) == exits.GOOD
+    assert main(["georef", "--map", str(out), "--centers", str(centers)]) == exit_codes.OK
     told = " ".join(capsys.readouterr().out.split())
     assert "1 unit of the map is 2 m; metres, north and up; no place on the earth" in told
     assert "10 of 10 agree" in told
     assert "warning the map was imported as metric (--metric), but by the centres 1 unit" in told
-    assert main(["georef", "--map", str(out), "--centers", str(centers), "--json"]) == exits.GOOD
+    assert main(["georef", "--map", str(out), "--centers", str(centers), "--json"]) == exit_codes.OK
     (warning,) = parsed(capsys.readouterr().out)["warnings"]
     assert "1 unit of it is 2 m: one of the two is wrong" in warning
     for options, says in (
         (["--origin", "1,2,3"], "--origin says where the metres of --centers begin"),
         (["--centers", str(centers), "--origin", "1,2"], "--origin is LAT,LON,ALT"),
         (["--control-points", str(centers)], "belong together"),
+        (["--gps", "a", "--centers", "b"], "by gps, centers or control points; give one"),
         (["--centers", "nowhere.csv"], "nowhere.csv does not exist"),
     ):
-        assert main(["georef", "--map", str(out), *options]) == exits.ERROR
+        assert main(["georef", "--map", str(out), *options]) == exit_codes.ERROR
         assert says in capsys.readouterr().err
     assert MapFolder(out).read_record().georef["scale"] == pytest.approx(2)

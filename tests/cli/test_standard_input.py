@@ -11,7 +11,7 @@ import pytest
 
 from locate.errors import InputError
 from locate.images import reading as images
-from pipelines.cli import exit_codes as exits
+from pipelines.cli import exit_codes
 from pipelines.cli.main import main
 from pipelines.cli.named_photos import photos_below
 from pipelines.indexing.build import build_index
@@ -58,7 +58,7 @@ def test_a_query_from_standard_input(home, pipe, capsys):
     pipe(photo.read_bytes())
     code, piped = ask(capsys, "-")
     _, named = ask(capsys, str(photo))
-    assert code == exits.GOOD
+    assert code == exit_codes.OK
     (answer,), (expected,) = piped["answers"], named["answers"]
     assert (answer["photo"], answer["label"]) == ("-", "place-1")
     for key in ("verdict", "reason", "candidates", "query_features"):
@@ -67,7 +67,7 @@ def test_a_query_from_standard_input(home, pipe, capsys):
 
 def test_with_pictures_and_a_page(home, pipe, capsys):
     pipe((home / "photos/place-1/0.jpg").read_bytes())
-    assert main(["query", "-", "--html", "r.html", "--save-matches", "p"]) == exits.GOOD
+    assert main(["query", "-", "--html", "r.html", "--save-matches", "p"]) == exit_codes.OK
     page = (home / "r.html").read_text("utf-8")
     assert "no picture" not in page  # the query itself is shown
     drawn = sorted(file.name for file in (home / "p").iterdir())
@@ -77,7 +77,7 @@ def test_with_pictures_and_a_page(home, pipe, capsys):
 def test_beside_other_photos(home, pipe, capsys):
     pipe(b"")
     code, values = ask(capsys, "-", "photos/place-0")
-    assert code == exits.SOME_FAILED
+    assert code == exit_codes.SOME_FAILED
     assert len(values["answers"]) == 2
     (failed,) = values["failed"]
     assert failed == {
@@ -87,27 +87,27 @@ def test_beside_other_photos(home, pipe, capsys):
     pipe(b"hello there")
     code, values = ask(capsys, "photos/place-0", "-")
     assert (code, values["failed"][0]["reason"][:21]) == (
-        exits.SOME_FAILED,
+        exit_codes.SOME_FAILED,
         "is text, not a photo;",
     )
 
 
 def test_what_cannot_be_read(home, pipe, capsys, monkeypatch):
     pipe(b"")
-    assert main(["query", "-"]) == exits.ERROR
+    assert main(["query", "-"]) == exit_codes.ERROR
     assert "failed -: standard input is empty (0 bytes)" in capsys.readouterr().out
     pipe(b"x", terminal=True)
-    assert main(["query", "-"]) == exits.ERROR
+    assert main(["query", "-"]) == exit_codes.ERROR
     assert "pipe a photo into it, as in: cat photo.jpg | locate query -" in capsys.readouterr().err
     pipe(b"x")
-    assert main(["query", "-", "-"]) == exits.ERROR
+    assert main(["query", "-", "-"]) == exit_codes.ERROR
     assert "name it once" in capsys.readouterr().err
     monkeypatch.setattr("sys.stdin", None)  # closed
-    assert main(["query", "-"]) == exits.ERROR
+    assert main(["query", "-"]) == exit_codes.ERROR
     assert "standard input is empty" in capsys.readouterr().out
     monkeypatch.setattr(images, "MAX_BYTES", 10)
     pipe(bytes(30))
-    assert main(["query", "-"]) == exits.ERROR
+    assert main(["query", "-"]) == exit_codes.ERROR
     assert "standard input is too large (over 10 bytes)" in capsys.readouterr().out
 
 
@@ -122,13 +122,13 @@ def test_only_photos_that_are_asked_about(home, pipe, capsys):
     """What is kept needs a name."""
     pipe((home / "photos/place-1/0.jpg").read_bytes())
     for words in (["add", "-"], ["build-index", "-"]):
-        assert main(words) == exits.ERROR
+        assert main(words) == exit_codes.ERROR
         assert "locate: - does not exist" in capsys.readouterr().err
 
 
 def test_a_pipe_that_is_named_says_how_to_read_it(home, capsys):
     os.mkfifo(home / "pipe")
-    assert main(["query", "pipe"]) == exits.ERROR
+    assert main(["query", "pipe"]) == exit_codes.ERROR
     assert "or pipe it into: locate query -" in capsys.readouterr().out
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shlex
 import subprocess
@@ -10,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
@@ -23,10 +23,12 @@ from locate.training.checkpoint import (
 )
 from locate.training.recipe import Recipe
 from pipelines.cli import train as train_cli
+from pipelines.cli.main import main
 from pipelines.training.record import commit_of, loss_curves, smoothed
 from pipelines.training.train import Request, export, train_system
+from tests.helpers.command_line import parsed
 from tests.helpers.training_toys import equal, made_photos, metrics
-from tests.helpers.training_worker import ToyRecipe, parser
+from tests.helpers.training_worker import ToyRecipe
 
 
 @pytest.fixture
@@ -46,7 +48,7 @@ def test_weights_and_record(photos, tmp_path, toy, capsys):
     out = tmp_path / "out"
     arguments = ["train", "toy", "--data", str(photos), "--out", str(out), "--steps", "9"]
     arguments += ["--set", "size=4", "--seed", "3", "--threads", "1", "--json"]
-    assert train_cli.train(parser().parse_args(arguments)) == 0
+    assert main(arguments) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["finished"] is True
     assert printed["steps"] == 9
@@ -71,8 +73,7 @@ def test_weights_and_record(photos, tmp_path, toy, capsys):
     # The command in the record asks for the same training again.
     words = shlex.split(record.command)
     assert words[0] == "locate"
-    again = parser().parse_args([*words[1:], "--json"])
-    assert vars(again) == vars(parser().parse_args(arguments))
+    assert parsed([*words[1:], "--json"]) == parsed(arguments)
 
 
 def test_a_folder_with_a_training_is_not_overwritten(photos, tmp_path, toy):
@@ -168,8 +169,7 @@ def test_export_writes_the_last_checkpoint(photos, tmp_path, toy, caplog, capsys
             lambda *a, **k: loop.train(*a, **{**k, "stop": lambda: next(asked, True)}),
         )
         assert not train_system(request).finished
-    arguments = parser().parse_args(["train", "toy", "--out", str(out), "--export"])
-    assert train_cli.train(arguments) == 0
+    assert main(["train", "toy", "--out", str(out), "--export"]) == 0
     assert "unfinished training: stage first, step 5 of 24" in caplog.text
     tensors, _ = load_weights(out / "weights.safetensors")
     checkpoint = load_checkpoint(out / "checkpoint.pt")
@@ -201,13 +201,13 @@ def test_durations(text, seconds):
 
 @pytest.mark.parametrize("text", ["", "20", "m", "-5m", "0s", "1h30m", "5 d", "nan"])
 def test_durations_that_are_none(text):
-    with pytest.raises(argparse.ArgumentTypeError, match="write 90s, 20m or"):
+    with pytest.raises(click.BadParameter, match="write 90s, 20m or"):
         train_cli.duration(text)
 
 
 def test_settings_from_the_command_line():
     def asked(*words):
-        return train_cli.settings_of(parser().parse_args(["train", "x", "--out", "o", *words]))
+        return train_cli.settings_of(parsed(["train", "x", "--out", "o", *words]))
 
     assert asked() == {}
     assert asked("--backbone", "vgg16", "--set", "a=3", "--set", "b=[1, 2]", "--set", "c=x=y") == {
@@ -326,7 +326,7 @@ def test_smoothing_is_a_mean_of_neighbours():
 def test_lines_where_there_is_no_terminal(photos, tmp_path, toy, capsys):
     out = tmp_path / "out"
     arguments = ["train", "toy", "--data", str(photos), "--out", str(out), "--threads", "1"]
-    assert train_cli.train(parser().parse_args(arguments)) == 0
+    assert main(arguments) == 0
     printed = capsys.readouterr()
     assert "first 0/24, held out: loss " in printed.err
     assert "second 12/12, held out: loss " in printed.err

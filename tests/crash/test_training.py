@@ -32,10 +32,10 @@ from locate.training.checkpoint import (
     refuse_difference,
     save_checkpoint,
 )
-from pipelines.cli import train as train_cli
+from pipelines.cli.main import main
 from pipelines.training.train import Request, train_system
 from tests.helpers.training_toys import QUICK, Clock, OneStage, Timed, equal, made_photos, metrics
-from tests.helpers.training_worker import ToyRecipe, parser
+from tests.helpers.training_worker import ToyRecipe
 
 WORKER = Path(__file__).parents[1] / "helpers/training_worker.py"
 
@@ -225,7 +225,7 @@ def test_an_interrupted_command_says_how_to_go_on(photos, tmp_path, toy, capsys,
     interrupting = Interrupting(5)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ToyRecipe, "losses", lambda *given: interrupting(*given))  # noqa: PLW0108
-        assert train_cli.train(parser().parse_args([*arguments, "--json"])) == 130
+        assert main([*arguments, "--json"]) == 130
     printed = capsys.readouterr()
     assert "interrupted after 5 steps; go on with --resume" in printed.err
     assert json.loads(printed.out) == {
@@ -236,10 +236,10 @@ def test_an_interrupted_command_says_how_to_go_on(photos, tmp_path, toy, capsys,
     }
     assert not (out / "weights.safetensors").exists()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert train_cli.train(parser().parse_args([*arguments, "--resume"])) == 0
+    assert main([*arguments, "--resume"]) == 0
     assert "36 steps" in capsys.readouterr().out
     before = (out / "weights.safetensors").read_bytes()
-    assert train_cli.train(parser().parse_args([*arguments, "--resume"])) == 0
+    assert main([*arguments, "--resume"]) == 0
     assert "finished already" in capsys.readouterr().out
     assert (out / "weights.safetensors").read_bytes() == before
 
@@ -268,7 +268,7 @@ def test_before_the_first_step_ctrl_c_ends_at_once(
     monkeypatch.setattr(ToyRecipe, "prepare", prepare)
     out = tmp_path / "out"
     arguments = ["train", "toy", "--data", str(photos), "--out", str(out)]
-    assert train_cli.train(parser().parse_args(arguments)) == 130
+    assert main(arguments) == 130
     assert "nothing is kept" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 

@@ -40,7 +40,7 @@ def test_a_training_makes_weights_that_the_extractor_takes(data, tmp_path, textu
     out = tmp_path / "out"
     command = ["train", "context", "--data", str(data), "--out", str(out), *SMALL]
     small = ["--set", f"matches={tmp_path / 'pairs.npz'}", "--set", "own=16", "--set", "context=24"]
-    assert main([*command, *small]) == exits.GOOD
+    assert main([*command, *small]) == exits.OK
     tensors, record = load_weights(out / "weights.safetensors", "context")
     shipped, shipped_record = load_weights(BUNDLED["context"], "context")
     assert tensors.keys() == shipped.keys()
@@ -59,7 +59,7 @@ def test_a_training_makes_weights_that_the_extractor_takes(data, tmp_path, textu
 def test_only_what_is_kept_of_own_descriptors(data, tmp_path):
     out, old = tmp_path / "out", BUNDLED["context"]
     command = ["train", "context", "--data", str(data), "--out", str(out), *SMALL]
-    assert main([*command, "--set", f"context_of={old}"]) == exits.GOOD
+    assert main([*command, "--set", f"context_of={old}"]) == exits.OK
     tensors, record = load_weights(out / "weights.safetensors", "context")
     shipped, shipped_record = load_weights(old, "context")
     assert record.data == f"{shipped_record.data}; the 60 strongest keypoints of 4 photos"

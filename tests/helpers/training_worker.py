@@ -9,7 +9,6 @@ the seconds of importing, and prints the pid of the new process and, at its end,
 
 from __future__ import annotations
 
-import argparse
 import functools
 import json
 import os
@@ -28,7 +27,8 @@ from torch import nn
 from locate.extractors import recipes
 from locate.training.options import Options
 from locate.training.recipe import Recipe, Stage
-from pipelines.cli import train as train_cli
+from pipelines.cli import train as _  # noqa: F401  not a part of the work
+from pipelines.cli.main import main as locate
 from pipelines.training import train
 
 
@@ -131,20 +131,6 @@ class ToyRecipe(Recipe):
         return {"size": self.size}
 
 
-def parser():
-    """The command line with nothing but `locate train`."""
-    made = argparse.ArgumentParser("locate")
-    commands = made.add_subparsers(dest="command")
-
-    def command(name, text, example):
-        one = commands.add_parser(name, help=text, epilog=example)
-        one.add_argument("--json", action="store_true")
-        return one
-
-    train_cli.add_train_parser(command)
-    return made
-
-
 def warm_up():
     """The first step of an optimiser takes torch a second; here that is done once for all."""
     network = nn.Linear(2, 1)
@@ -161,11 +147,11 @@ def main():
     for line in sys.stdin:
         child = os.fork()
         if child == 0:
-            arguments = parser().parse_args(["train", *json.loads(line)])
+            arguments = json.loads(line)
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             code = 1
             try:
-                code = train_cli.train(arguments)
+                code = locate(["train", *arguments])
             finally:
                 sys.stderr.flush()
                 os._exit(code)

@@ -116,7 +116,7 @@ def test_a_folder_of_other_things_fails_for_want_of_photos_only(home, capsys):
     assert "left out" not in capsys.readouterr().out
     shutil.copy(home / "texts/a.txt", home / "photos/a.txt")
     shutil.rmtree(home / "photos/more")
-    assert build("photos") == exits.GOOD
+    assert build("photos") == exits.OK
 
 
 def test_add_and_query_walk_alike(home, capsys):
@@ -154,13 +154,13 @@ def test_a_map_of_some_says_what_it_passed_over(home, capsys, monkeypatch):
     assert main([*words, "--json"]) == exits.SOME_FAILED
     assert set(summary(json.loads(capsys.readouterr().out))) == set(EXPECTED)
     shutil.rmtree(home / "photos/more")
-    assert main(words) == exits.GOOD
+    assert main(words) == exits.OK
 
 
 def test_what_is_named_is_read_by_its_content(home, capsys):
     build("photos/place")
     capsys.readouterr()
-    assert main(["query", "alone/photo", "--json"]) == exits.GOOD
+    assert main(["query", "alone/photo", "--json"]) == exits.OK
     assert json.loads(capsys.readouterr().out)["answers"][0]["verdict"] == "match"
     (home / "real.CR3").write_bytes(canon_raw())
     assert main(["query", "real.CR3"]) == exits.ERROR

@@ -66,12 +66,12 @@ def test_a_photo_that_was_replaced(replaced, capsys):
     assert main(["build-index", "photos", "--checksum"]) == exits.SOME_FAILED
     assert "1 updated, 3 unchanged" in capsys.readouterr().out
     assert sizes(replaced)["a/1.jpg"] == (300, 200)
-    assert main(["check"]) == exits.GOOD
+    assert main(["check"]) == exits.OK
     assert "every invariant holds; 4 photos are as they were indexed" in capsys.readouterr().out
 
 
 def test_add_and_repair_find_it_too(replaced, capsys):
-    assert main(["check", "--repair"]) == exits.GOOD
+    assert main(["check", "--repair"]) == exits.OK
     assert "extracted a/1.jpg again" in capsys.readouterr().out
     assert sizes(replaced)["a/1.jpg"] == (300, 200)
     assert check_database(replaced / ".locate").problems == []
@@ -82,7 +82,7 @@ def test_add_and_repair_find_it_too(replaced, capsys):
 
 
 def test_photos_need_not_be_read(replaced, capsys):
-    assert main(["check", "--no-photos"]) == exits.GOOD
+    assert main(["check", "--no-photos"]) == exits.OK
     assert "the photos were not compared with it (--no-photos)" in capsys.readouterr().out
     report = check_database(replaced / ".locate", photos=False)
     assert (report.problems, report.compared) == ([], None)
@@ -101,11 +101,11 @@ def test_photos_that_are_gone_are_no_damage(home, capsys):
     (home / "photos/a/0.jpg").unlink()
     (home / "photos/a/1.jpg").unlink()
     os.mkfifo(home / "photos/a/1.jpg")  # never waited at
-    assert main(["check"]) == exits.GOOD
+    assert main(["check"]) == exits.OK
     out = capsys.readouterr().out
     assert "2 photos are not there or cannot be read, and were not compared" in out
     assert "2 photos are as they were indexed" in out
-    assert main(["check", "--repair"]) == exits.GOOD
+    assert main(["check", "--repair"]) == exits.OK
     assert len(sizes(home)) == 4  # nothing is taken out for it
 
 

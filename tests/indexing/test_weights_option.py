@@ -266,8 +266,8 @@ def test_a_search_by_local_features_with_weights(home):
 def test_the_command_line(home, capsys):
     one, two = weights_of(home, "locals", 1.5), weights_of(home, "globals", 1.5)
     command = ["build-index", "photos", "--weights", str(one), "--weights", str(two)]
-    assert main(command) == exits.GOOD
-    assert main(["info", "--json"]) == exits.GOOD
+    assert main(command) == exits.OK
+    assert main(["info", "--json"]) == exits.OK
     out = capsys.readouterr().out
     found = json.loads(out[out.index("{") :])
     assert found["extractor"]["name"] == "globals+locals"

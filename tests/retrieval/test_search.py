@@ -23,10 +23,11 @@ from locate.extractors import registry
 from locate.retrieval.verdict import MATCH, UNVERIFIED
 from locate.types import Extraction, Shortlist
 from pipelines.cli import exit_codes as exits
-from pipelines.cli.main import _parser, main
+from pipelines.cli.main import main
 from pipelines.indexing.build import add_photos, build_index, remove_images
 from pipelines.indexing.maintenance import check_database, database_info
 from pipelines.retrieval.search import Found
+from tests.helpers.command_line import parsed
 
 
 @pytest.fixture
@@ -459,24 +460,24 @@ def test_the_command_line(home, fake_extractor, monkeypatch, capsys):
     monkeypatch.chdir(home)
     monkeypatch.delenv("LOCATE_INDEX", raising=False)
     build = ["build-index", "photos", "--extractor", "fake"]
-    assert main(build) == exits.GOOD
+    assert main(build) == exits.OK
     assert main(["query", "photos/place-0/0.png", "--search", "local"]) == exits.ERROR
     assert "locate build-index PHOTOS --search both" in capsys.readouterr().err
-    assert main([*build, "--search", "both"]) == exits.GOOD
+    assert main([*build, "--search", "both"]) == exits.OK
     assert "local search index exact" in capsys.readouterr().out
-    assert main(["info"]) == exits.GOOD
+    assert main(["info"]) == exits.OK
     out = capsys.readouterr().out
     assert "local search" in out
     assert "search by       both" in " ".join(out.split("\n"))
-    assert main(["info", "--json"]) == exits.GOOD
+    assert main(["info", "--json"]) == exits.OK
     found = json.loads(capsys.readouterr().out)
     assert (found["search"], found["local"]["images"]) == ("both", 9)
-    assert main(["query", "photos/place-0/0.png"]) == exits.GOOD
+    assert main(["query", "photos/place-0/0.png"]) == exits.OK
     assert "votes" in capsys.readouterr().out
-    assert main(["query", "photos/place-0/0.png", "--search", "global"]) == exits.GOOD
+    assert main(["query", "photos/place-0/0.png", "--search", "global"]) == exits.OK
     assert "votes" not in capsys.readouterr().out
     query = ["query", "photos/place-0/0.png", "--search", "local", "--json", "--neighbours", "5"]
-    assert main(query) == exits.GOOD
+    assert main(query) == exits.OK
     (answer,) = json.loads(capsys.readouterr().out)["answers"]
     assert answer["candidates"][0]["votes"] > 0
-    assert _parser().parse_args(["query", "x"]).neighbours == NEIGHBOURS
+    assert parsed(["query", "x"])["neighbours"] == NEIGHBOURS

@@ -1,0 +1,62 @@
+"""Tables for the terminal, and what several commands print."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from locate.util.printable import in_markup as escape
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from locate.images.folder import LeftOut
+
+_SHOWN_FAILURES = 20
+
+
+def console() -> Console:
+    """Where tables are printed."""
+    from rich.console import Console
+
+    class Ours(Console):
+        def on_broken_pipe(self) -> None:
+            """`locate info --images | head` is no error: `pipelines.cli.main` ends quietly."""
+            raise BrokenPipeError
+
+    # Where there is no terminal lines must not be cut: they go to a file or another program.
+    # Nor are names like "a:cat:.jpg" to be turned into pictures.
+    made = Ours(highlight=False, emoji=False)
+    return made if made.is_terminal else Ours(highlight=False, emoji=False, width=200)
+
+
+def new_table(*columns: str, right: Sequence[str] = ()) -> Table:
+    """An empty table of ours; the columns named in `right` hold numbers."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    return table
+
+
+def print_json(value: Any) -> None:
+    """Names and all as they are; JSON has escapes of its own."""
+    print(json.dumps(value, indent=1, default=str))
+
+
+def print_left_out(left_out: LeftOut) -> None:
+    """What was passed over in folders."""
+    out = console()
+    for line in left_out.lines():
+        out.print(f"[yellow]left out[/] {escape(line)}", soft_wrap=True)
+
+
+def print_failed(failed: Sequence[tuple[str, str]]) -> None:
+    out = console()
+    for name, reason in failed[:_SHOWN_FAILURES]:
+        out.print(f"[red]failed[/] {escape(name)}: {escape(reason)}", soft_wrap=True)
+    if len(failed) > _SHOWN_FAILURES:
+        out.print(f"... and {len(failed) - _SHOWN_FAILURES} more; --json lists all")
