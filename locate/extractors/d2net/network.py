@@ -6,7 +6,7 @@ trains conv4_3 alone. So does this network with a single tap of any backbone.
 
 Cell i of VGG16's map of stride 4 is centred on pixel 4 i + 3.5, as cell i of the one of stride 8 that
 was trained is on 8 i + 3.5: each of three poolings, also that without a stride, moves cells by half of
-one. The authors' code has 4 i + 1.5, from two of them. `tests/extractors/test_backbones.py`
+one. The authors' code has 4 i + 1.5, from two of them. `tests/extractors/backbones/test_backbones.py`
 measures where cells look.
 
 With several taps, the default on EfficientNet-Lite0, it is ours and not the paper's: the maps are
