@@ -265,6 +265,24 @@ class Candidate:
     verification: Verification | None = field(default=None, repr=False)
     votes: float | None = None
 
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able values; of the matches their counts alone."""
+        proof = self.verification
+        return {
+            "rank": self.rank,
+            "verdict": self.verdict,
+            "label": self.label,
+            "image": self.image,
+            "path": str(self.path),
+            "inliers": self.inliers,
+            "matches": len(proof.matches) if proof else None,
+            "on_overlay": proof.on_overlay if proof else None,
+            "similarity": self.similarity,
+            "votes": self.votes,
+            "evidence": self.evidence,
+            "false_accept": self.false_accept,
+        }
+
 
 @dataclass(frozen=True, eq=False)
 class Answer:
@@ -293,3 +311,16 @@ class Answer:
     @property
     def best(self) -> Candidate | None:
         return self.candidates[0] if self.candidates else None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-able values; of the matches their counts alone."""
+        return {
+            "photo": str(self.photo) if self.photo else None,
+            "verdict": self.verdict,
+            "label": self.label,
+            "reason": self.reason,
+            "rotation": self.rotation,
+            "query_features": self.query_features,
+            "candidates": [candidate.to_json() for candidate in self.candidates],
+            "seconds": dict(self.seconds),
+        }

@@ -193,13 +193,9 @@ def _answers(
 def _rig_answers(
     localizer: Localizer, rig: Path, photos: Path, up: GravityPrior | None, how: _Looking
 ) -> Iterator[Pose | ImageError]:
-    from locate.localization.rig import find_frames, read_rigs
-    from pipelines.localization.rig_localizer import localize_frames
+    from pipelines.localization.rig_photos import localize_rigs
 
-    georef, rigs = _georef(localizer), read_rigs(rig)
-    if georef is not None:  # a rig is measured in metres
-        rigs = [one.scaled(1 / georef.scale) for one in rigs]
-    for found in localize_frames(localizer, find_frames(photos, rigs), gravity=up, **how):
+    for found in localize_rigs(localizer, rig, photos, gravity=up, **how):
         if isinstance(found, ImageError):
             yield found
         else:

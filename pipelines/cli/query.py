@@ -74,7 +74,7 @@ def query(
             else:
                 if save_matches:
                     draw_matches(result, save_matches, how["top"])
-                values.append(answer_json(result))
+                values.append(result.to_json())
                 answers.append(result if html else _without_matches(result))
             progress(done, len(named))
     if html:
@@ -94,36 +94,6 @@ def query(
         return exit_codes.SOME_FAILED
     verdicts = {answer.verdict for answer in answers}
     return next(code for verdict, code in _EXIT_BY_VERDICT.items() if verdict in verdicts)
-
-
-def answer_json(answer: Answer) -> dict[str, Any]:
-    """An answer as JSON-able values."""
-    return {
-        "photo": str(answer.photo) if answer.photo else None,
-        "verdict": answer.verdict,
-        "label": answer.label,
-        "reason": answer.reason,
-        "rotation": answer.rotation,
-        "query_features": answer.query_features,
-        "candidates": [
-            {
-                "rank": c.rank,
-                "verdict": c.verdict,
-                "label": c.label,
-                "image": c.image,
-                "path": str(c.path),
-                "inliers": c.inliers,
-                "matches": len(c.verification.matches) if c.verification else None,
-                "on_overlay": c.verification.on_overlay if c.verification else None,
-                "similarity": c.similarity,
-                "votes": c.votes,
-                "evidence": c.evidence,
-                "false_accept": c.false_accept,
-            }
-            for c in answer.candidates
-        ],
-        "seconds": answer.seconds,
-    }
 
 
 def _without_matches(answer: Answer) -> Answer:

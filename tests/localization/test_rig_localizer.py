@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +24,8 @@ from pipelines.localization.localizer import Localizer
 from pipelines.localization.matcher import PosePrior, Request
 from pipelines.localization.rig_localizer import RigPose, localize_frames, localize_rig
 from pipelines.localization.rig_matching import match_rig
+from pipelines.localization.rig_photos import localize_rigs
+from pipelines.mapping.georef import georeference_map
 from pipelines.mapping.import_model import import_map
 from pipelines.town.town import make_town
 
@@ -411,20 +414,27 @@ def test_a_camera_of_photos_of_another_size_makes_its_photo_useless(town):
         localize_rig(town.localizer, town.photos, both_square)
 
 
-def test_a_rig_on_the_command_line(town, tmp_path, capsys):
-    """Poses come out in the order of frames and cameras, from a folder with one for each camera."""
+def shots(town, folder, unit=1.0):
+    """The rig's photos in a folder, and its rig_config.json, `unit` of its own for one of the map's."""
     for prefix, photo in zip("ab", town.photos, strict=True):
-        (tmp_path / "shots" / prefix).mkdir(parents=True)
-        (tmp_path / "shots" / prefix / "1.jpg").write_bytes(photo.read_bytes())
+        (folder / "shots" / prefix).mkdir(parents=True)
+        (folder / "shots" / prefix / "1.jpg").write_bytes(photo.read_bytes())
     w, x, y, z = quaternion_of(town.rig.cameras[1].cam_from_rig[:, :3])
     cameras = [{"image_prefix": "a/", "ref_sensor": True}, {"image_prefix": "b/"}]
     cameras[1]["cam_from_rig_rotation"] = [w, x, y, z]
-    cameras[1]["cam_from_rig_translation"] = town.rig.cameras[1].cam_from_rig[:, 3].tolist()
+    cameras[1]["cam_from_rig_translation"] = (
+        unit * town.rig.cameras[1].cam_from_rig[:, 3]
+    ).tolist()
     for values, camera in zip(cameras, town.cameras, strict=True):
         values["camera_model_name"] = camera.model.name
         values["camera_params"] = camera.params.tolist()
-    rig = written(tmp_path, [{"cameras": cameras}])
-    words = ["localize", str(tmp_path / "shots"), "--map", str(town.localizer.map.folder)]
+    return written(folder, [{"cameras": cameras}]), folder / "shots"
+
+
+def test_a_rig_on_the_command_line(town, tmp_path, capsys):
+    """Poses come out in the order of frames and cameras, from a folder with one for each camera."""
+    rig, photos = shots(town, tmp_path)
+    words = ["localize", str(photos), "--map", str(town.localizer.map.folder)]
     assert main([*words, "--rig", str(rig), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["poses"]
     assert [Path(pose["photo"]).parent.name for pose in found] == ["a", "b"]
@@ -433,3 +443,17 @@ def test_a_rig_on_the_command_line(town, tmp_path, capsys):
         np.testing.assert_allclose(pose["center"], center, atol=0.05)
     assert main([*words, "--rig", str(rig), "--camera", "f=500"]) == 2
     assert "--camera" in capsys.readouterr().err
+
+
+def test_a_rig_in_metres_in_a_map_that_knows_its_metre(town, tmp_path):
+    folder = shutil.copytree(town.localizer.map.folder, tmp_path / "map")
+    images = town.localizer.map.model.images.values()
+    metres = {image.name: 4 * image.projection_center() for image in images}
+    assert georeference_map(folder, centers=metres).georef.scale == pytest.approx(4)
+    rig, photos = shots(town, tmp_path, unit=4)
+    with Localizer(folder, workers=1) as localizer:
+        (found,) = localize_rigs(localizer, rig, photos)
+    assert found.verdict == LOCALIZED
+    assert close(found.rig_from_world, town.poses[0])
+    (wrong,) = localize_rigs(town.localizer, rig, photos)  # this one takes them for its own units
+    assert not close(wrong.rig_from_world, town.poses[0]) or wrong.verdict != LOCALIZED
