@@ -9,9 +9,12 @@ from pathlib import Path
 import locate
 
 model, photos, out, photo = map(Path, sys.argv[1:5])
-report = locate.import_map(model, photos, out, metric=True)
+report = locate.import_map(model, photos, out)  # metric=True if a unit of the model is a metre
 print(f"{report.registered} photos registered")
 
 with locate.Localizer(out) as localizer:
     pose = localizer.localize(photo)
-print(f"{pose.verdict}: {pose.center} ({pose.reason})")
+if pose.center is None:
+    print(f"{pose.verdict}: {pose.reason}")
+else:
+    print(f"{pose.verdict}: {pose.center} in the frame of the model ({pose.reason})")

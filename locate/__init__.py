@@ -29,20 +29,34 @@ if TYPE_CHECKING:  # for type checkers and editors; `__getattr__` below does it 
         LocateError,
         UnknownNameError,
     )
+    from locate.extractors.base import Extractor, ExtractorInfo
     from locate.extractors.registry import create as create_extractor
     from locate.geometry.cameras import Camera
     from locate.images.reading import read_photo
     from locate.localization.gravity import GravityPrior
     from locate.localization.pose import Pose
-    from locate.types import Answer, Candidate, Features, Photo, PhotoInfo, Verification
+    from locate.types import (
+        Answer,
+        Candidate,
+        Extraction,
+        Features,
+        Photo,
+        PhotoInfo,
+        Verification,
+    )
+    from pipelines.evaluation.localization import evaluate_localization
+    from pipelines.evaluation.retrieval import evaluate_retrieval
     from pipelines.indexing.build import BuildReport, add_photos, build_index, remove_images
     from pipelines.localization.localizer import Localizer
     from pipelines.localization.matcher import PosePrior
+    from pipelines.localization.rig_localizer import RigPose
+    from pipelines.localization.rig_photos import localize_rigs
     from pipelines.mapping.add import add_to_map
     from pipelines.mapping.build import build_map
     from pipelines.mapping.georef import GeorefReport, georeference_map
     from pipelines.mapping.import_model import import_map
     from pipelines.mapping.summary import MapReport
+    from pipelines.reports.pose_export import write_poses_as as write_poses
     from pipelines.retrieval.database import Database
     from pipelines.retrieval.database import Database as open  # noqa: A004, N813
     from pipelines.retrieval.query import QueryOptions
@@ -63,15 +77,30 @@ _PUBLIC = {
     "GeorefReport": ("pipelines.mapping.georef", "GeorefReport"),
     "MapReport": ("pipelines.mapping.summary", "MapReport"),
     "Localizer": ("pipelines.localization.localizer", "Localizer"),
+    "localize_rigs": ("pipelines.localization.rig_photos", "localize_rigs"),
+    "RigPose": ("pipelines.localization.rig_localizer", "RigPose"),
     "PosePrior": ("pipelines.localization.matcher", "PosePrior"),
     "GravityPrior": ("locate.localization.gravity", "GravityPrior"),
     "Pose": ("locate.localization.pose", "Pose"),
     "Camera": ("locate.geometry.cameras", "Camera"),
+    "write_poses": ("pipelines.reports.pose_export", "write_poses_as"),
+    "evaluate_retrieval": ("pipelines.evaluation.retrieval", "evaluate_retrieval"),
+    "evaluate_localization": ("pipelines.evaluation.localization", "evaluate_localization"),
     "create_extractor": ("locate.extractors.registry", "create"),
+    "Extractor": ("locate.extractors.base", "Extractor"),
+    "ExtractorInfo": ("locate.extractors.base", "ExtractorInfo"),
     "read_photo": ("locate.images.reading", "read_photo"),
     **{
         name: ("locate.types", name)
-        for name in ("Answer", "Candidate", "Features", "Photo", "PhotoInfo", "Verification")
+        for name in (
+            "Answer",
+            "Candidate",
+            "Extraction",
+            "Features",
+            "Photo",
+            "PhotoInfo",
+            "Verification",
+        )
     },
     **{
         name: ("locate.errors", name)
@@ -101,6 +130,9 @@ __all__ = [
     "DatabaseLockedError",
     "DatabaseMismatchError",
     "DatabaseMissingError",
+    "Extraction",
+    "Extractor",
+    "ExtractorInfo",
     "Features",
     "GeorefReport",
     "GravityPrior",
@@ -114,6 +146,7 @@ __all__ = [
     "Pose",
     "PosePrior",
     "QueryOptions",
+    "RigPose",
     "UnknownNameError",
     "Verification",
     "__version__",
@@ -122,11 +155,15 @@ __all__ = [
     "build_index",
     "build_map",
     "create_extractor",
+    "evaluate_localization",
+    "evaluate_retrieval",
     "georeference_map",
     "import_map",
+    "localize_rigs",
     "open",
     "read_photo",
     "remove_images",
+    "write_poses",
 ]
 
 
