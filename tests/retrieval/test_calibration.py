@@ -87,7 +87,7 @@ def test_what_cannot_be_calibrated(index, photos, tmp_path, fake_extractor):
 
 
 def test_the_default_extractor_is_calibrated():
-    """A change of its settings or weights needs a new calibration: CONTRIBUTING.md says how."""
+    """A change of its settings or weights needs a new calibration: docs/guide/add.md says how."""
     fingerprint = registry.create().info.fingerprint
     rule = shipped()[fingerprint]
     assert rule.queries >= 381
