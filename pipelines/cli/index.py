@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack
 
 from locate.errors import InputError
+from locate.util.files import atomic_write
 from locate.util.printable import in_markup as escape
 from pipelines.cli import exit_codes
 from pipelines.cli.console import console, new_table, print_failed, print_json, print_left_out
@@ -195,7 +196,8 @@ def calibrate(
     with progress_bar("asking") as progress:
         report = calibrate_database(index, queries=queries, seed=seed, save=save, progress=progress)
     if out:
-        out.write_text(report.calibration.to_json() + "\n", "utf-8")
+        with atomic_write(out) as file:
+            file.write((report.calibration.to_json() + "\n").encode())
     if as_json:
         print_json(report.to_json())
     else:
