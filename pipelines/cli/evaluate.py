@@ -41,13 +41,13 @@ _EXAMPLE = "locate evaluate matching hpatches/ --extractor sift --out report/"
 evaluate = Group("evaluate", **words_of(_TEXT, _EXAMPLE))
 
 
-class _How(TypedDict):
+class _CommonOptions(TypedDict):
     seed: int
     progress: Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Evaluation:
     """What every kind is asked for."""
 
     folder: Annotated[Path, argument("the dataset, as it lies on disk")]
@@ -59,7 +59,7 @@ class _Asked:
     progress: Callable[[int, int], None]
 
     @property
-    def how(self) -> _How:
+    def how(self) -> _CommonOptions:
         return {"seed": self.seed, "progress": self.progress}
 
     def extractors(self) -> dict[str, Extractor]:
@@ -88,7 +88,7 @@ def _kind(name: str, text: str, layouts: str, example: str) -> Callable[[Judge],
             common = {field: words.pop(field) for field in _COMMON}
             own = {k: v for k, v in words.items() if source(k) is not ParameterSource.DEFAULT}
             with progress_bar("evaluating") as progress:
-                report = judge(_Asked(**common, progress=progress), **own)
+                report = judge(_Evaluation(**common, progress=progress), **own)
             if out:
                 report.save(out)
             if as_json:
@@ -104,7 +104,7 @@ def _kind(name: str, text: str, layouts: str, example: str) -> Callable[[Judge],
             Command(
                 name,
                 callback=run,
-                params=[p for part in (_Asked, judge, run) for p in parameters_of(part)],
+                params=[p for part in (_Evaluation, judge, run) for p in parameters_of(part)],
                 **words_of(text, shown, f"layouts: {layouts}\n\n"),
             )
         )
@@ -123,7 +123,7 @@ def _size(text: str) -> tuple[int, int] | None:
     return int(width), int(height)
 
 
-class _Matching(TypedDict, total=False):
+class _MatchingOptions(TypedDict, total=False):
     protocol: Annotated[str, option("full, d2net or superpoint (default full)", "NAME")]
     max_keypoints: Annotated[int, option("the strongest that count", "N")]
     size: Annotated[
@@ -139,13 +139,13 @@ class _Matching(TypedDict, total=False):
     "HPatches (i_*/v_* folders), Oxford affine (img1, H1to2p, ...), WxBS (corrs.txt)",
     "matching/oxford-affine --extractor sift",
 )
-def _matching(asked: _Asked, **own: Unpack[_Matching]) -> Report:
+def _matching(asked: _Evaluation, **own: Unpack[_MatchingOptions]) -> Report:
     from pipelines.evaluation.homographies import evaluate_matching as judge
 
     return judge(asked.folder, asked.extractors(), layout=asked.layout, **asked.how, **own)
 
 
-class _Repeatability(TypedDict, total=False):
+class _RepeatabilityOptions(TypedDict, total=False):
     max_keypoints: Annotated[int, option("strongest (default 300)", "N")]
     threshold: Annotated[float, option("pixels (default 3)", "PX")]
     size: Annotated[tuple[int, int] | None, option("default 320x240; or full", "WxH", read=_size)]
@@ -157,13 +157,13 @@ class _Repeatability(TypedDict, total=False):
     "HPatches or Oxford affine",
     "matching/oxford-affine --extractor sift",
 )
-def _repeatability(asked: _Asked, **own: Unpack[_Repeatability]) -> Report:
+def _repeatability(asked: _Evaluation, **own: Unpack[_RepeatabilityOptions]) -> Report:
     from pipelines.evaluation.repeatability import evaluate_repeatability as judge
 
     return judge(asked.folder, asked.extractors(), layout=asked.layout, **asked.how, **own)
 
 
-class _Retrieval(TypedDict, total=False):
+class _RetrievalOptions(TypedDict, total=False):
     distractors: Annotated[tuple[Path, ...], option("photos to add", "DIR")]
     foreign: Annotated[Path, option("photos of unknown places, to ask as well", "DIR")]
     kinds: Annotated[tuple[str, ...], option("queries that count", "NAME", name="--kind")]
@@ -182,11 +182,11 @@ class _Retrieval(TypedDict, total=False):
     "retrieval --kind web",
 )
 def _retrieval(
-    asked: _Asked,
+    asked: _Evaluation,
     rankings: Annotated[
         Path | None, option("score these answers instead (JSON, CSV)", "FILE")
     ] = None,
-    **own: Unpack[_Retrieval],
+    **own: Unpack[_RetrievalOptions],
 ) -> Report:
     if rankings:
         from pipelines.evaluation.rankings import evaluate_rankings as score
@@ -198,7 +198,7 @@ def _retrieval(
     return judge(asked.folder, asked.extractors(), layout=asked.layout, **asked.how, **own)
 
 
-class _Localization(TypedDict, total=False):
+class _LocalizationOptions(TypedDict, total=False):
     protocol: Annotated[str, option("folds or queries (default folds)", "NAME")]
     ratio: Annotated[
         float, option("of Lowe's test for all matches (default the extractor's, else 0.85)", "R")
@@ -217,12 +217,12 @@ class _Localization(TypedDict, total=False):
     "localization/fountain-P11 --extractor sift",
 )
 def _localization(
-    asked: _Asked,
+    asked: _Evaluation,
     poses: Annotated[
         Path | None, option("judge these poses; FOLDER is then the truth", "FILE")
     ] = None,
     queries: Annotated[Path | None, option("names of the queries", "FILE")] = None,
-    **own: Unpack[_Localization],
+    **own: Unpack[_LocalizationOptions],
 ) -> Report:
     layout = asked.layout or "auto"
     if poses:

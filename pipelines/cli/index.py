@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _LABELS = f"where the landmark's name comes from: {', '.join(RULES)} (default folder)"
 
 
-class _Adding(TypedDict):
+class _AddOptions(TypedDict):
     label_from: Annotated[str, option(_LABELS, "RULE", "folder")]
     masks: KeptMasks
     checksum: Annotated[
@@ -46,7 +46,7 @@ class _Adding(TypedDict):
     workers: Workers
 
 
-class _Building(_Adding):
+class _BuildOptions(_AddOptions):
     extractor: Annotated[
         str | None,
         option(
@@ -74,7 +74,7 @@ def build_index(
     photos: Annotated[Path, argument("folder of photos, searched recursively")],
     index: Index,
     as_json: Json,
-    **how: Unpack[_Building],
+    **how: Unpack[_BuildOptions],
 ) -> int:
     from pipelines.indexing.build import build_index as build
 
@@ -89,7 +89,7 @@ def add(
     photos: Annotated[tuple[Path, ...], argument("photo or folder", "PATH")],
     index: Index,
     as_json: Json,
-    **how: Unpack[_Adding],
+    **how: Unpack[_AddOptions],
 ) -> int:
     from pipelines.indexing.build import add_photos
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pipelines.localization.localizer import Localizer
 
 Format = Literal["json", "colmap", "tum", "kitti", "hloc", "kapture", "geojson", "kml"]
-_COLOUR = {"localized": "green", "uncertain": "yellow", "not localized": "red"}
+_COLOR = {"localized": "green", "uncertain": "yellow", "not localized": "red"}
 
 
 def _prior(text: str) -> Any:
@@ -33,7 +33,7 @@ def _prior(text: str) -> Any:
     return PosePrior(np.array(place), radius=radius)
 
 
-class _Looking(TypedDict):
+class _LocalizeOptions(TypedDict):
     prior: Annotated[
         Any,  # a PosePrior
         option(
@@ -99,7 +99,7 @@ def localize(
     save_matches: Annotated[Path | None, option("write pictures of what was recognised", "DIR")],
     workers: Workers,
     as_json: Json,
-    **how: Unpack[_Looking],
+    **how: Unpack[_LocalizeOptions],
 ) -> int:
     from locate.images.folder import LeftOut
     from pipelines.cli.named_photos import photos_below
@@ -176,7 +176,7 @@ def _answers(
     camera: str | None,
     rig: tuple[Path, Path] | None,
     up: GravityPrior | None,
-    how: _Looking,
+    how: _LocalizeOptions,
 ) -> Iterator[Pose | ImageError]:
     """A pose of each photo; of those that a rig took, its file and their folder, each from its pose."""
     if rig is not None:
@@ -191,7 +191,7 @@ def _answers(
 
 
 def _rig_answers(
-    localizer: Localizer, rig: Path, photos: Path, up: GravityPrior | None, how: _Looking
+    localizer: Localizer, rig: Path, photos: Path, up: GravityPrior | None, how: _LocalizeOptions
 ) -> Iterator[Pose | ImageError]:
     from pipelines.localization.rig_photos import localize_rigs
 
@@ -257,7 +257,7 @@ def print_poses(
     numbers += ["latitude", "longitude"] if on_earth else []
     rows = new_table("photo", "verdict", *numbers, right=numbers)
     for pose in poses:
-        cells = [escape(str(pose.photo)), f"[{_COLOUR[pose.verdict]}]{pose.verdict}[/]"]
+        cells = [escape(str(pose.photo)), f"[{_COLOR[pose.verdict]}]{pose.verdict}[/]"]
         if pose.center is None:
             cells += ["", "", "", "", "", str(pose.inliers), ""]
         else:
@@ -296,7 +296,7 @@ def _print_one(pose: Pose, georef: Georef | None, units: str) -> None:
     to = console()
     name = escape(str(pose.photo))
     to.print(
-        f"[{_COLOUR[pose.verdict]}]{pose.verdict}[/] {name}: {escape(pose.reason)}",
+        f"[{_COLOR[pose.verdict]}]{pose.verdict}[/] {name}: {escape(pose.reason)}",
         soft_wrap=True,
     )
     if pose.center is None or pose.cam_from_world is None or pose.quaternion is None:

@@ -34,18 +34,18 @@ _SHOWN = 20
 _Out = Annotated[Path, option("folder of the map", "MAP", required=True)]
 
 
-class _Adding(TypedDict):
+class _AddOptions(TypedDict):
     masks: KeptMasks
     seed: Annotated[int, option("of what is drawn (default 0)", "N", 0, least=0)]
     workers: Workers
 
 
-class _Making(_Adding):
+class _MapOptions(_AddOptions):
     weights: Weights
     settings: Settings
 
 
-class _Building(_Making):
+class _BuildOptions(_MapOptions):
     extractor: Annotated[str | None, option("what looks at the photos (default: gem+sift)", "NAME")]
     mapper: Annotated[
         str,
@@ -67,7 +67,7 @@ def build_map(
     images: Annotated[Path | None, option("photos, instead of an index", "DIR")],
     out: _Out,
     as_json: Json,
-    **how: Unpack[_Building],
+    **how: Unpack[_BuildOptions],
 ) -> int:
     from locate.images.folder import survey
     from pipelines.mapping.build import build_map as build
@@ -79,7 +79,7 @@ def build_map(
     return _report_map(report, out, as_json, left_out)
 
 
-class _Importing(_Making):
+class _ImportOptions(_MapOptions):
     extractor: Annotated[str | None, option("what looks at the photos (default: context)", "NAME")]
     metric: Annotated[bool, option("its unit is the metre")]
     skip_missing: Annotated[bool, option("go on without photos that are not in DIR")]
@@ -95,7 +95,7 @@ def import_map(
     images: Annotated[Path, option("what its names are relative to", "DIR", required=True)],
     out: _Out,
     as_json: Json,
-    **how: Unpack[_Importing],
+    **how: Unpack[_ImportOptions],
 ) -> int:
     from pipelines.mapping.import_model import import_map as bring
 
@@ -113,7 +113,7 @@ def add_to_map(
     photos: Annotated[tuple[Path, ...], argument("photo or folder", "PHOTO")],
     map_folder: Map,
     as_json: Json,
-    **how: Unpack[_Adding],
+    **how: Unpack[_AddOptions],
 ) -> int:
     from locate.images.folder import survey
     from pipelines.mapping.add import add_to_map as add
@@ -130,7 +130,7 @@ def _origin(text: str) -> tuple[float, float, float]:
     return latitude, longitude, altitude
 
 
-class _Places(TypedDict):
+class _GeorefOptions(TypedDict):
     gps: Annotated[Path | None, option("name,latitude,longitude[,altitude]; default: EXIF", "CSV")]
     centers: Annotated[Path | None, option("name,x,y,z in metres", "CSV")]
     control_points: Annotated[
@@ -154,7 +154,7 @@ class _Places(TypedDict):
     "say where a map lies on the earth: metres, north and up (by GPS of its photos, or a file)",
     "locate georef --map town.map --centers centers.csv",
 )
-def georef(map_folder: Map, as_json: Json, **how: Unpack[_Places]) -> int:
+def georef(map_folder: Map, as_json: Json, **how: Unpack[_GeorefOptions]) -> int:
     from pipelines.mapping.georef import georeference_map
 
     report = georeference_map(map_folder, **how)

@@ -20,7 +20,7 @@ from pipelines.cli.streams import print_line
 if TYPE_CHECKING:
     from pipelines.retrieval.database import Database
 
-_COLOUR = {MATCH: "green", UNCERTAIN: "yellow", NO_MATCH: "red"}
+_COLOR = {MATCH: "green", UNCERTAIN: "yellow", NO_MATCH: "red"}
 _EXIT_BY_VERDICT = {  # of several photos the weakest answer speaks: the first here
     NO_MATCH: exit_codes.NO_MATCH,
     UNCERTAIN: exit_codes.UNCERTAIN,
@@ -29,7 +29,7 @@ _EXIT_BY_VERDICT = {  # of several photos the weakest answer speaks: the first h
 }
 
 
-class _Asking(TypedDict):
+class _QueryOptions(TypedDict):
     top: Annotated[int, option("answers (default 10)", "N", 10)]
     shortlist: Annotated[int, option("candidates verified (default 30)", "N", 30)]
     search: Annotated[Search | None, option("how candidates are found (default: as it was built)")]
@@ -53,7 +53,7 @@ def query(
     html: Annotated[Path | None, option("write a report to look at", "FILE")],
     index: Index,
     as_json: Json,
-    **how: Unpack[_Asking],
+    **how: Unpack[_QueryOptions],
 ) -> int:
     from locate.images.folder import LeftOut
     from pipelines.cli.named_photos import photos_below
@@ -103,7 +103,7 @@ def _without_matches(answer: Answer) -> Answer:
     )
 
 
-def _one(db: Database, photo: Path, how: _Asking) -> Iterator[Answer | ImageError]:
+def _one(db: Database, photo: Path, how: _QueryOptions) -> Iterator[Answer | ImageError]:
     """A single photo has all cores to itself."""
     try:
         yield db.query(photo, **how)
@@ -128,7 +128,7 @@ def _print_ranking(answer: Answer) -> None:
     for c in answer.candidates:
         values = {
             "rank": str(c.rank),
-            "verdict": _coloured(c.verdict),
+            "verdict": _colored(c.verdict),
             "label": escape(c.label or ""),
             "image": escape(c.image),
             "inliers": "" if c.inliers is None else str(c.inliers),
@@ -139,7 +139,7 @@ def _print_ranking(answer: Answer) -> None:
     out.print(table)
     name = f" {escape(answer.label)}" if answer.label else ""
     turned = f" (turned by {answer.rotation} degrees)" if answer.rotation else ""
-    out.print(f"{_coloured(answer.verdict)}{name}{turned}: {escape(answer.reason)}")
+    out.print(f"{_colored(answer.verdict)}{name}{turned}: {escape(answer.reason)}")
 
 
 def _print_batch(answers: Sequence[Answer]) -> None:
@@ -154,7 +154,7 @@ def _print_batch(answers: Sequence[Answer]) -> None:
         best = answer.best
         table.add_row(
             escape(str(answer.photo)),
-            _coloured(answer.verdict),
+            _colored(answer.verdict),
             escape(answer.label or ""),
             escape(best.image) if best else "",
             "" if best is None or best.inliers is None else str(best.inliers),
@@ -166,6 +166,6 @@ def _print_batch(answers: Sequence[Answer]) -> None:
     out.print(f"{summary}; {seconds:.2f} s a photo")
 
 
-def _coloured(verdict: str) -> str:
-    colour = _COLOUR.get(verdict)
-    return f"[{colour}]{verdict}[/]" if colour else verdict
+def _colored(verdict: str) -> str:
+    color = _COLOR.get(verdict)
+    return f"[{color}]{verdict}[/]" if color else verdict
