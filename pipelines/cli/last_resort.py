@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import secrets
 import signal
 import sys
 import tempfile
@@ -20,6 +21,7 @@ import click
 
 from locate import __version__
 from locate.errors import LocateError, NoPhotoError
+from locate.util.files import atomic_write
 from locate.util.memory import is_out_of_memory
 from pipelines.cli import exit_codes
 from pipelines.cli.streams import abandon_output, complain
@@ -94,15 +96,9 @@ def _report_unforeseen(error: Exception) -> None:
 
 def _write(error: Exception) -> Path:
     """The traceback as a file that is there whole or not at all."""
-    text = "".join(traceback.format_exception(error))
     about = f"locate {__version__}, Python {platform.python_version()}, {platform.platform()}"
-    handle, name = tempfile.mkstemp(prefix="locate-", suffix=".writing")
-    beside = Path(name)
-    final = beside.with_suffix(".traceback.txt")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(f"{about}\n{sys.argv}\n\n{text}")
-        return beside.replace(final)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    text = f"{about}\n{sys.argv}\n\n{''.join(traceback.format_exception(error))}"
+    path = Path(tempfile.gettempdir(), f"locate-{secrets.token_hex(4)}.traceback.txt")
+    with atomic_write(path) as file:
+        file.write(text.encode("utf-8", "backslashreplace"))
+    return path

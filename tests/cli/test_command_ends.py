@@ -98,10 +98,12 @@ def test_a_traceback_that_cannot_be_written(home, monkeypatch, capsys):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tempfile.mkstemp", full)
+    monkeypatch.setattr("tempfile.tempdir", str(home / "tmp"))
+    monkeypatch.setattr("os.fsync", full)
     assert raising(monkeypatch, RecursionError("deep")) == exit_codes.INTERNAL
     err = capsys.readouterr().err
     assert "RecursionError: deep; the traceback could not be written (No space left" in err
+    assert list((home / "tmp").iterdir()) == []
 
 
 @pytest.mark.parametrize(
