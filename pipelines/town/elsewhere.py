@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipelines.town.paint import GLASS, Canvas, Rgb, dim, vary
+from pipelines.town.paint import GLASS, Canvas, Rgb, dim, palette, vary
 from pipelines.town.parts import Builder, flat
 
 
@@ -26,56 +26,49 @@ def _pane(c: Canvas, x: float, y: float, w: float, h: float, frame: Rgb) -> None
 
 def library(b: Builder) -> None:
     """Concrete stained by rain, skewed panes and large shapes painted along its foot."""
-    concrete: Rgb = (178, 174, 166)
-    palette: list[Rgb] = [
-        concrete,
-        (58, 140, 160),
-        (214, 150, 64),
-        (110, 112, 124),
-        (150, 166, 110),
-    ]
+    concrete, *_ = colors = palette("b2aea6 3a8ca0 d69640 6e707c 96a66e")
 
     def wall(c: Canvas) -> None:
-        c.px[..., :3] = concrete
+        c.coat(concrete)
         c.stains(int(c.width * c.height / 2), 2.4, concrete, 12)
-        y = float(c.rng.uniform(3.0, 3.6))
+        y = c.rng.uniform(3.0, 3.6)
         while y < c.height - 2.2:
-            x = float(c.rng.uniform(0.4, 1.2))
+            x = c.rng.uniform(0.4, 1.2)
             while x < c.width - 1.6:
                 w, h, up = c.rng.uniform((0.5, 0.9, -0.4), (2.1, 1.9, 0.4))
                 _pane(c, x, y + up, min(w, c.width - 0.4 - x), h, vary(c.rng, (92, 96, 104), 20))
-                x += w + float(c.rng.uniform(0.3, 1.4))
-            y += float(c.rng.uniform(2.3, 3.0))
+                x += w + c.rng.uniform(0.3, 1.4)
+            y += c.rng.uniform(2.3, 3.0)
         for k in range(12):
             x, w = c.rng.uniform((0, 1), (c.width, 4))
-            c.poly(c.scrap(x - w / 2, 0.2, w, 2.4), vary(c.rng, palette[k % 5], 8))
-        c.posters(float(c.rng.uniform(0.3, 1.0)), 0.6, 2.6, 3)
+            c.poly(c.scrap(x - w / 2, 0.2, w, 2.4), vary(c.rng, colors[k % 5], 8))
+        c.posters(c.rng.uniform(0.3, 1.0), 0.6, 2.6, 3)
         c.mottle(0.14)
         c.grime(0.4)
 
-    b.box((-8, 3), (-5, 5), (0, 9), wall, wall, flat((120, 120, 120)))
-    b.box((3, 8), (-3, 5), (0, 13), wall, wall, flat((120, 120, 120)))
+    roof = flat((120, 120, 120))
+    b.box((-8, 3), (-5, 5), (0, 9), wall, wall, roof)
+    b.box((3, 8), (-3, 5), (0, 13), wall, wall, roof)
 
 
 def station(b: Builder) -> None:
     """Flaking ochre render, a fan of uneven panes over the doors, two short towers."""
-    ochre: Rgb = (206, 176, 110)
-    iron: Rgb = (48, 74, 66)
+    ochre, iron = (206, 176, 110), (48, 74, 66)
 
     def flaked(c: Canvas) -> None:
-        c.px[..., :3] = ochre
+        c.coat(ochre)
         c.stains(int(c.width * c.height / 2.5), 1.9, ochre, 11)
         c.stains(int(c.width * c.height / 6), 0.9, (150, 120, 92), 16)
 
     def hall(c: Canvas) -> None:
         flaked(c)
-        mid, foot = c.width / 2, 3.6
+        mid, foot = c.mid, 3.6
         turns = np.cumsum(np.append(0.0, c.rng.uniform(0.5, 1.5, 9)))
         turns *= np.pi / turns[-1]
         for ring in range(3):
             r0, r1 = 0.5 + 1.15 * ring, 1.5 + 1.15 * ring
             for a0, a1 in zip(turns[:-1], turns[1:] - 0.05, strict=True):
-                r = r1 - float(c.rng.uniform(0, 0.35))
+                r = r1 - c.rng.uniform(0, 0.35)
                 corners = [(r0, a0), (r, a0), (r, a1), (r0, a1)]
                 field = [(mid + q * np.cos(a), foot + q * np.sin(a)) for q, a in corners]
                 c.poly(field, vary(c.rng, (96, 118, 132), 34), int(c.rng.choice([0, 160])))
@@ -91,9 +84,9 @@ def station(b: Builder) -> None:
         y = 1.0
         while y < c.height - 2:
             w, h = c.rng.uniform((0.5, 0.9), (1.6, 2.4))
-            x = float(c.rng.uniform(0.4, c.width - 0.4 - w))
-            _pane(c, x, y, w, h, dim(iron, float(c.rng.uniform(0.8, 1.6))))
-            y += h + float(c.rng.uniform(0.5, 1.3))
+            x = c.rng.uniform(0.4, c.width - 0.4 - w)
+            _pane(c, x, y, w, h, dim(iron, c.rng.uniform(0.8, 1.6)))
+            y += h + c.rng.uniform(0.5, 1.3)
         c.mottle(0.15)
         c.grime(0.4)
 

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from locate.types import Array
 from pipelines.town.civic import church, fountain, guildhall, old_gate, town_hall
 from pipelines.town.clutter import tree
 from pipelines.town.country import lighthouse, villa, windmill
 from pipelines.town.elsewhere import library, station
-from pipelines.town.model import F64, Face, Sky
-from pipelines.town.paint import Canvas, Rgb, Rng, cloudy, dim, seeded, vary
+from pipelines.town.model import Face, Sky
+from pipelines.town.paint import Canvas, Rgb, Rng, cloudy, dim, palette, pick, seeded, vary
 from pipelines.town.parts import Builder, flat, placed, tiled
 from pipelines.town.paving import plate
 
@@ -26,7 +27,7 @@ TOWN_M = 180.0  # radius of the ring on which the ten squares stand
 @dataclass(frozen=True)
 class Kind:
     """A building of the town: its drawing, how far a picture of it stands (metres), the height
-    looked at (metres), the colours of its paving and how many things stand about in its query."""
+    looked at (metres), the colors of its paving and how many things stand about in its query."""
 
     build: Callable[[Builder], None]
     distance: float
@@ -46,12 +47,12 @@ LANDMARKS: dict[str, Kind] = {
     "windmill": Kind(windmill, 27, 8.6, (128, 138, 84), "grass"),
     "guildhall": Kind(guildhall, 23, 6.8, (156, 142, 134), "cobble"),
 }
-
-
 ELSEWHERE: dict[str, Kind] = {
     "elsewhere-1": Kind(library, 24, 6.4, (172, 172, 174), "slab", busy=4),
     "elsewhere-2": Kind(station, 25, 7.0, (160, 140, 120), "slab", busy=4),
 }
+PLASTER = palette("e2d0aa cea084 bec6c4 e4ded2 c4b078 a87868")
+ROOFS = palette("a0543a 6e4036 585860")
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,12 @@ class Place:
 
     name: str
     kind: Kind
-    centre: F64
+    centre: Array
     heading: float
     faces: tuple[Face, ...]
 
     @property
-    def target(self) -> F64:
+    def target(self) -> Array:
         """(3,) the point pictures look at."""
         return np.add(self.centre, (0.0, 0.0, self.kind.look))
 
@@ -73,82 +74,66 @@ class Place:
 def place(seed: int, name: str) -> Place:
     """Build one square: the building, its paving and the houses and trees round it."""
     kinds = {**LANDMARKS, **ELSEWHERE}
-    slot = list(kinds).index(name)
-    rng = seeded(seed, "place", name)
-    kind = kinds[name]
+    kind, rng = kinds[name], seeded(seed, "place", name)
     builder = Builder(rng)
     kind.build(builder)
-    faces = [*builder.faces, *_neighbours(rng), plate(rng, kind.paving, kind.pattern)]
+    faces = [*builder.faces, *_neighbors(rng), plate(rng, kind.paving, kind.pattern)]
     # All fronts face the middle of the ring, so every picture looks out of town and no building
     # stands behind another one: a query then has one right answer.
-    angle = 2 * np.pi * slot / len(kinds) + float(rng.uniform(-0.03, 0.03))
-    away = TOWN_M + float(rng.uniform(-4, 4))
+    angle = 2 * np.pi * list(kinds).index(name) / len(kinds) + rng.uniform(-0.03, 0.03)
+    away = TOWN_M + rng.uniform(-4, 4)
     centre = np.array([away * np.cos(angle), away * np.sin(angle), 0.0])
-    heading = float(angle - np.pi / 2 + rng.uniform(-0.06, 0.06))
+    heading = angle - np.pi / 2 + rng.uniform(-0.06, 0.06)
     return Place(name, kind, centre, heading, tuple(placed(faces, centre, heading)))
 
 
-def _neighbours(rng: Rng) -> list[Face]:
+def _neighbors(rng: Rng) -> list[Face]:
     """Plain houses and trees in a horseshoe behind the building."""
     out: list[Face] = []
     for angle in np.linspace(-18, 198, 15):
-        a = np.radians(angle + rng.uniform(-3, 3))
-        r = float(rng.uniform(27, 31))
-        at = np.array([r * np.cos(a), r * np.sin(a), 0.0])
-        b = Builder(rng, 22.0)
+        a = float(np.radians(angle + rng.uniform(-3, 3)))
+        r = rng.uniform(27, 31)
+        b, turn = Builder(rng, 22.0), 0.0
         if rng.random() < 0.24:
-            tree(b, float(rng.uniform(6, 9)), 0.0)
-            out += placed(b.faces, at, 0.0)
-            continue
-        house(b)
-        out += placed(b.faces, at, float(a + np.pi / 2 + np.pi))
+            tree(b, rng.uniform(6, 9), 0.0)
+        else:
+            house(b)
+            turn = a + np.pi / 2 + np.pi
+        out += placed(b.faces, np.array([r * np.cos(a), r * np.sin(a), 0.0]), turn)
     return out
-
-
-PLASTER: list[Rgb] = [
-    (226, 208, 170),
-    (206, 160, 132),
-    (190, 198, 196),
-    (228, 222, 210),
-    (196, 176, 120),
-    (168, 120, 104),
-]
 
 
 def house(b: Builder) -> None:
     """A house of the background: stained plaster, uneven windows, a tiled roof."""
     rng = b.rng
     w, d, h = rng.uniform(6, 9.5), rng.uniform(6, 8), rng.uniform(5, 10)
-    wall = vary(rng, PLASTER[int(rng.integers(6))], 12)
+    wall = vary(rng, pick(rng, PLASTER), 12)
     trim, frame = vary(rng, (200, 190, 176), 25), vary(rng, (206, 200, 188), 35)
     style = str(rng.choice(["cross", "cross shutters", "grid", "cross lintel", "arch cross"]))
     storey, apart = rng.uniform(2.5, 3.3), rng.uniform(1.9, 3.0)
 
     def face(c: Canvas) -> None:
-        c.px[..., :3] = wall
-        c.stains(9, 2.2, dim(wall, c.rng.uniform(0.8, 1.08)), 9)
+        c.coat(wall)
+        c.stains(9, 2.2, dim(wall, rng.uniform(0.8, 1.08)), 9)
         c.mottle(0.16, 2)
         n = max(2, int(c.width / apart))
         for floor in range(int(h / storey)):
             for i in range(n):
-                if c.rng.random() < 0.12:  # walled up
+                if rng.random() < 0.12:  # walled up
                     continue
-                (wide, high), shift = (
-                    c.rng.uniform((0.7, 1.0), (1.2, 1.7)),
-                    c.rng.uniform(-0.3, 0.3),
-                )
+                (wide, high), shift = rng.uniform((0.7, 1.0), (1.2, 1.7)), rng.uniform(-0.3, 0.3)
                 x = (i + 0.5) * c.width / n - wide / 2 + shift
-                y = float(c.rng.uniform(0.7, 1.0)) + storey * floor
+                y = rng.uniform(0.7, 1.0) + storey * floor
                 c.window(x, y, wide, high, style, frame, trim)
-        at, wide, high = c.rng.uniform((0.6, 0.85, 1.8), (c.width - 1.8, 1.35, 2.4))
-        c.door(at, wide, high, c.colour(), trim, arch=bool(c.rng.random() < 0.3))
+        at, wide, high = rng.uniform((0.6, 0.85, 1.8), (c.width - 1.8, 1.35, 2.4))
+        c.door(at, wide, high, c.color(), trim, arch=rng.random() < 0.3)
         c.grime(0.3)
 
-    roof_rgb = vary(rng, [(160, 84, 58), (110, 64, 54), (88, 88, 96)][int(rng.integers(3))], 12)
+    roof = tiled(vary(rng, pick(rng, ROOFS), 12), 0.4)
     x, y = (-w / 2, w / 2), (-d / 2, d / 2)
     b.box(x, y, (0, h), face, face, flat(wall))
     ridge, along = h + rng.uniform(2.2, 3.6), str(rng.choice(["x", "y"]))
-    b.gable(x, y, (h, ridge), tiled(roof_rgb, 0.4), flat(wall, 0.15), along=along, ppm=20)
+    b.gable(x, y, (h, ridge), roof, flat(wall, 0.15), along=along, ppm=20)
 
 
 def horizon(seed: int) -> Sky:
@@ -164,8 +149,5 @@ def horizon(seed: int) -> Sky:
         for k in (2, 3, 5, 9, 17, 31, 58):
             line += amp * rng.uniform(0.5, 1.2) / k**0.75 * np.sin(k * t + rng.uniform(0, 6.3))
         hills.append(line)
-    return Sky(
-        np.clip(clouds, 0, 1).astype(np.float32),
-        np.array(hills, np.float32),
-        np.array([(0.16, 0.22, 0.28), (0.14, 0.22, 0.12)]),
-    )
+    colors = np.array([(0.16, 0.22, 0.28), (0.14, 0.22, 0.12)])
+    return Sky(np.clip(clouds, 0, 1), np.array(hills, np.float32), colors)

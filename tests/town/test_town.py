@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pipelines.town.files import CONVENTION, ORIGIN, geodetic
-from pipelines.town.model import Camera, Face, Light, Paint, Rendering, Sky, Texture
+from pipelines.town.model import Camera, Face, Light, Paint, Rendering, Sky, mipmaps
 from pipelines.town.paving import meadow
 from pipelines.town.render import render
 from pipelines.town.scene import Place, horizon, place
@@ -78,9 +78,7 @@ def checkerboard(cells: int, cell_m: float, per_cell: int) -> Face:
     side, step = cells * cell_m, cell_m / per_cell
     points = np.array([(0, 0, 0), (side, 0, 0), (side, 0, side), (0, 0, side)], float)
     corner = np.array([0, 0, side])
-    paint = Paint(
-        Texture.build(px), corner, np.array([step, 0.0, 0.0]), np.array([0.0, 0.0, -step])
-    )
+    paint = Paint(mipmaps(px), corner, np.array([step, 0.0, 0.0]), np.array([0.0, 0.0, -step]))
     return Face(points, paint)
 
 
