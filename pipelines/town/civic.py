@@ -107,10 +107,10 @@ def town_hall(b: Builder) -> None:
 def old_gate(b: Builder) -> None:
     """Two eight-sided towers of gray rubble with battlements and a painted arch between them."""
     stone = (146, 142, 136)
-    merlon = partial(Canvas.courses, course=0.3, length=0.45, rgb=stone, by=20)
+    merlon = partial(Canvas.courses, course=0.3, long=0.45, rgb=stone, by=20)
 
     def tower(c: Canvas) -> None:
-        c.courses(0.42, 0.62, stone, 22, joint=0.03, mottle=0.22)
+        c.courses(0.42, 0.62, stone, 22, gap=0.03, mottle=0.22)
         for y in (2.4, 6.0, 9.4):
             if c.rng.random() < 0.75:
                 c.rect(c.mid - 0.35, y - 0.2, 0.7, 1.7, dim(stone, 1.25))

@@ -128,36 +128,3 @@ class Sky:
     clouds: Array
     hills: Array
     hill_rgb: Array
-
-
-@dataclass(frozen=True)
-class Rendering:
-    """image: (h, w, 3) uint8 RGB; inverse, owner: (2 h, 2 w) 1 / z of the four sub-pixels of each
-    pixel and the number of the face seen there, 0 for sky; planes: (faces + 1, 3), 1 / z = plane .
-    (x, y, 1) in sub-pixels."""
-
-    image: Array
-    inverse: Array
-    owner: Array
-    planes: Array
-
-    @cached_property
-    def depth(self) -> Array:
-        """(h, w) z in the camera frame at the pixel centres, metres, inf for sky.
-
-        No sub-pixel lies on a pixel centre, so of the four around it the second nearest names the
-        face (it covers half of the pixel or more) and its plane is evaluated at the centre itself.
-        """
-        h, w = self.image.shape[:2]
-        four, names = (
-            part.reshape(h, 2, w, 2).transpose(0, 2, 1, 3).reshape(h, w, 4)
-            for part in (self.inverse, self.owner)
-        )
-        second = np.argsort(-four, axis=-1, kind="stable")[..., 1:2]
-        name = np.take_along_axis(names, second, axis=-1)[..., 0]
-        plane = self.planes[name]
-        # pixel x of the small picture is 2 x + 1/2 of the large one
-        x, y = np.arange(w) * 2 + 0.5, np.arange(h) * 2 + 0.5
-        inv = plane[..., 0] * x[None, :] + plane[..., 1] * y[:, None] + plane[..., 2]
-        with np.errstate(divide="ignore"):
-            return np.where((name > 0) & (inv > 0), 1.0 / inv, np.inf)

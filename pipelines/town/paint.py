@@ -139,10 +139,10 @@ class Canvas:
         noise = cloudy(self.rng, self.px.shape[:2], max(cell * self.ppm, 2.0))
         self._shade(1 + np.float32(amount) * noise)
 
-    def coat(self, rgb: Rgb, mottle: float | None = None, cell: float = 1.5) -> None:
+    def coat(self, rgb: Rgb, mottle: float = 0, cell: float = 1.5) -> None:
         """One color all over, perhaps mottled."""
         self.px[..., :3] = rgb
-        if mottle is not None:
+        if mottle:
             self.mottle(mottle, cell)
 
     def grime(self, amount: float = 0.35) -> None:
@@ -155,25 +155,19 @@ class Canvas:
         self._shade(1 - np.float32(amount) * (edge[:, None] + 0.35 * np.clip(tall, 0, 1)))
 
     def courses(
-        self,
-        course: float,
-        length: float,
-        rgb: Rgb,
-        by: float,
-        joint: float = 0.018,
-        mottle: float | None = None,
+        self, course: float, long: float, rgb: Rgb, by: float, gap: float = 0.018, mottle: float = 0
     ) -> None:
         """Bricks or stones of random length, each with its own color, perhaps mottled."""
         self.px[..., :3] = dim(rgb, 0.72)
-        n = int(self.width / (0.55 * length)) + 3
+        n = int(self.width / (0.55 * long)) + 3
         for y in np.arange(0, self.height, course).tolist():
-            steps = length * self.rng.uniform(0.55, 1.4, n)
-            left = np.cumsum(steps) - steps - self.rng.uniform(0, length)
+            steps = long * self.rng.uniform(0.55, 1.4, n)
+            left = np.cumsum(steps) - steps - self.rng.uniform(0, long)
             stones = zip(left.tolist(), steps.tolist(), varied(self.rng, rgb, by, n), strict=True)
             for x, step, tone in stones:
                 if x < self.width:
-                    self.rect(x, y, step - joint, course - joint, tone)
-        if mottle is not None:
+                    self.rect(x, y, step - gap, course - gap, tone)
+        if mottle:
             self.mottle(mottle)
 
     def tiles(self, course: float, rgb: Rgb, by: float = 16) -> None:

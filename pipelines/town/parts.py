@@ -150,11 +150,11 @@ def flat(rgb: Rgb, mottle: float = 0.2) -> Painter:
     return lambda c: c.coat(rgb, mottle, 0.8)
 
 
-def stones(rgb: Rgb, course: float = 0.35, length: float = 0.7, by: float = 14) -> Painter:
+def stones(rgb: Rgb, course: float = 0.35, long: float = 0.7, by: float = 14) -> Painter:
     """A painter of masonry and nothing else."""
 
     def paint(c: Canvas) -> None:
-        c.courses(course, length, rgb, by, mottle=0.14)
+        c.courses(course, long, rgb, by, mottle=0.14)
         c.grime()
 
     return paint

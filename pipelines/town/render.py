@@ -18,26 +18,33 @@ import numpy as np
 import numpy.typing as npt
 
 from locate.types import Array
-from pipelines.town.model import Camera, Face, Light, Paint, Rendering, Sky
+from pipelines.town.model import Camera, Face, Light, Paint, Sky
+from pipelines.town.paint import Rng
 
 NEAR_M = 0.1  # faces are clipped at this depth, metres
 SHADOW_CELLS = 1024  # side of the square shadow map, cells
+REACH_M = 45.0  # shadows are cast within this distance of the focus, metres
 GAMMA = 2.2  # sRGB taken as a plain power
 
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, half open
 
 
+@dataclass(frozen=True)
+class Rendering:
+    """image: (h, w, 3) uint8 RGB; inverse, owner: (2 h, 2 w) 1 / z of the four sub-pixels of each
+    pixel and the number of the face seen there, 0 for sky; planes: (faces + 1, 3), 1 / z = plane .
+    (x, y, 1) in sub-pixels."""
+
+    image: Array
+    inverse: Array
+    owner: Array
+    planes: Array
+
+
 def render(
-    faces: Sequence[Face],
-    camera: Camera,
-    light: Light,
-    sky: Sky,
-    rng: np.random.Generator,
-    *,
-    focus: Array,
-    reach: float = 45.0,
+    faces: Sequence[Face], camera: Camera, light: Light, sky: Sky, rng: Rng, *, focus: Array
 ) -> Rendering:
-    """Draw faces. Sun shadows are cast inside the sphere of `reach` metres around focus (3,)."""
+    """Draw faces. Sun shadows are cast round focus (3,)."""
     big = _doubled(camera)
     projected = [p for p in (_project(face, big) for face in faces) if p is not None]
     inverse = np.zeros((big.height, big.width), np.float32)  # 1 / z, 0 is sky
@@ -49,10 +56,12 @@ def render(
     albedo = np.zeros((*inverse.shape, 4), np.uint8)
     for i in np.flatnonzero(np.bincount(owner.ravel())[1:]).tolist():
         _paint(projected[i], owner, i + 1, albedo)
-    lit = _sun_visible(faces, projected, camera, inverse, owner, light, focus, reach)
-    open_ = np.flatnonzero((owner == 0).any(axis=1))
-    behind = _draw_sky(camera, light, sky, open_)
-    linear = _shade(projected, albedo, owner, inverse, lit, light, behind)
+    lit = _sun_visible(faces, projected, camera, light, inverse, owner, focus)
+    linear = _shade(projected, light, lit, albedo, inverse, owner)
+    open_ = owner == 0
+    behind = _draw_sky(camera, light, sky, np.flatnonzero(open_.any(axis=1)))
+    behind = cv2.resize(behind, (big.width, big.height), interpolation=cv2.INTER_NEAREST)
+    cv2.copyTo(behind, open_.view(np.uint8), linear)
     small = cv2.resize(linear, (camera.width, camera.height), interpolation=cv2.INTER_AREA)
     planes = np.array([np.zeros(3), *(p.score for p in projected)])
     return Rendering(_develop(small, light, rng), inverse, owner, planes)
@@ -223,30 +232,29 @@ def _paint(p: _Projected, owner: Array, label: int, albedo: Array) -> None:
     if p.face.cutout:
         colors[..., 3] = 0  # opacity is no glow
     target = albedo[box[1] : box[3], box[0] : box[2]]
-    cv2.copyTo(colors, mine.view(np.uint8) * np.uint8(255), target)
+    cv2.copyTo(colors, mine.view(np.uint8), target)
 
 
 def _sun_visible(
     faces: Sequence[Face],
     projected: Sequence[_Projected],
     camera: Camera,
+    light: Light,
     inverse: Array,
     owner: Array,
-    light: Light,
     focus: Array,
-    reach: float,
 ) -> Array:
     """Share of the sun that reaches each pixel, (h, w) of the SMALL picture, by a shadow map."""
     sun = light.sun / np.linalg.norm(light.sun)
     side = np.cross([0.0, 0.0, 1.0] if abs(sun[2]) < 0.99 else [1.0, 0.0, 0.0], sun)
     side /= np.linalg.norm(side)
     axes = np.stack([side, np.cross(sun, side), sun])  # rows: map x, map y, height to the sun
-    cell, far = 2 * reach / SHADOW_CELLS, -4 * reach
+    cell, far = 2 * REACH_M / SHADOW_CELLS, -4 * REACH_M
     height = np.full((SHADOW_CELLS, SHADOW_CELLS), far, np.float32)
     unused = np.zeros(height.shape, np.int32)
     for face in faces:
         # nothing in the town is so large that it could reach in from further away
-        near = face.casts and float(np.abs(face.points[0] - focus).max()) < 2.5 * reach
+        near = face.casts and float(np.abs(face.points[0] - focus).max()) < 2.5 * REACH_M
         caster = _towards_sun(face, axes, focus, cell) if near else None
         if caster is not None:
             _rasterize(caster, height, unused, 1)
@@ -337,15 +345,14 @@ def _draw_sky(camera: Camera, light: Light, sky: Sky, open_: Array) -> Array:
 
 
 def _shade(
-    projected: Sequence[_Projected],
-    albedo: Array,
-    owner: Array,
-    inverse: Array,
-    lit: Array,
+    projected: list[_Projected],
     light: Light,
-    sky: Array,
+    lit: Array,
+    albedo: Array,
+    inverse: Array,
+    owner: Array,
 ) -> Array:
-    """Ambient + Lambert + glow + haze over the sky: linear RGB (2 h, 2 w, 3)."""
+    """Ambient + Lambert + glow + haze: linear RGB (2 h, 2 w, 3)."""
     sun = np.zeros((len(projected) + 1, 3), np.float32)
     ambient = np.ones_like(sun)
     for i, p in enumerate(projected, 1):
@@ -353,9 +360,8 @@ def _shade(
         sun[i] = light.sun_rgb * lambert
         # from above comes the sky, from below what the paving throws back
         ambient[i] = light.ambient_rgb * (0.80 + 0.20 * p.normal[2])
-        ambient[i] += 0.06 * light.sun_rgb
-    big = (owner.shape[1], owner.shape[0])
-    shadow = cv2.resize(lit, big, interpolation=cv2.INTER_NEAREST)
+        ambient[i] += 0.06 * light.sun_rgb  # rounded twice: not the sum in one line
+    shadow = cv2.resize(lit, owner.shape[::-1], interpolation=cv2.INTER_NEAREST)
     table = ((np.arange(256) / 255.0) ** GAMMA).astype(np.float32)
     out = np.empty((*owner.shape, 3), np.float32)
     for c in range(3):
@@ -371,12 +377,10 @@ def _shade(
     out -= light.horizon_rgb.astype(np.float32)
     out *= veil[..., None]
     out += light.horizon_rgb.astype(np.float32)
-    far = (owner == 0).view(np.uint8) * np.uint8(255)
-    cv2.copyTo(cv2.resize(sky, big, interpolation=cv2.INTER_NEAREST), far, out)
     return out
 
 
-def _develop(linear: Array, light: Light, rng: np.random.Generator) -> Array:
+def _develop(linear: Array, light: Light, rng: Rng) -> Array:
     """Exposure, a shoulder that keeps highlights, gamma, contrast and grain: (h, w, 3) uint8."""
     x = np.clip(linear * np.float32(light.exposure), 0, None)
     x = x * (1 + x * np.float32(0.16)) / (1 + x * np.float32(0.75))  # Reinhard with a white point

@@ -14,8 +14,7 @@ import numpy as np
 from locate.types import Array
 from pipelines.town.civic import church, fountain, guildhall, old_gate, town_hall
 from pipelines.town.clutter import tree
-from pipelines.town.country import lighthouse, villa, windmill
-from pipelines.town.elsewhere import library, station
+from pipelines.town.country import library, lighthouse, station, villa, windmill
 from pipelines.town.model import Face, Sky
 from pipelines.town.paint import Canvas, Rgb, Rng, cloudy, dim, palette, pick, seeded, vary
 from pipelines.town.parts import Builder, flat, placed, tiled

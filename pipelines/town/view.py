@@ -6,9 +6,9 @@ import numpy as np
 
 from locate.types import Array
 from pipelines.town.clutter import clutter
-from pipelines.town.model import Camera, Face, Light, Rendering, Sky
+from pipelines.town.model import Camera, Face, Light, Sky
 from pipelines.town.paint import Rng, seeded
-from pipelines.town.render import render
+from pipelines.town.render import Rendering, render
 from pipelines.town.scene import Place
 
 Color = tuple[float, float, float]
