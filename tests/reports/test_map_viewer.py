@@ -50,9 +50,9 @@ def cloud(count=300, seed=1):
     return np.random.default_rng(seed).normal(size=(count, 3)) * (4, 2, 2)
 
 
-def written(tmp_path, model, poses, **options):
+def written(tmp_path, model, poses, title="Where were these photos taken?", **options):
     path = tmp_path / "out" / "page.html"
-    write_pose_page(path, model, poses, **options)
+    write_pose_page(path, make_scene(model, poses, **options), title=title)
     return path
 
 
