@@ -18,7 +18,6 @@ from pipelines.reports import answer_page as html_report
 from pipelines.reports import canvas
 from pipelines.reports import match_pictures as draw
 from pipelines.reports import picture_io as picture_files
-from pipelines.reports import text as lettering
 from pipelines.reports.answer_page import write_report
 from pipelines.reports.canvas import BAR_HEIGHT
 from pipelines.reports.match_pictures import (
@@ -229,7 +228,7 @@ def test_any_name_can_be_drawn(text):
 
 
 def test_what_the_font_lacks_is_replaced():
-    shown = lettering.drawable("Sacré-Cœur ß \uff21 日", lettering.load_font(14))
+    shown = canvas.drawable("Sacré-Cœur ß \uff21 日", canvas.load_font(14))
     assert shown == "Sacré-Cœur ß A ?"
 
 
