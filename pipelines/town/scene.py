@@ -24,42 +24,42 @@ TOWN_M = 180.0  # radius of the ring on which the ten squares stand
 
 
 @dataclass(frozen=True)
-class Kind:
+class Building:
     """A building of the town: its drawing, how far a picture of it stands (metres), the height
     looked at (metres), the colors of its paving and how many things stand about in its query."""
 
     build: Callable[[Builder], None]
     distance: float
-    look: float
+    aim_height: float
     paving: Rgb
     pattern: str
     busy: int = 11
 
 
-LANDMARKS: dict[str, Kind] = {
-    "church": Kind(church, 28, 9.6, (170, 160, 146), "cobble"),
-    "town-hall": Kind(town_hall, 26, 8.8, (176, 150, 128), "slab"),
-    "old-gate": Kind(old_gate, 25, 8.0, (138, 134, 130), "cobble"),
-    "fountain": Kind(fountain, 20, 5.2, (196, 182, 158), "slab"),
-    "villa": Kind(villa, 23, 6.2, (166, 146, 116), "gravel"),
-    "lighthouse": Kind(lighthouse, 30, 10.2, (150, 152, 150), "slab"),
-    "windmill": Kind(windmill, 27, 8.6, (128, 138, 84), "grass"),
-    "guildhall": Kind(guildhall, 23, 6.8, (156, 142, 134), "cobble"),
+LANDMARKS: dict[str, Building] = {
+    "church": Building(church, 28, 9.6, (170, 160, 146), "cobble"),
+    "town-hall": Building(town_hall, 26, 8.8, (176, 150, 128), "slab"),
+    "old-gate": Building(old_gate, 25, 8.0, (138, 134, 130), "cobble"),
+    "fountain": Building(fountain, 20, 5.2, (196, 182, 158), "slab"),
+    "villa": Building(villa, 23, 6.2, (166, 146, 116), "gravel"),
+    "lighthouse": Building(lighthouse, 30, 10.2, (150, 152, 150), "slab"),
+    "windmill": Building(windmill, 27, 8.6, (128, 138, 84), "grass"),
+    "guildhall": Building(guildhall, 23, 6.8, (156, 142, 134), "cobble"),
 }
-ELSEWHERE: dict[str, Kind] = {
-    "elsewhere-1": Kind(library, 24, 6.4, (172, 172, 174), "slab", busy=4),
-    "elsewhere-2": Kind(station, 25, 7.0, (160, 140, 120), "slab", busy=4),
+ELSEWHERE: dict[str, Building] = {
+    "elsewhere-1": Building(library, 24, 6.4, (172, 172, 174), "slab", busy=4),
+    "elsewhere-2": Building(station, 25, 7.0, (160, 140, 120), "slab", busy=4),
 }
 PLASTER = palette("e2d0aa cea084 bec6c4 e4ded2 c4b078 a87868")
 ROOFS = palette("a0543a 6e4036 585860")
 
 
 @dataclass(frozen=True)
-class Place:
+class Site:
     """A building where it stands. centre, target: (3,) metres; heading: radians, about z."""
 
     name: str
-    kind: Kind
+    building: Building
     centre: Array
     heading: float
     faces: tuple[Face, ...]
@@ -67,23 +67,23 @@ class Place:
     @property
     def target(self) -> Array:
         """(3,) the point pictures look at."""
-        return np.add(self.centre, (0.0, 0.0, self.kind.look))
+        return np.add(self.centre, (0.0, 0.0, self.building.aim_height))
 
 
-def place(seed: int, name: str) -> Place:
+def build_site(seed: int, name: str) -> Site:
     """Build one square: the building, its paving and the houses and trees round it."""
-    kinds = {**LANDMARKS, **ELSEWHERE}
-    kind, rng = kinds[name], seeded(seed, "place", name)
+    buildings = {**LANDMARKS, **ELSEWHERE}
+    building, rng = buildings[name], seeded(seed, "place", name)
     builder = Builder(rng)
-    kind.build(builder)
-    faces = [*builder.faces, *_neighbors(rng), plate(rng, kind.paving, kind.pattern)]
+    building.build(builder)
+    faces = [*builder.faces, *_neighbors(rng), plate(rng, building.paving, building.pattern)]
     # All fronts face the middle of the ring, so every picture looks out of town and no building
     # stands behind another one: a query then has one right answer.
-    angle = 2 * np.pi * list(kinds).index(name) / len(kinds) + rng.uniform(-0.03, 0.03)
+    angle = 2 * np.pi * list(buildings).index(name) / len(buildings) + rng.uniform(-0.03, 0.03)
     away = TOWN_M + rng.uniform(-4, 4)
     centre = np.array([away * np.cos(angle), away * np.sin(angle), 0.0])
     heading = angle - np.pi / 2 + rng.uniform(-0.06, 0.06)
-    return Place(name, kind, centre, heading, tuple(placed(faces, centre, heading)))
+    return Site(name, building, centre, heading, tuple(placed(faces, centre, heading)))
 
 
 def _neighbors(rng: Rng) -> list[Face]:

@@ -27,7 +27,7 @@ from pipelines.town.files import Shot, save, write_colmap, write_truth
 from pipelines.town.model import Camera
 from pipelines.town.paint import seeded
 from pipelines.town.paving import meadow
-from pipelines.town.scene import ELSEWHERE, LANDMARKS, Place, horizon, place
+from pipelines.town.scene import ELSEWHERE, LANDMARKS, Site, build_site, horizon
 from pipelines.town.view import photograph_one
 
 
@@ -98,10 +98,10 @@ def _existing(out: Path, settings: dict[str, Any]) -> Town:
 
 
 class _View(NamedTuple):
-    """A picture to take: its file, its place, which view of it (see plan_view)."""
+    """A picture to take: its file, its site, which view of it (see plan_view)."""
 
     file: str
-    place: Place
+    site: Site
     landmark: str | None
     number: int
 
@@ -114,8 +114,8 @@ def _photograph(
     Each picture has its own generator and only reads the scene, so threads change no byte of it.
     """
     workers = min(4, os.cpu_count() or 1)
-    places = list(ordered_map(partial(place, seed), (*names, *ELSEWHERE), workers, start=None))
-    faces = [meadow(seed), *(f for p in places for f in p.faces)]
+    sites = list(ordered_map(partial(build_site, seed), (*names, *ELSEWHERE), workers, start=None))
+    faces = [meadow(seed), *(f for site in sites for f in site.faces)]
     sky = horizon(seed)
     turned = names[seeded(seed, "turned").integers(len(names))]
     for name in names:
@@ -124,27 +124,25 @@ def _photograph(
 
     def take(item: tuple[int, _View]) -> Shot:
         count, view = item
-        camera, picture = photograph_one(faces, view.place, sky, seed, view.number, views, size)
+        camera, picture = photograph_one(faces, view.site, sky, seed, view.number, views, size)
         image = picture.image
         if view.number > views:
             camera, image = _turned(camera, image)
         return save(root, view.file, view.landmark, camera, image, count)
 
-    wanted = enumerate(_views(places, names, turned, views))
+    wanted = enumerate(_views(sites, names, turned, views))
     return list(ordered_map(take, wanted, workers, start=None))
 
 
-def _views(
-    places: Sequence[Place], names: Sequence[str], turned: str, views: int
-) -> Iterator[_View]:
-    """Every picture in the order of the truth: per place its views, its query, its turned query."""
-    for p in places:
-        landmark = p.name if p.name in names else None
+def _views(sites: Sequence[Site], names: Sequence[str], turned: str, views: int) -> Iterator[_View]:
+    """Every picture in the order of the truth: per site its views, its query, its turned query."""
+    for site in sites:
+        landmark = site.name if site.name in names else None
         for i in range(views if landmark else 0):
-            yield _View(f"landmarks/{p.name}/{i + 1:02d}.jpg", p, landmark, i)
-        yield _View(f"queries/{p.name}.jpg", p, landmark, views)
+            yield _View(f"landmarks/{site.name}/{i + 1:02d}.jpg", site, landmark, i)
+        yield _View(f"queries/{site.name}.jpg", site, landmark, views)
         if landmark == turned:
-            yield _View(f"queries/{p.name}-turned.jpg", p, landmark, views + 1)
+            yield _View(f"queries/{site.name}-turned.jpg", site, landmark, views + 1)
 
 
 def _turned(camera: Camera, image: Array) -> tuple[Camera, Array]:

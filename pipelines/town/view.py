@@ -9,9 +9,10 @@ from pipelines.town.clutter import clutter
 from pipelines.town.model import Camera, Face, Light, Sky
 from pipelines.town.paint import Rng, seeded
 from pipelines.town.render import Rendering, render
-from pipelines.town.scene import Place
+from pipelines.town.scene import Site
 
 Color = tuple[float, float, float]
+Size = tuple[int, int]  # width, height, pixels
 
 # An hour and its weather: the sun's height and how far it stands to one side of the camera (degrees),
 # the sun, what is around, zenith and horizon (linear RGB), exposure and cloud cover.
@@ -33,9 +34,7 @@ MOODS: dict[str, tuple[float, float, Color, Color, Color, Color, float, float]] 
 # fmt: on
 
 
-def camera_at(
-    eye: Array, target: Array, roll: float, focal: float, size: tuple[int, int]
-) -> Camera:
+def camera_at(eye: Array, target: Array, roll: float, focal: float, size: Size) -> Camera:
     """A camera at eye (3,) metres whose axis meets target (3,) metres; roll: radians."""
     forward = (target - eye) / np.linalg.norm(target - eye)
     right = np.cross(forward, [0.0, 0.0, 1.0])
@@ -46,25 +45,23 @@ def camera_at(
     return Camera(*size, focal, rotation, -rotation @ eye)
 
 
-def plan_view(
-    where: Place, seed: int, index: int, count: int, size: tuple[int, int]
-) -> tuple[Camera, Light]:
+def plan_view(site: Site, seed: int, index: int, count: int, size: Size) -> tuple[Camera, Light]:
     """Camera and light of picture `index` of `count`; index == count is the held-out query."""
-    rng = seeded(seed, "view", where.name, index)
+    rng = seeded(seed, "view", site.name, index)
     query = index >= count
     # the arc in equal steps, shuffled in distance by a fixed pattern so that 01 is a fair portrait
     step = 0.0 if query or count == 1 else 2 * index / (count - 1) - 1
     turn = np.radians(rng.uniform(-24, 24) if query else 33 * step + rng.uniform(-2, 2))
     spread = rng.uniform(1.0, 1.3) if query else (0.95, 1.25, 1.02, 1.45, 0.9, 1.15)[index % 6]
-    away = where.kind.distance * (spread + rng.uniform(-0.03, 0.03))
-    azimuth = where.heading - np.pi / 2 + turn
+    away = site.building.distance * (spread + rng.uniform(-0.03, 0.03))
+    azimuth = site.heading - np.pi / 2 + turn
     rise = rng.choice([1.6, 1.7, 2.4, 4.5, 6.5]) + rng.uniform(0, 0.3)
-    eye = np.add(where.centre, (away * np.cos(azimuth), away * np.sin(azimuth), rise))
+    eye = np.add(site.centre, (away * np.cos(azimuth), away * np.sin(azimuth), rise))
     # pictures are rarely centred
-    aim = where.target + rng.normal(0, 1, 3) * (0.8, 0.8, 0.4)
+    aim = site.target + rng.normal(0, 1, 3) * (0.8, 0.8, 0.4)
     roll = float(np.radians(np.clip(rng.normal(0, 2.0), -4.5, 4.5)))
     focal = float(rng.choice([33, 34, 35, 36])) / 36 * max(size)
-    mood = tuple(MOODS)[(index + len(where.name)) % 6]
+    mood = tuple(MOODS)[(index + len(site.name)) % 6]
     if query:
         mood = str(rng.choice(["morning", "veiled", "evening", "clear"]))
     return camera_at(eye, aim, roll, focal, size), _light(rng, mood, azimuth)
@@ -95,17 +92,11 @@ def _light(rng: Rng, mood: str, towards: float) -> Light:
 
 
 def photograph_one(
-    faces: list[Face],
-    where: Place,
-    sky: Sky,
-    seed: int,
-    index: int,
-    count: int,
-    size: tuple[int, int],
+    faces: list[Face], site: Site, sky: Sky, seed: int, index: int, count: int, size: Size
 ) -> tuple[Camera, Rendering]:
-    """Picture `index` of a place among the standing `faces` of the town, with its own clutter."""
-    camera, light = plan_view(where, seed, index, count, size)
-    rng = seeded(seed, "clutter", where.name, index)
-    extra = clutter(rng, where.centre, camera.centre, where.kind.busy if index >= count else 7)
-    picture = render([*faces, *extra], camera, light, sky, rng, focus=where.centre)
+    """Picture `index` of a site among the standing `faces` of the town, with its own clutter."""
+    camera, light = plan_view(site, seed, index, count, size)
+    rng = seeded(seed, "clutter", site.name, index)
+    extra = clutter(rng, site.centre, camera.centre, site.building.busy if index >= count else 7)
+    picture = render([*faces, *extra], camera, light, sky, rng, focus=site.centre)
     return camera, picture

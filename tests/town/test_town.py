@@ -14,7 +14,7 @@ from pipelines.town.files import CONVENTION, ORIGIN, geodetic
 from pipelines.town.model import Camera, Face, Light, Paint, Sky, mipmaps
 from pipelines.town.paving import meadow
 from pipelines.town.render import Rendering, render
-from pipelines.town.scene import Place, horizon, place
+from pipelines.town.scene import Site, build_site, horizon
 from pipelines.town.town import Town, make_town
 from pipelines.town.view import camera_at, photograph_one, plan_view
 
@@ -29,12 +29,12 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Town:
 
 
 @pytest.fixture(scope="module")
-def places() -> dict[str, Place]:
-    return {name: place(0, name) for name in ("town-hall", "villa")}
+def places() -> dict[str, Site]:
+    return {name: build_site(0, name) for name in ("town-hall", "villa")}
 
 
 @pytest.fixture(scope="module")
-def pictures(places: dict[str, Place]) -> dict[tuple[str, int], tuple[Camera, Rendering]]:
+def pictures(places: dict[str, Site]) -> dict[tuple[str, int], tuple[Camera, Rendering]]:
     """Neighbouring views at full size."""
     sky, ground = horizon(0), meadow(0)
     faces = [ground, *(f for p in places.values() for f in p.faces)]
@@ -170,7 +170,7 @@ def test_ground_under_the_camera_is_clipped_not_lost() -> None:
 
 
 def test_landmark_corners_lie_on_the_depth_map(
-    places: dict[str, Place], pictures: dict[tuple[str, int], tuple[Camera, Rendering]]
+    places: dict[str, Site], pictures: dict[tuple[str, int], tuple[Camera, Rendering]]
 ) -> None:
     """Points of the facade, projected by hand, are at the depth the picture has there."""
     hall = places["town-hall"]
@@ -261,7 +261,7 @@ def test_views_of_one_landmark_verify_and_views_of_two_do_not(
     assert verified(image["town-hall", 2], image["villa", 2]) <= 16
 
 
-def test_a_view_is_planned_on_the_arc_in_front(places: dict[str, Place]) -> None:
+def test_a_view_is_planned_on_the_arc_in_front(places: dict[str, Site]) -> None:
     for where in places.values():
         front = where.heading - np.pi / 2
         far = []
@@ -303,7 +303,7 @@ def test_same_seed_same_bytes_other_seed_other_picture(town: Town, tmp_path: Pat
     again = make_town(tmp_path / "again", landmarks=1, views=2, size=SMALL)
     for path in sorted(p for p in town.root.rglob("*") if p.is_file()):
         assert path.read_bytes() == (again.root / path.relative_to(town.root)).read_bytes(), path
-    other, _ = plan_view(place(1, "church"), 1, 0, 2, SMALL)
+    other, _ = plan_view(build_site(1, "church"), 1, 0, 2, SMALL)
     assert not np.allclose(other.centre, town.shots[0].centre)
 
 
@@ -410,7 +410,7 @@ def test_convention_truth_and_colmap_agree_but_for_half_a_pixel(town: Town) -> N
 
 
 def test_the_pose_of_every_picture_is_a_rotation_and_looks_at_its_square(town: Town) -> None:
-    church = place(0, "church")
+    church = build_site(0, "church")
     for shot in town.shots:
         r = rotation(shot.quaternion)
         assert np.allclose(r @ shot.centre + shot.translation, 0, atol=1e-9)
