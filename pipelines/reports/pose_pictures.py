@@ -16,18 +16,8 @@ from locate.localization.pose import NOT_LOCALIZED, Pose
 from locate.pixels import fit_size, from_colmap, resize_points
 from locate.types import Array, Photo, PhotoInfo
 from locate.util.files import atomic_write
-from pipelines.reports.canvas import (
-    BAR_HEIGHT,
-    OUTLINE,
-    Color,
-    blank,
-    draw_caption,
-    draw_circle,
-    draw_line,
-    draw_reason,
-    missing_photo,
-    spread_evenly,
-)
+from pipelines.reports import canvas
+from pipelines.reports.canvas import Color
 from pipelines.reports.picture_io import Picture, as_photo, encode_jpeg, query_picture
 
 MAX_MARKS = 400  # inliers drawn
@@ -55,7 +45,7 @@ def draw_reprojections(
     worst = max(_RED, float(np.percentile(errors, 95))) if len(errors) else _RED
     if isinstance(photo, ImageError):
         size = (640, 480)
-        shown = missing_photo(photo, size)
+        shown = canvas.missing_photo(photo, size)
     else:
         photo = whole_sphere(photo, pose)
         full = photo.info.size
@@ -64,24 +54,24 @@ def draw_reprojections(
         shown = cv2.resize(photo.pixels, size, interpolation=cv2.INTER_AREA)
         if pose.camera is not None and pose.camera.model == SPHERICAL:
             seen, projected = _over_the_seam(seen, projected, full[0], _MARK / scale)
-        drawn = spread_evenly(seen, MAX_MARKS)
+        drawn = canvas.spread_evenly(seen, MAX_MARKS)
         seen, offsets = seen[drawn], (projected - seen)[drawn]
         colors = [_error_color(error / worst) for error in np.linalg.norm(offsets, axis=1)]
         ends = resize_points(seen + magnify * offsets, full, size)
         _draw_marks(shown, resize_points(seen, full, size), ends, colors)
     width = max(_MIN_WIDTH, size[0])
-    canvas, left = blank(width, size[1]), (width - size[0]) // 2
-    canvas[BAR_HEIGHT:, left : left + size[0]] = shown
-    drawing = Image.fromarray(canvas)
+    paper, left = canvas.blank(width, size[1]), (width - size[0]) // 2
+    paper[canvas.BAR_HEIGHT :, left : left + size[0]] = shown
+    drawing = Image.fromarray(paper)
     facts = [f"{pose.inliers} of {pose.matches} matches agree"]
     if np.isfinite(pose.error):
         times = f", drawn {magnify:g} times as long" if magnify != 1 else ""
         legend = "\u25cb seen, \u00d7 by the map, green to red"
         facts.append(f"error {pose.error:.2f} px{times} ({legend}: 0 to {worst:.1f} px)")
     name = pose.photo.name if pose.photo else "pixels in memory"
-    draw_caption(drawing, pose.verdict, name, pose.reason, facts)
+    canvas.draw_caption(drawing, pose.verdict, name, pose.reason, facts)
     if pose.verdict == NOT_LOCALIZED:
-        draw_reason(drawing, pose.reason)
+        canvas.draw_reason(drawing, pose.reason)
     return np.array(drawing)
 
 
@@ -147,14 +137,14 @@ def _over_the_seam(seen: Array, projected: Array, width: int, reach: float) -> t
     return seen, projected
 
 
-def _draw_marks(canvas: Array, starts: Array, ends: Array, colors: list[Color]) -> None:
+def _draw_marks(paper: Array, starts: Array, ends: Array, colors: list[Color]) -> None:
     for width in (3, 1):  # a dark line below a bright one shows on any photo
         for start, end, bright in zip(starts, ends, colors, strict=True):
-            color = OUTLINE if width == 3 else bright
-            draw_circle(canvas, start, 5, color, width)
-            draw_line(canvas, start, end, color, width)
+            color = canvas.OUTLINE if width == 3 else bright
+            canvas.draw_circle(paper, start, 5, color, width)
+            canvas.draw_line(paper, start, end, color, width)
             for arm in ((3, 3), (3, -3)):
-                draw_line(canvas, end - arm, end + arm, color, width)
+                canvas.draw_line(paper, end - arm, end + arm, color, width)
 
 
 def _error_color(part: float) -> Color:

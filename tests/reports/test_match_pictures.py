@@ -206,7 +206,7 @@ def test_a_drawing_does_not_change_its_input():
 )
 def test_candidates_without_inliers_are_drawn_with_a_note(evidence, monkeypatch):
     notes = []
-    monkeypatch.setattr(draw, "draw_note", lambda drawing, text: notes.append(text))
+    monkeypatch.setattr(canvas, "draw_note", lambda drawing, text: notes.append(text))
     drawing = draw_matches(PLAIN, PLAIN, evidence, verdict="no match", image="a.jpg")
     assert drawing.dtype == np.uint8
     assert len(notes) == 1
@@ -323,7 +323,7 @@ def test_a_failure_leaves_no_half_files(tmp_path, photo_factory, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(html_report, "draw_candidate", interrupt)
-    monkeypatch.setattr(draw, "encode_jpeg", interrupt)
+    monkeypatch.setattr(picture_files, "encode_jpeg", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_report([asked], report)
     with pytest.raises(KeyboardInterrupt):
