@@ -54,11 +54,9 @@ class Shot:
     def to_json(self) -> dict[str, Any]:
         """Its entry in truth.json."""
         k, pose = self.k, {"quaternion": self.quaternion, "translation": self.translation}
+        own = {name: getattr(self, name) for name in ("file", "landmark", "width", "height")}
         return {
-            "file": self.file,
-            "landmark": self.landmark,
-            "width": self.width,
-            "height": self.height,
+            **own,
             "K": {"fx": k[0, 0], "fy": k[1, 1], "cx": k[0, 2], "cy": k[1, 2]},
             "cam_from_world": {name: values.tolist() for name, values in pose.items()},
             "centre": self.centre.tolist(),

@@ -15,6 +15,8 @@ from locate.types import Array
 from pipelines.town.model import Face, Paint, mipmaps
 from pipelines.town.paint import Canvas, Painter, Point, Rgb, Rng
 
+Corners = Sequence[Sequence[float] | Array]  # (x, y, z) metres
+
 
 class Builder:
     """Collects faces in a local frame, front towards -y, metres."""
@@ -25,10 +27,9 @@ class Builder:
 
     def face(
         self,
-        points: Sequence[Sequence[float] | Array],
+        points: Corners,
         paint: Painter,
-        *,
-        ppm: float | None = None,
+        ppm: float = 0,
         cutout: bool = False,
         soft: bool = False,
     ) -> None:
@@ -105,7 +106,7 @@ class Builder:
         *,
         along: str = "x",
         over: float = 0.4,
-        ppm: float | None = None,
+        ppm: float = 0,
     ) -> None:
         """A saddle roof from eaves z[0] to ridge z[1], its ridge along x or y."""
         (x0, x1), (y0, y1), (z0, z1) = x, y, z
