@@ -116,7 +116,7 @@ class MapScene:
         return max((step for step in steps if step <= wanted), default=1.0)
 
 
-def write_pose_page(
+def write_map_viewer(
     path: Path, scene: MapScene, *, title: str = "Where were these photos taken?"
 ) -> None:
     """Write the page, which is replaced when it is complete; its folder is made if need be."""
