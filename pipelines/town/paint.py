@@ -43,12 +43,11 @@ def _clipped(values: Iterable[float]) -> Rgb:
 
 def vary(rng: Rng, rgb: Sequence[float], by: float) -> Rgb:
     """A neighbor of a color: brightness varies by `by` of 255, hue by a quarter of it."""
-    level, *hues = rng.standard_normal(4).tolist()
-    return _clipped(v + by * (level + h / 4) for v, h in zip(rgb, hues, strict=True))
+    return varied(rng, rgb, by, 1)[0]
 
 
 def varied(rng: Rng, rgb: Sequence[float], by: float, n: int) -> list[Rgb]:
-    """n neighbors of a color, as `vary` makes them but all at once."""
+    """n neighbors of a color (see `vary`) at once."""
     level, hues = rng.standard_normal((n, 1)), rng.standard_normal((n, 3))
     tones = np.rint(np.asarray(rgb) + by * (level + hues / 4))
     return [(r, g, b) for r, g, b in tones.clip(0, 255).astype(int).tolist()]
