@@ -26,8 +26,7 @@ from locate.util.parallel import ordered_map
 from pipelines.town.files import Shot, save, write_colmap, write_truth
 from pipelines.town.model import Camera
 from pipelines.town.paint import seeded
-from pipelines.town.paving import meadow
-from pipelines.town.scene import ELSEWHERE, LANDMARKS, Site, build_site, horizon
+from pipelines.town.scene import ELSEWHERE, LANDMARKS, Site, build_site, horizon, meadow
 from pipelines.town.view import photograph_one
 
 

@@ -15,9 +15,8 @@ from locate.types import Array
 from pipelines.town.clutter import clutter
 from pipelines.town.model import Camera
 from pipelines.town.paint import seeded
-from pipelines.town.paving import meadow
 from pipelines.town.render import render
-from pipelines.town.scene import ELSEWHERE, LANDMARKS, build_site, horizon
+from pipelines.town.scene import ELSEWHERE, LANDMARKS, build_site, horizon, meadow
 from pipelines.town.view import plan_view
 
 _MARGIN = 1.05  # of a face of the cube beyond 90 degrees, so that every ray has four neighbours

@@ -12,9 +12,8 @@ from PIL import Image
 
 from pipelines.town.files import CONVENTION, ORIGIN, geodetic
 from pipelines.town.model import Camera, Face, Light, Paint, Sky, mipmaps
-from pipelines.town.paving import meadow
 from pipelines.town.render import Rendering, render
-from pipelines.town.scene import Site, build_site, horizon
+from pipelines.town.scene import Site, build_site, horizon, meadow
 from pipelines.town.town import Town, make_town
 from pipelines.town.view import camera_at, photograph_one, plan_view
 
