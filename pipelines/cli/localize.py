@@ -104,7 +104,7 @@ def localize(
     from locate.images.folder import LeftOut
     from pipelines.cli.named_photos import photos_below
     from pipelines.localization.localizer import Localizer
-    from pipelines.reports.map_viewer import write_pose_page
+    from pipelines.reports.map_viewer import make_scene, write_map_viewer
     from pipelines.reports.pose_export import poses_json, write_poses_as
 
     if rig and (len(photos) != 1 or not photos[0].is_dir() or camera):
@@ -148,8 +148,8 @@ def localize(
         )
         wrote.append(f"{count} poses to {out} ({written})")
     if show:
-        title = map_folder.resolve().name
-        write_pose_page(show, localizer.map.model, poses, title=title, georef=georef, units=units)
+        scene = make_scene(localizer.map.model, poses, georef=georef, units=units)
+        write_map_viewer(show, scene, title=map_folder.resolve().name)
         wrote.append(show)
     if save_matches:
         _save_reprojections(save_matches, poses)

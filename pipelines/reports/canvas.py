@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import textwrap
+import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
+from PIL.ImageFont import FreeTypeFont as Font
 
 from locate.errors import ImageError
 from locate.localization.pose import LOCALIZED, NOT_LOCALIZED
 from locate.retrieval.verdict import MATCH, NO_MATCH, UNCERTAIN, UNVERIFIED
 from locate.types import Array
-from pipelines.reports.text import drawable, elided, load_font, wrapped
 
 Color = tuple[int, ...] | Array  # R, G and B from 0 to 255
 
@@ -83,7 +87,51 @@ def _rgb(color: Color) -> tuple[int, ...]:
     return tuple(int(c) for c in color)
 
 
-# Text
+# Text: words that fit and that the font can draw
+
+
+@lru_cache(maxsize=16)
+def load_font(size: int) -> Font:
+    """DejaVu Sans as it comes with matplotlib, at `size` pixels: the same letters on every machine."""
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
+
+
+@lru_cache(maxsize=4096)
+def _has_glyph(font: Font, character: str) -> bool:
+    if not character.isprintable():
+        return False
+    shown, unknown = font.getmask(character), font.getmask("\uffff")
+    return shown.size != unknown.size or bytes(shown) != bytes(unknown)
+
+
+def drawable(text: str, font: Font) -> str:
+    """`text` in what the font can draw: an accent is dropped sooner than its letter, which becomes
+    a question mark at last."""
+    out = []
+    for character in unicodedata.normalize("NFC", text):
+        options = (character, unicodedata.normalize("NFKD", character)[0])
+        out.append(next((o for o in options if _has_glyph(font, o)), "?"))
+    return "".join(out)
+
+
+def elided(text: str, font: Font, width: float) -> str:
+    """`text` with its middle left out if it is wider than `width` pixels."""
+    text = drawable(text[:300], font)
+    if font.getlength(text) <= width:
+        return text
+    for kept in range(len(text) - 1, 1, -1):
+        short = text[: (kept + 1) // 2] + "..." + text[len(text) - kept // 2 :]
+        if font.getlength(short) <= width:
+            return short
+    return "..."
+
+
+def wrapped(text: str, font: Font, width: float, lines: int) -> str:
+    """`text` in at most so many lines, about `width` pixels wide."""
+    letters = max(8, int(width / font.getlength("n")))
+    return "\n".join(drawable(x, font) for x in textwrap.wrap(text, letters, max_lines=lines))
 
 
 def draw_caption(
@@ -144,13 +192,10 @@ def missing_photo(error: ImageError, size: tuple[int, int]) -> Array:
     """height x width x 3 uint8 RGB: a gray panel that says why there is no photo."""
     panel, font = Image.new("RGB", size, _NO_PHOTO), load_font(16)
     reason = wrapped(f"{error.path.name} {error.reason}", font, size[0] * 0.85, 6)
-    ImageDraw.Draw(panel).multiline_text(
+    draw, middle, text = (
+        ImageDraw.Draw(panel),
         (size[0] / 2, size[1] / 2),
         f"no picture\n\n{reason}",
-        _TEXT,
-        font,
-        anchor="mm",
-        align="center",
-        spacing=6,
     )
+    draw.multiline_text(middle, text, _TEXT, font, anchor="mm", align="center", spacing=6)
     return np.array(panel)

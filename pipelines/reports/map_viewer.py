@@ -29,21 +29,17 @@ from pipelines.reports.pose_export import photo_names
 
 MAX_POINTS = 60_000  # of the map on the page
 MAX_LINES = 300  # from a query to what it sees
-CONFIDENCE = (
-    2.7955  # sigmas that hold 95 % in three dimensions: the root of chi2's quantile, 7.8147
-)
-_TEMPLATE = Path(__file__).with_suffix(".html")
+CONFIDENCE = 2.7955  # sigmas that hold 95 % in three dimensions: the root of chi2's quantile
 _LOW, _HIGH = np.array([70, 90, 130]), np.array([235, 215, 170])  # RGB of points without a color
 
 
 @dataclass(frozen=True, eq=False)
 class ShownCamera:
-    """The frustum of a camera in the scene.
+    """The frustum of a photo's camera.
 
     Attributes:
-        name: of the photo.
-        center: 3 float64 in the scene.
-        axes: 3 x 3 float64, rows: right, down and forward in the scene.
+        center: 3 float64.
+        axes: 3 x 3 float64, rows: right, down and forward.
         corners: 4 x 2 float64, the photo's corners on the plane at depth 1, clockwise from the top left.
     """
 
@@ -55,11 +51,10 @@ class ShownCamera:
 
 @dataclass(frozen=True, eq=False)
 class ShownQuery:
-    """A photo that was asked for: its pose, uncertainty and inliers in the scene.
+    """A photo that was asked for.
 
     Attributes:
-        pose: as it was found.
-        name: of the photo.
+        pose: as it was found, in the frame of the map.
         camera: None if it was not localized.
         ellipsoid: 3 x 3 float64, rows are the half axes of the center's 95 % ellipsoid; None if unknown.
         seen: M x 3 float64, inliers' points, at most `MAX_LINES`.
@@ -79,11 +74,8 @@ class MapScene:
     """All that the page shows: point cloud, mapping cameras, queries, and how to look at first.
 
     Attributes:
-        points: N x 3 float64 in the scene, at most `MAX_POINTS`.
-        colors: N x 3 uint8.
+        points, colors: N x 3 float64 and uint8, N at most `MAX_POINTS`.
         total: how many points the map has.
-        cameras: the mapping ones.
-        queries: in the order given.
         radius: of what is worth looking at; stray points lie beyond.
         depth: how far mapping cameras are from what they see, the median.
         forward: 3 float64 of length 1, where mapping cameras look on average.
@@ -120,28 +112,14 @@ class MapScene:
         if not sizes or np.median(sizes) <= 0:
             return 1.0
         wanted = 0.03 * self.radius / float(np.median(sizes))
-        steps = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0]
+        steps = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
         return max((step for step in steps if step <= wanted), default=1.0)
 
 
-def write_pose_page(
-    path: Path,
-    model: pycolmap.Reconstruction,
-    poses: Sequence[Pose],
-    *,
-    title: str = "Where were these photos taken?",
-    georef: Georef | None = None,
-    units: str = "arbitrary",
-    names: Sequence[str] | None = None,
+def write_map_viewer(
+    path: Path, scene: MapScene, *, title: str = "Where were these photos taken?"
 ) -> None:
-    """Write a page with the points of `model`, its cameras and those of `poses`.
-
-    Args:
-        path: replaced when the page is complete; its folder is made if need be.
-        georef, units: of the map, see `MapRecord`.
-        names: of the photos, by default `photo_names`.
-    """
-    scene = make_scene(model, poses, georef=georef, units=units, names=names)
+    """Write the page, which is replaced when it is complete; its folder is made if need be."""
     write_page(path, "map_viewer.html", title=title, scene=_scene_json(scene))
 
 
@@ -154,20 +132,24 @@ def make_scene(
     names: Sequence[str] | None = None,
     max_points: int = MAX_POINTS,
 ) -> MapScene:
-    """All that is shown, in the frame of the scene.
+    """The points of `model`, its cameras and those of `poses`, in the frame of the scene.
 
     Of many points those that most photos see are kept; the middle and the radius are robust to points
     and cameras that lie far away.
+
+    Args:
+        georef, units: of the map, see `MapRecord`.
+        names: of the photos, by default `photo_names`.
     """
     scale, rotation, move = 1.0, level(up_direction(model)), np.zeros(3)
     if georef is not None:
         scale, rotation, move = georef.scale, georef.rotation, georef.translation
     raw, colors = _points(model, max_points)
-    views = []
-    for image_id in sorted(model.reg_image_ids()):
-        image = model.images[image_id]
-        camera = model.cameras[image.camera_id]
-        views.append((image.name, np.asarray(image.cam_from_world().matrix()), camera))
+    images = [model.images[image_id] for image_id in sorted(model.reg_image_ids())]
+    views = [
+        (image.name, np.asarray(image.cam_from_world().matrix()), model.cameras[image.camera_id])
+        for image in images
+    ]
     points = scale * raw @ rotation.T + move
     centers = np.array([-pose[:, :3].T @ pose[:, 3] for _, pose, _ in views]).reshape(-1, 3)
     centers = scale * centers @ rotation.T + move
@@ -179,38 +161,27 @@ def make_scene(
     move = move - middle
     unit = "m" if georef is not None or units == "metre" else "units"
 
-    def place(name: str, pose: Array, camera: pycolmap.Camera | None) -> ShownCamera:
+    def shown(name: str, pose: Array, camera: pycolmap.Camera | None) -> ShownCamera:
         center = scale * rotation @ (-pose[:, :3].T @ pose[:, 3]) + move
         return ShownCamera(name, center, pose[:, :3] @ rotation.T, _corners(camera))
 
-    cameras = tuple(place(*view) for view in views)
-    shown = []
+    cameras = tuple(shown(*view) for view in views)
+    queries = []
     for name, pose in zip(photo_names(poses) if names is None else names, poses, strict=True):
-        at = None
-        if pose.cam_from_world is not None:
-            at = place(
-                name,
-                pose.cam_from_world,
-                None if pose.camera is None else colmap_camera(pose.camera),
-            )
+        camera = pose.camera and colmap_camera(pose.camera)
+        matrix = pose.cam_from_world
+        at = None if matrix is None else shown(name, matrix, camera)
         chosen = pose.world_points[spread_evenly(pose.points, MAX_LINES)]
         seen = scale * chosen.reshape(-1, 3) @ rotation.T + move
         axes = _ellipsoid(pose.covariance, scale * rotation)
         facts = _facts(pose, georef, axes, unit)
-        shown.append(ShownQuery(pose, name, at, axes, seen, facts))
+        queries.append(ShownQuery(pose, name, at, axes, seen, facts))
     forwards = np.array([camera.axes[2] for camera in cameras]).reshape(-1, 3).sum(axis=0)
     length = float(np.linalg.norm(forwards))
-    return MapScene(
-        points - middle,
-        colors,
-        model.num_points3D(),
-        cameras,
-        tuple(shown),
-        radius,
-        _depth(points - middle, cameras, radius),
-        forwards / length if length > 1e-6 else np.array([0.0, 1.0, 0.0]),
-        unit,
-    )
+    points, total = points - middle, model.num_points3D()
+    depth = _depth(points, cameras, radius)
+    forward = forwards / length if length > 1e-6 else np.array([0.0, 1.0, 0.0])
+    return MapScene(points, colors, total, cameras, tuple(queries), radius, depth, forward, unit)
 
 
 def _points(model: pycolmap.Reconstruction, limit: int) -> tuple[Array, Array]:
@@ -232,9 +203,7 @@ def _points(model: pycolmap.Reconstruction, limit: int) -> tuple[Array, Array]:
 
 
 def _corners(camera: pycolmap.Camera | None) -> Array:
-    if camera is None or is_spherical(
-        camera
-    ):  # which sees everything; this shows where its middle is
+    if camera is None or is_spherical(camera):  # a sphere has no corners: where its middle is
         return np.array([[-0.5, -0.4], [0.5, -0.4], [0.5, 0.4], [-0.5, 0.4]])
     w, h, f = camera.width, camera.height, camera.mean_focal_length()
     pixels = np.array([[0, 0], [w, 0], [w, h], [0, h]], np.float64)
@@ -269,8 +238,8 @@ def _depth(points: Array, cameras: Sequence[ShownCamera], radius: float) -> floa
 def _facts(
     pose: Pose, georef: Georef | None, axes: Array | None, unit: str
 ) -> tuple[tuple[str, str], ...]:
-    facts = [("verdict", pose.verdict), ("reason", pose.reason)]
-    facts.append(("inliers", f"{pose.inliers} of {pose.matches} matches"))
+    inliers = f"{pose.inliers} of {pose.matches} matches"
+    facts = [("verdict", pose.verdict), ("reason", pose.reason), ("inliers", inliers)]
     if np.isfinite(pose.error):
         facts.append(("error", f"{pose.error:.2f} px"))
     if axes is not None:
@@ -294,12 +263,8 @@ def _scene_json(scene: MapScene) -> dict[str, Any]:
         return base64.b64encode(np.ascontiguousarray(values, kind).tobytes()).decode()
 
     def camera_json(camera: ShownCamera) -> dict[str, Any]:
-        return {
-            "name": visible(camera.name),
-            "center": camera.center.tolist(),
-            "axes": camera.axes.tolist(),
-            "corners": camera.corners.tolist(),
-        }
+        arrays = {name: getattr(camera, name).tolist() for name in ("center", "axes", "corners")}
+        return {"name": visible(camera.name), **arrays}
 
     return {
         "points": packed(scene.points, "<f4"),

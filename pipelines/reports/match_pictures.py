@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -15,29 +14,8 @@ from locate.pixels import resize_points, unrotate_points
 from locate.retrieval.verdict import UNVERIFIED
 from locate.types import Answer, Array, Candidate, Photo, Verification
 from locate.util.files import atomic_write
-from pipelines.reports.canvas import (
-    BAR_HEIGHT,
-    OUTLINE,
-    blank,
-    draw_caption,
-    draw_dot,
-    draw_line,
-    draw_note,
-    draw_tag,
-    missing_photo,
-    spread_evenly,
-)
-from pipelines.reports.picture_io import (
-    MAX_WIDTH,
-    Picture,
-    as_photo,
-    encode_jpeg,
-    free_path,
-    query_name,
-    query_picture,
-    read_picture,
-    safe_name,
-)
+from pipelines.reports import canvas, picture_io
+from pipelines.reports.picture_io import MAX_WIDTH, Picture
 
 MAX_LINES = 60
 _MIN_WIDTH, _MIN_HEIGHT, _MAX_HEIGHT = 640, 320, 900  # pixels: caption; photos
@@ -46,19 +24,9 @@ _REJECTED = (185, 185, 185)
 _LINE_OPACITY, _SHADE_OPACITY, _REJECTED_OPACITY = 0.85, 0.25, 0.55
 
 
-@dataclass(frozen=True, eq=False)
-class _Panel:
-    """One photo within the drawing.
-
-    Attributes:
-        pixels: h x w x 3 uint8, as drawn.
-        points: M x 2 float32, all matches in pixels of the drawing; None if the photo is missing.
-        visible: M bool, which of them lie on the photo (a file may have changed since indexing).
-    """
-
-    pixels: Array
-    points: Array | None
-    visible: Array
+# All matches in a photo, M x 2 float32 pixels of the drawing, and which of them lie on it, M bool (a
+# file may have changed since indexing); None if the photo is missing.
+_Panel = tuple[Array, Array] | None
 
 
 def draw_matches(
@@ -90,31 +58,34 @@ def draw_matches(
     Returns:
         H x W x 3 uint8 RGB.
     """
-    photos, turns = [as_photo(query), as_photo(database)], [rotation, 0]
+    photos, turns = [picture_io.as_photo(query), picture_io.as_photo(database)], [rotation, 0]
     originals = [_turned_size(photo, turn) for photo, turn in zip(photos, turns, strict=True)]
     sizes = _panel_sizes(originals, max_width)
-    width = max(sizes[0][0] + _GAP + sizes[1][0], min(_MIN_WIDTH, max_width))
-    canvas = blank(width, sizes[0][1])
-    left = (width - sizes[0][0] - _GAP - sizes[1][0]) // 2
+    both = sizes[0][0] + _GAP + sizes[1][0]
+    paper = canvas.blank(max(both, min(_MIN_WIDTH, max_width)), sizes[0][1])
+    left = (paper.shape[1] - both) // 2
     lefts = [left, left + sizes[0][0] + _GAP]
     points = [np.zeros((0, 2), np.float32)] * 2
     if verification is not None:
         points = [verification.query_points, verification.database_points]
-    panels = [_panel(photos[i], points[i], sizes[i], turns[i], lefts[i]) for i in range(2)]
-    for panel, left, size in zip(panels, lefts, sizes, strict=True):
-        canvas[BAR_HEIGHT:, left : left + size[0]] = panel.pixels
-    drawing = Image.fromarray(canvas)
-    draw_tag(drawing, lefts[0], sizes[0][0], _query_tag(photos[0], rotation))
-    draw_tag(drawing, lefts[1], sizes[1][0], "database")
+    rooms = [
+        paper[canvas.BAR_HEIGHT :, x : x + size[0]] for x, size in zip(lefts, sizes, strict=True)
+    ]
+    panels = [*map(_place, rooms, photos, points, turns, lefts)]
+    drawing = Image.fromarray(paper)
+    name = f": {photos[0].path.name}" if photos[0].path else ""
+    turned = f" (turned by {rotation}°)" if rotation else ""
+    canvas.draw_tag(drawing, lefts[0], sizes[0][0], f"query{name}{turned}")
+    canvas.draw_tag(drawing, lefts[1], sizes[1][0], "database")
     if verification is not None:  # after the tags, which must hide no evidence
         drawing = Image.fromarray(_draw_points(np.array(drawing), panels, verification.inliers))
     facts = [] if similarity is None else [f"similarity {similarity:.2f}"]
     if verification is not None:
         total = len(verification.matches)
         facts.insert(0, f"{verification.inlier_count} of {total} matches agree")
-    draw_caption(drawing, verdict, label or image, image if label else "", facts)
+    canvas.draw_caption(drawing, verdict, label or image, image if label else "", facts)
     if note := _note(verification):
-        draw_note(drawing, note)
+        canvas.draw_note(drawing, note)
     return np.array(drawing)
 
 
@@ -124,7 +95,7 @@ def draw_candidate(
     """`draw_matches` of a candidate, its photo read from where it lay when it was indexed."""
     return draw_matches(
         query,
-        read_picture(candidate.path, max_width),
+        picture_io.read_picture(candidate.path, max_width),
         candidate.verification,
         verdict=candidate.verdict,
         label=candidate.label,
@@ -150,23 +121,24 @@ def save_matches(
     Returns:
         The files, best candidate first.
     """
-    query = query_picture(answer.photo, query_pixels)
+    query = picture_io.query_picture(answer.photo, query_pixels)
     if query_pixels is not None:
         origin = "pixels " + hashlib.sha256(query_pixels.tobytes()).hexdigest()
     else:
         origin = str(answer.photo.absolute()) if answer.photo else "pixels"
-    stem = query_name(answer.photo)
+    stem = picture_io.query_name(answer.photo)
     verified = [c for c in answer.candidates if c.verification is not None][: max(0, limit)]
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for candidate in verified:
-        verdict = safe_name(candidate.verdict.replace(" ", "-"))
-        name = f"{stem}--{candidate.rank:02d}--{verdict}--{safe_name(Path(candidate.image).stem)}"
+        verdict = picture_io.safe_name(candidate.verdict.replace(" ", "-"))
+        shown = picture_io.safe_name(Path(candidate.image).stem)
+        name = f"{stem}--{candidate.rank:02d}--{verdict}--{shown}"
         comment = _comment(origin, candidate)
-        path = free_path(folder, name, comment)
+        path = picture_io.free_path(folder, name, comment)
         drawing = draw_candidate(query, candidate, rotation=answer.rotation)
         with atomic_write(path) as file:
-            file.write(encode_jpeg(drawing, comment=comment))
+            file.write(picture_io.encode_jpeg(drawing, comment=comment))
         written.append(path)
     return written
 
@@ -188,20 +160,20 @@ def _panel_sizes(sizes: list[tuple[int, int]], max_width: int) -> list[tuple[int
     return [(max(1, int(aspect * height)), height) for aspect in aspects]
 
 
-def _panel(
-    photo: Photo | ImageError, points: Array, size: tuple[int, int], rotation: int, left: int
-) -> _Panel:
-    """A photo and its points (M x 2, original pixels), its first pixel below the bar at `left`."""
+def _place(room: Array, photo: Photo | ImageError, points: Array, turn: int, left: int) -> _Panel:
+    """Put a photo into its room, whose first column is `left`. Points: M x 2 in its original pixels."""
+    size = room.shape[1], room.shape[0]
     if isinstance(photo, ImageError):
-        return _Panel(missing_photo(photo, size), None, np.zeros(len(points), np.bool_))
+        room[:] = canvas.missing_photo(photo, size)
+        return None
     # To turn by an angle is to undo the turn by the rest of the circle.
-    points = unrotate_points(points, photo.info.size, 360 - rotation)
-    points = resize_points(points, _turned_size(photo, rotation), size)
-    inside = np.asarray((points >= -0.5) & (points < np.asarray(size) - 0.5)).all(axis=1)
-    pixels = np.ascontiguousarray(np.rot90(photo.pixels, rotation // 90))
-    kind = cv2.INTER_AREA if size[0] < pixels.shape[1] else cv2.INTER_CUBIC
-    pixels = cv2.resize(pixels, size, interpolation=kind)
-    return _Panel(pixels, points + np.array([left, BAR_HEIGHT], np.float32), np.asarray(inside))
+    points = unrotate_points(points, photo.info.size, 360 - turn)
+    points = resize_points(points, _turned_size(photo, turn), size)
+    inside = ((points >= -0.5) & (points < np.asarray(size) - 0.5)).all(axis=1)
+    pixels = np.ascontiguousarray(np.rot90(photo.pixels, turn // 90))
+    way = cv2.INTER_AREA if size[0] < pixels.shape[1] else cv2.INTER_CUBIC
+    room[:] = cv2.resize(pixels, size, interpolation=way)
+    return points + np.array([left, canvas.BAR_HEIGHT], np.float32), np.asarray(inside)
 
 
 def position_colors(points: Array) -> Array:
@@ -227,45 +199,42 @@ def position_colors(points: Array) -> Array:
 # Drawing
 
 
-def _draw_points(canvas: Array, panels: list[_Panel], inliers: Array) -> Array:
-    """`canvas` with rejected matches, lines and inliers, the last on top."""
-    gray = canvas.copy()
-    for panel in panels:
-        if panel.points is not None:
-            for point in panel.points[panel.visible & ~inliers]:
-                draw_dot(gray, point, 1.5, _REJECTED)
-    canvas = cv2.addWeighted(gray, _REJECTED_OPACITY, canvas, 1 - _REJECTED_OPACITY, 0)
-    source = panels[0].points if panels[0].points is not None else panels[1].points
-    if source is None:
-        return canvas
+def _draw_points(paper: Array, panels: list[_Panel], inliers: Array) -> Array:
+    """`paper` with rejected matches, lines and inliers, the last on top."""
+    drawn = [panel for panel in panels if panel is not None]
+    gray = paper.copy()
+    for points, visible in drawn:
+        for point in points[visible & ~inliers]:
+            canvas.draw_dot(gray, point, 1.5, _REJECTED)
+    paper = cv2.addWeighted(gray, _REJECTED_OPACITY, paper, 1 - _REJECTED_OPACITY, 0)
+    if not drawn:
+        return paper
     colors = np.zeros((len(inliers), 3), np.uint8)
-    colors[inliers] = position_colors(source[inliers])
+    colors[inliers] = position_colors(drawn[0][0][inliers])
     joined = np.zeros(0, np.int64)
-    a, b = (panel.points for panel in panels)
-    if a is not None and b is not None:
-        both = np.flatnonzero(inliers & panels[0].visible & panels[1].visible)
-        joined = both[spread_evenly(np.c_[a, b][both], MAX_LINES)]
-        for width, opacity, color in ((3, _SHADE_OPACITY, OUTLINE), (1, _LINE_OPACITY, None)):
-            lines = canvas.copy()
+    if len(drawn) == 2:
+        (a, in_a), (b, in_b) = drawn
+        both = np.flatnonzero(inliers & in_a & in_b)
+        joined = both[canvas.spread_evenly(np.c_[a, b][both], MAX_LINES)]
+        for width, opacity, color in (
+            (3, _SHADE_OPACITY, canvas.OUTLINE),
+            (1, _LINE_OPACITY, None),
+        ):
+            lines = paper.copy()
             for i in joined:
-                draw_line(lines, a[i], b[i], colors[i] if color is None else color, width)
-            canvas = cv2.addWeighted(lines, opacity, canvas, 1 - opacity, 0)
+                canvas.draw_line(lines, a[i], b[i], colors[i] if color is None else color, width)
+            paper = cv2.addWeighted(lines, opacity, paper, 1 - opacity, 0)
     radius = 1.8 if inliers.sum() > 150 else 2.4  # pixels: hundreds of large dots hide the photo
-    for panel in panels:
-        if panel.points is not None:
-            for i in np.flatnonzero(inliers & panel.visible):
-                draw_dot(canvas, panel.points[i], radius + 1.0, OUTLINE)
-            for i in np.flatnonzero(inliers & panel.visible):
-                draw_dot(canvas, panel.points[i], radius, colors[i])
-            for i in joined:
-                draw_dot(canvas, panel.points[i], radius + 2.0, OUTLINE)
-                draw_dot(canvas, panel.points[i], radius + 1.0, colors[i])
-    return np.asarray(canvas)
-
-
-def _query_tag(photo: Photo | ImageError, rotation: int) -> str:
-    name = f": {photo.path.name}" if photo.path else ""
-    return f"query{name}" + (f" (turned by {rotation}°)" if rotation else "")
+    for points, visible in drawn:
+        shown = np.flatnonzero(inliers & visible)
+        for i in shown:
+            canvas.draw_dot(paper, points[i], radius + 1.0, canvas.OUTLINE)
+        for i in shown:
+            canvas.draw_dot(paper, points[i], radius, colors[i])
+        for i in joined:
+            canvas.draw_dot(paper, points[i], radius + 2.0, canvas.OUTLINE)
+            canvas.draw_dot(paper, points[i], radius + 1.0, colors[i])
+    return np.asarray(paper)
 
 
 def _note(verification: Verification | None) -> str:

@@ -100,13 +100,17 @@ def write_poses_as(
         _write(path, _dumped(poses_json(poses, georef=georef, units=units, names=called)))
         return len(poses)
     if form in ("geojson", "kml"):
-        make = poses_kml if form == "kml" else poses_geojson
-        made = make(poses, georef, names=called, uncertain=uncertain)
-        _write(path, made if isinstance(made, str) else _dumped(made))
+        features = _geojson(called, poses, _on_earth(georef, form), uncertain)
+        _write(path, _kml(features) if form == "kml" else _dumped(features))
         return len(kept)
     _check_names([name for name, _, _ in kept], "" if numbered else form)
     world = georef if frame == "enu" else None
-    matrices = {name: _in_frame(pose, world) for name, pose, _ in kept}
+    matrices = {}
+    for name, pose, _ in kept:
+        assert pose.cam_from_world is not None
+        matrices[name] = (
+            pose.cam_from_world if world is None else world.enu_pose(pose.cam_from_world)
+        )
     direction = FORMATS[form].direction if form in FORMATS else "cam_from_world"
     header = [
         f"{_DIRECTIONS[direction]}; {_AXES}",
@@ -138,20 +142,17 @@ def write_poses_as(
 def photo_names(poses: Sequence[Pose]) -> list[str]:
     """The photos' paths below the folder that they share, with forward slashes; "pixels-3" for the
     fourth if it is pixels in memory."""
-    folders = [pose.photo.absolute().parent for pose in poses if pose.photo is not None]
+    photos = [pose.photo and pose.photo.absolute() for pose in poses]
     try:
-        base = Path(os.path.commonpath(folders)) if folders else Path()
+        base = os.path.commonpath([photo.parent for photo in photos if photo] or [Path.cwd()])
     except ValueError:  # on several drives
-        base = None
-    names = []
-    for number, pose in enumerate(poses):
-        if pose.photo is None:
-            names.append(f"pixels-{number}")
-        elif base is None:
-            names.append(pose.photo.as_posix())
-        else:
-            names.append(pose.photo.absolute().relative_to(base).as_posix())
-    return names
+        return [
+            f"pixels-{i}" if p.photo is None else p.photo.as_posix() for i, p in enumerate(poses)
+        ]
+    return [
+        photo.relative_to(base).as_posix() if photo else f"pixels-{number}"
+        for number, photo in enumerate(photos)
+    ]
 
 
 def poses_json(
@@ -164,38 +165,28 @@ def poses_json(
     """JSON-able: every record of a batch (`Pose.to_json`) with its `name`, and with a georeference `enu`
     (the same pose and covariance in metres, heading, pitch) and `wgs84`."""
     called = photo_names(poses) if names is None else names
-    records = []
-    for name, pose in zip(called, poses, strict=True):
-        records.append({"name": name, **pose.to_json(), **_placed(pose, georef)})
     return {
         "direction": f"{_DIRECTIONS['cam_from_world']}; {_AXES}",
         "world": _frame_text(None, units),
         "georef": None if georef is None else georef.to_json(),
-        "poses": records,
+        "poses": [
+            {"name": name, **pose.to_json(), **_placed(pose, georef)}
+            for name, pose in zip(called, poses, strict=True)
+        ],
     }
 
 
-def poses_geojson(
-    poses: Sequence[Pose],
-    georef: Georef | None,
-    *,
-    names: Sequence[str] | None = None,
-    uncertain: bool = False,
+def _geojson(
+    names: Sequence[str], poses: Sequence[Pose], georef: Georef, uncertain: bool
 ) -> dict[str, Any]:
     """A FeatureCollection of the cameras' centres, longitude first (RFC 7946). Without known heights
-    (`Georef.vertical` is "none") positions have no altitude.
-
-    Raises:
-        InputError: there is no georeference with an origin.
-    """
-    place = _on_earth(georef, "GeoJSON")
+    (`Georef.vertical` is "none") positions have no altitude."""
     features, missing = [], []
-    called = photo_names(poses) if names is None else names
-    for name, pose in zip(called, poses, strict=True):
+    for name, pose in zip(names, poses, strict=True):
         if not _is_wanted(pose, uncertain):
             missing.append({"name": name, "verdict": pose.verdict, "reason": pose.reason})
             continue
-        found = _placed(pose, place)
+        found = _placed(pose, georef)
         where = found["wgs84"]
         position = [where["longitude"], where["latitude"]]
         if where["altitude"] is not None:
@@ -209,7 +200,7 @@ def poses_geojson(
             "error_px": None if np.isnan(pose.error) else pose.error,
         }
         if pose.covariance is not None:
-            variances = np.diag(place.enu_covariance(pose.covariance))
+            variances = np.diag(georef.enu_covariance(pose.covariance))
             facts["horizontal_sigma_m"] = float(np.sqrt(variances[0] + variances[1]))
             facts["vertical_sigma_m"] = float(np.sqrt(variances[2]))
         geometry = {"type": "Point", "coordinates": position}
@@ -217,28 +208,12 @@ def poses_geojson(
     return {"type": "FeatureCollection", "features": features, "left_out": missing}
 
 
-def poses_kml(
-    poses: Sequence[Pose],
-    georef: Georef | None,
-    *,
-    names: Sequence[str] | None = None,
-    uncertain: bool = False,
-) -> str:
-    """KML 2.2 text: a placemark each, with a line along its optical axis and a view that an earth
-    browser flies to. Altitudes count from sea level; without known heights all lie on the ground.
-
-    Raises:
-        InputError: there is no georeference with an origin.
-    """
-    place = _on_earth(georef, "KML")
-    collection = poses_geojson(poses, place, names=names, uncertain=uncertain)
-    return "".join(
-        render(
-            "poses.kml",
-            marks=map(_placemark, collection["features"]),
-            left=[(_line(left["name"]), _line(left["reason"])) for left in collection["left_out"]],
-        )
-    )
+def _kml(collection: Mapping[str, Any]) -> str:
+    """`_geojson` as KML 2.2: a placemark each, with a line along its optical axis and a view to fly to.
+    Altitudes count from sea level; without known heights all lie on the ground."""
+    marks = map(_placemark, collection["features"])
+    left = [(_line(one["name"]), _line(one["reason"])) for one in collection["left_out"]]
+    return "".join(render("poses.kml", marks=marks, left=left))
 
 
 def _placemark(feature: Mapping[str, Any]) -> dict[str, Any]:
@@ -259,9 +234,6 @@ def _placemark(feature: Mapping[str, Any]) -> dict[str, Any]:
         "heading": facts["heading_deg"],
         "tilt": np.clip(facts["pitch_deg"] + 90, 0, 180),
     }
-
-
-# Parts of them
 
 
 def _is_wanted(pose: Pose, uncertain: bool) -> bool:
@@ -295,18 +267,14 @@ def _placed(pose: Pose, georef: Georef | None) -> dict[str, Any]:
     return {"enu": enu, "wgs84": place}
 
 
-def _on_earth(georef: Georef | None, what: str) -> Georef:
+def _on_earth(georef: Georef | None, form: str) -> Georef:
     if georef is None or georef.origin is None:
+        what = "KML" if form == "kml" else "GeoJSON"
         raise InputError(
             f"{what} needs to know where on the earth the map lies; run locate georef with GPS tags or "
             "coordinates in degrees first"
         )
     return georef
-
-
-def _in_frame(pose: Pose, georef: Georef | None) -> Array:
-    assert pose.cam_from_world is not None
-    return pose.cam_from_world if georef is None else georef.enu_pose(pose.cam_from_world)
 
 
 def _frame_text(georef: Georef | None, units: str) -> str:

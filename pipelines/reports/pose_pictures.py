@@ -16,17 +16,8 @@ from locate.localization.pose import NOT_LOCALIZED, Pose
 from locate.pixels import fit_size, from_colmap, resize_points
 from locate.types import Array, Photo, PhotoInfo
 from locate.util.files import atomic_write
-from pipelines.reports.canvas import (
-    BAR_HEIGHT,
-    OUTLINE,
-    blank,
-    draw_caption,
-    draw_circle,
-    draw_line,
-    draw_reason,
-    missing_photo,
-    spread_evenly,
-)
+from pipelines.reports import canvas
+from pipelines.reports.canvas import Color
 from pipelines.reports.picture_io import Picture, as_photo, encode_jpeg, query_picture
 
 MAX_MARKS = 400  # inliers drawn
@@ -54,7 +45,7 @@ def draw_reprojections(
     worst = max(_RED, float(np.percentile(errors, 95))) if len(errors) else _RED
     if isinstance(photo, ImageError):
         size = (640, 480)
-        shown = missing_photo(photo, size)
+        shown = canvas.missing_photo(photo, size)
     else:
         photo = whole_sphere(photo, pose)
         full = photo.info.size
@@ -63,20 +54,24 @@ def draw_reprojections(
         shown = cv2.resize(photo.pixels, size, interpolation=cv2.INTER_AREA)
         if pose.camera is not None and pose.camera.model == SPHERICAL:
             seen, projected = _over_the_seam(seen, projected, full[0], _MARK / scale)
-        shown = _draw_marks(shown, seen, projected, full, magnify, worst)
+        drawn = canvas.spread_evenly(seen, MAX_MARKS)
+        seen, offsets = seen[drawn], (projected - seen)[drawn]
+        colors = [_error_color(error / worst) for error in np.linalg.norm(offsets, axis=1)]
+        ends = resize_points(seen + magnify * offsets, full, size)
+        _draw_marks(shown, resize_points(seen, full, size), ends, colors)
     width = max(_MIN_WIDTH, size[0])
-    canvas, left = blank(width, size[1]), (width - size[0]) // 2
-    canvas[BAR_HEIGHT:, left : left + size[0]] = shown
-    drawing = Image.fromarray(canvas)
+    paper, left = canvas.blank(width, size[1]), (width - size[0]) // 2
+    paper[canvas.BAR_HEIGHT :, left : left + size[0]] = shown
+    drawing = Image.fromarray(paper)
     facts = [f"{pose.inliers} of {pose.matches} matches agree"]
     if np.isfinite(pose.error):
         times = f", drawn {magnify:g} times as long" if magnify != 1 else ""
         legend = "\u25cb seen, \u00d7 by the map, green to red"
         facts.append(f"error {pose.error:.2f} px{times} ({legend}: 0 to {worst:.1f} px)")
     name = pose.photo.name if pose.photo else "pixels in memory"
-    draw_caption(drawing, pose.verdict, name, pose.reason, facts)
+    canvas.draw_caption(drawing, pose.verdict, name, pose.reason, facts)
     if pose.verdict == NOT_LOCALIZED:
-        draw_reason(drawing, pose.reason)
+        canvas.draw_reason(drawing, pose.reason)
     return np.array(drawing)
 
 
@@ -117,11 +112,8 @@ def whole_sphere(photo: Photo, pose: Pose) -> Photo:
     camera = pose.camera
     if camera is None or camera.model != SPHERICAL:
         return photo
-    size = (camera.width, camera.height)
-    if photo.info.size == size:
-        return photo
-    panorama = panorama_of(photo.info)
-    if panorama is None:
+    size, panorama = (camera.width, camera.height), panorama_of(photo.info)
+    if photo.info.size == size or panorama is None:
         return photo
     scale = min(1.0, photo.pixels.shape[1] / panorama.crop[2])
     shown = fit_size(size, max(1, round(max(size) * scale)))
@@ -145,31 +137,17 @@ def _over_the_seam(seen: Array, projected: Array, width: int, reach: float) -> t
     return seen, projected
 
 
-def _draw_marks(
-    photo: Array,
-    seen: Array,
-    projected: Array,
-    full: tuple[int, int],
-    magnify: float,
-    worst: float,
-) -> Array:
-    size = (photo.shape[1], photo.shape[0])
-    errors = np.linalg.norm(projected - seen, axis=1)
-    order = spread_evenly(seen, MAX_MARKS)
-    ends = resize_points(seen + magnify * (projected - seen), full, size)
-    starts = resize_points(seen, full, size)
-    canvas = np.ascontiguousarray(photo)
+def _draw_marks(paper: Array, starts: Array, ends: Array, colors: list[Color]) -> None:
     for width in (3, 1):  # a dark line below a bright one shows on any photo
-        for i in order:
-            color = OUTLINE if width == 3 else _error_color(errors[i] / worst)
-            draw_circle(canvas, starts[i], 5, color, width)
-            draw_line(canvas, starts[i], ends[i], color, width)
+        for start, end, bright in zip(starts, ends, colors, strict=True):
+            color = canvas.OUTLINE if width == 3 else bright
+            canvas.draw_circle(paper, start, 5, color, width)
+            canvas.draw_line(paper, start, end, color, width)
             for arm in ((3, 3), (3, -3)):
-                draw_line(canvas, ends[i] - arm, ends[i] + arm, color, width)
-    return canvas
+                canvas.draw_line(paper, end - arm, end + arm, color, width)
 
 
-def _error_color(part: float) -> tuple[int, int, int]:
+def _error_color(part: float) -> Color:
     """Green at 0, yellow at a half, red from 1 on."""
-    part = min(max(float(part), 0.0), 1.0)
+    part = min(float(part), 1.0)
     return (int(255 * min(1.0, 2 * part)), int(255 * min(1.0, 2 - 2 * part)), 60)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from locate.util.files import atomic_write
 
 @dataclass(frozen=True)
 class Table:
-    """One table: numbers with a title, rows by name.
+    """One table.
 
     Attributes:
         title: what the numbers are, with their unit.
-        columns: names; the first column names the row.
+        columns: the first one names the row.
         rows: one value a column: text, a number, or None where there is none (NaN counts as none).
         digits: decimals of the floats.
     """
@@ -52,13 +52,12 @@ class Table:
         return {"title": self.title, "columns": list(self.columns), "rows": rows}
 
     def to_markdown(self) -> str:
-        numbers = [all(not isinstance(row[i], str) for row in self.rows) for i in _range(self)]
-        lines = [
-            _line(self.columns),
-            _line("---:" if number else "---" for number in numbers),
-            *(_line(self.text(value) for value in row) for row in self.rows),
-        ]
-        return f"**{self.title}**\n\n" + "\n".join(lines) + "\n"
+        values = zip(*self.rows, strict=True) if self.rows else ((),) * len(self.columns)
+        texts = [any(isinstance(value, str) for value in column) for column in values]
+        lines = [self.columns, ["---" if text else "---:" for text in texts]]
+        lines += [[self.text(value) for value in row] for row in self.rows]
+        cells = ([cell.replace("|", "\\|") for cell in line] for line in lines)
+        return f"**{self.title}**\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in cells)
 
 
 _BESIDE = 5  # names of curves stand beside the plot if they are more
@@ -71,7 +70,6 @@ class Curves:
     Attributes:
         name: of the PNG file, without its ending.
         series: by the name in the legend, (x, y) of equal length.
-        x_log: the x axis is logarithmic.
         y_range: limits of the y axis, None to fit the data.
     """
 
@@ -84,16 +82,12 @@ class Curves:
     y_range: tuple[float, float] | None = (0.0, 1.0)
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "title": self.title,
-            "x": self.x_label,
-            "y": self.y_label,
-            "series": {
-                name: {"x": [_plain(v) for v in x], "y": [_plain(v) for v in y]}
-                for name, (x, y) in self.series.items()
-            },
+        series = {
+            name: {"x": [_plain(v) for v in x], "y": [_plain(v) for v in y]}
+            for name, (x, y) in self.series.items()
         }
+        labels = {"name": self.name, "title": self.title, "x": self.x_label, "y": self.y_label}
+        return {**labels, "series": series}
 
     def save(self, folder: Path) -> Path:
         """Draw it into `folder`; the path of the PNG."""
@@ -128,8 +122,7 @@ class Report:
 
     Attributes:
         name: what was evaluated ("matching", "retrieval", ...).
-        settings: everything that the numbers depend on, JSON-able: data, extractors with fingerprint
-            and settings, protocol, seed.
+        settings: JSON-able: data, extractors with fingerprint and settings, protocol, seed.
         notes: sentences for the reader, such as what was skipped and why.
     """
 
@@ -137,7 +130,7 @@ class Report:
     settings: Mapping[str, Any]
     tables: tuple[Table, ...]
     curves: tuple[Curves, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -163,11 +156,9 @@ class Report:
             "report.json": json.dumps(self.to_json(), indent=1) + "\n",
         }
         for name, text in texts.items():
-            file = folder / name
-            with atomic_write(file) as stream:
+            with atomic_write(folder / name) as stream:
                 stream.write(text.encode())
-            written.append(file)
-        return written
+        return [*written, *(folder / name for name in texts)]
 
 
 def _plain(value: Any) -> Any:
@@ -177,11 +168,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
     return value
-
-
-def _range(table: Table) -> range:
-    return range(len(table.columns))
-
-
-def _line(cells: Sequence[str] | Any) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

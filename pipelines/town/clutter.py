@@ -6,22 +6,22 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipelines.town.model import F64, Face
-from pipelines.town.paint import IRON, WHITE, Canvas, Rng, dim, hue, vary
+from locate.types import Array
+from pipelines.town.model import Face
+from pipelines.town.paint import IRON, WHITE, Canvas, Point, Rng, dim, hue, palette, pick, vary
 from pipelines.town.parts import Builder, flat, placed
+
+LEAVES = palette("547434 687a32 40643a 967a32")
+SKINS = palette("e0b292 aa7654 704c38")
 
 
 def tree(b: Builder, height: float, turn: float) -> None:
     """Three crossed planes of leaves round a trunk."""
-    green = vary(
-        b.rng,
-        [(84, 116, 52), (104, 122, 50), (64, 100, 58), (150, 122, 50)][int(b.rng.integers(4))],
-        8,
-    )
-    wide = height * float(b.rng.uniform(0.6, 0.8))
+    green = vary(b.rng, pick(b.rng, LEAVES), 8)
+    wide = height * b.rng.uniform(0.6, 0.8)
 
     def leaves(c: Canvas) -> None:
-        rng, mid, n = c.rng, c.width / 2, 600
+        rng, mid, n = c.rng, c.mid, 600
         c.px[...] = (*dim(green, 0.7), 0)
         foot, fork = 0.03 * height, 0.015 * height
         trunk = [(mid - foot, 0), (mid + foot, 0), (mid + fork, 0.6 * height)]
@@ -36,40 +36,34 @@ def tree(b: Builder, height: float, turn: float) -> None:
         light = 0.62 + 0.5 * (y / height - 0.3) + 0.18 * (mid - x) / wide
         tones = (np.array(green) + rng.normal(0, 13, (n, 1)) + rng.normal(0, 3, (n, 3))).T * light
         sizes = rng.uniform(0.025, 0.055, n) * wide
-        rgb = np.clip(np.rint(tones.T), 0, 255).astype(int).tolist()
-        for px, py, size, (red, g, blue) in zip(x, y, sizes, rgb, strict=True):
-            c.disc(px, py, size, (red, g, blue), 255)
+        colors = np.clip(np.rint(tones.T), 0, 255).astype(int).tolist()
+        for px, py, size, rgb in zip(x, y, sizes, colors, strict=True):
+            c.disc(px, py, size, rgb, 255)
 
     for k in range(3):
         a = turn + k * np.pi / 3
-        dx, dy = wide / 2 * np.cos(a), wide / 2 * np.sin(a)
-        b.face(
-            [(-dx, -dy, 0), (dx, dy, 0), (dx, dy, height), (-dx, -dy, height)],
-            leaves,
-            ppm=36.0 * 7 / height,
-            cutout=True,
-            soft=True,
-        )
+        x, y = wide / 2 * np.cos(a), wide / 2 * np.sin(a)
+        plane = [(-x, -y, 0), (x, y, 0), (x, y, height), (-x, -y, height)]
+        b.face(plane, leaves, ppm=36.0 * 7 / height, cutout=True, soft=True)
 
 
 def street_tree(b: Builder) -> None:
     """A young tree, turned anyhow."""
-    tree(b, float(b.rng.uniform(4.5, 7)), float(b.rng.uniform(0, 3)))
+    tree(b, b.rng.uniform(4.5, 7), b.rng.uniform(0, 3))
 
 
 def person(b: Builder) -> None:
     """A flat walker, front towards -y."""
-    tall, broad = b.rng.uniform(0.88, 1.06), b.rng.uniform(0.85, 1.15)
+    rng = b.rng
+    tall, broad = rng.uniform(0.88, 1.06), rng.uniform(0.85, 1.15)
+
+    def at(*points: Point) -> list[Point]:
+        return [((0.5 + (x - 0.45) * broad) * 0.9, y * tall) for x, y in points]
 
     def figure(c: Canvas) -> None:
-        rng = c.rng
-        skin = vary(rng, [(224, 178, 146), (170, 118, 84), (112, 76, 56)][int(rng.integers(3))], 8)
+        skin = vary(rng, pick(rng, SKINS), 8)
         coat, legs = hue(rng, 0.5), vary(rng, (66, 68, 84), 22)
         c.px[...] = (*coat, 0)
-
-        def at(*points: tuple[float, float]) -> list[tuple[float, float]]:
-            return [((0.5 + (x - 0.45) * broad) * 0.9, y * tall) for x, y in points]
-
         s, swing = rng.uniform(0.06, 0.2), rng.uniform(0.0, 0.12, 2)
         hem, shoulder = rng.uniform(0.55, 0.95), rng.uniform(0.2, 0.27)
         c.line(at((0.45, 0.85), (0.45 - s, 0.05)), 0.17, legs, 255)
@@ -78,34 +72,27 @@ def person(b: Builder) -> None:
         c.line(at((0.6, 1.35), (0.68 + swing[1], 0.85)), 0.11, dim(coat, 0.75), 255)
         left, right = 0.45 - shoulder, 0.45 + shoulder
         neck = [(0.56, 1.5), (0.34, 1.5)]
-        torso = [(0.27, hem), (0.63, hem), (right, 1.42), *neck, (left, 1.42)]
-        c.poly(at(*torso), coat, 255)
+        c.poly(at((0.27, hem), (0.63, hem), (right, 1.42), *neck, (left, 1.42)), coat, 255)
         for _ in range(int(rng.integers(1, 5))):  # scarf, bag, print
             (x, y), (w, h) = rng.uniform((0.26, hem), (0.5, 1.3)), rng.uniform(0.08, 0.22, 2)
-            c.poly(at(*c.scrap(x, y, w, h)), c.colour(), 255)
+            c.poly(at(*c.scrap(x, y, w, h)), c.color(), 255)
         (x, y), hair = at((0.45, 1.64))[0], vary(rng, (84, 62, 44), 30)
         c.disc(x, y, 0.12, skin, 255, 1.15)
-        brim = float(rng.uniform(1.62, 1.74))
+        brim = rng.uniform(1.62, 1.74)
         c.poly(at((0.32, brim), (0.58, brim), (0.55, 1.8), (0.45, 1.83), (0.35, 1.8)), hair, 255)
 
-    b.face(
-        [(-0.45, 0, 0), (0.45, 0, 0), (0.45, 0, 2.0), (-0.45, 0, 2.0)],
-        figure,
-        cutout=True,
-        soft=True,
-    )
+    plane = [(-0.45, 0, 0), (0.45, 0, 0), (0.45, 0, 2.0), (-0.45, 0, 2.0)]
+    b.face(plane, figure, cutout=True, soft=True)
 
 
 def _wheel(c: Canvas, x: float, radius: float, rim: float, spokes: int) -> None:
     """A wheel with mud on it, its middle at (x, 0.14); rim: share of the radius."""
-    tyre, hub = vary(c.rng, (52, 50, 48), 12), vary(c.rng, (120, 118, 114), 30)
-    c.disc(x, 0.14, radius, tyre)
+    tire, hub = vary(c.rng, (52, 50, 48), 12), vary(c.rng, (120, 118, 114), 30)
+    c.disc(x, 0.14, radius, tire)
     c.disc(x, 0.14, rim * radius, hub)
-    turn = float(c.rng.uniform(0, 6))
-    for a in turn + 2 * np.pi * np.arange(spokes) / spokes:
-        c.line(
-            [(x, 0.14), (x + rim * radius * np.cos(a), 0.14 + rim * radius * np.sin(a))], 0.06, tyre
-        )
+    for a in c.rng.uniform(0, 6) + 2 * np.pi * np.arange(spokes) / spokes:
+        end = (x + rim * radius * np.cos(a), 0.14 + rim * radius * np.sin(a))
+        c.line([(x, 0.14), end], 0.06, tire)
     for _ in range(5):
         dx, dy = c.rng.uniform(-radius, radius, 2)
         c.poly(c.scrap(x + dx, 0.14 + dy, 0.25, 0.2), vary(c.rng, (122, 112, 96), 16))
@@ -121,35 +108,35 @@ def car(b: Builder) -> None:
     stripe, rim, spokes = rng.uniform(0.25, 0.6), rng.uniform(0.4, 0.8), int(rng.integers(3, 8))
 
     def low(c: Canvas) -> None:
-        c.px[..., :3] = rgb
-        c.rect(0, 0, c.width, float(c.rng.uniform(0.08, 0.2)), dim(rgb, 0.5))
+        c.coat(rgb)
+        c.rect(0, 0, c.width, rng.uniform(0.08, 0.2), dim(rgb, 0.5))
         c.mural(0, stripe, c.width, 0.3, [rgb, second, dim(rgb, 0.85)])
-        c.stains(int(c.rng.integers(4, 12)), 0.35, dim(rgb, 0.8), 22)
+        c.stains(int(rng.integers(4, 12)), 0.35, dim(rgb, 0.8), 22)
         if c.width > 3:
-            for x in c.width * (0.5 + c.rng.uniform(-0.22, 0.22, 2)):  # doors
+            for x in c.width * (0.5 + rng.uniform(-0.22, 0.22, 2)):  # doors
                 c.rect(x, 0.05, 0.03, c.height, dim(rgb, 0.6))
             for x in (wheels[0], c.width - wheels[1]):
                 _wheel(c, x, radius, rim, spokes)
             return
-        plate = c.width * float(c.rng.uniform(0.3, 0.6))
-        c.sign(plate - 0.28, float(c.rng.uniform(0.2, 0.4)), 0.56, 0.16, WHITE, (30, 30, 40), 6)
-        y, w, h = c.rng.uniform((0.42, 0.15, 0.1), (0.56, 0.4, 0.2))
+        plate = c.width * rng.uniform(0.3, 0.6)
+        c.sign(plate - 0.28, rng.uniform(0.2, 0.4), 0.56, 0.16, WHITE, (30, 30, 40), 6)
+        y, w, h = rng.uniform((0.42, 0.15, 0.1), (0.56, 0.4, 0.2))
         for x in (0.08, c.width - 0.08 - w):
-            c.rect(x, y, w, h, vary(c.rng, (240, 220, 190), 14), 160)
+            c.rect(x, y, w, h, vary(rng, (240, 220, 190), 14), 160)
 
     def cabin(c: Canvas) -> None:
-        c.px[..., :3] = dim(rgb, 0.95)
-        rim, base = c.rng.uniform(0.06, 0.16, 2)
-        glass = vary(c.rng, (58, 74, 88), 14)
+        c.coat(dim(rgb, 0.95))
+        rim, base = rng.uniform(0.06, 0.16, 2)
+        glass = vary(rng, (58, 74, 88), 14)
         c.rect(rim, base, c.width - 2 * rim, c.height - base - 0.08, glass)
-        x, w = c.rng.uniform(0.2, 0.6 * c.width), c.rng.uniform(0.15, 0.5)
+        x, w = rng.uniform(0.2, 0.6 * c.width), rng.uniform(0.15, 0.5)
         sheen = [(x, base), (x + w, base), (x + w + 0.3, c.height - 0.1), (x + 0.3, c.height - 0.1)]
-        c.poly(sheen, vary(c.rng, (120, 144, 160), 14))
-        if c.rng.random() < 0.7:
-            at, r = c.rng.uniform(0.25, 0.75) * c.width, c.rng.uniform(0.1, 0.16)
-            c.disc(at, 0.35 * c.height, r, c.colour())
+        c.poly(sheen, vary(rng, (120, 144, 160), 14))
+        if rng.random() < 0.7:
+            at, r = rng.uniform(0.25, 0.75) * c.width, rng.uniform(0.1, 0.16)
+            c.disc(at, 0.35 * c.height, r, c.color())
         if c.width > 2:
-            c.rect(c.width * float(c.rng.uniform(0.35, 0.65)), 0, 0.1, c.height, rgb)
+            c.rect(c.width * rng.uniform(0.35, 0.65), 0, 0.1, c.height, rgb)
 
     b.box((-long, long), (-wide, wide), (0.12, waist), low, low, flat(rgb, 0.06))
     back, bonnet = rng.uniform(0.55, 0.95) * long, rng.uniform(0.35, 0.8) * long
@@ -171,25 +158,24 @@ def kiosk(b: Builder) -> None:
     half, top, reach = rng.uniform(0.95, 1.5), rng.uniform(2.35, 2.8), rng.uniform(0.6, 1.1)
 
     def front(c: Canvas) -> None:
-        c.px[..., :3] = dim(tone, 0.7)
+        c.coat(dim(tone, 0.7))
         c.stains(8, 0.5, dim(tone, 0.6), 20)
-        sill, w = float(c.rng.uniform(0.9, 1.1)), c.width - 0.3
+        sill, w = rng.uniform(0.9, 1.1), c.width - 0.3
         c.rect(0.15, sill, w, 1.0, (58, 50, 46), 255)
-        for x in c.rng.uniform(0.3, c.width - 0.3, 9):  # wares
-            c.disc(x, sill + float(c.rng.uniform(0.1, 0.8)), 0.12, c.colour(), 200)
-        c.posters(0.15, 0.05, w, int(c.rng.integers(2, 5)))
+        for x in rng.uniform(0.3, c.width - 0.3, 9):  # wares
+            c.disc(x, sill + rng.uniform(0.1, 0.8), 0.12, c.color(), 200)
+        c.posters(0.15, 0.05, w, int(rng.integers(2, 5)))
         board = dim(tone, 0.6)
-        c.sign(0.1, top - 0.45, c.width - 0.2, 0.4, WHITE, board, int(c.rng.integers(5, 10)))
-
-    b.box((-half, half), (-0.9, 0.9), (0, top), front, front, flat(tone))
+        c.sign(0.1, top - 0.45, c.width - 0.2, 0.4, WHITE, board, int(rng.integers(5, 10)))
 
     def stripes(c: Canvas) -> None:
         x = 0.0
         while x < c.width:
-            w = float(c.rng.uniform(0.1, 0.45))
-            c.rect(x, 0, w, c.height, vary(c.rng, cloth[int(c.rng.integers(3))], 10))
+            w = rng.uniform(0.1, 0.45)
+            c.rect(x, 0, w, c.height, vary(rng, pick(rng, cloth), 10))
             x += w
 
+    b.box((-half, half), (-0.9, 0.9), (0, top), front, front, flat(tone))
     low, out = top - 0.45, half + 0.2
     edge = [(-out, -0.9 - reach, low), (out, -0.9 - reach, low)]
     b.face([*edge, (out, -0.9, top + 0.05), (-out, -0.9, top + 0.05)], stripes)
@@ -205,21 +191,31 @@ def lamp(b: Builder) -> None:
     iron = flat(tint, 0.2)
 
     def glass(c: Canvas) -> None:
-        c.px[...] = (*vary(c.rng, (236, 222, 180), 10), 255)
+        c.px[...] = (*vary(rng, (236, 222, 180), 10), 255)
 
     def base(c: Canvas) -> None:
-        c.px[..., :3] = tint
+        c.coat(tint)
         c.stains(3, 0.25, dim(tint, 1.8), 20)
 
     b.box((-0.12, 0.12), (-0.12, 0.12), (0, foot), base, base, iron)
     b.box((-0.05, 0.05), (-0.05, 0.05), (foot, tall), base, base, iron)
-    b.ring(
-        sides, (0, 0), (wide * rng.uniform(0.4, 1.0), wide), (tall, tall + head), glass, lid=iron
-    )
+    radii = wide * rng.uniform(0.4, 1.0), wide
+    b.ring(sides, (0, 0), radii, (tall, tall + head), glass, lid=iron)
     b.ring(sides, (0, 0), (wide + 0.06, 0.0), (tall + head, tall + head + cap), iron)
 
 
-def clutter(rng: Rng, centre: F64, eye: F64, amount: int) -> list[Face]:
+# How it is drawn, how far from the line of sight (radians), whether it faces the camera.
+_THINGS: tuple[tuple[Callable[[Builder], None], float, float, bool], ...] = (
+    (person, 0.0, 0.42, True),
+    (car, 0.12, 0.42, False),
+    (lamp, 0.06, 0.42, False),
+    (person, 0.0, 0.40, True),
+    (kiosk, 0.24, 0.46, True),
+    (street_tree, 0.3, 0.5, False),
+)
+
+
+def clutter(rng: Rng, centre: Array, eye: Array, amount: int) -> list[Face]:
     """What happens to stand about in one picture, most of it beside the line of sight.
 
     centre: (3,) where the building stands, eye: (3,) camera centre, metres. Nothing comes nearer
@@ -227,32 +223,21 @@ def clutter(rng: Rng, centre: F64, eye: F64, amount: int) -> list[Face]:
     """
     out: list[Face] = []
     sight = (centre - eye)[:2]
-    far = float(np.linalg.norm(sight))
-    bearing = float(np.arctan2(sight[1], sight[0]))
-    things: list[tuple[Callable[[Builder], None], tuple[float, float], bool]] = [
-        (person, (0.0, 0.42), True),
-        (car, (0.12, 0.42), False),
-        (lamp, (0.06, 0.42), False),
-        (person, (0.0, 0.40), True),
-        (kiosk, (0.24, 0.46), True),
-        (street_tree, (0.3, 0.5), False),
-    ]
-    spots: list[F64] = []
+    far, bearing = float(np.linalg.norm(sight)), float(np.arctan2(sight[1], sight[0]))
+    spots: list[Array] = []
     for i in range(amount):
-        make, (near, wide), facing = things[i % len(things)]
+        draw, near, wide, facing = _THINGS[i % len(_THINGS)]
         for _ in range(30):
-            side = float(rng.choice([-1, 1])) * float(rng.uniform(near, wide))
-            away = float(rng.uniform(max(7.0, 0.35 * far), max(8.0, far - 8.0)))
-            a = bearing + side
+            a = bearing + rng.choice([-1, 1]) * rng.uniform(near, wide)
+            away = rng.uniform(max(7.0, 0.35 * far), max(8.0, far - 8.0))
             spot = eye * (1.0, 1.0, 0.0) + away * np.array([np.cos(a), np.sin(a), 0.0])
-            clear = float(np.linalg.norm(spot - centre)) > 11.5
-            if clear and all(float(np.linalg.norm(spot - s)) > 2.8 for s in spots):
+            clear = np.linalg.norm(spot - centre) > 11.5
+            if clear and all(np.linalg.norm(spot - s) > 2.8 for s in spots):
                 break
         else:
             continue  # no room left
         spots.append(spot)
         b = Builder(rng, 44.0)
-        make(b)
-        turn = a - np.pi / 2 if facing else float(rng.uniform(-np.pi, np.pi))
-        out += placed(b.faces, spot, turn)
+        draw(b)
+        out += placed(b.faces, spot, a - np.pi / 2 if facing else rng.uniform(-np.pi, np.pi))
     return out

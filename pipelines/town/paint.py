@@ -1,28 +1,25 @@
-"""Painting the town's textures: colours, noise, and a canvas measured in metres.
+"""Painting the town's textures: colors, noise, and a canvas measured in metres.
 
-A canvas draws what a wall can have on it (stones, tiles, windows, doors, signs, stains). All chance
-comes from the generator it is given, so the same seed is the same wall.
+All chance comes from the generator that a canvas is given, so the same seed is the same wall.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-from pipelines.town.model import F32, F64, U8
+from locate.types import Array
 
 Rgb = tuple[int, int, int]
 Rng = np.random.Generator
 Painter = Callable[["Canvas"], None]
 Point = tuple[float, float]
 
-GLASS: Rgb = (52, 66, 82)
-IRON: Rgb = (44, 46, 50)
-WHITE: Rgb = (238, 234, 224)
+GLASS, IRON, WHITE = (52, 66, 82), (44, 46, 50), (238, 234, 224)
 
 
 def seeded(seed: int, *names: str | int) -> Rng:
@@ -30,58 +27,66 @@ def seeded(seed: int, *names: str | int) -> Rng:
     return np.random.default_rng([seed, *(zlib.crc32(str(n).encode()) for n in names)])
 
 
+def palette(codes: str) -> list[Rgb]:
+    """Colors by their hexadecimal codes."""
+    return [(r, g, b) for r, g, b in map(bytes.fromhex, codes.split())]
+
+
+def pick(rng: Rng, colors: Sequence[Rgb]) -> Rgb:
+    return colors[int(rng.integers(len(colors)))]
+
+
+def _clipped(values: Iterable[float]) -> Rgb:
+    r, g, b = (min(255, max(0, round(v))) for v in values)
+    return r, g, b
+
+
 def vary(rng: Rng, rgb: Sequence[float], by: float) -> Rgb:
-    """A neighbour of a colour: brightness varies by `by` of 255, hue by a quarter of it."""
-    level, *hues = rng.standard_normal(4).tolist()
-    r, g, b = (round(v + by * (level + h / 4)) for v, h in zip(rgb, hues, strict=True))
-    return min(255, max(0, r)), min(255, max(0, g)), min(255, max(0, b))
+    """A neighbor of a color: brightness varies by `by` of 255, hue by a quarter of it."""
+    return varied(rng, rgb, by, 1)[0]
 
 
 def varied(rng: Rng, rgb: Sequence[float], by: float, n: int) -> list[Rgb]:
-    """n neighbours of a colour, as `vary` makes them but all at once."""
+    """n neighbors of a color (see `vary`) at once."""
     level, hues = rng.standard_normal((n, 1)), rng.standard_normal((n, 3))
     tones = np.rint(np.asarray(rgb) + by * (level + hues / 4))
     return [(r, g, b) for r, g, b in tones.clip(0, 255).astype(int).tolist()]
 
 
 def dim(rgb: Sequence[float], k: float) -> Rgb:
-    """A colour times k."""
-    r, g, b = rgb
-    return (
-        min(255, max(0, round(r * k))),
-        min(255, max(0, round(g * k))),
-        min(255, max(0, round(b * k))),
-    )
+    """A color times k."""
+    return _clipped(v * k for v in rgb)
 
 
-def hue(rng: Rng, grey: float) -> Rgb:
-    """A random colour; grey: 0 for the full hue, 1 for none."""
+def hue(rng: Rng, gray: float) -> Rgb:
+    """A random color; gray: 0 for the full hue, 1 for none."""
     turn, level = rng.uniform(0, 6), rng.uniform(110, 225)
     pure = [float(np.clip(abs((turn + o) % 6 - 3) - 1, 0, 1)) for o in (0, 4, 2)]
-    return dim([level * (grey + (1 - grey) * v) for v in pure], 1.0)
+    return _clipped(level * (gray + (1 - gray) * v) for v in pure)
 
 
-def cloudy(rng: Rng, shape: tuple[int, int], cell: float, octaves: int = 4) -> F32:
-    """Fractal value noise (h, w), about -1..1; cell: texels of the coarsest octave."""
-    out = np.zeros(shape, np.float32)
-    weight = 0.55
+def cloudy(rng: Rng, shape: tuple[int, ...], cell: float, octaves: int = 4) -> Array:
+    """Fractal value noise (h, w) float32, about -1..1; cell: texels of the coarsest octave."""
+    out, weight = np.zeros(shape, np.float32), 0.55
     for _ in range(octaves):
-        grid = (max(2, int(shape[0] / cell) + 2), max(2, int(shape[1] / cell) + 2))
+        grid = [max(2, int(side / cell) + 2) for side in shape]
         coarse = rng.uniform(-1, 1, grid).astype(np.float32)
-        out += np.float32(weight) * np.asarray(
-            cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC), np.float32
-        )
+        smooth = cv2.resize(coarse, shape[::-1], interpolation=cv2.INTER_CUBIC)
+        out += np.float32(weight) * smooth
         cell, weight = max(cell / 2.3, 1.0), weight * 0.6
     return out
 
 
-def _circle(n: int) -> F64:
+@cache
+def _circle(n: int) -> Array:
     """(n, 2) corners of a unit circle."""
     t = 2 * np.pi * np.arange(n) / n
     return np.stack([np.cos(t), np.sin(t)], axis=1)
 
 
-_CIRCLES = {n: _circle(n) for n in (10, 28)}
+def on_clock(x: float, y: float, r: float, angle: float) -> Point:
+    """The point r metres from (x, y), clockwise from straight up by an angle in radians."""
+    return x + r * np.sin(angle), y + r * np.cos(angle)
 
 
 class Canvas:
@@ -90,47 +95,54 @@ class Canvas:
     px: (h, w, 4) uint8, RGB and glow (or opacity for cutouts).
     """
 
-    def __init__(self, rng: Rng, width: float, height: float, ppm: float, fill: Rgb) -> None:
+    def __init__(
+        self, rng: Rng, width: float, height: float, ppm: float, fill: Rgb = (200, 200, 200)
+    ) -> None:
         self.rng, self.width, self.height, self.ppm = rng, width, height, ppm
         shape = (max(4, round(height * ppm)), max(4, round(width * ppm)))
-        self.px: U8 = np.zeros((*shape, 4), np.uint8)
+        self.px: Array = np.zeros((*shape, 4), np.uint8)
         self.px[..., :3] = fill
 
-    def _fixed(self, points: Sequence[Point] | F64) -> npt.NDArray[np.int32]:
+    @property
+    def mid(self) -> float:
+        return self.width / 2
+
+    def _fixed(self, points: Iterable[Point] | Array) -> Array:
         """Metres to texels with four fractional bits, as OpenCV's drawing wants them."""
         k, top = 16 * self.ppm, self.height
-        if isinstance(points, np.ndarray):
-            return np.asarray(np.rint(points * (k, -k) + (-8, k * top - 8)), np.int32)
         return np.array([(round(k * x - 8), round(k * (top - y) - 8)) for x, y in points], np.int32)
 
-    def poly(self, points: Sequence[Point] | F64, rgb: Rgb, a: int = 0) -> None:
+    def poly(self, points: Iterable[Point] | Array, rgb: Rgb, a: int = 0) -> None:
         cv2.fillPoly(self.px, [self._fixed(points)], (*rgb, a), cv2.LINE_AA, 4)
 
     def rect(self, x: float, y: float, w: float, h: float, rgb: Rgb, a: int = 0) -> None:
-        k, top = 16 * self.ppm, self.height
-        x0, x1 = round(k * x - 8), round(k * (x + w) - 8)
-        y0, y1 = round(k * (top - y) - 8), round(k * (top - (y + h)) - 8)
-        points = np.array(((x0, y0), (x1, y0), (x1, y1), (x0, y1)), np.int32)
-        cv2.fillPoly(self.px, [points], (*rgb, a), cv2.LINE_AA, 4)
+        self.poly([(x, y), (x + w, y), (x + w, y + h), (x, y + h)], rgb, a)
 
     def disc(self, x: float, y: float, r: float, rgb: Rgb, a: int = 0, flat: float = 1.0) -> None:
         k = 16 * self.ppm
-        middle = np.array((k * x - 8, k * (self.height - y) - 8))
-        outline = _CIRCLES[28 if r * self.ppm > 6 else 10] * np.array((k * r, k * r * flat))
-        cv2.fillPoly(
-            self.px, [np.rint(outline + middle).astype(np.int32)], (*rgb, a), cv2.LINE_AA, 4
-        )
+        outline = _circle(28 if r * self.ppm > 6 else 10) * np.array((k * r, k * r * flat))
+        outline += np.array((k * x - 8, k * (self.height - y) - 8))
+        corners = np.rint(outline).astype(np.int32)
+        cv2.fillPoly(self.px, [corners], (*rgb, a), cv2.LINE_AA, 4)
 
     def line(self, points: Sequence[Point], width: float, rgb: Rgb, a: int = 0) -> None:
         thick = max(1, round(width * self.ppm))
         cv2.polylines(self.px, [self._fixed(points)], False, (*rgb, a), thick, cv2.LINE_AA, 4)
 
+    def _shade(self, factor: Array) -> None:
+        """Multiply the colors by (h, w) or (h, w, 1) factors."""
+        self.px[..., :3] = np.clip(self.px[..., :3] * factor[..., None], 0, 255).astype(np.uint8)
+
     def mottle(self, amount: float, cell: float = 1.5) -> None:
         """Multiply by soft noise, coarsest at `cell` metres: weather."""
-        shape = (self.px.shape[0], self.px.shape[1])
-        noise = 1 + np.float32(amount) * cloudy(self.rng, shape, max(cell * self.ppm, 2.0))
-        rgb = self.px[..., :3] * noise[..., None]
-        self.px[..., :3] = np.clip(rgb, 0, 255).astype(np.uint8)
+        noise = cloudy(self.rng, self.px.shape[:2], max(cell * self.ppm, 2.0))
+        self._shade(1 + np.float32(amount) * noise)
+
+    def coat(self, rgb: Rgb, mottle: float = 0, cell: float = 1.5) -> None:
+        """One color all over, perhaps mottled."""
+        self.px[..., :3] = rgb
+        if mottle:
+            self.mottle(mottle, cell)
 
     def grime(self, amount: float = 0.35) -> None:
         """Dark foot, dark eaves and streaks of rain: what ages a wall."""
@@ -138,23 +150,24 @@ class Canvas:
         y = (np.arange(h, dtype=np.float32)[::-1] + 0.5) / np.float32(self.ppm)  # height, metres
         edge = 0.9 * np.exp(-y / 0.35) + 0.5 * np.exp(-(self.height - y) / 0.5)
         streak = cloudy(self.rng, (4, w), 0.5 * self.ppm)
-        tall = np.asarray(cv2.resize(streak, (w, h), interpolation=cv2.INTER_CUBIC), np.float32)
-        dark = 1 - np.float32(amount) * (edge[:, None] + 0.35 * np.clip(tall, 0, 1))
-        self.px[..., :3] = np.clip(self.px[..., :3] * dark[..., None], 0, 255).astype(np.uint8)
+        tall = cv2.resize(streak, (w, h), interpolation=cv2.INTER_CUBIC)
+        self._shade(1 - np.float32(amount) * (edge[:, None] + 0.35 * np.clip(tall, 0, 1)))
 
     def courses(
-        self, course: float, length: float, rgb: Rgb, by: float, joint: float = 0.018
+        self, course: float, long: float, rgb: Rgb, by: float, gap: float = 0.018, mottle: float = 0
     ) -> None:
-        """Bricks or stones of random length, each with its own colour, over the whole canvas."""
+        """Bricks or stones of random length, each with its own color, perhaps mottled."""
         self.px[..., :3] = dim(rgb, 0.72)
-        n = int(self.width / (0.55 * length)) + 3
+        n = int(self.width / (0.55 * long)) + 3
         for y in np.arange(0, self.height, course).tolist():
-            steps = length * self.rng.uniform(0.55, 1.4, n)
-            left = np.cumsum(steps) - steps - self.rng.uniform(0, length)
+            steps = long * self.rng.uniform(0.55, 1.4, n)
+            left = np.cumsum(steps) - steps - self.rng.uniform(0, long)
             stones = zip(left.tolist(), steps.tolist(), varied(self.rng, rgb, by, n), strict=True)
             for x, step, tone in stones:
                 if x < self.width:
-                    self.rect(x, y, step - joint, course - joint, tone)
+                    self.rect(x, y, step - gap, course - gap, tone)
+        if mottle:
+            self.mottle(mottle)
 
     def tiles(self, course: float, rgb: Rgb, by: float = 16) -> None:
         """Roof tiles, rounded at their lower end, with patches of moss and mended places."""
@@ -187,8 +200,7 @@ class Canvas:
 
     def ivy(self, x: float, top: float, spread: float) -> None:
         """Climbing leaves from the ground up to `top`."""
-        n = int(70 * top * spread)
-        for _ in range(n):
+        for _ in range(int(70 * top * spread)):
             h = top * self.rng.beta(1.2, 1.8)
             wide = spread * (1.1 - 0.6 * h / top)
             px = x + self.rng.normal(0, wide * 0.45) + 0.3 * np.sin(h * 1.7)
@@ -217,48 +229,45 @@ class Canvas:
     def posters(self, x: float, y: float, w: float, n: int) -> None:
         """Bills pasted in a row, torn and overlapping."""
         for i in range(n):
-            left = x + w * i / n + float(self.rng.uniform(-0.05, 0.05))
-            bottom = y + float(self.rng.uniform(-0.15, 0.15))
-            wide, tall = w / n * 0.92, float(self.rng.uniform(0.8, 1.25))
-            paper, ink = self.colour(), self.colour()
+            left = x + w * i / n + self.rng.uniform(-0.05, 0.05)
+            bottom = y + self.rng.uniform(-0.15, 0.15)
+            wide, tall = w / n * 0.92, self.rng.uniform(0.8, 1.25)
+            paper, ink = self.color(), self.color()
             self.rect(left, bottom, wide, tall, paper)
             self.disc(left + wide * 0.5, bottom + tall * 0.6, wide * 0.28, ink)
-            self.poly(self.scrap(left, bottom + tall * 0.3, wide, tall * 0.5), self.colour())
+            self.poly(self.scrap(left, bottom + tall * 0.3, wide, tall * 0.5), self.color())
             self.glyphs(left + 0.05, bottom + 0.08, wide - 0.1, 0.16 * tall, 5, dim(ink, 0.5))
 
-    def colour(self) -> Rgb:
-        """A random colour, strong but not neon."""
+    def color(self) -> Rgb:
+        """A random color, strong but not neon."""
         return hue(self.rng, 0.3)
 
     def scrap(self, x: float, y: float, w: float, h: float) -> list[Point]:
+        """An irregular convex outline of 3 to 6 corners in a box."""
         t = np.sort(self.rng.uniform(0, 2 * np.pi, int(self.rng.integers(3, 7))))
         return [(x + w * (0.5 + 0.45 * np.cos(a)), y + h * (0.5 + 0.45 * np.sin(a))) for a in t]
 
-    def mural(self, x: float, y: float, w: float, h: float, palette: Sequence[Rgb]) -> None:
+    def mural(self, x: float, y: float, w: float, h: float, colors: Sequence[Rgb]) -> None:
         """A painted wall: flowing bands, discs, leaves and dots in a palette."""
-        self.rect(x, y, w, h, palette[0])
+        rng = self.rng
+        self.rect(x, y, w, h, colors[0])
         t = np.linspace(0, 1, 24)
         for _ in range(7):
-            rgb = vary(self.rng, palette[int(self.rng.integers(len(palette)))], 10)
-            mid, amp = self.rng.uniform(0.1, 0.9), self.rng.uniform(0.05, 0.22)
-            top = y + h * np.clip(
-                mid + amp * np.sin(2 * np.pi * (t * self.rng.uniform(0.5, 2) + self.rng.random())),
-                0,
-                1,
-            )
-            bottom = np.maximum(top - h * self.rng.uniform(0.04, 0.2), y)
-            band = list(zip(x + w * t, top, strict=True))
-            self.poly(band + list(zip(x + w * t[::-1], bottom[::-1], strict=True)), rgb)
+            rgb = vary(rng, pick(rng, colors), 10)
+            mid, amp = rng.uniform(0.1, 0.9), rng.uniform(0.05, 0.22)
+            wave = np.sin(2 * np.pi * (t * rng.uniform(0.5, 2) + rng.random()))
+            top = y + h * np.clip(mid + amp * wave, 0, 1)
+            bottom = np.maximum(top - h * rng.uniform(0.04, 0.2), y)
+            self.poly(np.r_[np.c_[x + w * t, top], np.c_[x + w * t, bottom][::-1]], rgb)
         for _ in range(int(2.2 * w * h)):
-            r = float(self.rng.uniform(0.06, 0.42)) * min(1.0, h / 3)
-            cx = float(self.rng.uniform(x + r, x + w - r))
-            cy = float(self.rng.uniform(y + r, y + h - r))
-            rgb = vary(self.rng, palette[int(self.rng.integers(len(palette)))], 14)
-            kind = self.rng.random()
-            if kind < 0.35:
+            r = rng.uniform(0.06, 0.42) * min(1.0, h / 3)
+            cx, cy = rng.uniform(x + r, x + w - r), rng.uniform(y + r, y + h - r)
+            rgb = vary(rng, pick(rng, colors), 14)
+            shape = rng.random()
+            if shape < 0.35:
                 self.disc(cx, cy, r, rgb)
-                self.disc(cx, cy, r * 0.55, vary(self.rng, palette[-1], 14))
-            elif kind < 0.75:
+                self.disc(cx, cy, r * 0.55, vary(rng, colors[-1], 14))
+            elif shape < 0.75:
                 self.poly(self.scrap(cx - r, cy - r, 2 * r, 2 * r), rgb)
             else:
                 self.line([(cx - r, cy - r), (cx, cy + r), (cx + r, cy - r / 2)], 0.06, rgb)
@@ -269,21 +278,12 @@ class Canvas:
         self.disc(x, y, r * 1.12, (196, 160, 70))
         self.disc(x, y, r, face, 200)
         for i in range(12):
-            a = i * np.pi / 6
-            p, q = (0.78, 0.95) if i % 3 else (0.68, 0.95)
-            self.line(
-                [
-                    (x + r * p * np.sin(a), y + r * p * np.cos(a)),
-                    (x + r * q * np.sin(a), y + r * q * np.cos(a)),
-                ],
-                0.07 * r,
-                ink,
-            )
+            a, inner = i * np.pi / 6, 0.78 if i % 3 else 0.68
+            mark = [on_clock(x, y, r * inner, a), on_clock(x, y, r * 0.95, a)]
+            self.line(mark, 0.07 * r, ink)
         for reach, wide in ((0.55, 0.11), (0.8, 0.07)):
-            a = self.rng.uniform(0, 2 * np.pi)
-            self.line(
-                [(x, y), (x + r * reach * np.sin(a), y + r * reach * np.cos(a))], wide * r, ink
-            )
+            hand = on_clock(x, y, r * reach, self.rng.uniform(0, 2 * np.pi))
+            self.line([(x, y), hand], wide * r, ink)
 
     def window(  # noqa: PLR0912 - one branch for each word
         self,
@@ -297,9 +297,9 @@ class Canvas:
     ) -> None:
         """One window with its lower left corner at (x, y).
 
-        style: words out of arch, cross, grid, lead, shutters, flowers, lintel, plain.
+        style: words out of arch, cross, grid, lead, shutters, flowers, lintel.
         """
-        rng, words = self.rng, style.split()
+        rng, words, right = self.rng, style.split(), x + w
         lamp = int(rng.choice([0, 0, 90, 190, 255]))
         # joiners differ: a frame's width and where its bars sit belong to this window alone
         e, bar = rng.uniform(0.06, 0.12, 2).tolist()
@@ -307,30 +307,22 @@ class Canvas:
             self._opening(x - 2.2 * e, y - e, w + 4.4 * e, h + 3.2 * e, words, trim)
         self._opening(x - e, y - e / 2, w + 2 * e, h + 1.5 * e, words, dim(frame, 0.55))
         self._opening(x - e / 2, y, w + e, h + e / 2, words, frame)
-        glass = vary(rng, GLASS, 12)
-        self._opening(x + e / 2, y + e / 2, w - e, h - e, words, glass, lamp)
+        self._opening(x + e / 2, y + e / 2, w - e, h - e, words, vary(rng, GLASS, 12), lamp)
         # a reflection of the sky and what stands behind the pane, none twice alike
-        a = float(rng.uniform(0.15, 0.6))
-        self.poly(
-            [
-                (x + e, y + h * a),
-                (x + w - e, y + h * (a + 0.2)),
-                (x + w - e, y + h * 0.92),
-                (x + e, y + h * 0.88),
-            ],
-            vary(rng, (112, 136, 160), 12),
-            lamp,
-        )
+        a = rng.uniform(0.15, 0.6)
+        top = [(right - e, y + h * 0.92), (x + e, y + h * 0.88)]
+        sky = [(x + e, y + h * a), (right - e, y + h * (a + 0.2)), *top]
+        self.poly(sky, vary(rng, (112, 136, 160), 12), lamp)
         if rng.random() < 0.6:
             cloth = vary(rng, (206, 190, 160), 25)
-            cw = w * float(rng.uniform(0.14, 0.3))
+            cw = w * rng.uniform(0.14, 0.3)
             self.rect(x + e, y + e, cw, h * 0.8, cloth, lamp // 2)
-            self.rect(x + w - e - cw, y + e, cw, h * 0.8, dim(cloth, 0.94), lamp // 2)
+            self.rect(right - e - cw, y + e, cw, h * 0.8, dim(cloth, 0.94), lamp // 2)
         elif rng.random() < 0.5:
-            self.disc(x + w * float(rng.uniform(0.3, 0.7)), y + 0.25 * h, 0.16 * w, self.colour())
+            self.disc(x + w * rng.uniform(0.3, 0.7), y + 0.25 * h, 0.16 * w, self.color())
         if "cross" in words:
-            self.rect(x + w * float(rng.uniform(0.38, 0.62)) - bar / 2, y, bar, h, frame)
-            self.rect(x, y + h * float(rng.uniform(0.5, 0.72)), w, bar, frame)
+            self.rect(x + w * rng.uniform(0.38, 0.62) - bar / 2, y, bar, h, frame)
+            self.rect(x, y + h * rng.uniform(0.5, 0.72), w, bar, frame)
         if "grid" in words:
             for k in rng.uniform(0.15, 0.85, int(rng.integers(1, 4))):
                 self.rect(x + w * k - 0.025, y, 0.05, h, frame)
@@ -340,34 +332,29 @@ class Canvas:
             for i in range(-4, 9):
                 s = x + w * i / 4
                 for k in (1, -1):
-                    p = np.clip(np.array([s, s + k * h * 0.6]), x, x + w)
-                    self.line(
-                        [(p[0], y + abs(p[0] - s) / 0.6), (p[1], y + abs(p[1] - s) / 0.6)],
-                        0.03,
-                        dim(frame, 0.5),
-                    )
+                    ends = np.clip(np.array([s, s + k * h * 0.6]), x, right)
+                    self.line([(p, y + abs(p - s) / 0.6) for p in ends], 0.03, dim(frame, 0.5))
         if "shutters" in words:
             tone = vary(rng, trim or frame, 8)
-            for side in (x - 0.62 * w, x + w + 0.12 * w):
-                lean = float(rng.uniform(0.8, 1.0))
-                self.rect(side, y - 0.04, 0.5 * w * lean, h + 0.08, dim(tone, 0.6))
-                self.rect(side + 0.03, y, 0.5 * w * lean - 0.06, h, tone)
+            for side in (x - 0.62 * w, right + 0.12 * w):
+                wide = 0.5 * w * rng.uniform(0.8, 1.0)
+                self.rect(side, y - 0.04, wide, h + 0.08, dim(tone, 0.6))
+                self.rect(side + 0.03, y, wide - 0.06, h, tone)
                 for k in rng.uniform(0.04, 0.9, int(rng.integers(3, 12))):
-                    louvre = 0.5 * w * lean - 0.14
-                    self.rect(side + 0.07, y + h * k, louvre, 0.05, dim(tone, 0.7))
+                    self.rect(side + 0.07, y + h * k, wide - 0.14, 0.05, dim(tone, 0.7))
         if "lintel" in words:
-            left, right = rng.uniform(0.12, 0.35, 2)
+            left, more = rng.uniform(0.12, 0.35, 2)
             stone = dim(trim or frame, rng.uniform(0.8, 1.0))
-            self.rect(x - left, y + h + 0.12, w + left + right, rng.uniform(0.14, 0.28), stone)
-            self.rect(x - left, y + h + 0.06, w + left + right, 0.07, dim(stone, 0.55))
-        left, right, deep = rng.uniform((0.08, 0.08, 0.06), (0.22, 0.22, 0.16))
-        self.rect(x - left, y - 0.16, w + left + right, 0.14, dim(trim or frame, 0.95))
-        self.rect(x - left, y - 0.16 - deep, w + left + right, deep, dim(trim or frame, 0.45))
+            self.rect(x - left, y + h + 0.12, w + left + more, rng.uniform(0.14, 0.28), stone)
+            self.rect(x - left, y + h + 0.06, w + left + more, 0.07, dim(stone, 0.55))
+        left, more, deep = rng.uniform((0.08, 0.08, 0.06), (0.22, 0.22, 0.16))
+        self.rect(x - left, y - 0.16, w + left + more, 0.14, dim(trim or frame, 0.95))
+        self.rect(x - left, y - 0.16 - deep, w + left + more, deep, dim(trim or frame, 0.45))
         if "flowers" in words and rng.random() < 0.75:
             self.rect(x, y - 0.12, w, 0.2, (118, 72, 46))
-            bloom = self.colour()
+            bloom = self.color()
             for k in rng.uniform(0, 1, int(rng.integers(2, 6))):
-                up = y + float(rng.uniform(0.08, 0.3))
+                up = y + rng.uniform(0.08, 0.3)
                 self.speckle(x + w * k, up, 0.1, (66, 104, 48), 8, 0.05)
                 self.speckle(x + w * k, up + 0.05, 0.1, bloom, 6, 0.045)
 
@@ -377,12 +364,14 @@ class Canvas:
         if "arch" not in words:
             self.rect(x, y, w, h, rgb, a)
             return
-        t = np.linspace(0, np.pi, 15)
         r = w / 2
+        t = np.linspace(0, np.pi, 15)
         round_top = [(x + r + r * np.cos(k), y + h - r + r * np.sin(k)) for k in t]
         self.poly([(x, y), (x + w, y), *round_top], rgb, a)
 
-    def door(self, x: float, w: float, h: float, wood: Rgb, stone: Rgb, *, arch: bool) -> None:
+    def door(
+        self, x: float, w: float, h: float, wood: Rgb, stone: Rgb, *, arch: bool = False
+    ) -> None:
         """A panelled door at the foot of the wall, under blocks of stone."""
         words, rng = ["arch"] if arch else [], self.rng
         n = int(rng.integers(6, 11))
@@ -391,12 +380,12 @@ class Canvas:
             for side in (x - 0.34, x + w + 0.04):
                 self.rect(side, y, rng.uniform(0.26, 0.38), h / n * 0.92, vary(rng, stone, 14))
         if arch:
+            r = w / 2
             for k in np.linspace(0, np.pi, 13):
-                c, s, r = np.cos(k), np.sin(k), w / 2
-                cx, cy = x + r + (r + 0.18) * c, h - r + (r + 0.18) * s
-                self.disc(cx, cy, 0.19, vary(self.rng, stone, 12))
+                cx, cy = x + r + (r + 0.18) * np.cos(k), h - r + (r + 0.18) * np.sin(k)
+                self.disc(cx, cy, 0.19, vary(rng, stone, 12))
         else:
-            self.rect(x - 0.4, h, w + 0.8, 0.34, vary(self.rng, stone, 8))
+            self.rect(x - 0.4, h, w + 0.8, 0.34, vary(rng, stone, 8))
         self._opening(x, 0, w, h, words, dim(wood, 0.45))
         self._opening(x + 0.08, 0, w - 0.16, h - 0.08, words, wood)
         for k in rng.uniform(0.05, 0.9, int(rng.integers(2, 7))):
@@ -409,22 +398,18 @@ class Canvas:
 
     def frieze(self, y: float, h: float, base: Rgb, ink: Rgb) -> None:
         """A band of ornament in which no two fields are alike."""
+        rng, x = self.rng, 0.0
         self.rect(0, y - 0.06, self.width, h + 0.12, dim(base, 0.6))
         self.rect(0, y, self.width, h, base)
-        x = 0.0
         while x < self.width:
-            wide = float(self.rng.uniform(0.5, 1.1)) * h
-            self.poly(self.scrap(x, y, wide, h), vary(self.rng, ink, 22))
-            self.disc(
-                x + wide / 2,
-                y + h * float(self.rng.uniform(0.3, 0.7)),
-                0.16 * h,
-                vary(self.rng, base, 20),
-            )
+            wide = rng.uniform(0.5, 1.1) * h
+            self.poly(self.scrap(x, y, wide, h), vary(rng, ink, 22))
+            up = y + h * rng.uniform(0.3, 0.7)
+            self.disc(x + wide / 2, up, 0.16 * h, vary(rng, base, 20))
             x += wide
 
     def stains(self, n: int, size: float, rgb: Rgb, by: float = 14) -> None:
-        """Patches of another colour at random, `size` metres wide or less: mended plaster, damp."""
+        """Patches of another color at random, `size` metres wide or less: mended plaster, damp."""
         for _ in range(n):
             x, y = self.rng.uniform(0, self.width), self.rng.uniform(0, self.height)
             w, h = self.rng.uniform(0.3, 1.0, 2) * size
@@ -434,7 +419,7 @@ class Canvas:
         """Corner stones at both ends of the wall."""
         x, y, i = 0.0, 0.0, 0
         while y < self.height:
-            high, step = float(self.rng.uniform(0.28, 0.5)), 1.0 if i % 2 else 0.65
+            high, step = self.rng.uniform(0.28, 0.5), 1.0 if i % 2 else 0.65
             for wide in w * step * self.rng.uniform(0.8, 1.2, 2):
                 x = 0.0 if x else self.width - wide
                 self.rect(x, y, wide, high - 0.02, dim(rgb, 0.6))
@@ -442,17 +427,11 @@ class Canvas:
             y, i = y + high, i + 1
 
     def rose(self, x: float, y: float, r: float, stone: Rgb) -> None:
-        """A round window of coloured glass."""
+        """A round window of colored glass."""
         self.disc(x, y, r * 1.2, dim(stone, 0.55))
         self.disc(x, y, r * 1.14, vary(self.rng, stone, 4))
         self.disc(x, y, r, (40, 38, 48))
-        for ring, n in ((0.8, 16), (0.48, 10), (0.0, 1)):
+        for ring, n, size in ((0.8, 16, 0.135), (0.48, 10, 0.135), (0.0, 1, 0.2)):
             for i in range(n):
-                a = 2 * np.pi * i / n
-                self.disc(
-                    x + ring * r * np.sin(a),
-                    y + ring * r * np.cos(a),
-                    0.135 * r if n > 1 else 0.2 * r,
-                    self.colour(),
-                    230,
-                )
+                center = on_clock(x, y, ring * r, 2 * np.pi * i / n)
+                self.disc(*center, size * r, self.color(), 230)

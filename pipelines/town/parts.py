@@ -7,11 +7,15 @@ moved to its square by `placed`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from pipelines.town.model import F64, Face, Paint, Texture
+from locate.types import Array
+from pipelines.town.model import Face, Paint, mipmaps
 from pipelines.town.paint import Canvas, Painter, Point, Rgb, Rng
+
+Corners = Sequence[Sequence[float] | Array]  # (x, y, z) metres
 
 
 class Builder:
@@ -23,11 +27,9 @@ class Builder:
 
     def face(
         self,
-        points: Sequence[Sequence[float] | F64],
+        points: Corners,
         paint: Painter,
-        *,
-        rgb: Rgb = (200, 200, 200),
-        ppm: float | None = None,
+        ppm: float = 0,
         cutout: bool = False,
         soft: bool = False,
     ) -> None:
@@ -38,78 +40,60 @@ class Builder:
         normal = np.cross(rest[1:-1], rest[2:]).sum(axis=0)
         up = np.cross(normal / np.linalg.norm(normal), across)
         a, b = rest @ across, rest @ up
-        canvas = Canvas(self.rng, float(np.ptp(a)), float(np.ptp(b)), ppm or self.ppm, rgb)
+        canvas = Canvas(self.rng, float(np.ptp(a)), float(np.ptp(b)), ppm or self.ppm)
         paint(canvas)
         h, w = canvas.px.shape[:2]
         corner = p[0] + a.min() * across + b.max() * up
-        self.faces.append(
-            Face(
-                p,
-                Paint(
-                    Texture.build(canvas.px), corner, across * np.ptp(a) / w, -up * np.ptp(b) / h
-                ),
-                cutout=cutout,
-                two_sided=cutout,
-                soft=soft,
-            )
-        )
+        laid = Paint(mipmaps(canvas.px), corner, across * np.ptp(a) / w, -up * np.ptp(b) / h)
+        self.faces.append(Face(p, laid, cutout=cutout, soft=soft))
 
-    def wall(
-        self, p: Point, q: Point, z0: float, z1: float, paint: Painter, ppm: float | None = None
-    ) -> None:
+    def wall(self, p: Point, q: Point, z: Point, paint: Painter) -> None:
         """An upright rectangle from p to q, seen with p on the left."""
-        self.face([(*p, z0), (*q, z0), (*q, z1), (*p, z1)], paint, ppm=ppm)
+        self.face([(*p, z[0]), (*q, z[0]), (*q, z[1]), (*p, z[1])], paint)
+
+    def gable_front(self, x: Point, y: float, z: Point, paint: Painter) -> None:
+        """A front wall with its gable: eaves at z[0], ridge at z[1]."""
+        (x0, x1), (eaves, ridge) = x, z
+        head = [(x1, y, eaves), ((x0 + x1) / 2, y, ridge), (x0, y, eaves)]
+        self.face([(x0, y, 0), (x1, y, 0), *head], paint)
 
     def box(
-        self,
-        x: Point,
-        y: Point,
-        z: Point,
-        front: Painter,
-        side: Painter,
-        top: Painter,
-        ppm: float | None = None,
+        self, x: Point, y: Point, z: Point, front: Painter, side: Painter, top: Painter
     ) -> None:
         """Four walls and a lid; the back is the front again, hardly anyone sees it."""
-        (x0, x1), (y0, y1), (z0, z1) = x, y, z
-        self.wall((x0, y0), (x1, y0), z0, z1, front, ppm)
-        self._opposite(self.faces[-1], x, y)
-        self.wall((x1, y0), (x1, y1), z0, z1, side, ppm)
-        self.wall((x0, y1), (x0, y0), z0, z1, side, ppm)
-        coarse = (ppm or self.ppm) / 4
-        self.face([(x0, y0, z1), (x1, y0, z1), (x1, y1, z1), (x0, y1, z1)], top, ppm=coarse)
+        (x0, x1), (y0, y1), z1 = x, y, z[1]
+        self.wall((x0, y0), (x1, y0), z, front)
+        self._opposite(x, y)
+        self.wall((x1, y0), (x1, y1), z, side)
+        self.wall((x0, y1), (x0, y0), z, side)
+        lid = [(x0, y0, z1), (x1, y0, z1), (x1, y1, z1), (x0, y1, z1)]
+        self.face(lid, top, ppm=self.ppm / 4)
 
-    def _opposite(self, face: Face, x: Point, y: Point) -> None:
-        """The same face once more, half a turn about the middle of a box: no painting."""
-        self.faces += placed([face], np.array([sum(x), sum(y), 0.0]), np.pi)
+    def _opposite(self, x: Point, y: Point) -> None:
+        """The last face once more, half a turn about the middle of a box: no painting."""
+        self.faces += placed(self.faces[-1:], np.array([sum(x), sum(y), 0.0]), np.pi)
 
     def ring(
-        self,
-        n: int,
-        centre: Point,
-        r: tuple[float, float],
-        z: Point,
-        paint: Painter,
-        *,
-        lid: Painter | None = None,
-        ppm: float | None = None,
+        self, n: int, centre: Point, r: Point, z: Point, paint: Painter, lid: Painter | None = None
     ) -> None:
         """n walls round a centre, of circumradius r[0] at z[0] and r[1] at z[1] (0: a spire).
 
         The walls behind are those in front once more.
         """
         t = -np.pi / 2 - np.pi / n + 2 * np.pi * np.arange(n) / n  # first wall faces the front
-        foot = [(centre[0] + r[0] * np.cos(k), centre[1] + r[0] * np.sin(k), z[0]) for k in t]
-        head = [(centre[0] + r[1] * np.cos(k), centre[1] + r[1] * np.sin(k), z[1]) for k in t]
         (x, y), even = centre, n % 2 == 0
+        foot, head = (
+            [(x + q * np.cos(k), y + q * np.sin(k), up) for k in t]
+            for q, up in zip(r, z, strict=True)
+        )
         painted = [i % n for i in range(-(n // 4), n // 4 + 1)] if even else list(range(n))
         for i in painted:
             j = (i + 1) % n
-            tip = [head[j], head[i]] if r[1] > 0 else [(*centre, z[1])]
-            self.face([foot[i], foot[j], *tip], paint, ppm=ppm)
+            tip = [head[j], head[i]] if r[1] > 0 else [(x, y, z[1])]
+            self.face([foot[i], foot[j], *tip], paint)
             if even and (i + n // 2) % n not in painted:
-                self._opposite(self.faces[-1], (x, x), (y, y))
-        if lid is not None and r[1] > 0:
+                self._opposite((x, x), (y, y))
+        if lid is not None:
             self.face(head, lid)
 
     def gable(
@@ -122,7 +106,7 @@ class Builder:
         *,
         along: str = "x",
         over: float = 0.4,
-        ppm: float | None = None,
+        ppm: float = 0,
     ) -> None:
         """A saddle roof from eaves z[0] to ridge z[1], its ridge along x or y."""
         (x0, x1), (y0, y1), (z0, z1) = x, y, z
@@ -130,7 +114,7 @@ class Builder:
             m, drop = (y0 + y1) / 2, (z1 - z0) / ((y1 - y0) / 2) * over
             a, b, e = x0 - over, x1 + over, z0 - drop
             self.face([(a, y0 - over, e), (b, y0 - over, e), (b, m, z1), (a, m, z1)], roof, ppm=ppm)
-            self._opposite(self.faces[-1], x, y)
+            self._opposite(x, y)
             self.face([(x1, y0, z0), (x1, y1, z0), (x1, m, z1)], end, ppm=ppm)
             self.face([(x0, y1, z0), (x0, y0, z0), (x0, m, z1)], end, ppm=ppm)
         else:
@@ -142,53 +126,36 @@ class Builder:
             self.face([(x1, y1, z0), (x0, y1, z0), (m, y1, z1)], end, ppm=20)
 
 
-def placed(faces: Sequence[Face], at: F64, heading: float) -> list[Face]:
+def placed(faces: Sequence[Face], at: Array, heading: float) -> list[Face]:
     """Faces turned by heading (radians, about z) and moved to at (3,) metres."""
     c, s = np.cos(heading), np.sin(heading)
     turn = np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
     def move(p: Paint) -> Paint:
-        return Paint(p.texture, turn @ p.corner + at, turn @ p.across, turn @ p.down, p.wrap)
+        corner = turn @ p.corner + at
+        return replace(p, corner=corner, across=turn @ p.across, down=turn @ p.down)
 
     return [
-        Face(
-            f.points @ turn.T + at,
-            move(f.paint),
-            None if f.tint is None else move(f.tint),
-            f.cutout,
-            f.two_sided,
-            f.soft,
-            f.casts,
-        )
+        replace(f, points=f.points @ turn.T + at, paint=move(f.paint), tint=f.tint and move(f.tint))
         for f in faces
     ]
 
 
 def tiled(rgb: Rgb, course: float = 0.32, by: float = 16) -> Painter:
     """A painter of roof tiles."""
-
-    def paint(c: Canvas) -> None:
-        c.tiles(course, rgb, by)
-
-    return paint
+    return lambda c: c.tiles(course, rgb, by)
 
 
 def flat(rgb: Rgb, mottle: float = 0.2) -> Painter:
-    """A painter of weathered plain colour."""
-
-    def paint(c: Canvas) -> None:
-        c.px[..., :3] = rgb
-        c.mottle(mottle, 0.8)
-
-    return paint
+    """A painter of weathered plain color."""
+    return lambda c: c.coat(rgb, mottle, 0.8)
 
 
-def stones(rgb: Rgb, course: float = 0.35, length: float = 0.7, by: float = 14) -> Painter:
+def stones(rgb: Rgb, course: float = 0.35, long: float = 0.7, by: float = 14) -> Painter:
     """A painter of masonry and nothing else."""
 
     def paint(c: Canvas) -> None:
-        c.courses(course, length, rgb, by)
-        c.mottle(0.14)
+        c.courses(course, long, rgb, by, mottle=0.14)
         c.grime()
 
     return paint

@@ -3,9 +3,9 @@
     from pipelines.town.town import make_town
     town = make_town(Path("runs/town"))     # about half a minute on one core
 
-Written: landmarks/<name>/01.jpg ..., queries/*.jpg, truth.json and colmap/*.txt (see town_files). The
-two buildings of queries/elsewhere-*.jpg stand in no picture of their own under landmarks/; one query
-is turned by 90 degrees and has no EXIF orientation.
+Written: landmarks/<name>/01.jpg ..., queries/*.jpg, truth.json and colmap/*.txt (see `files`). The two
+buildings of queries/elsewhere-*.jpg stand in no picture of their own under landmarks/; one query is
+turned by 90 degrees and has no EXIF orientation.
 """
 
 from __future__ import annotations
@@ -13,19 +13,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from locate.types import Array
 from locate.util.parallel import ordered_map
-from pipelines.town.files import Shot, save, shot_from_json, write_colmap, write_truth
-from pipelines.town.model import U8, Camera
+from pipelines.town.files import Shot, save, write_colmap, write_truth
+from pipelines.town.model import Camera
 from pipelines.town.paint import seeded
-from pipelines.town.paving import meadow
-from pipelines.town.scene import ELSEWHERE, LANDMARKS, Place, horizon, place
+from pipelines.town.scene import ELSEWHERE, LANDMARKS, Site, build_site, horizon, meadow
 from pipelines.town.view import photograph_one
 
 
@@ -62,7 +63,7 @@ def make_town(
         raise ValueError(f"{out} is a file; name a folder for the town")
     if out.is_dir() and any(out.iterdir()):
         return _existing(out, settings)
-    names = tuple(list(LANDMARKS)[:landmarks])
+    names = tuple(LANDMARKS)[:landmarks]
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.parent / f".{out.name}.partial-{os.getpid()}"
     unfinished.mkdir()
@@ -83,27 +84,25 @@ def _existing(out: Path, settings: dict[str, Any]) -> Town:
     if not truth.is_file():
         raise ValueError(f"{out} is not empty and is no town (no truth.json); name another folder")
     data = json.loads(truth.read_text(encoding="utf-8"))
-    if not isinstance(data, dict) or data.get("settings") != settings:
-        found = data.get("settings") if isinstance(data, dict) else None
+    found = data.get("settings") if isinstance(data, dict) else None
+    if found != settings:
         raise ValueError(
             f"{out} holds a town made with {found}, not {settings}; name another folder"
         )
-    shots = tuple(shot_from_json(item) for item in data["images"])
+    shots = tuple(map(Shot.from_json, data["images"]))
     missing = [s.file for s in shots if not (out / s.file).is_file()]
     if missing:
         raise ValueError(f"{out} lacks {missing[0]} and {len(missing) - 1} more; delete it")
     return Town(out, False, tuple(data["landmarks"]), shots)
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    """A picture to take: its number among all, its place, which view of it (see plan_view)."""
+class _View(NamedTuple):
+    """A picture to take: its file, its site, which view of it (see plan_view)."""
 
-    number: int
     file: str
-    place: Place
+    site: Site
     landmark: str | None
-    index: int
+    number: int
 
 
 def _photograph(
@@ -114,52 +113,43 @@ def _photograph(
     Each picture has its own generator and only reads the scene, so threads change no byte of it.
     """
     workers = min(4, os.cpu_count() or 1)
-    places = list(ordered_map(partial(place, seed), (*names, *ELSEWHERE), workers, start=None))
-    faces = [meadow(seed), *(f for p in places for f in p.faces)]
+    sites = list(ordered_map(partial(build_site, seed), (*names, *ELSEWHERE), workers, start=None))
+    faces = [meadow(seed), *(f for site in sites for f in site.faces)]
     sky = horizon(seed)
     turned = names[seeded(seed, "turned").integers(len(names))]
-    wanted = _wanted(places, names, turned, views)
     for name in names:
         (root / "landmarks" / name).mkdir(parents=True)
     (root / "queries").mkdir()
 
-    def take(w: _Wanted) -> Shot:
-        camera, picture = photograph_one(faces, w.place, sky, seed, w.index, views, size)
+    def take(item: tuple[int, _View]) -> Shot:
+        count, view = item
+        camera, picture = photograph_one(faces, view.site, sky, seed, view.number, views, size)
         image = picture.image
-        if w.index > views:
+        if view.number > views:
             camera, image = _turned(camera, image)
-        return save(root, w.file, w.landmark, camera, image, w.number)
+        return save(root, view.file, view.landmark, camera, image, count)
 
+    wanted = enumerate(_views(sites, names, turned, views))
     return list(ordered_map(take, wanted, workers, start=None))
 
 
-def _wanted(places: list[Place], names: tuple[str, ...], turned: str, views: int) -> list[_Wanted]:
-    """Every picture in the order of the truth: per place its views, its query, its turned query."""
-    out: list[_Wanted] = []
-    for p in places:
-        landmark = p.name if p.name in names else None
-        if landmark:
-            for i in range(views):
-                file = f"landmarks/{p.name}/{i + 1:02d}.jpg"
-                out.append(_Wanted(len(out), file, p, landmark, i))
-        out.append(_Wanted(len(out), f"queries/{p.name}.jpg", p, landmark, views))
+def _views(sites: Sequence[Site], names: Sequence[str], turned: str, views: int) -> Iterator[_View]:
+    """Every picture in the order of the truth: per site its views, its query, its turned query."""
+    for site in sites:
+        landmark = site.name if site.name in names else None
+        for i in range(views if landmark else 0):
+            yield _View(f"landmarks/{site.name}/{i + 1:02d}.jpg", site, landmark, i)
+        yield _View(f"queries/{site.name}.jpg", site, landmark, views)
         if landmark == turned:
-            file = f"queries/{p.name}-turned.jpg"
-            out.append(_Wanted(len(out), file, p, landmark, views + 1))
-    return out
+            yield _View(f"queries/{site.name}-turned.jpg", site, landmark, views + 1)
 
 
-def _turned(camera: Camera, image: U8) -> tuple[Camera, U8]:
+def _turned(camera: Camera, image: Array) -> tuple[Camera, Array]:
     """The picture turned by 90 degrees to the left, and the camera that would have taken it.
 
     Pixel (x, y) goes to (y, w - 1 - x): the camera's x axis becomes its old y, its y the old -x.
     """
     turn = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    moved = replace(
-        camera,
-        width=camera.height,
-        height=camera.width,
-        rotation=turn @ camera.rotation,
-        translation=turn @ camera.translation,
-    )
+    rotation, translation = turn @ camera.rotation, turn @ camera.translation
+    moved = Camera(camera.height, camera.width, camera.focal, rotation, translation)
     return moved, np.ascontiguousarray(np.rot90(image))

@@ -15,9 +15,8 @@ from locate.types import Array
 from pipelines.town.clutter import clutter
 from pipelines.town.model import Camera
 from pipelines.town.paint import seeded
-from pipelines.town.paving import meadow
 from pipelines.town.render import render
-from pipelines.town.scene import ELSEWHERE, LANDMARKS, horizon, place
+from pipelines.town.scene import ELSEWHERE, LANDMARKS, build_site, horizon, meadow
 from pipelines.town.view import plan_view
 
 _MARGIN = 1.05  # of a face of the cube beyond 90 degrees, so that every ray has four neighbours
@@ -27,7 +26,7 @@ _FACES = [
 _FACES += [rotation_of(np.array(v) * np.pi / 2) for v in ((1, 0, 0), (-1, 0, 0))]
 
 
-_place, _horizon, _meadow = lru_cache(place), lru_cache(horizon), lru_cache(meadow)
+_place, _horizon, _meadow = lru_cache(build_site), lru_cache(horizon), lru_cache(meadow)
 
 
 def level_rotation(yaw: float, roll: float = 0.0, pitch: float = 0.0) -> Array:

@@ -15,7 +15,7 @@ from locate.formats.colmap import add_views
 from locate.georef.georef import Georef
 from locate.localization.pose import NOT_LOCALIZED, UNCERTAIN, Pose
 from locate.util.printable import visible
-from pipelines.reports.map_viewer import MAX_LINES, make_scene, write_pose_page
+from pipelines.reports.map_viewer import MAX_LINES, make_scene, write_map_viewer
 from tests.helpers.poses import by_hand, looking, pose_of
 
 GREEN, BLUE, PINK = (86, 211, 100), (98, 123, 159), (255, 155, 206)  # blue is see-through
@@ -50,9 +50,9 @@ def cloud(count=300, seed=1):
     return np.random.default_rng(seed).normal(size=(count, 3)) * (4, 2, 2)
 
 
-def written(tmp_path, model, poses, **options):
+def written(tmp_path, model, poses, title="Where were these photos taken?", **options):
     path = tmp_path / "out" / "page.html"
-    write_pose_page(path, model, poses, **options)
+    write_map_viewer(path, make_scene(model, poses, **options), title=title)
     return path
 
 

@@ -14,11 +14,8 @@ from PIL import Image
 from locate.errors import ImageError
 from locate.matching.evidence import evidence_of
 from locate.types import Answer, Candidate, Photo, PhotoInfo, Verification
-from pipelines.reports import answer_page as html_report
-from pipelines.reports import canvas
+from pipelines.reports import answer_page, canvas, picture_io
 from pipelines.reports import match_pictures as draw
-from pipelines.reports import picture_io as picture_files
-from pipelines.reports import text as lettering
 from pipelines.reports.answer_page import write_report
 from pipelines.reports.canvas import BAR_HEIGHT
 from pipelines.reports.match_pictures import (
@@ -125,7 +122,7 @@ def test_reduced_decoding_gives_the_same_places(tmp_path, photo_factory):
     """The candidate's JPEG is decoded at half size; its dots must not move."""
     path = photo_factory(tmp_path / "big.jpg", size=(3200, 400))
     evidence = verification([[30, 30], [200, 200]], [[1600, 100], [800, 300]])
-    assert picture_files.read_picture(path).pixels.shape[1] == 1600
+    assert picture_io.read_picture(path).pixels.shape[1] == 1600
     drawing = draw.draw_candidate(PLAIN, candidate(path, evidence=evidence))
     height = drawing.shape[0] - BAR_HEIGHT
     left = int(height * 4 / 3) + 6
@@ -207,7 +204,7 @@ def test_a_drawing_does_not_change_its_input():
 )
 def test_candidates_without_inliers_are_drawn_with_a_note(evidence, monkeypatch):
     notes = []
-    monkeypatch.setattr(draw, "draw_note", lambda drawing, text: notes.append(text))
+    monkeypatch.setattr(canvas, "draw_note", lambda drawing, text: notes.append(text))
     drawing = draw_matches(PLAIN, PLAIN, evidence, verdict="no match", image="a.jpg")
     assert drawing.dtype == np.uint8
     assert len(notes) == 1
@@ -229,7 +226,7 @@ def test_any_name_can_be_drawn(text):
 
 
 def test_what_the_font_lacks_is_replaced():
-    shown = lettering.drawable("Sacré-Cœur ß \uff21 日", lettering.load_font(14))
+    shown = canvas.drawable("Sacré-Cœur ß \uff21 日", canvas.load_font(14))
     assert shown == "Sacré-Cœur ß A ?"
 
 
@@ -283,7 +280,7 @@ def test_names_do_not_collide_and_asking_again_replaces(tmp_path, photo_factory)
     ],
 )
 def test_file_names_are_safe(name, safe):
-    assert picture_files.safe_name(name) == safe
+    assert picture_io.safe_name(name) == safe
 
 
 def test_missing_and_damaged_photos_become_panels(tmp_path, photo_factory):
@@ -323,8 +320,8 @@ def test_a_failure_leaves_no_half_files(tmp_path, photo_factory, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(html_report, "draw_candidate", interrupt)
-    monkeypatch.setattr(draw, "encode_jpeg", interrupt)
+    monkeypatch.setattr(answer_page, "draw_candidate", interrupt)
+    monkeypatch.setattr(picture_io, "encode_jpeg", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_report([asked], report)
     with pytest.raises(KeyboardInterrupt):

@@ -11,10 +11,9 @@ import pytest
 from PIL import Image
 
 from pipelines.town.files import CONVENTION, ORIGIN, geodetic
-from pipelines.town.model import Camera, Face, Light, Paint, Rendering, Sky, Texture
-from pipelines.town.paving import meadow
-from pipelines.town.render import render
-from pipelines.town.scene import Place, horizon, place
+from pipelines.town.model import Camera, Face, Light, Paint, Sky, mipmaps
+from pipelines.town.render import Rendering, render
+from pipelines.town.scene import Site, build_site, horizon, meadow
 from pipelines.town.town import Town, make_town
 from pipelines.town.view import camera_at, photograph_one, plan_view
 
@@ -29,12 +28,12 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Town:
 
 
 @pytest.fixture(scope="module")
-def places() -> dict[str, Place]:
-    return {name: place(0, name) for name in ("town-hall", "villa")}
+def places() -> dict[str, Site]:
+    return {name: build_site(0, name) for name in ("town-hall", "villa")}
 
 
 @pytest.fixture(scope="module")
-def pictures(places: dict[str, Place]) -> dict[tuple[str, int], tuple[Camera, Rendering]]:
+def pictures(places: dict[str, Site]) -> dict[tuple[str, int], tuple[Camera, Rendering]]:
     """Neighbouring views at full size."""
     sky, ground = horizon(0), meadow(0)
     faces = [ground, *(f for p in places.values() for f in p.faces)]
@@ -57,6 +56,28 @@ def rotation(q: np.ndarray) -> np.ndarray:
 
 # ------------------------------------------------------------------------------- the renderer
 
+
+def depth_of(picture: Rendering) -> np.ndarray:
+    """(h, w) z in the camera frame at the pixel centres, metres, inf for sky.
+
+    No sub-pixel lies on a pixel centre, so of the four around it the second nearest names the
+    face (it covers half of the pixel or more) and its plane is evaluated at the centre itself.
+    """
+    h, w = picture.image.shape[:2]
+    four, names = (
+        part.reshape(h, 2, w, 2).transpose(0, 2, 1, 3).reshape(h, w, 4)
+        for part in (picture.inverse, picture.owner)
+    )
+    second = np.argsort(-four, axis=-1, kind="stable")[..., 1:2]
+    name = np.take_along_axis(names, second, axis=-1)[..., 0]
+    plane = picture.planes[name]
+    # pixel x of the small picture is 2 x + 1/2 of the large one
+    x, y = np.arange(w) * 2 + 0.5, np.arange(h) * 2 + 0.5
+    inv = plane[..., 0] * x[None, :] + plane[..., 1] * y[:, None] + plane[..., 2]
+    with np.errstate(divide="ignore"):
+        return np.where((name > 0) & (inv > 0), 1.0 / inv, np.inf)
+
+
 NEUTRAL = Light(
     sun=np.array([0.0, 0.0, 1.0]),
     sun_rgb=np.zeros(3),
@@ -78,9 +99,7 @@ def checkerboard(cells: int, cell_m: float, per_cell: int) -> Face:
     side, step = cells * cell_m, cell_m / per_cell
     points = np.array([(0, 0, 0), (side, 0, 0), (side, 0, side), (0, 0, side)], float)
     corner = np.array([0, 0, side])
-    paint = Paint(
-        Texture.build(px), corner, np.array([step, 0.0, 0.0]), np.array([0.0, 0.0, -step])
-    )
+    paint = Paint(mipmaps(px), corner, np.array([step, 0.0, 0.0]), np.array([0.0, 0.0, -step]))
     return Face(points, paint)
 
 
@@ -118,7 +137,7 @@ def test_depth_is_the_plane_at_the_pixel_centre() -> None:
     camera = camera_at(np.array([2.5, -3.0, 1.5]), np.array([1.0, 0, 1.0]), 0.1, 200.0, (200, 150))
     board = checkerboard(8, 0.25, 8)
     picture = render([board], camera, NEUTRAL, EMPTY, np.random.default_rng(0), focus=np.zeros(3))
-    hits = 0
+    depth, hits = depth_of(picture), 0
     for y in range(0, 150, 7):
         for x in range(0, 200, 7):
             ray = camera.rotation.T @ np.array([(x - 99.5) / 200, (y - 74.5) / 200, 1.0])
@@ -126,10 +145,10 @@ def test_depth_is_the_plane_at_the_pixel_centre() -> None:
             p = camera.centre + z * ray
             margin = 0.05
             if z > 0 and margin < p[0] < 2 - margin and margin < p[2] < 2 - margin:
-                assert picture.depth[y, x] == pytest.approx(z, rel=1e-6)
+                assert depth[y, x] == pytest.approx(z, rel=1e-6)
                 hits += 1
             elif z < 0 or not (-margin < p[0] < 2 + margin and -margin < p[2] < 2 + margin):
-                assert np.isinf(picture.depth[y, x])
+                assert np.isinf(depth[y, x])
     assert hits > 100
 
 
@@ -139,21 +158,23 @@ def test_ground_under_the_camera_is_clipped_not_lost() -> None:
     picture = render(
         [meadow(0)], camera, NEUTRAL, EMPTY, np.random.default_rng(0), focus=np.zeros(3)
     )
-    assert np.isfinite(picture.depth[62:]).all()
-    assert np.isinf(picture.depth[:59]).all()
+    depth = depth_of(picture)
+    assert np.isfinite(depth[62:]).all()
+    assert np.isinf(depth[:59]).all()
     # the lowest row looks down by atan(59.5 / 150) from 1.63 m
-    assert picture.depth[-1, 80] == pytest.approx(1.63 * 150 / 59.5, rel=1e-6)
+    assert depth[-1, 80] == pytest.approx(1.63 * 150 / 59.5, rel=1e-6)
 
 
 # ----------------------------------------------------------------------------- what it depicts
 
 
 def test_landmark_corners_lie_on_the_depth_map(
-    places: dict[str, Place], pictures: dict[tuple[str, int], tuple[Camera, Rendering]]
+    places: dict[str, Site], pictures: dict[tuple[str, int], tuple[Camera, Rendering]]
 ) -> None:
     """Points of the facade, projected by hand, are at the depth the picture has there."""
     hall = places["town-hall"]
     camera, picture = pictures["town-hall", 1]
+    depth = depth_of(picture)
     front = hall.faces[0].points  # the first wall of the first box
     middle = front.mean(axis=0)
     agreed = 0
@@ -168,8 +189,8 @@ def test_landmark_corners_lie_on_the_depth_map(
         ray = np.array([(column - 399.5) / camera.focal, (row - 299.5) / camera.focal, 1.0])
         normal = camera.rotation @ np.cross(front[1] - front[0], front[3] - front[0])
         z = (normal @ x) / (normal @ ray)
-        assert picture.depth[row, column] < z + 1e-6  # nothing but clutter is nearer
-        agreed += bool(abs(picture.depth[row, column] - z) < 1e-6)
+        assert depth[row, column] < z + 1e-6  # nothing but clutter is nearer
+        agreed += bool(abs(depth[row, column] - z) < 1e-6)
     assert agreed >= 6
 
 
@@ -179,7 +200,7 @@ def test_one_view_warped_into_another_looks_like_it(
     """Through depth and poses one view's detail follows the other's; shifted, it does not."""
     (cam_a, a), (cam_b, b) = pictures["villa", 1], pictures["villa", 2]
     v, u = np.mgrid[0:600:3, 0:800:3].astype(float)
-    z = a.depth[::3, ::3]
+    z = depth_of(a)[::3, ::3]
     near = np.isfinite(z) & (z < 60)
     ray = np.stack([(u - 399.5) / cam_a.focal, (v - 299.5) / cam_a.focal, np.ones_like(u)], -1)
     world = (ray[near] * z[near][:, None] - cam_a.translation) @ cam_a.rotation
@@ -188,7 +209,7 @@ def test_one_view_warped_into_another_looks_like_it(
     ok = (x[:, 2] > 0) & (p > 8).all(axis=1) & (p < (791, 591)).all(axis=1)
     there = np.rint(p[ok]).astype(int)
     # unoccluded: b sees something at the depth a predicts
-    open_ = np.abs(b.depth[there[:, 1], there[:, 0]] - x[ok, 2]) < 0.15
+    open_ = np.abs(depth_of(b)[there[:, 1], there[:, 0]] - x[ok, 2]) < 0.15
     assert open_.sum() > 8_000
 
     def detail(image: np.ndarray, q: np.ndarray) -> np.ndarray:
@@ -239,7 +260,7 @@ def test_views_of_one_landmark_verify_and_views_of_two_do_not(
     assert verified(image["town-hall", 2], image["villa", 2]) <= 16
 
 
-def test_a_view_is_planned_on_the_arc_in_front(places: dict[str, Place]) -> None:
+def test_a_view_is_planned_on_the_arc_in_front(places: dict[str, Site]) -> None:
     for where in places.values():
         front = where.heading - np.pi / 2
         far = []
@@ -281,7 +302,7 @@ def test_same_seed_same_bytes_other_seed_other_picture(town: Town, tmp_path: Pat
     again = make_town(tmp_path / "again", landmarks=1, views=2, size=SMALL)
     for path in sorted(p for p in town.root.rglob("*") if p.is_file()):
         assert path.read_bytes() == (again.root / path.relative_to(town.root)).read_bytes(), path
-    other, _ = plan_view(place(1, "church"), 1, 0, 2, SMALL)
+    other, _ = plan_view(build_site(1, "church"), 1, 0, 2, SMALL)
     assert not np.allclose(other.centre, town.shots[0].centre)
 
 
@@ -388,7 +409,7 @@ def test_convention_truth_and_colmap_agree_but_for_half_a_pixel(town: Town) -> N
 
 
 def test_the_pose_of_every_picture_is_a_rotation_and_looks_at_its_square(town: Town) -> None:
-    church = place(0, "church")
+    church = build_site(0, "church")
     for shot in town.shots:
         r = rotation(shot.quaternion)
         assert np.allclose(r @ shot.centre + shot.translation, 0, atol=1e-9)
