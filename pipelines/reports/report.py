@@ -112,7 +112,8 @@ class Curves:
         elif self.series:
             axes.legend()
         path = folder / f"{self.name}.png"
-        canvas.print_png(path)
+        with atomic_write(path) as file:
+            canvas.print_png(file)
         return path
 
 
