@@ -27,7 +27,7 @@ from locate.formats.colmap_files import (
 )
 from locate.formats.colmap_rigs import read_frame_poses
 from locate.formats.text import fault, integer, numbers, pose_matrix, read_lines
-from locate.geometry.camera_models import SPHERICAL, about_model
+from locate.geometry.cameras import SPHERICAL, about_model
 from locate.types import Array
 
 

@@ -1,4 +1,4 @@
-"""Cameras: ours and pycolmap's, and what they see."""
+"""Cameras: ours and pycolmap's, COLMAP's models by name, and what cameras see."""
 
 from __future__ import annotations
 
@@ -7,8 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 import pycolmap
 
-from locate.geometry.camera_models import is_spherical
 from locate.geometry.panorama import FIELD_OF_VIEW as VIEW_FIELD
+from locate.types import Array
+
+SPHERICAL = "EQUIRECTANGULAR"  # of 360 degree photos; parameters: the sphere's width and height
+_OTHER_NAMES = {  # in ROS, OpenCV, Kalibr, openMVG, OpenSfM
+    **dict.fromkeys(("plumb_bob", "radtan", "brown"), "OPENCV"),
+    "perspective": "RADIAL",
+    "rational_polynomial": "FULL_OPENCV",
+    **dict.fromkeys(("equidistant", "kannala_brandt", "kannala_brandt4", "kb4"), "OPENCV_FISHEYE"),
+    "fisheye624": "RAD_TAN_THIN_PRISM_FISHEYE, with its parameters in another order",
+    **dict.fromkeys(("spherical", "panorama", "360"), SPHERICAL),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,17 +41,11 @@ class Camera:
     source: str = "given"
 
 
-def colmap_camera(camera: Camera) -> pycolmap.Camera:
-    """The same camera as COLMAP's object."""
+def colmap_camera(camera: Camera | pycolmap.Camera, params: Array | None = None) -> pycolmap.Camera:
+    """The same camera, or one with other `params`, as an object of COLMAP's that no model holds."""
+    values = list(camera.params) if params is None else params
     return pycolmap.Camera(
-        model=camera.model, width=camera.width, height=camera.height, params=list(camera.params)
-    )
-
-
-def copy_camera(camera: pycolmap.Camera) -> pycolmap.Camera:
-    """The same camera, not bound to a model."""
-    return pycolmap.Camera(
-        model=camera.model, width=camera.width, height=camera.height, params=camera.params
+        model=camera.model, width=camera.width, height=camera.height, params=values
     )
 
 
@@ -52,3 +56,27 @@ def field_of_view(camera: pycolmap.Camera) -> float:
         return VIEW_FIELD
     side = max(camera.width, camera.height)
     return float(2 * np.degrees(np.arctan(side / 2 / camera.mean_focal_length())))
+
+
+def camera_models() -> list[str]:
+    """The names of the camera models that this COLMAP has."""
+    return [name for name in pycolmap.CameraModelId.__members__ if name != "INVALID"]
+
+
+def is_spherical(camera: pycolmap.Camera) -> bool:
+    """Whether it is that of a 360 degree photo, which has no focal length and looks everywhere."""
+    return str(camera.model_name) == SPHERICAL
+
+
+def about_model(model: str) -> str:
+    """The parameters of a model; of a name that is none, what there is instead. A sentence without its
+    stop."""
+    if model in camera_models():
+        made = pycolmap.Camera.create_from_model_name(0, model, 1.0, 1, 1)
+        return f"The parameters of {model} are {made.params_info}"
+    if model == SPHERICAL:
+        return f"This pycolmap ({pycolmap.__version__}) has no {SPHERICAL}; update it"
+    other = _OTHER_NAMES.get(model.lower().replace("-", "_"))
+    if other is not None:
+        return f"COLMAP calls {model} {other}"
+    return f"COLMAP's models are {', '.join(camera_models())}"

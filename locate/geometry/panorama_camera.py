@@ -9,7 +9,7 @@ from pathlib import Path
 import pycolmap
 
 from locate.errors import ImageError, InputError
-from locate.geometry.camera_models import SPHERICAL, about_model, camera_models, is_spherical
+from locate.geometry.cameras import SPHERICAL, about_model, camera_models, is_spherical
 from locate.geometry.panorama import is_whole, panorama_of
 from locate.types import PhotoInfo
 

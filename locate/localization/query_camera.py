@@ -17,21 +17,20 @@ import pycolmap
 
 from locate.errors import ImageError, InputError
 from locate.formats.colmap import make_camera, read_cameras_text
-from locate.geometry.camera_models import SPHERICAL, about_model, is_spherical
-from locate.geometry.cameras import Camera
+from locate.geometry.cameras import SPHERICAL, Camera, about_model, is_spherical
 from locate.geometry.panorama_camera import given_sphere, tagged_sphere
 from locate.images.focal_length import cropped_from, digital_zoom, exif_focal
-from locate.localization.refinement import Freedom
+from locate.localization.refinement import IntrinsicsPrior
 from locate.types import PhotoInfo
 
 _GUESS = 1.2  # focal length in units of the longer side: COLMAP's, near that of a phone
 # Standard deviations; those of EXIF's focal lengths are `sensors.ExifFocal`'s.
-_MAP = Freedom(focal=0.002, distortion=0.002, principal=0.001)
-_ZOOMED = Freedom(focal=0.003, distortion=0.002, principal=0.002)  # EXIF has hundredths
+_MAP = IntrinsicsPrior(focal=0.002, distortion=0.002, principal=0.001)
+_ZOOMED = IntrinsicsPrior(focal=0.003, distortion=0.002, principal=0.002)  # EXIF has hundredths
 # What is not known of a lens: from those that see straight lines straight to fisheyes, square pixels
 # or nearly so, and photos that are a part of what the camera saw. Tighter priors, given up where the
 # matches contradict them, are no more precise, and too sure of crops now and then.
-_UNKNOWN = Freedom(focal=1.0, distortion=0.3, principal=0.3, second=0.3, aspect=0.02)
+_UNKNOWN = IntrinsicsPrior(focal=1.0, distortion=0.3, principal=0.3, second=0.3, aspect=0.02)
 _HELD = 0.1  # of a focal length: one that is less certain does not tell inliers from outliers
 GIVEN, MAP, EXIF, DOUBTFUL, ESTIMATED = "given", "map", "exif", "exif in doubt", "estimated"
 
@@ -47,13 +46,13 @@ class QueryCamera:
 
     camera: pycolmap.Camera
     source: str
-    freedom: Freedom
+    prior: IntrinsicsPrior
     doubt: str = ""
 
     @property
     def focal_known(self) -> bool:
         """Well enough to tell which matches agree."""
-        return self.freedom.focal <= _HELD
+        return self.prior.focal <= _HELD
 
     @property
     def spherical(self) -> bool:
@@ -125,7 +124,7 @@ def choose_camera(
     if given is not None:
         return _given_camera(info, given, name)
     if info.projection is not None:
-        return QueryCamera(*tagged_sphere(info, name), Freedom())
+        return QueryCamera(*tagged_sphere(info, name), IntrinsicsPrior())
     device = device_of(info)
     if device is not None and known:
         if device in known:
@@ -136,9 +135,9 @@ def choose_camera(
     told = exif_focal(info)
     if told is not None:
         off_centre = max(told.off_centre, _UNKNOWN.principal)
-        freedom = replace(_UNKNOWN, focal=told.sigma, principal=off_centre)
+        prior = replace(_UNKNOWN, focal=told.sigma, principal=off_centre)
         source = DOUBTFUL if told.doubt else EXIF
-        return QueryCamera(any_lens(told.pixels, size), source, freedom, told.doubt)
+        return QueryCamera(any_lens(told.pixels, size), source, prior, told.doubt)
     return unknown_camera(size)
 
 
@@ -148,14 +147,14 @@ def _given_camera(
     size = info.size
     camera = _given(given, size)
     if is_spherical(camera):
-        return QueryCamera(*given_sphere(camera, given, info, name), Freedom())
+        return QueryCamera(*given_sphere(camera, given, info, name), IntrinsicsPrior())
     if (camera.width, camera.height) != size:
         raise ImageError(
             name,
             f"is {size[0]} x {size[1]} px, but its camera is {camera.width} x {camera.height}",
             "give the camera of the photo as it is",
         )
-    return QueryCamera(camera, GIVEN, Freedom())
+    return QueryCamera(camera, GIVEN, IntrinsicsPrior())
 
 
 def _zoomed(device: Device, known: Mapping[Device, pycolmap.Camera]) -> pycolmap.Camera | None:

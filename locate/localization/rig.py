@@ -24,7 +24,7 @@ import numpy as np
 
 from locate.errors import InputError
 from locate.formats.colmap import make_camera
-from locate.geometry.camera_models import SPHERICAL, about_model
+from locate.geometry.cameras import SPHERICAL, about_model
 from locate.images.folder import scan
 from locate.localization.query_camera import AnyCamera
 from locate.types import Array

@@ -21,7 +21,7 @@ from locate.localization.absolute_pose import SOLVERS
 from locate.localization.pose import NOT_LOCALIZED, VERDICTS, Pose
 from locate.localization.query_camera import QueryCamera, plain_camera
 from locate.localization.solver import Solution, solve_pose
-from locate.localization.verdict import Evidence, doubted, judge, needed, spread_of
+from locate.localization.verdict import Evidence, coverage_of, doubted, judge, min_inliers
 from locate.matching.descriptors import match_mutual, ratio_for
 from locate.retrieval.search_mode import LOCAL
 from locate.types import Array, Features
@@ -221,13 +221,13 @@ class MapMatcher:
         made = []
         for which, points in (pairs.T for pairs in groups[:_CLUSTERS]):
             solution, agreeing = None, 0
-            if len(np.unique(which)) >= needed(0):
+            if len(np.unique(which)) >= min_inliers(0):
                 solution = solve(
                     features.keypoints[which],
                     self.map.points[points],
                     camera,
                     scale=scale,
-                    systematic=self.map.systematic,
+                    correlated_ratio=self.map.correlated_ratio,
                     resolution=self.map.resolution,
                     seed=seed,
                 )
@@ -242,7 +242,7 @@ class MapMatcher:
         path: Path | None,
         features: Features,
         hypotheses: tuple[PoseHypothesis, ...],
-        patches: Callable[[Array, tuple[int, int]], float] = spread_of,
+        patches: Callable[[Array, tuple[int, int]], float] = coverage_of,
     ) -> Pose:
         """The best hypothesis as an answer, with its verdict.
 
@@ -253,7 +253,7 @@ class MapMatcher:
         matched = best.num_matches
         if solution is None:
             reason = (
-                f"{matched} 2D-3D matches with the map; {int(np.ceil(needed(matched)))} must agree "
+                f"{matched} 2D-3D matches with the map; {int(np.ceil(min_inliers(matched)))} must agree "
                 "with one pose"
             )
             return Pose(path, NOT_LOCALIZED, reason, matches=matched)
@@ -271,7 +271,7 @@ class MapMatcher:
             position=float(np.sqrt(np.linalg.eigvalsh(refined.covariance[:3, :3])[-1])) / depth,
             rotation=float(np.degrees(np.sqrt(np.linalg.eigvalsh(refined.covariance[3:, 3:])[-1]))),
             field_of_view=field_of_view(refined.camera),
-            rival=hypotheses[1].num_inliers if len(hypotheses) > 1 else 0,
+            second_best=hypotheses[1].num_inliers if len(hypotheses) > 1 else 0,
         )
         verdict, reason = doubted(*judge(evidence), self.map.record.doubt)
         if solution.camera.doubt:
@@ -282,7 +282,7 @@ class MapMatcher:
             reason,
             matches=matched,
             inliers=best.num_inliers,
-            spread=spread_of(seen, features.image_size),
+            spread=coverage_of(seen, features.image_size),
             error=float(np.sqrt((refined.residuals**2).sum(axis=1).mean())),
         )
         if verdict == NOT_LOCALIZED:

@@ -89,7 +89,7 @@ def match_panorama(
         hypotheses = matcher.hypotheses(
             features, rows, camera, views.scale, request.seed, map_, clock, solve
         )
-        pose = matcher.judged(photo.path, features, hypotheses, spread_of_views)
+        pose = matcher.judged(photo.path, features, hypotheses, coverage_of_views)
         yield Look(features, hypotheses, pose)
 
 
@@ -213,8 +213,8 @@ class _View:
     vector: Array | None = None
 
 
-def spread_of_views(points: Array, size: tuple[int, int]) -> float:
-    """That of `localize_verdict.spread_of` in the views of a sphere, summed and at most 1.
+def coverage_of_views(points: Array, size: tuple[int, int]) -> float:
+    """That of `localize_verdict.coverage_of` in the views of a sphere, summed and at most 1.
 
     Args:
         points: M x 2 in our pixels of the whole sphere, whose (width, height) is `size`.

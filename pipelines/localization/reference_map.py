@@ -13,9 +13,9 @@ from index.catalog import FILE, Catalog
 from index.maps.folder import MapFolder, MapRecord
 from locate.errors import DatabaseCorruptError, DatabaseMissingError
 from locate.extractors.base import ExtractorInfo
-from locate.geometry.cameras import copy_camera
+from locate.geometry.cameras import colmap_camera
 from locate.localization.query_camera import Device, device_of
-from locate.localization.refinement import SYSTEMATIC
+from locate.localization.refinement import CORRELATED_RATIO
 from locate.types import Array, Features
 from pipelines.indexing.provenance import working_side
 
@@ -52,8 +52,8 @@ class ReferenceMap:
         directions: N x 3, unit vectors along their optical axes.
         vectors: N x G float32 global descriptors, or None.
         devices: cameras of photos whose EXIF names the device, of those that have one in all photos.
-        systematic: share of systematic errors in the residuals, see `locate.localization.refinement`.
-        resolution: median of what its photos resolve, see `locate.localization.solver.share_of`.
+        correlated_ratio: of correlated errors to the noise, see `locate.localization.refinement`.
+        resolution: median of what its photos resolve, see `solver.ratio_at_resolution`.
         depth: median distance of a point from a camera that sees it, in units of the map.
     """
 
@@ -75,7 +75,7 @@ class ReferenceMap:
         self.record = record or files.read_record()
         self.model = model or files.read_model()
         measured = self.record.systematic
-        self.systematic = SYSTEMATIC if measured is None else measured
+        self.correlated_ratio = CORRELATED_RATIO if measured is None else measured
         ids = sorted(self.model.point3D_ids())
         if not ids:
             raise DatabaseMissingError(f"the map at {folder} has no points; make it again")
@@ -120,7 +120,7 @@ class ReferenceMap:
             found = catalog.vectors_of([image.id for image in self.images])
         # Where each photo has a camera of its own, none of them is that of another photo.
         self.devices = {
-            device: copy_camera(camera)
+            device: colmap_camera(camera)
             for device, (camera, *others) in ((d, c.values()) for d, c in cameras.items())
             if not others
         }

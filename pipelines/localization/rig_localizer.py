@@ -17,20 +17,20 @@ from typing import Any
 import numpy as np
 
 from locate.errors import ImageError, InputError
-from locate.geometry.rigid import carried, compose, quaternion_of
+from locate.geometry.rigid import adjoint, compose, quaternion_of
 from locate.localization.gravity import GravityPrior, fuse_gravity
 from locate.localization.pose import NOT_LOCALIZED, UNCERTAIN, VERDICTS, Pose
 from locate.localization.query_camera import plain_camera, unknown_camera
 from locate.localization.rig import Frame, Rig
 from locate.localization.rig_solver import RigSolution, RigView, solve_rig
-from locate.localization.solver import share_of
-from locate.localization.verdict import doubted, needed, spread_of
+from locate.localization.solver import ratio_at_resolution
+from locate.localization.verdict import coverage_of, doubted, min_inliers
 from locate.types import Array
 from locate.util.timing import Clock
 from pipelines.localization.localizer import Localizer
 from pipelines.localization.matcher import CANDIDATES, PosePrior, Request
 from pipelines.localization.rig_matching import RigPhoto, match_rig
-from pipelines.localization.rig_verdict import disagreement_of, judge_rig
+from pipelines.localization.rig_verdict import chi2_per_dof, judge_rig
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,16 +168,16 @@ def _answer(
     views = [_view(localizer, one) for one in seen]
     matches = sum(one.count() for one in seen)
     starts = [one.start for one in seen if one.start is not None]
-    systematic = max(_share(localizer, one) for one in seen)
+    correlated_ratio = max(_share(localizer, one) for one in seen)
     solution = None
-    if matches >= needed(0):
-        solution = solve_rig(views, starts=starts, systematic=systematic, seed=seed)
+    if matches >= min_inliers(0):
+        solution = solve_rig(views, starts=starts, correlated_ratio=correlated_ratio, seed=seed)
     if solution is None:
-        need = int(np.ceil(needed(matches)))
+        need = int(np.ceil(min_inliers(matches)))
         reason = f"{matches} 2D-3D matches with the map; {need} must agree with one pose"
         poses = [Pose(one.path, NOT_LOCALIZED, one.why or reason, None) for one in seen]
         return RigPose(NOT_LOCALIZED, reason, matches=matches, poses=tuple(poses))
-    factor = disagreement_of(views, solution, systematic)
+    factor = chi2_per_dof(views, solution, correlated_ratio)
     widened = replace(solution.refined, covariance=factor * solution.refined.covariance)
     fused = None
     if gravity is not None:
@@ -210,8 +210,8 @@ def _share(localizer: Localizer, one: RigPhoto) -> float:
     """Of systematic errors in its photo; that of the coarsest counts for all."""
     map_ = localizer.map
     if one.camera is None:
-        return map_.systematic
-    return share_of(map_.systematic, map_.resolution, one.camera.camera, one.scale)
+        return map_.correlated_ratio
+    return ratio_at_resolution(map_.correlated_ratio, map_.resolution, one.camera.camera, one.scale)
 
 
 def _view(localizer: Localizer, one: RigPhoto) -> RigView:
@@ -221,7 +221,7 @@ def _view(localizer: Localizer, one: RigPhoto) -> RigView:
         localizer.map.points[one.rows],
         query.camera,
         one.place.cam_from_rig,
-        query.freedom,
+        query.prior,
         one.scale,
     )
 
@@ -238,13 +238,13 @@ def _pose(
         one.why or reason,
         matches=one.count(),
         inliers=one.count(rows),
-        spread=spread_of(points, one.size),
+        spread=coverage_of(points, one.size),
         error=float(np.sqrt((residuals**2).sum(axis=1).mean())) if len(points) else float("nan"),
     )
     if verdict == NOT_LOCALIZED:
         return common
-    carry = carried(one.place.cam_from_rig, refined.rig_from_world)
-    covariance = carry @ refined.covariance @ carry.T
+    transport = adjoint(one.place.cam_from_rig, refined.rig_from_world)
+    covariance = transport @ refined.covariance @ transport.T
     camera = plain_camera(refined.cameras[k], one.camera.source) if one.camera else None
     return replace(
         common,

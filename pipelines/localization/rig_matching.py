@@ -12,7 +12,7 @@ from locate.errors import ImageError
 from locate.geometry.rigid import compose, invert
 from locate.localization.query_camera import QueryCamera
 from locate.localization.rig import RigCamera
-from locate.localization.verdict import RIVAL, SURE, needed
+from locate.localization.verdict import MAX_SECOND_BEST, SURE_FACTOR, min_inliers
 from locate.types import Array
 from pipelines.localization.localizer import Localizer, MatchedPhoto
 from pipelines.localization.matcher import Request
@@ -96,8 +96,11 @@ def _of_rig(path: Path, place: RigCamera, one: MatchedPhoto) -> RigPhoto:
         return empty
     pairs = np.unique(np.concatenate([np.c_[h.features, h.points] for h in one.hypotheses]), axis=0)
     first, count = one.hypotheses[0].solution, one.hypotheses[0].num_inliers
-    rival = one.hypotheses[1].num_inliers if len(one.hypotheses) > 1 else 0
-    sure = count >= SURE * needed(len(np.unique(pairs[:, 0]))) and rival <= RIVAL * count
+    second_best = one.hypotheses[1].num_inliers if len(one.hypotheses) > 1 else 0
+    sure = (
+        count >= SURE_FACTOR * min_inliers(len(np.unique(pairs[:, 0])))
+        and second_best <= MAX_SECOND_BEST * count
+    )
     camera = one.camera if one.camera.focal_known else None
     if first is not None and sure and (camera is None or first.camera.source != one.camera.source):
         camera = first.camera  # there was none, or EXIF is wrong

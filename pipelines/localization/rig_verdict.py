@@ -12,16 +12,16 @@ from locate.geometry.rigid import compose, invert
 from locate.localization.pose import NOT_LOCALIZED, UNCERTAIN
 from locate.localization.refinement import refine_pose
 from locate.localization.rig_solver import RigSolution, RigView, estimate_rig_pose, inliers_of
-from locate.localization.verdict import FIELD_OF_VIEW, RIVAL, Evidence, judge, spread_of
+from locate.localization.verdict import FIELD_OF_VIEW, MAX_SECOND_BEST, Evidence, coverage_of, judge
 from locate.metrics.pose import pose_error
 from locate.pixels import to_colmap
 from locate.types import Array
 from pipelines.localization.rig_matching import RigPhoto
 
 _AGREE = 0.5  # of the inliers that a photo alone is sure of must agree with the rig
-# Of `disagreement_of`, whose expectation is 1 in a rig that is true. Up to here it widens the
+# Of `chi2_per_dof`, whose expectation is 1 in a rig that is true. Up to here it widens the
 # covariance, beyond the pose is not relied upon.
-_APART = 100.0
+_MAX_CHI2 = 100.0
 _ENOUGH = 12  # inliers of a photo for a pose of its own and its covariance
 
 
@@ -41,7 +41,7 @@ def judge_rig(
             centre = invert(compose(view.cam_from_rig, refined.rig_from_world))[:, 3]
             depths.append(np.linalg.norm(view.world_points[rows] - centre, axis=1))
             fields.append(field_of_view(camera))
-            spreads.append(spread_of(view.points[rows], one.size))
+            spreads.append(coverage_of(view.points[rows], one.size))
     low, high = FIELD_OF_VIEW
     covariance = refined.covariance
     verdict, reason = judge(
@@ -52,7 +52,7 @@ def judge_rig(
             position=_deviation(covariance[:3, :3]) / float(np.median(np.concatenate(depths))),
             rotation=float(np.degrees(_deviation(covariance[3:, 3:]))),
             field_of_view=max(fields, key=lambda degrees: max(low - degrees, degrees - high)),
-            rival=_rival(seen, views, inliers, sum(counts), seed),
+            second_best=_second_best(seen, views, inliers, sum(counts), seed),
         )
     )
     against = [
@@ -60,7 +60,7 @@ def judge_rig(
         for one, n in zip(seen, counts, strict=True)
         if one.sure and n < _AGREE * one.alone
     ]
-    if verdict != NOT_LOCALIZED and (against or disagreement > _APART):
+    if verdict != NOT_LOCALIZED and (against or disagreement > _MAX_CHI2):
         agree = (
             f"{sum(counts)} of {sum(one.count() for one in seen)} 2D-3D matches agree with one pose"
         )
@@ -73,7 +73,7 @@ def judge_rig(
     return verdict, reason
 
 
-def _rival(
+def _second_best(
     seen: Sequence[RigPhoto],
     views: Sequence[RigView],
     inliers: Sequence[Array],
@@ -83,7 +83,7 @@ def _rival(
     """Inliers of the best pose among the matches that do not agree with the pose that was found."""
     rest = [view.part(~rows) for view, rows in zip(views, inliers, strict=True)]
     left = [one.count(~rows) for one, rows in zip(seen, inliers, strict=True)]
-    if sum(left) <= RIVAL * best:
+    if sum(left) <= MAX_SECOND_BEST * best:
         return 0  # too few to matter
     pose = estimate_rig_pose(rest, seed=seed)
     if pose is None:
@@ -93,7 +93,7 @@ def _rival(
     return sum(one.count(np.flatnonzero(~rows)[also]) for one, rows, also in each)
 
 
-def disagreement_of(views: Sequence[RigView], solution: RigSolution, systematic: float) -> float:
+def chi2_per_dof(views: Sequence[RigView], solution: RigSolution, correlated_ratio: float) -> float:
     """How many times the poses that the photos would have each by itself, refined from the rig's,
     scatter about it as much as their covariances say, at least 1: chi-squared over its degrees of
     freedom, the square of the Birge ratio (Birge 1932). So much the rig's covariance has to be widened,
@@ -108,9 +108,9 @@ def disagreement_of(views: Sequence[RigView], solution: RigSolution, systematic:
             view.world_points[rows],
             view.camera,
             by_rig,
-            freedom=view.freedom,
+            prior=view.prior,
             loss_scale=view.scale,
-            systematic=systematic,
+            correlated_ratio=correlated_ratio,
         )
         if alone is not None:
             error = pose_error(alone.cam_from_world, by_rig)

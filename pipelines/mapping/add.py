@@ -25,7 +25,7 @@ from locate.util.files import is_intact
 from locate.util.timing import Clock
 from pipelines.indexing.build import add_photos, resolve
 from pipelines.mapping.build import scale_errors, silence_colmap, with_summary
-from pipelines.mapping.covariance_calibration import measure_share
+from pipelines.mapping.covariance_calibration import measure_correlated_ratio
 from pipelines.mapping.features import choose_pairs, mapped_rows, median_scale
 from pipelines.mapping.matching import match_pairs, synchronize
 from pipelines.mapping.panoramas import leave_out_panoramas
@@ -102,7 +102,9 @@ def add_to_map(
                 leave_out(model, unmoved)
                 if registered:
                     model.update_point_3d_errors()
-                    record = replace(record, systematic=measure_share(folder, record, model))
+                    record = replace(
+                        record, systematic=measure_correlated_ratio(folder, record, model)
+                    )
             clock.lap("mapping")
             report = summarize(
                 model if registered else folder.read_model(),

@@ -40,7 +40,7 @@ from locate.mapping.structure import (
     nothing_moved,
 )
 from locate.util.timing import Clock
-from pipelines.mapping.covariance_calibration import measure_share
+from pipelines.mapping.covariance_calibration import measure_correlated_ratio
 from pipelines.mapping.features import (
     choose_pairs,
     copy_index,
@@ -151,7 +151,7 @@ def build_map(
             models, structure = _proven(folder, catalog, models)
             doubt = structure.doubt or focal_doubt(models[0], known_cameras(folder.matches))
             record = MapRecord(MADE_BY, require_info(catalog).name, doubt=doubt)
-            record = replace(record, systematic=measure_share(folder, record, models[0]))
+            record = replace(record, systematic=measure_correlated_ratio(folder, record, models[0]))
             clock.lap("mapping")
             report = summarize(
                 models[0],

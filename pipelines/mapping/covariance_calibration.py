@@ -21,11 +21,11 @@ import pycolmap
 
 from index.catalog import Catalog
 from index.maps.folder import MapFolder, MapRecord
-from locate.geometry.cameras import copy_camera
+from locate.geometry.cameras import colmap_camera
 from locate.localization.query_camera import GIVEN, QueryCamera
-from locate.localization.refinement import Freedom, Refined
+from locate.localization.refinement import IntrinsicsPrior, Refined
 from locate.localization.solver import solve_pose
-from locate.localization.verdict import needed
+from locate.localization.verdict import min_inliers
 from locate.matching.descriptors import ratio_for
 from locate.metrics.pose import pose_error
 from locate.types import Array
@@ -40,7 +40,7 @@ _PART_OF_COMMON = 3  # photos that must see a point that is used for one of them
 _CONDITION = 1e8  # of a point's normal equations; beyond, its rays are parallel
 
 
-def measure_share(
+def measure_correlated_ratio(
     folder: MapFolder, record: MapRecord, model: pycolmap.Reconstruction
 ) -> float | None:
     """The share of systematic errors in the residuals of a map's own photos, within `SHARES`; None if
@@ -59,10 +59,10 @@ def measure_share(
     seen = _observations(map_)
     with Catalog.open(folder.features) as catalog:
         found = [_localized(map_, seen, catalog, int(row)) for row in rows]
-    return fit_share([item for item in found if item is not None])
+    return fit_correlated_ratio([item for item in found if item is not None])
 
 
-def fit_share(found: Sequence[tuple[Refined, Array]]) -> float | None:
+def fit_correlated_ratio(found: Sequence[tuple[Refined, Array]]) -> float | None:
     """The share at which the median of the normalized squared errors is right.
 
     Args:
@@ -160,16 +160,16 @@ def _localized(
     matches = np.unique(np.concatenate([np.zeros((0, 2), np.int64), *pairs]), axis=0)
     points = _points_without(map_, seen, row)
     matches = matches[np.isfinite(points[matches[:, 1], 0])]
-    if len(matches) < needed(0):
+    if len(matches) < min_inliers(0):
         return None
     model_image = _model_image(map_, row)
     solution = solve_pose(
         features.keypoints[matches[:, 0]],
         points[matches[:, 1]],
-        QueryCamera(copy_camera(model_image.camera), GIVEN, Freedom()),
+        QueryCamera(colmap_camera(model_image.camera), GIVEN, IntrinsicsPrior()),
         scale=map_.scale_of(features.image_size),
     )
-    if solution is None or solution.inliers.sum() < 2 * needed(len(matches)):
+    if solution is None or solution.inliers.sum() < 2 * min_inliers(len(matches)):
         return None
     truth = model_image.cam_from_world().matrix()
     return solution.refined, pose_error(solution.refined.cam_from_world, truth)

@@ -36,7 +36,7 @@ from pipelines.indexing.build import Job
 from pipelines.indexing.labels import label_rule
 from pipelines.mapping.build import MAX_ERROR, cached_report, with_summary
 from pipelines.mapping.consistency import Evidence
-from pipelines.mapping.covariance_calibration import measure_share
+from pipelines.mapping.covariance_calibration import measure_correlated_ratio
 from pipelines.mapping.features import (
     gps_of,
     init_map_folder,
@@ -149,7 +149,7 @@ def import_map(
         doubt = _doubt(made, verified, evidence.max_error / MAX_ERROR)
         units = "metre" if metric else "arbitrary"
         record = MapRecord(MADE_BY, require_info(catalog).name, units, doubt=doubt)
-        record = replace(record, systematic=measure_share(folder, record, made))
+        record = replace(record, systematic=measure_correlated_ratio(folder, record, made))
         progress("mapping", len(photos), len(photos))
         clock.lap("mapping")
         named = {row.id: row.path for row in catalog.images("ok")}
