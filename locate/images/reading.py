@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from locate.errors import ImageError, InputError
-from locate.images.exif import read_exif
+from locate.images.exif import read_exif, read_projection
 from locate.images.file_kinds import (
     HEIF_BRANDS,
     JXL,
@@ -30,6 +30,7 @@ from locate.images.file_kinds import (
     RAW_FORMAT,
     RAW_KIND,
     READ,
+    endings,
     format_of,
 )
 from locate.images.large_photos import (
@@ -37,42 +38,17 @@ from locate.images.large_photos import (
     alone_if_large,
     decode_smaller,
     refuse_too_many,
-    refuse_too_many_in_file,
     shrunk,
     shrunk_pixels,
 )
-from locate.images.xmp import read_projection
 from locate.types import Array, Photo, PhotoInfo, Projection
 
-EXTENSIONS = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".mpo",
-        ".png",
-        ".webp",
-        ".tif",
-        ".tiff",
-        ".bmp",
-        ".avif",
-        ".heic",
-        ".heif",
-        ".hif",
-        ".gif",
-        ".ppm",
-        ".pgm",
-        ".jp2",
-        ".j2k",
-        ".jpx",
-        ".pnm",
-    ]
+_HEIF = endings("heic heif hif")
+EXTENSIONS = _HEIF | endings(
+    "jpg jpeg jpe jfif mpo png webp tif tiff bmp avif gif ppm pgm jp2 j2k jpx pnm"
 )
 MIN_SIDE = 32  # pixels; below this no extractor sees anything
-MAX_BYTES = (
-    2**31
-)  # of a file: more than the largest photo of `locate.images.large_photos` as a 16-bit TIFF
+MAX_BYTES = 2**31  # of a file: more than the largest photo that is read as a 16-bit TIFF
 _ANIMATED_FORMATS = frozenset({"GIF", "PNG", "WEBP", "AVIF"})
 UPRIGHT = {  # EXIF orientation -> what undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -103,13 +79,20 @@ def hold(path: Path, content: bytes) -> None:
 def read_bytes(path: Path) -> bytes:
     """The file's content; `ImageError` if it is missing, not a regular file, unreadable or empty."""
     if path in _held:
-        return _held_bytes(path)
+        data = _held[path]
+        if not data:
+            raise ImageError(
+                path, "standard input is empty (0 bytes)", "check what is piped into it"
+            )
+        if len(data) > MAX_BYTES:
+            reason = f"standard input is too large (over {MAX_BYTES} bytes)"
+            raise ImageError(path, reason, _TOO_LONG)
+        return data
     try:
         status = path.stat()
-        mode = status.st_mode
-        if stat.S_ISDIR(mode):
+        if stat.S_ISDIR(status.st_mode):
             raise ImageError(path, "is a directory", "name a photo, or index the directory itself")
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(status.st_mode):
             raise ImageError(path, "is not a regular file", _PIPED)
         if status.st_size > MAX_BYTES:
             raise ImageError(path, f"is too large ({status.st_size} bytes)", _TOO_LONG)
@@ -121,21 +104,11 @@ def read_bytes(path: Path) -> bytes:
     except ValueError as error:
         raise ImageError(path, f"is no file name ({error})", "check the name") from None
     except OSError as error:
-        raise ImageError(
-            path, f"cannot be read ({error.strerror})", "check its permissions and the disk"
-        ) from error
+        reason = f"cannot be read ({error.strerror})"
+        raise ImageError(path, reason, "check its permissions and the disk") from error
     if not data:
         raise ImageError(path, "is empty (0 bytes)", "copy it again from its source")
     return data
-
-
-def _held_bytes(path: Path) -> bytes:
-    content = _held[path]
-    if not content:
-        raise ImageError(path, "standard input is empty (0 bytes)", "check what is piped into it")
-    if len(content) > MAX_BYTES:
-        raise ImageError(path, f"standard input is too large (over {MAX_BYTES} bytes)", _TOO_LONG)
-    return content
 
 
 def read_photo(path: Path | str, min_long_side: int | None = None) -> Photo:
@@ -147,7 +120,7 @@ def read_photo(path: Path | str, min_long_side: int | None = None) -> Photo:
 def projection_in(path: Path) -> Projection | None:
     """Of a photo file that is no perspective one, by its head alone; None of others, and of files that
     cannot be read."""
-    if path.suffix.lower() in (".heic", ".heif", ".hif"):
+    if path.suffix.lower() in _HEIF:
         _register_heif()
     try:
         with _quiet, Image.open(path) as image:
@@ -157,15 +130,11 @@ def projection_in(path: Path) -> Projection | None:
 
 
 def decode_photo(data: bytes, path: Path, min_long_side: int | None = None) -> Photo:
-    """Decode a photo held in memory.
+    """Decode a photo held in memory, the content of `path`.
 
     Args:
-        data: the file's content.
-        path: used in messages.
         min_long_side: if given, the photo may come at a fraction of its size, as long as its long side
-            keeps at least this many pixels: a JPEG at 1/2, 1/4 or 1/8, several times faster, and any
-            photo of very many pixels, see `locate.images.large_photos`. It covers the whole of the
-            photo, so that scaling back to original pixels is exact.
+            keeps at least this many pixels, see `locate.images.large_photos`.
 
     Raises:
         ImageError: truncated, animated, too small or too large, not an image, raw, holding NaN, ...
@@ -203,18 +172,15 @@ def _check_png(data: bytes, path: Path) -> None:
 
 
 def _decode(image: Image.Image, path: Path, min_long_side: int | None) -> Photo:
-    refuse_too_many_in_file(image, path)
+    refuse_too_many(image, path, in_file=True)
     if image.format == "TIFF" and _is_raw(image, path):
         raise ImageError(path, "is raw: only its preview can be read", RAW_KIND.cure)
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format in _ANIMATED_FORMATS:
         raise ImageError(path, f"is an animation of {frames} frames", "save the frame that matters")
     if min(image.size) < MIN_SIDE:
-        raise ImageError(
-            path,
-            f"is too small ({image.width} x {image.height} px)",
-            f"use a photo of at least {MIN_SIDE} px on each side",
-        )
+        reason = f"is too small ({image.width} x {image.height} px)"
+        raise ImageError(path, reason, f"use a photo of at least {MIN_SIDE} px on each side")
     size = image.size
     # Pillow turns a TIFF upright by itself while it loads, and says the upright size before.
     turned = image.format == "TIFF"
@@ -233,8 +199,8 @@ def _decode(image: Image.Image, path: Path, min_long_side: int | None) -> Photo:
 
 
 def _is_raw(image: Image.Image, path: Path) -> bool:
-    """Whether a TIFF is a raw photo, of which Pillow sees the small preview: its name says so, it has
-    DNG's version, or the first picture is a reduced one of others inside (Adobe DNG 1.6; TIFF 6.0)."""
+    """Whether Pillow sees the small preview of a raw photo: its name says so, it has DNG's version, or
+    the first picture is a reduced one of others inside (Adobe DNG 1.6; TIFF 6.0)."""
     tags = getattr(image, "tag_v2", {})
     reduced = tags.get(_SUBFILE) == 1 and _SUB_IFDS in tags
     return path.suffix.lower() in RAW or _DNG_VERSION in tags or reduced

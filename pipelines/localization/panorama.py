@@ -8,7 +8,7 @@ put back on the sphere and matched and judged as those of one photo, whose camer
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -109,13 +109,7 @@ def _outside(mask: Mask, features: Features, panorama: Panorama, size: tuple[int
         features.descriptors,
         size,
     )
-    kept = mask.outside(numbered).scores.astype(np.int64)
-    return replace(
-        features,
-        keypoints=features.keypoints[kept],
-        scores=features.scores[kept],
-        descriptors=features.descriptors[kept],
-    )
+    return features.take(mask.outside(numbered).scores.astype(np.int64))
 
 
 class PanoramaViews:
@@ -195,10 +189,7 @@ class PanoramaViews:
         features = seen.features
         if not local or features is None or not len(features):
             return _View(vector=seen.global_descriptor)
-        kept = _within(features.keypoints, inside)
-        features = Features(
-            features.keypoints[kept], features.scores[kept], features.descriptors[kept], size
-        )
+        features = features.take(_within(features.keypoints, inside))
         rays = self._cutter.rays(features.keypoints, self._rotations[number])
         return _View(features, rays, seen.global_descriptor)
 

@@ -28,7 +28,7 @@ from locate.extractors.base import Extractor
 from locate.formats.colmap import PoseModel, read_model
 from locate.geometry.panorama_camera import refuse_spheres
 from locate.georef.georef import metric_by_gps
-from locate.images.folder import look
+from locate.images.folder import photo_file
 from locate.mapping.structure import JUDGED, MIN_POINTS, examine, examine_matches, nothing_moved
 from locate.mapping.triangulation import choose_pairs, triangulate
 from locate.util.timing import Clock
@@ -111,7 +111,7 @@ def import_map(
             masks=masks,
         )
         require_local(require_info(catalog))
-        job.index({root: [look(images / name, images) for name in sorted(posed.poses)]})
+        job.index({root: [photo_file(images / name, images) for name in sorted(posed.poses)]})
         job.finish()
         require_unique_names(catalog, {root})
         clock.lap("features")
