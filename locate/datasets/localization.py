@@ -158,7 +158,7 @@ def _read_cambridge(folder: Path, metric: bool) -> Scene:
                 continue
             name = fields[0]
             values = numbers(path, number, fields[1:])
-            rotation = pose_matrix(path, number, values[3:], [0.0, 0.0, 0.0])[:, :3]
+            rotation = pose_matrix(path, number, [*values[3:], 0.0, 0.0, 0.0])[:, :3]
             lens = lenses.get(str(Path(name).with_suffix("")))
             if lens is None:
                 unknown += 1

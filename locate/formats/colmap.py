@@ -10,13 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pycolmap
 
 from locate.errors import InputError
-from locate.formats.colmap_binary import read_cameras_binary, read_images_binary, usable
+from locate.formats.colmap_binary import (
+    ModelImage,
+    read_cameras_binary,
+    read_images_binary,
+    usable,
+)
 from locate.formats.colmap_files import (
     FORMS,
     difference,
@@ -26,8 +30,8 @@ from locate.formats.colmap_files import (
     pose_difference,
 )
 from locate.formats.colmap_rigs import read_frame_poses
-from locate.formats.text import fault, integer, numbers, pose_matrix, read_lines
-from locate.geometry.cameras import SPHERICAL, about_model
+from locate.formats.text import fault, integer, numbers, pose_matrix, read_lines, rows
+from locate.geometry.cameras import SPHERICAL, about_model, colmap_camera
 from locate.types import Array
 
 
@@ -44,25 +48,14 @@ class PoseModel:
     notes: tuple[str, ...] = ()
 
 
-class ModelImage(NamedTuple):
-    """An image of a model's file of images; `pose` is 3 x 4 `cam_from_world`."""
-
-    image_id: int
-    camera_id: int
-    pose: Array
-
-
 def is_model(folder: Path) -> bool:
     """Whether `folder` holds cameras and images as COLMAP writes them, as text or binary."""
     return form_of(folder) is not None
 
 
 def read_model(folder: Path) -> PoseModel:
-    """Cameras and poses of the model in `folder`: of the binary form, if both are there.
-
-    Raises:
-        InputError: names the file and the line, or where a model is if there is none.
-    """
+    """Cameras and poses of the model in `folder`: of the binary form, if both are there. `InputError`
+    names the file and the line, or where a model is if there is none."""
     form = form_of(folder)
     if form is None:
         raise no_model(folder)
@@ -85,11 +78,7 @@ def read_model(folder: Path) -> PoseModel:
 
 
 def read_reconstruction(folder: Path) -> pycolmap.Reconstruction:
-    """The whole model in `folder`, with its points.
-
-    Raises:
-        InputError: there is none, a part is missing or damaged.
-    """
+    """The whole model in `folder`, with its points; `InputError` if a part is missing or damaged."""
     if not any(has_form(folder, end, points=True) for end in FORMS):
         raise InputError(
             f"{folder} is no COLMAP model: it needs cameras, images and points3D, "
@@ -106,12 +95,8 @@ def read_reconstruction(folder: Path) -> pycolmap.Reconstruction:
 def write_model(
     folder: Path, poses: Mapping[str, Array], cameras: Mapping[str, pycolmap.Camera]
 ) -> None:
-    """Write a COLMAP text model without points into `folder`, made if need be.
-
-    Args:
-        poses: 3 x 4 `cam_from_world` by image name.
-        cameras: the camera of each image, by its name.
-    """
+    """Write a COLMAP text model without points into `folder`, made if need be, of poses (3 x 4
+    `cam_from_world`) and cameras by image name."""
     model = pycolmap.Reconstruction()
     add_views(model, [(name, cameras[name], poses[name], None) for name in sorted(poses)])
     folder.mkdir(parents=True, exist_ok=True)
@@ -135,26 +120,16 @@ def add_views(
         key = (camera.model, camera.width, camera.height, *camera.params)
         if key not in known:
             known[key] = len(known) + 1
-            model.add_camera_with_trivial_rig(
-                pycolmap.Camera(
-                    camera_id=known[key],
-                    model=camera.model,
-                    width=camera.width,
-                    height=camera.height,
-                    params=camera.params,
-                )
-            )
+            own = colmap_camera(camera)
+            own.camera_id = known[key]
+            model.add_camera_with_trivial_rig(own)
         points = np.zeros((0, 2)) if keypoints is None else np.asarray(keypoints, np.float64)
         image = pycolmap.Image(name=name, keypoints=points, camera_id=known[key], image_id=image_id)
         model.add_image_with_trivial_frame(image, pycolmap.Rigid3d(np.asarray(pose)[:3]))
 
 
 def read_images_text(path: Path) -> dict[str, ModelImage]:
-    """The images of COLMAP's images.txt, by name.
-
-    Raises:
-        InputError: names the file and the line.
-    """
+    """The images of COLMAP's images.txt, by name; `InputError` names the file and the line."""
     images: dict[str, ModelImage] = {}
     lines = enumerate(read_lines(path), 1)
     for number, line in lines:
@@ -166,24 +141,17 @@ def read_images_text(path: Path) -> dict[str, ModelImage]:
         name = fields[9]
         if name in images:
             raise fault(path, number, f"{name} stands here a second time", line)
-        values = numbers(path, number, fields[1:8])
-        images[name] = ModelImage(
-            integer(path, number, fields[0]),
-            integer(path, number, fields[8]),
-            pose_matrix(path, number, values[:4], values[4:]),
-        )
+        pose = pose_matrix(path, number, numbers(path, number, fields[1:8]))
+        image_id, camera_id = (integer(path, number, fields[k]) for k in (0, 8))
+        images[name] = ModelImage(image_id, camera_id, pose)
         _check_points(path, lines)
     return images
 
 
 def _read_form(folder: Path, end: str) -> PoseModel:
     """The model in one of `FORMS`."""
-    if end == "bin":
-        cameras = read_cameras_binary(folder / "cameras.bin")
-        images = _read_images_binary(folder / "images.bin")
-    else:
-        cameras = read_cameras_text(folder / "cameras.txt")
-        images = read_images_text(folder / "images.txt")
+    of_cameras, of_images = _READERS[end]
+    cameras, images = of_cameras(folder / f"cameras.{end}"), of_images(folder / f"images.{end}")
     missing = next((name for name in images if images[name].camera_id not in cameras), None)
     if missing is not None:
         raise InputError(
@@ -220,24 +188,14 @@ def _check_points(path: Path, lines: Iterator[tuple[int, str]]) -> None:
     except ValueError:
         whole = False
     if not whole:
-        raise fault(
-            path,
-            number,
-            "expected the second line of an image: X Y POINT3D_ID triples or empty",
-            line,
-        )
+        expected = "expected the second line of an image: X Y POINT3D_ID triples or empty"
+        raise fault(path, number, expected, line)
 
 
 def read_cameras_text(path: Path) -> dict[int, pycolmap.Camera]:
-    """The cameras of COLMAP's cameras.txt by their ids.
-
-    Raises:
-        InputError: names the file and the line.
-    """
+    """The cameras of COLMAP's cameras.txt by their ids; `InputError` names the file and the line."""
     cameras: dict[int, pycolmap.Camera] = {}
-    for number, line in enumerate(read_lines(path), 1):
-        if not line or line.startswith("#"):
-            continue
+    for number, line in rows(path):
         fields = line.split()
         if len(fields) < 5:
             raise fault(path, number, "expected CAMERA_ID MODEL WIDTH HEIGHT PARAMS", line)
@@ -266,14 +224,7 @@ def make_camera(path: Path, number: int, fields: list[str]) -> pycolmap.Camera:
     return camera
 
 
-def _read_images_binary(path: Path) -> dict[str, ModelImage]:
-    images: dict[str, ModelImage] = {}
-    rows = enumerate(read_images_binary(path), 1)
-    for number, (image_id, name, camera_id, wxyz, translation) in rows:
-        if name in images:
-            raise InputError(f"{path}, image {number}: {name} stands there a second time")
-        if not np.isfinite(wxyz + translation).all():
-            raise InputError(f"{path}, image {number}: the pose of {name} is not finite")
-        pose = pose_matrix(path, number, wxyz, translation)
-        images[name] = ModelImage(image_id, camera_id, pose)
-    return images
+_READERS = {
+    "bin": (read_cameras_binary, read_images_binary),
+    "txt": (read_cameras_text, read_images_text),
+}

@@ -12,10 +12,10 @@ from locate.errors import ImageError, InputError
 from locate.geometry.cameras import SPHERICAL, about_model, camera_models, is_spherical
 from locate.geometry.panorama import is_whole, panorama_of
 from locate.types import PhotoInfo
+from locate.util.printable import first_few
 
 XMP, GIVEN = "xmp", "given"
 CUT_THEM = "cut them into perspective views, as COLMAP's panorama_sfm.py does"
-_NAMED = 3  # of many photos in a message
 
 
 def sphere_camera(size: tuple[int, int]) -> pycolmap.Camera:
@@ -28,11 +28,8 @@ def sphere_camera(size: tuple[int, int]) -> pycolmap.Camera:
 
 
 def tagged_sphere(info: PhotoInfo, name: str = "the photo") -> tuple[pycolmap.Camera, str]:
-    """The camera of the sphere that a photo shows by its XMP, whole or in part, and its source.
-
-    Raises:
-        ImageError: see `locate.geometry.panorama.panorama_of`.
-    """
+    """The camera of the sphere that a photo shows by its XMP, whole or in part (see
+    `locate.geometry.panorama.panorama_of`), and its source."""
     found = panorama_of(info, name)
     assert found is not None, "only of photos with such tags"
     return sphere_camera(found.full_size), XMP
@@ -73,20 +70,12 @@ def given_sphere(
 
 
 def refuse_spheres(model: Path, cameras: Mapping[str, pycolmap.Camera]) -> None:
-    """Photos of a map are perspective ones, in which its points are triangulated.
-
-    Args:
-        model: where the cameras are from, for the message.
-        cameras: by the names of their photos.
-
-    Raises:
-        InputError: some see the whole sphere.
-    """
+    """`InputError` if some cameras of a model, by the names of their photos, see the whole sphere: a
+    map's points are triangulated in perspective photos."""
     names = sorted(name for name, camera in cameras.items() if is_spherical(camera))
     if names:
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         raise InputError(
             f"{len(names)} of the {len(cameras)} photos of {model} are 360 degree photos (camera model "
-            f"{SPHERICAL}): {', '.join(names[:_NAMED])}{more}; a map is made of perspective photos: "
+            f"{SPHERICAL}): {first_few(names)}; a map is made of perspective photos: "
             f"{CUT_THEM}, and give the model of these, or take the photos out of the model"
         )

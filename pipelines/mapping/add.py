@@ -7,9 +7,10 @@ Only points and the new photos' poses and cameras are refined.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,13 @@ from locate.util.timing import Clock
 from pipelines.indexing.build import add_photos, resolve
 from pipelines.mapping.build import scale_errors, silence_colmap, with_summary
 from pipelines.mapping.covariance_calibration import measure_correlated_ratio
-from pipelines.mapping.features import choose_pairs, mapped_rows, median_scale
-from pipelines.mapping.matching import match_pairs, synchronize
-from pipelines.mapping.panoramas import leave_out_panoramas
+from pipelines.mapping.features import (
+    choose_pairs,
+    leave_out_panoramas,
+    mapped_rows,
+    median_scale,
+)
+from pipelines.mapping.matching import match_photos
 from pipelines.mapping.summary import MapReport, summarize
 
 MIN_POINTS = 15  # that a new photo sees in the end; with fewer its pose is not to be trusted
@@ -73,7 +78,7 @@ def add_to_map(
             folder.features,
             masks=masks,
             workers=workers,
-            progress=lambda done, total: progress("features", done, total),
+            progress=partial(progress, "features"),
         )
         clock.lap("features")
         with lock.writer(folder.features), Catalog.create(folder.features) as catalog:
@@ -81,15 +86,15 @@ def add_to_map(
             given = None
             if not is_readable(folder.matches):  # the model knows which camera took which photo
                 given = {i: image.camera for i, image in model.images.items()}
-            synchronize(folder.matches, catalog, given)
             new = {row.id for row in catalog.images() if row.path in names} - set(model.images)
-            match_pairs(
+            match_photos(
                 folder.matches,
                 catalog,
                 choose_pairs(catalog, new),
+                given,
                 workers=workers,
                 seed=seed,
-                progress=lambda done, total: progress("matching", done, total),
+                progress=partial(progress, "matching"),
             )
             clock.lap("matching")
             registered: list[int] = []
@@ -97,7 +102,10 @@ def add_to_map(
             if new & mapped_rows(catalog).keys():
                 scale, old = median_scale(catalog), set(model.reg_image_ids())
                 registered = _register(folder, model, scale, workers, seed, progress)
-                unmoved = _unmoved(folder, model, registered, old, scale)
+                pairs = [pair for pair, n in verified_pairs(folder.matches).items() if n]
+                pairs = [pair for pair in pairs if not set(registered).isdisjoint(pair)]
+                known = known_cameras(folder.matches)
+                unmoved = set(examine(model, pairs, scale=scale, calibrated=known, fixed=old).flat)
                 registered = [i for i in registered if i not in unmoved]
                 leave_out(model, unmoved)
                 if registered:
@@ -125,24 +133,6 @@ def add_to_map(
             return report
 
 
-def _unmoved(
-    folder: MapFolder,
-    model: pycolmap.Reconstruction,
-    registered: Collection[int],
-    old: Collection[int],
-    scale: float,
-) -> set[int]:
-    """Those of the photos that were registered whose place nothing determines."""
-    pairs = [
-        pair
-        for pair, inliers in verified_pairs(folder.matches).items()
-        if inliers and not set(registered).isdisjoint(pair)
-    ]
-    calibrated = known_cameras(folder.matches)
-    found = examine(model, pairs, scale=scale, calibrated=calibrated, fixed=old)
-    return set(found.flat)
-
-
 def _names(folder: MapFolder, photos: Sequence[Path], registered: set[int]) -> set[str]:
     """The names that photos have or get in the map.
 
@@ -153,8 +143,8 @@ def _names(folder: MapFolder, photos: Sequence[Path], registered: set[int]) -> s
         raise InputError("no photos to add; name some files or folders")
     with Catalog.open(folder.features) as catalog:
         roots = catalog.roots()
-        places = {row.path: roots[row.root_id] / row.path for row in catalog.images()}
         rows = {row.path: row for row in catalog.images()}
+        places = {name: roots[row.root_id] / name for name, row in rows.items()}
     named: set[str] = set()
     for path in photos:
         for root, found in resolve(path, list(roots.values())):
@@ -165,11 +155,8 @@ def _names(folder: MapFolder, photos: Sequence[Path], registered: set[int]) -> s
                     f"{place} would have the name {name} in the map, which {other} has; rename it"
                 )
             row = rows.get(name)
-            if (
-                row is not None
-                and row.id in registered
-                and not is_intact(found.absolute, row.file.sha256)
-            ):
+            mapped = row if row is not None and row.id in registered else None
+            if mapped is not None and not is_intact(found.absolute, mapped.file.sha256):
                 raise InputError(
                     f"{place} has changed since it was put into the map; give the new photo another "
                     "name, or make the map again"
@@ -220,15 +207,20 @@ def _extend(
     total: int,
     progress: Progress,
 ) -> list[int]:
-    placing, making = options.get_mapper(), options.get_triangulation()
+    registering, making = options.get_mapper(), options.get_triangulation()
     mapper.begin_reconstruction(model)
     registered: list[int] = []
-    while (image_id := _next(mapper, placing)) is not None:
+
+    def register_next() -> int | None:
+        found = mapper.find_next_images(registering, structure_less=False)
+        return next((int(i) for i in found if mapper.register_next_image(registering, i)), None)
+
+    while (image_id := register_next()) is not None:
         mapper.triangulate_image(making, image_id)
         mapper.iterative_local_refinement(
             options.ba_local_max_refinements,
             options.ba_local_max_refinement_change,
-            placing,
+            registering,
             options.get_local_bundle_adjustment(),
             making,
             image_id,
@@ -239,7 +231,7 @@ def _extend(
         mapper.iterative_global_refinement(
             options.ba_global_max_refinements,
             options.ba_global_max_refinement_change,
-            placing,
+            registering,
             options.get_global_bundle_adjustment(),
             making,
             normalize_reconstruction=False,
@@ -249,13 +241,3 @@ def _extend(
         if model.images[image_id].num_points3D < MIN_POINTS:
             model.deregister_frame(model.images[image_id].frame_id)
     return [image_id for image_id in registered if model.images[image_id].has_pose]
-
-
-def _next(
-    mapper: pycolmap.IncrementalMapper, options: pycolmap.IncrementalMapperOptions
-) -> int | None:
-    """The photo that was registered next, if any could be."""
-    for image_id in mapper.find_next_images(options, structure_less=False):
-        if mapper.register_next_image(options, image_id):
-            return int(image_id)
-    return None

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +47,14 @@ from pipelines.mapping.features import (
     copy_index,
     extract_photos,
     init_map_folder,
+    leave_out_panoramas,
     mapped_rows,
     median_scale,
     require_info,
     require_local,
     require_unique_names,
 )
-from pipelines.mapping.matching import match_pairs, synchronize
-from pipelines.mapping.panoramas import leave_out_panoramas
+from pipelines.mapping.matching import match_photos
 from pipelines.mapping.summary import MapReport, summarize
 
 MADE_BY = "build-map"
@@ -128,14 +129,13 @@ def build_map(
             require_local(require_info(catalog))
             leave_out_panoramas(catalog)
             clock.lap("features")
-            synchronize(folder.matches, catalog)
-            match_pairs(
+            match_photos(
                 folder.matches,
                 catalog,
                 choose_pairs(catalog),
                 workers=workers,
                 seed=seed,
-                progress=lambda done, total: progress("matching", done, total),
+                progress=partial(progress, "matching"),
             )
             clock.lap("matching")
             settings = {
@@ -151,7 +151,7 @@ def build_map(
             models, structure = _proven(folder, catalog, models)
             doubt = structure.doubt or focal_doubt(models[0], known_cameras(folder.matches))
             record = MapRecord(MADE_BY, require_info(catalog).name, doubt=doubt)
-            record = replace(record, systematic=measure_correlated_ratio(folder, record, models[0]))
+            ratio = measure_correlated_ratio(folder, record, models[0])
             clock.lap("mapping")
             report = summarize(
                 models[0],
@@ -162,6 +162,7 @@ def build_map(
                 warnings=[f"uncertain: {doubt}"] if doubt else [],
                 seconds=clock.seconds,
             )
+            record = replace(record, systematic=ratio)
             folder.write(models[0], with_summary(record, settings, report))
             return report
 
@@ -193,9 +194,6 @@ def silence_colmap() -> Iterator[None]:
         pycolmap.logging.minloglevel = before
 
 
-# --- mapping
-
-
 def _map(
     folder: MapFolder,
     catalog: Catalog,
@@ -212,15 +210,18 @@ def _map(
     progress("mapping", 0, total)
     scale = median_scale(catalog)
     auto = mapper == "auto" and total <= BOTH
-    found = []
+    options = pycolmap.IncrementalPipelineOptions(), pycolmap.GlobalPipelineOptions()
+    for of_mapper in options:
+        of_mapper.random_seed, of_mapper.num_threads = seed, workers or -1
+    found: list[Mapping[int, pycolmap.Reconstruction]] = []
     try:
         with silence_colmap():
             if mapper != "global":
-                found.append(
-                    _incremental(folder.matches, temporary, scale, workers, seed, total, progress)
-                )
-            if mapper == "global" or auto:
-                found.append(_global(folder.matches, temporary, workers, seed))
+                scale_errors(options[0], scale)
+                found.append(_incremental(folder.matches, temporary, options[0], total, progress))
+            if mapper == "global" or auto:  # its tolerances are angles; it tells no progress
+                where = folder.matches, temporary, temporary
+                found.append(pycolmap.global_mapping(*where, options[1]))
     except RuntimeError as error:
         raise DatabaseError(
             f"COLMAP failed on {folder.matches} ({str(error).splitlines()[0]}); free some space and "
@@ -229,9 +230,8 @@ def _map(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     kept = [[m for m in map(_pruned, several.values()) if m.num_points3D()] for several in found]
-    models = min(
-        (sorted(several, key=_size) for several in kept if several), key=_first, default=[]
-    )
+    ranked = (sorted(several, key=_size) for several in kept if several)
+    models = min(ranked, key=lambda several: _size(several[0]), default=[])
     if not models:
         pairs = verified_pairs(folder.matches)
         with closing(pycolmap.Database.open(folder.matches)) as database:
@@ -288,29 +288,20 @@ def _size(model: pycolmap.Reconstruction) -> tuple[int, int]:
     return -model.num_reg_images(), -model.compute_num_observations()
 
 
-def _first(models: Sequence[pycolmap.Reconstruction]) -> tuple[int, int]:
-    return _size(models[0])
-
-
 def _incremental(
     database: Path,
     temporary: Path,
-    scale: float,
-    workers: int | None,
-    seed: int,
+    options: pycolmap.IncrementalPipelineOptions,
     total: int,
     progress: Progress,
 ) -> Mapping[int, pycolmap.Reconstruction]:
-    options = pycolmap.IncrementalPipelineOptions()
-    options.random_seed, options.num_threads = seed, workers or -1
     options.extract_colors = False  # needs the photos
     options.min_model_size = MIN_MODEL
-    scale_errors(options, scale)
     token = pycolmap.CancellationToken()
     failures: list[BaseException] = []
     done = 1  # the initial pair has two
 
-    def placed() -> None:
+    def registered() -> None:
         nonlocal done
         done = min(done + 1, total)
         try:
@@ -326,22 +317,13 @@ def _incremental(
                 temporary,
                 temporary,
                 options,
-                initial_image_pair_callback=placed,
-                next_image_callback=placed,
+                initial_image_pair_callback=registered,
+                next_image_callback=registered,
                 cancellation_token=token,
             )
         )
     except InterruptedError:
         raise failures[0] from None
-
-
-def _global(
-    database: Path, temporary: Path, workers: int | None, seed: int
-) -> Mapping[int, pycolmap.Reconstruction]:
-    """Its tolerances are angles: nothing to scale. It does not tell how far it is."""
-    options = pycolmap.GlobalPipelineOptions()
-    options.random_seed, options.num_threads = seed, workers or -1
-    return dict(pycolmap.global_mapping(database, temporary, temporary, options))
 
 
 def scale_errors(options: pycolmap.IncrementalPipelineOptions, scale: float) -> None:

@@ -12,6 +12,7 @@ from index.catalog import Catalog
 from index.maps.matches import Pair
 from locate.datasets.records import PosedPhoto
 from locate.errors import NoMapError
+from locate.geometry.cameras import colmap_camera
 from locate.mapping.triangulation import epipolar_errors
 from locate.types import Array
 
@@ -31,7 +32,7 @@ _CAUSES = (
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class PoseConsistency:
     """The matches of posed photos, and how they agree with the poses.
 
     Attributes:
@@ -112,14 +113,12 @@ class Evidence:
             for k, (i, photo) in enumerate(zip(pair, (a, b), strict=True))
         ]
         errors = epipolar_errors(a, b, *rays)
-        return (
-            None if np.isinf(errors).all() else float((errors <= tolerance * self.max_error).mean())
-        )
+        if np.isinf(errors).all():
+            return None
+        return float((errors <= tolerance * self.max_error).mean())
 
 
 def _zoomed(photo: PosedPhoto, factor: float) -> PosedPhoto:
-    camera = pycolmap.Camera(photo.camera.todict())
-    params = np.array(camera.params)
-    params[camera.focal_length_idxs()] *= factor
-    camera.params = params
-    return replace(photo, camera=camera)
+    params = np.array(photo.camera.params)
+    params[photo.camera.focal_length_idxs()] *= factor
+    return replace(photo, camera=colmap_camera(photo.camera, params))

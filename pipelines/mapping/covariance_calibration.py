@@ -14,7 +14,7 @@ left out, the others are moved to where they lie without its observation (one Ga
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pycolmap
@@ -22,6 +22,7 @@ import pycolmap
 from index.catalog import Catalog
 from index.maps.folder import MapFolder, MapRecord
 from locate.geometry.cameras import colmap_camera
+from locate.geometry.rigid import transform
 from locate.localization.query_camera import GIVEN, QueryCamera
 from locate.localization.refinement import IntrinsicsPrior, Refined
 from locate.localization.solver import solve_pose
@@ -43,19 +44,13 @@ _CONDITION = 1e8  # of a point's normal equations; beyond, its rays are parallel
 def measure_correlated_ratio(
     folder: MapFolder, record: MapRecord, model: pycolmap.Reconstruction
 ) -> float | None:
-    """The share of systematic errors in the residuals of a map's own photos, within `SHARES`; None if
-    fewer than six of them can be localized by the others.
-
-    Args:
-        folder: holds the features.
-        record, model: that the map will have.
-    """
+    """The ratio of correlated errors to the noise of a map's own photos, within `SHARES`; None if fewer
+    than six of them can be localized by the others. The folder holds the features."""
     if not model.num_points3D():
         return None
     map_ = ReferenceMap(folder.folder, record, model)
-    rows = np.unique(
-        np.linspace(0, len(map_.images) - 1, min(_PHOTOS, len(map_.images))).astype(int)
-    )
+    count = len(map_.images)
+    rows = np.unique(np.linspace(0, count - 1, min(_PHOTOS, count)).astype(int))
     seen = _observations(map_)
     with Catalog.open(folder.features) as catalog:
         found = [_localized(map_, seen, catalog, int(row)) for row in rows]
@@ -63,11 +58,8 @@ def measure_correlated_ratio(
 
 
 def fit_correlated_ratio(found: Sequence[tuple[Refined, Array]]) -> float | None:
-    """The share at which the median of the normalized squared errors is right.
-
-    Args:
-        found: poses and their errors, 6 each in the order of the covariance.
-    """
+    """The ratio at which the median of the normalized squared errors is right, by poses and their
+    errors, 6 each in the order of the covariance."""
     if len(found) < _LEAST:
         return None
 
@@ -86,15 +78,9 @@ def fit_correlated_ratio(found: Sequence[tuple[Refined, Array]]) -> float | None
     return float(np.sqrt(low * high))
 
 
-@dataclass(frozen=True, eq=False)
-class _Observations:
-    """All observations of a map, K of them.
-
-    Attributes:
-        images, points: K rows of the map's images and points.
-        gradient: K x 3, how the squared error of each, in pixels, pulls its point: J^T r.
-        information: K x 3 x 3, J^T J.
-    """
+class _Observations(NamedTuple):
+    """All observations of a map, K of them: rows of its images and points, how the squared error of
+    each, in pixels, pulls its point (J^T r, K x 3), and J^T J (K x 3 x 3)."""
 
     images: Array
     points: Array
@@ -105,12 +91,12 @@ class _Observations:
 def _observations(map_: ReferenceMap) -> _Observations:
     parts = []
     for row, image in enumerate(map_.images):
-        model_image = _model_image(map_, row)
+        model_image = map_.model.image(image.id)
         features = np.flatnonzero(image.point_rows >= 0)
         points = image.point_rows[features]
         pose, camera = model_image.cam_from_world().matrix(), model_image.camera
         keypoints = np.array([model_image.point2D(int(k)).xy for k in features]).reshape(-1, 2)
-        seen = map_.points[points] @ pose[:, :3].T + pose[:, 3]
+        seen = transform(pose, map_.points[points])
         flat = seen[:, :2] / seen[:, 2:]
         focal = camera.mean_focal_length()
         residual = focal * (np.asarray(camera.cam_from_img(keypoints)) - flat)
@@ -162,7 +148,7 @@ def _localized(
     matches = matches[np.isfinite(points[matches[:, 1], 0])]
     if len(matches) < min_inliers(0):
         return None
-    model_image = _model_image(map_, row)
+    model_image = map_.model.image(image.id)
     solution = solve_pose(
         features.keypoints[matches[:, 0]],
         points[matches[:, 1]],
@@ -173,7 +159,3 @@ def _localized(
         return None
     truth = model_image.cam_from_world().matrix()
     return solution.refined, pose_error(solution.refined.cam_from_world, truth)
-
-
-def _model_image(map_: ReferenceMap, row: int) -> pycolmap.Image:
-    return map_.model.image(map_.images[row].id)

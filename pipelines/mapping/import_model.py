@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,12 @@ from locate.georef.georef import metric_by_gps
 from locate.images.folder import photo_file
 from locate.mapping.structure import JUDGED, MIN_POINTS, examine, examine_matches, nothing_moved
 from locate.mapping.triangulation import choose_pairs, triangulate
+from locate.util.printable import first_few
 from locate.util.timing import Clock
 from pipelines.indexing.build import Job
 from pipelines.indexing.labels import label_rule
 from pipelines.mapping.build import MAX_ERROR, cached_report, with_summary
-from pipelines.mapping.consistency import Evidence
+from pipelines.mapping.consistency import PoseConsistency
 from pipelines.mapping.covariance_calibration import measure_correlated_ratio
 from pipelines.mapping.features import (
     gps_of,
@@ -46,8 +48,8 @@ from pipelines.mapping.features import (
     require_local,
     require_unique_names,
 )
-from pipelines.mapping.matching import match_pairs, synchronize
-from pipelines.mapping.model_photos import named_by_path, present, require_places, some
+from pipelines.mapping.matching import match_photos
+from pipelines.mapping.model_photos import named_by_path, present, require_places
 from pipelines.mapping.summary import MapReport, summarize
 
 MADE_BY = "import-map"
@@ -104,7 +106,7 @@ def import_map(
             catalog,
             label_rule("folder"),
             workers,
-            lambda done, total: progress("features", done, total),
+            partial(progress, "features"),
             extractor,
             weights,
             settings=settings,
@@ -116,16 +118,16 @@ def import_map(
         require_unique_names(catalog, {root})
         clock.lap("features")
         photos = _posed_photos(catalog, root, images, posed)
-        synchronize(folder.matches, catalog, {i: photo.camera for i, photo in photos.items()})
         ids = list(photos)
         pairs = [(ids[a], ids[b]) for a, b in choose_pairs(list(photos.values()))]
-        match_pairs(
+        match_photos(
             folder.matches,
             catalog,
             pairs,
+            {i: photo.camera for i, photo in photos.items()},
             workers=workers,
             seed=seed,
-            progress=lambda done, total: progress("matching", done, total),
+            progress=partial(progress, "matching"),
         )
         clock.lap("matching")
         settings = {
@@ -142,22 +144,19 @@ def import_map(
         progress("mapping", 0, len(photos))
         verified = {p: n for p, n in verified_pairs(folder.matches).items() if n}
         with closing(pycolmap.Database.open(folder.matches)) as database:
-            evidence = Evidence(catalog, database, photos, MAX_ERROR * median_scale(catalog))
-            inconsistent = evidence.inconsistent_images(pairs)
+            witness = PoseConsistency(catalog, database, photos, MAX_ERROR * median_scale(catalog))
+            inconsistent = witness.inconsistent_images(pairs)
             fitting = {i: photo for i, photo in photos.items() if i not in inconsistent}
-            made = _triangulated(evidence, fitting, pairs, verified, seed)
-        doubt = _doubt(made, verified, evidence.max_error / MAX_ERROR)
+            made = _triangulated(witness, fitting, pairs, verified, seed)
+        doubt = _doubt(made, verified, witness.max_error / MAX_ERROR)
         units = "metre" if metric else "arbitrary"
         record = MapRecord(MADE_BY, require_info(catalog).name, units, doubt=doubt)
         record = replace(record, systematic=measure_correlated_ratio(folder, record, made))
         progress("mapping", len(photos), len(photos))
         clock.lap("mapping")
-        named = {row.id: row.path for row in catalog.images("ok")}
-        others = {
-            i: "not in the model that was imported; put it in with: locate add-to-map"
-            for i, name in named.items()
-            if name not in posed.poses
-        }
+        names = {row.id: row.path for row in catalog.images("ok")}
+        why = "not in the model that was imported; put it in with: locate add-to-map"
+        others = {i: why for i, name in names.items() if name not in posed.poses}
         report = summarize(
             made,
             catalog,
@@ -169,7 +168,9 @@ def import_map(
             ],
             seconds=clock.seconds,
         )
-        report = _with_missing(report, dict.fromkeys(missing, f"is not in {images}"))
+        reasons = dict.fromkeys(missing, f"is not in {images}") | dict(report.unregistered)
+        more = len(reasons) - len(report.unregistered)
+        report = replace(report, images=report.images + more, unregistered=tuple(reasons.items()))
         folder.write(made, with_summary(record, settings, report))
         return replace(report, warnings=(*posed.notes, *report.warnings))
 
@@ -186,17 +187,14 @@ def _posed_photos(
 ) -> dict[int, PosedPhoto]:
     """The photos that have features, by id, ascending, with the camera and pose of the model."""
     photos: dict[int, PosedPhoto] = {}
-    faults = []
-    for row in catalog.images("ok"):
-        if row.root_id == root and row.path in posed.poses:
-            fault = _fault(row, posed.cameras[row.path])
-            if fault is not None:
-                faults.append(f"{row.path} {fault}")
+    rows = [r for r in catalog.images("ok") if r.root_id == root and r.path in posed.poses]
+    each = ((row.path, _fault(row, posed.cameras[row.path])) for row in rows)
+    faults = [f"{name} {fault}" for name, fault in each if fault is not None]
     if faults:
         raise InputError(
             f"{len(faults)} of the {len(posed.poses)} photos are not as the model's cameras saw them: "
-            f"{some(faults, '; ')}. Give the photos that the model was made of, not resized and not "
-            "turned; where only EXIF turns them, copies without that tag (exiftool -Orientation=)"
+            f"{first_few(faults, '; ')}. Give the photos that the model was made of, not resized and "
+            "not turned; where only EXIF turns them, copies without that tag (exiftool -Orientation=)"
         )
     for i, row in mapped_rows(catalog).items():
         if row.root_id == root and row.path in posed.poses:
@@ -207,7 +205,7 @@ def _posed_photos(
         unreadable = [f"{row.path}: {row.error}" for row in catalog.images("failed")]
         raise NoMapError(
             f"only {len(photos)} of the {len(posed.poses)} photos can be used "
-            f"({some(unreadable, '; ') or 'no local features'}); a map needs two or more"
+            f"({first_few(unreadable, '; ') or 'no local features'}); a map needs two or more"
         )
     return photos
 
@@ -218,7 +216,8 @@ def _fault(row: ImageRow, camera: pycolmap.Camera) -> str | None:
     size = (camera.width, camera.height)
     if row.info.size != size:
         turned = " (turned by EXIF)" if row.info.orientation != 1 else ""
-        return f"is {_px(row.info.size)}{turned}, its camera {_px(size)}"
+        own, other = (f"{width} x {height} px" for width, height in (row.info.size, size))
+        return f"is {own}{turned}, its camera {other}"
     if row.info.orientation in (2, 3, 4) or (row.info.orientation != 1 and size[0] == size[1]):
         return f"is turned by EXIF (orientation {row.info.orientation})"
     return None
@@ -236,7 +235,7 @@ def _doubt(model: pycolmap.Reconstruction, pairs: Iterable[Pair], scale: float) 
 
 
 def _triangulated(
-    evidence: Evidence,
+    witness: PoseConsistency,
     photos: Mapping[int, PosedPhoto],
     pairs: Sequence[Pair],
     verified: Mapping[Pair, int],
@@ -247,15 +246,15 @@ def _triangulated(
     place = {image_id: k for k, image_id in enumerate(ids)}
     found = triangulate(
         list(photos.values()),
-        [evidence.catalog.features(i) for i in ids],
-        lambda a, b: evidence.tentative((ids[a], ids[b])),
+        [witness.catalog.features(i) for i in ids],
+        lambda a, b: witness.tentative((ids[a], ids[b])),
         pairs=[(place[i], place[j]) for i, j in pairs if i in place and j in place],
-        max_error=evidence.max_error,
+        max_error=witness.max_error,
         seed=seed,
     ).model
     count = found.num_points3D()
     if found.compute_num_observations() < MIN_POINTS * len(photos):
-        turned = examine_matches(evidence.database, verified, scale=evidence.max_error / MAX_ERROR)
+        turned = examine_matches(witness.database, verified, scale=witness.max_error / MAX_ERROR)
         if turned is not None and turned > 0.5:
             told = nothing_moved(len(photos), turned)
             raise NoMapError(f"only {count} points can be triangulated: {told}")
@@ -264,12 +263,12 @@ def _triangulated(
             "no point can be triangulated: the photos see nothing in common from different places; "
             "take more photos, or use another extractor"
         )
-    images = {image.image_id: image for image in evidence.database.read_all_images()}
+    images = {image.image_id: image for image in witness.database.read_all_images()}
     made = pycolmap.Reconstruction()
     for k, image_id in enumerate(ids, 1):
         camera_id, image = images[image_id].camera_id, found.images[k]
         if not made.exists_camera(camera_id):
-            made.add_camera_with_trivial_rig(evidence.database.read_camera(camera_id))
+            made.add_camera_with_trivial_rig(witness.database.read_camera(camera_id))
         points = np.array([point.xy for point in image.points2D]).reshape(-1, 2)
         own = pycolmap.Image(
             name=image.name, keypoints=points, camera_id=camera_id, image_id=image_id
@@ -292,7 +291,3 @@ def _hash_of(posed: PoseModel) -> str:
         digest.update(np.asarray(camera.params, np.float64).tobytes())
         digest.update(np.ascontiguousarray(posed.poses[name], np.float64).tobytes())
     return digest.hexdigest()
-
-
-def _px(size: tuple[int, int]) -> str:
-    return f"{size[0]} x {size[1]} px"
