@@ -16,6 +16,7 @@ from locate.geometry.rigid import cross_matrices
 from locate.localization.refinement import moved_pose
 from locate.types import Array
 
+CONTRADICTED = "but it contradicts the direction of up: check its axes (x right, y down)"
 _BEYOND = 30.0  # of chi-squared with two degrees of freedom: by chance once in three million
 
 

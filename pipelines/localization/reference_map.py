@@ -14,22 +14,18 @@ from index.maps.folder import MapFolder, MapRecord
 from locate.errors import DatabaseCorruptError, DatabaseMissingError
 from locate.extractors.base import ExtractorInfo
 from locate.geometry.cameras import colmap_camera
+from locate.geometry.rigid import centers_of
 from locate.localization.query_camera import Device, device_of
 from locate.localization.refinement import CORRELATED_RATIO
+from locate.pixels import extraction_scale
 from locate.types import Array, Features
 from pipelines.indexing.provenance import working_side
 
 
 @dataclass(frozen=True, eq=False)
 class MapImage:
-    """A photo of the map that has a pose.
-
-    Attributes:
-        name: in the model and in the catalogue.
-        id: of the catalogue.
-        descriptors: N x D.
-        point_rows: N int64, which row of the map's points each feature sees; -1 for none.
-    """
+    """A photo of the map that has a pose: its name and id of the catalogue, descriptors (N x D), and
+    which row of the map's points each feature sees (N int64; -1 for none)."""
 
     name: str
     id: int
@@ -63,13 +59,8 @@ class ReferenceMap:
         record: MapRecord | None = None,
         model: pycolmap.Reconstruction | None = None,
     ) -> None:
-        """
-        Args:
-            record, model: of a map that has none yet.
-
-        Raises:
-            DatabaseMissingError, DatabaseCorruptError
-        """
+        """`record` and `model` are of a map that has none yet. Raises DatabaseMissingError and
+        DatabaseCorruptError."""
         files = MapFolder(folder)
         self.folder = files.folder
         self.record = record or files.read_record()
@@ -94,22 +85,17 @@ class ReferenceMap:
             self.images: list[MapImage] = []
             poses, cameras = [], dict[Device, dict[int, pycolmap.Camera]]()
             self._side, resolved = working_side(catalog), []
-            images = sorted(self.model.images.values(), key=lambda image: image.name)
-            for image in images:
+            for image in sorted(self.model.images.values(), key=lambda image: image.name):
                 row = rows.get(image.image_id)
                 if not image.has_pose or row is None or row.path != image.name:
                     continue
                 features = catalog.features(row.id)
-                self.images.append(
-                    MapImage(
-                        image.name,
-                        row.id,
-                        features.descriptors,
-                        _point_rows(files.folder, image, features, row_of),
-                    )
-                )
+                seen = _point_rows(files.folder, image, features, row_of)
+                self.images.append(MapImage(image.name, row.id, features.descriptors, seen))
                 poses.append(image.cam_from_world().matrix())
-                resolved.append(image.camera.mean_focal_length() / self.scale_of(row.info.size))
+                resolved.append(
+                    image.camera.mean_focal_length() / self.extraction_scale(row.info.size)
+                )
                 device = device_of(row.info) if row.info else None
                 if device is not None:
                     cameras.setdefault(device, {})[image.camera_id] = image.camera
@@ -127,14 +113,14 @@ class ReferenceMap:
         whole = len(found) == len(self.images)
         self.vectors = np.stack([found[i.id] for i in self.images]) if whole and found else None
         stack = np.array(poses)
-        self.centers = -np.einsum("nji,nj->ni", stack[:, :, :3], stack[:, :, 3])
+        self.centers = centers_of(stack)
         self.resolution = float(np.median(resolved))
         self.directions = stack[:, 2, :3]  # the optical axis in the world is the last row of R
         self.depth = self._median_depth()
 
-    def scale_of(self, size: tuple[int, int]) -> float:
-        """How many pixels of a photo of that size one is that the extractor looks at."""
-        return max(1.0, max(size) / self._side)
+    def extraction_scale(self, size: tuple[int, int]) -> float:
+        """`locate.pixels.extraction_scale` of a photo of that size."""
+        return extraction_scale(max(size), self._side)
 
     def seen(self, row: int) -> Array:
         """Rows of the points that an image sees, ascending."""

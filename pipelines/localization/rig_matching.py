@@ -30,9 +30,8 @@ class RigPhoto:
     Attributes:
         path, place: the photo and its camera in the rig.
         why: it tells nothing, or None.
-        size: (width, height) of the photo in pixels.
         camera: that took it; None if nobody knows its focal length, then there are no matches.
-        scale: how many pixels of the photo one is that the extractor looks at.
+        scale: its `extraction_scale`.
         keypoints: M x 2 in our pixels, of the 2D-3D matches.
         features, rows: M, which feature of the photo each is and which point of the map it sees.
         alone: how many different features agree with the photo's own pose.
@@ -67,8 +66,7 @@ def match_rig(
         ImageError: none of them can be used.
     """
     paths, cameras = [path for path, _ in photos], [place.camera for _, place in photos]
-    found = list(localizer.match_many(paths, cameras, request))
-    found = [_no_sphere(one) for one in found]
+    found = [_no_sphere(one) for one in localizer.match_many(paths, cameras, request)]
     errors = [one for one in found if isinstance(one, ImageError)]
     if len(errors) == len(found):
         raise errors[0]
@@ -83,24 +81,23 @@ def match_rig(
 def _no_sphere(one: MatchedPhoto | ImageError) -> MatchedPhoto | ImageError:
     if isinstance(one, ImageError) or not one.camera.spherical:
         return one
-    cure = "localize it alone, without --rig"
-    return ImageError(
-        one.path or "the photo", "is a 360 degree photo, which a rig cannot hold", cure
+    reason, cure = (
+        "is a 360 degree photo, which a rig cannot hold",
+        "localize it alone, without --rig",
     )
+    return ImageError(one.path or "the photo", reason, cure)
 
 
 def _of_rig(path: Path, place: RigCamera, one: MatchedPhoto) -> RigPhoto:
     """The matches with all places of the map, as another photo may tell which is right."""
     empty = RigPhoto(path, place, one.pose.reason, one.size, scale=one.scale)
-    if one.features is None:
+    features, hypotheses = one.best.features, one.best.hypotheses
+    if features is None:
         return empty
-    pairs = np.unique(np.concatenate([np.c_[h.features, h.points] for h in one.hypotheses]), axis=0)
-    first, count = one.hypotheses[0].solution, one.hypotheses[0].num_inliers
-    second_best = one.hypotheses[1].num_inliers if len(one.hypotheses) > 1 else 0
-    sure = (
-        count >= SURE_FACTOR * min_inliers(len(np.unique(pairs[:, 0])))
-        and second_best <= MAX_SECOND_BEST * count
-    )
+    pairs = np.unique(np.concatenate([np.c_[h.features, h.points] for h in hypotheses]), axis=0)
+    first, count = hypotheses[0].solution, hypotheses[0].num_inliers
+    enough = count >= SURE_FACTOR * min_inliers(len(np.unique(pairs[:, 0])))
+    sure = enough and one.best.second_best <= MAX_SECOND_BEST * count
     camera = one.camera if one.camera.focal_known else None
     if first is not None and sure and (camera is None or first.camera.source != one.camera.source):
         camera = first.camera  # there was none, or EXIF is wrong
@@ -113,7 +110,7 @@ def _of_rig(path: Path, place: RigCamera, one: MatchedPhoto) -> RigPhoto:
         empty,
         why=None,
         camera=camera,
-        keypoints=one.features.keypoints[pairs[:, 0]].astype(np.float64),
+        keypoints=features.keypoints[pairs[:, 0]].astype(np.float64),
         features=pairs[:, 0],
         rows=pairs[:, 1],
         alone=count,

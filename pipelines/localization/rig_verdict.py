@@ -12,7 +12,14 @@ from locate.geometry.rigid import compose, invert
 from locate.localization.pose import NOT_LOCALIZED, UNCERTAIN
 from locate.localization.refinement import refine_pose
 from locate.localization.rig_solver import RigSolution, RigView, estimate_rig_pose, inliers_of
-from locate.localization.verdict import FIELD_OF_VIEW, MAX_SECOND_BEST, Evidence, coverage_of, judge
+from locate.localization.verdict import (
+    FIELD_OF_VIEW,
+    MAX_SECOND_BEST,
+    PoseQuality,
+    coverage_of,
+    judge,
+    worst_deviations,
+)
 from locate.metrics.pose import pose_error
 from locate.pixels import to_colmap
 from locate.types import Array
@@ -29,48 +36,44 @@ def judge_rig(
     seen: Sequence[RigPhoto],
     views: Sequence[RigView],
     solution: RigSolution,
-    disagreement: float,
+    chi2: float,
     seed: int,
+    map_doubt: str | None = None,
 ) -> tuple[str, str]:
-    """By the rule for a photo; and then, whether each photo agrees."""
+    """By the rule for a photo; and then, whether each photo agrees, and all with each other
+    (`chi2_per_dof`)."""
     refined, inliers = solution.refined, solution.inliers
     counts = [one.count(rows) for one, rows in zip(seen, inliers, strict=True)]
-    depths, fields, spreads = [], [], []
+    depths, fields, coverages = [], [], []
     for one, view, camera, rows in zip(seen, views, refined.cameras, inliers, strict=True):
         if rows.any():
             centre = invert(compose(view.cam_from_rig, refined.rig_from_world))[:, 3]
             depths.append(np.linalg.norm(view.world_points[rows] - centre, axis=1))
             fields.append(field_of_view(camera))
-            spreads.append(coverage_of(view.points[rows], one.size))
+            coverages.append(coverage_of(view.points[rows], one.size))
     low, high = FIELD_OF_VIEW
-    covariance = refined.covariance
-    verdict, reason = judge(
-        Evidence(
-            matches=sum(one.count() for one in seen),
-            inliers=sum(counts),
-            spread=min(1.0, sum(spreads)),
-            position=_deviation(covariance[:3, :3]) / float(np.median(np.concatenate(depths))),
-            rotation=float(np.degrees(_deviation(covariance[3:, 3:]))),
-            field_of_view=max(fields, key=lambda degrees: max(low - degrees, degrees - high)),
-            second_best=_second_best(seen, views, inliers, sum(counts), seed),
-        )
+    position, rotation = worst_deviations(refined.covariance)
+    quality = PoseQuality(
+        matches=sum(one.count() for one in seen),
+        inliers=sum(counts),
+        coverage=min(1.0, sum(coverages)),
+        position=position / float(np.median(np.concatenate(depths))),
+        rotation=rotation,
+        field_of_view=max(fields, key=lambda degrees: max(low - degrees, degrees - high)),
+        second_best=_second_best(seen, views, inliers, sum(counts), seed),
     )
-    against = [
+    verdict, reason = judge(quality, map_doubt)
+    against = ", ".join(
         f"{one.path.name} ({one.alone} matches, of which {n} agree with the rig)"
         for one, n in zip(seen, counts, strict=True)
         if one.sure and n < _AGREE * one.alone
-    ]
-    if verdict != NOT_LOCALIZED and (against or disagreement > _MAX_CHI2):
-        agree = (
-            f"{sum(counts)} of {sum(one.count() for one in seen)} 2D-3D matches agree with one pose"
-        )
-        why = (
-            f"alone another pose is sure for {', '.join(against)}"
-            if against
-            else f"the photos' own poses differ by {disagreement**0.5:.0f} times their errors"
-        )
-        return UNCERTAIN, f"{agree}; but {why}: check cam_from_rig_... and the cameras"
-    return verdict, reason
+    )
+    if verdict == NOT_LOCALIZED or not (against or chi2 > _MAX_CHI2):
+        return verdict, reason
+    why = f"the photos' own poses differ by {chi2**0.5:.0f} times their errors"
+    if against:
+        why = f"alone another pose is sure for {against}"
+    return UNCERTAIN, f"{quality.count}; but {why}: check cam_from_rig_... and the cameras"
 
 
 def _second_best(
@@ -116,8 +119,3 @@ def chi2_per_dof(views: Sequence[RigView], solution: RigSolution, correlated_rat
             error = pose_error(alone.cam_from_world, by_rig)
             squares.append(float(error @ np.linalg.solve(alone.covariance, error)))
     return max(1.0, sum(squares) / (6 * (len(squares) - 1))) if len(squares) > 1 else 1.0
-
-
-def _deviation(covariance: Array) -> float:
-    """Standard deviation along the worst axis."""
-    return float(np.sqrt(np.linalg.eigvalsh(covariance)[-1]))

@@ -153,7 +153,7 @@ def _localized(
         features.keypoints[matches[:, 0]],
         points[matches[:, 1]],
         QueryCamera(colmap_camera(model_image.camera), GIVEN, IntrinsicsPrior()),
-        scale=map_.scale_of(features.image_size),
+        scale=map_.extraction_scale(features.image_size),
     )
     if solution is None or solution.inliers.sum() < 2 * min_inliers(len(matches)):
         return None

@@ -30,7 +30,7 @@ from locate.localization.verdict import (
     MIN_COVERAGE,
     MIN_INLIERS,
     SURE_FACTOR,
-    Evidence,
+    PoseQuality,
     coverage_of,
     judge,
     min_inliers,
@@ -290,7 +290,7 @@ def test_too_few_matches_have_no_pose():
 
 # --- the verdict
 
-SURE_POSE = Evidence(400, 300, 0.5, 0.001, 0.05, 60.0)
+SURE_POSE = PoseQuality(400, 300, 0.5, 0.001, 0.05, 60.0)
 
 
 def test_a_sure_pose_is_localized():
@@ -302,7 +302,7 @@ def test_a_sure_pose_is_localized():
     [
         ({"inliers": 15}, NOT_LOCALIZED, "15 of 400 2D-3D matches agree with one pose; 16 are"),
         ({"inliers": 16}, UNCERTAIN, "22 would be sure"),
-        ({"spread": 2 / 64}, UNCERTAIN, "they lie in 2 of 64 parts"),
+        ({"coverage": 2 / 64}, UNCERTAIN, "they lie in 2 of 64 parts"),
         ({"second_best": 290}, UNCERTAIN, "290 agree with a pose at another place"),
         ({"position": 0.25}, UNCERTAIN, "unknown by 25 % of the distance"),
         ({"rotation": 3.14}, UNCERTAIN, "unknown by 3.1 degrees"),
@@ -324,7 +324,7 @@ def test_where_the_thresholds_are():
     assert ranks.index(1) == np.ceil(MIN_INLIERS + INLIER_SHARE * 400)
     assert ranks.index(2) == np.ceil(SURE_FACTOR * min_inliers(400))
     for name, limit, wrong in (
-        ("spread", MIN_COVERAGE, -1e-9),
+        ("coverage", MIN_COVERAGE, -1e-9),
         ("position", MAX_POSITION, 1e-9),
         ("rotation", MAX_ROTATION, 1e-9),
         ("field_of_view", FIELD_OF_VIEW[0], -1e-9),
