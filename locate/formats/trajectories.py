@@ -40,11 +40,8 @@ _ORTHOGONALITY = 1e-2  # of a rotation matrix that was written with few digits
 
 @dataclass(frozen=True)
 class PoseFormat:
-    """Attributes:
-    direction: what the file's numbers map.
-    read: the poses of a file by name, as they stand there (3 x 4).
-    line: one pose as text; None for a format that is more than lines.
-    """
+    """What the numbers of a file map; the poses of one by name, as they stand there (3 x 4); one
+    pose as text (None for a format that is more than lines)."""
 
     direction: Direction
     read: Callable[[Path], dict[str, Array]]

@@ -38,15 +38,9 @@ def tagged_sphere(info: PhotoInfo, name: str = "the photo") -> tuple[pycolmap.Ca
 def given_sphere(
     camera: pycolmap.Camera, given: object, info: PhotoInfo, name: str
 ) -> tuple[pycolmap.Camera, str]:
-    """A sphere's camera that the user gives, checked against the photo, which may show a part of it by
-    its XMP; and its source.
-
-    Args:
-        given: as it was given; the model's name alone leaves the size open.
-
-    Raises:
-        ImageError: it is not that of this photo.
-    """
+    """A sphere's camera that the user gives (`given`, of which the model's name alone leaves the
+    size open), checked against the photo, which may show a part of it by its XMP; and its source.
+    `ImageError` if it is not that of this photo."""
     size, full = info.size, tuple(camera.params.tolist())
     bare = str(given).strip() == SPHERICAL
     if full == size and (is_whole(size) or not bare):

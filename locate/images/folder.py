@@ -85,7 +85,7 @@ def require_folder(root: Path) -> None:
 def scan(
     root: Path, left_out: LeftOut | None = None, known: Collection[str] = ()
 ) -> Iterator[PhotoFile]:
-    """Photos below `root`, recursively, sorted within each folder.
+    """Photos below `root`, recursively, sorted within each folder; `InputError` if it is no folder.
 
     Hidden files and folders (a leading dot: caches, macOS's "._" files, `.locate` itself) are left
     out; links are followed, each folder once. A folder that cannot be listed is found with its error.
@@ -93,9 +93,6 @@ def scan(
     Args:
         left_out: learns what was passed over while the photos are taken from the iterator.
         known: paths relative to the root that are photos whatever their names say.
-
-    Raises:
-        InputError: `root` is not a folder.
     """
     require_folder(root)
     seen: set[tuple[int, int]] = set()
@@ -125,22 +122,15 @@ def scan(
 
 
 def photos_in(root: Path) -> dict[str, Path]:
-    """The files among what `scan` finds, by their paths relative to `root` with forward slashes, in the
-    order of these; what cannot be opened is left out.
-
-    Raises:
-        InputError: `root` is not a folder.
-    """
+    """The files among what `scan` finds, by their paths relative to `root` with forward slashes, in
+    the order of these; what cannot be opened is left out."""
     files = (found.absolute for found in scan(root) if found.absolute.is_file())
     return dict(sorted((file.relative_to(root).as_posix(), file) for file in files))
 
 
 def survey(paths: Iterable[Path]) -> LeftOut:
-    """What a walk over the folders among `paths` passes over.
-
-    Raises:
-        NoPhotoError: there are no photos in them, nor files among `paths`.
-    """
+    """What a walk over the folders among `paths` passes over; `NoPhotoError` if there are no photos
+    in them, nor files among `paths`."""
     left_out, photos, named = LeftOut(), 0, list(paths)
     for path in named:
         photos += sum(1 for _ in scan(path, left_out)) if path.is_dir() else 1

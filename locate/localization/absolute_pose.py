@@ -29,10 +29,7 @@ _CONFIDENCE = 0.9999
 
 @dataclass(frozen=True, eq=False)
 class PoseEstimate:
-    """Attributes:
-    cam_from_world: 3 x 4 float64 [R | t].
-    inliers: M bool, which matches agree with it.
-    """
+    """A pose, 3 x 4 float64 [R | t], and which of the M matches agree with it."""
 
     cam_from_world: Array
     inliers: Array
@@ -48,19 +45,15 @@ def estimate_pose(
     loss_scale: float = LOSS_SCALE,
     seed: int = 0,
 ) -> PoseEstimate | None:
-    """The pose of a calibrated camera.
+    """The pose of a calibrated camera; None if there is none, or of fewer than four matches.
 
     Args:
         points: M x 2 in our pixels (`locate.pixels`), of which the camera's are half a pixel more.
         world_points: M x 3, what they show.
-        camera: with its distortion.
         solver: a name of `SOLVERS`.
         max_error: of an inlier's projection, in pixels of the photo.
         loss_scale: of the robust refinement, in pixels of the photo.
         seed: of RANSAC; the same input gives the same pose.
-
-    Returns:
-        None if no pose was found, or of fewer than four matches.
     """
     if solver not in SOLVERS:
         raise UnknownNameError("pose solver", solver, SOLVERS)

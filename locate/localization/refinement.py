@@ -110,18 +110,13 @@ def refine_pose(
     loss_scale: float = 1.0,
     correlated_ratio: float = CORRELATED_RATIO,
 ) -> Refined | None:
-    """Refine a pose on its inliers.
+    """Refine a pose (3 x 4, near the solution) on its inliers; None where they do not determine one.
 
     Args:
         points: M x 2 in COLMAP's pixels, M >= 4.
         world_points: M x 3, in front of the camera.
-        camera: left as it is.
-        cam_from_world: 3 x 4, near the solution.
         loss_scale: pixels at which a residual counts half.
         correlated_ratio: of the map's correlated errors to the noise.
-
-    Returns:
-        None where the points do not determine a pose.
     """
     prior = prior or IntrinsicsPrior()
     problem = PoseOptimization(points, world_points, camera, prior, loss_scale)

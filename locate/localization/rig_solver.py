@@ -1,11 +1,9 @@
-"""The pose of a rig from the 2D-3D matches of all its cameras: RANSAC over the generalized three-point
-problem, then refinement on the inliers.
-
-PoseLib and COLMAP both solve it, as precisely as each other; PoseLib takes less time.
+"""The pose of a rig from the 2D-3D matches of all its cameras: RANSAC over the generalized
+three-point problem (PoseLib's; COLMAP's is as precise and takes longer), then refinement on the
+inliers.
 
 The refinement and its covariance are those of `locate.localization.refinement`, all cameras in one
-system. The field of correlated errors is one for each photo: those of two photos are independent
-of each other.
+system. The fields of correlated errors of two photos are independent of each other.
 """
 
 from __future__ import annotations
@@ -42,9 +40,8 @@ class RigView:
     Attributes:
         points: M x 2 in our pixels of its photo.
         world_points: M x 3, what they show.
-        camera: that took it.
         cam_from_rig: 3 x 4.
-        freedom: what of the camera is refined with the pose, see `refinement.IntrinsicsPrior`.
+        prior: what of the camera is refined with the pose.
         scale: `locate.pixels.extraction_scale` of the photo; residuals of photos of different sizes are
             compared in pixels that the extractor looks at.
     """
@@ -68,12 +65,10 @@ class RigView:
 
 @dataclass(frozen=True, eq=False)
 class RefinedRig:
-    """Attributes:
-    rig_from_world: 3 x 4 float64.
-    cameras: of the views, with what was found of their lenses.
-    covariance: 6 x 6 of the rig's origin and rotation, as `locate.localization.pose.Pose` has them.
-    residuals: M x 2 for each view, seen - projected, in pixels of its photo.
-    """
+    """Attributes: rig_from_world: 3 x 4 float64. cameras: of the views, with what was found of their
+    intrinsics. covariance: 6 x 6 of the rig's origin and rotation, as
+    `locate.localization.pose.Pose` has them. residuals: M x 2 for each view, seen - projected, in
+    pixels of its photo."""
 
     rig_from_world: Array
     cameras: tuple[pycolmap.Camera, ...]
@@ -83,10 +78,7 @@ class RefinedRig:
 
 @dataclass(frozen=True, eq=False)
 class RigSolution:
-    """Attributes:
-    refined: the pose.
-    inliers: M bool of the matches of each view.
-    """
+    """A pose, and which of the M matches of each view are inliers."""
 
     refined: RefinedRig
     inliers: tuple[Array, ...]
@@ -99,17 +91,13 @@ def solve_rig(
     correlated_ratio: float = CORRELATED_RATIO,
     seed: int = 0,
 ) -> RigSolution | None:
-    """The pose of the rig that most matches agree with.
+    """The pose of the rig that most matches agree with; None if too few agree with any.
 
     Args:
-        views: of the same instant.
         starts: 3 x 4 `rig_from_world` that compete with those of RANSAC, such as single photos tell;
             the one that fits best wins.
         correlated_ratio: see `refinement.refine_pose`.
         seed: of RANSAC; the same input gives the same pose up to rounding.
-
-    Returns:
-        None if too few matches agree with any pose.
     """
     found = [estimate_rig_pose(views, max_error=limit, seed=seed) for limit in LIMITS]
     poses = [pose for pose in (*found, *starts) if pose is not None]
@@ -165,16 +153,8 @@ def estimate_rig_pose(
 def refine_rig(
     views: Sequence[RigView], rig_from_world: Array, *, correlated_ratio: float = CORRELATED_RATIO
 ) -> RefinedRig | None:
-    """Refine the pose of a rig on its inliers; the loss scale is one pixel that the extractor looks at.
-
-    Args:
-        views: their inliers; a view may have none.
-        rig_from_world: 3 x 4, near the solution.
-        correlated_ratio: see `refinement.refine_pose`.
-
-    Returns:
-        None where the points do not determine a pose.
-    """
+    """Refine the pose of a rig on the inliers of its views, some of which may have none, as
+    `refinement.refine_pose` does; the loss scale is one pixel that the extractor looks at."""
     seeing = [k for k, view in enumerate(views) if len(view.points)]
     if not seeing:
         return None
@@ -193,9 +173,9 @@ def refine_rig(
 
 
 class RigOptimization(PoseOptimization):
-    """A system of the systems of single photos. Its state has the pose of the rig in the place of the
-    camera's, and the intrinsics of all cameras in a row; its residuals are in pixels that the extractor
-    looks at."""
+    """A system of the systems of single photos. Its state has the pose of the rig in the place of
+    the camera's, and the intrinsics of all cameras in a row; its residuals are in pixels that the
+    extractor looks at."""
 
     def __init__(self, views: Sequence[RigView]) -> None:
         self._views = views

@@ -41,11 +41,8 @@ RefinedT = TypeVar("RefinedT")
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """Attributes:
-    refined: the pose.
-    camera: that was used, its source, and what was free.
-    inliers: M bool of the matches.
-    """
+    """A pose, the camera that was used (its source, and what was free), and which of the M matches
+    are inliers."""
 
     refined: Refined
     camera: QueryCamera
@@ -63,7 +60,7 @@ def solve_pose(
     resolution: float | None = None,
     seed: int = 0,
 ) -> Solution | None:
-    """The pose that most matches agree with.
+    """The pose that most of the matches (M x 2 in our pixels, M x 3) agree with; None if too few do.
 
     A camera that EXIF or the map gives competes with one that is estimated from the matches, as a photo
     may have been cropped or enlarged since: the latter wins if the matches agree clearly better with it,
@@ -71,17 +68,11 @@ def solve_pose(
     and be sure of that).
 
     Args:
-        points: M x 2 in our pixels of the photo.
-        world_points: M x 3.
-        camera: of the query.
         scale: `locate.pixels.extraction_scale` of the photo.
         solver: a name of `absolute_pose.SOLVERS`, for known focal lengths.
         correlated_ratio: see `refinement.refine_pose`.
         resolution: what the map's photos resolve, see `ratio_at_resolution`.
         seed: of RANSAC.
-
-    Returns:
-        None if too few matches agree with any pose.
     """
     task = _Task(
         np.asarray(points, np.float64),
@@ -113,15 +104,15 @@ def solve_pose(
 def ratio_at_resolution(
     correlated_ratio: float, resolution: float | None, camera: pycolmap.Camera, scale: float
 ) -> float:
-    """The ratio of correlated errors for a photo that resolves less than the map's, or more. A corner
-    lies beside its place, by an amount that grows with the blur at which it is found; what all photos
-    of a map have in common does no harm, but a photo of half the size sees its corners elsewhere.
+    """The ratio of correlated errors for a photo that resolves less than the map's, or more. A
+    corner lies beside its place, by an amount that grows with the blur at which it is found; what
+    all photos of a map have in common does no harm, but a photo of half the size sees its corners
+    elsewhere.
 
     Args:
         correlated_ratio: of a photo like the map's.
         resolution: of the map: pixels that the extractor looks at to a unit of the normalized plane,
             which is a focal length; None if it is not known.
-        camera, scale: of the photo.
     """
     if resolution is None:
         return correlated_ratio
@@ -235,12 +226,8 @@ def refine_in_turns(
 
 
 def fit_of(errors: Array) -> float:
-    """How well matches agree with a pose by the loss of the refinement: 1 for each that fits exactly, 0
-    at the tolerance.
-
-    Args:
-        errors: M, in pixels that the extractor looks at.
-    """
+    """How well matches agree with a pose by the loss of the refinement, by M errors in pixels that
+    the extractor looks at: 1 for each that fits exactly, 0 at the tolerance."""
     loss = np.log1p(np.minimum(errors, MAX_ERROR) ** 2) / np.log1p(MAX_ERROR**2)
     return float((1 - loss).sum())
 

@@ -2,11 +2,11 @@
 
 All rays have one centre, so it is P3P on rays in RANSAC (COLMAP's), then refinement of the angles
 between rays and points, with the covariance of `locate.localization.refinement`. Residuals are in
-pixels of the panorama as it is at its equator.
+pixels of the panorama at its equator.
 
 Stitched photos are not exactly one sphere: lenses that look to different sides have different centres,
-and the stitching bends. So their field of correlated errors is that of a lens that is estimated, and at
-least `BEND`.
+and the stitching bends. So their field of correlated errors is that of intrinsics that are estimated,
+and at least `BEND`.
 """
 
 from __future__ import annotations
@@ -56,20 +56,13 @@ def solve_sphere(
     resolved: float | None = None,
     seed: int = 0,
 ) -> Solution | None:
-    """The pose that most matches agree with, as `solver.solve_pose` finds it.
+    """The pose that most matches agree with, as `solver.solve_pose` finds it, by points in our
+    pixels of the whole sphere.
 
     Args:
-        points: M x 2 in our pixels of the whole sphere.
-        world_points: M x 3.
-        camera: spherical.
-        scale: how many pixels of the sphere, at its equator, one is that the extractor looks at.
-        correlated_ratio: see `refinement.refine_pose`.
+        scale: `extraction_scale` of the sphere at its equator.
         resolution, resolved: pixels per radian, what the map's photos resolve and what the panorama
             does, see `solver.ratio_at_resolution`.
-        seed: of RANSAC.
-
-    Returns:
-        None if too few matches agree with any pose.
     """
     size = camera.camera.width, camera.camera.height
     rays, world = (
@@ -102,12 +95,8 @@ def solve_sphere(
 def estimate_sphere(
     rays: Array, world: Array, focal: float, max_error: float, loss_scale: float, seed: int
 ) -> Array | None:
-    """3 x 4 `cam_from_world` by RANSAC over P3P on rays (COLMAP's), or None.
-
-    Args:
-        rays, world: M x 3 each.
-        focal: pixels per radian, of which the tolerances are.
-    """
+    """3 x 4 `cam_from_world` by RANSAC over P3P on rays (M x 3; COLMAP's), or None; the tolerances
+    are in pixels, of which `focal` are a radian."""
     if len(rays) < 4:
         return None
     height = max(1, round(focal * np.pi))  # a sphere of square pixels, whatever the photo's are
@@ -135,18 +124,8 @@ def refine_sphere(
     scale: float = 1.0,
     correlated_ratio: float = CORRELATED_RATIO,
 ) -> Refined | None:
-    """Refine a pose on its inliers.
-
-    Args:
-        rays, world: M x 3 unit rays and what they show, M >= 4.
-        camera: spherical.
-        cam_from_world: 3 x 4, near the solution.
-        scale: pixels of the sphere at which a residual counts half.
-        correlated_ratio: see `refinement.refine_pose`.
-
-    Returns:
-        None where the points do not determine a pose.
-    """
+    """Refine a pose on its inliers, M x 3 unit rays and what they show, as `refinement.refine_pose`
+    does."""
     problem = SphereOptimization(rays, world, camera, scale)
     solution = problem.solve(PoseState(cam_from_world, camera))
     if solution is None:
@@ -158,8 +137,8 @@ def refine_sphere(
 
 
 class SphereOptimization(PoseOptimization):
-    """A system whose observations are rays: each has a camera of its own that looks along it, whose
-    focal length is the sphere's pixels per radian."""
+    """Its observations are rays: each has a camera of its own that looks along it, whose focal
+    length is the sphere's pixels per radian."""
 
     def __init__(self, rays: Array, world: Array, camera: pycolmap.Camera, scale: float) -> None:
         super().__init__(np.zeros((len(rays), 2)), world, camera, IntrinsicsPrior(), scale)

@@ -79,12 +79,9 @@ def is_intact(file: Path, sha256: str) -> bool:
 
 @contextmanager
 def sole_writer(lock: Path, busy: Exception, timeout: float = 0.0) -> Iterator[None]:
-    """Exclusive lock: be the only one that writes into the folder of the file `lock`. The operating
-    system drops the lock of a process that dies; what it had not finished is deleted.
-
-    Raises:
-        busy: another process holds it, for longer than `timeout` seconds.
-    """
+    """Exclusive lock: be the only one that writes into the folder of the file `lock`; raises `busy`
+    if another process holds it for longer than `timeout` seconds. The operating system drops the
+    lock of a process that dies; what it had not finished is deleted."""
     held = FileLock(lock)
     try:
         held.acquire(timeout=timeout)

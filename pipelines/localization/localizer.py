@@ -50,16 +50,9 @@ AnyPhoto = Path | str | Array
 
 @dataclass(frozen=True, eq=False)
 class MatchedPhoto:
-    """A photo's 2D-3D matches with a map.
-
-    Attributes:
-        path: None of pixels.
-        size: (width, height) of the photo in pixels.
-        camera: that was chosen for it.
-        scale: its `extraction_scale`.
-        best: the attempt, of those with the photo turned, that tells most.
-        pose: the answer.
-    """
+    """A photo (its path, None of pixels, and (width, height)), the camera that was chosen for it,
+    its `extraction_scale`, the attempt, of those with the photo turned, that tells most, and the
+    answer."""
 
     path: Path | None
     size: tuple[int, int]
@@ -83,17 +76,14 @@ class Localizer:
         masks: Path | str | None = None,
         workers: int | None = None,
     ) -> None:
-        """
+        """`map_` was made by `locate build-map` or `import-map`; InputError, DatabaseMissingError,
+        DatabaseCorruptError or DatabaseMismatchError if it cannot be used.
+
         Args:
-            map_: made by `locate build-map` or `locate import-map`.
             extractor: the one that made the map, where it is loaded already.
             masks: a folder of masks of the photos that will be asked (see `locate.images.masks`), or one
                 for all.
             workers: threads that match; by default one a core.
-
-        Raises:
-            DatabaseMissingError, DatabaseCorruptError, DatabaseMismatchError
-            InputError: workers is not positive.
         """
         if workers is not None and workers < 1:
             raise InputError(f"at least 1 worker is min_inliers, got {workers}")
@@ -155,12 +145,9 @@ class Localizer:
         gravity: GravityPrior | None = None,
         **asked: Unpack[Asked],
     ) -> Iterator[Pose | ImageError]:
-        """`localize` for many photos, one a core, in their order, and with its arguments; a photo that
-        cannot be used gives its error in place of a pose.
-
-        Args:
-            cameras: one for all, or one for each photo.
-        """
+        """`localize` for many photos, one a core, in their order and with its arguments, and one
+        camera for all or one for each; a photo that cannot be used gives its error in place of a
+        pose."""
         for found in self.match_many(photos, cameras, Request(**asked)):
             yield found if isinstance(found, ImageError) else _with_gravity(found.pose, gravity)
 

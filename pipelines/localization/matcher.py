@@ -107,12 +107,8 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """A photo to be matched.
-
-    Attributes:
-        allowed: rows of the map's images that may be candidates.
-        map_: as the built-in one, maybe on several threads.
-    """
+    """A photo to be matched: `allowed` are rows of the map's images that may be candidates, `map_`
+    is as the built-in one, maybe on several threads."""
 
     path: Path | None
     camera: QueryCamera
@@ -124,14 +120,8 @@ class Query:
 
 @dataclass(frozen=True, eq=False)
 class PoseHypothesis:
-    """A pose by the 2D-3D matches with one group of map images.
-
-    Attributes:
-        features: M, which feature of the query each match is of.
-        points: M, which row of the map's points.
-        solution: None if no pose agrees with enough of them.
-        num_inliers: different features that agree.
-    """
+    """A pose by the 2D-3D matches with one group of map images (M features of the query, M rows of
+    the map's points), None if too few agree with any, and how many different features agree."""
 
     features: Array
     points: Array
@@ -224,7 +214,7 @@ class MapMatcher:
         Args:
             vectors: V x G, global descriptors of the query's views, of which the most similar counts.
             scale: `extraction_scale` of the query.
-            coverage: how much of the query points cover, as the verdict counts it.
+            coverage: of the query's points, as the verdict counts it.
         """
         rows = self._shortlist(vectors, features, query.allowed, query.request.candidates)
         query.clock.lap("search")

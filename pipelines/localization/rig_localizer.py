@@ -1,4 +1,5 @@
-"""Where a rig stood: photos of one instant by cameras that are fixed to each other, localized together.
+"""Where a rig stood: photos of one instant by cameras that are fixed to each other, localized
+together.
 
 Each photo is matched as `pipelines.localization.localizer` does; then one pose of the rig is
 sought that the 2D-3D matches of all photos agree with, refined and judged by the same rule as a
@@ -41,18 +42,14 @@ from pipelines.localization.rig_verdict import chi2_per_dof, judge_rig
 
 @dataclass(frozen=True, eq=False)
 class RigPose:
-    """Where a rig stood, or why nobody can tell.
+    """Where a rig stood, or why nobody can tell; what is not said here is as in `Pose`.
 
     Attributes:
-        verdict, reason: see `locate.localization.pose.Pose`.
         rig_from_world: 3 x 4 float64 [R | t], or None.
-        covariance: 6 x 6 float64, or None, of the rig's origin and rotation, in the order of
-            `Pose.covariance`.
+        covariance: 6 x 6 float64, or None, of the rig's origin and rotation.
         matches, inliers: of all photos together.
         spread: sum of those of the photos, at most 1.
-        error: root mean square reprojection error of the inliers, in pixels of the photos.
         poses: of the photos, by the rig; each has its own matches and inliers.
-        seconds: time by part.
     """
 
     verdict: str
@@ -102,7 +99,6 @@ def localize_rig(
     localized alone.
 
     Args:
-        localizer: a map.
         photos: of one instant, in the order of the rig's cameras, None where one took none. As with
             single photos, EXIF may turn them; the rig's poses are those of the turned photos.
         rig: its distances are in units of the map.

@@ -28,7 +28,6 @@ class RigPhoto:
     """A photo of a rig and its 2D-3D matches with the map.
 
     Attributes:
-        path, place: the photo and its camera in the rig.
         why: it tells nothing, or None.
         camera: that took it; None if nobody knows its focal length, then there are no matches.
         scale: its `extraction_scale`.
@@ -60,11 +59,8 @@ class RigPhoto:
 def match_rig(
     localizer: Localizer, photos: Sequence[tuple[Path, RigCamera]], request: Request
 ) -> list[RigPhoto]:
-    """What the photos of a frame have in common with the map, one a core.
-
-    Raises:
-        ImageError: none of them can be used.
-    """
+    """What the photos of a frame have in common with the map, one a core; `ImageError` if none of
+    them can be used."""
     paths, cameras = [path for path, _ in photos], [place.camera for _, place in photos]
     found = [_no_sphere(one) for one in localizer.match_many(paths, cameras, request)]
     errors = [one for one in found if isinstance(one, ImageError)]

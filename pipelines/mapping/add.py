@@ -49,15 +49,12 @@ def add_to_map(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> MapReport:
-    """Register new photos in a map; units and place on earth stay. Those that are in it are left alone.
+    """Register new photos in a map; units and place on earth stay. Those that are in it are left
+    alone.
 
     Args:
-        out: the map.
         photos: files, or folders of photos.
-        workers: threads; by default one a core.
-        seed: of everything that is drawn.
-        progress: called with (stage, done, in all) from this thread. The stages are "features",
-            "matching" and "mapping".
+        workers, seed, progress: see `build_map`.
 
     Returns:
         The report, whose `verified` tells of each new photo with how many old ones it verifies.
@@ -134,11 +131,8 @@ def add_to_map(
 
 
 def _names(folder: MapFolder, photos: Sequence[Path], registered: set[int]) -> set[str]:
-    """The names that photos have or get in the map.
-
-    Raises:
-        InputError: one that the map's model shows would be replaced, or two would have one name.
-    """
+    """The names that photos have or get in the map; `InputError` if one that the map's model shows
+    would be replaced, or two would have one name."""
     if not photos:
         raise InputError("no photos to add; name some files or folders")
     with Catalog.open(folder.features) as catalog:

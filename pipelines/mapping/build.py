@@ -85,11 +85,10 @@ def build_map(
         out: the map's folder, made if need be.
         index: a database of `locate build-index`, whose features are copied; or
         images: a folder of photos. Exactly one of the two.
-        extractor, weights, settings: as for `build_index`; only with `images`.
+        extractor, weights, settings, masks: as for `build_index`; only with `images`.
         mapper: "incremental"; "global", which solves all photos at once and is the more robust one
             where they are few and far apart (`benchmarks/tables/maps.py`); or "auto": both for up to a
             hundred photos, and what explains more is kept; beyond, incremental.
-        masks: as for `build_index`; only with `images`.
         workers: threads; by default one a core.
         seed: of everything that is drawn.
         progress: called with (stage, done, in all) from this thread. The stages are "features",
@@ -256,11 +255,8 @@ def _map(
 def _proven(
     folder: MapFolder, catalog: Catalog, models: list[pycolmap.Reconstruction]
 ) -> tuple[list[pycolmap.Reconstruction], Structure]:
-    """The models with the largest in front that is not invented, without the photos that would be.
-
-    Raises:
-        InputError: no photo of any model has moved.
-    """
+    """The models with the largest in front that is not invented, without the photos that would be;
+    `InputError` if no photo of any model has moved."""
     pairs = [pair for pair, inliers in verified_pairs(folder.matches).items() if inliers]
     calibrated, scale = known_cameras(folder.matches), median_scale(catalog)
     found = []

@@ -33,12 +33,7 @@ _CAUSES = (
 
 @dataclass(frozen=True, eq=False)
 class PoseConsistency:
-    """The matches of posed photos, and how they agree with the poses.
-
-    Attributes:
-        photos: by image id.
-        max_error: pixels.
-    """
+    """How the matches of posed photos, by image id, agree with the poses, up to `max_error` pixels."""
 
     catalog: Catalog
     database: pycolmap.Database
@@ -50,11 +45,8 @@ class PoseConsistency:
         return np.asarray(self.database.read_matches(*pair), np.int64).reshape(-1, 2)
 
     def inconsistent_images(self, pairs: Sequence[Pair]) -> dict[int, str]:
-        """Why photos should be left out, by id, because their poses contradict their matches.
-
-        Raises:
-            NoMapError: most do, or no two photos agree.
-        """
+        """Why photos should be left out, by id, because their poses contradict their matches;
+        `NoMapError` if most do, or no two photos agree."""
         shares = {pair: share for pair in pairs if (share := self._fit(pair)) is not None}
         if not shares:
             raise NoMapError(
@@ -95,12 +87,9 @@ class PoseConsistency:
             )
 
     def _fit(self, pair: Pair, tolerance: float = 1.0, focal_factor: float = 1.0) -> float | None:
-        """Which share of a pair's verified matches, found without poses, agree with the poses; None
-        without any, or if the photos are from one place, which leaves matches free.
-
-        Args:
-            tolerance: share of `max_error`.
-        """
+        """Which share of a pair's verified matches, found without poses, agree with the poses, with
+        a tolerance of a share of `max_error`; None without any, or if the photos are from one place,
+        which leaves matches free."""
         geometry = self.database.read_two_view_geometry(*pair)
         matches = np.asarray(geometry.inlier_matches, np.int64).reshape(-1, 2)
         if len(matches) == 0:

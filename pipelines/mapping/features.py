@@ -55,14 +55,12 @@ def init_map_folder(out: Path, made_by: str) -> MapFolder:
 
 
 def require_unique_names(catalog: Catalog, current: Collection[int]) -> None:
-    """The model names its images by the paths of the catalogue, which two roots may share.
+    """The model names its images by the paths of the catalogue, which two roots may share:
+    `InputError` names two photos of one name.
 
     Args:
         current: ids of the roots that the map is made of now. A photo of another root gives way if its
             file is gone: its folder was moved.
-
-    Raises:
-        InputError: names two photos of one name.
     """
     by_name: dict[str, list[ImageRow]] = {}
     for row in catalog.images():
@@ -127,12 +125,8 @@ def mapped_rows(catalog: Catalog) -> dict[int, ImageRow]:
 
 def choose_pairs(catalog: Catalog, anchors: Collection[int] | None = None) -> list[tuple[int, int]]:
     """Which photos to match, smaller id first, in order: all pairs of up to `ALL_PAIRS` photos, else
-    each photo with the `PARTNERS` most similar ones, by global descriptor if the extractor gives one, by
-    the votes of local features if not.
-
-    Args:
-        anchors: only pairs with one of these.
-    """
+    each photo with the `PARTNERS` most similar ones, by global descriptor if the extractor gives
+    one, by the votes of local features if not. `anchors`: only pairs with one of these."""
     rows = mapped_rows(catalog)
     anchors = [i for i in rows if anchors is None or i in anchors]
     if len(rows) <= ALL_PAIRS:

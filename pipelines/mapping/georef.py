@@ -29,12 +29,7 @@ from pipelines.mapping.features import gps_of
 
 
 class GeorefReport(NamedTuple):
-    """What a map knows now.
-
-    Attributes:
-        georef: the similarity from the map to metres East-North-Up, and its origin.
-        warnings: what contradicts it.
-    """
+    """The similarity from the map to metres East-North-Up with its origin, and what contradicts it."""
 
     georef: Georef
     warnings: tuple[str, ...]
@@ -57,7 +52,6 @@ def georeference_map(
     """Fit the similarity from a map to the earth, and remember it in the map.
 
     Args:
-        map_folder: of the map.
         gps: WGS84 (latitude, longitude, altitude or None) by the image's name, which may lack folders;
             or a CSV file of them. By default what the photos' EXIF says.
         centers: instead, (x, y, z) of the cameras in local metres: east, north, up; or a CSV file.

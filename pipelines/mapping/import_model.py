@@ -75,15 +75,10 @@ def import_map(
     Args:
         model: folder of a COLMAP model, text or binary.
         images: the folder that the model's image names are relative to.
-        out: the map's folder, made if need be.
-        extractor, weights, settings: as for `build_index`.
+        extractor, weights, settings, masks: as for `build_index`.
         metric: the unit of the poses is the metre.
-        masks: as for `build_index`.
         skip_missing: go on without the photos that are not in `images`.
-        workers: threads; by default one a core.
-        seed: of everything that is drawn.
-        progress: called with (stage, done, in all) from this thread. The stages are "features",
-            "matching" and "mapping".
+        out, workers, seed, progress: see `pipelines.mapping.build.build_map`.
 
     Raises:
         InputError: the model is damaged, or does not fit the photos; the message says how it shows.
@@ -211,8 +206,8 @@ def _posed_photos(
 
 
 def _fault(row: ImageRow, camera: pycolmap.Camera) -> str | None:
-    """How a photo, turned as its EXIF says, is not the one that the camera took. Some versions of COLMAP
-    turn photos, some do not; where sizes do not tell, nothing does."""
+    """How a photo, turned as its EXIF says, is not the one that the camera took. Some versions of
+    COLMAP turn photos, some do not; where sizes do not tell, nothing does."""
     size = (camera.width, camera.height)
     if row.info.size != size:
         turned = " (turned by EXIF)" if row.info.orientation != 1 else ""
