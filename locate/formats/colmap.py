@@ -15,12 +15,7 @@ import numpy as np
 import pycolmap
 
 from locate.errors import InputError
-from locate.formats.colmap_binary import (
-    ModelImage,
-    read_cameras_binary,
-    read_images_binary,
-    usable,
-)
+from locate.formats.colmap_binary import ModelImage, read_cameras_binary, read_images_binary, usable
 from locate.formats.colmap_files import (
     FORMS,
     difference,
@@ -104,8 +99,7 @@ def write_model(
 
 
 def add_views(
-    model: pycolmap.Reconstruction,
-    views: list[tuple[str, pycolmap.Camera, Array, Array | None]],
+    model: pycolmap.Reconstruction, views: list[tuple[str, pycolmap.Camera, Array, Array | None]]
 ) -> None:
     """Add registered images with ids 1, 2, ... in the order given; equal cameras become one.
 

@@ -17,13 +17,7 @@ import pycolmap
 
 from locate.errors import ImageError, InputError
 from locate.formats.colmap import make_camera, read_cameras_text
-from locate.geometry.cameras import (
-    SPHERICAL,
-    Camera,
-    about_model,
-    colmap_camera,
-    is_spherical,
-)
+from locate.geometry.cameras import SPHERICAL, Camera, about_model, colmap_camera, is_spherical
 from locate.geometry.panorama_camera import given_sphere, tagged_sphere
 from locate.images.focal_length import cropped_from, digital_zoom, exif_focal
 from locate.localization.refinement import IntrinsicsPrior

@@ -20,13 +20,7 @@ import numpy as np
 from locate.errors import ImageError, InputError
 from locate.geometry.rigid import adjoint, compose
 from locate.localization.gravity import CONTRADICTED, GravityPrior, fuse_gravity
-from locate.localization.pose import (
-    NOT_LOCALIZED,
-    UNCERTAIN,
-    Pose,
-    check_verdict,
-    motion_to_json,
-)
+from locate.localization.pose import NOT_LOCALIZED, UNCERTAIN, Pose, check_verdict, motion_to_json
 from locate.localization.query_camera import plain_camera, unknown_camera
 from locate.localization.rig import Frame, Rig
 from locate.localization.rig_solver import RigSolution, RigView, solve_rig

@@ -27,12 +27,7 @@ from locate.util.timing import Clock
 from pipelines.indexing.build import add_photos, resolve
 from pipelines.mapping.build import scale_errors, silence_colmap, with_summary
 from pipelines.mapping.covariance_calibration import measure_correlated_ratio
-from pipelines.mapping.features import (
-    choose_pairs,
-    leave_out_panoramas,
-    mapped_rows,
-    median_scale,
-)
+from pipelines.mapping.features import choose_pairs, leave_out_panoramas, mapped_rows, median_scale
 from pipelines.mapping.matching import match_photos
 from pipelines.mapping.summary import MapReport, summarize
 

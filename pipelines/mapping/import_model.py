@@ -90,11 +90,7 @@ def import_map(
     require_places(model, posed)
     progress = progress or (lambda _stage, _done, _total: None)
     folder, clock = init_map_folder(out, MADE_BY), Clock()
-    with (
-        lock.writer(out),
-        lock.writer(folder.features),
-        Catalog.create(folder.features) as catalog,
-    ):
+    with lock.writer(out), lock.writer(folder.features), Catalog.create(folder.features) as catalog:
         folder.recover()
         root = catalog.add_root(images)
         job = Job(
