@@ -15,15 +15,8 @@ import numpy as np
 import pycolmap
 
 from locate.errors import InputError
+from locate.formats import colmap_files
 from locate.formats.colmap_binary import ModelImage, read_cameras_binary, read_images_binary, usable
-from locate.formats.colmap_files import (
-    FORMS,
-    difference,
-    form_of,
-    has_form,
-    no_model,
-    pose_difference,
-)
 from locate.formats.colmap_rigs import read_frame_poses
 from locate.formats.text import fault, integer, numbers, pose_matrix, read_lines, rows
 from locate.geometry.cameras import SPHERICAL, about_model, colmap_camera
@@ -45,36 +38,39 @@ class PoseModel:
 
 def is_model(folder: Path) -> bool:
     """Whether `folder` holds cameras and images as COLMAP writes them, as text or binary."""
-    return form_of(folder) is not None
+    return colmap_files.form_of(folder) is not None
 
 
 def read_model(folder: Path) -> PoseModel:
     """Cameras and poses of the model in `folder`: of the binary form, if both are there. `InputError`
     names the file and the line, or where a model is if there is none."""
-    form = form_of(folder)
+    form = colmap_files.form_of(folder)
     if form is None:
-        raise no_model(folder)
+        raise colmap_files.no_model(folder)
     model = _read_form(folder, form)
-    other = next(end for end in FORMS if end != form)
-    if not has_form(folder, other):
+    other = next(end for end in colmap_files.FORMS if end != form)
+    if not colmap_files.has_form(folder, other):
         return model
     try:
         beside = _read_form(folder, other)
-        differs = difference((model.cameras, model.poses), (beside.cameras, beside.poses))
+        differs = colmap_files.difference(
+            (model.cameras, model.poses), (beside.cameras, beside.poses)
+        )
     except InputError as error:
         differs = f"the other cannot be read: {error}"
     if not differs:
         return model
+    this, that = colmap_files.FORMS[form], colmap_files.FORMS[other]
     note = (
-        f"{folder} holds a {FORMS[form]} and a {FORMS[other]} model that differ ({differs}): the "
-        f"{FORMS[form]} one was read, as COLMAP does; delete the files of the one that is out of date"
+        f"{folder} holds a {this} and a {that} model that differ ({differs}): the "
+        f"{this} one was read, as COLMAP does; delete the files of the one that is out of date"
     )
     return PoseModel(model.cameras, model.poses, (*model.notes, note))
 
 
 def read_reconstruction(folder: Path) -> pycolmap.Reconstruction:
     """The whole model in `folder`, with its points; `InputError` if a part is missing or damaged."""
-    if not any(has_form(folder, end, points=True) for end in FORMS):
+    if not any(colmap_files.has_form(folder, end, points=True) for end in colmap_files.FORMS):
         raise InputError(
             f"{folder} is no COLMAP model: it needs cameras, images and points3D, "
             "all three as .bin or as .txt"
@@ -158,7 +154,9 @@ def _read_form(folder: Path, end: str) -> PoseModel:
     notes: tuple[str, ...] = ()
     if framed:
         turned = {name: by_frame[images[name].image_id] for name in framed}
-        differs = pose_difference([turned[n] for n in framed], [poses[n] for n in framed])
+        differs = colmap_files.pose_difference(
+            [turned[n] for n in framed], [poses[n] for n in framed]
+        )
         if differs:
             note = (
                 f"{folder}: frames.{end} and images.{end} differ ({differs}): frames.{end} was read, "

@@ -19,32 +19,12 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from locate.errors import ImageError, InputError
+from locate.images import file_kinds, large_photos
 from locate.images.exif import read_exif, read_projection
-from locate.images.file_kinds import (
-    HEIF_BRANDS,
-    JXL,
-    JXL_KIND,
-    PICTURE_KIND,
-    PNG,
-    RAW,
-    RAW_FORMAT,
-    RAW_KIND,
-    READ,
-    endings,
-    format_of,
-)
-from locate.images.large_photos import (
-    LARGE,
-    alone_if_large,
-    decode_smaller,
-    refuse_too_many,
-    shrunk,
-    shrunk_pixels,
-)
 from locate.types import Array, Photo, PhotoInfo, Projection
 
-_HEIF = endings("heic heif hif")
-EXTENSIONS = _HEIF | endings(
+_HEIF = file_kinds.endings("heic heif hif")
+EXTENSIONS = _HEIF | file_kinds.endings(
     "jpg jpeg jpe jfif mpo png webp tif tiff bmp avif gif ppm pgm jp2 j2k jpx pnm"
 )
 MIN_SIDE = 32  # pixels; below this no extractor sees anything
@@ -139,7 +119,7 @@ def decode_photo(data: bytes, path: Path, min_long_side: int | None = None) -> P
     Raises:
         ImageError: truncated, animated, too small or too large, not an image, raw, holding NaN, ...
     """
-    if data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS:
+    if data[4:8] == b"ftyp" and data[8:12] in file_kinds.HEIF_BRANDS:
         _register_heif()
     _check_png(data, path)
     try:
@@ -162,7 +142,7 @@ def decode_photo(data: bytes, path: Path, min_long_side: int | None = None) -> P
 def _check_png(data: bytes, path: Path) -> None:
     """Pillow skips the checksums of pixels, so that a flipped bit would pass as noise in the image."""
     view, at = memoryview(data), 8
-    while data.startswith(PNG) and at + 12 <= len(data):
+    while data.startswith(file_kinds.PNG) and at + 12 <= len(data):
         end = at + 8 + int.from_bytes(view[at : at + 4])
         stored = view[end : end + 4]
         pixels = data[at + 4 : at + 8] == b"IDAT" and len(stored) == 4  # else Pillow says truncated
@@ -172,9 +152,9 @@ def _check_png(data: bytes, path: Path) -> None:
 
 
 def _decode(image: Image.Image, path: Path, min_long_side: int | None) -> Photo:
-    refuse_too_many(image, path, in_file=True)
+    large_photos.refuse_too_many(image, path, in_file=True)
     if image.format == "TIFF" and _is_raw(image, path):
-        raise ImageError(path, "is raw: only its preview can be read", RAW_KIND.cure)
+        raise ImageError(path, "is raw: only its preview can be read", file_kinds.RAW_KIND.cure)
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format in _ANIMATED_FORMATS:
         raise ImageError(path, f"is an animation of {frames} frames", "save the frame that matters")
@@ -186,15 +166,15 @@ def _decode(image: Image.Image, path: Path, min_long_side: int | None) -> Photo:
     turned = image.format == "TIFF"
     info = read_exif(image, turned)
     if min_long_side is not None and image.format in ("JPEG", "MPO"):
-        decode_smaller(image, min_long_side)
-    refuse_too_many(image, path)
-    with alone_if_large(image, size):
+        large_photos.decode_smaller(image, min_long_side)
+    large_photos.refuse_too_many(image, path)
+    with large_photos.alone_if_large(image, size):
         image.load()
         # Not ImageOps.exif_transpose: it writes the EXIF anew, and fails where that is broken.
         method = None if turned else UPRIGHT.get(info.orientation)
-        whole = shrunk(image, size, min_long_side)
+        whole = large_photos.shrunk(image, size, min_long_side)
         upright = whole if method is None else whole.transpose(method)
-        pixels = shrunk_pixels(_to_rgb8(upright, path), min_long_side)
+        pixels = large_photos.shrunk_pixels(_to_rgb8(upright, path), min_long_side)
     return Photo(pixels=pixels, info=info, path=path)
 
 
@@ -203,7 +183,7 @@ def _is_raw(image: Image.Image, path: Path) -> bool:
     the first picture is a reduced one of others inside (Adobe DNG 1.6; TIFF 6.0)."""
     tags = getattr(image, "tag_v2", {})
     reduced = tags.get(_SUBFILE) == 1 and _SUB_IFDS in tags
-    return path.suffix.lower() in RAW or _DNG_VERSION in tags or reduced
+    return path.suffix.lower() in file_kinds.RAW or _DNG_VERSION in tags or reduced
 
 
 def _to_rgb8(image: Image.Image, path: Path) -> Array:
@@ -221,7 +201,9 @@ def _deep_to_rgb8(grey: Array, path: Path) -> Array:
     depth, thermal), so the 0.1 and 99.9 percentiles are put at 0 and 255."""
     if grey.dtype.kind == "f" and not np.isfinite(grey).all():
         raise ImageError(path, "holds NaN or infinite pixels", "export it again as integers")
-    step = 1 if grey.size <= LARGE else 4  # of so many pixels a part has the same percentiles
+    step = (
+        1 if grey.size <= large_photos.LARGE else 4
+    )  # of so many pixels a part has the same percentiles
     low, high = np.percentile(grey[::step, ::step].astype(np.float64), (0.1, 99.9))
     scale = 255.0 / max(high - low, 1e-12)
     pixels = np.empty((*grey.shape, 3), np.uint8)
@@ -276,15 +258,15 @@ _quiet = _Quiet()
 
 def _sniff(data: bytes) -> tuple[str, str]:
     """What a file is that no decoder wants: (reason, cure)."""
-    known = format_of(data)
-    if known in READ:
+    known = file_kinds.format_of(data)
+    if known in file_kinds.READ:
         return f"is damaged or truncated (it begins as {known})", "copy it again from its source"
-    if known == RAW_FORMAT:
-        return "is a raw photo", RAW_KIND.cure
-    if known == JXL:
-        return "is JPEG XL, which is not read", JXL_KIND.cure
+    if known == file_kinds.RAW_FORMAT:
+        return "is a raw photo", file_kinds.RAW_KIND.cure
+    if known == file_kinds.JXL:
+        return "is JPEG XL, which is not read", file_kinds.JXL_KIND.cure
     if known not in (None, "video"):
-        return f"is {known}, which is not read", PICTURE_KIND.cure
+        return f"is {known}, which is not read", file_kinds.PICTURE_KIND.cure
     other = next((name for head, name in _OTHER_HEADS.items() if data.startswith(head)), None)
     other = "a video" if known == "video" else other
     head = data[:512].lstrip()

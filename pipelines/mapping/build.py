@@ -30,30 +30,11 @@ from locate.errors import (
 )
 from locate.extractors.base import Extractor
 from locate.images.folder import scan
+from locate.mapping import structure
 from locate.mapping.focal_lengths import focal_doubt
-from locate.mapping.structure import (
-    JUDGED,
-    Structure,
-    examine,
-    examine_matches,
-    known_cameras,
-    leave_out,
-    nothing_moved,
-)
 from locate.util.timing import Clock
+from pipelines.mapping import features
 from pipelines.mapping.covariance_calibration import measure_correlated_ratio
-from pipelines.mapping.features import (
-    choose_pairs,
-    copy_index,
-    extract_photos,
-    init_map_folder,
-    leave_out_panoramas,
-    mapped_rows,
-    median_scale,
-    require_info,
-    require_local,
-    require_unique_names,
-)
 from pipelines.mapping.matching import match_photos
 from pipelines.mapping.summary import MapReport, summarize
 
@@ -113,25 +94,25 @@ def build_map(
         Catalog.open(index).close()  # raises before anything is written
     elif images is not None and next(scan(images), None) is None:
         raise InputError(f"{images} holds no photos; name a folder of photos")
-    folder, clock = init_map_folder(out, MADE_BY), Clock()
+    folder, clock = features.init_map_folder(out, MADE_BY), Clock()
     with lock.writer(out):
         folder.recover()
         if index is not None:
-            roots = copy_index(index, folder, progress)
+            roots = features.copy_index(index, folder, progress)
         else:
             assert images is not None
-            roots = extract_photos(
+            roots = features.extract_photos(
                 images, folder, extractor, weights, workers, progress, masks, settings
             )
         with lock.writer(folder.features), Catalog.create(folder.features) as catalog:
-            require_unique_names(catalog, roots)
-            require_local(require_info(catalog))
-            leave_out_panoramas(catalog)
+            features.require_unique_names(catalog, roots)
+            features.require_local(features.require_info(catalog))
+            features.leave_out_panoramas(catalog)
             clock.lap("features")
             match_photos(
                 folder.matches,
                 catalog,
-                choose_pairs(catalog),
+                features.choose_pairs(catalog),
                 workers=workers,
                 seed=seed,
                 progress=partial(progress, "matching"),
@@ -141,15 +122,15 @@ def build_map(
                 "matches": fingerprint(folder.matches),
                 "mapper": mapper,
                 "seed": seed,
-                "structure": JUDGED,
+                "structure": structure.JUDGED,
             }
             finished = cached_report(folder, settings)
             if finished is not None:
                 return finished
             models = _map(folder, catalog, mapper, workers, seed, progress)
-            models, structure = _proven(folder, catalog, models)
-            doubt = structure.doubt or focal_doubt(models[0], known_cameras(folder.matches))
-            record = MapRecord(MADE_BY, require_info(catalog).name, doubt=doubt)
+            models, proof = _proven(folder, catalog, models)
+            doubt = proof.doubt or focal_doubt(models[0], structure.known_cameras(folder.matches))
+            record = MapRecord(MADE_BY, features.require_info(catalog).name, doubt=doubt)
             ratio = measure_correlated_ratio(folder, record, models[0])
             clock.lap("mapping")
             report = summarize(
@@ -157,7 +138,7 @@ def build_map(
                 catalog,
                 verified_pairs(folder.matches),
                 separate=[set(model.reg_image_ids()) for model in models[1:]],
-                unused=structure.left_out,
+                unused=proof.left_out,
                 warnings=[f"uncertain: {doubt}"] if doubt else [],
                 seconds=clock.seconds,
             )
@@ -202,12 +183,12 @@ def _map(
     progress: Progress,
 ) -> list[pycolmap.Reconstruction]:
     """Models of photos that hang together, the largest first."""
-    total = len(mapped_rows(catalog))
+    total = len(features.mapped_rows(catalog))
     temporary = folder.folder / "mapping"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     progress("mapping", 0, total)
-    scale = median_scale(catalog)
+    scale = features.median_scale(catalog)
     auto = mapper == "auto" and total <= BOTH
     options = pycolmap.IncrementalPipelineOptions(), pycolmap.GlobalPipelineOptions()
     for of_mapper in options:
@@ -234,10 +215,12 @@ def _map(
     if not models:
         pairs = verified_pairs(folder.matches)
         with closing(pycolmap.Database.open(folder.matches)) as database:
-            turned = examine_matches(database, pairs, scale=scale)
+            turned = structure.examine_matches(database, pairs, scale=scale)
         if turned is not None:
             count = len({i for pair, inliers in pairs.items() if inliers for i in pair})
-            raise InputError(f"no map: {nothing_moved(count, turned, alone=count == total)}")
+            raise InputError(
+                f"no map: {structure.nothing_moved(count, turned, alone=count == total)}"
+            )
         if total < MIN_MODEL:
             raise InputError(
                 f"no map: {total} photos have features, {MIN_MODEL} or more are needed without poses; "
@@ -254,21 +237,21 @@ def _map(
 
 def _proven(
     folder: MapFolder, catalog: Catalog, models: list[pycolmap.Reconstruction]
-) -> tuple[list[pycolmap.Reconstruction], Structure]:
+) -> tuple[list[pycolmap.Reconstruction], structure.Structure]:
     """The models with the largest in front that is not invented, without the photos that would be;
     `InputError` if no photo of any model has moved."""
     pairs = [pair for pair, inliers in verified_pairs(folder.matches).items() if inliers]
-    calibrated, scale = known_cameras(folder.matches), median_scale(catalog)
+    calibrated, scale = structure.known_cameras(folder.matches), features.median_scale(catalog)
     found = []
     for k, model in enumerate(models):
-        structure = examine(model, pairs, scale=scale, calibrated=calibrated)
-        if not structure.nothing:
-            leave_out(model, structure.left_out)
-            return [model, *models[:k], *models[k + 1 :]], structure
-        found.append(structure)
+        proof = structure.examine(model, pairs, scale=scale, calibrated=calibrated)
+        if not proof.nothing:
+            structure.leave_out(model, proof.left_out)
+            return [model, *models[:k], *models[k + 1 :]], proof
+        found.append(proof)
     count = models[0].num_reg_images()
-    alone = count == len(mapped_rows(catalog))
-    raise InputError(f"no map: {nothing_moved(count, found[0].turned, alone=alone)}")
+    alone = count == len(features.mapped_rows(catalog))
+    raise InputError(f"no map: {structure.nothing_moved(count, found[0].turned, alone=alone)}")
 
 
 def _pruned(model: pycolmap.Reconstruction) -> pycolmap.Reconstruction:

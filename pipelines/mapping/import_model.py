@@ -36,18 +36,10 @@ from locate.util.printable import first_few
 from locate.util.timing import Clock
 from pipelines.indexing.build import Job
 from pipelines.indexing.labels import label_rule
+from pipelines.mapping import features
 from pipelines.mapping.build import MAX_ERROR, cached_report, with_summary
 from pipelines.mapping.consistency import PoseConsistency
 from pipelines.mapping.covariance_calibration import measure_correlated_ratio
-from pipelines.mapping.features import (
-    gps_of,
-    init_map_folder,
-    mapped_rows,
-    median_scale,
-    require_info,
-    require_local,
-    require_unique_names,
-)
 from pipelines.mapping.matching import match_photos
 from pipelines.mapping.model_photos import named_by_path, present, require_places
 from pipelines.mapping.summary import MapReport, summarize
@@ -89,7 +81,7 @@ def import_map(
     posed, missing = present(model, images, posed, skip=skip_missing)
     require_places(model, posed)
     progress = progress or (lambda _stage, _done, _total: None)
-    folder, clock = init_map_folder(out, MADE_BY), Clock()
+    folder, clock = features.init_map_folder(out, MADE_BY), Clock()
     with lock.writer(out), lock.writer(folder.features), Catalog.create(folder.features) as catalog:
         folder.recover()
         root = catalog.add_root(images)
@@ -103,10 +95,10 @@ def import_map(
             settings=settings,
             masks=masks,
         )
-        require_local(require_info(catalog))
+        features.require_local(features.require_info(catalog))
         job.index({root: [photo_file(images / name, images) for name in sorted(posed.poses)]})
         job.finish()
-        require_unique_names(catalog, {root})
+        features.require_unique_names(catalog, {root})
         clock.lap("features")
         photos = _posed_photos(catalog, root, images, posed)
         ids = list(photos)
@@ -135,13 +127,15 @@ def import_map(
         progress("mapping", 0, len(photos))
         verified = {p: n for p, n in verified_pairs(folder.matches).items() if n}
         with closing(pycolmap.Database.open(folder.matches)) as database:
-            witness = PoseConsistency(catalog, database, photos, MAX_ERROR * median_scale(catalog))
+            witness = PoseConsistency(
+                catalog, database, photos, MAX_ERROR * features.median_scale(catalog)
+            )
             inconsistent = witness.inconsistent_images(pairs)
             fitting = {i: photo for i, photo in photos.items() if i not in inconsistent}
             made = _triangulated(witness, fitting, pairs, verified, seed)
         doubt = _doubt(made, verified, witness.max_error / MAX_ERROR)
         units = "metre" if metric else "arbitrary"
-        record = MapRecord(MADE_BY, require_info(catalog).name, units, doubt=doubt)
+        record = MapRecord(MADE_BY, features.require_info(catalog).name, units, doubt=doubt)
         record = replace(record, systematic=measure_correlated_ratio(folder, record, made))
         progress("mapping", len(photos), len(photos))
         clock.lap("mapping")
@@ -155,7 +149,7 @@ def import_map(
             unused=others | inconsistent,
             warnings=[
                 *([f"uncertain: {doubt}"] if doubt else []),
-                *(metric_by_gps(made, gps_of(catalog)) if metric else []),
+                *(metric_by_gps(made, features.gps_of(catalog)) if metric else []),
             ],
             seconds=clock.seconds,
         )
@@ -164,13 +158,6 @@ def import_map(
         report = replace(report, images=report.images + more, unregistered=tuple(reasons.items()))
         folder.write(made, with_summary(record, settings, report))
         return replace(report, warnings=(*posed.notes, *report.warnings))
-
-
-def _with_missing(report: MapReport, missing: Mapping[str, str]) -> MapReport:
-    """With the photos, and why, that nobody could look at."""
-    reasons = {**missing, **dict(report.unregistered)}
-    more = len(reasons) - len(report.unregistered)
-    return replace(report, images=report.images + more, unregistered=tuple(reasons.items()))
 
 
 def _posed_photos(
@@ -187,7 +174,7 @@ def _posed_photos(
             f"{first_few(faults, '; ')}. Give the photos that the model was made of, not resized and "
             "not turned; where only EXIF turns them, copies without that tag (exiftool -Orientation=)"
         )
-    for i, row in mapped_rows(catalog).items():
+    for i, row in features.mapped_rows(catalog).items():
         if row.root_id == root and row.path in posed.poses:
             camera = posed.cameras[row.path]
             camera.has_prior_focal_length = True
