@@ -61,9 +61,8 @@ def read_bytes(path: Path) -> bytes:
     if path in _held:
         data = _held[path]
         if not data:
-            raise ImageError(
-                path, "standard input is empty (0 bytes)", "check what is piped into it"
-            )
+            reason = "standard input is empty (0 bytes)"
+            raise ImageError(path, reason, "check what is piped into it")
         if len(data) > MAX_BYTES:
             reason = f"standard input is too large (over {MAX_BYTES} bytes)"
             raise ImageError(path, reason, _TOO_LONG)

@@ -216,16 +216,20 @@ def _refine_points(model: pycolmap.Reconstruction) -> None:
     pycolmap.create_default_bundle_adjuster(options, config, model).solve()
 
 
+def observed_points(image: pycolmap.Image, place: Mapping[int, int]) -> Array:
+    """N int64: the place of the point that each feature of an image sees, by its id; -1 for none."""
+    places = np.full(image.num_points2D(), -1, np.int64)
+    for feature in image.get_observation_point2D_idxs():
+        places[feature] = place[image.point2D(feature).point3D_id]
+    return places
+
+
 def _result(model: pycolmap.Reconstruction, photos: Sequence[PosedPhoto]) -> Triangulation:
     ids = sorted(model.point3D_ids())
     place = {point_id: i for i, point_id in enumerate(ids)}
     point_ids = {}
     for i, photo in enumerate(photos):
-        image = model.images[i + 1]
-        own = np.full(image.num_points2D(), -1, np.int64)
-        for feature in image.get_observation_point2D_idxs():
-            own[feature] = place[image.point2D(feature).point3D_id]
-        point_ids[photo.name] = own
+        point_ids[photo.name] = observed_points(model.images[i + 1], place)
     points = np.array([model.point3D(point_id).xyz for point_id in ids], np.float64).reshape(-1, 3)
     length = error = float("nan")
     if ids:

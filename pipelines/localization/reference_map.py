@@ -17,8 +17,9 @@ from locate.geometry.cameras import colmap_camera
 from locate.geometry.rigid import centers_of
 from locate.localization.query_camera import Device, device_of
 from locate.localization.refinement import CORRELATED_RATIO
+from locate.mapping.triangulation import observed_points
 from locate.pixels import extraction_scale
-from locate.types import Array, Features
+from locate.types import Array
 from pipelines.indexing.provenance import working_side
 
 
@@ -89,8 +90,13 @@ class ReferenceMap:
                 row = rows.get(image.image_id)
                 if not image.has_pose or row is None or row.path != image.name:
                     continue
-                features = catalog.features(row.id)
-                seen = _point_rows(files.folder, image, features, row_of)
+                features, count = catalog.features(row.id), image.num_points2D()
+                if count != len(features):
+                    raise DatabaseCorruptError(
+                        f"{files.folder}: {image.name} has {count} keypoints in the model, but "
+                        f"{len(features)} features; make the map again"
+                    )
+                seen = observed_points(image, row_of)
                 self.images.append(MapImage(image.name, row.id, features.descriptors, seen))
                 poses.append(image.cam_from_world().matrix())
                 resolved.append(
@@ -132,12 +138,12 @@ class ReferenceMap:
         the order of `rows`."""
         seen = {row: self.seen(row) for row in rows}
         groups: list[list[int]] = []
+
+        def shares(row: int, group: list[int]) -> bool:
+            return any(np.intersect1d(seen[row], seen[other], True).size for other in group)
+
         for row in rows:
-            linked = [
-                group
-                for group in groups
-                if any(np.intersect1d(seen[row], seen[o], True).size for o in group)
-            ]
+            linked = [group for group in groups if shares(row, group)]
             merged = [row, *(other for group in linked for other in group)]
             groups = [group for group in groups if group not in linked] + [merged]
         place = {row: i for i, row in enumerate(rows)}
@@ -158,18 +164,3 @@ class ReferenceMap:
             if len(seen := self.seen(row))
         ]
         return float(np.median(depths)) if depths else float("nan")
-
-
-def _point_rows(
-    folder: Path, image: pycolmap.Image, features: Features, row_of: dict[int, int]
-) -> Array:
-    count = image.num_points2D()
-    if count != len(features):
-        raise DatabaseCorruptError(
-            f"{folder}: {image.name} has {count} keypoints in the model, but "
-            f"{len(features)} features; make the map again"
-        )
-    rows = np.full(count, -1, np.int64)
-    for k in image.get_observation_point2D_idxs():
-        rows[k] = row_of[image.point2D(k).point3D_id]
-    return rows

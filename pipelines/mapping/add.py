@@ -65,13 +65,8 @@ def add_to_map(
         folder.recover()
         record, model = folder.read_record(), folder.read_model()
         names = _names(folder, photos, set(model.images))
-        add_photos(
-            photos,
-            folder.features,
-            masks=masks,
-            workers=workers,
-            progress=partial(progress, "features"),
-        )
+        on_photo = partial(progress, "features")
+        add_photos(photos, folder.features, masks=masks, workers=workers, progress=on_photo)
         clock.lap("features")
         with lock.writer(folder.features), Catalog.create(folder.features) as catalog:
             leave_out_panoramas(catalog, model.images)
@@ -79,15 +74,8 @@ def add_to_map(
             if not is_readable(folder.matches):  # the model knows which camera took which photo
                 given = {i: image.camera for i, image in model.images.items()}
             new = {row.id for row in catalog.images() if row.path in names} - set(model.images)
-            match_photos(
-                folder.matches,
-                catalog,
-                choose_pairs(catalog, new),
-                given,
-                workers=workers,
-                seed=seed,
-                progress=partial(progress, "matching"),
-            )
+            pairs = choose_pairs(catalog, new)
+            match_photos(folder.matches, catalog, pairs, given, workers, seed, progress)
             clock.lap("matching")
             registered: list[int] = []
             unmoved: set[int] = set()
@@ -102,9 +90,8 @@ def add_to_map(
                 leave_out(model, unmoved)
                 if registered:
                     model.update_point_3d_errors()
-                    record = replace(
-                        record, systematic=measure_correlated_ratio(folder, record, model)
-                    )
+                    ratio = measure_correlated_ratio(folder, record, model)
+                    record = replace(record, systematic=ratio)
             clock.lap("mapping")
             report = summarize(
                 model if registered else folder.read_model(),

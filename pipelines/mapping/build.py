@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,14 +108,8 @@ def build_map(
             features.require_local(features.require_info(catalog))
             features.leave_out_panoramas(catalog)
             clock.lap("features")
-            match_photos(
-                folder.matches,
-                catalog,
-                features.choose_pairs(catalog),
-                workers=workers,
-                seed=seed,
-                progress=partial(progress, "matching"),
-            )
+            pairs = features.choose_pairs(catalog)
+            match_photos(folder.matches, catalog, pairs, None, workers, seed, progress)
             clock.lap("matching")
             settings = {
                 "matches": fingerprint(folder.matches),
@@ -201,7 +194,7 @@ def _map(
                 found.append(_incremental(folder.matches, temporary, options[0], total, progress))
             if mapper == "global" or auto:  # its tolerances are angles; it tells no progress
                 where = folder.matches, temporary, temporary
-                found.append(pycolmap.global_mapping(*where, options[1]))
+                found.append(dict(pycolmap.global_mapping(*where, options[1])))
     except RuntimeError as error:
         raise DatabaseError(
             f"COLMAP failed on {folder.matches} ({str(error).splitlines()[0]}); free some space and "

@@ -85,16 +85,8 @@ def import_map(
     with lock.writer(out), lock.writer(folder.features), Catalog.create(folder.features) as catalog:
         folder.recover()
         root = catalog.add_root(images)
-        job = Job(
-            catalog,
-            label_rule("folder"),
-            workers,
-            partial(progress, "features"),
-            extractor,
-            weights,
-            settings=settings,
-            masks=masks,
-        )
+        given = workers, partial(progress, "features"), extractor, weights
+        job = Job(catalog, label_rule("folder"), *given, settings=settings, masks=masks)
         features.require_local(features.require_info(catalog))
         job.index({root: [photo_file(images / name, images) for name in sorted(posed.poses)]})
         job.finish()
@@ -103,15 +95,8 @@ def import_map(
         photos = _posed_photos(catalog, root, images, posed)
         ids = list(photos)
         pairs = [(ids[a], ids[b]) for a, b in choose_pairs(list(photos.values()))]
-        match_photos(
-            folder.matches,
-            catalog,
-            pairs,
-            {i: photo.camera for i, photo in photos.items()},
-            workers=workers,
-            seed=seed,
-            progress=partial(progress, "matching"),
-        )
+        cameras = {i: photo.camera for i, photo in photos.items()}
+        match_photos(folder.matches, catalog, pairs, cameras, workers, seed, progress)
         clock.lap("matching")
         settings = {
             "matches": fingerprint(folder.matches),
@@ -127,9 +112,8 @@ def import_map(
         progress("mapping", 0, len(photos))
         verified = {p: n for p, n in verified_pairs(folder.matches).items() if n}
         with closing(pycolmap.Database.open(folder.matches)) as database:
-            witness = PoseConsistency(
-                catalog, database, photos, MAX_ERROR * features.median_scale(catalog)
-            )
+            max_error = MAX_ERROR * features.median_scale(catalog)
+            witness = PoseConsistency(catalog, database, photos, max_error)
             inconsistent = witness.inconsistent_images(pairs)
             fitting = {i: photo for i, photo in photos.items() if i not in inconsistent}
             made = _triangulated(witness, fitting, pairs, verified, seed)
@@ -147,10 +131,8 @@ def import_map(
             catalog,
             verified_pairs(folder.matches),
             unused=others | inconsistent,
-            warnings=[
-                *([f"uncertain: {doubt}"] if doubt else []),
-                *(metric_by_gps(made, features.gps_of(catalog)) if metric else []),
-            ],
+            warnings=([f"uncertain: {doubt}"] if doubt else [])
+            + (metric_by_gps(made, features.gps_of(catalog)) if metric else []),
             seconds=clock.seconds,
         )
         reasons = dict.fromkeys(missing, f"is not in {images}") | dict(report.unregistered)
@@ -248,9 +230,8 @@ def _triangulated(
         if not made.exists_camera(camera_id):
             made.add_camera_with_trivial_rig(witness.database.read_camera(camera_id))
         points = np.array([point.xy for point in image.points2D]).reshape(-1, 2)
-        own = pycolmap.Image(
-            name=image.name, keypoints=points, camera_id=camera_id, image_id=image_id
-        )
+        ids_of = {"camera_id": camera_id, "image_id": image_id}
+        own = pycolmap.Image(name=image.name, keypoints=points, **ids_of)
         made.add_image_with_trivial_frame(own, pycolmap.Rigid3d(photos[image_id].cam_from_world))
     for _, point in sorted(found.points3D.items()):
         track = pycolmap.Track()

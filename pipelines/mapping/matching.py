@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +12,7 @@ import pycolmap
 from threadpoolctl import ThreadpoolController
 
 from index.catalog import Catalog
+from index.maps.folder import Progress
 from index.maps.matches import KeyedCamera, Pair, translate_errors, update_images, verified_pairs
 from index.records import ImageRow
 from locate.images.focal_length import exif_focal
@@ -46,21 +47,15 @@ def match_photos(
     path: Path,
     catalog: Catalog,
     pairs: Sequence[Pair],
-    given: Mapping[int, pycolmap.Camera] | None = None,
-    *,
-    workers: int | None = None,
-    seed: int = 0,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    given: Mapping[int, pycolmap.Camera] | None,
+    workers: int | None,
+    seed: int,
+    progress: Progress,
 ) -> None:
-    """Bring the images of the database at `path` up to date with the catalogue; match and verify those
-    of `pairs` that it does not hold yet, each stored as soon as it is done.
-
-    Args:
-        given: calibrated cameras by image id; others are as EXIF says.
-        workers: threads; by default one a core.
-        seed: of every RANSAC.
-        progress: called with (done, in all) from this thread.
-    """
+    """Bring the images of the database at `path` up to date with the catalogue, with calibrated
+    cameras by image id where they are given, else as EXIF says; match and verify those of `pairs`
+    that it does not hold yet, each stored as soon as it is done. See
+    `pipelines.mapping.build.build_map`."""
 
     def keypoints_of(image_id: int) -> Array:
         return to_colmap(catalog.features(image_id).keypoints.astype(np.float64))
@@ -101,7 +96,7 @@ def match_photos(
                 if not database.exists_matches(*pair):
                     database.write_matches(*pair, matches.astype(np.uint32))
                 database.write_two_view_geometry(*pair, geometry)
-                progress(done, len(todo))
+                progress("matching", done, len(todo))
 
 
 def _geometry(
