@@ -25,7 +25,7 @@ from locate.datasets.records import PosedPhoto, Scene
 from locate.errors import ImageError, InputError, UnknownNameError
 from locate.formats.colmap import is_model, make_camera, read_model
 from locate.formats.text import fault, numbers, pose_matrix, read_lines
-from locate.geometry.panorama_camera import refuse_spheres
+from locate.geometry.cameras import refuse_spheres
 from locate.geometry.rigid import invert
 from locate.types import Array
 

@@ -49,19 +49,14 @@ class PoseFormat:
 
 
 def read_poses(path: Path, form: str = "auto", *, direction: Direction | None = None) -> Poses:
-    """Read a file of poses, or the folder of a COLMAP model.
+    """Read a file of poses, or the folder of a COLMAP model: 3 x 4 float64 `cam_from_world` by name,
+    in the order of the file; KITTI's are named by their index in six digits, as its images are.
+    `InputError` names the file and the line.
 
     Args:
         form: one of `FORMATS`, or "auto": "colmap" for a folder or a file images.txt, else "hloc". The
             columns of "hloc" and "tum" cannot be told apart by their number, so "tum" is never guessed.
         direction: what the file's numbers map, where that is not the format's own.
-
-    Returns:
-        3 x 4 float64 `cam_from_world` by name, in the order of the file. KITTI's are named by their
-        index in six digits, as its images are.
-
-    Raises:
-        InputError: names the file and the line.
     """
     kind = _format(guess_format(path) if form == "auto" else form)
     poses = kind.read(path)

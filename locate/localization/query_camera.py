@@ -17,8 +17,15 @@ import pycolmap
 
 from locate.errors import ImageError, InputError
 from locate.formats.colmap import make_camera, read_cameras_text
-from locate.geometry.cameras import SPHERICAL, Camera, about_model, colmap_camera, is_spherical
-from locate.geometry.panorama_camera import given_sphere, tagged_sphere
+from locate.geometry.cameras import (
+    SPHERICAL,
+    Camera,
+    about_model,
+    colmap_camera,
+    given_sphere,
+    is_spherical,
+    tagged_sphere,
+)
 from locate.images.focal_length import cropped_from, digital_zoom, exif_focal
 from locate.localization.refinement import IntrinsicsPrior
 from locate.types import PhotoInfo
@@ -164,14 +171,13 @@ def any_lens(focal: float, size: tuple[int, int]) -> pycolmap.Camera:
     """COLMAP's OPENCV without distortion, to begin with: with two radial terms, two focal lengths
     and the principal point free it bends as other lenses do, fisheyes of up to 100 degrees among
     them."""
-    params = [focal, focal, size[0] / 2, size[1] / 2, 0.0, 0.0, 0.0, 0.0]
-    return pycolmap.Camera(model="OPENCV", width=size[0], height=size[1], params=params)
+    params = (focal, focal, size[0] / 2, size[1] / 2, 0.0, 0.0, 0.0, 0.0)
+    return colmap_camera(Camera("OPENCV", *size, params))
 
 
 def simple_camera(focal: float, size: tuple[int, int]) -> pycolmap.Camera:
     """COLMAP's SIMPLE_RADIAL without distortion, its principal point in the middle."""
-    params = [focal, size[0] / 2, size[1] / 2, 0.0]
-    return pycolmap.Camera(model="SIMPLE_RADIAL", width=size[0], height=size[1], params=params)
+    return colmap_camera(Camera("SIMPLE_RADIAL", *size, (focal, size[0] / 2, size[1] / 2, 0.0)))
 
 
 def plain_camera(camera: pycolmap.Camera, source: str) -> Camera:

@@ -14,8 +14,8 @@ from __future__ import annotations
 import numpy as np
 import pycolmap
 
+from locate.geometry.cameras import sphere_camera
 from locate.geometry.panorama import pixels_of, rays_of
-from locate.geometry.panorama_camera import sphere_camera
 from locate.geometry.rigid import cross_matrices, transform
 from locate.localization.absolute_pose import MAX_ERROR, SOLVERS
 from locate.localization.query_camera import QueryCamera, simple_camera

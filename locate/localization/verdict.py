@@ -30,10 +30,9 @@ FIELD_OF_VIEW = (8.0, 150.0)  # degrees across the longer side; cameras beyond a
 
 @dataclass(frozen=True)
 class PoseQuality:
-    """What speaks for a pose.
+    """What speaks for a pose: matches and inliers are different features of the photo.
 
     Attributes:
-        matches, inliers: different features of the photo.
         coverage: share of the photo, see `coverage_of`.
         position: standard deviation of the centre, worst direction, over the distance of the points.
         rotation: standard deviation in degrees, worst axis.

@@ -31,14 +31,12 @@ def ratio_for(purpose: Literal["query", "map"], own: Ratios) -> float:
 
 
 def match_mutual(a: Array, b: Array, ratio: float | None = None) -> Array:
-    """Mutual nearest neighbours among L2-normalised descriptors, N x D and M x D, float16 or float32.
+    """Mutual nearest neighbours among L2-normalised descriptors, N x D and M x D, float16 or
+    float32: K x 2 int32, indices (into a, into b), in the order of a.
 
     Args:
         ratio: Lowe's test (IJCV 2004, section 7.1) in the direction a -> b: keep a match only if
             its distance is below `ratio` times the distance to the second nearest; None for no test.
-
-    Returns:
-        K x 2 int32, indices (into a, into b), in the order of a.
     """
     if len(a) == 0 or len(b) == 0:
         return np.zeros((0, 2), np.int32)

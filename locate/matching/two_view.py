@@ -42,7 +42,9 @@ def verify(
     *,
     overlays: bool = True,
 ) -> Verification:
-    """Estimate the motion between two images and keep the matches (M x 2 int32) that agree with it.
+    """Estimate the motion between two images and keep the matches (M x 2 int32) that agree with it:
+    all but repeated ones (`distinct_matches`) and those on an overlay (`locate.matching.overlays`),
+    with their inliers.
 
     Args:
         working_side: long side in pixels that both images were shrunk to before detection. The
@@ -51,13 +53,6 @@ def verify(
         max_error: in pixels of that size, to the epipolar lines (Sampson), or in the database image to
             where the affine motion puts a point of the query.
         overlays: False counts matches on an overlay as any others, to measure what they would prove.
-
-    Returns:
-        `matches` less repeated ones (see `distinct_matches`) and less those on an overlay
-        (`locate.matching.overlays`), with their inliers.
-
-    Raises:
-        UnknownNameError: there is no such model.
     """
     if model not in MODELS:
         raise UnknownNameError("model of verification", model, MODELS)

@@ -35,13 +35,9 @@ class MapImage:
 
 
 class ReferenceMap:
-    """All of a map that queries need.
+    """All of a map that queries need, among it its `MapRecord`, model and extractor.
 
     Attributes:
-        folder: of the map.
-        record: see `index.maps.folder.MapRecord`.
-        extractor_info: what looked at its photos, and must look at queries.
-        model: the `pycolmap.Reconstruction`.
         images: in the order of their names; the rows of the arrays below.
         points: P x 3 float64.
         track_lengths: P, how many photos see each.

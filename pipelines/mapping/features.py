@@ -17,7 +17,7 @@ from index.records import Entry, ImageRow
 from index.vectors.local_records import NEIGHBOURS
 from locate.errors import DatabaseMismatchError, DatabaseMissingError, InputError
 from locate.extractors.base import Extractor, ExtractorInfo
-from locate.geometry.panorama_camera import CUT_THEM
+from locate.geometry.cameras import CUT_THEM
 from locate.georef.fitting import Place
 from locate.images.folder import scan
 from locate.images.reading import projection_in

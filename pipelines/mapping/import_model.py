@@ -27,7 +27,7 @@ from locate.datasets.records import PosedPhoto
 from locate.errors import InputError, NoMapError
 from locate.extractors.base import Extractor
 from locate.formats.colmap import PoseModel, read_model
-from locate.geometry.panorama_camera import refuse_spheres
+from locate.geometry.cameras import refuse_spheres
 from locate.georef.georef import metric_by_gps
 from locate.images.folder import photo_file
 from locate.mapping.structure import JUDGED, MIN_POINTS, examine, examine_matches, nothing_moved
