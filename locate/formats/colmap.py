@@ -97,14 +97,10 @@ def write_model(
 def add_views(
     model: pycolmap.Reconstruction, views: list[tuple[str, pycolmap.Camera, Array, Array | None]]
 ) -> None:
-    """Add registered images with ids 1, 2, ... in the order given; equal cameras become one.
-
-    Since version 4 an image of COLMAP belongs to a frame and its camera to a rig; here each camera is a
-    rig of its own and each image a frame of its own.
-
-    Args:
-        views: (name, camera, 3 x 4 `cam_from_world`, N x 2 keypoints in COLMAP's pixels or None).
-    """
+    """Add registered images with ids 1, 2, ... in the order given: (name, camera, 3 x 4
+    `cam_from_world`, N x 2 keypoints in COLMAP's pixels or None). Equal cameras become one. Since
+    version 4 an image of COLMAP belongs to a frame and its camera to a rig; here each camera is a
+    rig of its own and each image a frame of its own."""
     known: dict[tuple[object, ...], int] = {}
     for image_id, (name, camera, pose, keypoints) in enumerate(views, 1):
         key = (camera.model, camera.width, camera.height, *camera.params)

@@ -27,12 +27,8 @@ Frame = tuple[Array, int, list[tuple[int, int]]]
 
 
 def read_frame_poses(folder: Path, end: str) -> dict[int, Array] | None:
-    """3 x 4 `cam_from_world` by image id, of a model whose files end with `end` (bin, txt); None if it
-    has no rigs or no frames.
-
-    Raises:
-        InputError: names the file and, in text, the line.
-    """
+    """3 x 4 `cam_from_world` by image id, of a model whose files end with `end` (bin, txt); None if
+    it has no rigs or no frames. `InputError` names the file and, in text, the line."""
     rigs_file, frames_file = folder / f"rigs.{end}", folder / f"frames.{end}"
     if not (rigs_file.is_file() and frames_file.is_file()):
         return None

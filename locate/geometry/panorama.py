@@ -49,11 +49,6 @@ class Panorama:
         return cls(size, (0.0, 0.0, float(size[0]), float(size[1])))
 
     @property
-    def pixels_per_radian(self) -> float:
-        """Of the whole sphere, along its equator."""
-        return float(self.full_size[0] / (2 * np.pi))
-
-    @property
     def closed(self) -> bool:
         """Whether the left edge continues the right one."""
         return self.crop[2] >= self.full_size[0]

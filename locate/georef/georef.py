@@ -268,15 +268,10 @@ def georef_from_control_points(
     max_error: float = CONTROL_ERROR,
     seed: int = 0,
 ) -> Georef:
-    """From surveyed points that were clicked in at least two mapping photos each.
-
-    Args:
-        points: by name: metres (x, y, z), or with `geographic` (latitude, longitude, altitude).
-
-    Raises:
-        InputError: a point of an observation is not among them; it is seen once only or from one
-            direction only; and see `fit_georef`.
-    """
+    """From surveyed points, by name: metres (x, y, z) or, if `geographic`, (latitude, longitude,
+    altitude), that were clicked in at least two mapping photos each. `InputError` if a point of an
+    observation is not among them, or is seen once only or from one direction only; and see
+    `fit_georef`."""
     images = {model.images[i].name: model.images[i] for i in model.reg_image_ids()}
     full = pair_names(list(dict.fromkeys(o.image for o in observations)), list(images))
     rays: dict[str, list[tuple[Array, Array]]] = {}

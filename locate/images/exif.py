@@ -22,10 +22,7 @@ _MOST = 4 * 2**20  # bytes of XMP that are looked at
 
 def read_exif(image: Image.Image, turned: bool) -> PhotoInfo:
     """EXIF is written by a thousand programs, many of them wrong: what cannot be parsed is None.
-
-    Args:
-        turned: `image.size` is that of the upright image already.
-    """
+    `turned`: `image.size` is that of the upright image already."""
     main = _tags(lambda: dict(image.getexif()))
     detail = _tags(lambda: image.getexif().get_ifd(ExifTags.IFD.Exif))
     gps = _tags(lambda: image.getexif().get_ifd(ExifTags.IFD.GPSInfo))

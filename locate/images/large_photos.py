@@ -89,13 +89,9 @@ def shrunk_pixels(pixels: Array, least: int | None) -> Array:
 
 
 def refuse_too_many(image: Image.Image, path: Path, *, in_file: bool = False) -> None:
-    """`ImageError` if a photo, as it is going to be decoded, has too many pixels for memory. Cheap: a
-    file may say of itself that it is vast, and nothing is made room for before this. Call between
-    `decode_smaller` and `image.load`.
-
-    Args:
-        in_file: the size is that in the file, which of a JPEG may be larger.
-    """
+    """`ImageError` if a photo, as it is going to be decoded, has too many pixels for memory, or
+    (`in_file`) in the file, which of a JPEG may be more. Cheap: a file may say of itself that it is
+    vast, and nothing is made room for before this. Call between `decode_smaller` and `image.load`."""
     reducible = image.format in ("JPEG", "MPO") and "progressive" not in image.info
     most = MAX_JPEG_PIXELS if in_file and reducible else MAX_PIXELS
     if image.width * image.height > most:

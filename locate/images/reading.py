@@ -109,15 +109,10 @@ def projection_in(path: Path) -> Projection | None:
 
 
 def decode_photo(data: bytes, path: Path, min_long_side: int | None = None) -> Photo:
-    """Decode a photo held in memory, the content of `path`.
-
-    Args:
-        min_long_side: if given, the photo may come at a fraction of its size, as long as its long side
-            keeps at least this many pixels, see `locate.images.large_photos`.
-
-    Raises:
-        ImageError: truncated, animated, too small or too large, not an image, raw, holding NaN, ...
-    """
+    """Decode a photo held in memory, the content of `path`; `ImageError` if it is truncated,
+    animated, too small or too large, not an image, raw, holds NaN, ... It may come at a fraction of
+    its size, as long as its long side keeps `min_long_side` pixels, see
+    `locate.images.large_photos`."""
     if data[4:8] == b"ftyp" and data[8:12] in file_kinds.HEIF_BRANDS:
         _register_heif()
     _check_png(data, path)

@@ -312,7 +312,10 @@ class PoseOptimization:
         by_plane = np.stack(
             [(image(flat + a) - image(flat - a)) / (2 * _STEP) for a in _STEP * np.eye(2)], axis=2
         )  # M x 2 x 2
-        by_world = by_plane @ plane_by_point(seen) @ rotation
+        plane_by_seen = np.zeros((len(flat), 2, 3))
+        plane_by_seen[:, 0, 0] = plane_by_seen[:, 1, 1] = 1 / seen[:, 2]
+        plane_by_seen[:, :, 2] = -flat / seen[:, 2:]
+        by_world = by_plane @ plane_by_seen @ rotation
         # Turning world_from_cam by exp(w) turns the rays by exp(-w): d ray = ray x w.
         parts = [-by_world, by_world @ cross_matrices(rays)]
         for which in self._free:
@@ -329,14 +332,6 @@ def moved_pose(pose: Array, step: Array) -> Array:
     `step[3:6]`."""
     rotation = pose[:, :3] @ rotation_of(step[3:6]).T
     return np.asarray(np.c_[rotation, -rotation @ (center_of(pose) + step[:3])])
-
-
-def plane_by_point(seen: Array) -> Array:
-    """M x 2 x 3 derivatives of the normalized plane by points in the camera, M x 3."""
-    out = np.zeros((len(seen), 2, 3))
-    out[:, 0, 0] = out[:, 1, 1] = 1 / seen[:, 2]
-    out[:, :, 2] = -(seen[:, :2] / seen[:, 2:]) / seen[:, 2:]
-    return out
 
 
 def in_blocks(smooth: Callable[[slice], Array], values: Array) -> Array:

@@ -35,9 +35,11 @@ _REFERENCE = np.eye(4)[:3]
 
 @dataclass(frozen=True, eq=False)
 class RigCamera:
-    """Attributes: prefix: what the names of its photos begin with. cam_from_rig: 3 x 4 float64 [R |
-    t], x_cam = R x_rig + t, t in units of the map. camera: see `query_camera.choose_camera`; None is
-    looked for in EXIF and in the map."""
+    """Attributes:
+    prefix: what the names of its photos begin with.
+    cam_from_rig: 3 x 4 float64 [R | t], x_cam = R x_rig + t, t in units of the map.
+    camera: see `query_camera.choose_camera`; None is looked for in EXIF and in the map.
+    """
 
     prefix: str
     cam_from_rig: Array

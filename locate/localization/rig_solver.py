@@ -65,10 +65,12 @@ class RigView:
 
 @dataclass(frozen=True, eq=False)
 class RefinedRig:
-    """Attributes: rig_from_world: 3 x 4 float64. cameras: of the views, with what was found of their
-    intrinsics. covariance: 6 x 6 of the rig's origin and rotation, as
-    `locate.localization.pose.Pose` has them. residuals: M x 2 for each view, seen - projected, in
-    pixels of its photo."""
+    """Attributes:
+    rig_from_world: 3 x 4 float64.
+    cameras: of the views, with what was found of their intrinsics.
+    covariance: 6 x 6 of the rig's origin and rotation, as `locate.localization.pose.Pose` has them.
+    residuals: M x 2 for each view, seen - projected, in pixels of its photo.
+    """
 
     rig_from_world: Array
     cameras: tuple[pycolmap.Camera, ...]
@@ -91,14 +93,9 @@ def solve_rig(
     correlated_ratio: float = CORRELATED_RATIO,
     seed: int = 0,
 ) -> RigSolution | None:
-    """The pose of the rig that most matches agree with; None if too few agree with any.
-
-    Args:
-        starts: 3 x 4 `rig_from_world` that compete with those of RANSAC, such as single photos tell;
-            the one that fits best wins.
-        correlated_ratio: see `refinement.refine_pose`.
-        seed: of RANSAC; the same input gives the same pose up to rounding.
-    """
+    """The pose of the rig that most matches agree with; None if too few agree with any. `starts` (3
+    x 4 `rig_from_world`), such as single photos tell, compete with what RANSAC finds; the one that
+    fits best wins. The same input and seed give the same pose up to rounding."""
     found = [estimate_rig_pose(views, max_error=limit, seed=seed) for limit in LIMITS]
     poses = [pose for pose in (*found, *starts) if pose is not None]
     if not poses:

@@ -87,8 +87,10 @@ def solve_pose(
     if camera.source in (GIVEN, ESTIMATED):
         return found
     size = (camera.camera.width, camera.camera.height)
-    free = unknown_camera(size)
-    contradicted = found is not None and abs(_pull(camera, found)) > _CONTRADICTED
+    free, contradicted = unknown_camera(size), False
+    if found is not None:  # in standard deviations of the focal length
+        ratio = found.camera.camera.mean_focal_length() / camera.camera.mean_focal_length()
+        contradicted = abs(float(np.log(ratio)) / camera.prior.focal) > _CONTRADICTED
     if found is not None and not contradicted and found.inliers.mean() > _MOST:
         # Without RANSAC, which takes longer than all else: is there a better lens nearby?
         lens = any_lens(found.camera.camera.mean_focal_length(), size)
@@ -113,12 +115,6 @@ def ratio_at_resolution(
         return correlated_ratio
     halvings = np.log2(resolution * scale / camera.mean_focal_length())
     return float(np.hypot(correlated_ratio, COARSE * halvings))
-
-
-def _pull(camera: QueryCamera, found: Solution) -> float:
-    """How far the focal length was refined away from the camera's, in its standard deviations."""
-    ratio = found.camera.camera.mean_focal_length() / camera.camera.mean_focal_length()
-    return float(np.log(ratio)) / camera.prior.focal
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,11 +29,8 @@ _RIDGE = 1e-12  # share of the diagonal: holds the frame of the world
 
 
 def focal_doubt(model: pycolmap.Reconstruction, calibrated: Collection[int] = ()) -> str | None:
-    """Why the focal lengths of a map are uncertain; None if they are not, or it is not known.
-
-    Args:
-        calibrated: ids of the cameras whose focal lengths are known.
-    """
+    """Why the focal lengths of a map, but for those of `calibrated` cameras (ids), are uncertain;
+    None if they are not, or it is not known."""
     images = [model.images[i] for i in model.reg_image_ids()]
     own = [image for image in images if image.camera_id not in calibrated]
     if 2 * len(own) <= len(images) or len(images) > _MOST_PHOTOS:

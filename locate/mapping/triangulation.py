@@ -33,10 +33,13 @@ _ROUNDS = 10  # of Levenberg-Marquardt; points, independent of each other, conve
 
 @dataclass(frozen=True, eq=False)
 class Triangulation:
-    """Attributes: points: P x 3 float64 in the unit of the poses. point_ids: for each photo, by
-    name, N int64: which point each of its N features sees, -1 for none. track_length: how many
-    photos see a point, on average. error: mean reprojection error in pixels. model: image ids are
-    positions in the photos given + 1."""
+    """Attributes:
+    points: P x 3 float64 in the unit of the poses.
+    point_ids: for each photo, by name, N int64: which point each of its N features sees, -1 for none.
+    track_length: how many photos see a point, on average.
+    error: mean reprojection error in pixels.
+    model: image ids are positions in the photos given + 1.
+    """
 
     points: Array
     point_ids: Mapping[str, Array]

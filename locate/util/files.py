@@ -18,12 +18,10 @@ _UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)  # a folder of which tha
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Atomic write: a name to write to; when the block ends well, what was written takes the place of
-    `path`. Then it is on the disk, its name too. At any other end `path` is as it was and nothing is
-    left, but for what a killed process wrote, which the next `sole_writer` deletes.
-
-    Safe to use for one path from several threads and processes; the last one wins.
-    """
+    """Atomic write: a name to write to; when the block ends well, what was written takes the place
+    of `path`. Then it is on the disk, its name too. At any other end `path` is as it was and nothing
+    is left, but for what a killed process wrote, which the next `sole_writer` deletes. Safe for one
+    path from several threads and processes; the last one wins."""
     ending = f".{os.getpid()}-{threading.get_ident()}.writing"
     temporary = path.with_name(f".{path.name[:40]}{ending}")  # a name has 255 bytes at most
     try:

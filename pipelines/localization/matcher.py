@@ -128,11 +128,6 @@ class PoseHypothesis:
     solution: Solution | None
     num_inliers: int
 
-    @property
-    def num_matches(self) -> int:
-        """Different features that are matched."""
-        return len(np.unique(self.features))
-
 
 @dataclass(frozen=True, eq=False)
 class Attempt:
@@ -287,7 +282,7 @@ class MapMatcher:
     ) -> Pose:
         """The best hypothesis as an answer, with its verdict."""
         best = attempt.hypotheses[0]
-        matched, solution = best.num_matches, best.solution
+        matched, solution = len(np.unique(best.features)), best.solution
         if solution is None:
             return Pose(path, NOT_LOCALIZED, too_few(matched), matches=matched)
         refined, inliers = solution.refined, solution.inliers

@@ -40,13 +40,8 @@ _CELLS = (32, 16)  # over the sphere: about as large as those of a photo
 
 
 def match_panorama(matcher: MapMatcher, photo: Photo, query: Query) -> Iterator[Attempt]:
-    """What it has in common with the map, by more and more views. The camera's axes are those of
-    `locate.geometry.panorama`.
-
-    Args:
-        photo: as it was read for a photo of its size; it is read again if its views need more.
-        query: its camera is spherical, its candidates are those of an ordinary photo.
-    """
+    """What it has in common with the map, by more and more views; it is read again if these need
+    more pixels than a photo of its size. The camera's axes are those of `locate.geometry.panorama`."""
     extractor, clock = matcher.extractor(), query.clock
     panorama = panorama_of(photo.info) if query.camera.source == "xmp" else None
     panorama = panorama or Panorama.whole(photo.info.size)
@@ -118,7 +113,7 @@ class PanoramaViews:
     @property
     def scale(self) -> float:
         """How many pixels of the panorama one pixel of a view is."""
-        return float(self.panorama.pixels_per_radian / self._cutter.focal)
+        return float(self.panorama.full_size[0] / (2 * np.pi) / self._cutter.focal)
 
     def features(self, count: int, degrees: int, map_: Map) -> Features | None:
         """The features of the first `count` views, turned by `degrees` counter-clockwise, each of the

@@ -68,8 +68,10 @@ def present(
         there = [name for name in posed.poses if name not in set(missing)]
         cameras, poses = ({n: d[n] for n in there} for d in (posed.cameras, posed.poses))
         return PoseModel(cameras, poses, posed.notes), missing
+    cure = "name the folder that the model's image names are relative to"
+    cure += ", or go on without them by --skip-missing" if left >= 2 else ""
     text = f"{len(missing)} of the {len(posed.poses)} photos of {model} are not in {images}: "
-    raise InputError(text + first_few(missing) + "; " + (_cause(images, missing) or _cure(left)))
+    raise InputError(text + first_few(missing) + "; " + (_cause(images, missing) or cure))
 
 
 def require_places(model: Path, posed: PoseModel) -> None:
@@ -81,11 +83,6 @@ def require_places(model: Path, posed: PoseModel) -> None:
             f"{model}: all {len(centres)} cameras stand at one spot, ({place}), so no point "
             "can be triangulated; a map needs photos from different places, and their poses"
         )
-
-
-def _cure(left: int) -> str:
-    cure = "name the folder that the model's image names are relative to"
-    return cure + (", or go on without them by --skip-missing" if left >= 2 else "")
 
 
 def _cause(images: Path, missing: Sequence[str]) -> str | None:
