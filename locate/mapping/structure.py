@@ -144,9 +144,9 @@ def examine(
         elif by_turning is not None:
             turned.append(by_turning)
     proven |= images.keys() - told  # nothing speaks against them
-    _spread(model, proven, seen, centres)
+    _propagate(model, proven, seen, centres)
     both = proven | weak
-    _spread(model, both, seen, centres)
+    _propagate(model, both, seen, centres)
     share = float(np.mean(turned)) if turned else 0.0
     flat = frozenset(images.keys() - both)
     return Structure(frozenset(proven), frozenset(both - proven), flat, share)
@@ -238,7 +238,7 @@ def _many(residuals: Array, tolerance: float, share: float = _SHARE) -> bool:
     return off >= _LEAST and off >= share * len(residuals)
 
 
-def _spread(
+def _propagate(
     model: pycolmap.Reconstruction,
     fixed: set[int],
     seen: Mapping[int, _Observations],

@@ -30,8 +30,7 @@ from locate.types import Array
 from locate.util.timing import Clock
 from pipelines.localization.localizer import Localizer
 from pipelines.localization.matcher import CANDIDATES, Asked, PosePrior, Request
-from pipelines.localization.rig_matching import RigPhoto, match_rig
-from pipelines.localization.rig_verdict import chi2_per_dof, judge_rig
+from pipelines.localization.rig_matching import RigPhoto, chi2_per_dof, judge_rig, match_rig
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,8 +21,7 @@ from locate.localization.rig_solver import (
     refine_rig,
     solve_rig,
 )
-from pipelines.localization.rig_matching import RigPhoto
-from pipelines.localization.rig_verdict import _second_best
+from pipelines.localization.rig_matching import RigPhoto, _second_best
 
 LENSES = [
     ("PINHOLE", (640, 480), [520.0, 530.0, 322.0, 243.0]),
