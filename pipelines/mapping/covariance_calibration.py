@@ -1,9 +1,9 @@
 """How honest a map's covariances are, measured on its own photos.
 
 Each of some of its photos is localized by the others, and the error of its pose is held against the
-covariance. That has a part for independent noise and one for systematic errors of unknown size
-(`locate.localization.refinement`): A + share^2 B. The share is chosen so that the normalized
-squared errors e^T (A + share^2 B)^-1 e have the median of a chi-squared variable of six degrees of
+covariance. That has a part for independent noise and one for correlated errors of unknown size
+(`locate.localization.refinement`): A + ratio^2 B. The ratio is chosen so that the normalized
+squared errors e^T (A + ratio^2 B)^-1 e have the median of a chi-squared variable of six degrees of
 freedom, as they must have if the covariance is right. The median, because a photo or two with
 wrong poses must not blow up all covariances.
 
@@ -34,7 +34,7 @@ from pipelines.localization.matcher import CANDIDATES, match_points
 from pipelines.localization.reference_map import ReferenceMap
 
 MEDIAN = 5.348  # of chi-squared with six degrees of freedom
-SHARES = (0.02, 5.0)  # the least and the largest that are believed
+RATIO_LIMITS = (0.02, 5.0)  # the least and the largest that are believed
 _PHOTOS = 40
 _LEAST = 6  # photos; fewer tell nothing
 _PART_OF_COMMON = 3  # photos that must see a point that is used for one of them
@@ -44,8 +44,8 @@ _CONDITION = 1e8  # of a point's normal equations; beyond, its rays are parallel
 def measure_correlated_ratio(
     folder: MapFolder, record: MapRecord, model: pycolmap.Reconstruction
 ) -> float | None:
-    """The ratio of correlated errors to the noise of a map's own photos, within `SHARES`; None if fewer
-    than six of them can be localized by the others. The folder holds the features."""
+    """The ratio of correlated errors to the noise of a map's own photos, within `RATIO_LIMITS`; None
+    if fewer than six can be localized by the others. The folder holds the features."""
     if not model.num_points3D():
         return None
     map_ = ReferenceMap(folder.folder, record, model)
@@ -63,16 +63,16 @@ def fit_correlated_ratio(found: Sequence[tuple[Refined, Array]]) -> float | None
     if len(found) < _LEAST:
         return None
 
-    def median(share: float) -> float:
-        values = [e @ np.linalg.solve(r.covariance_with(share), e) for r, e in found]
+    def median(ratio: float) -> float:
+        values = [e @ np.linalg.solve(r.covariance_with(ratio), e) for r, e in found]
         return float(np.median(values))
 
-    low, high = SHARES
+    low, high = RATIO_LIMITS
     if median(low) <= MEDIAN:
         return low
     if median(high) >= MEDIAN:
         return high
-    for _ in range(30):  # the median falls as the share grows
+    for _ in range(30):  # the median falls as the ratio grows
         middle = np.sqrt(low * high)
         low, high = (middle, high) if median(middle) > MEDIAN else (low, middle)
     return float(np.sqrt(low * high))

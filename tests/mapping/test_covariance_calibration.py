@@ -16,7 +16,7 @@ from locate.localization.refinement import Refined
 from locate.metrics.pose import pose_error
 from pipelines.localization.reference_map import ReferenceMap
 from pipelines.mapping.covariance_calibration import (
-    SHARES,
+    RATIO_LIMITS,
     _observations,
     _points_without,
     fit_correlated_ratio,
@@ -66,8 +66,8 @@ def test_a_few_wrong_poses_hardly_change_it():
 
 def test_within_bounds():
     found = drawn(40, 1.0)
-    assert fit_correlated_ratio([(r, 0 * e) for r, e in found]) == SHARES[0]
-    assert fit_correlated_ratio([(r, 1e6 * e) for r, e in found]) == SHARES[1]
+    assert fit_correlated_ratio([(r, 0 * e) for r, e in found]) == RATIO_LIMITS[0]
+    assert fit_correlated_ratio([(r, 1e6 * e) for r, e in found]) == RATIO_LIMITS[1]
 
 
 def test_fewer_than_six_tell_nothing():
@@ -162,7 +162,7 @@ def test_points_without_a_photo_are_where_the_others_put_them(map_):
 
 def test_the_share_of_a_map_is_in_its_record(folder):
     record = MapFolder(folder).read_record()
-    assert SHARES[0] <= record.systematic <= SHARES[1]
+    assert RATIO_LIMITS[0] <= record.systematic <= RATIO_LIMITS[1]
     assert (
         measure_correlated_ratio(MapFolder(folder), record, MapFolder(folder).read_model())
         == record.systematic
