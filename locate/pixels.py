@@ -38,6 +38,12 @@ def fit_size(size: tuple[int, int], long_side: int) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
+def extraction_scale(long_side: float, working_side: int) -> float:
+    """Pixels of a photo per pixel that the extractor looks at, which shrinks photos to a long side of at
+    most `working_side` pixels; 1 for smaller photos."""
+    return max(1.0, long_side / working_side)
+
+
 def unrotate_points(points: Array, turned_size: tuple[int, int], degrees: int) -> Array:
     """Points of a turned image -> the image before it was turned.
 

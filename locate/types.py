@@ -6,7 +6,7 @@ Arrays are not copied: treat them as read-only. Pixel conventions stand in `loca
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,11 @@ class Features:
 
     def __len__(self) -> int:
         return len(self.keypoints)
+
+    def take(self, rows: Array) -> Features:
+        """Some of them, by their rows or N bool."""
+        parts = {name: getattr(self, name)[rows] for name in ("keypoints", "scores", "descriptors")}
+        return replace(self, **parts)
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,7 +25,7 @@ from locate.datasets.records import PosedPhoto, Scene
 from locate.errors import ImageError, InputError, UnknownNameError
 from locate.formats.colmap import is_model, make_camera, read_model
 from locate.formats.text import fault, numbers, pose_matrix, read_lines
-from locate.geometry.panorama_camera import refuse_spheres
+from locate.geometry.cameras import refuse_spheres
 from locate.geometry.rigid import invert
 from locate.types import Array
 
@@ -158,7 +158,7 @@ def _read_cambridge(folder: Path, metric: bool) -> Scene:
                 continue
             name = fields[0]
             values = numbers(path, number, fields[1:])
-            rotation = pose_matrix(path, number, values[3:], [0.0, 0.0, 0.0])[:, :3]
+            rotation = pose_matrix(path, number, [*values[3:], 0.0, 0.0, 0.0])[:, :3]
             lens = lenses.get(str(Path(name).with_suffix("")))
             if lens is None:
                 unknown += 1

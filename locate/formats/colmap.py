@@ -10,24 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pycolmap
 
 from locate.errors import InputError
-from locate.formats.colmap_binary import read_cameras_binary, read_images_binary, usable
-from locate.formats.colmap_files import (
-    FORMS,
-    difference,
-    form_of,
-    has_form,
-    no_model,
-    pose_difference,
-)
+from locate.formats import colmap_files
+from locate.formats.colmap_binary import ModelImage, read_cameras_binary, read_images_binary, usable
 from locate.formats.colmap_rigs import read_frame_poses
-from locate.formats.text import fault, integer, numbers, pose_matrix, read_lines
-from locate.geometry.camera_models import SPHERICAL, about_model
+from locate.formats.text import fault, integer, numbers, pose_matrix, read_lines, rows
+from locate.geometry.cameras import SPHERICAL, about_model, colmap_camera
 from locate.types import Array
 
 
@@ -44,53 +36,41 @@ class PoseModel:
     notes: tuple[str, ...] = ()
 
 
-class ModelImage(NamedTuple):
-    """An image of a model's file of images; `pose` is 3 x 4 `cam_from_world`."""
-
-    image_id: int
-    camera_id: int
-    pose: Array
-
-
 def is_model(folder: Path) -> bool:
     """Whether `folder` holds cameras and images as COLMAP writes them, as text or binary."""
-    return form_of(folder) is not None
+    return colmap_files.form_of(folder) is not None
 
 
 def read_model(folder: Path) -> PoseModel:
-    """Cameras and poses of the model in `folder`: of the binary form, if both are there.
-
-    Raises:
-        InputError: names the file and the line, or where a model is if there is none.
-    """
-    form = form_of(folder)
+    """Cameras and poses of the model in `folder`: of the binary form, if both are there. `InputError`
+    names the file and the line, or where a model is if there is none."""
+    form = colmap_files.form_of(folder)
     if form is None:
-        raise no_model(folder)
+        raise colmap_files.no_model(folder)
     model = _read_form(folder, form)
-    other = next(end for end in FORMS if end != form)
-    if not has_form(folder, other):
+    other = next(end for end in colmap_files.FORMS if end != form)
+    if not colmap_files.has_form(folder, other):
         return model
     try:
         beside = _read_form(folder, other)
-        differs = difference((model.cameras, model.poses), (beside.cameras, beside.poses))
+        differs = colmap_files.difference(
+            (model.cameras, model.poses), (beside.cameras, beside.poses)
+        )
     except InputError as error:
         differs = f"the other cannot be read: {error}"
     if not differs:
         return model
+    this, that = colmap_files.FORMS[form], colmap_files.FORMS[other]
     note = (
-        f"{folder} holds a {FORMS[form]} and a {FORMS[other]} model that differ ({differs}): the "
-        f"{FORMS[form]} one was read, as COLMAP does; delete the files of the one that is out of date"
+        f"{folder} holds a {this} and a {that} model that differ ({differs}): the "
+        f"{this} one was read, as COLMAP does; delete the files of the one that is out of date"
     )
     return PoseModel(model.cameras, model.poses, (*model.notes, note))
 
 
 def read_reconstruction(folder: Path) -> pycolmap.Reconstruction:
-    """The whole model in `folder`, with its points.
-
-    Raises:
-        InputError: there is none, a part is missing or damaged.
-    """
-    if not any(has_form(folder, end, points=True) for end in FORMS):
+    """The whole model in `folder`, with its points; `InputError` if a part is missing or damaged."""
+    if not any(colmap_files.has_form(folder, end, points=True) for end in colmap_files.FORMS):
         raise InputError(
             f"{folder} is no COLMAP model: it needs cameras, images and points3D, "
             "all three as .bin or as .txt"
@@ -106,12 +86,8 @@ def read_reconstruction(folder: Path) -> pycolmap.Reconstruction:
 def write_model(
     folder: Path, poses: Mapping[str, Array], cameras: Mapping[str, pycolmap.Camera]
 ) -> None:
-    """Write a COLMAP text model without points into `folder`, made if need be.
-
-    Args:
-        poses: 3 x 4 `cam_from_world` by image name.
-        cameras: the camera of each image, by its name.
-    """
+    """Write a COLMAP text model without points into `folder`, made if need be, of poses (3 x 4
+    `cam_from_world`) and cameras by image name."""
     model = pycolmap.Reconstruction()
     add_views(model, [(name, cameras[name], poses[name], None) for name in sorted(poses)])
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,42 +95,27 @@ def write_model(
 
 
 def add_views(
-    model: pycolmap.Reconstruction,
-    views: list[tuple[str, pycolmap.Camera, Array, Array | None]],
+    model: pycolmap.Reconstruction, views: list[tuple[str, pycolmap.Camera, Array, Array | None]]
 ) -> None:
-    """Add registered images with ids 1, 2, ... in the order given; equal cameras become one.
-
-    Since version 4 an image of COLMAP belongs to a frame and its camera to a rig; here each camera is a
-    rig of its own and each image a frame of its own.
-
-    Args:
-        views: (name, camera, 3 x 4 `cam_from_world`, N x 2 keypoints in COLMAP's pixels or None).
-    """
+    """Add registered images with ids 1, 2, ... in the order given: (name, camera, 3 x 4
+    `cam_from_world`, N x 2 keypoints in COLMAP's pixels or None). Equal cameras become one. Since
+    version 4 an image of COLMAP belongs to a frame and its camera to a rig; here each camera is a
+    rig of its own and each image a frame of its own."""
     known: dict[tuple[object, ...], int] = {}
     for image_id, (name, camera, pose, keypoints) in enumerate(views, 1):
         key = (camera.model, camera.width, camera.height, *camera.params)
         if key not in known:
             known[key] = len(known) + 1
-            model.add_camera_with_trivial_rig(
-                pycolmap.Camera(
-                    camera_id=known[key],
-                    model=camera.model,
-                    width=camera.width,
-                    height=camera.height,
-                    params=camera.params,
-                )
-            )
+            own = colmap_camera(camera)
+            own.camera_id = known[key]
+            model.add_camera_with_trivial_rig(own)
         points = np.zeros((0, 2)) if keypoints is None else np.asarray(keypoints, np.float64)
         image = pycolmap.Image(name=name, keypoints=points, camera_id=known[key], image_id=image_id)
         model.add_image_with_trivial_frame(image, pycolmap.Rigid3d(np.asarray(pose)[:3]))
 
 
 def read_images_text(path: Path) -> dict[str, ModelImage]:
-    """The images of COLMAP's images.txt, by name.
-
-    Raises:
-        InputError: names the file and the line.
-    """
+    """The images of COLMAP's images.txt, by name; `InputError` names the file and the line."""
     images: dict[str, ModelImage] = {}
     lines = enumerate(read_lines(path), 1)
     for number, line in lines:
@@ -166,24 +127,17 @@ def read_images_text(path: Path) -> dict[str, ModelImage]:
         name = fields[9]
         if name in images:
             raise fault(path, number, f"{name} stands here a second time", line)
-        values = numbers(path, number, fields[1:8])
-        images[name] = ModelImage(
-            integer(path, number, fields[0]),
-            integer(path, number, fields[8]),
-            pose_matrix(path, number, values[:4], values[4:]),
-        )
+        pose = pose_matrix(path, number, numbers(path, number, fields[1:8]))
+        image_id, camera_id = (integer(path, number, fields[k]) for k in (0, 8))
+        images[name] = ModelImage(image_id, camera_id, pose)
         _check_points(path, lines)
     return images
 
 
 def _read_form(folder: Path, end: str) -> PoseModel:
     """The model in one of `FORMS`."""
-    if end == "bin":
-        cameras = read_cameras_binary(folder / "cameras.bin")
-        images = _read_images_binary(folder / "images.bin")
-    else:
-        cameras = read_cameras_text(folder / "cameras.txt")
-        images = read_images_text(folder / "images.txt")
+    of_cameras, of_images = _READERS[end]
+    cameras, images = of_cameras(folder / f"cameras.{end}"), of_images(folder / f"images.{end}")
     missing = next((name for name in images if images[name].camera_id not in cameras), None)
     if missing is not None:
         raise InputError(
@@ -196,7 +150,9 @@ def _read_form(folder: Path, end: str) -> PoseModel:
     notes: tuple[str, ...] = ()
     if framed:
         turned = {name: by_frame[images[name].image_id] for name in framed}
-        differs = pose_difference([turned[n] for n in framed], [poses[n] for n in framed])
+        differs = colmap_files.pose_difference(
+            [turned[n] for n in framed], [poses[n] for n in framed]
+        )
         if differs:
             note = (
                 f"{folder}: frames.{end} and images.{end} differ ({differs}): frames.{end} was read, "
@@ -220,24 +176,14 @@ def _check_points(path: Path, lines: Iterator[tuple[int, str]]) -> None:
     except ValueError:
         whole = False
     if not whole:
-        raise fault(
-            path,
-            number,
-            "expected the second line of an image: X Y POINT3D_ID triples or empty",
-            line,
-        )
+        expected = "expected the second line of an image: X Y POINT3D_ID triples or empty"
+        raise fault(path, number, expected, line)
 
 
 def read_cameras_text(path: Path) -> dict[int, pycolmap.Camera]:
-    """The cameras of COLMAP's cameras.txt by their ids.
-
-    Raises:
-        InputError: names the file and the line.
-    """
+    """The cameras of COLMAP's cameras.txt by their ids; `InputError` names the file and the line."""
     cameras: dict[int, pycolmap.Camera] = {}
-    for number, line in enumerate(read_lines(path), 1):
-        if not line or line.startswith("#"):
-            continue
+    for number, line in rows(path):
         fields = line.split()
         if len(fields) < 5:
             raise fault(path, number, "expected CAMERA_ID MODEL WIDTH HEIGHT PARAMS", line)
@@ -266,14 +212,7 @@ def make_camera(path: Path, number: int, fields: list[str]) -> pycolmap.Camera:
     return camera
 
 
-def _read_images_binary(path: Path) -> dict[str, ModelImage]:
-    images: dict[str, ModelImage] = {}
-    rows = enumerate(read_images_binary(path), 1)
-    for number, (image_id, name, camera_id, wxyz, translation) in rows:
-        if name in images:
-            raise InputError(f"{path}, image {number}: {name} stands there a second time")
-        if not np.isfinite(wxyz + translation).all():
-            raise InputError(f"{path}, image {number}: the pose of {name} is not finite")
-        pose = pose_matrix(path, number, wxyz, translation)
-        images[name] = ModelImage(image_id, camera_id, pose)
-    return images
+_READERS = {
+    "bin": (read_cameras_binary, read_images_binary),
+    "txt": (read_cameras_text, read_images_text),
+}

@@ -6,13 +6,24 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pycolmap
 
 from locate.errors import InputError
+from locate.formats.text import pose_matrix
+from locate.types import Array
 
 _POINT_BYTES = 24  # x, y as float64 and the id of a 3-D point as int64
+
+
+class ModelImage(NamedTuple):
+    """An image of a model's file of images; `pose` is 3 x 4 `cam_from_world`."""
+
+    image_id: int
+    camera_id: int
+    pose: Array
 
 
 class Reader:
@@ -30,6 +41,17 @@ class Reader:
         start = self._at
         self.skip(struct.calcsize(f"<{layout}"))
         return struct.unpack_from(f"<{layout}", self._data, start)
+
+    def integers(self, layout: str) -> tuple[int, ...]:
+        return tuple(map(int, self.numbers(layout)))
+
+    def count(self) -> range:
+        """The numbers, from 1, of the records that follow."""
+        return range(1, self.integers("Q")[0] + 1)
+
+    def pose(self, number: int) -> Array:
+        """That of a record, 3 x 4."""
+        return pose_matrix(self.path, number, list(self.numbers("7d")))
 
     def text(self) -> str:
         """Up to the next zero byte."""
@@ -53,15 +75,11 @@ class Reader:
 
 
 def read_cameras_binary(path: Path) -> dict[int, pycolmap.Camera]:
-    """COLMAP's cameras.bin: cameras by id.
-
-    Raises:
-        InputError: names the file.
-    """
+    """COLMAP's cameras.bin: cameras by id; `InputError` names the file."""
     reader = Reader(path)
     cameras = {}
-    for _ in range(int(reader.numbers("Q")[0])):
-        camera_id, model_id, width, height = (int(n) for n in reader.numbers("iiQQ"))
+    for _ in reader.count():
+        camera_id, model_id, width, height = reader.integers("iiQQ")
         try:
             model = pycolmap.CameraModelId(model_id)
             count = len(pycolmap.Camera.create_from_model_id(0, model, 1.0, 1, 1).params)
@@ -90,17 +108,19 @@ def usable(camera: pycolmap.Camera) -> bool:
     )
 
 
-def read_images_binary(path: Path) -> list[tuple[int, str, int, list[float], list[float]]]:
-    """COLMAP's images.bin: (id, name, camera id, rotation w x y z, translation) of each image.
-
-    Raises:
-        InputError: names the file.
-    """
+def read_images_binary(path: Path) -> dict[str, ModelImage]:
+    """COLMAP's images.bin, by name; `InputError` names the file."""
     reader = Reader(path)
-    images = []
-    for _ in range(int(reader.numbers("Q")[0])):
+    records = []
+    for number in reader.count():
         image_id, *pose, camera_id = reader.numbers("I7dI")
-        name = reader.text()
-        reader.skip(_POINT_BYTES * int(reader.numbers("Q")[0]))
-        images.append((int(image_id), name, int(camera_id), pose[:4], pose[4:]))
+        records.append((number, reader.text(), int(image_id), int(camera_id), pose))
+        reader.skip(_POINT_BYTES * reader.integers("Q")[0])
+    images: dict[str, ModelImage] = {}
+    for number, name, image_id, camera_id, pose in records:
+        if name in images:
+            raise InputError(f"{path}, image {number}: {name} stands there a second time")
+        if not np.isfinite(pose).all():
+            raise InputError(f"{path}, image {number}: the pose of {name} is not finite")
+        images[name] = ModelImage(image_id, camera_id, pose_matrix(path, number, pose))
     return images

@@ -13,11 +13,13 @@ import numpy as np
 import pycolmap
 
 from locate.errors import InputError
+from locate.geometry.rigid import centers_of
 from locate.types import Array
 
 FORMS = {"bin": "binary", "txt": "text"}
 _DEPTH = 3  # of folders that are looked through for a model
 _NAMED = 3
+_Model = tuple[Mapping[str, pycolmap.Camera], Mapping[str, Array]]  # cameras, poses; by name
 _SAME = 1e-4  # radians, share of the extent, share of a camera's parameters: what rounding leaves
 
 
@@ -75,30 +77,24 @@ def _models_in(folder: Path) -> list[Path]:
     return found
 
 
-def difference(
-    mine: tuple[Mapping[str, pycolmap.Camera], Mapping[str, Array]],
-    other: tuple[Mapping[str, pycolmap.Camera], Mapping[str, Array]],
-) -> str:
+def difference(mine: _Model, other: _Model) -> str:
     """How the cameras and poses of two models differ by more than rounding; "" if they do not."""
     (cameras_a, poses_a), (cameras_b, poses_b) = mine, other
     names = sorted(poses_a.keys() & poses_b.keys())
-    found = []
     lone = len(poses_a.keys() ^ poses_b.keys())
-    if lone:
-        found.append(f"{lone} images are in one of them only")
-    if names:
-        moved = pose_difference([poses_a[n] for n in names], [poses_b[n] for n in names])
-        found += [moved] if moved else []
-    turned = sum(not _same_camera(cameras_a[name], cameras_b[name]) for name in names)
-    if turned:
-        found.append(f"the cameras of {turned} images are not the same")
-    return "; ".join(found)
+    others = sum(not _same_camera(cameras_a[name], cameras_b[name]) for name in names)
+    found = (
+        f"{lone} images are in one of them only" if lone else "",
+        names and pose_difference([poses_a[n] for n in names], [poses_b[n] for n in names]),
+        f"the cameras of {others} images are not the same" if others else "",
+    )
+    return "; ".join(text for text in found if text)
 
 
 def pose_difference(mine: Sequence[Array], other: Sequence[Array]) -> str:
     """How poses, 3 x 4 each, differ from others of the same images; "" if they do not."""
     a, b = np.array(mine), np.array(other)
-    centres = [-np.einsum("nji,nj->ni", p[:, :, :3], p[:, :, 3]) for p in (a, b)]
+    centres = [centers_of(poses) for poses in (a, b)]
     extents = [float(np.linalg.norm(np.ptp(c, axis=0))) for c in centres]
     apart = np.linalg.norm(centres[0] - centres[1], axis=1)
     turned = np.abs(a[:, :, :3] - b[:, :, :3]).max(axis=(1, 2))

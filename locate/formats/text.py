@@ -27,6 +27,12 @@ def read_lines(path: Path) -> list[str]:
         raise _not_utf8(path, data, error.start) from None
 
 
+def rows(path: Path) -> list[tuple[int, str]]:
+    """(number, line) of the lines that are neither empty nor comments (#)."""
+    lines = enumerate(read_lines(path), 1)
+    return [(number, line) for number, line in lines if line and not line.startswith("#")]
+
+
 def _not_utf8(path: Path, data: bytes, at: int) -> InputError:
     """The error that a file is no text in UTF-8, with what it may be instead."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -69,18 +75,16 @@ def fault(path: Path, number: int, expected: str, line: str) -> InputError:
     return InputError(f"{path}, line {number}: {expected}, got {line[:80]!r}")
 
 
-def pose_matrix(path: Path, number: int, wxyz: list[float], translation: list[float]) -> Array:
+def pose_matrix(path: Path, number: int, values: list[float]) -> Array:
     """A rotation (w, x, y, z) and a translation -> 3 x 4 [R | t]."""
+    wxyz, translation = values[:4], values[4:]
     length = float(np.linalg.norm(wxyz))
     if abs(length - 1) > _QUATERNION_LENGTH:
+        record = "image" if path.suffix == ".bin" else "line"
         raise InputError(
-            f"{path}, {_entry(path)} {number}: the rotation {wxyz} has length {length:.4g}, "
-            "not 1; check the order of the columns"
+            f"{path}, {record} {number}: the rotation {wxyz} has length {length:.4g}, not 1; check the "
+            "order of the columns"
         )
     w, x, y, z = (value / length for value in wxyz)
     rotation = pycolmap.Rotation3d(np.array([x, y, z, w])).matrix()
     return np.asarray(np.c_[rotation, np.array(translation)])
-
-
-def _entry(path: Path) -> str:
-    return "image" if path.suffix == ".bin" else "line"

@@ -23,7 +23,7 @@ import pycolmap
 
 from locate.errors import InputError, UnknownNameError
 from locate.formats.colmap import is_model, read_images_text, read_model, write_model
-from locate.formats.text import fault, numbers, pose_matrix, read_lines
+from locate.formats.text import fault, numbers, pose_matrix, rows
 from locate.geometry.rigid import invert
 from locate.images.reading import is_photo_name
 from locate.types import Array
@@ -40,11 +40,8 @@ _ORTHOGONALITY = 1e-2  # of a rotation matrix that was written with few digits
 
 @dataclass(frozen=True)
 class PoseFormat:
-    """Attributes:
-    direction: what the file's numbers map.
-    read: the poses of a file by name, as they stand there (3 x 4).
-    line: one pose as text; None for a format that is more than lines.
-    """
+    """What the numbers of a file map; the poses of one by name, as they stand there (3 x 4); one
+    pose as text (None for a format that is more than lines)."""
 
     direction: Direction
     read: Callable[[Path], dict[str, Array]]
@@ -52,20 +49,14 @@ class PoseFormat:
 
 
 def read_poses(path: Path, form: str = "auto", *, direction: Direction | None = None) -> Poses:
-    """Read a file of poses.
+    """Read a file of poses, or the folder of a COLMAP model: 3 x 4 float64 `cam_from_world` by name,
+    in the order of the file; KITTI's are named by their index in six digits, as its images are.
+    `InputError` names the file and the line.
 
     Args:
-        path: the file, or the folder of a COLMAP model.
         form: one of `FORMATS`, or "auto": "colmap" for a folder or a file images.txt, else "hloc". The
             columns of "hloc" and "tum" cannot be told apart by their number, so "tum" is never guessed.
         direction: what the file's numbers map, where that is not the format's own.
-
-    Returns:
-        3 x 4 float64 `cam_from_world` by name, in the order of the file. KITTI's are named by their
-        index in six digits, as its images are.
-
-    Raises:
-        InputError: names the file and the line.
     """
     kind = _format(guess_format(path) if form == "auto" else form)
     poses = kind.read(path)
@@ -82,14 +73,12 @@ def write_poses(
     cameras: Mapping[str, pycolmap.Camera] | None = None,
     header: Sequence[str] = (),
 ) -> None:
-    """Write a file of poses, whole or not at all.
+    """Write a file of poses, whole or not at all; for "colmap" the folder of the model.
 
     Args:
-        path: the file; for "colmap" the folder of the model.
         poses: 3 x 4 or 4 x 4 `cam_from_world` by name; turned into the direction of the format. For
             "tum" a name is a timestamp, or a photo named by one; "kitti" takes the order and leaves
             the names out.
-        form: one of `FORMATS`.
         cameras: by name; "colmap" needs them.
         header: lines that go first, as comments; those of "colmap" into its images.txt.
     """
@@ -120,7 +109,7 @@ def pair_names(names: list[str], truth: list[str]) -> dict[str, str]:
     """
     known = set(truth)
     pairs = {name: name for name in names if name in known}
-    for shorten in (_file_name, bare_name):
+    for shorten in (lambda name: PurePosixPath(name).name, bare_name):
         short: dict[str, list[str]] = {}
         for name in truth:
             short.setdefault(shorten(name), []).append(name)
@@ -136,14 +125,10 @@ def pair_names(names: list[str], truth: list[str]) -> dict[str, str]:
     return pairs
 
 
-def _file_name(name: str) -> str:
-    return PurePosixPath(name).name
-
-
 def bare_name(name: str) -> str:
     """A name without folders and the ending of a photo, as formats of timestamps have it."""
-    short = _file_name(name)
-    return PurePosixPath(short).stem if is_photo_name(short) else short
+    path = PurePosixPath(name)
+    return path.stem if is_photo_name(path.name) else path.name
 
 
 def _format(name: str) -> PoseFormat:
@@ -154,33 +139,33 @@ def _format(name: str) -> PoseFormat:
 
 def _read_hloc(path: Path) -> dict[str, Array]:
     poses: dict[str, Array] = {}
-    for number, line in _rows(path):
+    for number, line in rows(path):
         name, *fields = line.rsplit(maxsplit=7)
         if len(fields) != 7:
             raise fault(path, number, "expected name qw qx qy qz tx ty tz", line)
         values = numbers(path, number, fields)
         if abs(np.linalg.norm(values[:4]) - 1) > 0.1 and abs(np.linalg.norm(values[3:]) - 1) < 0.01:
             raise fault(path, number, "this looks like TUM's columns; name the format 'tum'", line)
-        _add(poses, path, number, name, pose_matrix(path, number, values[:4], values[4:]))
+        _add(poses, path, number, name, pose_matrix(path, number, values))
     return poses
 
 
 def _read_tum(path: Path) -> dict[str, Array]:
     poses: dict[str, Array] = {}
-    for number, line in _rows(path):
+    for number, line in rows(path):
         name, *fields = line.split()
         if len(fields) != 7:
             raise fault(path, number, "expected timestamp tx ty tz qx qy qz qw", line)
         numbers(path, number, [name])
         values = numbers(path, number, fields)
-        pose = pose_matrix(path, number, [values[6], *values[3:6]], values[:3])
-        _add(poses, path, number, name, pose)
+        wxyz = [values[6], *values[3:6]]
+        _add(poses, path, number, name, pose_matrix(path, number, wxyz + values[:3]))
     return poses
 
 
 def _read_kitti(path: Path) -> dict[str, Array]:
     poses: dict[str, Array] = {}
-    for number, line in _rows(path):
+    for number, line in rows(path):
         fields = line.split()
         if len(fields) != 12:
             raise fault(path, number, "expected the 12 numbers of a 3 x 4 matrix", line)
@@ -201,11 +186,6 @@ def _read_colmap(path: Path) -> dict[str, Array]:
         return dict(model.poses)
     images = read_images_text(path / "images.txt" if path.is_dir() else path)
     return {name: image.pose for name, image in images.items()}
-
-
-def _rows(path: Path) -> list[tuple[int, str]]:
-    lines = enumerate(read_lines(path), 1)
-    return [(number, line) for number, line in lines if line and not line.startswith("#")]
 
 
 def _add(poses: dict[str, Array], path: Path, number: int, name: str, pose: Array) -> None:

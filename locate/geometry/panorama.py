@@ -49,11 +49,6 @@ class Panorama:
         return cls(size, (0.0, 0.0, float(size[0]), float(size[1])))
 
     @property
-    def pixels_per_radian(self) -> float:
-        """Of the whole sphere, along its equator."""
-        return float(self.full_size[0] / (2 * np.pi))
-
-    @property
     def closed(self) -> bool:
         """Whether the left edge continues the right one."""
         return self.crop[2] >= self.full_size[0]
@@ -72,57 +67,55 @@ class Panorama:
 
 def panorama_of(info: PhotoInfo, name: str = "the photo") -> Panorama | None:
     """The part of the sphere that a photo shows by its XMP; None of a photo that has no such tags.
-
-    Raises:
-        ImageError: the projection is none that is known, or the tags contradict the photo.
-    """
-    projection = info.projection
+    `ImageError` if the projection is none that is known, or the tags contradict the photo."""
+    projection, untag = info.projection, "remove the tags (exiftool -XMP-GPano:all=)"
     if projection is None:
         return None
-    if projection.kind != EQUIRECTANGULAR:
-        raise ImageError(
-            name,
-            f"is a {projection.kind} panorama (XMP GPano:ProjectionType), which is not supported",
-            "stitch it as equirectangular, give one of the photos that it was made of, or cut a "
-            "perspective view out of it and remove the tag (exiftool -XMP-GPano:all=)",
-        )
     width, height = info.size
-    if projection.full_size is None:
-        if projection.crop is not None or not is_whole(info.size):
-            raise ImageError(
-                name,
-                f"is a 360 degree photo of {width} x {height} px whose XMP does not say which part of "
-                "the sphere it shows",
-                "add GPano:FullPanoWidthPixels and the others; of a whole sphere, whose width is twice "
-                "its height, say --camera EQUIRECTANGULAR",
-            )
-        return Panorama.whole(info.size)
-    full = projection.full_size
+    full = projection.full_size or info.size
     left, top, crop_width, crop_height = projection.crop or (0.0, 0.0, *map(float, full))
     part = f"{crop_width:g} x {crop_height:g} px at {left:g}, {top:g}"
-    if not is_whole(full):
-        raise ImageError(
-            name,
-            f"cannot be a part of a sphere of {full[0]} x {full[1]} px (XMP GPano:FullPano...), whose "
-            "width is not twice its height",
-            "correct the tags, or remove them (exiftool -XMP-GPano:all=)",
-        )
     fits = 0 < crop_width <= full[0] and crop_height > 0 and 0 <= top <= full[1] - crop_height + 1
-    if not fits or not -full[0] < left < full[0]:
-        raise ImageError(
-            name,
-            f"shows by its XMP (GPano:CroppedArea...) {part} of a sphere of {full[0]} x {full[1]} px",
-            "correct the tags, or remove them (exiftool -XMP-GPano:all=)",
+    if projection.kind != EQUIRECTANGULAR:
+        fault = (
+            f"is a {projection.kind} panorama (XMP GPano:ProjectionType), which is not supported"
         )
-    if abs(np.log(width / height * crop_height / crop_width)) > _RATIO + 1 / min(info.size):
-        raise ImageError(
-            name,
+        cure = (
+            "stitch it as equirectangular, give one of the photos that it was made of, or cut a "
+            "perspective view out of it and remove the tag (exiftool -XMP-GPano:all=)"
+        )
+    elif projection.full_size is None:
+        if projection.crop is None and is_whole(info.size):
+            return Panorama.whole(info.size)
+        fault = (
+            f"is a 360 degree photo of {width} x {height} px whose XMP does not say which part of "
+            "the sphere it shows"
+        )
+        cure = (
+            "add GPano:FullPanoWidthPixels and the others; of a whole sphere, whose width is twice "
+            "its height, say --camera EQUIRECTANGULAR"
+        )
+    elif not is_whole(full):
+        fault = (
+            f"cannot be a part of a sphere of {full[0]} x {full[1]} px (XMP GPano:FullPano...), whose "
+            "width is not twice its height"
+        )
+        cure = f"correct the tags, or {untag}"
+    elif not fits or not -full[0] < left < full[0]:
+        fault = f"shows by its XMP (GPano:CroppedArea...) {part} of a sphere of {full[0]} x {full[1]} px"
+        cure = f"correct the tags, or {untag}"
+    elif abs(np.log(width / height * crop_height / crop_width)) > _RATIO + 1 / min(info.size):
+        fault = (
             f"is {width} x {height} px, but its XMP (GPano:CroppedArea...) tells of a photo of "
-            f"{part}; it was cut since",
-            "if it is an ordinary photo now, remove the tags (exiftool -XMP-GPano:all=) or give its "
-            "camera by --camera; if it is a whole sphere, say --camera EQUIRECTANGULAR",
+            f"{part}; it was cut since"
         )
-    return Panorama(full, (left, top, crop_width, crop_height))
+        cure = (
+            f"if it is an ordinary photo now, {untag} or give its camera by --camera; if it is a "
+            "whole sphere, say --camera EQUIRECTANGULAR"
+        )
+    else:
+        return Panorama(full, (left, top, crop_width, crop_height))
+    raise ImageError(name, fault, cure)
 
 
 def looked_at_flat(info: PhotoInfo) -> str:
@@ -149,14 +142,9 @@ def rays_of(points: Array, full_size: tuple[int, int]) -> Array:
 def pixels_of(rays: Array, full_size: tuple[int, int]) -> Array:
     """Rays (N, 3) of any length -> our pixels (N, 2) of a whole sphere, x from -0.5 to W - 0.5."""
     x, y, z = np.asarray(rays, np.float64).T
-    longitude, latitude = np.arctan2(x, z), np.arctan2(y, np.hypot(x, z))
-    return np.stack(
-        (
-            full_size[0] * (longitude / (2 * np.pi) + 0.5) - 0.5,
-            full_size[1] * (latitude / np.pi + 0.5) - 0.5,
-        ),
-        axis=1,
-    )
+    right = full_size[0] * (np.arctan2(x, z) / (2 * np.pi) + 0.5) - 0.5
+    down = full_size[1] * (np.arctan2(y, np.hypot(x, z)) / np.pi + 0.5) - 0.5
+    return np.stack((right, down), axis=1)
 
 
 def nearest_turn(x: Array, to: Array, width: int) -> Array:
@@ -186,18 +174,12 @@ def owners_of(rays: Array, rotations: Array) -> Array:
 
 
 class ViewCutter:
-    """Cuts square perspective views out of a panorama, over its seam and its poles.
-
-    A panorama that has more pixels per degree than the views is shrunk first, by averaging, so that
-    nothing is skipped.
-    """
+    """Cuts square perspective views out of a panorama, over its seam and its poles. One that has
+    more pixels per degree than the views is shrunk first, by averaging, so that nothing is skipped."""
 
     def __init__(self, pixels: Array, panorama: Panorama, side: int) -> None:
-        """
-        Args:
-            pixels: H x W x 3 uint8, the photo, maybe smaller than the panorama says.
-            side: of the views in pixels.
-        """
+        """`pixels` (H x W x 3 uint8) of the photo are maybe fewer than the panorama says; `side`: of the
+        views in pixels."""
         self.side = side
         self.focal = side / 2 / np.tan(np.radians(FIELD_OF_VIEW) / 2)
         self._panorama = panorama

@@ -13,20 +13,35 @@ def compose(a_from_b: Array, b_from_c: Array) -> Array:
     return np.asarray(np.c_[rotation @ b_from_c[:, :3], rotation @ b_from_c[:, 3] + a_from_b[:, 3]])
 
 
-def carried(cam_from_rig: Array, rig_from_world: Array) -> Array:
+def invert(pose: Array) -> Array:
+    """The inverse [R^T | -R^T t] of a 3 x 4 or 4 x 4 pose, 3 x 4."""
+    pose = np.asarray(pose)
+    return np.asarray(np.c_[pose[:3, :3].T, center_of(pose[:3])])
+
+
+def transform(pose: Array, points: Array) -> Array:
+    """M x 3 points of the world, in the axes of a camera: R x + t."""
+    return np.asarray(points @ pose[:, :3].T + pose[:, 3])
+
+
+def center_of(pose: Array) -> Array:
+    """The centre of a camera, 3: -R^T t."""
+    return np.asarray(-pose[:, :3].T @ pose[:, 3])
+
+
+def centers_of(poses: Array) -> Array:
+    """N x 3 centres of N x 3 x 4 poses."""
+    return np.asarray(-np.einsum("nji,nj->ni", poses[:, :, :3], poses[:, :, 3]))
+
+
+def adjoint(cam_from_rig: Array, rig_from_world: Array) -> Array:
     """6 x 6: how errors (d, w) of the rig's origin and rotation, as `Pose.covariance` orders them, move
     a camera of the rig. Its centre is c = o + R_wr a, a in the rig's axes; with o -> o + d and
     R_wr -> exp(w) R_wr it moves by d + w x R_wr a, and its rotation by the same w."""
-    arm = -cam_from_rig[:, :3].T @ cam_from_rig[:, 3]
     out = np.eye(6)
-    out[:3, 3:] = -cross_matrices((rig_from_world[:, :3].T @ arm)[None])[0]
+    offset = rig_from_world[:, :3].T @ center_of(cam_from_rig)
+    out[:3, 3:] = -cross_matrices(offset[None])[0]
     return out
-
-
-def invert(pose: Array) -> Array:
-    """The inverse [R^T | -R^T t] of a 3 x 4 or 4 x 4 pose, 3 x 4."""
-    rotation, translation = np.asarray(pose)[:3, :3], np.asarray(pose)[:3, 3]
-    return np.asarray(np.c_[rotation.T, -rotation.T @ translation])
 
 
 def rotation_of(vector: Array) -> Array:

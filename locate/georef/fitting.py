@@ -19,7 +19,7 @@ import numpy as np
 import pycolmap
 
 from locate.errors import InputError
-from locate.formats.text import fault, numbers, read_lines
+from locate.formats.text import fault, numbers, rows
 from locate.pixels import to_colmap
 from locate.types import Array
 
@@ -42,14 +42,10 @@ class Observation(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Similarity:
-    """y = scale * rotation @ x + translation, in D dimensions.
-
-    Attributes:
-        inliers: N bool.
-        residuals: N, distances of all points in the target's unit.
-        turn: standard error in radians of the rotation about its least certain axis, as the inliers'
-            residuals tell; huge where the points lie on a line and do not fix it at all.
-    """
+    """y = scale * rotation @ x + translation, in D dimensions, its N bool inliers and N residuals in
+    the target's unit; `turn` is the standard error in radians of the rotation about its least
+    certain axis, as the inliers' residuals tell; huge where the points lie on a line and do not fix
+    it at all."""
 
     scale: float
     rotation: Array
@@ -82,24 +78,16 @@ def umeyama(source: Array, target: Array) -> tuple[float, Array, Array] | None:
 def robust_similarity(
     source: Array, target: Array, max_error: float, seed: int = 0
 ) -> Similarity | None:
-    """The similarity that most points agree with.
-
-    Args:
-        source, target: N x D, D = 2 or 3, N >= D.
-        max_error: distance in the target's unit up to which a point agrees.
-
-    Returns:
-        None where no similarity has D inliers.
-    """
+    """The similarity that most points (N x D, D = 2 or 3, N >= D) agree with, up to a distance of
+    `max_error` in the target's unit; None where none has D inliers."""
     count, dimension = source.shape
-    best, cost = None, np.inf
-    for chosen in _minimal_sets(count, dimension, seed):
-        guess = umeyama(source[chosen], target[chosen])
-        if guess is None:
-            continue
+    guesses = (umeyama(source[s], target[s]) for s in _minimal_sets(count, dimension, seed))
+
+    def cost(guess: tuple[float, Array, Array]) -> float:
         squares = np.minimum(_residuals(guess, source, target), max_error) ** 2
-        if squares.sum() < cost:
-            best, cost = guess, float(squares.sum())
+        return float(squares.sum())
+
+    best = min((guess for guess in guesses if guess is not None), key=cost, default=None)
     if best is None:
         return None
     inliers = np.zeros(count, np.bool_)
@@ -115,9 +103,8 @@ def robust_similarity(
     inliers = residuals <= max_error
     if inliers.sum() < dimension:
         return None
-    return Similarity(
-        *best, inliers, residuals, _turn(best[0], source[inliers], residuals[inliers])
-    )
+    turn = _turn(best[0], source[inliers], residuals[inliers])
+    return Similarity(*best, inliers, residuals, turn)
 
 
 def level(up: Array) -> Array:
@@ -197,18 +184,17 @@ def intersect(name: str, rays: Sequence[tuple[Array, Array]]) -> Array:
     return np.asarray(point)
 
 
-# Files
+_LOCAL = ("name", "x", "y", "z")
 
 
 def read_places(path: Path) -> dict[str, Place]:
     """A CSV file `name,latitude,longitude[,altitude]` -> places by name; altitudes may be empty."""
     places: dict[str, Place] = {}
-    rows = _read_table(path, (("name", "latitude", "longitude"),), "altitude")
-    for number, row in rows:
-        values = numbers(path, number, [row["latitude"], row["longitude"]])
+    for number, row in _read_table(path, (("name", "latitude", "longitude"),), "altitude"):
+        latitude, longitude = numbers(path, number, [row["latitude"], row["longitude"]])
         text = row.get("altitude", "")
         height = numbers(path, number, [text])[0] if text else None
-        place = (values[0], values[1], height)
+        place = (latitude, longitude, height)
         check_place(f"{path}, line {number}: {row['name']}", place)
         places[row["name"]] = place
     return places
@@ -216,22 +202,19 @@ def read_places(path: Path) -> dict[str, Place]:
 
 def read_centers(path: Path) -> dict[str, tuple[float, float, float]]:
     """A CSV file `name,x,y,z` in metres -> centres by name."""
-    return _read_points(path, (("name", "x", "y", "z"),))[0]
+    return _read_points(path, (_LOCAL,))[0]
 
 
 def read_control_points(path: Path) -> tuple[dict[str, tuple[float, float, float]], bool]:
     """A CSV file `name,x,y,z` in metres or `name,latitude,longitude,altitude` -> the points by name, and
     whether they are geographic."""
-    return _read_points(
-        path, (("name", "x", "y", "z"), ("name", "latitude", "longitude", "altitude"))
-    )
+    return _read_points(path, (_LOCAL, ("name", "latitude", "longitude", "altitude")))
 
 
 def read_observations(path: Path) -> list[Observation]:
     """A CSV file `point,image,x,y`, pixels with (0, 0) at the centre of the top-left one."""
-    rows = _read_table(path, (("point", "image", "x", "y"),), unique=False)
     found = []
-    for number, row in rows:
+    for number, row in _read_table(path, (("point", "image", "x", "y"),), unique=False):
         x, y = numbers(path, number, [row["x"], row["y"]])
         found.append(Observation(row["point"], row["image"], x, y))
     return found
@@ -269,7 +252,7 @@ def _read_table(
 ) -> list[tuple[int, dict[str, str]]]:
     """(line, fields by column) of a CSV file whose first line names the columns of one of `kinds`, in
     any order. Commas or semicolons part the fields, "" hold names with such, `#` begins a comment."""
-    lines = [(n, line) for n, line in enumerate(read_lines(path), 1) if line and line[0] != "#"]
+    lines = rows(path)
     wanted = " or ".join(",".join(kind) for kind in kinds) + (f"[,{optional}]" if optional else "")
     if not lines:
         raise InputError(f"{path} is empty; its first line must be {wanted}")
@@ -279,21 +262,18 @@ def _read_table(
     columns = [name.strip().lower() for name in next(csv.reader([header], delimiter=comma))]
     if not any(set(kind) <= set(columns) for kind in kinds):
         raise fault(path, first, f"expected the names of the columns, {wanted}", header)
-    rows, known = [], set()
+    table, known = [], set()
     for number, line in lines[1:]:
         fields = [field.strip() for field in next(csv.reader([line], delimiter=comma))]
         if len(fields) != len(columns):
-            raise fault(
-                path, number, f"expected {len(columns)} fields, {comma.join(columns)}", line
-            )
-        if unique and fields[columns.index("name")] in known:
+            expected = f"expected {len(columns)} fields, {comma.join(columns)}"
+            raise fault(path, number, expected, line)
+        row = dict(zip(columns, fields, strict=True))
+        if unique and row["name"] in known:
             raise fault(path, number, "expected each name once", line)
-        known.add(fields[columns.index("name")] if unique else number)
-        rows.append((number, dict(zip(columns, fields, strict=True))))
-    return rows
-
-
-# Fitting
+        known.add(row.get("name"))
+        table.append((number, row))
+    return table
 
 
 def _minimal_sets(count: int, size: int, seed: int) -> Iterator[Array]:

@@ -11,7 +11,9 @@ EXIF are commonly above sea level, which changes distances along the ground by s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,9 +36,7 @@ from locate.georef.fitting import (
 from locate.types import Array
 
 GPS_ERROR, CENTER_ERROR, CONTROL_ERROR = 10.0, 1.0, 0.5  # metres, of an inlier, by default
-_LEVEL_BY_CAMERAS = (
-    3.0  # degrees; places that tell the tilt worse than this leave it to the cameras
-)
+_LEVEL_BY_CAMERAS = 3.0  # degrees; places that tell the tilt worse leave it to the cameras
 _METRIC = 0.05  # of the scale, that a metric map may be off
 _UNDETERMINED = 20.0  # degrees of standard error, beyond which a rotation is no answer
 
@@ -86,11 +86,8 @@ class Georef:
         return np.asarray(self.scale * points @ self.rotation.T + self.translation)
 
     def wgs84(self, points: Array) -> Array:
-        """Points of the map, N x 3 -> N x 3 float64 of latitude, longitude (degrees), altitude (metres).
-
-        Raises:
-            InputError: only local metres are known.
-        """
+        """Points of the map, N x 3 -> N x 3 float64 of latitude, longitude (degrees), altitude
+        (metres); `InputError` if only local metres are known."""
         if self.origin is None:
             raise InputError(
                 "the map has metres but no place on the earth; run locate georef with GPS tags, "
@@ -124,20 +121,15 @@ class Georef:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able values, for `map.json`."""
-        return {
-            **vars(self),
-            "rotation": self.rotation.tolist(),
-            "translation": self.translation.tolist(),
-            "origin": None if self.origin is None else list(self.origin),
-            "outliers": list(self.outliers),
+        values = {
+            name: value.tolist() if isinstance(value, np.ndarray) else value
+            for name, value in vars(self).items()
         }
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> Georef:
-        """
-        Raises:
-            DatabaseCorruptError: they are not what `to_json` gives.
-        """
+        """`DatabaseCorruptError` if they are not what `to_json` gives."""
         try:
             origin = values["origin"]
             return Georef(
@@ -169,10 +161,9 @@ def fit_georef(
     """The similarity that most places agree with.
 
     Args:
-        map_points: 3 coordinates in the map by name.
-        targets: metres East-North-Up by name; names that are not in both are left out.
+        map_points, targets: 3 coordinates in the map and metres East-North-Up by name; names that are
+            not in both are left out.
         max_error: metres up to which a place agrees.
-        origin: of East-North-Up, WGS84.
         up: direction of up in the map. If given, only the heading, the scale and the position are
             fitted, horizontally, and the height is the median one.
         heights: with `up`, whether the targets' heights mean something.
@@ -236,9 +227,6 @@ def georef_from_gps(
     Args:
         places: (latitude, longitude, altitude or None) by the image's name, which may lack folders. If
             half of them or more have an altitude, the others are left out; else no altitude is used.
-
-    Raises:
-        InputError: see `fit_georef`.
     """
     centers = camera_centers(model)
     known = _by_image(places, centers)
@@ -247,24 +235,13 @@ def georef_from_gps(
     high = {name: place for name, place in known.items() if place[2] is not None}
     heights = len(high) >= max(3, len(known) / 2)
     targets, origin = _to_enu(high if heights else {n: (*p[:2], 0.0) for n, p in known.items()})
+    fit = partial(fit_georef, centers, targets, max_error, origin=origin, source="gps", seed=seed)
     if heights:
-        try:
-            found = fit_georef(centers, targets, max_error, origin=origin, source="gps", seed=seed)
-        except InputError:
-            pass
-        else:
+        with suppress(InputError):
+            found = fit()
             if found.turn <= _LEVEL_BY_CAMERAS:
                 return found
-    return fit_georef(
-        centers,
-        targets,
-        max_error,
-        origin=origin,
-        up=up_direction(model),
-        heights=heights,
-        source="gps",
-        seed=seed,
-    )
+    return fit(up=up_direction(model), heights=heights)
 
 
 def georef_from_centers(
@@ -275,12 +252,8 @@ def georef_from_centers(
     max_error: float = CENTER_ERROR,
     seed: int = 0,
 ) -> Georef:
-    """From known centres of cameras in local metres (x east, y north, z up if `origin` is given).
-
-    Args:
-        centers: (x, y, z) by the image's name, which may lack folders.
-        origin: WGS84 (latitude, longitude, altitude) of their (0, 0, 0), if that is known.
-    """
+    """From known centres of cameras (x, y, z), by the image's name, which may lack folders, in local
+    metres: east, north, up if the WGS84 origin of their (0, 0, 0) is given."""
     mapped = camera_centers(model)
     targets = {n: np.asarray(c, np.float64) for n, c in _by_image(centers, mapped).items()}
     return fit_georef(mapped, targets, max_error, origin=origin, source="centers", seed=seed)
@@ -295,15 +268,10 @@ def georef_from_control_points(
     max_error: float = CONTROL_ERROR,
     seed: int = 0,
 ) -> Georef:
-    """From surveyed points that were clicked in at least two mapping photos each.
-
-    Args:
-        points: by name: metres (x, y, z), or with `geographic` (latitude, longitude, altitude).
-
-    Raises:
-        InputError: a point of an observation is not among them; it is seen once only or from one
-            direction only; and see `fit_georef`.
-    """
+    """From surveyed points, by name: metres (x, y, z) or, if `geographic`, (latitude, longitude,
+    altitude), that were clicked in at least two mapping photos each. `InputError` if a point of an
+    observation is not among them, or is seen once only or from one direction only; and see
+    `fit_georef`."""
     images = {model.images[i].name: model.images[i] for i in model.reg_image_ids()}
     full = pair_names(list(dict.fromkeys(o.image for o in observations)), list(images))
     rays: dict[str, list[tuple[Array, Array]]] = {}
@@ -340,12 +308,10 @@ def metric_contradiction(found: Georef) -> str | None:
 def metric_by_gps(model: pycolmap.Reconstruction, places: Mapping[str, Place]) -> list[str]:
     """How GPS contradicts a model whose unit is said to be the metre; empty if it does not, or tells
     nothing."""
-    if len(places) < 3:
-        return []
-    try:
-        contradiction = metric_contradiction(georef_from_gps(model, places))
-    except InputError:
-        return []
+    contradiction = None
+    if len(places) >= 3:
+        with suppress(InputError):
+            contradiction = metric_contradiction(georef_from_gps(model, places))
     return [contradiction] if contradiction else []
 
 

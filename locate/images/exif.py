@@ -1,43 +1,46 @@
-"""What a photo says about itself: EXIF -> `PhotoInfo`."""
+"""What a photo says about itself: EXIF -> `PhotoInfo`, and Google's Photo Sphere XMP (GPano, which 360
+degree cameras, stitching programs and phones write) -> `Projection`.
+
+https://developers.google.com/streetview/spherical-metadata
+"""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 from PIL import ExifTags, Image
 
-from locate.images.xmp import read_projection
-from locate.types import PhotoInfo
+from locate.types import PhotoInfo, Projection
+
+_GPANO = "http://ns.google.com/photos/1.0/panorama/"
+_MOST = 4 * 2**20  # bytes of XMP that are looked at
 
 
 def read_exif(image: Image.Image, turned: bool) -> PhotoInfo:
     """EXIF is written by a thousand programs, many of them wrong: what cannot be parsed is None.
-
-    Args:
-        turned: `image.size` is that of the upright image already.
-    """
+    `turned`: `image.size` is that of the upright image already."""
     main = _tags(lambda: dict(image.getexif()))
     detail = _tags(lambda: image.getexif().get_ifd(ExifTags.IFD.Exif))
     gps = _tags(lambda: image.getexif().get_ifd(ExifTags.IFD.GPSInfo))
-    tag, sub, place = ExifTags.Base, ExifTags.Base, ExifTags.GPS
+    tag, place = ExifTags.Base, ExifTags.GPS
     orientation = main.get(tag.Orientation, 1)
     if not isinstance(orientation, int) or not 1 <= orientation <= 8:
         orientation = 1
-    size = image.size[::-1] if orientation >= 5 and not turned else image.size
+    across = orientation >= 5
+    size = detail.get(tag.ExifImageWidth), detail.get(tag.ExifImageHeight)
     return PhotoInfo(
-        size=size,
+        size=image.size[::-1] if across and not turned else image.size,
         orientation=orientation,
-        taken_at=_exif_time(detail.get(sub.DateTimeOriginal) or main.get(tag.DateTime)),
+        taken_at=_time(detail.get(tag.DateTimeOriginal) or main.get(tag.DateTime)),
         camera=_camera(main.get(tag.Make), main.get(tag.Model)),
-        focal_mm=_positive(detail.get(sub.FocalLength)),
-        focal_35mm=_positive(detail.get(sub.FocalLengthIn35mmFilm)),
-        digital_zoom=_zoom(detail.get(sub.DigitalZoomRatio)),
-        exif_size=_size(
-            detail.get(sub.ExifImageWidth), detail.get(sub.ExifImageHeight), orientation >= 5
-        ),
+        focal_mm=_number(detail.get(tag.FocalLength), above=0),
+        focal_35mm=_number(detail.get(tag.FocalLengthIn35mmFilm), above=0),
+        digital_zoom=_number(detail.get(tag.DigitalZoomRatio), above=1),  # EXIF 3.0: 0 is none
+        exif_size=_size(*(size[::-1] if across else size)),
         latitude=_degrees(gps.get(place.GPSLatitude), gps.get(place.GPSLatitudeRef), "S", 90),
         longitude=_degrees(gps.get(place.GPSLongitude), gps.get(place.GPSLongitudeRef), "W", 180),
         altitude=_altitude(gps.get(place.GPSAltitude), gps.get(place.GPSAltitudeRef)),
@@ -52,31 +55,19 @@ def _tags(read: Callable[[], dict[int, Any]]) -> dict[int, Any]:
         return {}
 
 
-def _number(value: Any) -> float | None:
+def _number(value: Any, above: float = -math.inf) -> float | None:
+    """A finite number above a limit; None for anything else."""
     try:
         number: float = float(value)
     except (TypeError, ValueError, ZeroDivisionError):
         return None
-    return number if math.isfinite(number) else None
+    return number if math.isfinite(number) and number > above else None
 
 
-def _positive(value: Any) -> float | None:
-    number = _number(value)
-    return number if number is not None and number > 0 else None
-
-
-def _zoom(value: Any) -> float | None:
-    """EXIF 3.0: 0 says that there was none, as 1 does."""
-    number = _number(value)
-    return number if number is not None and number > 1 else None
-
-
-def _size(width: Any, height: Any, turned: bool) -> tuple[int, int] | None:
-    sides = [_positive(side) for side in (width, height)]
-    if any(side is None or not 1 <= side < 2**31 for side in sides):
-        return None
-    size = round(sides[0] or 0), round(sides[1] or 0)
-    return size[::-1] if turned else size
+def _size(width: Any, height: Any) -> tuple[int, int] | None:
+    sides = [_number(side) or 0.0 for side in (width, height)]
+    fine = all(1 <= side < 2**31 for side in sides)
+    return (round(sides[0]), round(sides[1])) if fine else None
 
 
 def _text(value: Any) -> str:
@@ -88,7 +79,7 @@ def _camera(make: Any, model: Any) -> str | None:
     return (name if name.startswith(maker) else f"{maker} {name}").strip() or None
 
 
-def _exif_time(value: Any) -> str | None:
+def _time(value: Any) -> str | None:
     try:
         return datetime.strptime(_text(value)[:19], "%Y:%m:%d %H:%M:%S").isoformat()
     except ValueError:
@@ -110,8 +101,36 @@ def _degrees(value: Any, reference: Any, negative: str, limit: float) -> float |
 
 def _altitude(value: Any, reference: Any) -> float | None:
     metres = _number(value)
-    if metres is None:
-        return None
     # EXIF 3.0: 0 and 2 above, 1 and 3 below the ellipsoid or sea level
-    below = reference in (1, 3, b"\x01", b"\x03")
-    return -metres if below else metres
+    return -metres if metres is not None and reference in (1, 3, b"\x01", b"\x03") else metres
+
+
+def read_projection(image: Image.Image) -> Projection | None:
+    """None of a photo without GPano's tags, or whose XMP is broken."""
+    data = image.info.get("xmp")  # where Pillow puts it, whatever the format
+    if not isinstance(data, bytes) or len(data) > _MOST:
+        return None
+    tags = _gpano(data.decode("utf-8", "replace"))
+    kind = tags.get("ProjectionType", "").strip().lower()
+    if not kind:
+        return None
+    names = "FullPanoWidth FullPanoHeight CroppedAreaLeft CroppedAreaTop CroppedAreaImageWidth"
+    full_width, full_height, left, top, width, height = (
+        _number(tags.get(f"{name}Pixels")) for name in (*names.split(), "CroppedAreaImageHeight")
+    )
+    whole = (round(full_width), round(full_height)) if full_width and full_height else None
+    part = None
+    if width is not None and height is not None:
+        part = (left or 0.0, top or 0.0, width, height)
+    return Projection(kind, whole, part)
+
+
+def _gpano(text: str) -> dict[str, str]:
+    """The properties by name, as attributes or as elements, as XMP allows both."""
+    found: dict[str, str] = {}
+    for prefix in re.findall(rf"xmlns:([\w.-]+)\s*=\s*[\"']{re.escape(_GPANO)}[\"']", text):
+        name = rf"{re.escape(prefix)}:(\w+)"
+        for pattern in (rf"\s{name}\s*=\s*[\"']([^\"']*)[\"']", rf"<{name}\s*>([^<]*)</"):
+            for key, value in re.findall(pattern, text):
+                found.setdefault(key, value)
+    return found

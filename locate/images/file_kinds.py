@@ -15,20 +15,21 @@ from pathlib import Path, PurePath
 HEAD = 32  # bytes of a file that `format_of` needs
 
 
-def _endings(names: str) -> frozenset[str]:
+def endings(names: str) -> frozenset[str]:
+    """ "jpg png" -> ".jpg", ".png"."""
     return frozenset(f".{name}" for name in names.split())
 
 
-RAW = _endings(
+RAW = endings(
     "dng cr2 cr3 crw nef nrw arw sr2 srf arq orf ori rw2 rwl raw raf pef ptx srw dcr kdc k25 3fr fff iiq"
     " mef mos mrw x3f erf gpr dcs drf eip"
 )
-VIDEO = _endings("mp4 mov m4v avi mkv webm wmv mpg mpeg mts m2ts 3gp insv lrv 360")
+VIDEO = endings("mp4 mov m4v avi mkv webm wmv mpg mpeg mts m2ts 3gp insv lrv 360")
 # Pictures that no decoder here reads; of those whose endings mean other things too the head decides.
-UNREAD = _endings("jxl svg svgz psd psb exr xcf kra ai eps jxr wdp hdp djvu")
+UNREAD = endings("jxl svg svgz psd psb exr xcf kra ai eps jxr wdp hdp djvu")
 # Not worth opening: never photos, or ones that are only kept beside a photo (exiftool's backups, a
 # camera's thumbnails of its videos).
-_NONE = _endings(
+_NONE = endings(
     "txt md rst csv tsv json jsonl geojson xml xmp yaml yml toml ini cfg html htm css js py sh log db"
     " sqlite sqlite-wal sqlite-shm npy npz pt pth safetensors pkl h5 zip tar gz bz2 xz 7z rar pdf"
     " parquet doc docx xls xlsx ppt pptx odt gpx kml kmz nmea mp3 m4a wav flac ogg aae thm thumb pp3 dop"
@@ -53,11 +54,7 @@ _HEADS = (  # how files begin
     (b"\xff\x4f\xff\x51", "JPEG 2000"),
     (b"\xff\x0a", JXL),
     (b"\0\0\0\x0cJXL ", JXL),
-    (b"FUJIFILMCCD-RAW", RAW_FORMAT),
-    (b"IIRO", RAW_FORMAT),
-    (b"IIRS", RAW_FORMAT),
-    (b"MMOR", RAW_FORMAT),
-    (b"IIU\0", RAW_FORMAT),
+    *((b, RAW_FORMAT) for b in (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0")),
     (b"FOVb", RAW_FORMAT),
     (b"\0MRM", RAW_FORMAT),
     (b"8BPS", "Photoshop"),
@@ -71,30 +68,25 @@ READ = frozenset(
 
 
 @dataclass(frozen=True)
-class Kind:
-    """Of files that are passed over.
-
-    Attributes:
-        name: "raw", "picture", "video" or "unnamed": a photo that can be read, under a name that does
-            not say so.
-        reason, cure: one clause each.
-    """
+class FileKind:
+    """Why files are passed over; its name is "raw", "picture", "video" or "unnamed" (a photo that can
+    be read, under a name that does not say so)."""
 
     name: str
     reason: str
     cure: str
 
 
-RAW_KIND = Kind(
+RAW_KIND = FileKind(
     "raw",
     "raw photos are not read",
     "convert them to JPEG or TIFF, as with darktable, dcraw or the maker's program",
 )
-JXL_KIND = Kind("picture", "JPEG XL is not read", "convert them to JPEG: djxl IN.jxl OUT.jpg")
-PICTURE_KIND = Kind(
+JXL_KIND = FileKind("picture", "JPEG XL is not read", "convert them to JPEG: djxl IN.jxl OUT.jpg")
+PICTURE_KIND = FileKind(
     "picture", "this format is not read", "convert them to JPEG or PNG: magick IN OUT.jpg"
 )
-VIDEO_KIND = Kind(
+VIDEO_KIND = FileKind(
     "video", "videos are not read", "take photos from them: ffmpeg -i IN -vf fps=1 %05d.jpg"
 )
 
@@ -107,27 +99,21 @@ def format_of(head: bytes) -> str | None:
     if head[:4] == b"RIFF":
         return {b"WEBP": "WebP", b"AVI ": "video"}.get(head[8:12])
     # Canon's CRW and CR2, the second of which is a TIFF.
-    if (head[:2], head[6:14]) == (b"II", b"HEAPCCDR") or (head[:4], head[8:10]) == (
-        b"II*\0",
-        b"CR",
-    ):
+    if re.match(rb"II....HEAPCCDR|II\*\0....CR", head, re.DOTALL):
         return RAW_FORMAT
     # Two letters prove nothing: the length of BMP's second header does.
-    if head[:2] == b"BM" and head[14:18] in {
-        bytes([n, 0, 0, 0]) for n in (12, 40, 52, 56, 108, 124)
-    }:
+    second = int.from_bytes(head[14:18], "little") if len(head) >= 18 else 0
+    if head[:2] == b"BM" and second in (12, 40, 52, 56, 108, 124):
         return "BMP"
     if re.match(rb"P[1-6]\s+(#|\d)", head):
         return "netpbm"
     return next((name for start, name in _HEADS if head.startswith(start)), None)
 
 
-def kind_of(file: Path) -> Kind | None:
-    """Which kind a file is of whose name is not that of a photo; None if it is no picture at all.
-
-    Endings that are known are believed; of others the first bytes are read. Pipes, devices and what
-    cannot be opened are none.
-    """
+def kind_of(file: Path) -> FileKind | None:
+    """Which kind a file is of whose name is not that of a photo; None if it is no picture at all, as
+    pipes, devices and what cannot be opened. Endings that are known are believed; of others the first
+    bytes are read."""
     ending = PurePath(file.name).suffix.lower()
     if ending in _NONE or ending.endswith(("_original", "~")):
         return None
@@ -136,7 +122,7 @@ def kind_of(file: Path) -> Kind | None:
             return JXL_KIND if ending == ".jxl" else kind
     found = format_of(head_of(file))
     if found in READ:
-        return Kind(
+        return FileKind(
             "unnamed",
             f"nothing in the name says that this is a photo ({found} by its first bytes)",
             f"rename to {_ENDING.get(found, '.' + found.lower())}, or name the file itself",

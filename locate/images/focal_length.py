@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from locate.types import PhotoInfo
 
 FILM_WIDTH = 36.0  # mm, of the 35 mm film that EXIF's equivalent focal lengths refer to
-SIGMA = (
-    0.05  # phones and compact cameras round to whole millimetres or know the lens at infinity only
-)
+SIGMA = 0.05  # phones and compact cameras round to whole mm or know the lens at infinity only
 AGREE = 0.15  # of logarithms of focal lengths: rounding, width or diagonal, table of sensors
 POSSIBLE = (0.1, 200.0)  # focal lengths over the width; a number beyond is no focal length
 MAX_ZOOM = 100.0
@@ -25,10 +23,7 @@ SQUARE, WIDEST = 1.2, 1.5  # sides of a photo that no sensor has; of the widest 
 
 # (what the camera's name, maker and model, matches; width in mm). The first that fits counts.
 SENSORS: Sequence[tuple[str, float]] = (
-    (
-        r"canon eos[- ]?1d ?[sx]|canon eos[- ]?1d c|canon eos [56]d|canon eos r(p|[13568](?!\d)| *$)",
-        36.0,
-    ),
+    (r"canon eos([- ]?1d ?[sx]|[- ]?1d c| [56]d)|canon eos r(p|[13568](?!\d)| *$)", 36.0),
     (r"canon eos[- ]?1d", 28.1),
     (r"canon eos (m|r7|r10|r50|r100|\d{1,4}d|kiss|rebel|digital)", 22.3),
     (r"canon powershot g1 ?x mark iii", 22.3),
@@ -65,10 +60,9 @@ class ExifFocal:
     """What EXIF says of a focal length.
 
     Attributes:
-        pixels: the focal length.
         sigma: standard deviation of its logarithm.
         off_centre: standard deviation of each coordinate of the principal point, as a share of the
-            photo's longer side, as far as EXIF tells; 0 if it says nothing of a crop.
+            photo's longer side; 0 if EXIF says nothing of a crop.
         doubt: in which ways EXIF contradicts itself or the photo; empty if it does not.
     """
 
@@ -118,17 +112,16 @@ def _shares(info: PhotoInfo) -> tuple[list[float], list[str]]:
     film = info.focal_35mm / FILM_WIDTH if info.focal_35mm else None
     width = sensor_width(info.camera)
     lens = info.focal_mm / width * zoom if info.focal_mm and width else None
-    film, lens = (share if share and _possible(share) else None for share in (film, lens))
+    low, high = POSSIBLE
+    film, lens = (share if share and low <= share <= high else None for share in (film, lens))
     if film is None or lens is None:
         if film is not None and zoom > 1:
-            return [film, film * zoom], [
-                f"the 35 mm equivalent may be with or without the digital zoom of {zoom:g}"
-            ]
+            doubt = f"the 35 mm equivalent may be with or without the digital zoom of {zoom:g}"
+            return [film, film * zoom], [doubt]
         return [share for share in (film, lens) if share is not None], []
-    if _agree(film, lens):
-        return [film], []
-    if _agree(film * zoom, lens):
-        return [film * zoom], []
+    for share in (film, film * zoom):
+        if abs(math.log(share / lens)) <= AGREE:
+            return [share], []
     both = f"{film * FILM_WIDTH:.4g} and {lens * FILM_WIDTH:.4g} mm of 35 mm film"
     return [film, lens], [f"its focal lengths contradict each other: {both}"]
 
@@ -149,15 +142,6 @@ def cropped_from(info: PhotoInfo) -> tuple[int, int] | None:
     long, short = max(info.size) / max(info.exif_size), min(info.size) / min(info.exif_size)
     rounding = 1.0 / min(*info.size, *info.exif_size)
     return info.exif_size if abs(math.log(long / short)) > SAME_SHAPE + 2 * rounding else None
-
-
-def _possible(share: float) -> bool:
-    low, high = POSSIBLE
-    return low <= share <= high
-
-
-def _agree(a: float, b: float) -> bool:
-    return abs(math.log(a / b)) <= AGREE
 
 
 def sensor_width(camera: str | None) -> float | None:

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePath
 from typing import Any
 
 from locate.errors import InputError, NoPhotoError
-from locate.images.file_kinds import Kind, kind_of
+from locate.images.file_kinds import kind_of
 from locate.images.reading import is_photo_name
 
 
 @dataclass(frozen=True)
-class Found:
-    """A file that looks like a photo by its name.
-
-    Attributes:
-        path: relative to the root, forward slashes.
-        absolute: where it lies.
-        bytes, mtime_ns: as the file system says.
-        error: why it cannot even be looked at, or None.
-    """
+class PhotoFile:
+    """A file that looks like a photo by its name: `path` is relative to the root with forward slashes;
+    `error` says why it cannot even be looked at."""
 
     path: str
     absolute: Path
@@ -35,14 +28,8 @@ class Found:
 
 @dataclass
 class Group:
-    """Files of one ending that were passed over.
-
-    Attributes:
-        ending: in small letters; "" for none.
-        kind: see `locate.images.file_kinds.Kind`, as are `reason` and `cure`.
-        count: how many there are.
-        example: the path of the first, relative to the root.
-    """
+    """Files of one ending (in small letters, "" for none) that were passed over: the name of their kind,
+    why, the cure (`locate.images.file_kinds.FileKind`), the path of the first and how many there are."""
 
     ending: str
     kind: str
@@ -59,13 +46,9 @@ class Group:
 
 @dataclass
 class LeftOut:
-    """What a walk over folders passed over.
-
-    Attributes:
-        groups: pictures and videos, by ending and format; each makes a command exit with "some files
-            could not be used".
-        others: how many other files there are (text, tables, ...), hidden ones not counted.
-    """
+    """What a walk over folders passed over: pictures and videos, by ending and reason, each of which
+    makes a command exit with "some files could not be used"; and how many other files there are (text,
+    tables, ...), hidden ones not counted."""
 
     groups: dict[tuple[str, str], Group] = field(default_factory=dict)
     others: int = 0
@@ -78,10 +61,7 @@ class LeftOut:
         return [str(group) for group in sorted(self.groups.values(), key=lambda g: -g.count)]
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "left_out": [asdict(group) for group in self.groups.values()],
-            "others": self.others,
-        }
+        return {"left_out": list(map(asdict, self.groups.values())), "others": self.others}
 
     def count(self, file: Path, root: Path) -> None:
         """Book a file whose name is not that of a photo."""
@@ -89,15 +69,9 @@ class LeftOut:
         if kind is None:
             self.others += 1
             return
-        ending = PurePath(file.name).suffix.lower()
-        group = self.groups.setdefault(
-            (ending, kind.reason), _group(ending, kind, file.relative_to(root).as_posix())
-        )
-        group.count += 1
-
-
-def _group(ending: str, kind: Kind, example: str) -> Group:
-    return Group(ending, kind.name, kind.reason, kind.cure, example)
+        ending, example = PurePath(file.name).suffix.lower(), file.relative_to(root).as_posix()
+        group = Group(ending, kind.name, kind.reason, kind.cure, example)
+        self.groups.setdefault((ending, kind.reason), group).count += 1
 
 
 def require_folder(root: Path) -> None:
@@ -110,8 +84,8 @@ def require_folder(root: Path) -> None:
 
 def scan(
     root: Path, left_out: LeftOut | None = None, known: Collection[str] = ()
-) -> Iterator[Found]:
-    """Photos below `root`, recursively, sorted within each folder.
+) -> Iterator[PhotoFile]:
+    """Photos below `root`, recursively, sorted within each folder; `InputError` if it is no folder.
 
     Hidden files and folders (a leading dot: caches, macOS's "._" files, `.locate` itself) are left
     out; links are followed, each folder once. A folder that cannot be listed is found with its error.
@@ -119,9 +93,6 @@ def scan(
     Args:
         left_out: learns what was passed over while the photos are taken from the iterator.
         known: paths relative to the root that are photos whatever their names say.
-
-    Raises:
-        InputError: `root` is not a folder.
     """
     require_folder(root)
     seen: set[tuple[int, int]] = set()
@@ -131,9 +102,8 @@ def scan(
             status = Path(folder).stat()
         except OSError as vanished:
             unlisted.append(vanished)
-            folders.clear()
-            continue
-        if (status.st_dev, status.st_ino) in seen:
+            status = None
+        if status is None or (status.st_dev, status.st_ino) in seen:
             folders.clear()
             continue
         seen.add((status.st_dev, status.st_ino))
@@ -143,31 +113,24 @@ def scan(
                 continue
             file = Path(folder) / name
             if is_photo_name(name) or (known and file.relative_to(root).as_posix() in known):
-                yield look(file, root)
+                yield photo_file(file, root)
             elif left_out is not None:
                 left_out.count(file, root)
     for error in unlisted:
         reason = f"cannot be listed ({error.strerror}); check its permissions"
-        yield dataclasses.replace(look(Path(error.filename), root), error=reason)
+        yield replace(photo_file(Path(error.filename), root), error=reason)
 
 
 def photos_in(root: Path) -> dict[str, Path]:
-    """The files among what `scan` finds, by their paths relative to `root` with forward slashes, in the
-    order of these; what cannot be opened is left out.
-
-    Raises:
-        InputError: `root` is not a folder.
-    """
-    files = [found.absolute for found in scan(root) if found.absolute.is_file()]
+    """The files among what `scan` finds, by their paths relative to `root` with forward slashes, in
+    the order of these; what cannot be opened is left out."""
+    files = (found.absolute for found in scan(root) if found.absolute.is_file())
     return dict(sorted((file.relative_to(root).as_posix(), file) for file in files))
 
 
 def survey(paths: Iterable[Path]) -> LeftOut:
-    """What a walk over the folders among `paths` passes over.
-
-    Raises:
-        NoPhotoError: there are no photos in them, nor files among `paths`.
-    """
+    """What a walk over the folders among `paths` passes over; `NoPhotoError` if there are no photos
+    in them, nor files among `paths`."""
     left_out, photos, named = LeftOut(), 0, list(paths)
     for path in named:
         photos += sum(1 for _ in scan(path, left_out)) if path.is_dir() else 1
@@ -178,29 +141,29 @@ def survey(paths: Iterable[Path]) -> LeftOut:
 
 def no_photo(where: str, left_out: LeftOut) -> NoPhotoError:
     """The error for a command that needs photos and was given none."""
-    because = left_out.lines()
-    if not because:
-        because = [
-            f"{left_out.others} files of other kinds"
-            if left_out.others
-            else "name photos, or a folder that holds some"
-        ]
-    return NoPhotoError(f"no photo found in {where}: {'; '.join(because)}")
+    because = "name photos, or a folder that holds some"
+    if left_out.groups:
+        because = "; ".join(left_out.lines())
+    elif left_out.others:
+        because = f"{left_out.others} files of other kinds"
+    return NoPhotoError(f"no photo found in {where}: {because}")
 
 
-def look(file: Path, root: Path) -> Found:
+def photo_file(file: Path, root: Path) -> PhotoFile:
     """One file below `root`."""
     path = file.relative_to(root).as_posix()
     try:
         path.encode("utf-8")
     except UnicodeEncodeError:
         safe = path.encode("utf-8", "backslashreplace").decode()
-        return Found(safe, file, 0, 0, _unnameable(path))
+        return PhotoFile(safe, file, 0, 0, _unnameable(path))
     try:
         status = file.stat()
     except OSError as error:
-        return Found(path, file, 0, 0, f"cannot be read ({error.strerror}); check the link or disk")
-    return Found(path, file, status.st_size, status.st_mtime_ns)
+        return PhotoFile(
+            path, file, 0, 0, f"cannot be read ({error.strerror}); check the link or disk"
+        )
+    return PhotoFile(path, file, status.st_size, status.st_mtime_ns)
 
 
 def _unnameable(path: str) -> str:

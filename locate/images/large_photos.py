@@ -36,12 +36,8 @@ _one_at_a_time = threading.Lock()
 
 @contextmanager
 def alone_if_large(image: Image.Image, size: tuple[int, int]) -> Iterator[None]:
-    """Within, no other thread has a large photo in its hands.
-
-    Args:
-        image: after `decode_smaller`.
-        size: in the file.
-    """
+    """Within, no other thread has a large photo, of `size` in the file, in its hands. Call after
+    `decode_smaller`."""
     # Progressive JPEGs are held whole as coefficients, however small they come out.
     width, height = size if "progressive" in image.info else image.size
     if width * height <= LARGE:
@@ -65,13 +61,8 @@ def decode_smaller(image: Image.Image, least: int) -> None:
 
 
 def shrunk(image: Image.Image, size: tuple[int, int], least: int | None) -> Image.Image:
-    """A decoded photo made to cover the whole photo exactly, and a large one small.
-
-    Args:
-        image: perhaps decoded by `decode_smaller`.
-        size: (width, height) in the file.
-        least: pixels that its long side keeps; None for all of them.
-    """
+    """A photo of `size` (width, height) in the file, perhaps decoded by `decode_smaller`, made to cover
+    the whole photo exactly, and a large one small: its long side keeps `least` pixels (None: all)."""
     if least is None:
         return image
     divisor = max(1, round(max(size) / max(image.size)))
@@ -97,28 +88,15 @@ def shrunk_pixels(pixels: Array, least: int | None) -> Array:
     return np.array(shrunk(Image.fromarray(pixels), size, least))
 
 
-def refuse_too_many(image: Image.Image, path: Path) -> None:
-    """`ImageError` if a photo, as it is going to be decoded, has too many pixels for memory. Cheap: a
-    file may say of itself that it is vast, and nothing is made room for before this.
-
-    Args:
-        image: opened, after `decode_smaller`, before `image.load`.
-    """
-    _refuse(image.size, MAX_PIXELS, path)
-
-
-def refuse_too_many_in_file(image: Image.Image, path: Path) -> None:
-    """The same for the size in the file, which of a JPEG may be larger."""
+def refuse_too_many(image: Image.Image, path: Path, *, in_file: bool = False) -> None:
+    """`ImageError` if a photo, as it is going to be decoded, has too many pixels for memory, or
+    (`in_file`) in the file, which of a JPEG may be more. Cheap: a file may say of itself that it is
+    vast, and nothing is made room for before this. Call between `decode_smaller` and `image.load`."""
     reducible = image.format in ("JPEG", "MPO") and "progressive" not in image.info
-    _refuse(image.size, MAX_JPEG_PIXELS if reducible else MAX_PIXELS, path)
-
-
-def _refuse(size: tuple[int, int], most: int, path: Path) -> None:
-    if size[0] * size[1] <= most:
-        return
-    name = shlex.quote(path.name)
-    raise ImageError(
-        path,
-        f"is too large ({size[0]} x {size[1]} px, more than {most // 1_000_000} million)",
-        f"shrink it: magick {name} -resize 10000x10000 smaller.jpg",
-    )
+    most = MAX_JPEG_PIXELS if in_file and reducible else MAX_PIXELS
+    if image.width * image.height > most:
+        reason = (
+            f"is too large ({image.width} x {image.height} px, more than {most // 10**6} million)"
+        )
+        cure = f"shrink it: magick {shlex.quote(path.name)} -resize 10000x10000 smaller.jpg"
+        raise ImageError(path, reason, cure)

@@ -60,26 +60,15 @@ class Mask:
         scale = np.array([width, height]) / np.asarray(features.image_size)
         cells = np.floor((features.keypoints + 0.5) * scale).astype(np.int64)
         x, y = np.clip(cells[:, 0], 0, width - 1), np.clip(cells[:, 1], 0, height - 1)
-        keep = ~near[y, x]
-        return replace(
-            features,
-            keypoints=features.keypoints[keep],
-            scores=features.scores[keep],
-            descriptors=features.descriptors[keep],
-        )
+        return features.take(~near[y, x])
 
 
 class Masks:
     """A folder of masks, or one mask for all photos."""
 
     def __init__(self, place: Path | str) -> None:
-        """
-        Args:
-            place: a folder as above, or a PNG file that is for all photos.
-
-        Raises:
-            InputError: there is none, or no mask in it.
-        """
+        """`place` is a folder as above, or a PNG file that is for all photos; `InputError` if there is
+        none, or no mask in it."""
         self.place = Path(place)
         if self.place.is_dir():
             if next(self.place.rglob("*.png"), None) is None:
@@ -92,11 +81,8 @@ class Masks:
         self._hash = cache(_hash)
 
     def path_of(self, name: str) -> Path | None:
-        """The mask of a photo, or None.
-
-        Args:
-            name: its path relative to the folder of photos, with forward slashes.
-        """
+        """The mask of a photo, or None, by its path relative to the folder of photos, with forward
+        slashes."""
         if not self.place.is_dir():
             return self.place
         own = PurePosixPath(name)
@@ -107,8 +93,7 @@ class Masks:
         return next((path for path in choices if path.is_file()), None)
 
     def holds(self, file: Path, photos: Path) -> bool:
-        """Whether a PNG file is a mask, where masks lie in the folder `photos` itself or below
-        it."""
+        """Whether a PNG file is a mask, where masks lie in the folder `photos` itself or below it."""
         place, root = self.place.resolve(), photos.resolve()
         path = file.absolute()
         if place == root:
@@ -125,27 +110,16 @@ class Masks:
         return "" if path is None else self._hash(path)
 
     def of_photo(self, photo: Photo) -> Mask | None:
-        """The mask of a photo by the longest end of its path that one is named by; pixels in
-        memory have only that for all photos.
-
-        Raises:
-            ImageError: see `read`.
-        """
+        """The mask of a photo by the longest end of its path that one is named by, see `read`; pixels in
+        memory have only that for all photos."""
         parts = photo.path.absolute().parts[1:] if photo.path else (FOR_ALL,)
         names = ["/".join(parts[k:]) for k in range(len(parts))]
         own = next((n for n in names if self.path_of(n) != self.path_of(FOR_ALL)), names[-1])
         return self.read(own, photo.info)
 
     def read(self, name: str, info: PhotoInfo) -> Mask | None:
-        """The mask of a photo, or None.
-
-        Args:
-            name: see `path_of`.
-            info: of the photo.
-
-        Raises:
-            ImageError: it cannot be read, does not fit the photo, or ignores all of it.
-        """
+        """The mask of a photo (see `path_of`), or None; `ImageError` if it cannot be read, does not fit
+        the photo, or ignores all of it."""
         path = self.path_of(name)
         return None if path is None else read_mask(path, info)
 
@@ -165,18 +139,14 @@ def read_mask(path: Path, info: PhotoInfo) -> Mask:
     except FileNotFoundError:
         raise ImageError(path, "does not exist", "check the name") from None
     except Exception as error:  # Pillow's decoders raise nearly every type on broken files
-        raise ImageError(
-            path, f"is no mask that can be read ({error})", "save it as a PNG"
-        ) from error
+        reason = f"is no mask that can be read ({error})"
+        raise ImageError(path, reason, "save it as a PNG") from error
     width, height = info.size
     stored = info.size[::-1] if info.orientation >= 5 else info.size
     if not _same_shape(kept, width, height):
         if not _same_shape(kept, *stored):
-            raise ImageError(
-                path,
-                f"is {kept.shape[1]} x {kept.shape[0]} px, its photo {width} x {height}",
-                "make the mask as large as the photo",
-            )
+            reason = f"is {kept.shape[1]} x {kept.shape[0]} px, its photo {width} x {height}"
+            raise ImageError(path, reason, "make the mask as large as the photo")
         turned = Image.fromarray(kept.astype(np.uint8)).transpose(UPRIGHT[info.orientation])
         kept = np.asarray(turned) > 0
     if not kept.any():

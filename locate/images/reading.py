@@ -19,60 +19,16 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from locate.errors import ImageError, InputError
-from locate.images.exif import read_exif
-from locate.images.file_kinds import (
-    HEIF_BRANDS,
-    JXL,
-    JXL_KIND,
-    PICTURE_KIND,
-    PNG,
-    RAW,
-    RAW_FORMAT,
-    RAW_KIND,
-    READ,
-    format_of,
-)
-from locate.images.large_photos import (
-    LARGE,
-    alone_if_large,
-    decode_smaller,
-    refuse_too_many,
-    refuse_too_many_in_file,
-    shrunk,
-    shrunk_pixels,
-)
-from locate.images.xmp import read_projection
+from locate.images import file_kinds, large_photos
+from locate.images.exif import read_exif, read_projection
 from locate.types import Array, Photo, PhotoInfo, Projection
 
-EXTENSIONS = frozenset(
-    [
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".mpo",
-        ".png",
-        ".webp",
-        ".tif",
-        ".tiff",
-        ".bmp",
-        ".avif",
-        ".heic",
-        ".heif",
-        ".hif",
-        ".gif",
-        ".ppm",
-        ".pgm",
-        ".jp2",
-        ".j2k",
-        ".jpx",
-        ".pnm",
-    ]
+_HEIF = file_kinds.endings("heic heif hif")
+EXTENSIONS = _HEIF | file_kinds.endings(
+    "jpg jpeg jpe jfif mpo png webp tif tiff bmp avif gif ppm pgm jp2 j2k jpx pnm"
 )
 MIN_SIDE = 32  # pixels; below this no extractor sees anything
-MAX_BYTES = (
-    2**31
-)  # of a file: more than the largest photo of `locate.images.large_photos` as a 16-bit TIFF
+MAX_BYTES = 2**31  # of a file: more than the largest photo that is read as a 16-bit TIFF
 _ANIMATED_FORMATS = frozenset({"GIF", "PNG", "WEBP", "AVIF"})
 UPRIGHT = {  # EXIF orientation -> what undoes it
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -103,13 +59,19 @@ def hold(path: Path, content: bytes) -> None:
 def read_bytes(path: Path) -> bytes:
     """The file's content; `ImageError` if it is missing, not a regular file, unreadable or empty."""
     if path in _held:
-        return _held_bytes(path)
+        data = _held[path]
+        if not data:
+            reason = "standard input is empty (0 bytes)"
+            raise ImageError(path, reason, "check what is piped into it")
+        if len(data) > MAX_BYTES:
+            reason = f"standard input is too large (over {MAX_BYTES} bytes)"
+            raise ImageError(path, reason, _TOO_LONG)
+        return data
     try:
         status = path.stat()
-        mode = status.st_mode
-        if stat.S_ISDIR(mode):
+        if stat.S_ISDIR(status.st_mode):
             raise ImageError(path, "is a directory", "name a photo, or index the directory itself")
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(status.st_mode):
             raise ImageError(path, "is not a regular file", _PIPED)
         if status.st_size > MAX_BYTES:
             raise ImageError(path, f"is too large ({status.st_size} bytes)", _TOO_LONG)
@@ -121,21 +83,11 @@ def read_bytes(path: Path) -> bytes:
     except ValueError as error:
         raise ImageError(path, f"is no file name ({error})", "check the name") from None
     except OSError as error:
-        raise ImageError(
-            path, f"cannot be read ({error.strerror})", "check its permissions and the disk"
-        ) from error
+        reason = f"cannot be read ({error.strerror})"
+        raise ImageError(path, reason, "check its permissions and the disk") from error
     if not data:
         raise ImageError(path, "is empty (0 bytes)", "copy it again from its source")
     return data
-
-
-def _held_bytes(path: Path) -> bytes:
-    content = _held[path]
-    if not content:
-        raise ImageError(path, "standard input is empty (0 bytes)", "check what is piped into it")
-    if len(content) > MAX_BYTES:
-        raise ImageError(path, f"standard input is too large (over {MAX_BYTES} bytes)", _TOO_LONG)
-    return content
 
 
 def read_photo(path: Path | str, min_long_side: int | None = None) -> Photo:
@@ -147,7 +99,7 @@ def read_photo(path: Path | str, min_long_side: int | None = None) -> Photo:
 def projection_in(path: Path) -> Projection | None:
     """Of a photo file that is no perspective one, by its head alone; None of others, and of files that
     cannot be read."""
-    if path.suffix.lower() in (".heic", ".heif", ".hif"):
+    if path.suffix.lower() in _HEIF:
         _register_heif()
     try:
         with _quiet, Image.open(path) as image:
@@ -157,20 +109,11 @@ def projection_in(path: Path) -> Projection | None:
 
 
 def decode_photo(data: bytes, path: Path, min_long_side: int | None = None) -> Photo:
-    """Decode a photo held in memory.
-
-    Args:
-        data: the file's content.
-        path: used in messages.
-        min_long_side: if given, the photo may come at a fraction of its size, as long as its long side
-            keeps at least this many pixels: a JPEG at 1/2, 1/4 or 1/8, several times faster, and any
-            photo of very many pixels, see `locate.images.large_photos`. It covers the whole of the
-            photo, so that scaling back to original pixels is exact.
-
-    Raises:
-        ImageError: truncated, animated, too small or too large, not an image, raw, holding NaN, ...
-    """
-    if data[4:8] == b"ftyp" and data[8:12] in HEIF_BRANDS:
+    """Decode a photo held in memory, the content of `path`; `ImageError` if it is truncated,
+    animated, too small or too large, not an image, raw, holds NaN, ... It may come at a fraction of
+    its size, as long as its long side keeps `min_long_side` pixels, see
+    `locate.images.large_photos`."""
+    if data[4:8] == b"ftyp" and data[8:12] in file_kinds.HEIF_BRANDS:
         _register_heif()
     _check_png(data, path)
     try:
@@ -193,7 +136,7 @@ def decode_photo(data: bytes, path: Path, min_long_side: int | None = None) -> P
 def _check_png(data: bytes, path: Path) -> None:
     """Pillow skips the checksums of pixels, so that a flipped bit would pass as noise in the image."""
     view, at = memoryview(data), 8
-    while data.startswith(PNG) and at + 12 <= len(data):
+    while data.startswith(file_kinds.PNG) and at + 12 <= len(data):
         end = at + 8 + int.from_bytes(view[at : at + 4])
         stored = view[end : end + 4]
         pixels = data[at + 4 : at + 8] == b"IDAT" and len(stored) == 4  # else Pillow says truncated
@@ -203,41 +146,38 @@ def _check_png(data: bytes, path: Path) -> None:
 
 
 def _decode(image: Image.Image, path: Path, min_long_side: int | None) -> Photo:
-    refuse_too_many_in_file(image, path)
+    large_photos.refuse_too_many(image, path, in_file=True)
     if image.format == "TIFF" and _is_raw(image, path):
-        raise ImageError(path, "is raw: only its preview can be read", RAW_KIND.cure)
+        raise ImageError(path, "is raw: only its preview can be read", file_kinds.RAW_KIND.cure)
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format in _ANIMATED_FORMATS:
         raise ImageError(path, f"is an animation of {frames} frames", "save the frame that matters")
     if min(image.size) < MIN_SIDE:
-        raise ImageError(
-            path,
-            f"is too small ({image.width} x {image.height} px)",
-            f"use a photo of at least {MIN_SIDE} px on each side",
-        )
+        reason = f"is too small ({image.width} x {image.height} px)"
+        raise ImageError(path, reason, f"use a photo of at least {MIN_SIDE} px on each side")
     size = image.size
     # Pillow turns a TIFF upright by itself while it loads, and says the upright size before.
     turned = image.format == "TIFF"
     info = read_exif(image, turned)
     if min_long_side is not None and image.format in ("JPEG", "MPO"):
-        decode_smaller(image, min_long_side)
-    refuse_too_many(image, path)
-    with alone_if_large(image, size):
+        large_photos.decode_smaller(image, min_long_side)
+    large_photos.refuse_too_many(image, path)
+    with large_photos.alone_if_large(image, size):
         image.load()
         # Not ImageOps.exif_transpose: it writes the EXIF anew, and fails where that is broken.
         method = None if turned else UPRIGHT.get(info.orientation)
-        whole = shrunk(image, size, min_long_side)
+        whole = large_photos.shrunk(image, size, min_long_side)
         upright = whole if method is None else whole.transpose(method)
-        pixels = shrunk_pixels(_to_rgb8(upright, path), min_long_side)
+        pixels = large_photos.shrunk_pixels(_to_rgb8(upright, path), min_long_side)
     return Photo(pixels=pixels, info=info, path=path)
 
 
 def _is_raw(image: Image.Image, path: Path) -> bool:
-    """Whether a TIFF is a raw photo, of which Pillow sees the small preview: its name says so, it has
-    DNG's version, or the first picture is a reduced one of others inside (Adobe DNG 1.6; TIFF 6.0)."""
+    """Whether Pillow sees the small preview of a raw photo: its name says so, it has DNG's version, or
+    the first picture is a reduced one of others inside (Adobe DNG 1.6; TIFF 6.0)."""
     tags = getattr(image, "tag_v2", {})
     reduced = tags.get(_SUBFILE) == 1 and _SUB_IFDS in tags
-    return path.suffix.lower() in RAW or _DNG_VERSION in tags or reduced
+    return path.suffix.lower() in file_kinds.RAW or _DNG_VERSION in tags or reduced
 
 
 def _to_rgb8(image: Image.Image, path: Path) -> Array:
@@ -255,7 +195,9 @@ def _deep_to_rgb8(grey: Array, path: Path) -> Array:
     depth, thermal), so the 0.1 and 99.9 percentiles are put at 0 and 255."""
     if grey.dtype.kind == "f" and not np.isfinite(grey).all():
         raise ImageError(path, "holds NaN or infinite pixels", "export it again as integers")
-    step = 1 if grey.size <= LARGE else 4  # of so many pixels a part has the same percentiles
+    step = (
+        1 if grey.size <= large_photos.LARGE else 4
+    )  # of so many pixels a part has the same percentiles
     low, high = np.percentile(grey[::step, ::step].astype(np.float64), (0.1, 99.9))
     scale = 255.0 / max(high - low, 1e-12)
     pixels = np.empty((*grey.shape, 3), np.uint8)
@@ -310,15 +252,15 @@ _quiet = _Quiet()
 
 def _sniff(data: bytes) -> tuple[str, str]:
     """What a file is that no decoder wants: (reason, cure)."""
-    known = format_of(data)
-    if known in READ:
+    known = file_kinds.format_of(data)
+    if known in file_kinds.READ:
         return f"is damaged or truncated (it begins as {known})", "copy it again from its source"
-    if known == RAW_FORMAT:
-        return "is a raw photo", RAW_KIND.cure
-    if known == JXL:
-        return "is JPEG XL, which is not read", JXL_KIND.cure
+    if known == file_kinds.RAW_FORMAT:
+        return "is a raw photo", file_kinds.RAW_KIND.cure
+    if known == file_kinds.JXL:
+        return "is JPEG XL, which is not read", file_kinds.JXL_KIND.cure
     if known not in (None, "video"):
-        return f"is {known}, which is not read", PICTURE_KIND.cure
+        return f"is {known}, which is not read", file_kinds.PICTURE_KIND.cure
     other = next((name for head, name in _OTHER_HEADS.items() if data.startswith(head)), None)
     other = "a video" if known == "video" else other
     head = data[:512].lstrip()

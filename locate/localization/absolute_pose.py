@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import poselib
 import pycolmap
 
 from locate.errors import InputError, UnknownNameError
-from locate.geometry.cameras import copy_camera
+from locate.geometry.cameras import colmap_camera
 from locate.pixels import to_colmap
 from locate.types import Array
 
-MAX_ERROR = 8.0  # pixels at the size that the extractor looks at
+MAX_ERROR = 8.0  # pixels at the size that the extractor looks at, of an inlier
 LOSS_SCALE = 1.0  # pixels: Cauchy's, about the noise of a keypoint
 _MAX_ITERATIONS = 10_000
 _MIN_ITERATIONS = 100
@@ -28,10 +29,7 @@ _CONFIDENCE = 0.9999
 
 @dataclass(frozen=True, eq=False)
 class PoseEstimate:
-    """Attributes:
-    cam_from_world: 3 x 4 float64 [R | t].
-    inliers: M bool, which matches agree with it.
-    """
+    """A pose, 3 x 4 float64 [R | t], and which of the M matches agree with it."""
 
     cam_from_world: Array
     inliers: Array
@@ -47,19 +45,15 @@ def estimate_pose(
     loss_scale: float = LOSS_SCALE,
     seed: int = 0,
 ) -> PoseEstimate | None:
-    """The pose of a calibrated camera.
+    """The pose of a calibrated camera; None if there is none, or of fewer than four matches.
 
     Args:
         points: M x 2 in our pixels (`locate.pixels`), of which the camera's are half a pixel more.
         world_points: M x 3, what they show.
-        camera: with its distortion.
         solver: a name of `SOLVERS`.
         max_error: of an inlier's projection, in pixels of the photo.
         loss_scale: of the robust refinement, in pixels of the photo.
         seed: of RANSAC; the same input gives the same pose.
-
-    Returns:
-        None if no pose was found, or of fewer than four matches.
     """
     if solver not in SOLVERS:
         raise UnknownNameError("pose solver", solver, SOLVERS)
@@ -68,9 +62,9 @@ def estimate_pose(
     if len(points) != len(world_points):
         raise InputError(f"{len(points)} points, but {len(world_points)} points of the world")
     pixels = to_colmap(np.asarray(points, np.float64))
-    usable = (
-        np.isfinite(camera.cam_from_img(pixels)).all(axis=1) if len(pixels) else np.zeros(0, bool)
-    )
+    usable = np.zeros(len(pixels), np.bool_)
+    if len(pixels):
+        usable = np.isfinite(camera.cam_from_img(pixels)).all(axis=1)
     if usable.sum() < 4:
         return None
     world = np.asarray(world_points, np.float64)[usable]
@@ -90,31 +84,15 @@ def estimate_pose_and_focal(
     max_error: float = MAX_ERROR,
     seed: int = 0,
 ) -> tuple[PoseEstimate, pycolmap.Camera] | None:
-    """The pose and the focal length of a camera without distortion: COLMAP's LO-RANSAC over P4Pf.
-
-    Args:
-        points, world_points, max_error, seed: see `estimate_pose`.
-        camera: its focal length is not looked at and not changed.
-
-    Returns:
-        The pose and the camera with the focal length that was found, or None.
-    """
+    """The pose and the camera with the focal length of one without distortion, or None: COLMAP's
+    LO-RANSAC over P4Pf. The arguments are those of `estimate_pose`; the focal length of `camera` is not
+    looked at."""
     if len(points) < 4:
         return None
-    made = copy_camera(camera)
-    options = pycolmap.AbsolutePoseEstimationOptions()
+    made, options = colmap_camera(camera), _colmap_options(max_error, seed)
     options.estimate_focal_length = True
-    options.ransac.max_error = max_error
-    options.ransac.max_num_trials = _MAX_ITERATIONS
-    options.ransac.min_num_trials = _MIN_ITERATIONS
-    options.ransac.confidence = _CONFIDENCE
-    options.ransac.random_seed = seed
-    found = pycolmap.estimate_absolute_pose(
-        to_colmap(np.asarray(points, np.float64)),
-        np.asarray(world_points, np.float64),
-        made,
-        options,
-    )
+    pixels, world = to_colmap(np.asarray(points, np.float64)), np.asarray(world_points, np.float64)
+    found = pycolmap.estimate_absolute_pose(pixels, world, made, options)
     if found is None:
         return None
     pose = np.asarray(found["cam_from_world"].matrix(), np.float64)
@@ -124,18 +102,19 @@ def estimate_pose_and_focal(
     return PoseEstimate(pose, np.asarray(found["inlier_mask"], np.bool_)), made
 
 
-def _poselib(
-    pixels: Array,
-    world: Array,
-    camera: pycolmap.Camera,
-    max_error: float,
-    loss_scale: float,
-    seed: int,
-) -> tuple[Array, Array] | None:
-    # PoseLib knows fewer lenses than COLMAP: it gets undistorted points of a pinhole camera.
-    focal = camera.mean_focal_length()
-    flat = camera.cam_from_img(pixels) * focal
-    pinhole = {"model": "SIMPLE_PINHOLE", "width": 0, "height": 0, "params": [focal, 0.0, 0.0]}
+def _colmap_options(max_error: float, seed: int) -> pycolmap.AbsolutePoseEstimationOptions:
+    options = pycolmap.AbsolutePoseEstimationOptions()
+    options.ransac.max_error, options.ransac.random_seed = max_error, seed
+    options.ransac.max_num_trials = _MAX_ITERATIONS
+    options.ransac.min_num_trials = _MIN_ITERATIONS
+    options.ransac.confidence = _CONFIDENCE
+    return options
+
+
+def poselib_options(
+    max_error: float, loss_scale: float, seed: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """PoseLib's of RANSAC and of the refinement."""
     ransac = {
         "max_reproj_error": max_error,
         "max_iterations": _MAX_ITERATIONS,
@@ -143,36 +122,40 @@ def _poselib(
         "success_prob": _CONFIDENCE,
         "seed": seed,
     }
-    refinement = {"loss_type": "CAUCHY", "loss_scale": loss_scale, "max_iterations": 100}
-    pose, report = poselib.estimate_absolute_pose(flat, world, pinhole, ransac, refinement)
+    return ransac, {"loss_type": "CAUCHY", "loss_scale": loss_scale, "max_iterations": 100}
+
+
+def pinhole(focal: float) -> dict[str, Any]:
+    """PoseLib knows fewer lenses than COLMAP: it gets undistorted points of such a camera."""
+    return {"model": "SIMPLE_PINHOLE", "width": 0, "height": 0, "params": [focal, 0.0, 0.0]}
+
+
+# Of COLMAP's pixels, points of the world, a camera, max_error, loss_scale, seed: pose and inliers.
+_Solver = Callable[[Array, Array, pycolmap.Camera, float, float, int], tuple[Array, Array] | None]
+
+
+def _poselib(
+    pixels: Array, world: Array, camera: pycolmap.Camera, error: float, loss: float, seed: int
+) -> tuple[Array, Array] | None:
+    focal = camera.mean_focal_length()
+    flat = camera.cam_from_img(pixels) * focal
+    options = poselib_options(error, loss, seed)
+    pose, report = poselib.estimate_absolute_pose(flat, world, pinhole(focal), *options)
     inliers = np.asarray(report["inliers"], np.bool_)
     return (pose.Rt, inliers) if inliers.any() else None
 
 
 def _pycolmap(
-    pixels: Array,
-    world: Array,
-    camera: pycolmap.Camera,
-    max_error: float,
-    loss_scale: float,
-    seed: int,
+    pixels: Array, world: Array, camera: pycolmap.Camera, error: float, loss: float, seed: int
 ) -> tuple[Array, Array] | None:
-    estimation = pycolmap.AbsolutePoseEstimationOptions()
-    estimation.ransac.max_error = max_error
-    estimation.ransac.max_num_trials = _MAX_ITERATIONS
-    estimation.ransac.min_num_trials = _MIN_ITERATIONS
-    estimation.ransac.confidence = _CONFIDENCE
-    estimation.ransac.random_seed = seed
     refinement = pycolmap.AbsolutePoseRefinementOptions()
-    refinement.loss_function_scale = loss_scale
+    refinement.loss_function_scale = loss
     found = pycolmap.estimate_and_refine_absolute_pose(
-        pixels, world, camera, estimation, refinement
+        pixels, world, camera, _colmap_options(error, seed), refinement
     )
     if found is None:
         return None
     return found["cam_from_world"].matrix(), np.asarray(found["inlier_mask"], np.bool_)
 
-
-_Solver = Callable[[Array, Array, pycolmap.Camera, float, float, int], tuple[Array, Array] | None]
 
 SOLVERS: Mapping[str, _Solver] = {"poselib": _poselib, "pycolmap": _pycolmap}

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from locate.errors import InputError
-from locate.geometry.rigid import cross_matrices, rotation_of
+from locate.geometry.rigid import cross_matrices
+from locate.localization.refinement import moved_pose
 from locate.types import Array
 
+CONTRADICTED = "but it contradicts the direction of up: check its axes (x right, y down)"
 _BEYOND = 30.0  # of chi-squared with two degrees of freedom: by chance once in three million
 
 
@@ -49,7 +51,6 @@ def fuse_gravity(
     """A pose (3 x 4) and its covariance (6 x 6, see `locate.localization.pose.Pose`), knowing
     which way is up; None if the pose contradicts that."""
     rotation = cam_from_world[:, :3]
-    centre = -rotation.T @ cam_from_world[:, 3]
     expected = rotation @ up.in_world
     # R_wc -> exp(w) R_wc turns what the camera sees of a direction u by R_cw exp(-w): R_cw (u x w).
     by_error = np.zeros((3, 6))
@@ -62,5 +63,4 @@ def fuse_gravity(
         return None
     gain = covariance @ by_error.T @ np.linalg.inv(scatter)
     step, left = gain @ difference, (np.eye(6) - gain @ by_error) @ covariance
-    turned = rotation @ rotation_of(step[3:]).T
-    return np.c_[turned, -turned @ (centre + step[:3])], (left + left.T) / 2
+    return moved_pose(cam_from_world, step), (left + left.T) / 2

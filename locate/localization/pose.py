@@ -15,7 +15,7 @@ import numpy as np
 
 from locate.errors import InputError
 from locate.geometry.cameras import Camera
-from locate.geometry.rigid import quaternion_of
+from locate.geometry.rigid import center_of, quaternion_of
 from locate.types import Array
 
 LOCALIZED, UNCERTAIN, NOT_LOCALIZED = "localized", "uncertain", "not localized"
@@ -63,10 +63,7 @@ class Pose:
     seconds: Mapping[str, float] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if self.verdict not in VERDICTS:
-            raise InputError(f"a verdict is one of {', '.join(VERDICTS)}, not {self.verdict!r}")
-        if (self.cam_from_world is None) != (self.verdict == NOT_LOCALIZED):
-            raise InputError(f"{self.verdict}, but the pose is {self.cam_from_world}")
+        check_verdict(self.verdict, self.cam_from_world)
         for name, value, shape in (
             ("cam_from_world", self.cam_from_world, (3, 4)),
             ("covariance", self.covariance, (6, 6)),
@@ -77,41 +74,24 @@ class Pose:
     @property
     def center(self) -> Array | None:
         """The camera's centre in the map, 3 float64: -R^T t."""
-        if self.cam_from_world is None:
-            return None
-        return np.asarray(-self.cam_from_world[:, :3].T @ self.cam_from_world[:, 3])
+        return None if self.cam_from_world is None else center_of(self.cam_from_world)
 
     @property
     def quaternion(self) -> Array | None:
         """The rotation of `cam_from_world`, (w, x, y, z), w >= 0."""
-        if self.cam_from_world is None:
-            return None
-        return quaternion_of(self.cam_from_world[:, :3])
+        return None if self.cam_from_world is None else quaternion_of(self.cam_from_world[:, :3])
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able values; the inliers themselves are left out."""
-        pose, covariance = self.cam_from_world, self.covariance
+        camera = self.camera and {**vars(self.camera), "params": list(self.camera.params)}
         return {
             "photo": None if self.photo is None else str(self.photo),
             "verdict": self.verdict,
             "reason": self.reason,
-            "cam_from_world": None
-            if pose is None
-            else {
-                "quaternion_wxyz": _list(self.quaternion),
-                "translation": pose[:, 3].tolist(),
-            },
-            "center": _list(self.center),
-            "covariance": _list(covariance),
-            "camera": None
-            if self.camera is None
-            else {
-                "model": self.camera.model,
-                "width": self.camera.width,
-                "height": self.camera.height,
-                "params": list(self.camera.params),
-                "source": self.camera.source,
-            },
+            "cam_from_world": motion_to_json(self.cam_from_world),
+            "center": None if self.center is None else self.center.tolist(),
+            "covariance": None if self.covariance is None else self.covariance.tolist(),
+            "camera": camera,
             "matches": self.matches,
             "inliers": self.inliers,
             "inlier_ratio": self.inliers / self.matches if self.matches else 0.0,
@@ -122,5 +102,17 @@ class Pose:
         }
 
 
-def _list(values: Array | None) -> list[Any] | None:
-    return None if values is None else values.tolist()
+def check_verdict(verdict: str, pose: Array | None) -> None:
+    """`InputError` if it is none, or contradicts that there is a pose or not."""
+    if verdict not in VERDICTS:
+        raise InputError(f"a verdict is one of {', '.join(VERDICTS)}, not {verdict!r}")
+    if (pose is None) != (verdict == NOT_LOCALIZED):
+        raise InputError(f"{verdict}, but the pose is {pose}")
+
+
+def motion_to_json(pose: Array | None) -> dict[str, Any] | None:
+    """JSON-able values of a rigid motion, 3 x 4."""
+    if pose is None:
+        return None
+    quaternion = quaternion_of(pose[:, :3]).tolist()
+    return {"quaternion_wxyz": quaternion, "translation": pose[:, 3].tolist()}

@@ -17,43 +17,45 @@ import pycolmap
 
 from locate.errors import ImageError, InputError
 from locate.formats.colmap import make_camera, read_cameras_text
-from locate.geometry.camera_models import SPHERICAL, about_model, is_spherical
-from locate.geometry.cameras import Camera
-from locate.geometry.panorama_camera import given_sphere, tagged_sphere
+from locate.geometry.cameras import (
+    SPHERICAL,
+    Camera,
+    about_model,
+    colmap_camera,
+    given_sphere,
+    is_spherical,
+    tagged_sphere,
+)
 from locate.images.focal_length import cropped_from, digital_zoom, exif_focal
-from locate.localization.refinement import Freedom
+from locate.localization.refinement import IntrinsicsPrior
 from locate.types import PhotoInfo
 
 _GUESS = 1.2  # focal length in units of the longer side: COLMAP's, near that of a phone
 # Standard deviations; those of EXIF's focal lengths are `sensors.ExifFocal`'s.
-_MAP = Freedom(focal=0.002, distortion=0.002, principal=0.001)
-_ZOOMED = Freedom(focal=0.003, distortion=0.002, principal=0.002)  # EXIF has hundredths
+_MAP = IntrinsicsPrior(focal=0.002, distortion=0.002, principal=0.001)
+_ZOOMED = IntrinsicsPrior(focal=0.003, distortion=0.002, principal=0.002)  # EXIF has hundredths
 # What is not known of a lens: from those that see straight lines straight to fisheyes, square pixels
 # or nearly so, and photos that are a part of what the camera saw. Tighter priors, given up where the
 # matches contradict them, are no more precise, and too sure of crops now and then.
-_UNKNOWN = Freedom(focal=1.0, distortion=0.3, principal=0.3, second=0.3, aspect=0.02)
+_UNKNOWN = IntrinsicsPrior(focal=1.0, distortion=0.3, principal=0.3, second=0.3, aspect=0.02)
 _HELD = 0.1  # of a focal length: one that is less certain does not tell inliers from outliers
 GIVEN, MAP, EXIF, DOUBTFUL, ESTIMATED = "given", "map", "exif", "exif in doubt", "estimated"
 
 
 @dataclass(frozen=True, eq=False)
 class QueryCamera:
-    """Attributes:
-    camera: of COLMAP.
-    source: see `locate.geometry.cameras.Camera`.
-    freedom: what is refined with the pose.
-    doubt: how EXIF contradicts itself or the photo; empty if it does not.
-    """
+    """A camera of COLMAP's, its source (`locate.geometry.cameras.Camera`), what is refined with the
+    pose, and how EXIF contradicts itself or the photo (empty if it does not)."""
 
     camera: pycolmap.Camera
     source: str
-    freedom: Freedom
+    prior: IntrinsicsPrior
     doubt: str = ""
 
     @property
     def focal_known(self) -> bool:
         """Well enough to tell which matches agree."""
-        return self.freedom.focal <= _HELD
+        return self.prior.focal <= _HELD
 
     @property
     def spherical(self) -> bool:
@@ -63,15 +65,9 @@ class QueryCamera:
 
 @dataclass(frozen=True)
 class Device:
-    """What EXIF calls a camera at one zoom; cameras of one device see alike.
-
-    Attributes:
-        name: maker and model.
-        focal_mm, focal_35mm: as EXIF has them.
-        zoom: of the picture itself, 1 for none.
-        size: (width, height) in pixels, upright.
-        orientation: of EXIF, as its middle is elsewhere in a photo that was held another way up.
-    """
+    """What EXIF calls a camera at one zoom (of the picture itself, 1 for none); cameras of one
+    device see alike. `size` is upright; the orientation counts, as the middle is elsewhere in a
+    photo that was held another way up."""
 
     name: str
     focal_mm: float | None
@@ -86,14 +82,8 @@ def device_of(info: PhotoInfo) -> Device | None:
     camera of its own."""
     if info.camera is None or cropped_from(info) is not None:
         return None
-    return Device(
-        info.camera,
-        info.focal_mm,
-        info.focal_35mm,
-        digital_zoom(info),
-        info.size,
-        info.orientation,
-    )
+    focals = info.focal_mm, info.focal_35mm
+    return Device(info.camera, *focals, digital_zoom(info), info.size, info.orientation)
 
 
 def choose_camera(
@@ -106,7 +96,6 @@ def choose_camera(
     """The camera of a query.
 
     Args:
-        info: of the photo.
         given: a camera; "MODEL,PARAMS...", such as "PINHOLE,1380,1382,760,503" in COLMAP's order and
             pixels; "f=1380", a focal length in pixels; "EQUIRECTANGULAR" for a 360 degree photo; or the
             path of COLMAP's cameras.txt with one camera in it.
@@ -123,39 +112,29 @@ def choose_camera(
     """
     size = info.size
     if given is not None:
-        return _given_camera(info, given, name)
+        camera, source = _given(given, size), GIVEN
+        if is_spherical(camera):
+            camera, source = given_sphere(camera, given, info, name)
+        elif (camera.width, camera.height) != size:
+            fault = (
+                f"is {size[0]} x {size[1]} px, but its camera is {camera.width} x {camera.height}"
+            )
+            raise ImageError(name, fault, "give the camera of the photo as it is")
+        return QueryCamera(camera, source, IntrinsicsPrior())
     if info.projection is not None:
-        return QueryCamera(*tagged_sphere(info, name), Freedom())
+        return QueryCamera(*tagged_sphere(info, name), IntrinsicsPrior())
     device = device_of(info)
     if device is not None and known:
-        if device in known:
-            return QueryCamera(known[device], MAP, _MAP)
-        zoomed = _zoomed(device, known)
-        if zoomed is not None:
-            return QueryCamera(zoomed, MAP, _ZOOMED)
+        same, zoomed = known.get(device), _zoomed(device, known)
+        if same is not None or zoomed is not None:
+            return QueryCamera(same or zoomed, MAP, _MAP if same is not None else _ZOOMED)
     told = exif_focal(info)
     if told is not None:
         off_centre = max(told.off_centre, _UNKNOWN.principal)
-        freedom = replace(_UNKNOWN, focal=told.sigma, principal=off_centre)
+        prior = replace(_UNKNOWN, focal=told.sigma, principal=off_centre)
         source = DOUBTFUL if told.doubt else EXIF
-        return QueryCamera(any_lens(told.pixels, size), source, freedom, told.doubt)
+        return QueryCamera(any_lens(told.pixels, size), source, prior, told.doubt)
     return unknown_camera(size)
-
-
-def _given_camera(
-    info: PhotoInfo, given: pycolmap.Camera | Camera | str | Path, name: str
-) -> QueryCamera:
-    size = info.size
-    camera = _given(given, size)
-    if is_spherical(camera):
-        return QueryCamera(*given_sphere(camera, given, info, name), Freedom())
-    if (camera.width, camera.height) != size:
-        raise ImageError(
-            name,
-            f"is {size[0]} x {size[1]} px, but its camera is {camera.width} x {camera.height}",
-            "give the camera of the photo as it is",
-        )
-    return QueryCamera(camera, GIVEN, Freedom())
 
 
 def _zoomed(device: Device, known: Mapping[Device, pycolmap.Camera]) -> pycolmap.Camera | None:
@@ -180,9 +159,7 @@ def magnified(camera: pycolmap.Camera, factor: float) -> pycolmap.Camera:
     middle = np.array([camera.width, camera.height]) / 2
     at = list(camera.principal_point_idxs())
     params[at] = middle + (params[at] - middle) * factor
-    return pycolmap.Camera(
-        model=camera.model, width=camera.width, height=camera.height, params=params
-    )
+    return colmap_camera(camera, params)
 
 
 def unknown_camera(size: tuple[int, int]) -> QueryCamera:
@@ -191,26 +168,16 @@ def unknown_camera(size: tuple[int, int]) -> QueryCamera:
 
 
 def any_lens(focal: float, size: tuple[int, int]) -> pycolmap.Camera:
-    """COLMAP's OPENCV without distortion, to begin with: with two radial terms, two focal lengths and
-    the principal point free it bends as other lenses do, fisheyes of up to 100 degrees among them.
-
-    Args:
-        focal: in pixels.
-        size: (width, height) in pixels.
-    """
-    params = [focal, focal, size[0] / 2, size[1] / 2, 0.0, 0.0, 0.0, 0.0]
-    return pycolmap.Camera(model="OPENCV", width=size[0], height=size[1], params=params)
+    """COLMAP's OPENCV without distortion, to begin with: with two radial terms, two focal lengths
+    and the principal point free it bends as other lenses do, fisheyes of up to 100 degrees among
+    them."""
+    params = (focal, focal, size[0] / 2, size[1] / 2, 0.0, 0.0, 0.0, 0.0)
+    return colmap_camera(Camera("OPENCV", *size, params))
 
 
 def simple_camera(focal: float, size: tuple[int, int]) -> pycolmap.Camera:
-    """COLMAP's SIMPLE_RADIAL without distortion, its principal point in the middle.
-
-    Args:
-        focal: in pixels.
-        size: (width, height) in pixels.
-    """
-    params = [focal, size[0] / 2, size[1] / 2, 0.0]
-    return pycolmap.Camera(model="SIMPLE_RADIAL", width=size[0], height=size[1], params=params)
+    """COLMAP's SIMPLE_RADIAL without distortion, its principal point in the middle."""
+    return colmap_camera(Camera("SIMPLE_RADIAL", *size, (focal, size[0] / 2, size[1] / 2, 0.0)))
 
 
 def plain_camera(camera: pycolmap.Camera, source: str) -> Camera:

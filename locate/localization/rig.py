@@ -24,7 +24,7 @@ import numpy as np
 
 from locate.errors import InputError
 from locate.formats.colmap import make_camera
-from locate.geometry.camera_models import SPHERICAL, about_model
+from locate.geometry.cameras import SPHERICAL, about_model
 from locate.images.folder import scan
 from locate.localization.query_camera import AnyCamera
 from locate.types import Array
@@ -38,7 +38,7 @@ class RigCamera:
     """Attributes:
     prefix: what the names of its photos begin with.
     cam_from_rig: 3 x 4 float64 [R | t], x_cam = R x_rig + t, t in units of the map.
-    camera: see `localize_camera.choose_camera`; None is looked for in EXIF and in the map.
+    camera: see `query_camera.choose_camera`; None is looked for in EXIF and in the map.
     """
 
     prefix: str
@@ -69,8 +69,8 @@ class Rig:
             raise InputError(f"two cameras of a rig have the same image_prefix: {prefixes}")
 
     def scaled(self, factor: float) -> Rig:
-        """The rig in other units: `factor` of them for one of its own. For a rig in metres and a map
-        whose georeference has `scale` metres per unit, that is 1 / scale."""
+        """The rig in other units, `factor` of them for one of its own: 1 / scale for a rig in metres
+        and a map whose georeference has `scale` metres per unit."""
         if not 0 < factor < np.inf:
             raise InputError(f"the scale of a rig must be a positive number, got {factor}")
         units = np.array([1, 1, 1, factor])
@@ -79,13 +79,8 @@ class Rig:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """Photos of one instant.
-
-    Attributes:
-        name: what their names have in common.
-        rig: that took them.
-        photos: in the order of the rig's cameras; None where one took none.
-    """
+    """Photos of one instant: what their names have in common, the rig that took them, and the photos
+    in the order of its cameras, None where one took none."""
 
     name: str
     rig: Rig
@@ -93,11 +88,8 @@ class Frame:
 
 
 def read_rigs(path: Path) -> list[Rig]:
-    """The rigs of a rig_config.json.
-
-    Raises:
-        InputError: names the rig, the camera and what is wrong with it.
-    """
+    """The rigs of a rig_config.json; `InputError` names the rig, the camera and what is wrong with
+    it."""
     try:
         values = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -110,12 +102,9 @@ def read_rigs(path: Path) -> list[Rig]:
 
 
 def find_frames(folder: Path, rigs: Sequence[Rig]) -> list[Frame]:
-    """The photos below `folder`, by what is left of their names (with forward slashes) after the longest
-    image_prefix that fits, rigs in their order, frames in the order of their names.
-
-    Raises:
-        InputError: no photo belongs to a rig.
-    """
+    """The photos below `folder`, by what is left of their names (with forward slashes) after the
+    longest image_prefix that fits, rigs in their order, frames in the order of their names;
+    `InputError` if no photo belongs to a rig."""
     prefixes = [
         (camera.prefix, r, c) for r, rig in enumerate(rigs) for c, camera in enumerate(rig.cameras)
     ]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pycolmap
 
-from locate.localization.absolute_pose import estimate_pose, estimate_pose_and_focal
+from locate.geometry.rigid import transform
+from locate.localization.absolute_pose import MAX_ERROR, estimate_pose, estimate_pose_and_focal
 from locate.localization.query_camera import (
     ESTIMATED,
     GIVEN,
@@ -16,11 +19,10 @@ from locate.localization.query_camera import (
     unknown_camera,
     with_camera,
 )
-from locate.localization.refinement import SYSTEMATIC, Refined, refine_pose
+from locate.localization.refinement import CORRELATED_RATIO, PoseState, Refined, refine_pose
 from locate.pixels import to_colmap
 from locate.types import Array
 
-MAX_ERROR = 8.0  # pixels at the size that the extractor looks at, of an inlier
 # Of RANSAC. A few points in a small part of a photo fit a mirrored pose far away as well, some pixels
 # off: there more of them lie within the wide tolerance than of the true pose.
 LIMITS = (MAX_ERROR, MAX_ERROR / 4)
@@ -30,17 +32,17 @@ _CONTRADICTED = 2.0  # standard deviations that a focal length is refined away: 
 # And where it is contradicted already, so much worse may be what is estimated.
 _OVERRULED, _AS_WELL = 20.0, 8.0
 _ROUNDS = 6  # of refining and choosing the inliers anew
-_MIN_INLIERS = 6
-COARSE = 0.3  # share of systematic errors for each halving or doubling of what a photo resolves
+_LEAST = 6  # inliers
+COARSE = 0.3  # share of correlated errors for each halving or doubling of what a photo resolves
+
+StartT = TypeVar("StartT")
+RefinedT = TypeVar("RefinedT")
 
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """Attributes:
-    refined: the pose.
-    camera: that was used, its source, and what was free.
-    inliers: M bool of the matches.
-    """
+    """A pose, the camera that was used (its source, and what was free), and which of the M matches
+    are inliers."""
 
     refined: Refined
     camera: QueryCamera
@@ -54,11 +56,11 @@ def solve_pose(
     *,
     scale: float = 1.0,
     solver: str = "poselib",
-    systematic: float = SYSTEMATIC,
+    correlated_ratio: float = CORRELATED_RATIO,
     resolution: float | None = None,
     seed: int = 0,
 ) -> Solution | None:
-    """The pose that most matches agree with.
+    """The pose that most of the matches (M x 2 in our pixels, M x 3) agree with; None if too few do.
 
     A camera that EXIF or the map gives competes with one that is estimated from the matches, as a photo
     may have been cropped or enlarged since: the latter wins if the matches agree clearly better with it,
@@ -66,63 +68,53 @@ def solve_pose(
     and be sure of that).
 
     Args:
-        points: M x 2 in our pixels of the photo.
-        world_points: M x 3.
-        camera: of the query.
-        scale: how many pixels of the photo one is that the extractor looks at.
-        solver: a name of `pose_estimate.SOLVERS`, for known focal lengths.
-        systematic: see `pose_refine.refine_pose`.
-        resolution: what the map's photos resolve, see `share_of`.
+        scale: `locate.pixels.extraction_scale` of the photo.
+        solver: a name of `absolute_pose.SOLVERS`, for known focal lengths.
+        correlated_ratio: see `refinement.refine_pose`.
+        resolution: what the map's photos resolve, see `ratio_at_resolution`.
         seed: of RANSAC.
-
-    Returns:
-        None if too few matches agree with any pose.
     """
     task = _Task(
         np.asarray(points, np.float64),
         np.asarray(world_points, np.float64),
         scale,
         solver,
-        systematic,
+        correlated_ratio,
         resolution,
         seed,
     )
-    found = _solve(task, camera)
+    found = task.solve(camera)
     if camera.source in (GIVEN, ESTIMATED):
         return found
     size = (camera.camera.width, camera.camera.height)
-    free = unknown_camera(size)
-    contradicted = found is not None and abs(_pull(camera, found)) > _CONTRADICTED
+    free, contradicted = unknown_camera(size), False
+    if found is not None:  # in standard deviations of the focal length
+        ratio = found.camera.camera.mean_focal_length() / camera.camera.mean_focal_length()
+        contradicted = abs(float(np.log(ratio)) / camera.prior.focal) > _CONTRADICTED
     if found is not None and not contradicted and found.inliers.mean() > _MOST:
         # Without RANSAC, which takes longer than all else: is there a better lens nearby?
         lens = any_lens(found.camera.camera.mean_focal_length(), size)
-        near = _refined(task, with_camera(free, lens), found.refined.cam_from_world, lens)
-        if near is None or _gain(task, found, near) <= _OVERRULED:
+        near = task.refined(with_camera(free, lens), found.refined.cam_from_world, lens)
+        if near is None or task.gain(found, near) <= _OVERRULED:
             return found
-    other = _solve(task, free)
+    other = task.solve(free)
     if found is None or other is None:
         return found or other
-    enough = -_AS_WELL if contradicted else _OVERRULED
-    return other if _gain(task, found, other) > enough else found
+    return other if task.gain(found, other) > (-_AS_WELL if contradicted else _OVERRULED) else found
 
 
-def share_of(
-    systematic: float, resolution: float | None, camera: pycolmap.Camera, scale: float
+def ratio_at_resolution(
+    correlated_ratio: float, resolution: float | None, camera: pycolmap.Camera, scale: float
 ) -> float:
-    """The share of systematic errors for a photo that resolves less than the map's, or more. A corner
-    lies beside its place, by an amount that grows with the blur at which it is found; what all photos
-    of a map have in common does no harm, but a photo of half the size sees its corners elsewhere.
-
-    Args:
-        systematic: of a photo like the map's.
-        resolution: of the map: pixels that the extractor looks at to a unit of the normalized plane,
-            which is a focal length; None if it is not known.
-        camera, scale: of the photo.
-    """
+    """The ratio of correlated errors for a photo that resolves less than the map's photos, which
+    have `correlated_ratio` and `resolution` (pixels that the extractor looks at to a unit of the
+    normalized plane; None if it is not known), or more. A corner lies beside its place, by an amount
+    that grows with the blur at which it is found; what all photos of a map have in common does no
+    harm, but a photo of half the size sees its corners elsewhere."""
     if resolution is None:
-        return systematic
+        return correlated_ratio
     halvings = np.log2(resolution * scale / camera.mean_focal_length())
-    return float(np.hypot(systematic, COARSE * halvings))
+    return float(np.hypot(correlated_ratio, COARSE * halvings))
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,118 +125,100 @@ class _Task:
     world: Array
     scale: float
     solver: str
-    systematic: float
+    correlated_ratio: float
     resolution: float | None
     seed: int
 
+    def errors(self, camera: pycolmap.Camera, cam_from_world: Array) -> Array:
+        """M pixels of the photo."""
+        return reprojection_errors(to_colmap(self.points), self.world, camera, cam_from_world)
 
-def _pull(camera: QueryCamera, found: Solution) -> float:
-    """How far the focal length was refined away from the camera's, in its standard deviations."""
-    ratio = found.camera.camera.mean_focal_length() / camera.camera.mean_focal_length()
-    return float(np.log(ratio)) / camera.freedom.focal
+    def gain(self, found: Solution, other: Solution) -> float:
+        """How much better all matches agree with another solution: twice the logarithm of the likelihood
+        ratio (Wilks 1938), the loss in units of what it is worth among the other's residuals."""
+        errors = [self.errors(s.refined.camera, s.refined.cam_from_world) for s in (found, other)]
+        losses = [np.log1p(np.minimum(e / self.scale, MAX_ERROR) ** 2).sum() for e in errors]
+        squares = (other.refined.residuals**2).sum(axis=1) / self.scale**2
+        weights = (1 + squares) ** -2.0
+        worth = (weights * squares).sum() / (2 * weights.sum())
+        return float((losses[0] - losses[1]) / max(worth, 1e-12))
 
-
-def _gain(task: _Task, found: Solution, other: Solution) -> float:
-    """How much better all matches agree with another solution: twice the logarithm of the likelihood
-    ratio (Wilks 1938), the loss in units of what it is worth among the other's residuals."""
-    losses = []
-    for one in (found, other):
-        errors = reprojection_errors(
-            to_colmap(task.points), task.world, one.refined.camera, one.refined.cam_from_world
-        )
-        losses.append(np.log1p(np.minimum(errors / task.scale, MAX_ERROR) ** 2).sum())
-    squares = (other.refined.residuals**2).sum(axis=1) / task.scale**2
-    weights = (1 + squares) ** -2.0
-    worth = (weights * squares).sum() / (2 * weights.sum())
-    return float((losses[0] - losses[1]) / max(worth, 1e-12))
-
-
-def _solve(task: _Task, camera: QueryCamera) -> Solution | None:
-    begin = _estimated(task, camera)
-    if begin is None:
-        return None
-    pose, lens = begin
-    # The priors hold the camera that was given or first estimated, not the last guess.
-    return _refined(task, with_camera(camera, lens), pose, lens)
-
-
-def _refined(
-    task: _Task, camera: QueryCamera, cam_from_world: Array, seen_by: pycolmap.Camera
-) -> Solution | None:
-    """Refine a pose and choose its inliers, in turns.
-
-    Args:
-        camera: what its priors hold.
-        cam_from_world, seen_by: to begin with.
-    """
-    pixels, scale = to_colmap(task.points), task.scale
-    inliers, refined = np.zeros(len(pixels), np.bool_), None
-    for _ in range(_ROUNDS):
-        errors = reprojection_errors(pixels, task.world, seen_by, cam_from_world)
-        now = errors <= MAX_ERROR * scale
-        if refined is not None and (now == inliers).all():
-            break
-        inliers = now
-        if inliers.sum() < _MIN_INLIERS:
+    def solve(self, camera: QueryCamera) -> Solution | None:
+        estimates = [self._estimate(camera, limit * self.scale) for limit in LIMITS]
+        found = [one for one in estimates if one is not None]
+        if not found:
             return None
-        refined = refine_pose(
-            pixels[inliers],
-            task.world[inliers],
-            camera.camera,
-            cam_from_world,
-            freedom=camera.freedom,
-            loss_scale=scale,
-            systematic=share_of(task.systematic, task.resolution, seen_by, scale),
+        pose, lens = max(found, key=lambda one: fit_of(self.errors(one[1], one[0]) / self.scale))
+        # The priors hold the camera that was given or first estimated, not the last guess.
+        return self.refined(with_camera(camera, lens), pose, lens)
+
+    def _estimate(
+        self, camera: QueryCamera, max_error: float
+    ) -> tuple[Array, pycolmap.Camera] | None:
+        """The pose that RANSAC finds, and the camera with the focal length that belongs to it."""
+        matches, seed = (self.points, self.world, camera.camera), self.seed
+        if not camera.focal_known:
+            both = estimate_pose_and_focal(*matches, max_error=max_error, seed=seed)
+            return None if both is None else (both[0].cam_from_world, both[1])
+        pose = estimate_pose(
+            *matches, solver=self.solver, max_error=max_error, loss_scale=self.scale, seed=seed
         )
+        return None if pose is None else (pose.cam_from_world, camera.camera)
+
+    def refined(
+        self, camera: QueryCamera, cam_from_world: Array, seen_by: pycolmap.Camera
+    ) -> Solution | None:
+        """A pose refined, whose priors hold `camera`; it begins with the camera `seen_by`."""
+        pixels, scale = to_colmap(self.points), self.scale
+
+        def refine(inliers: Array, start: PoseState | Refined) -> Refined | None:
+            return refine_pose(
+                pixels[inliers],
+                self.world[inliers],
+                camera.camera,
+                start.cam_from_world,
+                prior=camera.prior,
+                loss_scale=scale,
+                correlated_ratio=ratio_at_resolution(
+                    self.correlated_ratio, self.resolution, start.camera, scale
+                ),
+            )
+
+        done = refine_in_turns(
+            PoseState(cam_from_world, seen_by),
+            lambda now: self.errors(now.camera, now.cam_from_world) <= MAX_ERROR * scale,
+            refine,
+            rounds=_ROUNDS,
+        )
+        return done and Solution(done[0], with_camera(camera, done[0].camera), done[1])
+
+
+def refine_in_turns(
+    start: StartT,
+    inliers_of: Callable[[StartT | RefinedT], Array],
+    refine: Callable[[Array, StartT | RefinedT], RefinedT | None],
+    *,
+    rounds: int,
+) -> tuple[RefinedT, Array] | None:
+    """Choose the inliers of a pose (M bool) and refine it on these, in turns, until they stay the same.
+    The last pose and its inliers; None if they are too few or determine none."""
+    now: StartT | RefinedT = start
+    inliers, refined = np.zeros(0, np.bool_), None
+    for _ in range(rounds):
+        agree = inliers_of(now)
+        if refined is not None and (agree == inliers).all():
+            break
+        refined = refine(agree, now) if agree.sum() >= _LEAST else None
         if refined is None:
             return None
-        cam_from_world, seen_by = refined.cam_from_world, refined.camera
+        now, inliers = refined, agree
     assert refined is not None
-    return Solution(refined, with_camera(camera, refined.camera), inliers)
-
-
-def _estimated(task: _Task, camera: QueryCamera) -> tuple[Array, pycolmap.Camera] | None:
-    """The best pose that RANSAC finds with a wide or a narrow tolerance, and the camera with the focal
-    length that belongs to it."""
-    found = []
-    for limit in LIMITS:
-        if camera.focal_known:
-            pose = estimate_pose(
-                task.points,
-                task.world,
-                camera.camera,
-                solver=task.solver,
-                max_error=limit * task.scale,
-                loss_scale=task.scale,
-                seed=task.seed,
-            )
-            if pose is not None:
-                found.append((pose.cam_from_world, camera.camera))
-        else:
-            both = estimate_pose_and_focal(
-                task.points,
-                task.world,
-                camera.camera,
-                max_error=limit * task.scale,
-                seed=task.seed,
-            )
-            if both is not None:
-                found.append((both[0].cam_from_world, both[1]))
-    pixels = to_colmap(task.points)
-    scored = [
-        (fit_of(reprojection_errors(pixels, task.world, lens, pose) / task.scale), -number)
-        for number, (pose, lens) in enumerate(found)
-    ]
-    return found[-max(scored)[1]] if found else None
+    return refined, inliers
 
 
 def fit_of(errors: Array) -> float:
-    """How well matches agree with a pose by the loss of the refinement: 1 for each that fits exactly, 0
-    at the tolerance.
-
-    Args:
-        errors: M, in pixels that the extractor looks at.
-    """
+    """How well matches agree with a pose by the loss of the refinement, by M errors in pixels that
+    the extractor looks at: 1 for each that fits exactly, 0 at the tolerance."""
     loss = np.log1p(np.minimum(errors, MAX_ERROR) ** 2) / np.log1p(MAX_ERROR**2)
     return float((1 - loss).sum())
 
@@ -254,6 +228,6 @@ def reprojection_errors(
 ) -> Array:
     """M distances in pixels between points (COLMAP's pixels, M x 2) and the projections of world points
     (M x 3); infinite behind the camera."""
-    seen = world_points @ cam_from_world[:, :3].T + cam_from_world[:, 3]
+    seen = transform(cam_from_world, world_points)
     errors = np.linalg.norm(np.asarray(camera.img_from_cam(seen)) - pixels, axis=1)
     return np.asarray(np.where(np.isfinite(errors) & (seen[:, 2] > 0), errors, np.inf))

@@ -2,43 +2,44 @@
 
 All rays have one centre, so it is P3P on rays in RANSAC (COLMAP's), then refinement of the angles
 between rays and points, with the covariance of `locate.localization.refinement`. Residuals are in
-pixels of the panorama as it is at its equator.
+pixels of the panorama at its equator.
 
 Stitched photos are not exactly one sphere: lenses that look to different sides have different centres,
-and the stitching bends. So their field of systematic errors is that of a lens that is estimated, and at
-least `BEND`.
+and the stitching bends. So their field of correlated errors is that of intrinsics that are estimated,
+and at least `BEND`.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pycolmap
 
+from locate.geometry.cameras import sphere_camera
 from locate.geometry.panorama import pixels_of, rays_of
-from locate.geometry.panorama_camera import sphere_camera
-from locate.geometry.rigid import cross_matrices
-from locate.localization.absolute_pose import SOLVERS
+from locate.geometry.rigid import cross_matrices, transform
+from locate.localization.absolute_pose import MAX_ERROR, SOLVERS
 from locate.localization.query_camera import QueryCamera, simple_camera
 from locate.localization.refinement import (
-    LENS,
-    SYSTEMATIC,
-    SYSTEMATIC_LENS,
-    Freedom,
-    Problem,
+    CORRELATED_RATIO,
+    INTRINSICS_RATIO,
+    IntrinsicsPrior,
+    PoseOptimization,
+    PoseState,
     Refined,
-    State,
-    solve,
+    in_blocks,
 )
-from locate.localization.solver import LIMITS, MAX_ERROR, Solution, fit_of, share_of
+from locate.localization.solver import (
+    LIMITS,
+    Solution,
+    fit_of,
+    ratio_at_resolution,
+    refine_in_turns,
+)
 from locate.pixels import to_colmap
 from locate.types import Array
 
 _ROUNDS = 3  # of refining and choosing the inliers anew
-_LEAST = 6  # inliers
-_REACH = 0.4  # radians: of the field of systematic errors, a fifth of a view's width at its middle
-_BLOCK = 1024
+_CORRELATION_LENGTH = 0.4  # radians, a fifth of a view's width at its middle
 # Radians: standard deviation of the smooth error of directions in a stitched photo, in each of two axes.
 # Of it a pose absorbs what residuals then do not show: over the reach it is a zoom of half a per cent.
 BEND = np.radians(0.1)
@@ -50,64 +51,52 @@ def solve_sphere(
     camera: QueryCamera,
     *,
     scale: float = 1.0,
-    systematic: float = SYSTEMATIC,
+    correlated_ratio: float = CORRELATED_RATIO,
     resolution: float | None = None,
     resolved: float | None = None,
     seed: int = 0,
 ) -> Solution | None:
-    """The pose that most matches agree with, as `localize_solve.solve_pose` finds it.
+    """The pose that most matches agree with, as `solver.solve_pose` finds it, by points in our
+    pixels of the whole sphere.
 
     Args:
-        points: M x 2 in our pixels of the whole sphere.
-        world_points: M x 3.
-        camera: spherical.
-        scale: how many pixels of the sphere, at its equator, one is that the extractor looks at.
-        systematic: see `pose_refine.refine_pose`.
+        scale: `extraction_scale` of the sphere at its equator.
         resolution, resolved: pixels per radian, what the map's photos resolve and what the panorama
-            does, see `localize_solve.share_of`.
-        seed: of RANSAC.
-
-    Returns:
-        None if too few matches agree with any pose.
+            does, see `solver.ratio_at_resolution`.
     """
-    rays = rays_of(np.asarray(points, np.float64), (camera.camera.width, camera.camera.height))
-    world = np.asarray(world_points, np.float64)
+    size = camera.camera.width, camera.camera.height
+    rays, world = (
+        rays_of(np.asarray(points, np.float64), size),
+        np.asarray(world_points, np.float64),
+    )
     focal = camera.camera.width / (2 * np.pi)
     found = [estimate_sphere(rays, world, focal, limit * scale, scale, seed) for limit in LIMITS]
     poses = [pose for pose in found if pose is not None]
     if not poses:
         return None
     if resolved is not None:
-        alike = simple_camera(resolved, (camera.camera.width, camera.camera.height))
-        systematic = share_of(systematic, resolution, alike, 1.0)
-    pose = max(poses, key=lambda one: fit_of(ray_errors(rays, world, one) * focal / scale))
-    inliers, refined = np.zeros(len(rays), np.bool_), None
-    for _ in range(_ROUNDS):
-        now = ray_errors(rays, world, pose) * focal <= MAX_ERROR * scale
-        if refined is not None and (now == inliers).all():
-            break
-        inliers = now
-        if inliers.sum() < _LEAST:
-            return None
-        refined = refine_sphere(
-            rays[inliers], world[inliers], camera.camera, pose, scale=scale, systematic=systematic
-        )
-        if refined is None:
-            return None
-        pose = refined.cam_from_world
-    assert refined is not None
-    return Solution(refined, replace(camera, camera=refined.camera), inliers)
+        alike = simple_camera(resolved, size)
+        correlated_ratio = ratio_at_resolution(correlated_ratio, resolution, alike, 1.0)
+    best = max(poses, key=lambda one: fit_of(ray_errors(rays, world, one) * focal / scale))
+
+    def refine(rows: Array, start: PoseState | Refined) -> Refined | None:
+        matches, pose = (rays[rows], world[rows], start.camera), start.cam_from_world
+        return refine_sphere(*matches, pose, scale=scale, correlated_ratio=correlated_ratio)
+
+    done = refine_in_turns(
+        PoseState(best, camera.camera),
+        lambda now: ray_errors(rays, world, now.cam_from_world) * focal <= MAX_ERROR * scale,
+        refine,
+        rounds=_ROUNDS,
+    )
+    return done and Solution(done[0], camera, done[1])
 
 
 def estimate_sphere(
     rays: Array, world: Array, focal: float, max_error: float, loss_scale: float, seed: int
 ) -> Array | None:
-    """3 x 4 `cam_from_world` by RANSAC over P3P on rays (COLMAP's), or None.
-
-    Args:
-        rays, world: M x 3 each.
-        focal: pixels per radian, of which the tolerances are.
-    """
+    """3 x 4 `cam_from_world` by RANSAC over P3P on rays (M x 3; COLMAP's), or None; the tolerances
+    are in pixels, of which `focal` are a radian."""
     if len(rays) < 4:
         return None
     height = max(1, round(focal * np.pi))  # a sphere of square pixels, whatever the photo's are
@@ -121,7 +110,7 @@ def estimate_sphere(
 
 def ray_errors(rays: Array, world: Array, cam_from_world: Array) -> Array:
     """M angles in radians between unit rays (M x 3) and points of the world (M x 3)."""
-    seen = world @ cam_from_world[:, :3].T + cam_from_world[:, 3]
+    seen = transform(cam_from_world, world)
     across = np.linalg.norm(np.cross(rays, seen), axis=1)
     return np.asarray(np.arctan2(across, (rays * seen).sum(axis=1)))
 
@@ -133,51 +122,37 @@ def refine_sphere(
     cam_from_world: Array,
     *,
     scale: float = 1.0,
-    systematic: float = SYSTEMATIC,
+    correlated_ratio: float = CORRELATED_RATIO,
 ) -> Refined | None:
-    """Refine a pose on its inliers.
-
-    Args:
-        rays, world: M x 3 unit rays and what they show, M >= 4.
-        camera: spherical.
-        cam_from_world: 3 x 4, near the solution.
-        scale: pixels of the sphere at which a residual counts half.
-        systematic: the share of the map's systematic errors in the noise.
-
-    Returns:
-        None where the points do not determine a pose.
-    """
-    problem = SphereProblem(rays, world, camera, scale)
-    state = solve(problem, State(cam_from_world, camera, np.zeros(len(LENS))))
-    parts = None if state is None else problem.covariances(state)
-    if state is None or parts is None:
+    """Refine a pose on its inliers, M x 3 unit rays and what they show, as `refinement.refine_pose`
+    does."""
+    problem = SphereOptimization(rays, world, camera, scale)
+    solution = problem.solve(PoseState(cam_from_world, camera))
+    if solution is None:
         return None
-    noise = problem.noise(state)
-    share = float(max(np.hypot(systematic, SYSTEMATIC_LENS), BEND / noise))
-    return Refined(state.cam_from_world, camera, *parts, share, problem.residuals(state))
+    state, independent, correlated = solution
+    pose, residuals = state.cam_from_world, problem.residuals(state)
+    ratio = float(max(np.hypot(correlated_ratio, INTRINSICS_RATIO), BEND / problem.noise(state)))
+    return Refined(pose, camera, independent, correlated, ratio, residuals)
 
 
-class SphereProblem(Problem):
-    """A system whose observations are rays: each has a camera of its own that looks along it, whose
-    focal length is the sphere's pixels per radian."""
+class SphereOptimization(PoseOptimization):
+    """Its observations are rays: each has a camera of its own that looks along it, whose focal
+    length is the sphere's pixels per radian."""
 
     def __init__(self, rays: Array, world: Array, camera: pycolmap.Camera, scale: float) -> None:
-        super().__init__(np.zeros((len(rays), 2)), world, camera, Freedom(), scale)
+        super().__init__(np.zeros((len(rays), 2)), world, camera, IntrinsicsPrior(), scale)
         self._rays, self._focal = rays, camera.width / (2 * np.pi)
         self._axes = tangents(rays)
 
-    def noise(self, state: State) -> float:
+    def noise(self, state: PoseState) -> float:
         """Radians: the standard deviation of a coordinate of the residuals."""
         variance = self.variance(state)
         assert variance is not None, "there is a covariance"
         return float(max(np.sqrt(variance) / self._focal, 1e-9))
 
-    def residuals(self, state: State) -> Array:
-        return np.asarray(-self._flat(self._seen(state)))
-
-    def _seen(self, state: State) -> Array:
-        pose = state.cam_from_world
-        return np.asarray(self._world @ pose[:, :3].T + pose[:, 3])
+    def residuals(self, state: PoseState) -> Array:
+        return np.asarray(-self._flat(transform(state.cam_from_world, self._world)))
 
     def _flat(self, seen: Array) -> Array:
         """M x 2: where points appear in the camera of each ray, which is at 0; infinite behind."""
@@ -186,25 +161,22 @@ class SphereProblem(Problem):
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(depth[:, None] > 0, self._focal * across / depth[:, None], np.inf)
 
-    def _jacobian(self, state: State) -> Array:
+    def _jacobian(self, state: PoseState) -> Array:
         rotation = state.cam_from_world[:, :3]
-        seen = self._seen(state)
+        seen = transform(state.cam_from_world, self._world)
         depth = (self._rays * seen).sum(axis=1)[:, None, None]
         flat = self._flat(seen)[:, :, None] / self._focal
         by_seen = self._focal * (self._axes - flat * self._rays[:, None, :]) / depth
         by_world = by_seen @ rotation
-        arms = seen @ rotation  # from the centre to the points, in the world
-        # Turning world_from_cam by exp(w) turns the arms by exp(-w): d arm = arm x w.
-        return np.concatenate([-by_world, by_world @ cross_matrices(arms)], axis=2)
+        rays = seen @ rotation  # from the centre to the points, in the world
+        # Turning world_from_cam by exp(w) turns the rays by exp(-w): d ray = ray x w.
+        return np.concatenate([-by_world, by_world @ cross_matrices(rays)], axis=2)
 
     def _smoothed(self, values: Array) -> Array:
         """By how near the rays are, over the seam as well."""
-        blocks = range(0, len(values), _BLOCK)  # thousands of points squared would not fit
-        return np.concatenate(
-            [
-                np.exp((self._rays[i : i + _BLOCK] @ self._rays.T - 1) / _REACH**2) @ values
-                for i in blocks
-            ]
+        rays = self._rays
+        return in_blocks(
+            lambda some: np.exp((rays[some] @ rays.T - 1) / _CORRELATION_LENGTH**2) @ values, values
         )
 
 

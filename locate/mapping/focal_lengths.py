@@ -14,10 +14,12 @@ from collections.abc import Collection
 import numpy as np
 import pycolmap
 
+from locate.geometry.cameras import colmap_camera
+from locate.geometry.rigid import cross_matrices
 from locate.types import Array
 
 # Of a focal length, beyond which a map is uncertain: so much a distance is unknown, and as much of it
-# may the position of a photo be (`localize_verdict.MAX_POSITION`).
+# may the position of a photo be (`locate.localization.verdict.MAX_POSITION`).
 MAX_SIGMA = 0.05
 _MOST_PHOTOS = 200  # of a map that is looked at
 _POINTS = 5000  # that are looked at, and
@@ -27,11 +29,8 @@ _RIDGE = 1e-12  # share of the diagonal: holds the frame of the world
 
 
 def focal_doubt(model: pycolmap.Reconstruction, calibrated: Collection[int] = ()) -> str | None:
-    """Why the focal lengths of a map are uncertain; None if they are not, or it is not known.
-
-    Args:
-        calibrated: ids of the cameras whose focal lengths are known.
-    """
+    """Why the focal lengths of a map, but for those of `calibrated` cameras (ids), are uncertain;
+    None if they are not, or it is not known."""
     images = [model.images[i] for i in model.reg_image_ids()]
     own = [image for image in images if image.camera_id not in calibrated]
     if 2 * len(own) <= len(images) or len(images) > _MOST_PHOTOS:
@@ -126,24 +125,16 @@ def _linear(
         seen = turned + pose[:, 3]
         residuals[some] = np.asarray(camera.img_from_cam(seen)) - pixels
         step = 1e-6 * np.abs(seen[:, 2:])
-        by_seen = np.stack(
-            [
-                (
-                    np.asarray(camera.img_from_cam(seen + step * axis))
-                    - camera.img_from_cam(seen - step * axis)
-                )
-                / (2 * step)
-                for axis in np.eye(3)
-            ],
-            axis=2,
+        sides = ((seen + step * axis, seen - step * axis) for axis in np.eye(3))
+        changes = (
+            np.asarray(camera.img_from_cam(more)) - camera.img_from_cam(less)
+            for more, less in sides
         )
-        x, y, z = turned.T
-        zero = np.zeros_like(x)
-        by_turn = np.stack([zero, z, -y, -z, zero, x, y, -x, zero], axis=1).reshape(-1, 3, 3)
+        by_seen = np.stack([change / (2 * step) for change in changes], axis=2)
+        by_turn = -cross_matrices(turned)
         by_lens = [_by_parameter(camera, seen, camera.focal_length_idxs(), relative=True)]
-        by_lens += [
-            _by_parameter(camera, seen, [i], relative=False) for i in camera.extra_params_idxs()
-        ]
+        extras = camera.extra_params_idxs()
+        by_lens += [_by_parameter(camera, seen, [i], relative=False) for i in extras]
         own = columns[image.camera_id]
         at[some, :6], at[some, 6 : 6 + len(own)] = 6 * k + np.arange(6), own
         by_own[some, :, :6] = np.concatenate([by_seen @ by_turn, by_seen], axis=2)
@@ -165,8 +156,7 @@ def _by_parameter(
         params = np.array(camera.params)
         for i in indices:
             params[i] += sign * 1e-6 * (params[i] if relative else 1.0)
-        moved = pycolmap.Camera(camera.todict() | {"params": params})
-        sides.append(np.asarray(moved.img_from_cam(seen)))
+        sides.append(np.asarray(colmap_camera(camera, params).img_from_cam(seen)))
     return np.asarray((sides[0] - sides[1]) / 2e-6)
 
 

@@ -21,10 +21,12 @@ from collections.abc import Collection, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pycolmap
 
+from locate.geometry.rigid import transform
 from locate.mapping.two_views import View, fit_plane, turned_only
 from locate.types import Array
 
@@ -49,11 +51,8 @@ UNMOVED = (
 
 @dataclass(frozen=True, eq=False)
 class Structure:
-    """Attributes:
-    proven, weak, flat: ids of the photos. Those whose pairs have too few points to tell are taken for
-        proven.
-    turned: share of the flat pairs that a turn of the camera explains.
-    """
+    """Ids of the photos that are proven (or whose pairs have too few points to tell), weak and flat;
+    and the share of the flat pairs that a turn of the camera explains."""
 
     proven: frozenset[int]
     weak: frozenset[int]
@@ -84,15 +83,11 @@ class Structure:
 
 
 def nothing_moved(count: int, turned: float, *, alone: bool = True) -> str:
-    """Why `count` photos make no map, and the cure.
-
-    Args:
-        turned: see `Structure`.
-        alone: they are all that there are.
-    """
-    those = (
-        f"{count} photos" if not alone else "both photos" if count == 2 else f"all {count} photos"
-    )
+    """Why `count` photos, which are all that there are if `alone`, make no map, and the cure.
+    `turned`: see `Structure`."""
+    those = f"{count} photos"
+    if alone:
+        those = "both photos" if count == 2 else f"all {those}"
     if turned > 0.5:
         return (
             f"{those} seem to be taken from one spot: what they have in common is explained by turning "
@@ -106,8 +101,7 @@ def nothing_moved(count: int, turned: float, *, alone: bool = True) -> str:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Seen:
+class _Observations(NamedTuple):
     """The points that a photo sees: ids, ascending, and M x 2 pixels."""
 
     ids: Array
@@ -122,16 +116,15 @@ def examine(
     calibrated: Collection[int] = (),
     fixed: Collection[int] = (),
 ) -> Structure:
-    """Which photos of a model have a structure that their matches prove.
+    """Which photos of a model have a structure that the matches of `pairs` prove.
 
     Args:
-        pairs: of photos with verified matches.
-        scale: pixels of the photos in one that the extractor looks at.
+        scale: `extraction_scale` of the photos.
         calibrated: ids of the cameras whose focal lengths are known, not guessed.
         fixed: ids of photos that need no proof any more.
     """
     images = {i: model.images[i] for i in model.reg_image_ids()}
-    seen = {i: _seen(image) for i, image in images.items()}
+    seen = {i: _observations(image) for i, image in images.items()}
     centres = {i: np.asarray(image.projection_center()) for i, image in images.items()}
     kept = [(i, j) for i, j in pairs if i in images and j in images]
     # Photos that are far from each other show depth best; the others need not be looked at then.
@@ -141,7 +134,7 @@ def examine(
     for i, j in kept:
         if i in proven and j in proven:
             continue
-        kind, by_turning = _kind(model, images[i], images[j], seen, scale, calibrated)
+        kind, by_turning = _classify(model, images[i], images[j], seen, scale, calibrated)
         if kind is not None:
             told |= {i, j}
         if kind == PROVEN:
@@ -151,13 +144,12 @@ def examine(
         elif by_turning is not None:
             turned.append(by_turning)
     proven |= images.keys() - told  # nothing speaks against them
-    _spread(model, proven, seen, centres)
+    _propagate(model, proven, seen, centres)
     both = proven | weak
-    _spread(model, both, seen, centres)
+    _propagate(model, both, seen, centres)
     share = float(np.mean(turned)) if turned else 0.0
-    return Structure(
-        frozenset(proven), frozenset(both - proven), frozenset(images.keys() - both), share
-    )
+    flat = frozenset(images.keys() - both)
+    return Structure(frozenset(proven), frozenset(both - proven), flat, share)
 
 
 def known_cameras(database: Path) -> set[int]:
@@ -177,11 +169,8 @@ def examine_matches(
     database: pycolmap.Database, pairs: Mapping[Pair, int], *, scale: float
 ) -> float | None:
     """Share of the pairs that a turn explains, where a homography explains all of them, by their
-    verified matches alone, without a model; None if some show depth or there are no pairs.
-
-    Args:
-        pairs: with the counts of their verified matches.
-    """
+    verified matches (whose counts are given) alone, without a model; None if some show depth or
+    there are no pairs."""
     cameras = {image.image_id: image.camera_id for image in database.read_all_images()}
     turned = []
     for (i, j), count in pairs.items():
@@ -189,12 +178,11 @@ def examine_matches(
             continue
         geometry = database.read_two_view_geometry(i, j)
         matches = np.asarray(geometry.inlier_matches, np.int64).reshape(-1, 2)
+        keypoints = [np.asarray(database.read_keypoints(k), np.float64) for k in (i, j)]
+        pixels = [keypoints[side][matches[:, side], :2] for side in (0, 1)]
         views = [
-            _view(
-                database.read_camera(cameras[k]),
-                np.asarray(database.read_keypoints(k), np.float64)[matches[:, side], :2],
-            )
-            for side, k in enumerate((i, j))
+            _view(database.read_camera(cameras[k]), xy)
+            for k, xy in zip((i, j), pixels, strict=True)
         ]
         one = cameras[i] == cameras[j]
         plane = fit_plane(views[0], views[1], tolerance=DEPTH_ERROR * scale, one_lens=one)
@@ -205,11 +193,11 @@ def examine_matches(
     return float(np.mean(turned)) if turned else None
 
 
-def _kind(
+def _classify(
     model: pycolmap.Reconstruction,
     a: pycolmap.Image,
     b: pycolmap.Image,
-    seen: Mapping[int, _Seen],
+    seen: Mapping[int, _Observations],
     scale: float,
     calibrated: Collection[int],
 ) -> tuple[str | None, bool | None]:
@@ -229,20 +217,16 @@ def _kind(
     known = a.camera_id in calibrated and b.camera_id in calibrated
 
     def by_turning(freedom: float) -> bool:
-        return not _many(
-            turned_only(views[0], views[1], plane, freedom=freedom, one_lens=one), tolerance
-        )
+        missed = turned_only(views[0], views[1], plane, freedom=freedom, one_lens=one)
+        return not _many(missed, tolerance)
 
     if known and not by_turning(_FREEDOM):
         return PROVEN, None
     points = np.array([model.points3D[int(i)].xyz for i in common])
-    noise = np.hypot(
-        *(_errors(image, points, xy) for image, xy in zip((a, b), pixels, strict=True))
-    )
+    noise = np.hypot(_errors(a, points, pixels[0]), _errors(b, points, pixels[1]))
     least = max(_WEAK_ERROR * scale, _NOISES * float(np.median(noise)))
-    explained = plane.residuals[
-        noise <= least
-    ]  # by the model; the tails of keypoints' errors are long
+    # By the model; the tails of keypoints' errors are long.
+    explained = plane.residuals[noise <= least]
     if _many(explained, min(least, tolerance), _WEAK_SHARE):
         return WEAK, None
     return FLAT, known or by_turning(_ANY_FOCAL)
@@ -254,10 +238,10 @@ def _many(residuals: Array, tolerance: float, share: float = _SHARE) -> bool:
     return off >= _LEAST and off >= share * len(residuals)
 
 
-def _spread(
+def _propagate(
     model: pycolmap.Reconstruction,
     fixed: set[int],
-    seen: Mapping[int, _Seen],
+    seen: Mapping[int, _Observations],
     centres: Mapping[int, Array],
 ) -> None:
     """Add the photos that see enough points which two fixed ones see from different places: their poses
@@ -282,12 +266,12 @@ def _held(point: pycolmap.Point3D, fixed: Collection[int], centres: Mapping[int,
     return bool((rays @ rays.T).min() < np.cos(np.radians(_ANGLE)))
 
 
-def _seen(image: pycolmap.Image) -> _Seen:
+def _observations(image: pycolmap.Image) -> _Observations:
     points = [image.points2D[int(k)] for k in image.get_observation_point2D_idxs()]
     ids = np.array([point.point3D_id for point in points], np.int64)
     pixels = np.array([point.xy for point in points], np.float64).reshape(-1, 2)
     ids, first = np.unique(ids, return_index=True)
-    return _Seen(ids, pixels[first])
+    return _Observations(ids, pixels[first])
 
 
 def _view(camera: pycolmap.Camera, pixels: Array) -> View:
@@ -295,6 +279,5 @@ def _view(camera: pycolmap.Camera, pixels: Array) -> View:
 
 
 def _errors(image: pycolmap.Image, points: Array, pixels: Array) -> Array:
-    pose = image.cam_from_world().matrix()
-    projected = image.camera.img_from_cam(points @ pose[:, :3].T + pose[:, 3])
+    projected = image.camera.img_from_cam(transform(image.cam_from_world().matrix(), points))
     return np.asarray(np.linalg.norm(np.asarray(projected) - pixels, axis=1))

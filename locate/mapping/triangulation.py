@@ -16,6 +16,8 @@ import pycolmap
 from locate.datasets.records import PosedPhoto
 from locate.errors import InputError
 from locate.formats.colmap import add_views
+from locate.geometry.rigid import centers_of, cross_matrices
+from locate.matching.two_view import epipolar_distances
 from locate.pixels import to_colmap
 from locate.types import Array, Features
 
@@ -26,9 +28,7 @@ ALL_PAIRS = 40  # photos up to which every pair is matched
 PARTNERS = 20  # of each photo beyond that
 MAX_TURN = 45.0  # degrees between the viewing directions of partners
 MIN_MATCHES = 15  # of a pair; fewer agree by chance too easily
-_ROUNDS = (
-    10  # of Levenberg-Marquardt; the points are independent of each other and converge quickly
-)
+_ROUNDS = 10  # of Levenberg-Marquardt; points, independent of each other, converge quickly
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ class Triangulation:
     point_ids: for each photo, by name, N int64: which point each of its N features sees, -1 for none.
     track_length: how many photos see a point, on average.
     error: mean reprojection error in pixels.
-    model: the `pycolmap.Reconstruction`; image ids are positions in the photos given + 1.
+    model: image ids are positions in the photos given + 1.
     """
 
     points: Array
@@ -58,11 +58,9 @@ def triangulate(
     min_angle: float = 1.5,
     seed: int = 0,
 ) -> Triangulation:
-    """Points that at least two photos see.
+    """Points that at least two photos see, with features of each photo, in its order.
 
     Args:
-        photos: with their true poses.
-        features: those of each photo, in its order.
         match: tentative matches between two of them, by position.
         pairs: which to match; by default `choose_pairs`.
         max_error: in pixels of the photos, of matches to the epipolar line (Sampson distance) and of
@@ -78,19 +76,15 @@ def triangulate(
         raise InputError(f"tolerances must be positive, got {max_error} px, {min_angle} degrees")
     model, graph = pycolmap.Reconstruction(), pycolmap.CorrespondenceGraph()
     seen = [to_colmap(f.keypoints.astype(np.float64)) for f in features]
-    add_views(
-        model,
-        [(p.name, p.camera, p.cam_from_world, s) for p, s in zip(photos, seen, strict=True)],
-    )
+    posed = list(zip(photos, seen, strict=True))
+    add_views(model, [(p.name, p.camera, p.cam_from_world, s) for p, s in posed])
     for i, points in enumerate(seen):
         graph.add_image(i + 1, len(points))
-    rays = [p.camera.cam_from_img(s) for p, s in zip(photos, seen, strict=True)]
+    rays = [p.camera.cam_from_img(s) for p, s in posed]
     for i, j in choose_pairs(photos) if pairs is None else pairs:
         matches = match(i, j)
-        agree = epipolar_errors(
-            photos[i], photos[j], rays[i][matches[:, 0]], rays[j][matches[:, 1]]
-        )
-        matches = matches[agree <= max_error]
+        matched = rays[i][matches[:, 0]], rays[j][matches[:, 1]]
+        matches = matches[epipolar_errors(photos[i], photos[j], *matched) <= max_error]
         if len(matches) >= MIN_MATCHES:
             geometry = pycolmap.TwoViewGeometry()
             geometry.config = pycolmap.TwoViewGeometryConfiguration.CALIBRATED
@@ -104,8 +98,8 @@ def triangulate(
 def choose_pairs(
     photos: Sequence[PosedPhoto], anchors: Iterable[int] | None = None, partners: int | None = None
 ) -> list[tuple[int, int]]:
-    """Which photos to match, i < j, in order: all pairs of up to `ALL_PAIRS` photos, else those that may
-    see the same by their poses.
+    """Which photos to match, i < j, in order: all pairs of up to `ALL_PAIRS` photos, else those that
+    may see the same by their poses.
 
     Partners of a photo look less than `MAX_TURN` away from its direction. Of these, ordered by the
     distance of the cameras, those at geometrically growing ranks are taken: the nearest, which match
@@ -123,7 +117,7 @@ def choose_pairs(
         chosen = {(min(i, j), max(i, j)) for i in anchors for j in range(n) if i != j}
         return sorted(chosen)
     poses = np.array([photo.cam_from_world for photo in photos])
-    centres = -np.einsum("nji,nj->ni", poses[:, :, :3], poses[:, :, 3])
+    centres = centers_of(poses)
     directions = poses[:, 2, :3]  # the optical axis in the world is the last row of R
     pairs = set()
     for i in anchors:
@@ -139,26 +133,17 @@ def choose_pairs(
 
 
 def epipolar_errors(a: PosedPhoto, b: PosedPhoto, rays_a: Array, rays_b: Array) -> Array:
-    """How far M matches are from the epipolar geometry of two known poses: the Sampson distance (Hartley
-    and Zisserman, eq. 11.9) to E = [t]x R in the normalized planes, times the mean focal length: M
-    pixels. Infinite between photos from the same place, which tell nothing about depth.
-
-    Args:
-        rays_a, rays_b: M x 2 points in the normalized planes, undistorted.
-    """
+    """How far M matches are from the epipolar geometry of two known poses: the Sampson distance to
+    E = [t]x R in the normalized planes (M x 2 undistorted points), times the mean focal length: M
+    pixels. Infinite between photos from the same place, which tell nothing about depth."""
     r_a, r_b = a.cam_from_world[:, :3], b.cam_from_world[:, :3]
     rotation = r_b @ r_a.T
     t = b.cam_from_world[:, 3] - rotation @ a.cam_from_world[:, 3]
     length = float(np.linalg.norm(t))
     if length <= 1e-12 * (1 + np.abs(a.cam_from_world[:, 3]).max()):
         return np.full(len(rays_a), np.inf)
-    x, y, z = t / length
-    essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ rotation
-    one = np.ones(len(rays_a))
-    in_a, in_b = np.c_[rays_a, one], np.c_[rays_b, one]
-    lines_b, lines_a = in_a @ essential.T, in_b @ essential
-    gradient = (lines_b[:, :2] ** 2).sum(axis=1) + (lines_a[:, :2] ** 2).sum(axis=1)
-    errors = np.abs((in_b * lines_b).sum(axis=1)) / np.sqrt(np.maximum(gradient, 1e-300))
+    essential = cross_matrices((t / length)[None])[0] @ rotation
+    errors = epipolar_distances(essential, rays_a, rays_b)
     focal = (a.camera.mean_focal_length() + b.camera.mean_focal_length()) / 2
     return np.asarray(errors * focal)
 
@@ -234,24 +219,24 @@ def _refine_points(model: pycolmap.Reconstruction) -> None:
     pycolmap.create_default_bundle_adjuster(options, config, model).solve()
 
 
+def observed_points(image: pycolmap.Image, place: Mapping[int, int]) -> Array:
+    """N int64: the place of the point that each feature of an image sees, by its id; -1 for none."""
+    places = np.full(image.num_points2D(), -1, np.int64)
+    for feature in image.get_observation_point2D_idxs():
+        places[feature] = place[image.point2D(feature).point3D_id]
+    return places
+
+
 def _result(model: pycolmap.Reconstruction, photos: Sequence[PosedPhoto]) -> Triangulation:
     ids = sorted(model.point3D_ids())
     place = {point_id: i for i, point_id in enumerate(ids)}
     point_ids = {}
     for i, photo in enumerate(photos):
-        image = model.images[i + 1]
-        own = np.full(image.num_points2D(), -1, np.int64)
-        for feature in image.get_observation_point2D_idxs():
-            own[feature] = place[image.point2D(feature).point3D_id]
-        point_ids[photo.name] = own
+        point_ids[photo.name] = observed_points(model.images[i + 1], place)
     points = np.array([model.point3D(point_id).xyz for point_id in ids], np.float64).reshape(-1, 3)
-    if not ids:
-        return Triangulation(points, point_ids, float("nan"), float("nan"), model)
-    model.update_point_3d_errors()
-    return Triangulation(
-        points,
-        point_ids,
-        float(model.compute_mean_track_length()),
-        float(model.compute_mean_reprojection_error()),
-        model,
-    )
+    length = error = float("nan")
+    if ids:
+        model.update_point_3d_errors()
+        length = float(model.compute_mean_track_length())
+        error = float(model.compute_mean_reprojection_error())
+    return Triangulation(points, point_ids, length, error, model)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import poselib
 
+from locate.geometry.rigid import rotation_of
 from locate.types import Array
 
 _SAMPLE = 300  # points that a homography is fitted to
@@ -26,11 +27,8 @@ _STARTS = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0)  # times the focal length
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """Attributes:
-    points: M x 2 pixels, those of the other view in the same order.
-    size: (width, height) of the photo.
-    focal: pixels, as it is believed to be.
-    """
+    """M x 2 pixels, those of the other view in the same order, (width, height) of the photo, and its
+    focal length in pixels as it is believed to be."""
 
     points: Array
     size: tuple[int, int]
@@ -41,6 +39,13 @@ class View:
         """Half a diagonal in pixels."""
         return float(np.hypot(*self.size)) / 2
 
+    @property
+    def to_pixels(self) -> Array:
+        """3 x 3, from half diagonals from the middle."""
+        return np.array(
+            [[self.unit, 0, self.size[0] / 2], [0, self.unit, self.size[1] / 2], [0, 0, 1]]
+        )
+
     def normalized(self) -> Array:
         """From the middle, in half diagonals."""
         return np.asarray((self.points - np.array(self.size) / 2) / self.unit)
@@ -48,13 +53,9 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """The homography that fits best, from `a` to `b`, in half diagonals from the middle.
-
-    Attributes:
-        residuals: M pixels of `b`.
-        matrix: 3 x 3, of undistorted points.
-        bends: of the lenses of `a` and `b`: undistorted = distorted / (1 + bend r^2).
-    """
+    """The homography that fits best, from `a` to `b`, in half diagonals from the middle: M residuals in
+    pixels of `b`, its 3 x 3 matrix of undistorted points, the bends of both lenses (undistorted =
+    distorted / (1 + bend r^2))."""
 
     residuals: Array
     matrix: Array
@@ -62,19 +63,13 @@ class Plane:
 
 
 def fit_plane(a: View, b: View, *, tolerance: float, one_lens: bool, seed: int = 0) -> Plane:
-    """
-    Args:
-        tolerance: pixels of `b`, of what agrees.
-        one_lens: both photos have the same camera.
-    """
+    """What agrees does to `tolerance` pixels of `b`; `one_lens`: both photos have the same camera."""
     found, report = poselib.estimate_homography(
         np.ascontiguousarray(a.points, np.float64),
         np.ascontiguousarray(b.points, np.float64),
         {"max_reproj_error": tolerance, "max_iterations": 1000, "min_iterations": 50, "seed": seed},
     )
-    from_a = np.array([[a.unit, 0, a.size[0] / 2], [0, a.unit, a.size[1] / 2], [0, 0, 1.0]])
-    to_b = np.array([[b.unit, 0, b.size[0] / 2], [0, b.unit, b.size[1] / 2], [0, 0, 1.0]])
-    matrix = np.linalg.inv(to_b) @ np.asarray(found, np.float64) @ from_a
+    matrix = np.linalg.inv(b.to_pixels) @ np.asarray(found, np.float64) @ a.to_pixels
     if not np.isfinite(matrix).all() or abs(matrix[2, 2]) < 1e-9:
         return Plane(np.full(len(a.points), np.inf), np.eye(3), (0.0, 0.0))
     start = np.append((matrix / matrix[2, 2]).ravel()[:8], [0.0, 0.0])
@@ -96,8 +91,9 @@ def turned_only(a: View, b: View, plane: Plane, *, freedom: float, one_lens: boo
     starts = []
     for start in _STARTS:
         lenses = np.log(np.clip([start, start], 1 / freedom, freedom))
-        rotation = _nearest_rotation(_between(plane.matrix, focals * np.exp(lenses)))
         own = focals * np.exp(lenses)
+        k_a, k_b = (np.array([f, f, 1.0]) for f in own)
+        rotation = _nearest_rotation(plane.matrix * k_a[None, :] / k_b[:, None])  # K_b^-1 H K_a
         missed = np.linalg.norm(_missed(sources, targets, rotation, own), axis=1)
         starts.append((float(np.median(missed)), rotation, lenses))
     _, rotation, lenses = min(starts, key=lambda found: found[0])
@@ -115,9 +111,7 @@ def _transfer(values: Array, points: tuple[Array, Array]) -> tuple[Array, Array]
     """Residuals, M x 2, of the parameters (8 of the homography, 2 bends), and their derivatives,
     M x 2 x 10."""
     matrix = np.append(values[:8], 1.0).reshape(3, 3)
-    (source, by_a), (target, by_b) = (
-        _straight(p, k) for p, k in zip(points, values[8:], strict=True)
-    )
+    (source, by_a), (target, by_b) = map(_straight, points, values[8:])
     one = np.c_[source, np.ones(len(source))]
     moved = one @ matrix.T
     depth = np.where(np.abs(moved[:, 2]) < 1e-6, 1e-6, moved[:, 2])
@@ -126,9 +120,8 @@ def _transfer(values: Array, points: tuple[Array, Array]) -> tuple[Array, Array]
     for axis in (0, 1):
         jacobian[:, axis, 3 * axis : 3 * axis + 3] = one / depth[:, None]
         jacobian[:, axis, 6:8] = -flat[:, axis, None] * source / depth[:, None]
-    by_source = (matrix[None, :2, :2] - flat[:, :, None] * matrix[None, 2:, :2]) / depth[
-        :, None, None
-    ]
+    by_source = matrix[None, :2, :2] - flat[:, :, None] * matrix[None, 2:, :2]
+    by_source = by_source / depth[:, None, None]
     jacobian[:, :, 8] = np.einsum("mij,mj->mi", by_source, by_a)
     jacobian[:, :, 9] = -by_b
     return flat - target, jacobian
@@ -136,9 +129,8 @@ def _transfer(values: Array, points: tuple[Array, Array]) -> tuple[Array, Array]
 
 def _refined(values: Array, points: tuple[Array, Array], tolerance: float, one_lens: bool) -> Array:
     """The parameters of the least robust cost (Cauchy's), by Levenberg and Marquardt."""
-    tie = (
-        np.eye(10) if not one_lens else np.vstack([np.eye(9), np.eye(9)[8]])
-    )  # 10 by the free ones
+    # 10 by the free ones
+    tie = np.vstack([np.eye(9), np.eye(9)[8]]) if one_lens else np.eye(10)
     width, free = tolerance / 2, values[: tie.shape[1]].copy()
 
     def cost_of(parameters: Array) -> tuple[float, Array, Array]:
@@ -174,12 +166,6 @@ def _as_plane(values: Array, points: tuple[Array, Array], unit: float) -> Plane:
     return Plane(residuals, matrix, (float(values[8]), float(values[9])))
 
 
-def _between(matrix: Array, focals: Array) -> Array:
-    """K_b^-1 H K_a."""
-    a, b = (np.array([f, f, 1.0]) for f in focals)
-    return np.asarray(matrix * a[None, :] / b[:, None])
-
-
 def _nearest_rotation(matrix: Array) -> Array:
     left, _, right = np.linalg.svd(matrix * np.sign(np.linalg.det(matrix)))
     return np.asarray(left @ np.diag([1, 1, np.linalg.det(left @ right)]) @ right)
@@ -200,7 +186,7 @@ def _turn(
 
     def miss(values: Array, some: slice) -> Array:
         own = focals * np.exp([values[3], values[3 if one_lens else 4]])
-        return _missed(sources[some], targets[some], _rotation(values[:3]) @ rotation, own)
+        return _missed(sources[some], targets[some], rotation_of(values[:3]) @ rotation, own)
 
     some = slice(None, None, -(-len(sources) // _FEW))
     values = np.append(np.zeros(3), lenses)
@@ -230,14 +216,3 @@ def _missed(sources: Array, targets: Array, rotation: Array, focals: Array) -> A
     """M x 2: how far a rotation of cameras of these focal lengths takes points from their targets."""
     rays = np.c_[sources / focals[0], np.ones(len(sources))] @ rotation.T
     return np.asarray(focals[1] * rays[:, :2] / np.maximum(rays[:, 2:], 1e-3) - targets)
-
-
-def _rotation(vector: Array) -> Array:
-    """exp of a rotation vector (Rodrigues)."""
-    angle = float(np.linalg.norm(vector))
-    x, y, z = vector
-    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0.0]])
-    if angle < 1e-9:
-        return np.asarray(np.eye(3) + cross)
-    part = (1 - np.cos(angle)) / angle**2
-    return np.asarray(np.eye(3) + np.sin(angle) / angle * cross + part * cross @ cross)

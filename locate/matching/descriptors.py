@@ -31,16 +31,12 @@ def ratio_for(purpose: Literal["query", "map"], own: Ratios) -> float:
 
 
 def match_mutual(a: Array, b: Array, ratio: float | None = None) -> Array:
-    """Mutual nearest neighbours among L2-normalised descriptors.
+    """Mutual nearest neighbours among L2-normalised descriptors, N x D and M x D, float16 or
+    float32: K x 2 int32, indices (into a, into b), in the order of a.
 
     Args:
-        a: N x D float16 or float32, L2-normalised rows.
-        b: M x D likewise.
         ratio: Lowe's test (IJCV 2004, section 7.1) in the direction a -> b: keep a match only if
             its distance is below `ratio` times the distance to the second nearest; None for no test.
-
-    Returns:
-        K x 2 int32, indices (into a, into b), in the order of a.
     """
     if len(a) == 0 or len(b) == 0:
         return np.zeros((0, 2), np.int32)
@@ -61,16 +57,9 @@ def match_mutual(a: Array, b: Array, ratio: float | None = None) -> Array:
 
 
 def weighted(descriptors: Array, parts: Sequence[int], shares: Sequence[float]) -> Array:
-    """Descriptors whose parts have other weights.
-
-    Args:
-        descriptors: N x D float16 or float32.
-        parts: lengths of the parts, D in all.
-        shares: of a cosine, one for each part, 1 in all; parts without any are left out.
-
-    Returns:
-        N x (length of all parts with a share) float32; unit rows where none of those is zero.
-    """
+    """Descriptors (N x D float16 or float32) whose parts, of these lengths, have other weights: shares
+    of a cosine, 1 in all. N x (length of all parts with a share) float32; unit rows where no part is
+    zero."""
     ends = np.cumsum(parts)
     found = []
     for end, width, share in zip(ends, parts, shares, strict=True):

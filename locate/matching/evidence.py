@@ -31,11 +31,7 @@ _RANDOM: Mapping[str, tuple[tuple[int, ...], tuple[float, ...]]] = {
 
 
 def chance_inliers(matches: int, model: str = FUNDAMENTAL) -> float:
-    """How many of `matches` random ones agree with the best motion, on average.
-
-    Args:
-        model: of `locate.types.MODELS`.
-    """
+    """How many of `matches` random ones agree with the best motion of a model, on average."""
     counts, inliers = _RANDOM[model]
     if matches <= counts[-1]:
         return float(np.interp(matches, counts, inliers))

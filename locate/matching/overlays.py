@@ -14,6 +14,9 @@ still scene, the features of both should have found each other at the same pixel
 
 A feature has a twin where the other photo has a similar one at the same pixels. Words that repeat
 over a photo are matched to another copy of themselves; their twins give them away.
+
+Below, `places` (N x 2) are the query's keypoints, and `radius` is, in pixels of the database image;
+`still` are the matches that stand still.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from locate.pixels import unrotate_points
+from locate.pixels import extraction_scale, unrotate_points
 from locate.types import Array, Features
 
 TOLERANCE = 3.0  # pixels at the working size, between features that stand at the same place
@@ -45,14 +48,9 @@ _ACCIDENTS = ((23.0, 11.0), (-19.0, 27.0), (31.0, -14.0), (-12.0, -33.0))
 
 @dataclass(frozen=True)
 class Alignment:
-    """Where an overlay of one photo stands in another.
-
-    Attributes:
-        rotation: degrees counter-clockwise that the query is turned by first: 0, 90, 180 or 270.
-        size: (width, height) of the query after that.
-        scale: pixels of the database image for one of the query.
-        offset: (x, y) in pixels of the database image, between their upper left corners.
-    """
+    """Where an overlay of one photo stands in another: the query is turned by `rotation` (0, 90, 180 or
+    270 degrees counter-clockwise) and of `size` (width, height) then; a pixel of it is `scale` of the
+    database image, `offset` (x, y) pixels of which lie between their upper left corners."""
 
     rotation: int
     size: tuple[int, int]
@@ -87,20 +85,12 @@ def alignments(query: tuple[int, int], database: tuple[int, int]) -> Iterator[Al
 def on_overlay(
     query: Features, database: Features, matches: Array, working_side: int = 1024
 ) -> Array:
-    """Which matches lie on an overlay.
-
-    Args:
-        query, database: the features of both images; descriptors L2-normalised.
-        matches: M x 2 int, indices (query, database).
-        working_side: long side in pixels that both images were shrunk to before detection.
-
-    Returns:
-        M bool; none where nothing stands still, or everything does.
-    """
+    """Which matches (M x 2 int) of two images, shrunk to a long side of at most `working_side` pixels
+    before detection, lie on an overlay: M bool; none where nothing stands still, or everything does."""
     none = np.zeros(len(matches), np.bool_)
     if len(matches) < LEAST:
         return none
-    units = [max(1.0, max(f.image_size) / working_side) for f in (query, database)]
+    units = [extraction_scale(max(f.image_size), working_side) for f in (query, database)]
     points = database.keypoints[matches[:, 1]]
     best, still, radius = None, none, 0.0
     for one in alignments(query.image_size, database.image_size):
@@ -132,11 +122,6 @@ def _motion_goes_on(
     """Whether the matches around those that stand still have hardly moved either: then what stands still
     is where a small motion of the camera happens to be none, such as the middle of a zoom or what is far
     away.
-
-    Args:
-        places: N x 2, the query's keypoints in pixels of the database image.
-        still: M bool, which matches stand still.
-        radius: pixels of the database image.
     """
     others = matches[~still]
     shifts = np.linalg.norm(database.keypoints[others[:, 1]] - places[others[:, 0]], axis=1)
@@ -153,13 +138,7 @@ def _motion_goes_on(
 def _pieces(places: Array, database: Features, matches: Array, on: Array, radius: float) -> Array:
     """Which further matches are of pieces of an overlay that stand elsewhere in the other photo,
     such as what follows a photo on the page of a screenshot: a mere shift of much of what is left,
-    while the rest has not moved by as much.
-
-    Args:
-        places: N x 2, the query's keypoints in pixels of the database image.
-        on: M bool, which matches are on the overlay already.
-        radius: pixels of the database image, within which shifts are the same.
-    """
+    while the rest has not moved by as much. `on`: M bool, which are on the overlay already."""
     found = np.zeros(len(matches), np.bool_)
     shifts = database.keypoints[matches[:, 1]] - places[matches[:, 0]]
     for _ in range(_MOST_PIECES):
@@ -181,12 +160,7 @@ def _twins(
     query: Features, database: Features, places: Array, radius: float
 ) -> tuple[Array, Array]:
     """Features that stand at the same pixels and are similar: indices (K of the query, K of the
-    database image); none where there are not more than by accident.
-
-    Args:
-        places: N x 2, the query's keypoints in pixels of the database image.
-        radius: pixels of the database image.
-    """
+    database image); none where there are not more than by accident."""
     none = np.zeros(0, np.int64)
     accidents = [
         _similarities(query, database, *_near(places + shift, database.keypoints, radius))
@@ -237,10 +211,6 @@ def _rest_has_moved(places: Array, database: Features, still: Array) -> bool:
     In a still scene a cell in which both photos have n features has one that stands still with the
     probability 1 - (1 - share)^n, where `share` of all features do. By these, the rest has moved if
     one rectangle without any holds a sixth of what should have been found, or less than half was found.
-
-    Args:
-        places: N x 2, the query's keypoints in pixels of the database image.
-        still: indices of those that stand still.
     """
     size = np.asarray(database.image_size)
     seen_a, seen_b, found = (

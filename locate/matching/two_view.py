@@ -42,24 +42,17 @@ def verify(
     *,
     overlays: bool = True,
 ) -> Verification:
-    """Estimate the motion between two images and keep the matches that agree with it.
+    """Estimate the motion between two images and keep the matches (M x 2 int32) that agree with it:
+    all but repeated ones (`distinct_matches`) and those on an overlay (`locate.matching.overlays`),
+    with their inliers.
 
     Args:
-        query, database: the features of both images.
-        matches: M x 2 int32, indices (query, database).
         working_side: long side in pixels that both images were shrunk to before detection. The
             error tolerance holds at that size, as the precision of keypoints does.
         model: one of `MODELS`.
         max_error: in pixels of that size, to the epipolar lines (Sampson), or in the database image to
             where the affine motion puts a point of the query.
         overlays: False counts matches on an overlay as any others, to measure what they would prove.
-
-    Returns:
-        `matches` less repeated ones (see `distinct_matches`) and less those on an overlay
-        (`locate.matching.overlays`), with their inliers.
-
-    Raises:
-        UnknownNameError: there is no such model.
     """
     if model not in MODELS:
         raise UnknownNameError("model of verification", model, MODELS)
@@ -88,12 +81,8 @@ def _verified(
     points_d = database.keypoints[matches[:, 1]]
     keep = distinct_matches(points_q * scale_q, points_d * scale_d)
     matches, points_q, points_d = matches[keep], points_q[keep], points_d[keep]
-    work_q, work_d = (
-        points_q.astype(np.float64) * scale_q,
-        points_d.astype(np.float64) * scale_d,
-    )
-    estimate = _fundamental if model == FUNDAMENTAL else _affine
-    found = estimate(work_q, work_d, max_error)
+    work = points_q.astype(np.float64) * scale_q, points_d.astype(np.float64) * scale_d
+    found = (_fundamental if model == FUNDAMENTAL else _affine)(*work, max_error)
     if found is None:
         none = np.zeros(len(matches), np.bool_)
         return Verification(matches, points_q, points_d, none, None, "none", model)
@@ -108,16 +97,9 @@ def _fundamental(points_q: Array, points_d: Array, max_error: float) -> tuple[Ar
     """F with x_d^T F x_q = 0 and M bool, which of M x 2 points agree; None where nothing fits."""
     if len(points_q) < MIN_MATCHES:
         return None
-    matrix, report = poselib.estimate_fundamental(
-        points_q,
-        points_d,
-        {
-            "max_epipolar_error": max_error,
-            "max_iterations": MAX_ITERATIONS,
-            "min_iterations": 100,
-            "seed": 0,
-        },
-    )
+    ransac = {"max_epipolar_error": max_error, "min_iterations": 100, "seed": 0}
+    ransac["max_iterations"] = MAX_ITERATIONS
+    matrix, report = poselib.estimate_fundamental(points_q, points_d, ransac)
     inliers = np.asarray(report["inliers"], np.bool_)
     if not inliers.any() or not np.isfinite(matrix).all():
         return None
@@ -153,11 +135,8 @@ def distinct_matches(points_a: Array, points_b: Array) -> Array:
     """Indices of matches that are evidence of their own.
 
     A detector may report one spot several times (SIFT: once for every orientation), and then one
-    coincidence would count several times. Of the matches that share a pixel in either image, the
-    first is kept.
-
-    Args:
-        points_a, points_b: M x 2 pixels.
+    coincidence would count several times. Of the matches that share a pixel in either image (M x 2
+    each), the first is kept.
     """
     index = np.arange(len(points_a))
     for points in (points_a, points_b):

@@ -18,12 +18,10 @@ _UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)  # a folder of which tha
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Atomic write: a name to write to; when the block ends well, what was written takes the place of
-    `path`. Then it is on the disk, its name too. At any other end `path` is as it was and nothing is
-    left, but for what a killed process wrote, which the next `sole_writer` deletes.
-
-    Safe to use for one path from several threads and processes; the last one wins.
-    """
+    """Atomic write: a name to write to; when the block ends well, what was written takes the place
+    of `path`. Then it is on the disk, its name too. At any other end `path` is as it was and nothing
+    is left, but for what a killed process wrote, which the next `sole_writer` deletes. Safe for one
+    path from several threads and processes; the last one wins."""
     ending = f".{os.getpid()}-{threading.get_ident()}.writing"
     temporary = path.with_name(f".{path.name[:40]}{ending}")  # a name has 255 bytes at most
     try:
@@ -79,12 +77,9 @@ def is_intact(file: Path, sha256: str) -> bool:
 
 @contextmanager
 def sole_writer(lock: Path, busy: Exception, timeout: float = 0.0) -> Iterator[None]:
-    """Exclusive lock: be the only one that writes into the folder of the file `lock`. The operating
-    system drops the lock of a process that dies; what it had not finished is deleted.
-
-    Raises:
-        busy: another process holds it, for longer than `timeout` seconds.
-    """
+    """Exclusive lock: be the only one that writes into the folder of the file `lock`; raises `busy`
+    if another process holds it for longer than `timeout` seconds. The operating system drops the
+    lock of a process that dies; what it had not finished is deleted."""
     held = FileLock(lock)
     try:
         held.acquire(timeout=timeout)

@@ -16,12 +16,9 @@ _LARGEST_TRIMMED, _LARGEST_IN_HEAP = 1 << 30, 1 << 25  # bytes; glibc takes no m
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc's malloc to keep what is freed, up to a gigabyte, in this process. Commands do so when
-    they start; a program that uses locate as a library may want to.
-
-    Returns:
-        Whether it was told: there is another malloc, or the user's environment says otherwise.
-    """
+    """Tell glibc's malloc to keep what is freed, up to a gigabyte, in this process. Commands do so
+    when they start; a program that uses locate as a library may want to. Whether it was told: there
+    may be another malloc, or the user's environment says otherwise."""
     if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
         return False
     try:

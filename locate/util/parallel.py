@@ -36,7 +36,6 @@ def ordered_map(
     early is closed by `contextlib.closing`.
 
     Args:
-        function: safe to call from several threads at once.
         items: may be endless; taken in the caller's thread, as results are asked for.
         workers: threads; by default one a core.
         window: how many items are begun or done, but not handed out, at most; by default 4 a worker.

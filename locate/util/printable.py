@@ -10,6 +10,7 @@ own and gets names as they are.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
 # Controls, format characters (direction marks, joiners, ...), lone surrogates, line and paragraph ends.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -24,6 +25,12 @@ def visible(text: object) -> str:
         c.encode("unicode_escape").decode() if unicodedata.category(c) in _HIDDEN else c
         for c in shown
     )
+
+
+def first_few(items: Sequence[str], between: str = ", ", *, most: int = 3) -> str:
+    """The first of many, in a message."""
+    more = f"{between}and {len(items) - most} more" if len(items) > most else ""
+    return between.join(items[:most]) + more
 
 
 def in_markup(text: object) -> str:

@@ -19,7 +19,7 @@ from index.vectors.stores import open_store
 from locate.errors import DatabaseCorruptError, InputError
 from locate.extractors import registry
 from locate.extractors.base import Extractor, ExtractorInfo
-from locate.images.folder import Found, LeftOut, look, require_folder, scan
+from locate.images.folder import LeftOut, PhotoFile, photo_file, require_folder, scan
 from locate.images.masks import Masks
 from locate.retrieval.search_mode import BOTH, GLOBAL, LOCAL, default_search, refuse_unfit
 from pipelines.indexing.extraction import Seen, extract_all
@@ -159,7 +159,7 @@ def add_photos(
     """
     rule = label_rule(label_from)
     with lock.writer(index), Catalog.create(index) as catalog:
-        groups: dict[int, list[Found]] = {}
+        groups: dict[int, list[PhotoFile]] = {}
         left_out = LeftOut()
         for path in paths:
             for root, found in resolve(path, list(catalog.roots().values()), left_out):
@@ -326,10 +326,10 @@ class Job:
                 self._extractor = load_extractor(self._catalog)
             return self._extractor
 
-    def index(self, groups: dict[int, list[Found]]) -> None:
+    def index(self, groups: dict[int, list[PhotoFile]]) -> None:
         """Bring the catalogue up to date with the files of each root (by id)."""
         stored = {(row.root_id, row.path): row for row in self._catalog.images()}
-        todo: list[tuple[int, Found, ImageRow | None]] = []
+        todo: list[tuple[int, PhotoFile, ImageRow | None]] = []
         relabelled: list[tuple[int, FileState, str | None]] = []
         for root_id, files in groups.items():
             for item in files:
@@ -350,7 +350,7 @@ class Job:
             self._catalog.touch(relabelled)
         self._look_at(todo)
 
-    def _look_at(self, todo: list[tuple[int, Found, ImageRow | None]]) -> None:
+    def _look_at(self, todo: list[tuple[int, PhotoFile, ImageRow | None]]) -> None:
         seen = extract_all(
             (item for _, item, _ in todo),
             self._get_extractor,
@@ -437,7 +437,7 @@ class Job:
         return self.report
 
 
-def _same_state(row: ImageRow, item: Found) -> bool:
+def _same_state(row: ImageRow, item: PhotoFile) -> bool:
     return item.error is None and (row.file.bytes, row.file.mtime_ns) == (
         item.bytes,
         item.mtime_ns,
@@ -446,7 +446,7 @@ def _same_state(row: ImageRow, item: Found) -> bool:
 
 def resolve(
     path: Path, roots: Iterable[Path], left_out: LeftOut | None = None
-) -> Iterator[tuple[Path, Found]]:
+) -> Iterator[tuple[Path, PhotoFile]]:
     """The photos that a path of `locate add` means, each with the root it belongs to."""
     if not path.exists():
         raise InputError(f"{path} does not exist; name a photo or a folder of photos")
@@ -456,7 +456,7 @@ def resolve(
     if absolute.is_dir():
         root = home or absolute
         for item in scan(absolute, left_out):
-            yield root, look(item.absolute, root)
+            yield root, photo_file(item.absolute, root)
     else:
         root = home or absolute.parent
-        yield root, look(absolute, root)
+        yield root, photo_file(absolute, root)

@@ -10,7 +10,7 @@ from index.records import FileState
 from locate.errors import ImageError
 from locate.extractors.base import Extractor
 from locate.extractors.rotated import extract_turned
-from locate.images.folder import Found
+from locate.images.folder import PhotoFile
 from locate.images.masks import Masks
 from locate.images.reading import decode_photo, read_bytes
 from locate.types import Extraction, PhotoInfo
@@ -23,7 +23,7 @@ from locate.util.timing import Clock
 class Seen:
     """What came of one file: an extraction, the id of an image of the same content, or an error."""
 
-    found: Found
+    found: PhotoFile
     file: FileState
     info: PhotoInfo | None = None
     extraction: Extraction | None = None
@@ -33,7 +33,7 @@ class Seen:
 
 
 def extract_all(
-    files: Iterable[Found],
+    files: Iterable[PhotoFile],
     get_extractor: Callable[[], Extractor],
     known: Mapping[tuple[str, str], int],
     workers: int | None = None,
@@ -53,7 +53,7 @@ def extract_all(
 
 
 def _see(
-    item: Found,
+    item: PhotoFile,
     get_extractor: Callable[[], Extractor],
     known: Mapping[tuple[str, str], int],
     masks: Masks | None,

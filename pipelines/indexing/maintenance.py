@@ -16,7 +16,7 @@ from index.vectors.base import VectorsInfo
 from index.vectors.local_records import LocalInfo
 from index.vectors.stores import open_store
 from locate.extractors.base import ExtractorInfo
-from locate.images.folder import look
+from locate.images.folder import photo_file
 from locate.images.masks import Masks
 from pipelines.indexing.build import refresh_local, refresh_vectors
 from pipelines.indexing.extraction import extract_all
@@ -172,7 +172,7 @@ def _look_again(catalog: Catalog, problems: list[Problem]) -> list[str]:
     roots = catalog.roots()
     rows = [catalog.image(image_id) for image_id in damaged]
     extractor = load_extractor(catalog)
-    files = [look(roots[row.root_id] / row.path, roots[row.root_id]) for row in rows]
+    files = [photo_file(roots[row.root_id] / row.path, roots[row.root_id]) for row in rows]
     place = catalog.meta("masks")
     found = extract_all(files, lambda: extractor, {}, masks=Masks(place) if place else None)
     done = []

@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -24,22 +25,22 @@ from locate.extractors.rotated import extract_rotations
 from locate.geometry.panorama import is_whole
 from locate.images.masks import Mask, Masks, hidden
 from locate.images.reading import as_photo, read_photo
-from locate.localization.gravity import GravityPrior, fuse_gravity
+from locate.localization.gravity import CONTRADICTED, GravityPrior, fuse_gravity
 from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Pose
 from locate.localization.query_camera import AnyCamera, QueryCamera, choose_camera
 from locate.localization.solver import solve_pose
-from locate.types import Array, Features, Photo
+from locate.types import Array, Photo
 from locate.util.parallel import one_thread_each, ordered_map
 from locate.util.timing import Clock
 from pipelines.localization.matcher import (
     CANDIDATES,
-    Look,
+    Asked,
+    Attempt,
     Map,
     MapMatcher,
-    PoseHypothesis,
     PosePrior,
+    Query,
     Request,
-    rank_of,
 )
 from pipelines.localization.panorama import match_panorama
 from pipelines.localization.reference_map import ReferenceMap
@@ -49,24 +50,15 @@ AnyPhoto = Path | str | Array
 
 @dataclass(frozen=True, eq=False)
 class MatchedPhoto:
-    """A photo's 2D-3D matches with a map.
-
-    Attributes:
-        path: None of pixels.
-        size: (width, height) of the photo in pixels.
-        camera: that was chosen for it.
-        scale: how many pixels of the photo one is that the extractor looks at.
-        features: of the rotation that tells most; None without any.
-        hypotheses: poses by those, the best first; empty without candidates.
-        pose: the answer.
-    """
+    """A photo (its path, None of pixels, and (width, height)), the camera that was chosen for it,
+    its `extraction_scale`, the attempt, of those with the photo turned, that tells most, and the
+    answer."""
 
     path: Path | None
     size: tuple[int, int]
     camera: QueryCamera
     scale: float
-    features: Features | None
-    hypotheses: tuple[PoseHypothesis, ...]
+    best: Attempt
     pose: Pose
 
 
@@ -84,20 +76,17 @@ class Localizer:
         masks: Path | str | None = None,
         workers: int | None = None,
     ) -> None:
-        """
+        """`map_` was made by `locate build-map` or `import-map`; InputError, DatabaseMissingError,
+        DatabaseCorruptError or DatabaseMismatchError if it cannot be used.
+
         Args:
-            map_: made by `locate build-map` or `locate import-map`.
             extractor: the one that made the map, where it is loaded already.
             masks: a folder of masks of the photos that will be asked (see `locate.images.masks`), or one
                 for all.
             workers: threads that match; by default one a core.
-
-        Raises:
-            DatabaseMissingError, DatabaseCorruptError, DatabaseMismatchError
-            InputError: workers is not positive.
         """
         if workers is not None and workers < 1:
-            raise InputError(f"at least 1 worker is needed, got {workers}")
+            raise InputError(f"at least 1 worker is min_inliers, got {workers}")
         self._matcher = MapMatcher(Path(map_), extractor, None if masks is None else Masks(masks))
         self._workers = workers or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._workers, "locate-localize", one_thread_each)
@@ -153,20 +142,13 @@ class Localizer:
         photos: Iterable[AnyPhoto],
         cameras: AnyCamera | Sequence[AnyCamera] = None,
         *,
-        prior: PosePrior | None = None,
         gravity: GravityPrior | None = None,
-        candidates: int = CANDIDATES,
-        exclude: Callable[[str], bool] | None = None,
-        seed: int = 0,
+        **asked: Unpack[Asked],
     ) -> Iterator[Pose | ImageError]:
-        """`localize` for many photos, one a core, in their order; a photo that cannot be used gives its
-        error in place of a pose.
-
-        Args:
-            cameras: one for all, or one for each photo.
-        """
-        request = Request(prior, candidates, exclude, seed)
-        for found in self.match_many(photos, cameras, request):
+        """`localize` for many photos, one a core, in their order and with its arguments, and one
+        camera for all or one for each; a photo that cannot be used gives its error in place of a
+        pose."""
+        for found in self.match_many(photos, cameras, Request(**asked)):
             yield found if isinstance(found, ImageError) else _with_gravity(found.pose, gravity)
 
     def match(
@@ -211,77 +193,54 @@ class Localizer:
     def _match(
         self, photo: AnyPhoto, given: AnyCamera, request: Request, map_: Map
     ) -> MatchedPhoto:
-        clock = Clock()
-        extractor = self._matcher.extractor()
+        clock, matcher = Clock(), self._matcher
+        extractor = matcher.extractor()
         clock.lap("load")
         path = None if isinstance(photo, np.ndarray) else Path(photo)
         opened = as_photo(photo) if path is None else read_photo(path, extractor.max_side)
-        opened, mask = hidden(opened, self._matcher.masks)
-        size = opened.info.size
-        camera = choose_camera(
-            opened.info, given, name=str(path or "the photo"), known=self.map.devices
-        )
-        allowed = self._matcher.allowed(request)
+        opened, mask = hidden(opened, matcher.masks)
+        size, name = opened.info.size, str(path or "the photo")
+        camera = choose_camera(opened.info, given, name=name, known=self.map.devices)
+        query = Query(path, camera, request, matcher.allowed(request), map_, clock)
         reason = "no features were found: a plain, dark or blurred photo"
-        if not len(allowed):
-            reason = self._matcher.nothing_allowed(request)
-        empty = Pose(path, NOT_LOCALIZED, reason, camera=None)
-        best = MatchedPhoto(path, size, camera, self.map.scale_of(size), None, (), empty)
-        looks: Iterable[Look] = ()
-        if len(allowed) and camera.spherical:
-            looks = match_panorama(self._matcher, opened, camera, allowed, request, map_, clock)
-        elif len(allowed):
+        attempts: Iterable[Attempt] = ()
+        if not len(query.allowed):
+            reason = matcher.nothing_allowed(request)
+        elif camera.spherical:
+            attempts = match_panorama(matcher, opened, query)
+        else:
             clock.lap("decode")
-            looks = self._looks(opened, mask, camera, allowed, request, map_, clock)
-        for look in looks:
-            if best.features is None or rank_of(look.pose) > rank_of(best.pose):
-                best = replace(
-                    best, features=look.features, hypotheses=look.hypotheses, pose=look.pose
-                )
-            if look.pose.verdict == LOCALIZED:
+            attempts = self._attempts(opened, mask, query)
+        best = Attempt(None, (), Pose(path, NOT_LOCALIZED, reason, camera=None))
+        for attempt in attempts:
+            if best.features is None or attempt.rank > best.rank:
+                best = attempt
+            if attempt.pose.verdict == LOCALIZED:
                 break
         pose = best.pose if given else _hinted(best.pose, size)
-        return replace(best, pose=_timed(pose, clock))
+        seconds = clock.seconds
+        seconds["total"] = sum(v for part, v in seconds.items() if part != "load")
+        pose = replace(pose, seconds=seconds)
+        return MatchedPhoto(path, size, camera, self.map.extraction_scale(size), best, pose)
 
-    def _looks(
-        self,
-        photo: Photo,
-        mask: Mask | None,
-        camera: QueryCamera,
-        allowed: Array,
-        request: Request,
-        map_: Map,
-        clock: Clock,
-    ) -> Iterator[Look]:
+    def _attempts(self, photo: Photo, mask: Mask | None, query: Query) -> Iterator[Attempt]:
         """What the photo has in common with the map, turned by 0, 90, 180 and 270 degrees."""
         matcher, size = self._matcher, photo.info.size
+        several = len(query.allowed) > query.request.candidates
         views = extract_rotations(
-            matcher.extractor(),
-            photo.pixels,
-            size,
-            vectors=len(allowed) > request.candidates,
-            mask=mask,
+            matcher.extractor(), photo.pixels, size, vectors=several, mask=mask
+        )
+        scale, solve = (
+            self.map.extraction_scale(size),
+            partial(solve_pose, solver=query.request.solver),
         )
         for _, seen in views:
-            features, vector = seen.features, seen.global_descriptor
-            clock.lap("extract")
-            if features is None or not len(features):
+            query.clock.lap("extract")
+            if seen.features is None or not len(seen.features):
                 break
+            vector = seen.global_descriptor
             vectors = None if vector is None else vector[None]
-            rows = matcher.shortlist(vectors, features, allowed, request.candidates)
-            clock.lap("search")
-            hypotheses = matcher.hypotheses(
-                features,
-                rows,
-                camera,
-                self.map.scale_of(size),
-                request.seed,
-                map_,
-                clock,
-                partial(solve_pose, solver=request.solver),
-            )
-            yield Look(features, hypotheses, matcher.judged(photo.path, features, hypotheses))
-            clock.lap("pose")
+            yield matcher.attempt(query, seen.features, vectors, scale, solve=solve)
 
 
 def _with_gravity(pose: Pose, gravity: GravityPrior | None) -> Pose:
@@ -290,8 +249,7 @@ def _with_gravity(pose: Pose, gravity: GravityPrior | None) -> Pose:
         return pose
     fused = fuse_gravity(pose.cam_from_world, pose.covariance, gravity)
     if fused is None:
-        why = "it contradicts the direction of up: check its axes (x right, y down)"
-        return replace(pose, verdict=UNCERTAIN, reason=f"{pose.reason}; but {why}")
+        return replace(pose, verdict=UNCERTAIN, reason=f"{pose.reason}; {CONTRADICTED}")
     return replace(pose, cam_from_world=fused[0], covariance=fused[1])
 
 
@@ -301,9 +259,3 @@ def _hinted(pose: Pose, size: tuple[int, int]) -> Pose:
         return pose
     hint = "if it is a (stitched) 360 degree photo, say --camera EQUIRECTANGULAR"
     return replace(pose, reason=f"{pose.reason}; {hint}")
-
-
-def _timed(pose: Pose, clock: Clock) -> Pose:
-    seconds = clock.seconds
-    seconds["total"] = sum(v for part, v in seconds.items() if part != "load")
-    return replace(pose, seconds=seconds)

@@ -4,10 +4,10 @@ global descriptor -> groups of map images that see the same points -> matching -
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -16,12 +16,20 @@ from index.maps.folder import MapFolder
 from locate.errors import DatabaseMismatchError, InputError, UnknownNameError
 from locate.extractors.base import Extractor
 from locate.geometry.cameras import field_of_view
+from locate.geometry.rigid import center_of
 from locate.images.masks import Masks
 from locate.localization.absolute_pose import SOLVERS
 from locate.localization.pose import NOT_LOCALIZED, VERDICTS, Pose
 from locate.localization.query_camera import QueryCamera, plain_camera
 from locate.localization.solver import Solution, solve_pose
-from locate.localization.verdict import Evidence, doubted, judge, needed, spread_of
+from locate.localization.verdict import (
+    PoseQuality,
+    coverage_of,
+    judge,
+    min_inliers,
+    too_few,
+    worst_deviations,
+)
 from locate.matching.descriptors import match_mutual, ratio_for
 from locate.retrieval.search_mode import LOCAL
 from locate.types import Array, Features
@@ -68,48 +76,19 @@ class PosePrior:
             raise InputError(f"a prior direction is a unit vector, 3 numbers, got {self.direction}")
 
 
-@dataclass(frozen=True, eq=False)
-class PoseHypothesis:
-    """A pose by the 2D-3D matches with one group of map images.
+class Asked(TypedDict, total=False):
+    """The arguments of `Request` that every way to localize takes."""
 
-    Attributes:
-        features: M, which feature of the query each match is of.
-        points: M, which row of the map's points.
-        solution: None if no pose agrees with enough of them.
-        num_inliers: different features that agree.
-    """
-
-    features: Array
-    points: Array
-    solution: Solution | None
-    num_inliers: int
-
-    @property
-    def num_matches(self) -> int:
-        """Different features that are matched."""
-        return len(np.unique(self.features))
-
-
-@dataclass(frozen=True, eq=False)
-class Look:
-    """A query looked at in one way: its features, the pose hypotheses by them, the best one judged."""
-
-    features: Features
-    hypotheses: tuple[PoseHypothesis, ...]
-    pose: Pose
+    prior: PosePrior | None
+    candidates: int
+    exclude: Callable[[str], bool] | None
+    seed: int
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a map beside the photo.
-
-    Attributes:
-        prior: narrows the candidates.
-        candidates: map images that are matched.
-        exclude: names of map images that must not be used (evaluation leaves some out).
-        seed: of RANSAC.
-        solver: a name of `locate.localization.absolute_pose.SOLVERS`.
-    """
+    """What is asked of a map beside the photo, see `Localizer.localize`; `solver` is a name of
+    `locate.localization.absolute_pose.SOLVERS`."""
 
     prior: PosePrior | None = None
     candidates: int = CANDIDATES
@@ -124,6 +103,50 @@ class Request:
             raise InputError(f"candidates must be at least 1, got {self.candidates}")
         if self.seed < 0:
             raise InputError(f"a seed is a whole number of at least 0, got {self.seed}")
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """A photo to be matched: `allowed` are rows of the map's images that may be candidates, `map_`
+    is as the built-in one, maybe on several threads."""
+
+    path: Path | None
+    camera: QueryCamera
+    request: Request
+    allowed: Array
+    map_: Map
+    clock: Clock = field(default_factory=Clock)
+
+
+@dataclass(frozen=True, eq=False)
+class PoseHypothesis:
+    """A pose by the 2D-3D matches with one group of map images (M features of the query, M rows of
+    the map's points), None if too few agree with any, and how many different features agree."""
+
+    features: Array
+    points: Array
+    solution: Solution | None
+    num_inliers: int
+
+
+@dataclass(frozen=True, eq=False)
+class Attempt:
+    """A query matched in one way: its features, the pose hypotheses by them (the best first; none
+    without candidates), the best one judged."""
+
+    features: Features | None
+    hypotheses: tuple[PoseHypothesis, ...]
+    pose: Pose
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Of two answers the higher one is taken."""
+        return -VERDICTS.index(self.pose.verdict), self.pose.inliers
+
+    @property
+    def second_best(self) -> int:
+        """Inliers of the best pose at another place of the map."""
+        return self.hypotheses[1].num_inliers if len(self.hypotheses) > 1 else 0
 
 
 class MapMatcher:
@@ -171,48 +194,62 @@ class MapMatcher:
             return "no image of the map is near the prior pose"
         return "all images of the map that might be candidates are excluded"
 
-    def shortlist(
-        self, vectors: Array | None, features: Features, allowed: Array, count: int
-    ) -> list[int]:
-        """Rows of the `count` map images that resemble the query most.
+    def attempt(
+        self,
+        query: Query,
+        features: Features,
+        vectors: Array | None,
+        scale: float,
+        *,
+        solve: Callable[..., Solution | None] = solve_pose,
+        coverage: Callable[[Array, tuple[int, int]], float] = coverage_of,
+    ) -> Attempt:
+        """The poses by features of a query, and the best one judged.
 
         Args:
             vectors: V x G, global descriptors of the query's views, of which the most similar counts.
+            scale: `extraction_scale` of the query.
+            coverage: of the query's points, as the verdict counts it.
         """
-        if len(allowed) <= count:
-            return [int(row) for row in allowed]
-        if vectors is not None and self.map.vectors is not None:
-            similar = (self.map.vectors[allowed] @ vectors.T).max(axis=1)
-            best = np.argsort(-similar, kind="stable")[:count]
-            return [int(row) for row in allowed[best]]
-        if len(allowed) <= _ALL * count:
-            return [int(row) for row in allowed]
-        by_id = {self.map.images[row].id: int(row) for row in allowed}
-        excluded = [r.id for r in self._catalog.images("ok") if r.id not in by_id]
-        self._searches.load(LOCAL)
-        votes = self._searches.voted(features, count, _VOTES, excluded)
-        return [by_id[i] for i in votes.image_ids if i in by_id]
+        rows = self._shortlist(vectors, features, query.allowed, query.request.candidates)
+        query.clock.lap("search")
+        hypotheses = self._hypotheses(query, features, rows, scale, solve)
+        attempt = Attempt(features, hypotheses, Pose(query.path, NOT_LOCALIZED, ""))
+        attempt = replace(attempt, pose=self._judged(query.path, features, attempt, coverage))
+        query.clock.lap("pose")
+        return attempt
 
-    def hypotheses(
+    def _shortlist(
+        self, vectors: Array | None, features: Features, allowed: Array, count: int
+    ) -> list[int]:
+        """Rows of the `count` map images that resemble the query most."""
+        if len(allowed) > count and vectors is not None and self.map.vectors is not None:
+            similar = (self.map.vectors[allowed] @ vectors.T).max(axis=1)
+            allowed = allowed[np.argsort(-similar, kind="stable")[:count]]
+        elif len(allowed) > _ALL * count:
+            by_id = {self.map.images[row].id: int(row) for row in allowed}
+            excluded = [r.id for r in self._catalog.images("ok") if r.id not in by_id]
+            self._searches.load(LOCAL)
+            votes = self._searches.voted(features, count, _VOTES, excluded)
+            return [by_id[i] for i in votes.image_ids if i in by_id]
+        return [int(row) for row in allowed]
+
+    def _hypotheses(
         self,
+        query: Query,
         features: Features,
         rows: list[int],
-        camera: QueryCamera,
         scale: float,
-        seed: int,
-        map_: Map,
-        clock: Clock,
-        solve: Callable[..., Solution | None] = solve_pose,
+        solve: Callable[..., Solution | None],
     ) -> tuple[PoseHypothesis, ...]:
         """A pose by each group of candidates that see the same points, the best first."""
-
         ratio = ratio_for("map", self.map.extractor_info)
 
         def match(row: int) -> Array:
             return match_points(features, self.map.images[row], ratio)
 
-        found = dict(zip(rows, map_(match, rows), strict=True))
-        clock.lap("match")
+        found = dict(zip(rows, query.map_(match, rows), strict=True))
+        query.clock.lap("match")
         groups = [
             np.unique(np.concatenate([found[row] for row in group]), axis=0)
             for group in self.map.clusters(rows)
@@ -221,74 +258,64 @@ class MapMatcher:
         made = []
         for which, points in (pairs.T for pairs in groups[:_CLUSTERS]):
             solution, agreeing = None, 0
-            if len(np.unique(which)) >= needed(0):
+            if len(np.unique(which)) >= min_inliers(0):
                 solution = solve(
                     features.keypoints[which],
                     self.map.points[points],
-                    camera,
+                    query.camera,
                     scale=scale,
-                    systematic=self.map.systematic,
+                    correlated_ratio=self.map.correlated_ratio,
                     resolution=self.map.resolution,
-                    seed=seed,
+                    seed=query.request.seed,
                 )
             if solution is not None:
                 agreeing = len(np.unique(which[solution.inliers]))
             made.append(PoseHypothesis(which, points, solution, agreeing))
-        clock.lap("pose")
         return tuple(sorted(made, key=lambda hypothesis: -hypothesis.num_inliers))
 
-    def judged(
+    def _judged(
         self,
         path: Path | None,
         features: Features,
-        hypotheses: tuple[PoseHypothesis, ...],
-        patches: Callable[[Array, tuple[int, int]], float] = spread_of,
+        attempt: Attempt,
+        coverage: Callable[[Array, tuple[int, int]], float],
     ) -> Pose:
-        """The best hypothesis as an answer, with its verdict.
-
-        Args:
-            patches: how far points are spread, as the verdict counts it.
-        """
-        best, solution = hypotheses[0], hypotheses[0].solution
-        matched = best.num_matches
+        """The best hypothesis as an answer, with its verdict."""
+        best = attempt.hypotheses[0]
+        matched, solution = len(np.unique(best.features)), best.solution
         if solution is None:
-            reason = (
-                f"{matched} 2D-3D matches with the map; {int(np.ceil(needed(matched)))} must agree "
-                "with one pose"
-            )
-            return Pose(path, NOT_LOCALIZED, reason, matches=matched)
+            return Pose(path, NOT_LOCALIZED, too_few(matched), matches=matched)
         refined, inliers = solution.refined, solution.inliers
         seen = features.keypoints[best.features[inliers]].astype(np.float64)
         rows = best.points[inliers]
-        world = self.map.points[rows]
-        pose = refined.cam_from_world
-        centre = -pose[:, :3].T @ pose[:, 3]
-        depth = float(np.median(np.linalg.norm(world - centre, axis=1)))
-        evidence = Evidence(
+        world, pose = self.map.points[rows], refined.cam_from_world
+        depth = float(np.median(np.linalg.norm(world - center_of(pose), axis=1)))
+        position, rotation = worst_deviations(refined.covariance)
+        quality = PoseQuality(
             matches=matched,
             inliers=best.num_inliers,
-            spread=patches(seen, features.image_size),
-            position=float(np.sqrt(np.linalg.eigvalsh(refined.covariance[:3, :3])[-1])) / depth,
-            rotation=float(np.degrees(np.sqrt(np.linalg.eigvalsh(refined.covariance[3:, 3:])[-1]))),
+            coverage=coverage(seen, features.image_size),
+            position=position / depth,
+            rotation=rotation,
             field_of_view=field_of_view(refined.camera),
-            rival=hypotheses[1].num_inliers if len(hypotheses) > 1 else 0,
+            second_best=attempt.second_best,
         )
-        verdict, reason = doubted(*judge(evidence), self.map.record.doubt)
+        verdict, reason = judge(quality, self.map.record.doubt)
         if solution.camera.doubt:
             reason += f" (EXIF in doubt: {solution.camera.doubt})"
-        common = Pose(
+        answer = Pose(
             path,
             NOT_LOCALIZED,
             reason,
             matches=matched,
             inliers=best.num_inliers,
-            spread=spread_of(seen, features.image_size),
+            spread=coverage_of(seen, features.image_size),
             error=float(np.sqrt((refined.residuals**2).sum(axis=1).mean())),
         )
         if verdict == NOT_LOCALIZED:
-            return common
+            return answer
         return replace(
-            common,
+            answer,
             verdict=verdict,
             cam_from_world=pose,
             covariance=refined.covariance,
@@ -308,16 +335,8 @@ class MapMatcher:
 
 
 def match_points(features: Features, image: MapImage, ratio: float) -> Array:
-    """M x 2 int64: which feature of a query may see which row of the map's points, by one image.
-
-    Args:
-        ratio: of Lowe's test.
-    """
+    """M x 2 int64: which feature of a query may see which row of the map's points, by one image and the
+    ratio of Lowe's test."""
     pairs = match_mutual(features.descriptors, image.descriptors, ratio)
     points = image.point_rows[pairs[:, 1]]
     return np.stack((pairs[:, 0], points), axis=1)[points >= 0]
-
-
-def rank_of(pose: Pose) -> tuple[int, int]:
-    """Which of two answers to take: the higher one."""
-    return -VERDICTS.index(pose.verdict), pose.inliers

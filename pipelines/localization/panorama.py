@@ -8,7 +8,7 @@ put back on the sphere and matched and judged as those of one photo, whose camer
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -27,11 +27,10 @@ from locate.geometry.panorama import (
 )
 from locate.images.masks import Mask, hidden
 from locate.images.reading import MIN_SIDE, read_photo
-from locate.localization.query_camera import QueryCamera
 from locate.localization.sphere import solve_sphere
+from locate.localization.verdict import coverage_of
 from locate.types import Array, Features, Photo
-from locate.util.timing import Clock
-from pipelines.localization.matcher import Look, Map, MapMatcher, Request
+from pipelines.localization.matcher import Attempt, Map, MapMatcher, Query
 
 # Times as large as the photo is sharp: small things in it resemble the map's photos more, which have
 # more pixels per degree (the town at 2000 pixels: 136 matches at 1, 293 at 1.5, 347 at 2).
@@ -40,27 +39,11 @@ _RIM = 8  # pixels of a view beside where the photo ends, in which features see 
 _CELLS = (32, 16)  # over the sphere: about as large as those of a photo
 
 
-def match_panorama(
-    matcher: MapMatcher,
-    photo: Photo,
-    camera: QueryCamera,
-    allowed: Array,
-    request: Request,
-    map_: Map,
-    clock: Clock,
-) -> Iterator[Look]:
-    """What it has in common with the map, by more and more views. The camera's axes are those of
-    `locate.geometry.panorama`.
-
-    Args:
-        photo: as it was read for a photo of its size; it is read again if its views need more.
-        camera: spherical, see `locate.localization.query_camera.choose_camera`.
-        allowed: rows of the map's images that may be candidates.
-        request: its candidates are those of an ordinary photo.
-        map_: as the built-in one, maybe on several threads.
-    """
-    extractor = matcher.extractor()
-    panorama = panorama_of(photo.info) if camera.source == "xmp" else None
+def match_panorama(matcher: MapMatcher, photo: Photo, query: Query) -> Iterator[Attempt]:
+    """What it has in common with the map, by more and more views; it is read again if these need
+    more pixels than a photo of its size. The camera's axes are those of `locate.geometry.panorama`."""
+    extractor, clock = matcher.extractor(), query.clock
+    panorama = panorama_of(photo.info) if query.camera.source == "xmp" else None
     panorama = panorama or Panorama.whole(photo.info.size)
     if photo.path is not None:
         photo = read_photo(photo.path, decoded_side(panorama, extractor.max_side))
@@ -68,29 +51,23 @@ def match_panorama(
     views = PanoramaViews(photo.pixels, panorama, extractor)
     clock.lap("decode")
     solve = partial(solve_sphere, resolved=views.resolved)
-    count = min(request.candidates, len(allowed))
     turns = (0, 90, 180, 270)
     # (how many views, turned by): the next is tried where the last one did not tell.
-    looks: list[tuple[int, tuple[int, ...]]] = [(ROWS[0][1], (0,)), (len(views), (0,))]
+    ways: list[tuple[int, tuple[int, ...]]] = [(ROWS[0][1], (0,)), (len(views), (0,))]
     if not extractor.info.rotation_invariant:
-        looks += [(len(views), (turn,)) for turn in turns[1:]]
-    elif len(allowed) > count:  # the same features, but other candidates
-        looks.append((len(views), turns))
-    for number, degrees in looks:
-        features = views.features(number, degrees[0], map_)
+        ways += [(len(views), (turn,)) for turn in turns[1:]]
+    elif len(query.allowed) > query.request.candidates:  # the same features, but other candidates
+        ways.append((len(views), turns))
+    for number, degrees in ways:
+        features = views.features(number, degrees[0], query.map_)
         if features is not None and mask is not None:
             features = _outside(mask, features, panorama, photo.info.size)
-        vectors = views.vectors(number, degrees, map_)
+        vectors = views.vectors(number, degrees, query.map_)
         clock.lap("extract")
-        if features is None or not len(features):
-            continue
-        rows = matcher.shortlist(vectors, features, allowed, count)
-        clock.lap("search")
-        hypotheses = matcher.hypotheses(
-            features, rows, camera, views.scale, request.seed, map_, clock, solve
-        )
-        pose = matcher.judged(photo.path, features, hypotheses, spread_of_views)
-        yield Look(features, hypotheses, pose)
+        if features is not None and len(features):
+            yield matcher.attempt(
+                query, features, vectors, views.scale, solve=solve, coverage=coverage_of_views
+            )
 
 
 def decoded_side(panorama: Panorama, max_side: int) -> int:
@@ -109,24 +86,14 @@ def _outside(mask: Mask, features: Features, panorama: Panorama, size: tuple[int
         features.descriptors,
         size,
     )
-    kept = mask.outside(numbered).scores.astype(np.int64)
-    return replace(
-        features,
-        keypoints=features.keypoints[kept],
-        scores=features.scores[kept],
-        descriptors=features.descriptors[kept],
-    )
+    return features.take(mask.outside(numbered).scores.astype(np.int64))
 
 
 class PanoramaViews:
-    """A panorama cut into views, as large as the extractor looks at, but not much larger than the photo
-    is sharp; what was seen in each is kept."""
+    """A panorama (H x W x 3 uint8, maybe smaller than it says of itself) cut into views, as large as the
+    extractor looks at, but not much larger than the photo is sharp; what was seen in each is kept."""
 
     def __init__(self, pixels: Array, panorama: Panorama, extractor: Extractor) -> None:
-        """
-        Args:
-            pixels: H x W x 3 uint8 of the photo, maybe smaller than the panorama says.
-        """
         self.panorama = panorama
         self._extractor = extractor
         self._dense = pixels.shape[1] * panorama.full_size[0] / panorama.crop[2] / (2 * np.pi)
@@ -146,19 +113,14 @@ class PanoramaViews:
     @property
     def scale(self) -> float:
         """How many pixels of the panorama one pixel of a view is."""
-        return float(self.panorama.pixels_per_radian / self._cutter.focal)
+        return float(self.panorama.full_size[0] / (2 * np.pi) / self._cutter.focal)
 
     def features(self, count: int, degrees: int, map_: Map) -> Features | None:
-        """The features of the first views, each of the view that looks closest at it, best first; their
-        keypoints in pixels of the whole sphere. None without any.
-
-        Args:
-            count: of views.
-            degrees: by which each is turned counter-clockwise.
-            map_: as the built-in one, maybe on several threads.
-        """
+        """The features of the first `count` views, turned by `degrees` counter-clockwise, each of the
+        view that looks closest at it, best first; their keypoints in pixels of the whole sphere. None
+        without any."""
         parts = []
-        for number, seen in self._look(count, degrees, map_):
+        for number, seen in self._views(count, degrees, map_):
             if seen.features is None:
                 continue
             own = owners_of(seen.rays, self._rotations[:count]) == number
@@ -166,20 +128,18 @@ class PanoramaViews:
             parts.append((points, seen.features.scores[own], seen.features.descriptors[own]))
         if not sum(len(points) for points, _, _ in parts):
             return None
-        points, scores, descriptors = (
-            np.concatenate(column) for column in zip(*parts, strict=True)
-        )
+        points, scores, descriptors = map(np.concatenate, zip(*parts, strict=True))
         order = np.argsort(-scores, kind="stable")
         return Features(points[order], scores[order], descriptors[order], self.panorama.full_size)
 
     def vectors(self, count: int, degrees: Iterable[int], map_: Map) -> Array | None:
         """V x G: global descriptors of the first views, turned by each of `degrees`; None of an
         extractor that has none."""
-        seen = [view for turn in degrees for _, view in self._look(count, turn, map_)]
+        seen = [view for turn in degrees for _, view in self._views(count, turn, map_)]
         vectors = [view.vector for view in seen if view.vector is not None]
         return np.stack(vectors) if vectors else None
 
-    def _look(self, count: int, degrees: int, map_: Map) -> list[tuple[int, _View]]:
+    def _views(self, count: int, degrees: int, map_: Map) -> list[tuple[int, _View]]:
         new = [k for k in range(count) if (k, degrees) not in self._seen]
         for k, view in zip(new, map_(lambda k: self._extract(k, degrees), new), strict=True):
             self._seen[k, degrees] = view
@@ -195,10 +155,7 @@ class PanoramaViews:
         features = seen.features
         if not local or features is None or not len(features):
             return _View(vector=seen.global_descriptor)
-        kept = _within(features.keypoints, inside)
-        features = Features(
-            features.keypoints[kept], features.scores[kept], features.descriptors[kept], size
-        )
+        features = features.take(_within(features.keypoints, inside))
         rays = self._cutter.rays(features.keypoints, self._rotations[number])
         return _View(features, rays, seen.global_descriptor)
 
@@ -213,14 +170,8 @@ class _View:
     vector: Array | None = None
 
 
-def spread_of_views(points: Array, size: tuple[int, int]) -> float:
-    """That of `localize_verdict.spread_of` in the views of a sphere, summed and at most 1.
-
-    Args:
-        points: M x 2 in our pixels of the whole sphere, whose (width, height) is `size`.
-    """
-    cells = np.clip((points + 0.5) * _CELLS / np.asarray(size), 0, np.array(_CELLS) - 1).astype(int)
-    return min(1.0, len(np.unique(cells, axis=0)) / 64)
+# In the views of a sphere, summed.
+coverage_of_views = partial(coverage_of, grid=_CELLS)
 
 
 def _within(points: Array, inside: Array) -> Array:

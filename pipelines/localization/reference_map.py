@@ -13,23 +13,20 @@ from index.catalog import FILE, Catalog
 from index.maps.folder import MapFolder, MapRecord
 from locate.errors import DatabaseCorruptError, DatabaseMissingError
 from locate.extractors.base import ExtractorInfo
-from locate.geometry.cameras import copy_camera
+from locate.geometry.cameras import colmap_camera
+from locate.geometry.rigid import centers_of
 from locate.localization.query_camera import Device, device_of
-from locate.localization.refinement import SYSTEMATIC
-from locate.types import Array, Features
+from locate.localization.refinement import CORRELATED_RATIO
+from locate.mapping.triangulation import observed_points
+from locate.pixels import extraction_scale
+from locate.types import Array
 from pipelines.indexing.provenance import working_side
 
 
 @dataclass(frozen=True, eq=False)
 class MapImage:
-    """A photo of the map that has a pose.
-
-    Attributes:
-        name: in the model and in the catalogue.
-        id: of the catalogue.
-        descriptors: N x D.
-        point_rows: N int64, which row of the map's points each feature sees; -1 for none.
-    """
+    """A photo of the map that has a pose: its name and id of the catalogue, descriptors (N x D), and
+    which row of the map's points each feature sees (N int64; -1 for none)."""
 
     name: str
     id: int
@@ -38,13 +35,9 @@ class MapImage:
 
 
 class ReferenceMap:
-    """All of a map that queries need.
+    """All of a map that queries need, among it its `MapRecord`, model and extractor.
 
     Attributes:
-        folder: of the map.
-        record: see `index.maps.folder.MapRecord`.
-        extractor_info: what looked at its photos, and must look at queries.
-        model: the `pycolmap.Reconstruction`.
         images: in the order of their names; the rows of the arrays below.
         points: P x 3 float64.
         track_lengths: P, how many photos see each.
@@ -52,8 +45,8 @@ class ReferenceMap:
         directions: N x 3, unit vectors along their optical axes.
         vectors: N x G float32 global descriptors, or None.
         devices: cameras of photos whose EXIF names the device, of those that have one in all photos.
-        systematic: share of systematic errors in the residuals, see `locate.localization.refinement`.
-        resolution: median of what its photos resolve, see `locate.localization.solver.share_of`.
+        correlated_ratio: of correlated errors to the noise, see `locate.localization.refinement`.
+        resolution: median of what its photos resolve, see `solver.ratio_at_resolution`.
         depth: median distance of a point from a camera that sees it, in units of the map.
     """
 
@@ -63,19 +56,14 @@ class ReferenceMap:
         record: MapRecord | None = None,
         model: pycolmap.Reconstruction | None = None,
     ) -> None:
-        """
-        Args:
-            record, model: of a map that has none yet.
-
-        Raises:
-            DatabaseMissingError, DatabaseCorruptError
-        """
+        """`record` and `model` are of a map that has none yet. Raises DatabaseMissingError and
+        DatabaseCorruptError."""
         files = MapFolder(folder)
         self.folder = files.folder
         self.record = record or files.read_record()
         self.model = model or files.read_model()
         measured = self.record.systematic
-        self.systematic = SYSTEMATIC if measured is None else measured
+        self.correlated_ratio = CORRELATED_RATIO if measured is None else measured
         ids = sorted(self.model.point3D_ids())
         if not ids:
             raise DatabaseMissingError(f"the map at {folder} has no points; make it again")
@@ -94,22 +82,22 @@ class ReferenceMap:
             self.images: list[MapImage] = []
             poses, cameras = [], dict[Device, dict[int, pycolmap.Camera]]()
             self._side, resolved = working_side(catalog), []
-            images = sorted(self.model.images.values(), key=lambda image: image.name)
-            for image in images:
+            for image in sorted(self.model.images.values(), key=lambda image: image.name):
                 row = rows.get(image.image_id)
                 if not image.has_pose or row is None or row.path != image.name:
                     continue
-                features = catalog.features(row.id)
-                self.images.append(
-                    MapImage(
-                        image.name,
-                        row.id,
-                        features.descriptors,
-                        _point_rows(files.folder, image, features, row_of),
+                features, count = catalog.features(row.id), image.num_points2D()
+                if count != len(features):
+                    raise DatabaseCorruptError(
+                        f"{files.folder}: {image.name} has {count} keypoints in the model, but "
+                        f"{len(features)} features; make the map again"
                     )
-                )
+                seen = observed_points(image, row_of)
+                self.images.append(MapImage(image.name, row.id, features.descriptors, seen))
                 poses.append(image.cam_from_world().matrix())
-                resolved.append(image.camera.mean_focal_length() / self.scale_of(row.info.size))
+                resolved.append(
+                    image.camera.mean_focal_length() / self.extraction_scale(row.info.size)
+                )
                 device = device_of(row.info) if row.info else None
                 if device is not None:
                     cameras.setdefault(device, {})[image.camera_id] = image.camera
@@ -120,21 +108,21 @@ class ReferenceMap:
             found = catalog.vectors_of([image.id for image in self.images])
         # Where each photo has a camera of its own, none of them is that of another photo.
         self.devices = {
-            device: copy_camera(camera)
+            device: colmap_camera(camera)
             for device, (camera, *others) in ((d, c.values()) for d, c in cameras.items())
             if not others
         }
         whole = len(found) == len(self.images)
         self.vectors = np.stack([found[i.id] for i in self.images]) if whole and found else None
         stack = np.array(poses)
-        self.centers = -np.einsum("nji,nj->ni", stack[:, :, :3], stack[:, :, 3])
+        self.centers = centers_of(stack)
         self.resolution = float(np.median(resolved))
         self.directions = stack[:, 2, :3]  # the optical axis in the world is the last row of R
         self.depth = self._median_depth()
 
-    def scale_of(self, size: tuple[int, int]) -> float:
-        """How many pixels of a photo of that size one is that the extractor looks at."""
-        return max(1.0, max(size) / self._side)
+    def extraction_scale(self, size: tuple[int, int]) -> float:
+        """`locate.pixels.extraction_scale` of a photo of that size."""
+        return extraction_scale(max(size), self._side)
 
     def seen(self, row: int) -> Array:
         """Rows of the points that an image sees, ascending."""
@@ -146,12 +134,12 @@ class ReferenceMap:
         the order of `rows`."""
         seen = {row: self.seen(row) for row in rows}
         groups: list[list[int]] = []
+
+        def shares(row: int, group: list[int]) -> bool:
+            return any(np.intersect1d(seen[row], seen[other], True).size for other in group)
+
         for row in rows:
-            linked = [
-                group
-                for group in groups
-                if any(np.intersect1d(seen[row], seen[o], True).size for o in group)
-            ]
+            linked = [group for group in groups if shares(row, group)]
             merged = [row, *(other for group in linked for other in group)]
             groups = [group for group in groups if group not in linked] + [merged]
         place = {row: i for i, row in enumerate(rows)}
@@ -172,18 +160,3 @@ class ReferenceMap:
             if len(seen := self.seen(row))
         ]
         return float(np.median(depths)) if depths else float("nan")
-
-
-def _point_rows(
-    folder: Path, image: pycolmap.Image, features: Features, row_of: dict[int, int]
-) -> Array:
-    count = image.num_points2D()
-    if count != len(features):
-        raise DatabaseCorruptError(
-            f"{folder}: {image.name} has {count} keypoints in the model, but "
-            f"{len(features)} features; make the map again"
-        )
-    rows = np.full(count, -1, np.int64)
-    for k in image.get_observation_point2D_idxs():
-        rows[k] = row_of[image.point2D(k).point3D_id]
-    return rows

@@ -1,4 +1,5 @@
-"""Where a rig stood: photos of one instant by cameras that are fixed to each other, localized together.
+"""Where a rig stood: photos of one instant by cameras that are fixed to each other, localized
+together.
 
 Each photo is matched as `pipelines.localization.localizer` does; then one pose of the rig is
 sought that the 2D-3D matches of all photos agree with, refined and judged by the same rule as a
@@ -12,41 +13,36 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from locate.errors import ImageError, InputError
-from locate.geometry.rigid import carried, compose, quaternion_of
-from locate.localization.gravity import GravityPrior, fuse_gravity
-from locate.localization.pose import NOT_LOCALIZED, UNCERTAIN, VERDICTS, Pose
+from locate.geometry.rigid import adjoint, compose
+from locate.localization.gravity import CONTRADICTED, GravityPrior, fuse_gravity
+from locate.localization.pose import NOT_LOCALIZED, UNCERTAIN, Pose, check_verdict, motion_to_json
 from locate.localization.query_camera import plain_camera, unknown_camera
 from locate.localization.rig import Frame, Rig
 from locate.localization.rig_solver import RigSolution, RigView, solve_rig
-from locate.localization.solver import share_of
-from locate.localization.verdict import doubted, needed, spread_of
+from locate.localization.solver import ratio_at_resolution
+from locate.localization.verdict import coverage_of, min_inliers, too_few
 from locate.types import Array
 from locate.util.timing import Clock
 from pipelines.localization.localizer import Localizer
-from pipelines.localization.matcher import CANDIDATES, PosePrior, Request
-from pipelines.localization.rig_matching import RigPhoto, match_rig
-from pipelines.localization.rig_verdict import disagreement_of, judge_rig
+from pipelines.localization.matcher import CANDIDATES, Asked, PosePrior, Request
+from pipelines.localization.rig_matching import RigPhoto, chi2_per_dof, judge_rig, match_rig
 
 
 @dataclass(frozen=True, eq=False)
 class RigPose:
-    """Where a rig stood, or why nobody can tell.
+    """Where a rig stood, or why nobody can tell; what is not said here is as in `Pose`.
 
     Attributes:
-        verdict, reason: see `locate.localization.pose.Pose`.
         rig_from_world: 3 x 4 float64 [R | t], or None.
-        covariance: 6 x 6 float64, or None, of the rig's origin and rotation, in the order of
-            `Pose.covariance`.
+        covariance: 6 x 6 float64, or None, of the rig's origin and rotation.
         matches, inliers: of all photos together.
         spread: sum of those of the photos, at most 1.
-        error: root mean square reprojection error of the inliers, in pixels of the photos.
         poses: of the photos, by the rig; each has its own matches and inliers.
-        seconds: time by part.
     """
 
     verdict: str
@@ -61,24 +57,15 @@ class RigPose:
     seconds: dict[str, float] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if self.verdict not in VERDICTS:
-            raise InputError(f"a verdict is one of {', '.join(VERDICTS)}, not {self.verdict!r}")
-        if (self.rig_from_world is None) != (self.verdict == NOT_LOCALIZED):
-            raise InputError(f"{self.verdict}, but the pose is {self.rig_from_world}")
+        check_verdict(self.verdict, self.rig_from_world)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able values, those of the photos as `Pose.to_json` has them."""
-        pose, covariance = self.rig_from_world, self.covariance
         return {
             "verdict": self.verdict,
             "reason": self.reason,
-            "rig_from_world": None
-            if pose is None
-            else {
-                "quaternion_wxyz": quaternion_of(pose[:, :3]).tolist(),
-                "translation": pose[:, 3].tolist(),
-            },
-            "covariance": None if covariance is None else covariance.tolist(),
+            "rig_from_world": motion_to_json(self.rig_from_world),
+            "covariance": None if self.covariance is None else self.covariance.tolist(),
             "matches": self.matches,
             "inliers": self.inliers,
             "spread": self.spread,
@@ -105,7 +92,6 @@ def localize_rig(
     localized alone.
 
     Args:
-        localizer: a map.
         photos: of one instant, in the order of the rig's cameras, None where one took none. As with
             single photos, EXIF may turn them; the rig's poses are those of the turned photos.
         rig: its distances are in units of the map.
@@ -138,26 +124,14 @@ def localize_frames(
     localizer: Localizer,
     frames: Iterable[Frame],
     *,
-    prior: PosePrior | None = None,
     gravity: GravityPrior | None = None,
-    candidates: int = CANDIDATES,
-    exclude: Callable[[str], bool] | None = None,
-    seed: int = 0,
+    **asked: Unpack[Asked],
 ) -> Iterator[RigPose | ImageError]:
-    """`localize_rig` for many frames, in their order; one of which no photo can be used gives the error
-    in place of a pose."""
+    """`localize_rig` for many frames, in their order, and with its arguments; one of which no photo can
+    be used gives the error in place of a pose."""
     for frame in frames:
         try:
-            yield localize_rig(
-                localizer,
-                frame.photos,
-                frame.rig,
-                prior=prior,
-                gravity=gravity,
-                candidates=candidates,
-                exclude=exclude,
-                seed=seed,
-            )
+            yield localize_rig(localizer, frame.photos, frame.rig, gravity=gravity, **asked)
         except ImageError as error:
             yield error
 
@@ -168,36 +142,31 @@ def _answer(
     views = [_view(localizer, one) for one in seen]
     matches = sum(one.count() for one in seen)
     starts = [one.start for one in seen if one.start is not None]
-    systematic = max(_share(localizer, one) for one in seen)
+    ratio = max(_ratio(localizer, one) for one in seen)
     solution = None
-    if matches >= needed(0):
-        solution = solve_rig(views, starts=starts, systematic=systematic, seed=seed)
+    if matches >= min_inliers(0):
+        solution = solve_rig(views, starts=starts, correlated_ratio=ratio, seed=seed)
     if solution is None:
-        need = int(np.ceil(needed(matches)))
-        reason = f"{matches} 2D-3D matches with the map; {need} must agree with one pose"
+        reason = too_few(matches)
         poses = [Pose(one.path, NOT_LOCALIZED, one.why or reason, None) for one in seen]
         return RigPose(NOT_LOCALIZED, reason, matches=matches, poses=tuple(poses))
-    factor = disagreement_of(views, solution, systematic)
-    widened = replace(solution.refined, covariance=factor * solution.refined.covariance)
-    fused = None
-    if gravity is not None:
-        fused = fuse_gravity(widened.rig_from_world, widened.covariance, gravity)
-        if fused is not None:
-            widened = replace(widened, rig_from_world=fused[0], covariance=fused[1])
-    solution = replace(solution, refined=widened)
-    verdict, reason = judge_rig(seen, views, solution, factor, seed)
-    verdict, reason = doubted(verdict, reason, localizer.map.record.doubt)
-    if gravity is not None and fused is None and verdict != NOT_LOCALIZED:
-        verdict = UNCERTAIN
-        reason += "; but it contradicts the direction of up: check its axes (x right, y down)"
-    squares = np.concatenate([(r**2).sum(axis=1) for r in solution.refined.residuals])
-    poses = [_pose(localizer, one, k, solution, verdict, reason) for k, one in enumerate(seen)]
+    chi2 = chi2_per_dof(views, solution, ratio)
+    pose, covariance = solution.refined.rig_from_world, chi2 * solution.refined.covariance
+    fused = gravity and fuse_gravity(pose, covariance, gravity)
+    pose, covariance = fused or (pose, covariance)
+    refined = replace(solution.refined, rig_from_world=pose, covariance=covariance)
+    solution = replace(solution, refined=refined)
+    verdict, reason = judge_rig(seen, views, solution, chi2, seed, localizer.map.record.doubt)
     known = verdict != NOT_LOCALIZED
+    if gravity is not None and fused is None and known:
+        verdict, reason = UNCERTAIN, f"{reason}; {CONTRADICTED}"
+    squares = np.concatenate([(r**2).sum(axis=1) for r in refined.residuals])
+    poses = [_pose(localizer, one, k, solution, verdict, reason) for k, one in enumerate(seen)]
     return RigPose(
         verdict,
         reason,
-        solution.refined.rig_from_world if known else None,
-        solution.refined.covariance if known else None,
+        pose if known else None,
+        covariance if known else None,
         matches,
         sum(pose.inliers for pose in poses),
         min(1.0, sum(pose.spread for pose in poses)),
@@ -206,12 +175,12 @@ def _answer(
     )
 
 
-def _share(localizer: Localizer, one: RigPhoto) -> float:
-    """Of systematic errors in its photo; that of the coarsest counts for all."""
+def _ratio(localizer: Localizer, one: RigPhoto) -> float:
+    """Of correlated errors in its photo; that of the coarsest counts for all."""
     map_ = localizer.map
     if one.camera is None:
-        return map_.systematic
-    return share_of(map_.systematic, map_.resolution, one.camera.camera, one.scale)
+        return map_.correlated_ratio
+    return ratio_at_resolution(map_.correlated_ratio, map_.resolution, one.camera.camera, one.scale)
 
 
 def _view(localizer: Localizer, one: RigPhoto) -> RigView:
@@ -221,7 +190,7 @@ def _view(localizer: Localizer, one: RigPhoto) -> RigView:
         localizer.map.points[one.rows],
         query.camera,
         one.place.cam_from_rig,
-        query.freedom,
+        query.prior,
         one.scale,
     )
 
@@ -238,13 +207,13 @@ def _pose(
         one.why or reason,
         matches=one.count(),
         inliers=one.count(rows),
-        spread=spread_of(points, one.size),
+        spread=coverage_of(points, one.size),
         error=float(np.sqrt((residuals**2).sum(axis=1).mean())) if len(points) else float("nan"),
     )
     if verdict == NOT_LOCALIZED:
         return common
-    carry = carried(one.place.cam_from_rig, refined.rig_from_world)
-    covariance = carry @ refined.covariance @ carry.T
+    transport = adjoint(one.place.cam_from_rig, refined.rig_from_world)
+    covariance = transport @ refined.covariance @ transport.T
     camera = plain_camera(refined.cameras[k], one.camera.source) if one.camera else None
     return replace(
         common,

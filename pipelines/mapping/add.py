@@ -7,9 +7,10 @@ Only points and the new photos' poses and cameras are refined.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,9 @@ from locate.util.files import is_intact
 from locate.util.timing import Clock
 from pipelines.indexing.build import add_photos, resolve
 from pipelines.mapping.build import scale_errors, silence_colmap, with_summary
-from pipelines.mapping.covariance_calibration import measure_share
-from pipelines.mapping.features import choose_pairs, mapped_rows, median_scale
-from pipelines.mapping.matching import match_pairs, synchronize
-from pipelines.mapping.panoramas import leave_out_panoramas
+from pipelines.mapping.covariance_calibration import measure_correlated_ratio
+from pipelines.mapping.features import choose_pairs, leave_out_panoramas, mapped_rows, median_scale
+from pipelines.mapping.matching import match_photos
 from pipelines.mapping.summary import MapReport, summarize
 
 MIN_POINTS = 15  # that a new photo sees in the end; with fewer its pose is not to be trusted
@@ -44,15 +44,12 @@ def add_to_map(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> MapReport:
-    """Register new photos in a map; units and place on earth stay. Those that are in it are left alone.
+    """Register new photos in a map; units and place on earth stay. Those that are in it are left
+    alone.
 
     Args:
-        out: the map.
         photos: files, or folders of photos.
-        workers: threads; by default one a core.
-        seed: of everything that is drawn.
-        progress: called with (stage, done, in all) from this thread. The stages are "features",
-            "matching" and "mapping".
+        workers, seed, progress: see `build_map`.
 
     Returns:
         The report, whose `verified` tells of each new photo with how many old ones it verifies.
@@ -68,41 +65,33 @@ def add_to_map(
         folder.recover()
         record, model = folder.read_record(), folder.read_model()
         names = _names(folder, photos, set(model.images))
-        add_photos(
-            photos,
-            folder.features,
-            masks=masks,
-            workers=workers,
-            progress=lambda done, total: progress("features", done, total),
-        )
+        on_photo = partial(progress, "features")
+        add_photos(photos, folder.features, masks=masks, workers=workers, progress=on_photo)
         clock.lap("features")
         with lock.writer(folder.features), Catalog.create(folder.features) as catalog:
             leave_out_panoramas(catalog, model.images)
             given = None
             if not is_readable(folder.matches):  # the model knows which camera took which photo
                 given = {i: image.camera for i, image in model.images.items()}
-            synchronize(folder.matches, catalog, given)
             new = {row.id for row in catalog.images() if row.path in names} - set(model.images)
-            match_pairs(
-                folder.matches,
-                catalog,
-                choose_pairs(catalog, new),
-                workers=workers,
-                seed=seed,
-                progress=lambda done, total: progress("matching", done, total),
-            )
+            pairs = choose_pairs(catalog, new)
+            match_photos(folder.matches, catalog, pairs, given, workers, seed, progress)
             clock.lap("matching")
             registered: list[int] = []
             unmoved: set[int] = set()
             if new & mapped_rows(catalog).keys():
                 scale, old = median_scale(catalog), set(model.reg_image_ids())
                 registered = _register(folder, model, scale, workers, seed, progress)
-                unmoved = _unmoved(folder, model, registered, old, scale)
+                pairs = [pair for pair, n in verified_pairs(folder.matches).items() if n]
+                pairs = [pair for pair in pairs if not set(registered).isdisjoint(pair)]
+                known = known_cameras(folder.matches)
+                unmoved = set(examine(model, pairs, scale=scale, calibrated=known, fixed=old).flat)
                 registered = [i for i in registered if i not in unmoved]
                 leave_out(model, unmoved)
                 if registered:
                     model.update_point_3d_errors()
-                    record = replace(record, systematic=measure_share(folder, record, model))
+                    ratio = measure_correlated_ratio(folder, record, model)
+                    record = replace(record, systematic=ratio)
             clock.lap("mapping")
             report = summarize(
                 model if registered else folder.read_model(),
@@ -123,36 +112,15 @@ def add_to_map(
             return report
 
 
-def _unmoved(
-    folder: MapFolder,
-    model: pycolmap.Reconstruction,
-    registered: Collection[int],
-    old: Collection[int],
-    scale: float,
-) -> set[int]:
-    """Those of the photos that were registered whose place nothing determines."""
-    pairs = [
-        pair
-        for pair, inliers in verified_pairs(folder.matches).items()
-        if inliers and not set(registered).isdisjoint(pair)
-    ]
-    calibrated = known_cameras(folder.matches)
-    found = examine(model, pairs, scale=scale, calibrated=calibrated, fixed=old)
-    return set(found.flat)
-
-
 def _names(folder: MapFolder, photos: Sequence[Path], registered: set[int]) -> set[str]:
-    """The names that photos have or get in the map.
-
-    Raises:
-        InputError: one that the map's model shows would be replaced, or two would have one name.
-    """
+    """The names that photos have or get in the map; `InputError` if one that the map's model shows
+    would be replaced, or two would have one name."""
     if not photos:
         raise InputError("no photos to add; name some files or folders")
     with Catalog.open(folder.features) as catalog:
         roots = catalog.roots()
-        places = {row.path: roots[row.root_id] / row.path for row in catalog.images()}
         rows = {row.path: row for row in catalog.images()}
+        places = {name: roots[row.root_id] / name for name, row in rows.items()}
     named: set[str] = set()
     for path in photos:
         for root, found in resolve(path, list(roots.values())):
@@ -163,11 +131,8 @@ def _names(folder: MapFolder, photos: Sequence[Path], registered: set[int]) -> s
                     f"{place} would have the name {name} in the map, which {other} has; rename it"
                 )
             row = rows.get(name)
-            if (
-                row is not None
-                and row.id in registered
-                and not is_intact(found.absolute, row.file.sha256)
-            ):
+            mapped = row if row is not None and row.id in registered else None
+            if mapped is not None and not is_intact(found.absolute, mapped.file.sha256):
                 raise InputError(
                     f"{place} has changed since it was put into the map; give the new photo another "
                     "name, or make the map again"
@@ -218,15 +183,20 @@ def _extend(
     total: int,
     progress: Progress,
 ) -> list[int]:
-    placing, making = options.get_mapper(), options.get_triangulation()
+    registering, making = options.get_mapper(), options.get_triangulation()
     mapper.begin_reconstruction(model)
     registered: list[int] = []
-    while (image_id := _next(mapper, placing)) is not None:
+
+    def register_next() -> int | None:
+        found = mapper.find_next_images(registering, structure_less=False)
+        return next((int(i) for i in found if mapper.register_next_image(registering, i)), None)
+
+    while (image_id := register_next()) is not None:
         mapper.triangulate_image(making, image_id)
         mapper.iterative_local_refinement(
             options.ba_local_max_refinements,
             options.ba_local_max_refinement_change,
-            placing,
+            registering,
             options.get_local_bundle_adjustment(),
             making,
             image_id,
@@ -237,7 +207,7 @@ def _extend(
         mapper.iterative_global_refinement(
             options.ba_global_max_refinements,
             options.ba_global_max_refinement_change,
-            placing,
+            registering,
             options.get_global_bundle_adjustment(),
             making,
             normalize_reconstruction=False,
@@ -247,13 +217,3 @@ def _extend(
         if model.images[image_id].num_points3D < MIN_POINTS:
             model.deregister_frame(model.images[image_id].frame_id)
     return [image_id for image_id in registered if model.images[image_id].has_pose]
-
-
-def _next(
-    mapper: pycolmap.IncrementalMapper, options: pycolmap.IncrementalMapperOptions
-) -> int | None:
-    """The photo that was registered next, if any could be."""
-    for image_id in mapper.find_next_images(options, structure_less=False):
-        if mapper.register_next_image(options, image_id):
-            return int(image_id)
-    return None

@@ -29,31 +29,12 @@ from locate.errors import (
 )
 from locate.extractors.base import Extractor
 from locate.images.folder import scan
+from locate.mapping import structure
 from locate.mapping.focal_lengths import focal_doubt
-from locate.mapping.structure import (
-    JUDGED,
-    Structure,
-    examine,
-    examine_matches,
-    known_cameras,
-    leave_out,
-    nothing_moved,
-)
 from locate.util.timing import Clock
-from pipelines.mapping.covariance_calibration import measure_share
-from pipelines.mapping.features import (
-    choose_pairs,
-    copy_index,
-    extract_photos,
-    init_map_folder,
-    mapped_rows,
-    median_scale,
-    require_info,
-    require_local,
-    require_unique_names,
-)
-from pipelines.mapping.matching import match_pairs, synchronize
-from pipelines.mapping.panoramas import leave_out_panoramas
+from pipelines.mapping import features
+from pipelines.mapping.covariance_calibration import measure_correlated_ratio
+from pipelines.mapping.matching import match_photos
 from pipelines.mapping.summary import MapReport, summarize
 
 MADE_BY = "build-map"
@@ -84,11 +65,10 @@ def build_map(
         out: the map's folder, made if need be.
         index: a database of `locate build-index`, whose features are copied; or
         images: a folder of photos. Exactly one of the two.
-        extractor, weights, settings: as for `build_index`; only with `images`.
+        extractor, weights, settings, masks: as for `build_index`; only with `images`.
         mapper: "incremental"; "global", which solves all photos at once and is the more robust one
             where they are few and far apart (`benchmarks/tables/maps.py`); or "auto": both for up to a
             hundred photos, and what explains more is kept; beyond, incremental.
-        masks: as for `build_index`; only with `images`.
         workers: threads; by default one a core.
         seed: of everything that is drawn.
         progress: called with (stage, done, in all) from this thread. The stages are "features",
@@ -113,55 +93,49 @@ def build_map(
         Catalog.open(index).close()  # raises before anything is written
     elif images is not None and next(scan(images), None) is None:
         raise InputError(f"{images} holds no photos; name a folder of photos")
-    folder, clock = init_map_folder(out, MADE_BY), Clock()
+    folder, clock = features.init_map_folder(out, MADE_BY), Clock()
     with lock.writer(out):
         folder.recover()
         if index is not None:
-            roots = copy_index(index, folder, progress)
+            roots = features.copy_index(index, folder, progress)
         else:
             assert images is not None
-            roots = extract_photos(
+            roots = features.extract_photos(
                 images, folder, extractor, weights, workers, progress, masks, settings
             )
         with lock.writer(folder.features), Catalog.create(folder.features) as catalog:
-            require_unique_names(catalog, roots)
-            require_local(require_info(catalog))
-            leave_out_panoramas(catalog)
+            features.require_unique_names(catalog, roots)
+            features.require_local(features.require_info(catalog))
+            features.leave_out_panoramas(catalog)
             clock.lap("features")
-            synchronize(folder.matches, catalog)
-            match_pairs(
-                folder.matches,
-                catalog,
-                choose_pairs(catalog),
-                workers=workers,
-                seed=seed,
-                progress=lambda done, total: progress("matching", done, total),
-            )
+            pairs = features.choose_pairs(catalog)
+            match_photos(folder.matches, catalog, pairs, None, workers, seed, progress)
             clock.lap("matching")
             settings = {
                 "matches": fingerprint(folder.matches),
                 "mapper": mapper,
                 "seed": seed,
-                "structure": JUDGED,
+                "structure": structure.JUDGED,
             }
             finished = cached_report(folder, settings)
             if finished is not None:
                 return finished
             models = _map(folder, catalog, mapper, workers, seed, progress)
-            models, structure = _proven(folder, catalog, models)
-            doubt = structure.doubt or focal_doubt(models[0], known_cameras(folder.matches))
-            record = MapRecord(MADE_BY, require_info(catalog).name, doubt=doubt)
-            record = replace(record, systematic=measure_share(folder, record, models[0]))
+            models, proof = _proven(folder, catalog, models)
+            doubt = proof.doubt or focal_doubt(models[0], structure.known_cameras(folder.matches))
+            record = MapRecord(MADE_BY, features.require_info(catalog).name, doubt=doubt)
+            ratio = measure_correlated_ratio(folder, record, models[0])
             clock.lap("mapping")
             report = summarize(
                 models[0],
                 catalog,
                 verified_pairs(folder.matches),
                 separate=[set(model.reg_image_ids()) for model in models[1:]],
-                unused=structure.left_out,
+                unused=proof.left_out,
                 warnings=[f"uncertain: {doubt}"] if doubt else [],
                 seconds=clock.seconds,
             )
+            record = replace(record, systematic=ratio)
             folder.write(models[0], with_summary(record, settings, report))
             return report
 
@@ -193,9 +167,6 @@ def silence_colmap() -> Iterator[None]:
         pycolmap.logging.minloglevel = before
 
 
-# --- mapping
-
-
 def _map(
     folder: MapFolder,
     catalog: Catalog,
@@ -205,22 +176,25 @@ def _map(
     progress: Progress,
 ) -> list[pycolmap.Reconstruction]:
     """Models of photos that hang together, the largest first."""
-    total = len(mapped_rows(catalog))
+    total = len(features.mapped_rows(catalog))
     temporary = folder.folder / "mapping"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     progress("mapping", 0, total)
-    scale = median_scale(catalog)
+    scale = features.median_scale(catalog)
     auto = mapper == "auto" and total <= BOTH
-    found = []
+    options = pycolmap.IncrementalPipelineOptions(), pycolmap.GlobalPipelineOptions()
+    for of_mapper in options:
+        of_mapper.random_seed, of_mapper.num_threads = seed, workers or -1
+    found: list[Mapping[int, pycolmap.Reconstruction]] = []
     try:
         with silence_colmap():
             if mapper != "global":
-                found.append(
-                    _incremental(folder.matches, temporary, scale, workers, seed, total, progress)
-                )
-            if mapper == "global" or auto:
-                found.append(_global(folder.matches, temporary, workers, seed))
+                scale_errors(options[0], scale)
+                found.append(_incremental(folder.matches, temporary, options[0], total, progress))
+            if mapper == "global" or auto:  # its tolerances are angles; it tells no progress
+                where = folder.matches, temporary, temporary
+                found.append(dict(pycolmap.global_mapping(*where, options[1])))
     except RuntimeError as error:
         raise DatabaseError(
             f"COLMAP failed on {folder.matches} ({str(error).splitlines()[0]}); free some space and "
@@ -229,16 +203,17 @@ def _map(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     kept = [[m for m in map(_pruned, several.values()) if m.num_points3D()] for several in found]
-    models = min(
-        (sorted(several, key=_size) for several in kept if several), key=_first, default=[]
-    )
+    ranked = (sorted(several, key=_size) for several in kept if several)
+    models = min(ranked, key=lambda several: _size(several[0]), default=[])
     if not models:
         pairs = verified_pairs(folder.matches)
         with closing(pycolmap.Database.open(folder.matches)) as database:
-            turned = examine_matches(database, pairs, scale=scale)
+            turned = structure.examine_matches(database, pairs, scale=scale)
         if turned is not None:
             count = len({i for pair, inliers in pairs.items() if inliers for i in pair})
-            raise InputError(f"no map: {nothing_moved(count, turned, alone=count == total)}")
+            raise InputError(
+                f"no map: {structure.nothing_moved(count, turned, alone=count == total)}"
+            )
         if total < MIN_MODEL:
             raise InputError(
                 f"no map: {total} photos have features, {MIN_MODEL} or more are needed without poses; "
@@ -255,24 +230,21 @@ def _map(
 
 def _proven(
     folder: MapFolder, catalog: Catalog, models: list[pycolmap.Reconstruction]
-) -> tuple[list[pycolmap.Reconstruction], Structure]:
-    """The models with the largest in front that is not invented, without the photos that would be.
-
-    Raises:
-        InputError: no photo of any model has moved.
-    """
+) -> tuple[list[pycolmap.Reconstruction], structure.Structure]:
+    """The models with the largest in front that is not invented, without the photos that would be;
+    `InputError` if no photo of any model has moved."""
     pairs = [pair for pair, inliers in verified_pairs(folder.matches).items() if inliers]
-    calibrated, scale = known_cameras(folder.matches), median_scale(catalog)
+    calibrated, scale = structure.known_cameras(folder.matches), features.median_scale(catalog)
     found = []
     for k, model in enumerate(models):
-        structure = examine(model, pairs, scale=scale, calibrated=calibrated)
-        if not structure.nothing:
-            leave_out(model, structure.left_out)
-            return [model, *models[:k], *models[k + 1 :]], structure
-        found.append(structure)
+        proof = structure.examine(model, pairs, scale=scale, calibrated=calibrated)
+        if not proof.nothing:
+            structure.leave_out(model, proof.left_out)
+            return [model, *models[:k], *models[k + 1 :]], proof
+        found.append(proof)
     count = models[0].num_reg_images()
-    alone = count == len(mapped_rows(catalog))
-    raise InputError(f"no map: {nothing_moved(count, found[0].turned, alone=alone)}")
+    alone = count == len(features.mapped_rows(catalog))
+    raise InputError(f"no map: {structure.nothing_moved(count, found[0].turned, alone=alone)}")
 
 
 def _pruned(model: pycolmap.Reconstruction) -> pycolmap.Reconstruction:
@@ -288,29 +260,20 @@ def _size(model: pycolmap.Reconstruction) -> tuple[int, int]:
     return -model.num_reg_images(), -model.compute_num_observations()
 
 
-def _first(models: Sequence[pycolmap.Reconstruction]) -> tuple[int, int]:
-    return _size(models[0])
-
-
 def _incremental(
     database: Path,
     temporary: Path,
-    scale: float,
-    workers: int | None,
-    seed: int,
+    options: pycolmap.IncrementalPipelineOptions,
     total: int,
     progress: Progress,
 ) -> Mapping[int, pycolmap.Reconstruction]:
-    options = pycolmap.IncrementalPipelineOptions()
-    options.random_seed, options.num_threads = seed, workers or -1
     options.extract_colors = False  # needs the photos
     options.min_model_size = MIN_MODEL
-    scale_errors(options, scale)
     token = pycolmap.CancellationToken()
     failures: list[BaseException] = []
     done = 1  # the initial pair has two
 
-    def placed() -> None:
+    def registered() -> None:
         nonlocal done
         done = min(done + 1, total)
         try:
@@ -326,22 +289,13 @@ def _incremental(
                 temporary,
                 temporary,
                 options,
-                initial_image_pair_callback=placed,
-                next_image_callback=placed,
+                initial_image_pair_callback=registered,
+                next_image_callback=registered,
                 cancellation_token=token,
             )
         )
     except InterruptedError:
         raise failures[0] from None
-
-
-def _global(
-    database: Path, temporary: Path, workers: int | None, seed: int
-) -> Mapping[int, pycolmap.Reconstruction]:
-    """Its tolerances are angles: nothing to scale. It does not tell how far it is."""
-    options = pycolmap.GlobalPipelineOptions()
-    options.random_seed, options.num_threads = seed, workers or -1
-    return dict(pycolmap.global_mapping(database, temporary, temporary, options))
 
 
 def scale_errors(options: pycolmap.IncrementalPipelineOptions, scale: float) -> None:

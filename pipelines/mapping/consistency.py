@@ -12,6 +12,7 @@ from index.catalog import Catalog
 from index.maps.matches import Pair
 from locate.datasets.records import PosedPhoto
 from locate.errors import NoMapError
+from locate.geometry.cameras import colmap_camera
 from locate.mapping.triangulation import epipolar_errors
 from locate.types import Array
 
@@ -31,13 +32,8 @@ _CAUSES = (
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
-    """The matches of posed photos, and how they agree with the poses.
-
-    Attributes:
-        photos: by image id.
-        max_error: pixels.
-    """
+class PoseConsistency:
+    """How the matches of posed photos, by image id, agree with the poses, up to `max_error` pixels."""
 
     catalog: Catalog
     database: pycolmap.Database
@@ -49,11 +45,8 @@ class Evidence:
         return np.asarray(self.database.read_matches(*pair), np.int64).reshape(-1, 2)
 
     def inconsistent_images(self, pairs: Sequence[Pair]) -> dict[int, str]:
-        """Why photos should be left out, by id, because their poses contradict their matches.
-
-        Raises:
-            NoMapError: most do, or no two photos agree.
-        """
+        """Why photos should be left out, by id, because their poses contradict their matches;
+        `NoMapError` if most do, or no two photos agree."""
         shares = {pair: share for pair in pairs if (share := self._fit(pair)) is not None}
         if not shares:
             raise NoMapError(
@@ -94,12 +87,9 @@ class Evidence:
             )
 
     def _fit(self, pair: Pair, tolerance: float = 1.0, focal_factor: float = 1.0) -> float | None:
-        """Which share of a pair's verified matches, found without poses, agree with the poses; None
-        without any, or if the photos are from one place, which leaves matches free.
-
-        Args:
-            tolerance: share of `max_error`.
-        """
+        """Which share of a pair's verified matches, found without poses, agree with the poses, with
+        a tolerance of a share of `max_error`; None without any, or if the photos are from one place,
+        which leaves matches free."""
         geometry = self.database.read_two_view_geometry(*pair)
         matches = np.asarray(geometry.inlier_matches, np.int64).reshape(-1, 2)
         if len(matches) == 0:
@@ -112,14 +102,12 @@ class Evidence:
             for k, (i, photo) in enumerate(zip(pair, (a, b), strict=True))
         ]
         errors = epipolar_errors(a, b, *rays)
-        return (
-            None if np.isinf(errors).all() else float((errors <= tolerance * self.max_error).mean())
-        )
+        if np.isinf(errors).all():
+            return None
+        return float((errors <= tolerance * self.max_error).mean())
 
 
 def _zoomed(photo: PosedPhoto, factor: float) -> PosedPhoto:
-    camera = pycolmap.Camera(photo.camera.todict())
-    params = np.array(camera.params)
-    params[camera.focal_length_idxs()] *= factor
-    camera.params = params
-    return replace(photo, camera=camera)
+    params = np.array(photo.camera.params)
+    params[photo.camera.focal_length_idxs()] *= factor
+    return replace(photo, camera=colmap_camera(photo.camera, params))

@@ -1,9 +1,9 @@
 """How honest a map's covariances are, measured on its own photos.
 
 Each of some of its photos is localized by the others, and the error of its pose is held against the
-covariance. That has a part for independent noise and one for systematic errors of unknown size
-(`locate.localization.refinement`): A + share^2 B. The share is chosen so that the normalized
-squared errors e^T (A + share^2 B)^-1 e have the median of a chi-squared variable of six degrees of
+covariance. That has a part for independent noise and one for correlated errors of unknown size
+(`locate.localization.refinement`): A + ratio^2 B. The ratio is chosen so that the normalized
+squared errors e^T (A + ratio^2 B)^-1 e have the median of a chi-squared variable of six degrees of
 freedom, as they must have if the covariance is right. The median, because a photo or two with
 wrong poses must not blow up all covariances.
 
@@ -14,18 +14,19 @@ left out, the others are moved to where they lie without its observation (one Ga
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pycolmap
 
 from index.catalog import Catalog
 from index.maps.folder import MapFolder, MapRecord
-from locate.geometry.cameras import copy_camera
+from locate.geometry.cameras import colmap_camera
+from locate.geometry.rigid import transform
 from locate.localization.query_camera import GIVEN, QueryCamera
-from locate.localization.refinement import Freedom, Refined
+from locate.localization.refinement import IntrinsicsPrior, Refined
 from locate.localization.solver import solve_pose
-from locate.localization.verdict import needed
+from locate.localization.verdict import min_inliers
 from locate.matching.descriptors import ratio_for
 from locate.metrics.pose import pose_error
 from locate.types import Array
@@ -33,68 +34,53 @@ from pipelines.localization.matcher import CANDIDATES, match_points
 from pipelines.localization.reference_map import ReferenceMap
 
 MEDIAN = 5.348  # of chi-squared with six degrees of freedom
-SHARES = (0.02, 5.0)  # the least and the largest that are believed
+RATIO_LIMITS = (0.02, 5.0)  # the least and the largest that are believed
 _PHOTOS = 40
 _LEAST = 6  # photos; fewer tell nothing
 _PART_OF_COMMON = 3  # photos that must see a point that is used for one of them
 _CONDITION = 1e8  # of a point's normal equations; beyond, its rays are parallel
 
 
-def measure_share(
+def measure_correlated_ratio(
     folder: MapFolder, record: MapRecord, model: pycolmap.Reconstruction
 ) -> float | None:
-    """The share of systematic errors in the residuals of a map's own photos, within `SHARES`; None if
-    fewer than six of them can be localized by the others.
-
-    Args:
-        folder: holds the features.
-        record, model: that the map will have.
-    """
+    """The ratio of correlated errors to the noise of a map's own photos, within `RATIO_LIMITS`; None
+    if fewer than six can be localized by the others. The folder holds the features."""
     if not model.num_points3D():
         return None
     map_ = ReferenceMap(folder.folder, record, model)
-    rows = np.unique(
-        np.linspace(0, len(map_.images) - 1, min(_PHOTOS, len(map_.images))).astype(int)
-    )
+    count = len(map_.images)
+    rows = np.unique(np.linspace(0, count - 1, min(_PHOTOS, count)).astype(int))
     seen = _observations(map_)
     with Catalog.open(folder.features) as catalog:
         found = [_localized(map_, seen, catalog, int(row)) for row in rows]
-    return fit_share([item for item in found if item is not None])
+    return fit_correlated_ratio([item for item in found if item is not None])
 
 
-def fit_share(found: Sequence[tuple[Refined, Array]]) -> float | None:
-    """The share at which the median of the normalized squared errors is right.
-
-    Args:
-        found: poses and their errors, 6 each in the order of the covariance.
-    """
+def fit_correlated_ratio(found: Sequence[tuple[Refined, Array]]) -> float | None:
+    """The ratio at which the median of the normalized squared errors is right, by poses and their
+    errors, 6 each in the order of the covariance."""
     if len(found) < _LEAST:
         return None
 
-    def median(share: float) -> float:
-        values = [e @ np.linalg.solve(r.covariance_with(share), e) for r, e in found]
+    def median(ratio: float) -> float:
+        values = [e @ np.linalg.solve(r.covariance_with(ratio), e) for r, e in found]
         return float(np.median(values))
 
-    low, high = SHARES
+    low, high = RATIO_LIMITS
     if median(low) <= MEDIAN:
         return low
     if median(high) >= MEDIAN:
         return high
-    for _ in range(30):  # the median falls as the share grows
+    for _ in range(30):  # the median falls as the ratio grows
         middle = np.sqrt(low * high)
         low, high = (middle, high) if median(middle) > MEDIAN else (low, middle)
     return float(np.sqrt(low * high))
 
 
-@dataclass(frozen=True, eq=False)
-class _Observations:
-    """All observations of a map, K of them.
-
-    Attributes:
-        images, points: K rows of the map's images and points.
-        gradient: K x 3, how the squared error of each, in pixels, pulls its point: J^T r.
-        information: K x 3 x 3, J^T J.
-    """
+class _Observations(NamedTuple):
+    """All observations of a map, K of them: rows of its images and points, how the squared error of
+    each, in pixels, pulls its point (J^T r, K x 3), and J^T J (K x 3 x 3)."""
 
     images: Array
     points: Array
@@ -105,12 +91,12 @@ class _Observations:
 def _observations(map_: ReferenceMap) -> _Observations:
     parts = []
     for row, image in enumerate(map_.images):
-        model_image = _model_image(map_, row)
+        model_image = map_.model.image(image.id)
         features = np.flatnonzero(image.point_rows >= 0)
         points = image.point_rows[features]
         pose, camera = model_image.cam_from_world().matrix(), model_image.camera
         keypoints = np.array([model_image.point2D(int(k)).xy for k in features]).reshape(-1, 2)
-        seen = map_.points[points] @ pose[:, :3].T + pose[:, 3]
+        seen = transform(pose, map_.points[points])
         flat = seen[:, :2] / seen[:, 2:]
         focal = camera.mean_focal_length()
         residual = focal * (np.asarray(camera.cam_from_img(keypoints)) - flat)
@@ -160,20 +146,16 @@ def _localized(
     matches = np.unique(np.concatenate([np.zeros((0, 2), np.int64), *pairs]), axis=0)
     points = _points_without(map_, seen, row)
     matches = matches[np.isfinite(points[matches[:, 1], 0])]
-    if len(matches) < needed(0):
+    if len(matches) < min_inliers(0):
         return None
-    model_image = _model_image(map_, row)
+    model_image = map_.model.image(image.id)
     solution = solve_pose(
         features.keypoints[matches[:, 0]],
         points[matches[:, 1]],
-        QueryCamera(copy_camera(model_image.camera), GIVEN, Freedom()),
-        scale=map_.scale_of(features.image_size),
+        QueryCamera(colmap_camera(model_image.camera), GIVEN, IntrinsicsPrior()),
+        scale=map_.extraction_scale(features.image_size),
     )
-    if solution is None or solution.inliers.sum() < 2 * needed(len(matches)):
+    if solution is None or solution.inliers.sum() < 2 * min_inliers(len(matches)):
         return None
     truth = model_image.cam_from_world().matrix()
     return solution.refined, pose_error(solution.refined.cam_from_world, truth)
-
-
-def _model_image(map_: ReferenceMap, row: int) -> pycolmap.Image:
-    return map_.model.image(map_.images[row].id)

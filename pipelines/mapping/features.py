@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,17 +15,14 @@ from index.catalog import Catalog
 from index.maps.folder import MapFolder, Progress
 from index.records import Entry, ImageRow
 from index.vectors.local_records import NEIGHBOURS
-from locate.errors import (
-    DatabaseMismatchError,
-    DatabaseMissingError,
-    InputError,
-)
+from locate.errors import DatabaseMismatchError, DatabaseMissingError, InputError
 from locate.extractors.base import Extractor, ExtractorInfo
-from locate.georef.fitting import (
-    Place,
-)
+from locate.geometry.cameras import CUT_THEM
+from locate.georef.fitting import Place
 from locate.images.folder import scan
+from locate.images.reading import projection_in
 from locate.mapping.triangulation import ALL_PAIRS, PARTNERS
+from locate.pixels import extraction_scale
 from pipelines.indexing.build import COMMIT_IMAGES, build_index, refresh_local, refresh_vectors
 from pipelines.indexing.provenance import copy_settings, sfm_extractor, working_side
 from pipelines.retrieval.search import Searches
@@ -33,11 +31,8 @@ _OWN = {"features", "model", "model.new", "model.old", "matches.db", "lock", "ma
 
 
 def init_map_folder(out: Path, made_by: str) -> MapFolder:
-    """The folder for a new map or one that the same command has begun.
-
-    Raises:
-        InputError: the folder is another's.
-    """
+    """The folder for a new map or one that the same command has begun; `InputError` if it is
+    another's."""
     folder = MapFolder(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; name a folder for the map")
@@ -60,37 +55,56 @@ def init_map_folder(out: Path, made_by: str) -> MapFolder:
 
 
 def require_unique_names(catalog: Catalog, current: Collection[int]) -> None:
-    """The model names its images by the paths of the catalogue, which two roots may share.
+    """The model names its images by the paths of the catalogue, which two roots may share:
+    `InputError` names two photos of one name.
 
     Args:
         current: ids of the roots that the map is made of now. A photo of another root gives way if its
             file is gone: its folder was moved.
-
-    Raises:
-        InputError: names two photos of one name.
     """
     by_name: dict[str, list[ImageRow]] = {}
     for row in catalog.images():
         by_name.setdefault(row.path, []).append(row)
     shared = [rows for rows in by_name.values() if len(rows) > 1]
-    roots = catalog.roots()
-    gone = {
-        row.id
-        for rows in shared
-        for row in rows
-        if row.root_id not in current and not (roots[row.root_id] / row.path).exists()
-    }
+    files = {row.id: catalog.roots()[row.root_id] / row.path for rows in shared for row in rows}
+    others = (row.id for rows in shared for row in rows if row.root_id not in current)
+    gone = sorted(i for i in others if not files[i].exists())
     for rows in shared:
-        left = [roots[row.root_id] / row.path for row in rows if row.id not in gone]
+        left = [files[row.id] for row in rows if row.id not in gone]
         if len(left) > 1:
             raise InputError(
                 f"{left[0]} and {left[1]} would have the same name in the map; rename one of them, "
                 "or make the map of the folder that holds both"
             )
-    if gone:
-        catalog.remove(sorted(gone))
-        refresh_vectors(catalog)
-        refresh_local(catalog)
+    _remove(catalog, gone)
+
+
+def leave_out_panoramas(catalog: Catalog, kept: Collection[int] = ()) -> None:
+    """Mark the photos whose files are tagged as panoramas as failed, with the reason, but for those
+    that the map has already (ids): a map's points are triangulated in perspective photos."""
+    roots, found = catalog.roots(), []
+    for row in mapped_rows(catalog).values():
+        projection = None if row.id in kept else projection_in(roots[row.root_id] / row.path)
+        if projection is not None:
+            error = (
+                f"is a panorama (XMP GPano:ProjectionType is {projection.kind}), and a map is made of "
+                f"perspective photos; {CUT_THEM}"
+            )
+            found.append(Entry(row.root_id, row.path, row.label, row.file, row.info, error=error))
+    if found:
+        catalog.write(found)
+        _refresh(catalog)
+
+
+def _remove(catalog: Catalog, ids: Sequence[int]) -> None:
+    if ids:
+        catalog.remove(ids)
+        _refresh(catalog)
+
+
+def _refresh(catalog: Catalog) -> None:
+    refresh_vectors(catalog)
+    refresh_local(catalog)
 
 
 def require_local(info: ExtractorInfo) -> None:
@@ -111,12 +125,8 @@ def mapped_rows(catalog: Catalog) -> dict[int, ImageRow]:
 
 def choose_pairs(catalog: Catalog, anchors: Collection[int] | None = None) -> list[tuple[int, int]]:
     """Which photos to match, smaller id first, in order: all pairs of up to `ALL_PAIRS` photos, else
-    each photo with the `PARTNERS` most similar ones, by global descriptor if the extractor gives one, by
-    the votes of local features if not.
-
-    Args:
-        anchors: only pairs with one of these.
-    """
+    each photo with the `PARTNERS` most similar ones, by global descriptor if the extractor gives
+    one, by the votes of local features if not. `anchors`: only pairs with one of these."""
     rows = mapped_rows(catalog)
     anchors = [i for i in rows if anchors is None or i in anchors]
     if len(rows) <= ALL_PAIRS:
@@ -134,9 +144,9 @@ def choose_pairs(catalog: Catalog, anchors: Collection[int] | None = None) -> li
 
 
 def median_scale(catalog: Catalog) -> float:
-    """How many pixels of the median photo one pixel is that the extractor looks at."""
+    """`extraction_scale` of the median photo."""
     sides = [max(row.info.size) for row in mapped_rows(catalog).values()]
-    return max(1.0, float(np.median(sides or [1])) / working_side(catalog))
+    return extraction_scale(float(np.median(sides or [1])), working_side(catalog))
 
 
 def require_info(catalog: Catalog) -> ExtractorInfo:
@@ -170,13 +180,10 @@ def extract_photos(
         settings=settings,
         masks=masks,
         workers=workers,
-        progress=lambda done, total: progress("features", done, total),
+        progress=partial(progress, "features"),
     )
     with lock.writer(folder.features), Catalog.create(folder.features) as catalog:
-        if gone:
-            catalog.remove(gone)
-            refresh_vectors(catalog)
-            refresh_local(catalog)
+        _remove(catalog, gone)
         return {catalog.add_root(images)}
 
 
@@ -205,8 +212,7 @@ def copy_index(index: Path, folder: MapFolder, progress: Progress) -> set[int]:
             part = new_keys[start : start + COMMIT_IMAGES]
             catalog.write([_entry(source, key, wanted[key]) for key in part])
             progress("features", start + len(part), len(new_keys))
-        refresh_vectors(catalog)
-        refresh_local(catalog)
+        _refresh(catalog)
         return set(roots.values())
 
 

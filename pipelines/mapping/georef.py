@@ -11,13 +11,8 @@ from index import lock
 from index.catalog import Catalog
 from index.maps.folder import MapFolder
 from locate.errors import InputError
-from locate.georef.fitting import (
-    Place,
-    read_centers,
-    read_control_points,
-    read_observations,
-    read_places,
-)
+from locate.georef import fitting
+from locate.georef.fitting import Place
 from locate.georef.georef import (
     Georef,
     georef_from_centers,
@@ -29,12 +24,7 @@ from pipelines.mapping.features import gps_of
 
 
 class GeorefReport(NamedTuple):
-    """What a map knows now.
-
-    Attributes:
-        georef: the similarity from the map to metres East-North-Up, and its origin.
-        warnings: what contradicts it.
-    """
+    """The similarity from the map to metres East-North-Up with its origin, and what contradicts it."""
 
     georef: Georef
     warnings: tuple[str, ...]
@@ -57,7 +47,6 @@ def georeference_map(
     """Fit the similarity from a map to the earth, and remember it in the map.
 
     Args:
-        map_folder: of the map.
         gps: WGS84 (latitude, longitude, altitude or None) by the image's name, which may lack folders;
             or a CSV file of them. By default what the photos' EXIF says.
         centers: instead, (x, y, z) of the cameras in local metres: east, north, up; or a CSV file.
@@ -86,11 +75,11 @@ def georeference_map(
         model = folder.read_model()
         within: dict[str, Any] = {} if max_error is None else {"max_error": max_error}
         if control_points is not None and observations is not None:
-            points, geographic = read_control_points(Path(control_points))
-            seen = read_observations(Path(observations))
+            points, geographic = fitting.read_control_points(Path(control_points))
+            seen = fitting.read_observations(Path(observations))
             found = georef_from_control_points(model, points, seen, geographic=geographic, **within)
         elif centers is not None:
-            known = centers if isinstance(centers, Mapping) else read_centers(Path(centers))
+            known = centers if isinstance(centers, Mapping) else fitting.read_centers(Path(centers))
             found = georef_from_centers(model, known, origin=origin, **within)
         else:
             found = georef_from_gps(model, _places(gps, folder), **within)
@@ -102,7 +91,7 @@ def georeference_map(
 
 def _places(gps: Path | str | Mapping[str, Place] | None, folder: MapFolder) -> Mapping[str, Place]:
     if gps is not None:
-        return gps if isinstance(gps, Mapping) else read_places(Path(gps))
+        return gps if isinstance(gps, Mapping) else fitting.read_places(Path(gps))
     with Catalog.open(folder.features) as catalog:
         places = gps_of(catalog)
     if len(places) < 3:

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,28 +27,21 @@ from locate.datasets.records import PosedPhoto
 from locate.errors import InputError, NoMapError
 from locate.extractors.base import Extractor
 from locate.formats.colmap import PoseModel, read_model
-from locate.geometry.panorama_camera import refuse_spheres
+from locate.geometry.cameras import refuse_spheres
 from locate.georef.georef import metric_by_gps
-from locate.images.folder import look
+from locate.images.folder import photo_file
 from locate.mapping.structure import JUDGED, MIN_POINTS, examine, examine_matches, nothing_moved
 from locate.mapping.triangulation import choose_pairs, triangulate
+from locate.util.printable import first_few
 from locate.util.timing import Clock
 from pipelines.indexing.build import Job
 from pipelines.indexing.labels import label_rule
+from pipelines.mapping import features
 from pipelines.mapping.build import MAX_ERROR, cached_report, with_summary
-from pipelines.mapping.consistency import Evidence
-from pipelines.mapping.covariance_calibration import measure_share
-from pipelines.mapping.features import (
-    gps_of,
-    init_map_folder,
-    mapped_rows,
-    median_scale,
-    require_info,
-    require_local,
-    require_unique_names,
-)
-from pipelines.mapping.matching import match_pairs, synchronize
-from pipelines.mapping.model_photos import named_by_path, present, require_places, some
+from pipelines.mapping.consistency import PoseConsistency
+from pipelines.mapping.covariance_calibration import measure_correlated_ratio
+from pipelines.mapping.matching import match_photos
+from pipelines.mapping.model_photos import named_by_path, present, require_places
 from pipelines.mapping.summary import MapReport, summarize
 
 MADE_BY = "import-map"
@@ -73,15 +67,10 @@ def import_map(
     Args:
         model: folder of a COLMAP model, text or binary.
         images: the folder that the model's image names are relative to.
-        out: the map's folder, made if need be.
-        extractor, weights, settings: as for `build_index`.
+        extractor, weights, settings, masks: as for `build_index`.
         metric: the unit of the poses is the metre.
-        masks: as for `build_index`.
         skip_missing: go on without the photos that are not in `images`.
-        workers: threads; by default one a core.
-        seed: of everything that is drawn.
-        progress: called with (stage, done, in all) from this thread. The stages are "features",
-            "matching" and "mapping".
+        out, workers, seed, progress: see `pipelines.mapping.build.build_map`.
 
     Raises:
         InputError: the model is damaged, or does not fit the photos; the message says how it shows.
@@ -92,41 +81,22 @@ def import_map(
     posed, missing = present(model, images, posed, skip=skip_missing)
     require_places(model, posed)
     progress = progress or (lambda _stage, _done, _total: None)
-    folder, clock = init_map_folder(out, MADE_BY), Clock()
-    with (
-        lock.writer(out),
-        lock.writer(folder.features),
-        Catalog.create(folder.features) as catalog,
-    ):
+    folder, clock = features.init_map_folder(out, MADE_BY), Clock()
+    with lock.writer(out), lock.writer(folder.features), Catalog.create(folder.features) as catalog:
         folder.recover()
         root = catalog.add_root(images)
-        job = Job(
-            catalog,
-            label_rule("folder"),
-            workers,
-            lambda done, total: progress("features", done, total),
-            extractor,
-            weights,
-            settings=settings,
-            masks=masks,
-        )
-        require_local(require_info(catalog))
-        job.index({root: [look(images / name, images) for name in sorted(posed.poses)]})
+        given = workers, partial(progress, "features"), extractor, weights
+        job = Job(catalog, label_rule("folder"), *given, settings=settings, masks=masks)
+        features.require_local(features.require_info(catalog))
+        job.index({root: [photo_file(images / name, images) for name in sorted(posed.poses)]})
         job.finish()
-        require_unique_names(catalog, {root})
+        features.require_unique_names(catalog, {root})
         clock.lap("features")
         photos = _posed_photos(catalog, root, images, posed)
-        synchronize(folder.matches, catalog, {i: photo.camera for i, photo in photos.items()})
         ids = list(photos)
         pairs = [(ids[a], ids[b]) for a, b in choose_pairs(list(photos.values()))]
-        match_pairs(
-            folder.matches,
-            catalog,
-            pairs,
-            workers=workers,
-            seed=seed,
-            progress=lambda done, total: progress("matching", done, total),
-        )
+        cameras = {i: photo.camera for i, photo in photos.items()}
+        match_photos(folder.matches, catalog, pairs, cameras, workers, seed, progress)
         clock.lap("matching")
         settings = {
             "matches": fingerprint(folder.matches),
@@ -142,43 +112,34 @@ def import_map(
         progress("mapping", 0, len(photos))
         verified = {p: n for p, n in verified_pairs(folder.matches).items() if n}
         with closing(pycolmap.Database.open(folder.matches)) as database:
-            evidence = Evidence(catalog, database, photos, MAX_ERROR * median_scale(catalog))
-            inconsistent = evidence.inconsistent_images(pairs)
+            max_error = MAX_ERROR * features.median_scale(catalog)
+            witness = PoseConsistency(catalog, database, photos, max_error)
+            inconsistent = witness.inconsistent_images(pairs)
             fitting = {i: photo for i, photo in photos.items() if i not in inconsistent}
-            made = _triangulated(evidence, fitting, pairs, verified, seed)
-        doubt = _doubt(made, verified, evidence.max_error / MAX_ERROR)
+            made = _triangulated(witness, fitting, pairs, verified, seed)
+        doubt = _doubt(made, verified, witness.max_error / MAX_ERROR)
         units = "metre" if metric else "arbitrary"
-        record = MapRecord(MADE_BY, require_info(catalog).name, units, doubt=doubt)
-        record = replace(record, systematic=measure_share(folder, record, made))
+        record = MapRecord(MADE_BY, features.require_info(catalog).name, units, doubt=doubt)
+        record = replace(record, systematic=measure_correlated_ratio(folder, record, made))
         progress("mapping", len(photos), len(photos))
         clock.lap("mapping")
-        named = {row.id: row.path for row in catalog.images("ok")}
-        others = {
-            i: "not in the model that was imported; put it in with: locate add-to-map"
-            for i, name in named.items()
-            if name not in posed.poses
-        }
+        names = {row.id: row.path for row in catalog.images("ok")}
+        why = "not in the model that was imported; put it in with: locate add-to-map"
+        others = {i: why for i, name in names.items() if name not in posed.poses}
         report = summarize(
             made,
             catalog,
             verified_pairs(folder.matches),
             unused=others | inconsistent,
-            warnings=[
-                *([f"uncertain: {doubt}"] if doubt else []),
-                *(metric_by_gps(made, gps_of(catalog)) if metric else []),
-            ],
+            warnings=([f"uncertain: {doubt}"] if doubt else [])
+            + (metric_by_gps(made, features.gps_of(catalog)) if metric else []),
             seconds=clock.seconds,
         )
-        report = _with_missing(report, dict.fromkeys(missing, f"is not in {images}"))
+        reasons = dict.fromkeys(missing, f"is not in {images}") | dict(report.unregistered)
+        more = len(reasons) - len(report.unregistered)
+        report = replace(report, images=report.images + more, unregistered=tuple(reasons.items()))
         folder.write(made, with_summary(record, settings, report))
         return replace(report, warnings=(*posed.notes, *report.warnings))
-
-
-def _with_missing(report: MapReport, missing: Mapping[str, str]) -> MapReport:
-    """With the photos, and why, that nobody could look at."""
-    reasons = {**missing, **dict(report.unregistered)}
-    more = len(reasons) - len(report.unregistered)
-    return replace(report, images=report.images + more, unregistered=tuple(reasons.items()))
 
 
 def _posed_photos(
@@ -186,19 +147,16 @@ def _posed_photos(
 ) -> dict[int, PosedPhoto]:
     """The photos that have features, by id, ascending, with the camera and pose of the model."""
     photos: dict[int, PosedPhoto] = {}
-    faults = []
-    for row in catalog.images("ok"):
-        if row.root_id == root and row.path in posed.poses:
-            fault = _fault(row, posed.cameras[row.path])
-            if fault is not None:
-                faults.append(f"{row.path} {fault}")
+    rows = [r for r in catalog.images("ok") if r.root_id == root and r.path in posed.poses]
+    each = ((row.path, _fault(row, posed.cameras[row.path])) for row in rows)
+    faults = [f"{name} {fault}" for name, fault in each if fault is not None]
     if faults:
         raise InputError(
             f"{len(faults)} of the {len(posed.poses)} photos are not as the model's cameras saw them: "
-            f"{some(faults, '; ')}. Give the photos that the model was made of, not resized and not "
-            "turned; where only EXIF turns them, copies without that tag (exiftool -Orientation=)"
+            f"{first_few(faults, '; ')}. Give the photos that the model was made of, not resized and "
+            "not turned; where only EXIF turns them, copies without that tag (exiftool -Orientation=)"
         )
-    for i, row in mapped_rows(catalog).items():
+    for i, row in features.mapped_rows(catalog).items():
         if row.root_id == root and row.path in posed.poses:
             camera = posed.cameras[row.path]
             camera.has_prior_focal_length = True
@@ -207,18 +165,19 @@ def _posed_photos(
         unreadable = [f"{row.path}: {row.error}" for row in catalog.images("failed")]
         raise NoMapError(
             f"only {len(photos)} of the {len(posed.poses)} photos can be used "
-            f"({some(unreadable, '; ') or 'no local features'}); a map needs two or more"
+            f"({first_few(unreadable, '; ') or 'no local features'}); a map needs two or more"
         )
     return photos
 
 
 def _fault(row: ImageRow, camera: pycolmap.Camera) -> str | None:
-    """How a photo, turned as its EXIF says, is not the one that the camera took. Some versions of COLMAP
-    turn photos, some do not; where sizes do not tell, nothing does."""
+    """How a photo, turned as its EXIF says, is not the one that the camera took. Some versions of
+    COLMAP turn photos, some do not; where sizes do not tell, nothing does."""
     size = (camera.width, camera.height)
     if row.info.size != size:
         turned = " (turned by EXIF)" if row.info.orientation != 1 else ""
-        return f"is {_px(row.info.size)}{turned}, its camera {_px(size)}"
+        own, other = (f"{width} x {height} px" for width, height in (row.info.size, size))
+        return f"is {own}{turned}, its camera {other}"
     if row.info.orientation in (2, 3, 4) or (row.info.orientation != 1 and size[0] == size[1]):
         return f"is turned by EXIF (orientation {row.info.orientation})"
     return None
@@ -236,7 +195,7 @@ def _doubt(model: pycolmap.Reconstruction, pairs: Iterable[Pair], scale: float) 
 
 
 def _triangulated(
-    evidence: Evidence,
+    witness: PoseConsistency,
     photos: Mapping[int, PosedPhoto],
     pairs: Sequence[Pair],
     verified: Mapping[Pair, int],
@@ -247,15 +206,15 @@ def _triangulated(
     place = {image_id: k for k, image_id in enumerate(ids)}
     found = triangulate(
         list(photos.values()),
-        [evidence.catalog.features(i) for i in ids],
-        lambda a, b: evidence.tentative((ids[a], ids[b])),
+        [witness.catalog.features(i) for i in ids],
+        lambda a, b: witness.tentative((ids[a], ids[b])),
         pairs=[(place[i], place[j]) for i, j in pairs if i in place and j in place],
-        max_error=evidence.max_error,
+        max_error=witness.max_error,
         seed=seed,
     ).model
     count = found.num_points3D()
     if found.compute_num_observations() < MIN_POINTS * len(photos):
-        turned = examine_matches(evidence.database, verified, scale=evidence.max_error / MAX_ERROR)
+        turned = examine_matches(witness.database, verified, scale=witness.max_error / MAX_ERROR)
         if turned is not None and turned > 0.5:
             told = nothing_moved(len(photos), turned)
             raise NoMapError(f"only {count} points can be triangulated: {told}")
@@ -264,16 +223,15 @@ def _triangulated(
             "no point can be triangulated: the photos see nothing in common from different places; "
             "take more photos, or use another extractor"
         )
-    images = {image.image_id: image for image in evidence.database.read_all_images()}
+    images = {image.image_id: image for image in witness.database.read_all_images()}
     made = pycolmap.Reconstruction()
     for k, image_id in enumerate(ids, 1):
         camera_id, image = images[image_id].camera_id, found.images[k]
         if not made.exists_camera(camera_id):
-            made.add_camera_with_trivial_rig(evidence.database.read_camera(camera_id))
+            made.add_camera_with_trivial_rig(witness.database.read_camera(camera_id))
         points = np.array([point.xy for point in image.points2D]).reshape(-1, 2)
-        own = pycolmap.Image(
-            name=image.name, keypoints=points, camera_id=camera_id, image_id=image_id
-        )
+        ids_of = {"camera_id": camera_id, "image_id": image_id}
+        own = pycolmap.Image(name=image.name, keypoints=points, **ids_of)
         made.add_image_with_trivial_frame(own, pycolmap.Rigid3d(photos[image_id].cam_from_world))
     for _, point in sorted(found.points3D.items()):
         track = pycolmap.Track()
@@ -292,7 +250,3 @@ def _hash_of(posed: PoseModel) -> str:
         digest.update(np.asarray(camera.params, np.float64).tobytes())
         digest.update(np.ascontiguousarray(posed.poses[name], np.float64).tobytes())
     return digest.hexdigest()
-
-
-def _px(size: tuple[int, int]) -> str:
-    return f"{size[0]} x {size[1]} px"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
@@ -12,20 +12,15 @@ import pycolmap
 from threadpoolctl import ThreadpoolController
 
 from index.catalog import Catalog
-from index.maps.matches import (
-    KeyedCamera,
-    Pair,
-    translate_errors,
-    update_images,
-    verified_pairs,
-)
+from index.maps.folder import Progress
+from index.maps.matches import KeyedCamera, Pair, translate_errors, update_images, verified_pairs
 from index.records import ImageRow
 from locate.images.focal_length import exif_focal
 from locate.localization.query_camera import device_of
 from locate.matching.descriptors import match_mutual, ratio_for
 from locate.matching.overlays import on_overlay
 from locate.matching.two_view import MAX_EPIPOLAR_ERROR, distinct_matches
-from locate.pixels import to_colmap
+from locate.pixels import extraction_scale, to_colmap
 from locate.types import Array
 from locate.util.parallel import ordered_map
 from pipelines.indexing.provenance import working_side
@@ -48,37 +43,24 @@ def exif_camera(row: ImageRow) -> KeyedCamera:
     return (device,) if lens else (row.id,), camera
 
 
-def synchronize(
-    path: Path, catalog: Catalog, given: Mapping[int, pycolmap.Camera] | None = None
+def match_photos(
+    path: Path,
+    catalog: Catalog,
+    pairs: Sequence[Pair],
+    given: Mapping[int, pycolmap.Camera] | None,
+    workers: int | None,
+    seed: int,
+    progress: Progress,
 ) -> None:
-    """Bring the images of the database at `path` up to date with the catalogue.
-
-    Args:
-        given: calibrated cameras by image id; others are as EXIF says.
-    """
+    """Bring the images of the database at `path` up to date with the catalogue, with calibrated
+    cameras by image id where they are given, else as EXIF says; match and verify those of `pairs`
+    that it does not hold yet, each stored as soon as it is done. See
+    `pipelines.mapping.build.build_map`."""
 
     def keypoints_of(image_id: int) -> Array:
         return to_colmap(catalog.features(image_id).keypoints.astype(np.float64))
 
     update_images(path, mapped_rows(catalog), given or {}, exif_camera, keypoints_of)
-
-
-def match_pairs(
-    path: Path,
-    catalog: Catalog,
-    pairs: Sequence[Pair],
-    *,
-    workers: int | None = None,
-    seed: int = 0,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
-) -> None:
-    """Match and verify those of `pairs` that are not stored yet; each is stored as soon as it is done.
-
-    Args:
-        workers: threads; by default one a core.
-        seed: of every RANSAC.
-        progress: called with (done, in all) from this thread.
-    """
     stored = verified_pairs(path)
     todo = [pair for pair in pairs if pair not in stored]
     if not todo:
@@ -88,19 +70,17 @@ def match_pairs(
     features = lru_cache(maxsize=128)(catalog.features)
     with translate_errors(path), closing(pycolmap.Database.open(path)) as database:
         cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
-        camera_of = {
-            image.image_id: cameras[image.camera_id] for image in database.read_all_images()
-        }
+        camera_of = {i.image_id: cameras[i.camera_id] for i in database.read_all_images()}
 
         def verify(pair: Pair) -> tuple[Array, pycolmap.TwoViewGeometry]:
-            seen = [features(i) for i in pair]
-            matches = match_mutual(seen[0].descriptors, seen[1].descriptors, ratio)
-            scale = max(1.0, max(max(f.image_size) for f in seen) / side)
-            points = [to_colmap(f.keypoints.astype(np.float64)) for f in seen]
+            a, b = (features(i) for i in pair)
+            matches = match_mutual(a.descriptors, b.descriptors, ratio)
+            scale = extraction_scale(max(*a.image_size, *b.image_size), side)
+            points = [to_colmap(f.keypoints.astype(np.float64)) for f in (a, b)]
             lenses = [camera_of[i] for i in pair]
             found = _geometry(points, matches, lenses, scale, seed)
             # What lies on an overlay is not stored either: on known poses it would become points.
-            on = on_overlay(seen[0], seen[1], matches, side)
+            on = on_overlay(a, b, matches, side)
             if not on.any():
                 return matches, found
             matches = matches[~on]
@@ -116,7 +96,7 @@ def match_pairs(
                 if not database.exists_matches(*pair):
                     database.write_matches(*pair, matches.astype(np.uint32))
                 database.write_two_view_geometry(*pair, geometry)
-                progress(done, len(todo))
+                progress("matching", done, len(todo))
 
 
 def _geometry(
@@ -126,13 +106,8 @@ def _geometry(
     scale: float,
     seed: int,
 ) -> pycolmap.TwoViewGeometry:
-    """The motion that most matches agree with; one without inliers if too few do.
-
-    Args:
-        points: K x 2 of each photo, COLMAP's pixels.
-        matches: M x 2 indices of points.
-        scale: pixels of the photo in one that the extractor looks at.
-    """
+    """The motion that most matches (M x 2 indices of points) agree with, with points in COLMAP's pixels
+    at `extraction_scale`; one without inliers if too few do."""
     options = pycolmap.TwoViewGeometryOptions()
     options.min_num_inliers, options.detect_watermark = MIN_INLIERS, False
     options.ransac.max_error = MAX_EPIPOLAR_ERROR * scale

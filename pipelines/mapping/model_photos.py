@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from locate.errors import InputError
 from locate.formats.colmap import PoseModel
+from locate.geometry.rigid import centers_of
+from locate.util.printable import first_few
 
-_NAMED = 3  # of many photos in a message
 _ONE_SPOT = 1e-9  # share of the coordinates
 
 
-def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
-
-
+_composed = partial(unicodedata.normalize, "NFC")
 # How names may differ that mean the same, and what is the same in them.
 _ALIKE: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("names differ only in how accents are encoded", _composed),
@@ -28,11 +27,8 @@ _ALIKE: tuple[tuple[str, Callable[[str], str]], ...] = (
 
 
 def named_by_path(model: Path, posed: PoseModel) -> PoseModel:
-    """Names as the catalogue writes paths.
-
-    Raises:
-        InputError: there are too few; one leads out of the folder; or two are one path.
-    """
+    """Names as the catalogue writes paths; `InputError` if there are too few, one leads out of the
+    folder, or two are one path."""
     if len(posed.poses) < 2:
         raise InputError(
             f"{model} holds {len(posed.poses)} images with poses; a map needs two or more"
@@ -60,14 +56,8 @@ def named_by_path(model: Path, posed: PoseModel) -> PoseModel:
 def present(
     model: Path, images: Path, posed: PoseModel, *, skip: bool
 ) -> tuple[PoseModel, list[str]]:
-    """The model of the photos that are there, and the names of the others, sorted.
-
-    Args:
-        skip: go on without those that are not.
-
-    Raises:
-        InputError: photos are missing; names the cause where there is one to be seen.
-    """
+    """The model of the photos that are there, and the names of the others, sorted, which are left out
+    with `skip`; else `InputError` names the cause where there is one to be seen."""
     if not images.is_dir():
         raise InputError(f"{images} is no folder; name the one that holds the model's photos")
     missing = sorted(name for name in posed.poses if not (images / name).is_file())
@@ -75,41 +65,24 @@ def present(
         return posed, []
     left = len(posed.poses) - len(missing)
     if skip and left >= 2:
-        gone = set(missing)
-        kept = PoseModel(
-            {name: camera for name, camera in posed.cameras.items() if name not in gone},
-            {name: pose for name, pose in posed.poses.items() if name not in gone},
-            posed.notes,
-        )
-        return kept, missing
+        there = [name for name in posed.poses if name not in set(missing)]
+        cameras, poses = ({n: d[n] for n in there} for d in (posed.cameras, posed.poses))
+        return PoseModel(cameras, poses, posed.notes), missing
+    cure = "name the folder that the model's image names are relative to"
+    cure += ", or go on without them by --skip-missing" if left >= 2 else ""
     text = f"{len(missing)} of the {len(posed.poses)} photos of {model} are not in {images}: "
-    raise InputError(text + some(missing) + "; " + (_cause(images, missing) or _cure(left)))
+    raise InputError(text + first_few(missing) + "; " + (_cause(images, missing) or cure))
 
 
 def require_places(model: Path, posed: PoseModel) -> None:
     """InputError if all cameras stand at one spot."""
-    poses = np.array(list(posed.poses.values()))
-    centres = -np.einsum("nji,nj->ni", poses[:, :, :3], poses[:, :, 3])
+    centres = centers_of(np.array(list(posed.poses.values())))
     if np.ptp(centres, axis=0).max() <= _ONE_SPOT * (1 + np.abs(centres).max()):
+        place = ", ".join(f"{value:.4g}" for value in centres[0])
         raise InputError(
-            f"{model}: all {len(poses)} cameras stand at one spot, {_place(centres[0])}, so no point "
+            f"{model}: all {len(centres)} cameras stand at one spot, ({place}), so no point "
             "can be triangulated; a map needs photos from different places, and their poses"
         )
-
-
-def some(items: Sequence[str], between: str = ", ") -> str:
-    """The first of many, in a message."""
-    more = f"{between}and {len(items) - _NAMED} more" if len(items) > _NAMED else ""
-    return between.join(items[:_NAMED]) + more
-
-
-def _place(centre: Sequence[float]) -> str:
-    return f"({', '.join(f'{value:.4g}' for value in centre)})"
-
-
-def _cure(left: int) -> str:
-    cure = "name the folder that the model's image names are relative to"
-    return cure + (", or go on without them by --skip-missing" if left >= 2 else "")
 
 
 def _cause(images: Path, missing: Sequence[str]) -> str | None:

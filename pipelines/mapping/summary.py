@@ -13,6 +13,7 @@ from index.catalog import Catalog
 from index.records import ImageRow
 
 Pair = tuple[int, int]
+_NAN = ("track_length", "error")  # without points
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,13 @@ class MapReport:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able values; None for NaN."""
-        values = asdict(self)
-        for key in ("track_length", "error"):
-            values[key] = None if math.isnan(values[key]) else values[key]
-        return values
+        return {k: None if k in _NAN and math.isnan(v) else v for k, v in asdict(self).items()}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> MapReport:
         """The inverse of `to_json`."""
         filled = dict(values)
-        for key in ("track_length", "error"):
-            filled[key] = float("nan") if filled[key] is None else filled[key]
+        filled |= {key: math.nan for key in _NAN if values[key] is None}
         filled["unregistered"] = tuple((name, reason) for name, reason in filled["unregistered"])
         for key in ("separate", "warnings"):
             filled[key] = tuple(filled.get(key, ()))
@@ -73,15 +70,13 @@ def summarize(
     warnings: Sequence[str] = (),
     seconds: Mapping[str, float] | None = None,
 ) -> MapReport:
-    """The report on a map.
+    """The report on a map, with its warnings and the seconds by stage.
 
     Args:
         pairs: `index.maps.matches.verified_pairs`.
         separate: the image ids of each further model.
         unused: reasons, by id, of photos that nobody tried to register.
         added: ids of photos that were added just now.
-        warnings: a sentence each.
-        seconds: by stage.
     """
     registered, rows = set(model.reg_image_ids()), catalog.images()
     partners: dict[int, set[int]] = {row.id: set() for row in rows}
@@ -103,8 +98,8 @@ def summarize(
         registered=len(registered),
         images=len(rows),
         points=points,
-        track_length=seen / points if points else float("nan"),
-        error=model.compute_mean_reprojection_error() if points else float("nan"),
+        track_length=seen / points if points else math.nan,
+        error=model.compute_mean_reprojection_error() if points else math.nan,
         observations=seen / max(len(registered), 1),
         unregistered=tuple(reasons),
         separate=tuple(len(ids) for ids in separate),
@@ -133,12 +128,11 @@ def _reason(
     near = sum(i in registered for i in partners)
     verified = f"verified with {len(partners)} photo{'s' if len(partners) > 1 else ''}"
     own = next((ids for ids in separate if row.id in ids), None)
+    apart = f"{verified}, but these are no part of the map"
     if own is not None:
-        return (
-            f"{verified}, but these are no part of the map (a separate model of {len(own)} images)"
-        )
+        return f"{apart} (a separate model of {len(own)} images)"
     if near:
         return (
             f"{verified}, {near} of the map, but COLMAP could not place it: too few common points"
         )
-    return f"{verified}, but these are no part of the map"
+    return apart

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import pycolmap
 
-from locate.geometry.camera_models import is_spherical
-from locate.geometry.cameras import colmap_camera
+from locate.geometry.cameras import colmap_camera, is_spherical
 from locate.georef.fitting import level, up_direction
 from locate.georef.georef import Georef
 from locate.localization.pose import Pose

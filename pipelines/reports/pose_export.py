@@ -26,8 +26,7 @@ import pycolmap
 
 from locate.errors import InputError, UnknownNameError
 from locate.formats.trajectories import FORMATS, bare_name, write_poses
-from locate.geometry.camera_models import SPHERICAL
-from locate.geometry.cameras import Camera, colmap_camera
+from locate.geometry.cameras import SPHERICAL, Camera, colmap_camera
 from locate.geometry.rigid import quaternion_of
 from locate.georef.georef import Georef
 from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, Pose

@@ -9,8 +9,7 @@ import numpy as np
 from PIL import Image
 
 from locate.errors import ImageError
-from locate.geometry.camera_models import SPHERICAL, is_spherical
-from locate.geometry.cameras import colmap_camera
+from locate.geometry.cameras import SPHERICAL, colmap_camera, is_spherical
 from locate.geometry.panorama import nearest_turn, panorama_of
 from locate.localization.pose import NOT_LOCALIZED, Pose
 from locate.pixels import fit_size, from_colmap, resize_points

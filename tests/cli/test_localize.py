@@ -88,7 +88,7 @@ def elsewhere(town):
 
 
 def uncertain(monkeypatch):
-    monkeypatch.setattr("locate.localization.verdict.SURE", 1e3)
+    monkeypatch.setattr("locate.localization.verdict.SURE_FACTOR", 1e3)
 
 
 # --- wrong usage

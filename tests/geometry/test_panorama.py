@@ -28,9 +28,9 @@ from locate.geometry.panorama import (
 from locate.geometry.rigid import rotation_of
 from locate.images.reading import read_photo
 from locate.localization.query_camera import choose_camera
-from locate.localization.refinement import LENS, State
+from locate.localization.refinement import INTRINSICS, PoseState
 from locate.localization.sphere import (
-    SphereProblem,
+    SphereOptimization,
     ray_errors,
     refine_sphere,
     solve_sphere,
@@ -38,7 +38,7 @@ from locate.localization.sphere import (
 )
 from locate.metrics.pose import pose_error
 from locate.types import PhotoInfo, Projection
-from pipelines.localization.panorama import PanoramaViews, spread_of_views
+from pipelines.localization.panorama import PanoramaViews, coverage_of_views
 from tests.helpers.panoramas import save_panorama, sphere_rays, xmp_of
 
 SIZE = (4000, 2000)
@@ -326,10 +326,10 @@ def test_where_a_photo_ends_nothing_is_seen(texture):
 
 def test_the_spread_counts_cells_of_views():
     """32 x 16 cells over the sphere; 64 of them are all that is wanted."""
-    assert spread_of_views(np.array([[0.0, 0.0], [124.4, 0.0]]), SIZE) == 1 / 64
-    assert spread_of_views(np.array([[0.0, 0.0], [124.6, 0.0]]), SIZE) == 2 / 64
+    assert coverage_of_views(np.array([[0.0, 0.0], [124.4, 0.0]]), SIZE) == 1 / 64
+    assert coverage_of_views(np.array([[0.0, 0.0], [124.6, 0.0]]), SIZE) == 2 / 64
     everywhere = np.random.default_rng(0).uniform((0, 0), SIZE, (5000, 2))
-    assert spread_of_views(everywhere, SIZE) == 1
+    assert coverage_of_views(everywhere, SIZE) == 1
 
 
 # --- the pose
@@ -361,7 +361,7 @@ def test_the_pose_of_a_sphere(wrong, span):
     """All around, and in a part of the photo that lies over the seam."""
     points, world = sphere_scene(wrong=wrong, span=span)
     camera = choose_camera(PhotoInfo(size=SIZE), "EQUIRECTANGULAR")
-    found = solve_sphere(points, world, camera, systematic=0.02)
+    found = solve_sphere(points, world, camera, correlated_ratio=0.02)
     error = pose_error(found.refined.cam_from_world, TRUE)
     assert found.inliers[wrong:].mean() > 0.98
     assert found.inliers[:wrong].sum() < 6
@@ -373,7 +373,7 @@ def test_the_pose_of_a_sphere(wrong, span):
     np.testing.assert_allclose(  # pixels along the equator; tangents are little longer than arcs
         np.linalg.norm(residuals, axis=1), angles[found.inliers] * 4000 / (2 * np.pi), rtol=1e-3
     )
-    again = solve_sphere(points, world, camera, systematic=0.02)
+    again = solve_sphere(points, world, camera, correlated_ratio=0.02)
     np.testing.assert_allclose(
         again.refined.cam_from_world, found.refined.cam_from_world, atol=1e-9
     )
@@ -394,8 +394,8 @@ def test_the_covariance_is_that_of_the_noise():
 def test_the_derivatives_are_those_of_the_residuals():
     points, world = sphere_scene(20)
     camera = choose_camera(PhotoInfo(size=SIZE), "EQUIRECTANGULAR").camera
-    problem = SphereProblem(rays_of(points, SIZE), world, camera, 1.0)
-    state = State(TRUE, camera, np.zeros(len(LENS)))
+    problem = SphereOptimization(rays_of(points, SIZE), world, camera, 1.0)
+    state = PoseState(TRUE, camera, np.zeros(len(INTRINSICS)))
     for k in range(6):
         step = np.zeros(6)
         step[k] = 1e-6
@@ -409,13 +409,13 @@ def test_the_derivatives_are_those_of_the_residuals():
 def test_errors_of_neighbours_count_together_over_the_seam():
     points = np.array([[2.0, 999.5], [3997.0, 999.5], [2000.0, 999.5]])
     camera = choose_camera(PhotoInfo(size=SIZE), "EQUIRECTANGULAR").camera
-    problem = SphereProblem(rays_of(points, SIZE), np.ones((3, 3)), camera, 1.0)
+    problem = SphereOptimization(rays_of(points, SIZE), np.ones((3, 3)), camera, 1.0)
     near = problem._smoothed(np.eye(3))
     assert near[0, 1] == pytest.approx(1, abs=1e-3)
     assert near[0, 2] < 1e-3
     angle = 0.3
     turned = np.array([[0.0, 0, 1], [np.sin(angle), 0, np.cos(angle)]])
-    close = SphereProblem(turned, np.ones((2, 3)), camera, 1.0)._smoothed(np.eye(2))
+    close = SphereOptimization(turned, np.ones((2, 3)), camera, 1.0)._smoothed(np.eye(2))
     chord = 2 * np.sin(angle / 2)
     assert close[0, 1] == pytest.approx(np.exp(-(chord**2) / (2 * 0.4**2)))
 
@@ -435,7 +435,7 @@ def test_the_covariance_allows_for_stitching():
         )
         bent = rays + np.radians(0.1) * np.einsum("mk,mki->mi", field, tangents(rays))
         bent /= np.linalg.norm(bent, axis=1, keepdims=True)
-        found = refine_sphere(bent, world, camera, TRUE, systematic=0.02)
+        found = refine_sphere(bent, world, camera, TRUE, correlated_ratio=0.02)
         error = pose_error(found.cam_from_world, TRUE)
         values.append(error @ np.linalg.solve(found.covariance, error))
     assert 2.5 < np.median(values) < 11  # 5.3

@@ -108,7 +108,7 @@ def test_contradictions_are_said_and_widen():
     assert spans(zoomed, 54 / 36 * 4000, 108 / 36 * 4000)
     query = choose_camera(replace(D90, focal_35mm=40.0))
     assert (query.source, query.doubt) == ("exif in doubt", found.doubt)
-    assert query.freedom.focal == pytest.approx(found.sigma)
+    assert query.prior.focal == pytest.approx(found.sigma)
     assert not query.focal_known  # RANSAC must not take it for granted
 
 
@@ -121,7 +121,7 @@ def test_a_crop_by_its_shape():
     assert "cropped from 4000 x 3000 px" in found.doubt
     assert spans(found, 27 / 36 * 4000)
     assert found.off_centre > 0.25  # it may lie anywhere
-    assert choose_camera(cropped).freedom.principal >= 0.25
+    assert choose_camera(cropped).prior.principal >= 0.25
     # And shrunk to a tenth afterwards: then the focal length is at least that of the whole photo shrunk.
     small = exif_focal(replace(cropped, size=(400, 200)))
     assert spans(small, 27 / 36 * 4000, 27 / 36 * 400)

@@ -9,7 +9,7 @@ import pytest
 
 from locate.geometry.rigid import rotation_of
 from locate.localization.query_camera import choose_camera, device_of, magnified, unknown_camera
-from locate.localization.solver import COARSE, share_of, solve_pose
+from locate.localization.solver import COARSE, ratio_at_resolution, solve_pose
 from locate.metrics.pose import pose_error
 from locate.types import PhotoInfo
 
@@ -112,17 +112,18 @@ def test_a_camera_of_the_map_that_is_not_that_of_the_photo_gives_way(zoom):
 def test_photos_at_another_scale_share_less_with_the_map():
     """The share by hand: COARSE for each halving or doubling of the pixels in a radian."""
     camera = pycolmap.Camera(model="SIMPLE_PINHOLE", width=400, height=300, params=[375, 200, 150])
-    assert share_of(0.3, 750.0, camera, 1.0) == pytest.approx(np.hypot(0.3, COARSE))
-    assert share_of(0.3, 187.5, camera, 1.0) == pytest.approx(np.hypot(0.3, COARSE))
-    assert share_of(0.0, 750.0, camera, 2.0) == pytest.approx(
+    assert ratio_at_resolution(0.3, 750.0, camera, 1.0) == pytest.approx(np.hypot(0.3, COARSE))
+    assert ratio_at_resolution(0.3, 187.5, camera, 1.0) == pytest.approx(np.hypot(0.3, COARSE))
+    assert ratio_at_resolution(0.0, 750.0, camera, 2.0) == pytest.approx(
         2 * COARSE
     )  # and shrunk by half again
-    assert share_of(0.3, 375.0, camera, 1.0) == pytest.approx(0.3)
-    assert share_of(0.3, None, camera, 1.0) == 0.3
+    assert ratio_at_resolution(0.3, 375.0, camera, 1.0) == pytest.approx(0.3)
+    assert ratio_at_resolution(0.3, None, camera, 1.0) == 0.3
     points, world, _ = scene(camera_of("pinhole"), 0)
     given = choose_camera(PhotoInfo(SIZE), "PINHOLE,750,750,400,300")
     alike, coarse = (
-        solve_pose(points, world, given, systematic=0.02, resolution=r).refined for r in (750, 1500)
+        solve_pose(points, world, given, correlated_ratio=0.02, resolution=r).refined
+        for r in (750, 1500)
     )
     wider = alike.covariance_with(np.hypot(0.02, COARSE))
     np.testing.assert_allclose(coarse.covariance, wider, rtol=1e-9)

@@ -391,7 +391,7 @@ def test_weak_evidence_is_uncertain(localizer, queries, monkeypatch):
     """The same pose, were twice as many inliers needed to be sure."""
     query = queries["church"]
     sure = localizer.localize(query.path, query.camera)
-    monkeypatch.setattr("locate.localization.verdict.SURE", 1e3)
+    monkeypatch.setattr("locate.localization.verdict.SURE_FACTOR", 1e3)
     pose = localizer.localize(query.path, query.camera)
     assert pose.verdict == UNCERTAIN
     assert np.array_equal(pose.cam_from_world, sure.cam_from_world)

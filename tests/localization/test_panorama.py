@@ -22,8 +22,8 @@ from pipelines.cli import exit_codes as exits
 from pipelines.cli.main import main
 from pipelines.localization.localizer import Localizer
 from pipelines.mapping.add import add_to_map
+from pipelines.mapping.features import leave_out_panoramas
 from pipelines.mapping.import_model import import_map
-from pipelines.mapping.panoramas import leave_out_panoramas
 from pipelines.reports.pose_pictures import draw_reprojections, inlier_projections
 from tests.helpers.panoramas import (
     level_rotation,

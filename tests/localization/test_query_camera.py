@@ -23,17 +23,17 @@ from locate.localization.query_camera import (
 from locate.localization.solver import fit_of, reprojection_errors, solve_pose
 from locate.localization.verdict import (
     FIELD_OF_VIEW,
-    FLOOR,
+    INLIER_SHARE,
     MAX_POSITION,
     MAX_ROTATION,
-    MIN_SPREAD,
-    RIVAL,
-    SHARE,
-    SURE,
-    Evidence,
+    MAX_SECOND_BEST,
+    MIN_COVERAGE,
+    MIN_INLIERS,
+    SURE_FACTOR,
+    PoseQuality,
+    coverage_of,
     judge,
-    needed,
-    spread_of,
+    min_inliers,
 )
 from locate.types import PhotoInfo
 
@@ -66,7 +66,7 @@ def test_a_given_camera_goes_before_all_others(given):
     assert found.camera.model == pycolmap.CameraModelId.PINHOLE
     assert found.camera.params.tolist() == PINHOLE
     assert (found.camera.width, found.camera.height) == SIZE
-    assert (found.freedom.focal, found.freedom.distortion, found.freedom.principal) == (0, 0, 0)
+    assert (found.prior.focal, found.prior.distortion, found.prior.principal) == (0, 0, 0)
 
 
 def test_a_focal_length_alone():
@@ -150,7 +150,7 @@ def test_the_maps_camera_of_the_same_device_at_the_same_zoom():
     found = choose_camera(info, known=known)
     assert found.source == "map"
     assert found.camera.params.tolist() == own.params.tolist()
-    assert 0 < found.freedom.focal < 0.01
+    assert 0 < found.prior.focal < 0.01
     for other in (
         replace(info, camera="Nikon D80"),
         replace(info, focal_mm=35.0, focal_35mm=52.0),
@@ -186,10 +186,10 @@ def test_the_focal_length_of_exif(size):
     assert (found.source, found.camera.params.tolist()) == (
         "exif", [3000.0, 3000.0, size[0] / 2, size[1] / 2, 0.0, 0.0, 0.0, 0.0]
     )  # fmt: skip
-    assert found.freedom.focal > 0.01
+    assert found.prior.focal > 0.01
     none = choose_camera(PhotoInfo(size=size))
     assert (none.source, none.focal_known) == ("estimated", False)
-    assert none.freedom.focal >= 1
+    assert none.prior.focal >= 1
     plain = plain_camera(none.camera, none.source)
     assert (plain.model, plain.width, plain.height) == ("OPENCV", *size)
 
@@ -290,7 +290,7 @@ def test_too_few_matches_have_no_pose():
 
 # --- the verdict
 
-SURE_POSE = Evidence(400, 300, 0.5, 0.001, 0.05, 60.0)
+SURE_POSE = PoseQuality(400, 300, 0.5, 0.001, 0.05, 60.0)
 
 
 def test_a_sure_pose_is_localized():
@@ -302,8 +302,8 @@ def test_a_sure_pose_is_localized():
     [
         ({"inliers": 15}, NOT_LOCALIZED, "15 of 400 2D-3D matches agree with one pose; 16 are"),
         ({"inliers": 16}, UNCERTAIN, "22 would be sure"),
-        ({"spread": 2 / 64}, UNCERTAIN, "they lie in 2 of 64 parts"),
-        ({"rival": 290}, UNCERTAIN, "290 agree with a pose at another place"),
+        ({"coverage": 2 / 64}, UNCERTAIN, "they lie in 2 of 64 parts"),
+        ({"second_best": 290}, UNCERTAIN, "290 agree with a pose at another place"),
         ({"position": 0.25}, UNCERTAIN, "unknown by 25 % of the distance"),
         ({"rotation": 3.14}, UNCERTAIN, "unknown by 3.1 degrees"),
         ({"field_of_view": 5.0}, UNCERTAIN, "would see 5 degrees; give it by --camera"),
@@ -321,10 +321,10 @@ def test_where_the_thresholds_are():
     ranks = [order.index(judge(replace(SURE_POSE, inliers=n))[0]) for n in range(401)]
     assert ranks == sorted(ranks)  # more inliers never hurt
     assert set(ranks) == {0, 1, 2}
-    assert ranks.index(1) == np.ceil(FLOOR + SHARE * 400)
-    assert ranks.index(2) == np.ceil(SURE * needed(400))
+    assert ranks.index(1) == np.ceil(MIN_INLIERS + INLIER_SHARE * 400)
+    assert ranks.index(2) == np.ceil(SURE_FACTOR * min_inliers(400))
     for name, limit, wrong in (
-        ("spread", MIN_SPREAD, -1e-9),
+        ("coverage", MIN_COVERAGE, -1e-9),
         ("position", MAX_POSITION, 1e-9),
         ("rotation", MAX_ROTATION, 1e-9),
         ("field_of_view", FIELD_OF_VIEW[0], -1e-9),
@@ -332,22 +332,22 @@ def test_where_the_thresholds_are():
     ):
         assert judge(replace(SURE_POSE, **{name: limit}))[0] == LOCALIZED
         assert judge(replace(SURE_POSE, **{name: limit + wrong}))[0] == UNCERTAIN
-    rivals = [judge(replace(SURE_POSE, rival=n))[0] == LOCALIZED for n in range(301)]
-    assert rivals == [n <= RIVAL * 300 for n in range(301)]
-    assert needed(0) < needed(100) < needed(10_000)
+    rivals = [judge(replace(SURE_POSE, second_best=n))[0] == LOCALIZED for n in range(301)]
+    assert rivals == [n <= MAX_SECOND_BEST * 300 for n in range(301)]
+    assert min_inliers(0) < min_inliers(100) < min_inliers(10_000)
 
 
 def test_the_spread_by_hand():
     size = (800, 400)  # cells of 100 x 50 pixels
-    assert spread_of(np.zeros((0, 2)), size) == 0
+    assert coverage_of(np.zeros((0, 2)), size) == 0
     corners = np.array([[-0.5, -0.5], [799.5, -0.5], [-0.5, 399.5], [799.5, 399.5]])
-    assert spread_of(corners, size) == 4 / 64
+    assert coverage_of(corners, size) == 4 / 64
     # The border of the first two cells lies between the pixels 99 and 100, at 99.5; y has its own.
-    assert spread_of(np.array([[0.0, 10.0], [99.4, 10.0]]), size) == 1 / 64
-    assert spread_of(np.array([[99.4, 10.0], [99.6, 10.0]]), size) == 2 / 64
-    assert spread_of(np.array([[10.0, 49.4], [10.0, 49.6]]), size) == 2 / 64
+    assert coverage_of(np.array([[0.0, 10.0], [99.4, 10.0]]), size) == 1 / 64
+    assert coverage_of(np.array([[99.4, 10.0], [99.6, 10.0]]), size) == 2 / 64
+    assert coverage_of(np.array([[10.0, 49.4], [10.0, 49.6]]), size) == 2 / 64
     everywhere = np.stack(np.meshgrid(np.arange(800), np.arange(400)), axis=-1).reshape(-1, 2)
-    assert spread_of(everywhere, size) == 1
+    assert coverage_of(everywhere, size) == 1
 
 
 def test_few_exact_matches_count_more_than_many_that_are_off():

@@ -8,7 +8,7 @@ import pytest
 
 from locate.geometry.rigid import rotation_of
 from locate.localization import refinement as pose_refine
-from locate.localization.refinement import Freedom, refine_pose
+from locate.localization.refinement import IntrinsicsPrior, refine_pose
 
 SIZE = (640, 480)
 CAMERAS = {
@@ -73,8 +73,8 @@ def test_a_wrong_lens_is_found_with_the_pose():
     true = camera_of(params=[500.0, 326.0, 237.0, -0.12])
     guess = camera_of(params=[540.0, 320.0, 240.0, 0.0])
     pixels, world, truth = scene(true, 200)
-    free = Freedom(focal=10.0, distortion=10.0, principal=10.0)
-    found = refine_pose(pixels, world, guess, nudged(truth), freedom=free)
+    free = IntrinsicsPrior(focal=10.0, distortion=10.0, principal=10.0)
+    found = refine_pose(pixels, world, guess, nudged(truth), prior=free)
     np.testing.assert_allclose(found.camera.params, true.params, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(found.cam_from_world, truth, atol=1e-4)
     assert guess.params.tolist() == [540.0, 320.0, 240.0, 0.0]
@@ -83,7 +83,7 @@ def test_a_wrong_lens_is_found_with_the_pose():
 def test_a_tight_prior_holds_the_lens():
     true, guess = camera_of(params=[500.0, 320, 240, 0]), camera_of(params=[540.0, 320, 240, 0])
     pixels, world, truth = scene(true)
-    held = refine_pose(pixels, world, guess, nudged(truth), freedom=Freedom(focal=1e-6))
+    held = refine_pose(pixels, world, guess, nudged(truth), prior=IntrinsicsPrior(focal=1e-6))
     assert held.camera.params[0] == pytest.approx(540, abs=0.01)
     kept = refine_pose(pixels, world, guess, nudged(truth))
     assert kept.camera.params[0] == 540
@@ -101,9 +101,9 @@ def test_outliers_hardly_move_it():
 def test_derivatives_against_finite_differences(model):
     camera = camera_of(model)
     pixels, world, truth = scene(camera, 12, noise=2.0)
-    free = Freedom(0.1, 0.1 if model == "SIMPLE_RADIAL" else 0.0, 0.1)
-    problem = pose_refine.Problem(pixels, world, camera, free, 1.0)
-    state = pose_refine.State(nudged(truth), camera, np.zeros(len(pose_refine.LENS)))
+    free = IntrinsicsPrior(0.1, 0.1 if model == "SIMPLE_RADIAL" else 0.0, 0.1)
+    problem = pose_refine.PoseOptimization(pixels, world, camera, free, 1.0)
+    state = pose_refine.PoseState(nudged(truth), camera, np.zeros(len(pose_refine.INTRINSICS)))
     analytic = problem._jacobian(state)
     assert analytic.shape[2] == (10 if model == "SIMPLE_RADIAL" else 9)
     for k in range(analytic.shape[2]):
@@ -115,7 +115,7 @@ def test_derivatives_against_finite_differences(model):
         np.testing.assert_allclose(analytic[:, :, k], numeric, rtol=1e-4, atol=1e-3)
 
 
-def normalized_errors(make_pixels, systematic, runs=300, count=60, loss_scale=5.0):
+def normalized_errors(make_pixels, correlated_ratio, runs=300, count=60, loss_scale=5.0):
     """NEES of many simulations of one scene."""
     camera = camera_of()
     clean, world, truth = scene(camera, count)
@@ -128,7 +128,7 @@ def normalized_errors(make_pixels, systematic, runs=300, count=60, loss_scale=5.
             camera,
             truth,
             loss_scale=loss_scale,
-            systematic=systematic,
+            correlated_ratio=correlated_ratio,
         )
         error = error_of(found.cam_from_world, truth)
         values.append(error @ np.linalg.solve(found.covariance, error))
@@ -138,7 +138,7 @@ def normalized_errors(make_pixels, systematic, runs=300, count=60, loss_scale=5.
 def test_covariance_of_independent_noise_is_calibrated():
     """Six degrees of freedom: the mean of NEES is 6, and 95 % lie below 12.6 (chi-squared)."""
     values = normalized_errors(
-        lambda clean, rng: clean + rng.normal(0, 0.7, clean.shape), systematic=0.0
+        lambda clean, rng: clean + rng.normal(0, 0.7, clean.shape), correlated_ratio=0.0
     )
     assert values.mean() == pytest.approx(6, abs=0.7)
     assert np.mean(values < 12.59) == pytest.approx(0.95, abs=0.035)
@@ -149,7 +149,7 @@ def test_covariance_where_the_loss_flattens(noise):
     """Residuals as large as the loss's scale pull less, and tell less."""
     values = normalized_errors(
         lambda clean, rng: clean + rng.normal(0, noise, clean.shape),
-        systematic=0.0,
+        correlated_ratio=0.0,
         runs=150,
         count=120,
         loss_scale=1.0,
@@ -161,7 +161,7 @@ def test_covariance_where_the_loss_flattens(noise):
 def test_covariance_of_few_points():
     """Each of twelve draws the pose to itself, so that its residual tells too little of its noise."""
     values = normalized_errors(
-        lambda clean, rng: clean + rng.normal(0, 0.5, clean.shape), systematic=0.0, count=12
+        lambda clean, rng: clean + rng.normal(0, 0.5, clean.shape), correlated_ratio=0.0, count=12
     )
     assert np.median(values) < 7  # 5.3 if the noise were known
     assert np.mean(values < 12.59) > 0.85
@@ -170,7 +170,7 @@ def test_covariance_of_few_points():
 @pytest.mark.parametrize("share", [0.1, 0.25, 0.4])
 def test_covariance_of_correlated_errors_is_calibrated(share):
     """Errors drawn from the very field that the module docstring describes."""
-    reach = pose_refine.REACH * max(SIZE)
+    reach = pose_refine.CORRELATION_LENGTH * max(SIZE)
 
     def pixels(clean, rng):
         distance = np.linalg.norm(clean[:, None] - clean, axis=2)
@@ -178,14 +178,14 @@ def test_covariance_of_correlated_errors_is_calibrated(share):
         root = np.linalg.cholesky(field + np.eye(len(clean)))
         return clean + 0.7 * root @ rng.normal(0, 1, clean.shape)
 
-    values = normalized_errors(pixels, systematic=share)
+    values = normalized_errors(pixels, correlated_ratio=share)
     assert values.mean() == pytest.approx(6, abs=1.0)
 
 
 def test_covariance_knows_what_is_not_known_of_the_lens(monkeypatch):
     """The lens is drawn from its prior, as the query's is unknown."""
-    monkeypatch.setattr(pose_refine, "SYSTEMATIC_LENS", 0.0)
-    free = Freedom(focal=0.03, distortion=0.05, principal=0.01)
+    monkeypatch.setattr(pose_refine, "INTRINSICS_RATIO", 0.0)
+    free = IntrinsicsPrior(focal=0.03, distortion=0.05, principal=0.01)
     guess = camera_of(params=[520.0, 320.0, 240.0, 0.0])
     values, unaware = [], []
     for run in range(200):
@@ -193,9 +193,9 @@ def test_covariance_knows_what_is_not_known_of_the_lens(monkeypatch):
         focal, radial, *middle = rng.normal(0, (0.03, 0.05, 6.4, 6.4))
         true = camera_of(params=[520 * np.exp(focal), 320 + middle[0], 240 + middle[1], radial])
         pixels, world, truth = scene(true, 60, seed=run, noise=0.5)
-        for freedom, into in ((free, values), (Freedom(), unaware)):
+        for prior, into in ((free, values), (IntrinsicsPrior(), unaware)):
             found = refine_pose(
-                pixels, world, guess, truth, freedom=freedom, loss_scale=5.0, systematic=0.0
+                pixels, world, guess, truth, prior=prior, loss_scale=5.0, correlated_ratio=0.0
             )
             error = error_of(found.cam_from_world, truth)
             into.append(error @ np.linalg.solve(found.covariance, error))

@@ -9,11 +9,11 @@ import pycolmap
 import pytest
 
 from locate.errors import InputError
-from locate.geometry.rigid import carried, compose, rotation_of
+from locate.geometry.rigid import adjoint, compose, rotation_of
 from locate.localization import refinement as pose_refine
 from locate.localization import rig_solver as localize_rig_solve
 from locate.localization.gravity import GravityPrior, fuse_gravity
-from locate.localization.refinement import Freedom, refine_pose
+from locate.localization.refinement import IntrinsicsPrior, refine_pose
 from locate.localization.rig_solver import (
     RigView,
     estimate_rig_pose,
@@ -21,8 +21,7 @@ from locate.localization.rig_solver import (
     refine_rig,
     solve_rig,
 )
-from pipelines.localization.rig_matching import RigPhoto
-from pipelines.localization.rig_verdict import _rival
+from pipelines.localization.rig_matching import RigPhoto, _second_best
 
 LENSES = [
     ("PINHOLE", (640, 480), [520.0, 530.0, 322.0, 243.0]),
@@ -148,7 +147,7 @@ def test_a_rival_is_what_another_pose_makes_of_the_rest():
             )
             seen.append(RigPhoto(Path("a"), None, features=kept, rows=kept))
         chosen = [rows[: 30 + count] for rows in inliers]
-        assert _rival(seen, views, chosen, 60, 0) == expected
+        assert _second_best(seen, views, chosen, 60, 0) == expected
 
 
 def test_outliers_are_left_out():
@@ -215,9 +214,9 @@ def test_a_start_by_one_photo_wins_where_ransac_finds_nothing(monkeypatch):
 
 def test_one_camera_is_refined_as_a_photo_is():
     (view,) = views_of(60, noise=0.7, cameras=(1,))
-    for freedom in (Freedom(), Freedom(0.05, 0.1, 0.01)):
+    for prior in (IntrinsicsPrior(), IntrinsicsPrior(0.05, 0.1, 0.01)):
         free = RigView(
-            view.points, view.world_points, view.camera, view.cam_from_rig, freedom, view.scale
+            view.points, view.world_points, view.camera, view.cam_from_rig, prior, view.scale
         )
         # PLACES[1] is not the identity: the same pose, seen from the rig and from the camera.
         ours = refine_rig([free], nudged(RIG))
@@ -226,14 +225,14 @@ def test_one_camera_is_refined_as_a_photo_is():
             view.world_points,
             view.camera,
             compose(PLACES[1], nudged(RIG)),
-            freedom=freedom,
+            prior=prior,
             loss_scale=view.scale,
         )
-        carry = carried(PLACES[1], ours.rig_from_world)
+        transport = adjoint(PLACES[1], ours.rig_from_world)
         pose = compose(PLACES[1], ours.rig_from_world)
         np.testing.assert_allclose(pose, single.cam_from_world, atol=1e-6)
         np.testing.assert_allclose(
-            carry @ ours.covariance @ carry.T, single.covariance, rtol=1e-3, atol=1e-10
+            transport @ ours.covariance @ transport.T, single.covariance, rtol=1e-3, atol=1e-10
         )
         np.testing.assert_allclose(ours.cameras[0].params, single.camera.params, rtol=1e-5)
         np.testing.assert_allclose(ours.residuals[0], single.residuals, atol=1e-3)
@@ -252,18 +251,20 @@ def test_errors_of_the_rig_are_carried_to_its_cameras():
 
         before, after = (four(place) @ four(pose) for pose in (RIG, moved))
         expected = error_of(before[:3], after[:3])
-        np.testing.assert_allclose(carried(place, RIG) @ np.r_[d, w], expected, atol=1e-9)
+        np.testing.assert_allclose(adjoint(place, RIG) @ np.r_[d, w], expected, atol=1e-9)
         np.testing.assert_allclose(compose(place, RIG), before[:3], atol=1e-14)
 
 
 def test_derivatives_against_finite_differences():
-    frees = [Freedom(0.1, 0, 0.1), Freedom(0.1, 0.1, 0.0), Freedom()]
+    frees = [IntrinsicsPrior(0.1, 0, 0.1), IntrinsicsPrior(0.1, 0.1, 0.0), IntrinsicsPrior()]
     views = [
         RigView(v.points, v.world_points, v.camera, v.cam_from_rig, free, v.scale)
         for v, free in zip(views_of(9, noise=2.0), frees, strict=True)
     ]
-    problem = localize_rig_solve._RigProblem(views)
-    state = pose_refine.State(nudged(RIG), views[0].camera, np.zeros(3 * len(pose_refine.LENS)))
+    problem = localize_rig_solve.RigOptimization(views)
+    state = pose_refine.PoseState(
+        nudged(RIG), views[0].camera, np.zeros(3 * len(pose_refine.INTRINSICS))
+    )
     analytic = problem._jacobian(state)
     assert analytic.shape == (27, 2, 6 + 3 + 2)
     for k in range(analytic.shape[2]):
@@ -285,7 +286,7 @@ def test_a_wrong_lens_is_found_with_the_pose():
         views[1].world_points,
         wrong,
         PLACES[1],
-        Freedom(focal=10.0, distortion=10.0, principal=10.0),
+        IntrinsicsPrior(focal=10.0, distortion=10.0, principal=10.0),
         views[1].scale,
     )
     found = refine_rig(views, nudged(RIG))
@@ -294,7 +295,7 @@ def test_a_wrong_lens_is_found_with_the_pose():
     assert found.cameras[0].params.tolist() == LENSES[0][2]
 
 
-def normalized_errors(spoil, systematic, runs=250):
+def normalized_errors(spoil, correlated_ratio, runs=250):
     clean = views_of(25)
     values = []
     for run in range(runs):
@@ -303,7 +304,7 @@ def normalized_errors(spoil, systematic, runs=250):
             RigView(spoil(v, rng), v.world_points, v.camera, v.cam_from_rig, scale=v.scale)
             for v in clean
         ]
-        found = refine_rig(views, RIG, systematic=systematic)
+        found = refine_rig(views, RIG, correlated_ratio=correlated_ratio)
         error = error_of(found.rig_from_world, RIG)
         values.append(error @ np.linalg.solve(found.covariance, error))
     return np.array(values)
@@ -323,7 +324,7 @@ def test_covariance_of_a_field_of_errors_in_each_photo_is_calibrated():
     share = 0.5
 
     def spoil(view, rng):
-        reach = pose_refine.REACH * max(view.camera.width, view.camera.height)
+        reach = pose_refine.CORRELATION_LENGTH * max(view.camera.width, view.camera.height)
         distance = np.linalg.norm(view.points[:, None] - view.points, axis=2)
         together = share**2 * np.exp(-(distance**2) / (2 * reach**2)) + np.eye(len(distance))
         noise = np.linalg.cholesky(together) @ rng.normal(0, 1, view.points.shape)

@@ -16,11 +16,11 @@ from locate.localization.refinement import Refined
 from locate.metrics.pose import pose_error
 from pipelines.localization.reference_map import ReferenceMap
 from pipelines.mapping.covariance_calibration import (
-    SHARES,
+    RATIO_LIMITS,
     _observations,
     _points_without,
-    fit_share,
-    measure_share,
+    fit_correlated_ratio,
+    measure_correlated_ratio,
 )
 from tests.helpers.small_town import small_town
 
@@ -56,24 +56,24 @@ def drawn(count, share, seed=0, outliers=0):
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 1.0, 3.0])
 def test_the_share_that_errors_were_drawn_with_is_found(share):
-    assert fit_share(drawn(400, share)) == pytest.approx(share, rel=0.25)
+    assert fit_correlated_ratio(drawn(400, share)) == pytest.approx(share, rel=0.25)
 
 
 def test_a_few_wrong_poses_hardly_change_it():
-    clean, dirty = (fit_share(drawn(400, 0.5, outliers=n)) for n in (0, 20))
+    clean, dirty = (fit_correlated_ratio(drawn(400, 0.5, outliers=n)) for n in (0, 20))
     assert clean < dirty < 1.3 * clean
 
 
 def test_within_bounds():
     found = drawn(40, 1.0)
-    assert fit_share([(r, 0 * e) for r, e in found]) == SHARES[0]
-    assert fit_share([(r, 1e6 * e) for r, e in found]) == SHARES[1]
+    assert fit_correlated_ratio([(r, 0 * e) for r, e in found]) == RATIO_LIMITS[0]
+    assert fit_correlated_ratio([(r, 1e6 * e) for r, e in found]) == RATIO_LIMITS[1]
 
 
 def test_fewer_than_six_tell_nothing():
-    assert fit_share([]) is None
-    assert fit_share(drawn(5, 1.0)) is None
-    assert fit_share(drawn(6, 1.0)) is not None
+    assert fit_correlated_ratio([]) is None
+    assert fit_correlated_ratio(drawn(5, 1.0)) is None
+    assert fit_correlated_ratio(drawn(6, 1.0)) is not None
 
 
 def test_the_error_of_a_pose_by_hand():
@@ -162,12 +162,12 @@ def test_points_without_a_photo_are_where_the_others_put_them(map_):
 
 def test_the_share_of_a_map_is_in_its_record(folder):
     record = MapFolder(folder).read_record()
-    assert SHARES[0] <= record.systematic <= SHARES[1]
+    assert RATIO_LIMITS[0] <= record.systematic <= RATIO_LIMITS[1]
     assert (
-        measure_share(MapFolder(folder), record, MapFolder(folder).read_model())
+        measure_correlated_ratio(MapFolder(folder), record, MapFolder(folder).read_model())
         == record.systematic
     )
-    assert ReferenceMap(folder).systematic == record.systematic
+    assert ReferenceMap(folder).correlated_ratio == record.systematic
 
 
 def test_a_lens_that_fits_badly_shows(folder, tmp_path):
@@ -180,7 +180,7 @@ def test_a_lens_that_fits_badly_shows(folder, tmp_path):
         f, cx, cy = camera.params
         camera.params = [f, cx + 3, cy]
     out.write(model, out.read_record())
-    assert measure_share(out, out.read_record(), out.read_model()) > 10 * good
+    assert measure_correlated_ratio(out, out.read_record(), out.read_model()) > 10 * good
 
 
 def test_a_map_of_few_photos_knows_none(folder, tmp_path):
@@ -191,5 +191,5 @@ def test_a_map_of_few_photos_knows_none(folder, tmp_path):
         model.deregister_frame(image.frame_id)
     record = out.read_record()
     out.write(model, replace(record, systematic=None))
-    assert measure_share(out, record, out.read_model()) is None
-    assert ReferenceMap(out.folder).systematic == pytest.approx(0.25)
+    assert measure_correlated_ratio(out, record, out.read_model()) is None
+    assert ReferenceMap(out.folder).correlated_ratio == pytest.approx(0.25)
