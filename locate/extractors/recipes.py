@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from locate.training.recipe import Recipe
 
 
-def _load(recipe: str | type[Recipe]) -> type[Recipe]:
-    found: type[Recipe] = load_object(recipe) if isinstance(recipe, str) else recipe
+def _load(recipe: str | type[Recipe[Any]]) -> type[Recipe[Any]]:
+    found: type[Recipe[Any]] = load_object(recipe) if isinstance(recipe, str) else recipe
     return found
 
 
-def _of(entry: Entry) -> dict[str, Callable[[], type[Recipe]]]:
+def _of(entry: Entry) -> dict[str, Callable[[], type[Recipe[Any]]]]:
     return {name: partial(_load, recipe) for name, recipe in entry.recipes.items()}
 
 
 # Of the systems that come with the package.
-RECIPES: dict[str, Callable[[], type[Recipe]]] = {
+RECIPES: dict[str, Callable[[], type[Recipe[Any]]]] = {
     name: load
     for entry in EXTRACTORS.values()
     if isinstance(entry, Entry)
@@ -32,7 +32,7 @@ RECIPES: dict[str, Callable[[], type[Recipe]]] = {
 }
 
 
-def create_recipe(name: str, settings: Mapping[str, Any] | None = None) -> Recipe:
+def create_recipe(name: str, settings: Mapping[str, Any] | None = None) -> Recipe[Any]:
     """The recipe of the system `name`.
 
     Args:

@@ -53,7 +53,7 @@ class Entry:
 
     load: str | Callable[..., Extractor]
     gives: tuple[str, ...] = ()
-    recipes: Mapping[str, str | type[Recipe]] = field(default_factory=dict)
+    recipes: Mapping[str, str | type[Recipe[Any]]] = field(default_factory=dict)
     weights: str = "its own"
     licence: str = "see its package"
     files: tuple[str, ...] = ()

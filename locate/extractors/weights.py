@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -21,6 +21,8 @@ from locate.util.files import atomic_write, sha256_of
 
 _KEY = "locate"
 file_hash = sha256_of
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,21 @@ def load_weights(path: Path, system: str | None = None) -> tuple[dict[str, Tenso
     if system is not None and record.system != system:
         raise WeightsError(f"{path} holds weights of {record.system}, not of {system}")
     return tensors, record
+
+
+def load_network(
+    path: Path, system: str, build: Callable[[Mapping[str, Any]], Network]
+) -> tuple[Network, Mapping[str, Any], str]:
+    """The network of a weights file of `system`, the settings that it was built with, and the sha256 of
+    the file; `WeightsError` if it does not fit.
+
+    Args:
+        build: the network of such settings, with any weights.
+    """
+    tensors, record = load_weights(path, system)
+    network = build(record.settings)
+    load_into(network, tensors, path)
+    return network, record.settings, file_hash(path)
 
 
 def load_into(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -47,7 +47,7 @@ _MOST_SKIPPED = 20  # steps in a row; beyond, nothing is learned any more
 
 
 def train(
-    recipe: Recipe,
+    recipe: Recipe[Any],
     data: Path,
     out: Path,
     options: Options,
@@ -100,7 +100,7 @@ def train(
 
 @dataclass
 class _Training:
-    recipe: Recipe
+    recipe: Recipe[Any]
     network: nn.Module
     options: Options
     run: Checkpoint
@@ -304,7 +304,7 @@ class _Training:
         return self.clock()
 
 
-def _restore(run: Checkpoint, recipe: Recipe, network: nn.Module) -> None:
+def _restore(run: Checkpoint, recipe: Recipe[Any], network: nn.Module) -> None:
     recipe.set_state(run.recipe_state)
     network.load_state_dict(run.network)
 

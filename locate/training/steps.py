@@ -61,7 +61,7 @@ def make_optimiser(
 
 
 def take_step(
-    recipe: Recipe,
+    recipe: Recipe[Any],
     network: nn.Module,
     optimiser: Optimizer,
     stage: Stage,
@@ -105,7 +105,7 @@ def take_step(
 
 
 def stepwise(
-    recipe: Recipe,
+    recipe: Recipe[Any],
     network: nn.Module,
     stage: Stage,
     numbers: tuple[int, int],
@@ -138,7 +138,7 @@ def stepwise(
 
 
 def _refresh(
-    recipe: Recipe, network: nn.Module, stage: Stage, numbers: tuple[int, int], step: int
+    recipe: Recipe[Any], network: nn.Module, stage: Stage, numbers: tuple[int, int], step: int
 ) -> None:
     torch.manual_seed(torch_seed(*numbers, step))
     with _same_modes(network):
@@ -146,7 +146,7 @@ def _refresh(
 
 
 def held_out_batches(
-    recipe: Recipe, stage: Stage, index: int, count: int, threads: int
+    recipe: Recipe[Any], stage: Stage, index: int, count: int, threads: int
 ) -> list[Batch]:
     """The batches that the stage is measured on: the same in every training, whatever its seed."""
 
@@ -157,7 +157,7 @@ def held_out_batches(
 
 
 def held_out_losses(
-    recipe: Recipe, network: nn.Module, stage: Stage, batches: Sequence[Batch]
+    recipe: Recipe[Any], network: nn.Module, stage: Stage, batches: Sequence[Batch]
 ) -> dict[str, float]:
     """The mean of every loss over `batches`, the network in evaluation mode and then as it was."""
     device = device_of(network)
@@ -174,7 +174,7 @@ def held_out_losses(
 
 
 def trial(
-    recipe: Recipe,
+    recipe: Recipe[Any],
     network: nn.Module,
     seed: int,
     threads: int,

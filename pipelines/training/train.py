@@ -217,14 +217,14 @@ def _options(request: Request, begun: Mapping[str, Any]) -> Options:
     return Options(**asked)
 
 
-def _network_of(recipe: Recipe, data: Path, checkpoint: Checkpoint, out: Path) -> nn.Module:
+def _network_of(recipe: Recipe[Any], data: Path, checkpoint: Checkpoint, out: Path) -> nn.Module:
     recipe.prepare(data, out / "cache")
-    network = recipe.network()
+    network: nn.Module = recipe.network()
     network.load_state_dict(checkpoint.network)
     return network
 
 
-def _written(recipe: Recipe, network: nn.Module, checkpoint: Checkpoint, out: Path) -> Trained:
+def _written(recipe: Recipe[Any], network: nn.Module, checkpoint: Checkpoint, out: Path) -> Trained:
     record, sha256 = write_weights(recipe, network, checkpoint, out)
     return Trained(out, checkpoint.finished, _steps_done(checkpoint), record, sha256)
 

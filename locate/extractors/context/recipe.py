@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from locate.images.folder import scan
 from locate.images.reading import read_photo
 from locate.pixels import fit_size, resize_points
 from locate.training.data.correspondences import MatchedPair, load_pairs
-from locate.training.recipe import Batch, Recipe, Stage
+from locate.training.recipe import Batch, Parameters, Recipe, Stage
 from locate.types import Array
 
 log = logging.getLogger("locate")
@@ -44,7 +45,8 @@ _SIDE = 1024  # pixels of the long side at which photos are read
 _TURNED_SIDE = 640  # of those that are turned
 
 
-class ContextRecipe(Recipe):
+@dataclass(eq=False)
+class ContextRecipe(Recipe[nn.Module]):
     """Nothing is learned by gradient: each stage is one step that does nothing, and then fits its part.
 
     Args:
@@ -62,73 +64,62 @@ class ContextRecipe(Recipe):
 
     system = SYSTEM
 
-    def __init__(
-        self,
-        matches: Path | None = None,
-        context_of: Path | None = None,
-        *,
-        pairs: int = 1000,
-        points: int = 80,
-        photos: int = 140,
-        keypoints: int = 200,
-        own: int = 64,
-        context: int = 128,
-        ridge: float = 0.1,
-        penalty: float = 0.03,
-    ) -> None:
-        if min(pairs, points, photos, keypoints, own, context) < 1 or own > WIDTH:
+    matches: Path | None = None
+    context_of: Path | None = None
+    _: KW_ONLY
+    pairs: int = 1000
+    points: int = 80
+    photos: int = 140
+    keypoints: int = 200
+    own: int = 64
+    context: int = 128
+    ridge: float = 0.1
+    penalty: float = 0.03
+
+    def __post_init__(self) -> None:
+        counts = (self.pairs, self.points, self.photos, self.keypoints, self.own)
+        if min(*counts, self.context) < 1 or self.own > WIDTH:
             raise InputError(
                 f"context: all counts must be at least 1 and own at most {WIDTH}; got "
-                f"{pairs}, {points}, {photos}, {keypoints}, {own} and {context}"
+                f"{', '.join(map(str, counts))} and {self.context}"
             )
-        if matches is not None and context_of is not None:
+        if self.matches is not None and self.context_of is not None:
             raise InputError("context: leave out either matches or context_of")
-        parts = ("own",) if context_of else ("context", "upright", "own")
+        parts = ("own",) if self.context_of else ("context", "upright", "own")
         self.stages = tuple(Stage(part, steps=1, learning_rate=0.0) for part in parts)
-        self._matches, self._old = matches, context_of
-        self._counts = (pairs, points, photos, keypoints)
-        self._own, self._context = own, context
-        self._ridge, self._penalty = ridge, penalty
 
     def prepare(self, data: Path, cache: Path) -> None:  # noqa: ARG002
         folder = data / "photos" if (data / "photos").is_dir() else data
         self._photos = [found.absolute for found in scan(folder)]
         if not self._photos:
             raise InputError(f"{folder} holds no photos to fit context to")
-        pairs, points, photos, keypoints = self._counts
-        self._some = self._photos[:: max(1, len(self._photos) // photos)]
-        self._words = f"the {keypoints} strongest keypoints of {len(self._some)} photos"
-        if self._old is not None:
-            self._words = f"{read_record(self._old).data}; {self._words}"
+        self._some = self._photos[:: max(1, len(self._photos) // self.photos)]
+        words = f"the {self.keypoints} strongest keypoints of {len(self._some)} photos"
+        if self.context_of is not None:
+            self.data_words = f"{read_record(self.context_of).data}; {words}"
             return
-        if self._matches is None:
+        if self.matches is None:
             raise InputError(
                 "context is fitted to matches: name their file by --set matches=FILE "
                 "(locate.training.data.teacher_files says how one is made), or weights that have a "
                 "context by --set context_of=FILE"
             )
-        found = load_pairs(self._matches, data)
+        found = load_pairs(self.matches, data)
         self._rng = np.random.default_rng(0)
-        self._pairs = [found[i] for i in self._rng.permutation(len(found))[:pairs]]
-        count = sum(min(points, len(pair)) for pair in self._pairs)
-        self._words = (
+        self._pairs = [found[i] for i in self._rng.permutation(len(found))[: self.pairs]]
+        count = sum(min(self.points, len(pair)) for pair in self._pairs)
+        self.data_words = (
             f"{len(self._pairs)} pairs of photos of {data.name} ({count} matches); three views of "
-            f"each of {len(self._photos)} photos, turned or not; {self._words}"
+            f"each of {len(self._photos)} photos, turned or not; {words}"
         )
 
-    def describe(self) -> str:
-        return self._words
-
     def network(self) -> nn.Module:
-        old = {}
-        if self._old is not None:
-            old = load_weights(self._old, read_record(self._old).system)[0]
-        context = len(old["context"]) if old else self._context
-        made = _Weights(self._own, context)
+        old = load_weights(self.context_of)[0] if self.context_of else {}
+        made = _Weights(self.own, len(old["context"]) if old else self.context)
         made.load_state_dict({name: old[name] for name in _DEEP if old}, strict=False)
         return made
 
-    def begin(self, network: nn.Module, stage: Stage) -> Iterable[nn.Parameter]:  # noqa: ARG002
+    def begin(self, network: nn.Module, stage: Stage) -> Parameters:  # noqa: ARG002
         return network.parameters()
 
     def batch(self, stage: Stage, rng: np.random.Generator, *, held_out: bool = False) -> Batch:  # noqa: ARG002
@@ -148,9 +139,9 @@ class ContextRecipe(Recipe):
     def _fit_context(self) -> dict[str, Tensor]:
         deep, rng = _backbone_maps(), self._rng
         with torch.inference_mode():
-            ends = [matched_spots(deep, pair, self._counts[1], rng) for pair in self._pairs]
+            ends = [matched_spots(deep, pair, self.points, rng) for pair in self._pairs]
             a, b = (torch.cat([end[side] for end in ends]) for side in (0, 1))
-            mean, context = fit_context(a, b, self._context, self._ridge)
+            mean, context = fit_context(a, b, self.context, self.ridge)
         return {"mean": mean, "context": context}
 
     def _fit_upright(self) -> dict[str, Tensor]:
@@ -162,24 +153,24 @@ class ContextRecipe(Recipe):
         seen = torch.stack([one for found, _ in views for one in found]).clone()
         truth = torch.tensor([one for _, ups in views for one in ups]).double()
         if aside.any():
-            judge = fit_upright(seen[~aside], truth[~aside], self._penalty)
+            judge = fit_upright(seen[~aside], truth[~aside], self.penalty)
             judged = torch.tensor([judge.likelihood(one) > 0.5 for one in seen[aside].double()])
             right = (judged == truth[aside].bool()).double().mean().item()
             log.info("upright: %.0f %% of %d views held out judged right", 100 * right, len(judged))
-        judge = fit_upright(seen, truth, self._penalty)
+        judge = fit_upright(seen, truth, self.penalty)
         return {"upright.weight": judge.weight, "upright.bias": judge.bias}
 
     def _fit_own(self) -> dict[str, Tensor]:
         steered = Steered.from_pretrained()
         with torch.inference_mode():
-            both = [own_descriptors(steered, path, self._counts[3]) for path in self._some]
+            both = [own_descriptors(steered, path, self.keypoints) for path in self._some]
             ways = [torch.cat([pair[way] for pair in both]) for way in (0, 1)]
-            turned, upright = (strongest(found, self._own) for found in ways)
+            turned, upright = (strongest(found, self.own) for found in ways)
         return {"own_turned": turned, "own_upright": upright}
 
     def settings(self) -> dict[str, Any]:
         steered = file_hash(BUNDLED["steered"])
-        return {"steered": steered, "ridge": self._ridge, "penalty": self._penalty}
+        return {"steered": steered, "ridge": self.ridge, "penalty": self.penalty}
 
 
 class _Weights(nn.Module):

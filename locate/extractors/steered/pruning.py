@@ -9,6 +9,7 @@ Vinyals, Dean, "Distilling the knowledge in a neural network", 2015), turned and
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +23,26 @@ from locate.errors import InputError
 from locate.extractors.steered.corners import corners
 from locate.extractors.steered.equivariant import FieldNorm, GroupConv
 from locate.extractors.steered.fusion import fused
-from locate.extractors.steered.network import MULTIPLE, SYSTEM, Residual, SteeredNetwork
+from locate.extractors.steered.network import SYSTEM, Residual, SteeredNetwork
 from locate.extractors.steered.orientation import orientations
-from locate.extractors.weights import file_hash, load_into, load_weights
+from locate.extractors.weights import load_network
 from locate.training.data.homographies import HomographySettings, random_view
 from locate.training.data.photometric import PhotometricSettings, photometric_noise
 from locate.training.data.photos import PhotoPool
-from locate.training.recipe import Batch, Recipe, Stage, images_to_tensor
+from locate.training.recipe import Batch, Parameters, Recipe, Stage, images_to_tensor, require_views
 from locate.types import Array
 
 _READ_SIDE = 640  # pixels: photos are kept in memory at this size
 _BORDER = 4.0  # pixels: no spot lies nearer to the border of a view
 _SCALES = (1.0, 0.71, 0.5)  # of the pyramid in which corners are found
+_WARP = HomographySettings(
+    rotation=20, full_circle=0.4, scale=(0.7, 1.5), perspective=0.1, crop=(0.5, 1.0)
+)
+_LIGHT = PhotometricSettings(contrast=0.5, gamma=0.7, season_chance=0.1)
 
 
-class PruningRecipe(Recipe):
+@dataclass(eq=False)
+class PruningRecipe(Recipe[SteeredNetwork]):
     """
     Args:
         wide_weights: of the network to learn from.
@@ -48,59 +54,42 @@ class PruningRecipe(Recipe):
     """
 
     system = SYSTEM
+    stages = (Stage("narrow", steps=8000, learning_rate=3e-3, clip=5.0),)
 
-    def __init__(
-        self,
-        wide_weights: Path | None = None,
-        *,
-        widths: tuple[int, ...] = (4, 6, 16, 24, 32),
-        fields: int = 10,
-        residuals: tuple[int, ...] = (1, 1, 1, 1),
-        hidden: int = 128,
-        crop: int = 256,
-        views: int = 8,
-        points: int = 384,
-    ) -> None:
-        if crop < 64 or crop % MULTIPLE or views < 1 or points < 4:
-            raise InputError(
-                "narrow: crop must be 64, 96, ... pixels, views at least 1 and points at least 4; "
-                f"got {crop}, {views}, {points}"
-            )
-        self.stages = (Stage("narrow", steps=8000, learning_rate=3e-3, clip=5.0),)
-        self._file = wide_weights
-        self._settings: dict[str, Any] = {
-            "widths": list(widths),
-            "fields": fields,
-            "residuals": list(residuals),
-            "hidden": hidden,
-        }
-        self._crop, self._views, self._points = crop, views, points
-        self._warp = HomographySettings(
-            rotation=20, full_circle=0.4, scale=(0.7, 1.5), perspective=0.1, crop=(0.5, 1.0)
-        )
-        self._light = PhotometricSettings(contrast=0.5, gamma=0.7, season_chance=0.1)
+    wide_weights: Path | None = None
+    _: KW_ONLY
+    widths: tuple[int, ...] = (4, 6, 16, 24, 32)
+    fields: int = 10
+    residuals: tuple[int, ...] = (1, 1, 1, 1)
+    hidden: int = 128
+    crop: int = 256
+    views: int = 8
+    points: int = 384
+
+    def __post_init__(self) -> None:
+        good = self.views >= 1 and self.points >= 4
+        rule = "views at least 1 and points at least 4"
+        require_views("narrow", self.crop, good, rule, self.views, self.points)
 
     def prepare(self, data: Path, cache: Path) -> None:  # noqa: ARG002
-        if self._file is None:
+        if self.wide_weights is None:
             raise InputError(
                 "a narrow network learns from a wide one: name its weights by --set wide_weights=FILE"
             )
-        tensors, record = load_weights(self._file, SYSTEM)
-        self._wide = SteeredNetwork(**record.settings)
-        load_into(self._wide, tensors, self._file)
+        self._wide, _, digest = load_network(
+            self.wide_weights, SYSTEM, lambda settings: SteeredNetwork(**settings)
+        )
         self._teacher = fused(self._wide)
         self._pool = PhotoPool.scan(data)
-
-    def describe(self) -> str:
-        return (
+        self.data_words = (
             f"{len(self._pool.train)} photos; {len(self._pool.held_out)} held out; taught by the "
-            f"network of sha256 {file_hash(self._file)[:12] if self._file else ''}"
+            f"network of sha256 {digest[:12]}"
         )
 
     def network(self) -> SteeredNetwork:
-        return pruned(self._wide, **self._settings)
+        return pruned(self._wide, **self.settings())
 
-    def begin(self, network: nn.Module, stage: Stage) -> Iterable[nn.Parameter]:  # noqa: ARG002
+    def begin(self, network: SteeredNetwork, stage: Stage) -> Parameters:  # noqa: ARG002
         network.train()
         self._teacher.to(next(network.parameters()).device)
         return network.parameters()
@@ -108,12 +97,10 @@ class PruningRecipe(Recipe):
     def batch(self, stage: Stage, rng: np.random.Generator, *, held_out: bool = False) -> Batch:  # noqa: ARG002
         """images: B x 3 x S x S; points and directions B x N x 2."""
         views, points, faced = [], [], []
-        for _ in range(self._views):
-            photo = self._pool.read(
-                self._pool.pick(rng, "held_out" if held_out else "train"), _READ_SIDE
-            )
-            view, inside = random_view(photo, rng, (self._crop, self._crop), self._warp)
-            view = photometric_noise(view, rng, self._light)
+        for _ in range(self.views):
+            photo = self._pool.draw(rng, held_out, _READ_SIDE)
+            view, inside = random_view(photo, rng, (self.crop, self.crop), _WARP)
+            view = photometric_noise(view, rng, _LIGHT)
             view[~inside] = 0
             grey = cv2.cvtColor(view, cv2.COLOR_RGB2GRAY)
             chosen = self._spots(grey, rng)
@@ -130,15 +117,14 @@ class PruningRecipe(Recipe):
 
     def _spots(self, grey: Array, rng: np.random.Generator) -> Array:
         """N x 2 places in random order: corners, as many as there are up to half, and anything."""
-        last = self._crop - 1 - _BORDER
+        last = self.crop - 1 - _BORDER
         found, _, _ = corners(grey, _SCALES)
         found = found[np.all((found >= _BORDER) & (found <= last), axis=1)]
-        found = found[rng.permutation(len(found))[: self._points // 2]]
-        rest = rng.uniform(_BORDER, last, (self._points - len(found), 2))
+        found = found[rng.permutation(len(found))[: self.points // 2]]
+        rest = rng.uniform(_BORDER, last, (self.points - len(found), 2))
         return rng.permutation(np.concatenate((found, rest)))
 
-    def losses(self, network: nn.Module, batch: Batch, stage: Stage) -> dict[str, Tensor]:  # noqa: ARG002
-        assert isinstance(network, SteeredNetwork)
+    def losses(self, network: SteeredNetwork, batch: Batch, stage: Stage) -> dict[str, Tensor]:  # noqa: ARG002
         images, points, faced = (batch[name] for name in ("images", "points", "directions"))
         with torch.no_grad():
             taught = self._teacher.descriptors_at(self._teacher(images), points, faced)
@@ -148,7 +134,8 @@ class PruningRecipe(Recipe):
         return {"loss": 1 - functional.cosine_similarity(found, taught, dim=-1).mean()}
 
     def settings(self) -> dict[str, Any]:
-        return dict(self._settings)
+        sizes = {"fields": self.fields, "hidden": self.hidden}
+        return {"widths": list(self.widths), "residuals": list(self.residuals), **sizes}
 
 
 def pruned(

@@ -27,7 +27,7 @@ import numpy as np
 
 from locate.errors import InputError
 from locate.pixels import apply_homography, resize_points
-from locate.training.data.homographies import render_view
+from locate.training.data.homographies import render_view, window
 from locate.types import Array
 from locate.util.files import atomic_write
 
@@ -264,9 +264,7 @@ def _window(
     side = zoom * size
     place = rng.uniform(0.25, 0.75, 2)  # of the point, as a share of the window
     corner = np.clip(around + 0.5 - place * side, 0, np.maximum(np.array(room) - side, 0))
-    # Edges on edges: image + 0.5 = corner + zoom (crop + 0.5)
-    offset = (0.5 - corner) / zoom - 0.5
-    return np.array([[1 / zoom, 0, offset[0]], [0, 1 / zoom, offset[1]], [0, 0, 1]])
+    return window(corner, zoom)
 
 
 def _size_ratio(points_a: Array, points_b: Array, anchor: int) -> float:

@@ -11,7 +11,9 @@ The idea of training on such pairs: DeTone, Malisiewicz and Rabinovich, "SuperPo
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -24,6 +26,8 @@ from locate.types import Array
 _TRIES = 10  # draws of a pair until its overlap suffices
 _MIN_DEPTH = 0.2  # of the homogeneous coordinate at the corners, relative to the centre
 _GRID = 12  # points along each side that the overlap of a draw is judged by
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -160,18 +164,11 @@ def warped_pair(
     """
     _check(image, size)
     settings = settings or HomographySettings()
-    best, best_overlap = None, -1.0
-    for _ in range(_TRIES):
-        b_from_a = random_homography(rng, size, settings)
-        a_from_image = _random_window(rng, image, size, settings.crop)
-        b_from_image = b_from_a @ a_from_image
-        overlap = _overlap(image, a_from_image, b_from_image, size)
-        if overlap > best_overlap:
-            best, best_overlap = (a_from_image, b_from_image, b_from_a), overlap
-        if overlap >= settings.min_overlap:
-            break
-    assert best is not None
-    a_from_image, b_from_image, b_from_a = best
+    a_from_image, b_from_image, b_from_a = best_of(
+        _draws(image, rng, size, settings),
+        lambda draw: _overlap(image, draw[0], draw[1], size),
+        settings.min_overlap,
+    )
     image_a, valid_a = render_view(image, a_from_image, size)
     image_b, valid_b = render_view(image, b_from_image, size)
     if photometric is not None:
@@ -198,17 +195,52 @@ def random_view(
     """
     _check(image, size)
     settings = settings or HomographySettings()
-    best, best_share = None, -1.0
+    _, view_from_image, _ = best_of(
+        _draws(image, rng, size, settings),
+        lambda draw: _overlap(image, draw[1], draw[1], size),
+        settings.min_overlap,
+    )
+    return render_view(image, view_from_image, size)
+
+
+def best_of(draws: Iterable[T], score: Callable[[T], float], enough: float) -> T:
+    """The first of a few draws that scores `enough`, or else the first of the best."""
+    best, most = None, -math.inf
+    for draw in draws:
+        scored = score(draw)
+        if best is None or scored > most:
+            best, most = draw, scored
+        if scored >= enough:
+            break
+    if best is None:
+        raise InputError("no photo of the training data can be used any more; look at the log")
+    return best
+
+
+def _draws(
+    image: Array, rng: np.random.Generator, size: tuple[int, int], settings: HomographySettings
+) -> Iterable[tuple[Array, Array, Array]]:
+    """a_from_image of an upright window somewhere in the image, b_from_image and b_from_a."""
     for _ in range(_TRIES):
         b_from_a = random_homography(rng, size, settings)
-        view_from_image = b_from_a @ _random_window(rng, image, size, settings.crop)
-        share = _overlap(image, view_from_image, view_from_image, size)
-        if share > best_share:
-            best, best_share = view_from_image, share
-        if share >= settings.min_overlap:
-            break
-    assert best is not None
-    return render_view(image, best, size)
+        room = np.array((image.shape[1], image.shape[0]), np.float64)
+        view = np.asarray(size, np.float64)
+        zoom = float(min(room / view)) * _log_uniform(rng, *settings.crop)
+        corner = rng.uniform(0, 1, 2) * (room - zoom * view)
+        a_from_image = window(corner, zoom)
+        yield a_from_image, b_from_a @ a_from_image, b_from_a
+
+
+def window(corner: Array, zoom: float) -> Array:
+    """view_from_image of an upright window, 3 x 3.
+
+    Args:
+        corner: (x, y) of its top left corner in the image, whose own is (0, 0).
+        zoom: pixels of the image per pixel of the view.
+    """
+    # Edges on edges: image + 0.5 = corner + zoom (view + 0.5)
+    offset = (0.5 - corner) / zoom - 0.5
+    return np.array([[1 / zoom, 0, offset[0]], [0, 1 / zoom, offset[1]], [0, 0, 1]])
 
 
 def _check(image: Array, size: tuple[int, int]) -> None:
@@ -239,19 +271,13 @@ def render_view(image: Array, view_from_image: Array, size: tuple[int, int]) -> 
         image = cv2.resize(image, target, interpolation=cv2.INTER_AREA)
         view_from_image = view_from_image @ _resizing(target, (width, height))
     image_from_view = np.linalg.inv(view_from_image)
-    flags = cv2.WARP_INVERSE_MAP
+    linear, nearest = (cv2.WARP_INVERSE_MAP | how for how in (cv2.INTER_LINEAR, cv2.INTER_NEAREST))
     # Replicated, then masked: mixing in a constant would darken the last row.
     view = cv2.warpPerspective(
-        image,
-        image_from_view,
-        size,
-        flags=flags | cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REPLICATE,
+        image, image_from_view, size, flags=linear, borderMode=cv2.BORDER_REPLICATE
     )
     everywhere = np.full(image.shape[:2], 255, np.uint8)
-    inside = (
-        cv2.warpPerspective(everywhere, image_from_view, size, flags=flags | cv2.INTER_NEAREST) > 0
-    )
+    inside = cv2.warpPerspective(everywhere, image_from_view, size, flags=nearest) > 0
     view[~inside] = 0
     return np.asarray(view), np.asarray(inside)
 
@@ -289,19 +315,6 @@ def _among(valid: Array, points: Array) -> Array:
     return np.asarray(inside & np.logical_and.reduce(corners))
 
 
-def _random_window(
-    rng: np.random.Generator, image: Array, size: tuple[int, int], crop: tuple[float, float]
-) -> Array:
-    """view_from_image of an upright window of the view's shape, somewhere in the image."""
-    room = np.array((image.shape[1], image.shape[0]), np.float64)
-    view = np.asarray(size, np.float64)
-    zoom = float(min(room / view)) * _log_uniform(rng, *crop)  # pixels of the image per pixel
-    corner = rng.uniform(0, 1, 2) * (room - zoom * view)
-    # Edges on edges: image + 0.5 = corner + zoom (view + 0.5)
-    offset = (0.5 - corner) / zoom - 0.5
-    return np.array([[1 / zoom, 0, offset[0]], [0, 1 / zoom, offset[1]], [0, 0, 1]])
-
-
 def _overlap(
     image: Array, a_from_image: Array, b_from_image: Array, size: tuple[int, int]
 ) -> float:
@@ -325,11 +338,7 @@ def _overlap(
 
 def _magnification(view_from_image: Array, size: tuple[int, int]) -> float:
     """Pixels of the view per pixel of the image along a line, the median of five places in the view."""
-    width, height = size
-    places = np.array([(0.5, 0.5), (0.1, 0.1), (0.9, 0.1), (0.1, 0.9), (0.9, 0.9)]) * (
-        width,
-        height,
-    )
+    places = np.array([(0.5, 0.5), (0.1, 0.1), (0.9, 0.1), (0.1, 0.9), (0.9, 0.9)]) * size
     # |det J| = |det H| / w^3 for x -> H x (Hartley and Zisserman, section 2.4, by differentiation)
     image_from_view = np.linalg.inv(view_from_image)
     areas = abs(np.linalg.det(image_from_view)) / _depths(image_from_view, places) ** 3

@@ -445,10 +445,10 @@ def test_the_losses_are_those_of_anchor_positive_and_negative(folder, tmp_path):
 
 def test_a_triple_shows_one_place_twice_and_another_once(recipe, monkeypatch):
     """Images here are the number of their photo."""
-    paths = list(recipe._index)
+    paths = list(recipe._pool.index)
 
     def numbered(path):
-        return np.full((64, 64, 3), recipe._index[path], np.uint8)
+        return np.full((64, 64, 3), recipe._pool.index[path], np.uint8)
 
     monkeypatch.setattr(recipe, "_view", lambda path, _: numbered(path))
     monkeypatch.setattr(recipe, "_views", lambda a, b, _: (numbered(a), numbered(b)))
