@@ -12,7 +12,9 @@ import cv2
 import numpy as np
 
 from locate.extractors.base import ExtractorInfo, no_features, require_positive
-from locate.pixels import fit_size, resize_points
+from locate.extractors.blocks.detection import resize_image
+from locate.extractors.blocks.inference import sizes_of
+from locate.pixels import resize_points
 from locate.types import Array, Extraction, Features
 
 # OpenCV doubles the image before it looks and forgets half a pixel of the doubled one on the way back:
@@ -58,16 +60,11 @@ class Sift:
         *,
         local: bool = True,  # noqa: ARG002  there is nothing else to give
     ) -> Extraction:
-        height, width = pixels.shape[:2]
-        size = size or (width, height)
-        grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-        target = fit_size((width, height), self.max_side)
-        if target != (width, height):
-            grey = cv2.resize(grey, target, interpolation=cv2.INTER_AREA)
+        size, target = sizes_of(pixels, size, self.max_side)
+        grey = resize_image(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), target)
         # A detector of its own for each call: cv2.SIFT keeps no promise about threads.
         detector = cv2.SIFT.create(
-            nfeatures=self._max_keypoints,
-            contrastThreshold=self._contrast_threshold,
+            nfeatures=self._max_keypoints, contrastThreshold=self._contrast_threshold
         )
         found, descriptors = detector.detectAndCompute(grey, None)
         if descriptors is None or len(found) == 0:

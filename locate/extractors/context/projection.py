@@ -57,14 +57,9 @@ def fit_context(a: Tensor, b: Tensor, dim: int, ridge: float) -> tuple[Tensor, T
 
     Args:
         a, b: M x K, what is seen at the two ends of each match.
-        dim: C.
-        ridge: added to the eigenvalues of the differences, as a share of their mean.
 
     Returns:
         mean K and projection C x K, float64.
-
-    Raises:
-        InputError: fewer matches than dimensions.
     """
     if len(a) <= dim:
         raise InputError(f"{len(a)} matches are too few for a context of {dim} numbers")

@@ -8,19 +8,15 @@ between quarter turns too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from locate.extractors.blocks.grids import Grid, sample
-from locate.extractors.steered.equivariant import (
-    TURNS,
-    FieldNorm,
-    GroupConv,
-    steered,
-)
+from locate.extractors.steered.equivariant import TURNS, FieldNorm, GroupConv, steered
 
 SYSTEM = "steered"
 MULTIPLE = 32  # the sides of an image must be multiples of it
@@ -141,6 +137,11 @@ class SteeredNetwork(nn.Module):
         """B x N x 9 x F x 4 at B x N x 9 x 2 places in cells."""
         found = sample(maps, places.flatten(1, 2))
         return found.view(*places.shape[:3], self.fields, TURNS)
+
+
+def build(settings: Mapping[str, Any]) -> SteeredNetwork:
+    """The network of a weights file's settings."""
+    return SteeredNetwork(**settings)
 
 
 def _double(x: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from locate.errors import InputError
 from locate.extractors.steered.corners import corners
 from locate.extractors.steered.equivariant import FieldNorm, GroupConv
 from locate.extractors.steered.fusion import fused
-from locate.extractors.steered.network import SYSTEM, Residual, SteeredNetwork
+from locate.extractors.steered.network import SYSTEM, Residual, SteeredNetwork, build
 from locate.extractors.steered.orientation import orientations
 from locate.extractors.weights import load_network
 from locate.training.data.homographies import HomographySettings, random_view
@@ -76,9 +76,7 @@ class PruningRecipe(Recipe[SteeredNetwork]):
             raise InputError(
                 "a narrow network learns from a wide one: name its weights by --set wide_weights=FILE"
             )
-        self._wide, _, digest = load_network(
-            self.wide_weights, SYSTEM, lambda settings: SteeredNetwork(**settings)
-        )
+        self._wide, _, digest = load_network(self.wide_weights, SYSTEM, build)
         self._teacher = fused(self._wide)
         self._pool = PhotoPool.scan(data)
         self.data_words = (
