@@ -79,10 +79,9 @@ class WarpedPair:
     """Two views of one photo.
 
     Attributes:
-        image_a, image_b: H x W x 3 uint8, RGB, the same size; black (before any photometric noise)
-            where the photo has ended.
-        b_from_a: 3 x 3 float64, pixels of a -> pixels of b; the homogeneous coordinate is positive
-            wherever a can be seen from b.
+        image_a, image_b: H x W x 3 uint8, RGB; black (before any photometric noise) where the photo has
+            ended.
+        b_from_a: 3 x 3 float64; the homogeneous coordinate is positive wherever a can be seen from b.
         valid_a, valid_b: H x W bool, the pixel shows something of the photo.
     """
 
@@ -131,11 +130,9 @@ def _draw(
     turn = math.radians(rng.uniform(-limit, limit))
     scale = _log_uniform(rng, *settings.scale)
     stretch = _log_uniform(rng, 1.0, settings.anisotropy) ** 0.5
-    along = rng.uniform(0, math.pi)
+    axes = _rotation(rng.uniform(0, math.pi))
     tilt = rng.uniform(-most_tilt, most_tilt, 2)
     shift = rng.uniform(-settings.translation, settings.translation, 2) * size
-
-    axes = _rotation(along)
     affine = np.eye(3)
     affine[:2, :2] = scale * _rotation(turn) @ axes @ np.diag((stretch, 1 / stretch)) @ axes.T
     affine[:2, 2] = shift
@@ -152,13 +149,10 @@ def warped_pair(
     settings: HomographySettings | None = None,
     photometric: PhotometricSettings | None = None,
 ) -> WarpedPair:
-    """Two random views of a photo.
-
-    View a is an upright window; b sees it through `random_homography`.
+    """Two random views of a photo H x W x 3 uint8: a is an upright window; b sees it through
+    `random_homography`.
 
     Args:
-        image: H x W x 3 uint8, RGB, of any size.
-        rng: all randomness comes from here.
         size: (width, height) of both views in pixels.
         photometric: light and noise, drawn for each view on its own; None for none.
     """
@@ -183,12 +177,8 @@ def random_view(
     size: tuple[int, int],
     settings: HomographySettings | None = None,
 ) -> tuple[Array, Array]:
-    """One random view of a photo: an upright window seen through `random_homography`.
-
-    Args:
-        image: H x W x 3 uint8, RGB, of any size.
-        size: (width, height) of the view in pixels.
-        settings: `min_overlap` is how much of the view must show the photo, if a few draws reach it.
+    """One random view of a photo H x W x 3 uint8: an upright window seen through `random_homography`.
+    `min_overlap` is how much of it must show the photo, if a few draws reach it.
 
     Returns:
         The view, H x W x 3 uint8, black where the photo has ended; H x W bool, where it has not.
@@ -251,15 +241,9 @@ def _check(image: Array, size: tuple[int, int]) -> None:
 
 
 def render_view(image: Array, view_from_image: Array, size: tuple[int, int]) -> tuple[Array, Array]:
-    """What a view of `size` (width, height) sees of an image.
-
-    Bilinear. Where the view shrinks the image, the image is first averaged down by area to the
+    """What a view of `size` (width, height) sees of an image H x W x 3 uint8; no horizon may run through
+    it. Bilinear. Where the view shrinks the image, the image is first averaged down by area to the
     resolution that the view has in the middle of what it sees.
-
-    Args:
-        image: H x W x 3 uint8.
-        view_from_image: 3 x 3, pixels of the image -> pixels of the view. No horizon may run
-            through the view.
 
     Returns:
         The view, H x W x 3 uint8, black outside of the image; H x W bool, inside.
@@ -283,15 +267,9 @@ def render_view(image: Array, view_from_image: Array, size: tuple[int, int]) -> 
 
 
 def visible_grid(pair: WarpedPair, stride: int) -> tuple[Array, Array]:
-    """Which cells of a's map of this stride are seen in b, and where.
-
-    Args:
-        stride: pixels of the image per cell; the centre of cell x lies at (x + 0.5) stride - 0.5.
-
-    Returns:
-        cells_a, M x 2 int64 (x, y), row by row; points_b, M x 2 float32, their centres in pixels of b.
-        Both the centre and its image lie among valid pixels.
-    """
+    """Which cells of a's map of this stride are seen in b, M x 2 int64 (x, y), row by row, and where,
+    M x 2 float32, their centres in pixels of b. Both the centre and its image lie among valid pixels;
+    that of cell x lies at (x + 0.5) stride - 0.5."""
     height, width = pair.valid_a.shape
     if not 1 <= stride <= min(height, width):
         raise InputError(f"a stride must be 1 to {min(height, width)} here, got {stride}")
@@ -319,8 +297,7 @@ def _overlap(
     image: Array, a_from_image: Array, b_from_image: Array, size: tuple[int, int]
 ) -> float:
     """Share of a view's area that the other sees too, the mean of both views, on a grid of points."""
-    room = (image.shape[1] - 0.5, image.shape[0] - 0.5)
-    limit = (size[0] - 0.5, size[1] - 0.5)
+    room, limit = np.array((image.shape[1::-1], size)) - 0.5
     steps = (np.arange(_GRID) + 0.5) / _GRID
     grid = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2) * size - 0.5
     shares = []
@@ -328,11 +305,10 @@ def _overlap(
         image_from_here = np.linalg.inv(here)
         in_image = apply_homography(image_from_here, grid)
         in_there = apply_homography(there, in_image)
-        ahead = _depths(there @ image_from_here, grid) > 0
-        seen = [
-            np.all((p > -0.5) & (p < m), axis=1) for p, m in ((in_image, room), (in_there, limit))
-        ]
-        shares.append(np.mean(ahead & seen[0] & seen[1]))
+        seen = _depths(there @ image_from_here, grid) > 0
+        for points, most in ((in_image, room), (in_there, limit)):
+            seen &= np.all((points > -0.5) & (points < most), axis=1)
+        shares.append(np.mean(seen))
     return float(np.mean(shares))
 
 

@@ -36,20 +36,16 @@ class PhotoPool:
 
     Args:
         paths: the photo files; a photo's index is its place here.
-        root: the folder that names are relative to; None takes the bare file names.
+        root: the folder that names are relative to; None for the bare file names.
         held_out: share of the photos, 0 to below 1, that training never sees. Whether a photo is one
             of them follows from its name alone, so it does not change when photos are added. None
             for 0.05, and more of a few photos, so that at least one is.
         cache_bytes: how much memory decoded photos may take.
 
     Attributes:
-        paths: as given.
-        index: path -> its place among them.
+        index: by path.
         names: relative to `root`, with forward slashes.
         train, held_out: indices, int64, ascending; together all photos.
-
-    Raises:
-        InputError: no photo, a share outside of [0, 1), a path that is not below `root`.
     """
 
     def __init__(
@@ -83,11 +79,7 @@ class PhotoPool:
     def scan(
         cls, folder: Path | str, held_out: float | None = 0.05, cache_bytes: int = CACHE_BYTES
     ) -> PhotoPool:
-        """Every photo below `folder`, in the order of names; hidden files are left out.
-
-        Raises:
-            InputError: the folder does not exist or holds no photo.
-        """
+        """Every photo below `folder`, in the order of names; hidden files are left out."""
         folder = Path(folder)
         paths = tuple(photos_in(folder).values())
         if not paths:
@@ -98,13 +90,8 @@ class PhotoPool:
         return len(self.paths)
 
     def pick(self, rng: np.random.Generator, which: Split = "train") -> int:
-        """The index of a random photo that can be decoded.
-
-        A file that cannot is logged once, with the cure, and another is drawn.
-
-        Raises:
-            InputError: there is no such photo.
-        """
+        """The index of a random photo that can be decoded; `InputError` if there is none. A file that
+        cannot is logged once, with the cure, and another is drawn."""
         side = {"train": self.train, "held_out": self.held_out}.get(which)
         if side is None:
             raise InputError(f"photos are drawn from 'train' or 'held_out', not {which!r}")
@@ -138,14 +125,9 @@ class PhotoPool:
         return self._readable[index]
 
     def read(self, index: int, long_side: int) -> Array:
-        """The photo, shrunk (never enlarged) to at most `long_side` pixels along its long side.
-
-        Returns:
-            H x W x 3 uint8, RGB; read-only, since it stays in the cache.
-
-        Raises:
-            ImageError: the file cannot be decoded; it is not `usable` from now on.
-        """
+        """The photo, H x W x 3 uint8, shrunk (never enlarged) to at most `long_side` pixels along its
+        long side; read-only, since it stays in the cache. `ImageError` if the file cannot be decoded;
+        it is not `usable` from now on."""
         if long_side < 1:
             raise InputError(f"the long side must be at least 1 pixel, got {long_side}")
         key = (int(index), long_side)
