@@ -45,7 +45,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Moment:
+class TrainEvent:
     """Where the training is; shown after every step and every held-out pass.
 
     Attributes:

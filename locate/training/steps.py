@@ -28,7 +28,7 @@ class Step:
     """Attributes:
     losses: by name, the mean over the step's batches.
     gradient: its norm before clipping; if it is not finite, nothing was learned.
-    images: in the batches.
+    images: B x 3 x H x W, in the batches.
     """
 
     losses: dict[str, float]
@@ -39,16 +39,11 @@ class Step:
 def make_optimiser(
     parameters: Iterable[nn.Parameter | dict[str, Any]], stage: Stage
 ) -> tuple[Optimizer, list[float]]:
-    """The stage's optimiser over `parameters`, and the highest learning rate of each group.
-
-    Raises:
-        InputError: there is nothing to train.
-    """
+    """The stage's optimiser over `parameters`, and the highest learning rate of each group."""
     given = list(parameters)
     alone = [item for item in given if not isinstance(item, dict)]
-    groups = [item for item in given if isinstance(item, dict)]
-    if alone:
-        groups.insert(0, {"params": alone})
+    groups = [{"params": alone}] if alone else []
+    groups += [item for item in given if isinstance(item, dict)]
     if not groups:
         raise InputError(f"stage {stage.name} has no parameters to train")
     lr, decay = stage.learning_rate, stage.weight_decay
@@ -68,15 +63,13 @@ def take_step(
     batches: Iterable[Batch],
     numbers: tuple[int, ...],
 ) -> Step:
-    """Average the gradients of `batches` (as many as the stage accumulates), clip, move.
+    """Average the gradients of `batches` (as many as the stage accumulates), clip, move. Nothing is
+    moved if a loss is not finite, which is a `TrainingError`.
 
     Args:
         numbers: (seed, index of the stage, step).
-
-    Raises:
-        TrainingError: a loss is not finite; nothing was moved.
     """
-    device = device_of(network)
+    device = next(network.parameters()).device
     optimiser.zero_grad(set_to_none=True)
     sums: dict[str, float] = {}
     images = 0
@@ -96,7 +89,11 @@ def take_step(
             (losses["loss"] / stage.accumulate).backward()  # type: ignore[no-untyped-call]
         for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + value / stage.accumulate
-        images += _images_in(batch)
+        images += sum(
+            len(value)
+            for value in batch.values()
+            if isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] == 3
+        )
     moved = [p for group in optimiser.param_groups for p in group["params"]]
     gradient = float(nn.utils.clip_grad_norm_(moved, stage.clip))
     if math.isfinite(gradient):
@@ -112,17 +109,12 @@ def stepwise(
     step: int,
     threads: int,
 ) -> Generator[Iterable[Batch], None, None]:
-    """The batches of step `step` and of all after it, each after the recipe's `refresh`. Endless: close
-    it to end the threads.
-
-    Args:
-        numbers: (seed, index of the stage).
-    """
+    """The batches of step `step` and of all after it, each after the recipe's `refresh`; `numbers` are
+    (seed, index of the stage). Endless: close it to end the threads."""
     every = recipe.refresh_every(stage)
 
     def make(number: int) -> Batch:
-        rng = generator(*numbers, *divmod(number, stage.accumulate))
-        return recipe.batch(stage, rng)
+        return recipe.batch(stage, generator(*numbers, *divmod(number, stage.accumulate)))
 
     while True:
         end = step - step % every + every if every else sys.maxsize // stage.accumulate
@@ -160,7 +152,7 @@ def held_out_losses(
     recipe: Recipe[Any], network: nn.Module, stage: Stage, batches: Sequence[Batch]
 ) -> dict[str, float]:
     """The mean of every loss over `batches`, the network in evaluation mode and then as it was."""
-    device = device_of(network)
+    device = next(network.parameters()).device
     sums: dict[str, float] = {}
     with _same_modes(network), torch.no_grad():
         network.eval()
@@ -213,11 +205,6 @@ def trial(
     return paces
 
 
-def device_of(network: nn.Module) -> torch.device:
-    """Where its first parameter lies."""
-    return next(network.parameters()).device
-
-
 def autocast(device: torch.device) -> AbstractContextManager[Any]:
     """bfloat16 on CUDA, nothing elsewhere."""
     if device.type != "cuda":
@@ -234,9 +221,3 @@ def _same_modes(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _images_in(batch: Batch) -> int:
-    """How many B x 3 x H x W images there are among the batch's tensors."""
-    tensors = (value for value in batch.values() if isinstance(value, Tensor))
-    return sum(len(value) for value in tensors if value.ndim == 4 and value.shape[1] == 3)
