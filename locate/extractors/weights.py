@@ -33,11 +33,9 @@ class Record:
         system: name of the extractor that they are for, as in the registry.
         settings: what its network was built with ("backbone", dimensions, ...), JSON-able.
         data: what they were trained on, in words.
-        command: that trained them.
+        command: that trained them, for so many `seconds`.
         commit: of this repository, or "" if it is not known.
-        seconds: of training.
         scores: measured ones, by name.
-        licence: of the weights.
     """
 
     system: str
@@ -56,11 +54,8 @@ class Record:
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], record: Record) -> str:
-    """Write `tensors` and their record; the old file stays until the new one is complete.
-
-    Returns:
-        The sha256 of the file.
-    """
+    """Write `tensors` and their record; the old file stays until the new one is complete. The sha256 of
+    the file."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = save(plain, metadata={_KEY: record.to_json()})
     path.parent.mkdir(parents=True, exist_ok=True)
