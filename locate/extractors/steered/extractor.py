@@ -128,7 +128,7 @@ class Steered:
 
     def _describe(self, grey: Array, points: Array, ways: Sequence[bool]) -> Array:
         """W x N x 128 float32 at N x 2 points in pixels of the image, H x W uint8."""
-        maps = self._network.see(to_input(grey, self.device, MULTIPLE))
+        maps = self._network.grey_maps(to_input(grey, self.device, MULTIPLE))
         places = torch.from_numpy(points).to(self.device, torch.float32)[None]
         found = []
         for upright in ways:

@@ -163,64 +163,59 @@ def pruned(
         )
     narrow = SteeredNetwork(widths, fields, residuals, hidden)
     with torch.no_grad():
-        _Pruning(wide, narrow).run()
+        _copy_strongest(wide, narrow)
     return narrow
 
 
-class _Pruning:
-    """Copies what is kept; `kept` are fields of what is between two layers."""
+def _copy_strongest(wide: Any, narrow: Any) -> None:  # torch does not tell the types of parts
+    """Copy what is kept, layer by layer; `kept` are fields of what is between two."""
+    names = ("to4", "to8", "to16", "to32")
+    stages = [(getattr(wide, name), getattr(narrow, name)) for name in names]
+    first = _strongest(narrow.widths[0], wide.stem[1][0])
+    _copy_block(wide.stem[0], narrow.stem[0], None, first)
+    kept = _strongest(narrow.widths[0], wide.to4[0][0])
+    _copy_block(wide.stem[1], narrow.stem[1], first, kept)
+    outputs = []
+    for number, (a, b) in enumerate(stages):
+        readers = [wide.lateral[number]]
+        if number + 1 < len(stages):
+            readers.append(stages[number + 1][0][0][0])
+        after = _strongest(narrow.widths[number + 1], *readers)
+        _copy_block(a[0], b[0], kept, after)
+        for one, other in zip(a[1:], b[1:], strict=False):
+            _copy_residual(one, other, after)
+        kept = after
+        outputs.append(after)
+    at8 = _strongest(narrow.fields, wide.join[0][0])
+    at4 = _strongest(narrow.fields, wide.join[1][0])
+    first_layer = wide.describe[0].weight
+    read = first_layer.view(len(first_layer), -1, wide.fields).square().sum(dim=(0, 1))
+    last = _largest(read, narrow.fields)
+    for number, after in enumerate((at4, at8, at8, at8)):
+        _copy(wide.lateral[number], narrow.lateral[number], outputs[number], after)
+    _copy_block(wide.join[0], narrow.join[0], at8, at4)
+    _copy_block(wide.join[1], narrow.join[1], at4, last)
+    second = wide.describe[2]
+    inner = _largest(second.weight.square().sum(dim=0), narrow.hidden)
+    seen = first_layer.view(len(first_layer), -1, wide.fields)[inner][..., last]
+    narrow.describe[0].weight.copy_(seen.flatten(1))
+    narrow.describe[0].bias.copy_(wide.describe[0].bias[inner])
+    narrow.describe[2].weight.copy_(second.weight[:, inner])
+    narrow.describe[2].bias.copy_(second.bias)
 
-    def __init__(self, wide: SteeredNetwork, narrow: SteeredNetwork) -> None:
-        self._wide: Any = wide  # torch does not tell the types of parts
-        self._narrow: Any = narrow
 
-    def run(self) -> None:
-        wide, narrow = self._wide, self._narrow
-        stages = [(wide.to4, narrow.to4), (wide.to8, narrow.to8)]
-        stages += [(wide.to16, narrow.to16), (wide.to32, narrow.to32)]
-        first = _strongest(narrow.widths[0], wide.stem[1][0])
-        self._block(wide.stem[0], narrow.stem[0], None, first)
-        kept = _strongest(narrow.widths[0], wide.to4[0][0])
-        self._block(wide.stem[1], narrow.stem[1], first, kept)
-        outputs = []
-        for number, (a, b) in enumerate(stages):
-            readers = [wide.lateral[number]]
-            if number + 1 < len(stages):
-                readers.append(stages[number + 1][0][0][0])
-            after = _strongest(narrow.widths[number + 1], *readers)
-            self._block(a[0], b[0], kept, after)
-            for one, other in zip(a[1:], b[1:], strict=False):
-                self._residual(one, other, after)
-            kept = after
-            outputs.append(after)
-        at8 = _strongest(narrow.fields, wide.join[0][0])
-        at4 = _strongest(narrow.fields, wide.join[1][0])
-        first_layer = wide.describe[0].weight
-        read = first_layer.view(len(first_layer), -1, wide.fields).square().sum(dim=(0, 1))
-        last = _largest(read, narrow.fields)
-        for number, after in enumerate((at4, at8, at8, at8)):
-            _copy(wide.lateral[number], narrow.lateral[number], outputs[number], after)
-        self._block(wide.join[0], narrow.join[0], at8, at4)
-        self._block(wide.join[1], narrow.join[1], at4, last)
-        second = wide.describe[2]
-        inner = _largest(second.weight.square().sum(dim=0), narrow.hidden)
-        seen = first_layer.view(len(first_layer), -1, wide.fields)[inner][..., last]
-        narrow.describe[0].weight.copy_(seen.flatten(1))
-        narrow.describe[0].bias.copy_(wide.describe[0].bias[inner])
-        narrow.describe[2].weight.copy_(second.weight[:, inner])
-        narrow.describe[2].bias.copy_(second.bias)
+def _copy_block(
+    wide: nn.Sequential, narrow: nn.Sequential, inputs: Tensor | None, outputs: Tensor
+) -> None:
+    _copy(wide[0], narrow[0], inputs, outputs)
+    _copy_norm(wide[1], narrow[1], outputs)
 
-    def _block(
-        self, wide: nn.Sequential, narrow: nn.Sequential, inputs: Tensor | None, outputs: Tensor
-    ) -> None:
-        _copy(wide[0], narrow[0], inputs, outputs)
-        _copy_norm(wide[1], narrow[1], outputs)
 
-    def _residual(self, wide: Residual, narrow: Residual, fields: Tensor) -> None:
-        inner = _strongest(len(fields), wide.second)
-        self._block(wide.first, narrow.first, fields, inner)
-        _copy(wide.second, narrow.second, inner, fields)
-        _copy_norm(wide.norm, narrow.norm, fields)
+def _copy_residual(wide: Residual, narrow: Residual, fields: Tensor) -> None:
+    inner = _strongest(len(fields), wide.second)
+    _copy_block(wide.first, narrow.first, fields, inner)
+    _copy(wide.second, narrow.second, inner, fields)
+    _copy_norm(wide.norm, narrow.norm, fields)
 
 
 def _strongest(count: int, *readers: nn.Module) -> Tensor:
