@@ -94,12 +94,8 @@ class BackboneMaps:
     def sample_context(
         self, maps: Mapping[str, Tensor], points: Array, projection: Tensor | None = None
     ) -> Tensor:
-        """N x K: the maps at N x 2 points in pixels of the image that they are of.
-
-        Args:
-            projection: C x K; N x C then. Cells are projected, not points: both are linear, and of
-                cells there are fewer.
-        """
+        """N x K: the maps at N x 2 points in pixels of the image that they are of; with a projection
+        C x K, N x C. Cells are projected, not points: both are linear, and of cells there are fewer."""
         places = torch.from_numpy(points).to(self.device, torch.float32)[None]
         cells = [(self._network.grid(tap), maps[tap]) for tap in self.taps]
         if projection is not None:
@@ -114,13 +110,14 @@ class BackboneMaps:
 
 
 class Context:
-    """Args:
-    steered: gives the keypoints and their own descriptors.
-    deep: gives the context and the global descriptor.
-    projection: joins them.
-    upright: judges whether a photo is the right way up.
-    weights_hash: of everything that was learned.
-    shares: of a cosine that are the context's, in turned photos and in upright ones.
+    """Keypoints and their own descriptors are `steered`'s, the context and the global descriptor
+    `deep`'s.
+
+    Args:
+        projection: joins them.
+        upright: judges whether a photo is the right way up.
+        weights_hash: of everything that was learned.
+        shares: of a cosine that are the context's, in turned photos and in upright ones.
     """
 
     settings_of = Steered  # those that `from_pretrained` takes besides its own
@@ -216,9 +213,8 @@ class Context:
         seen = self._deep.sample_context(maps, places, self._projection.context)
         turned, upright = self._shares
         share = turned + (upright - turned) * weight
-        joined = self._projection.descriptors(
-            own[0], own[1] if weight else None, seen, weight, share
-        )
+        still = own[1] if weight else None
+        joined = self._projection.descriptors(own[0], still, seen, weight, share)
         return replace(found[0], descriptors=joined.float().cpu().numpy())
 
 

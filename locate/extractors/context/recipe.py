@@ -123,7 +123,6 @@ class ContextRecipe(Recipe[nn.Module]):
         return network.parameters()
 
     def batch(self, stage: Stage, rng: np.random.Generator, *, held_out: bool = False) -> Batch:  # noqa: ARG002
-        """Nothing."""
         return {}
 
     def losses(self, network: nn.Module, batch: Batch, stage: Stage) -> dict[str, Tensor]:  # noqa: ARG002
@@ -174,12 +173,7 @@ class ContextRecipe(Recipe[nn.Module]):
 
 
 class _Weights(nn.Module):
-    """What `Context` reads, by name.
-
-    Args:
-        own: T and U of `Projection`.
-        context: C.
-    """
+    """What `Context` reads, by name; T = U = `own` and C = `context` of `Projection`."""
 
     def __init__(self, own: int, context: int) -> None:
         super().__init__()
@@ -203,19 +197,16 @@ def matched_spots(
 ) -> tuple[Tensor, Tensor]:
     """M x K each: what the deep network sees at both ends of matches of two photos."""
     chosen = rng.permutation(len(pair.points_a))[:most]
-    return (
-        _seen_at(deep, pair.image_a, pair.points_a[chosen]),
-        _seen_at(deep, pair.image_b, pair.points_b[chosen]),
-    )
+    a = _context_at(deep, pair.image_a, pair.points_a[chosen])
+    return a, _context_at(deep, pair.image_b, pair.points_b[chosen])
 
 
-def _seen_at(deep: BackboneMaps, path: Path, points: Array) -> Tensor:
+def _context_at(deep: BackboneMaps, path: Path, points: Array) -> Tensor:
     """At points in pixels of the original photo."""
     photo = read_photo(path, min_long_side=_SIDE)
     maps, small = deep.feature_maps(photo.pixels)
-    return deep.sample_context(
-        maps, resize_points(points.astype(np.float64), photo.info.size, small)
-    )
+    places = resize_points(points.astype(np.float64), photo.info.size, small)
+    return deep.sample_context(maps, places)
 
 
 def own_descriptors(steered: Steered, path: Path, most: int) -> tuple[Tensor, Tensor]:
@@ -238,15 +229,11 @@ def turned_views(
     near = rng.normal(0, 0.1, 2)
     angles = (near[0], near[1] + rng.integers(4) * math.pi / 2, rng.uniform(-math.pi, math.pi))
     views = [turned(pixels, angle, rng) for angle in angles]
+    seen = [deep.feature_maps(view) for view in views]
     return (
-        [_layout(deep, view) for view in views],
+        [deep.layout(deep.global_vector(maps, size), maps, size) for maps, size in seen],
         [abs(math.remainder(angle, 2 * math.pi)) < TURN for angle in angles],
     )
-
-
-def _layout(deep: BackboneMaps, view: Array) -> Tensor:
-    maps, size = deep.feature_maps(view)
-    return deep.layout(deep.global_vector(maps, size), maps, size)
 
 
 def turned(pixels: Array, angle: float, rng: np.random.Generator) -> Array:

@@ -118,20 +118,16 @@ class DelfRecipe(Recipe[TrainingNetwork]):
         chosen = singles[:: max(1, -(-len(singles) // self.singles))]
         files = [*(p for photos in scenes.values() for p in photos), *chosen]
         self._pool = PhotoPool(files, data, held_out=0.1)
-        label_of = {p: i for i, photos in enumerate(scenes.values()) for p in photos}
         aside = set(self._pool.held_out.tolist())
-        self._train: list[list[int]] = [[] for _ in range(len(scenes) + len(chosen))]
-        self._aside: list[list[int]] = [[] for _ in scenes]
-        for i, path in enumerate(files):
-            label = label_of.get(path)
-            if label is None:  # a single photo held out would be a class nobody learned
-                self._train[len(scenes) + i - len(label_of)].append(i)
-            else:
-                (self._aside if i in aside else self._train)[label].append(i)
+        of_scenes = [[self._pool.index[path] for path in photos] for photos in scenes.values()]
+        self._aside = [[i for i in group if i in aside] for group in of_scenes]
+        self._train = [[i for i in group if i not in aside] for group in of_scenes]
+        # A single photo held out would be a class nobody learned.
+        self._train += [[self._pool.index[path]] for path in chosen]
         self._scenes = len(scenes)
         self.data_words = (
-            f"{len(label_of)} photos of {len(scenes)} scenes and {len(chosen)} single photos in "
-            f"{data.name}"
+            f"{sum(map(len, of_scenes))} photos of {len(scenes)} scenes and {len(chosen)} single photos "
+            f"in {data.name}"
         )
 
     def network(self) -> TrainingNetwork:
@@ -170,9 +166,8 @@ class DelfRecipe(Recipe[TrainingNetwork]):
         crops: list[Array] = []
         labels: list[int] = []
         while len(crops) < count:
-            scene = self._scenes and (
-                held_out or len(labels) % every == 0 or self._scenes == len(groups)
-            )
+            turn = held_out or len(labels) % every == 0 or self._scenes == len(groups)
+            scene = self._scenes and turn
             low, high = (0, self._scenes) if scene else (self._scenes, len(groups))
             label = int(rng.integers(low, high))
             if not groups[label] and any(groups[low:high]):
@@ -210,10 +205,7 @@ class DelfRecipe(Recipe[TrainingNetwork]):
     def _keep_views(self, delf: DelfNetwork, last: int) -> tuple[Tensor, Tensor]:
         """Of the views of all blocks up to `last` that are kept some cells, N x C x n x 1 float16, and
         their classes."""
-        numbers = self._numbers(last)
-        self._blocks = {
-            number: self._blocks.get(number) or self._block(delf, number) for number in numbers
-        }
+        self._blocks = {n: self._blocks.get(n) or self._block(delf, n) for n in self._numbers(last)}
         cells, labels = zip(*self._blocks.values(), strict=True)
         self._kept, self._last = (torch.cat(cells), torch.cat(labels)), last
         return self._kept
@@ -226,7 +218,7 @@ class DelfRecipe(Recipe[TrainingNetwork]):
         rng = generator(_SEED, number)
         kept: list[Tensor] = []
         known: list[Tensor] = []
-        while sum(len(labels) for labels in known) < _VIEWS:
+        while sum(map(len, known)) < _VIEWS:
             images, labels = self._draw(rng, 20, False, _SCENE_EVERY)
             images = images.to(delf.mean.device)
             cells = _shrunk_features(delf, images, self._some_side(rng)).flatten(2)

@@ -8,7 +8,7 @@ photo, at corners as well, since these are what it will be asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -265,17 +265,17 @@ class SteeredRecipe(Recipe[SteeredNetwork]):
 
     def losses(self, network: SteeredNetwork, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         maps = network(batch["images"])
-        with torch.autocast(maps.device.type, enabled=False):  # cosines need the digits
-            return self._losses(network, maps.float(), batch, stage)
-
-    def _losses(
-        self, network: SteeredNetwork, maps: Tensor, batch: Batch, stage: Stage
-    ) -> dict[str, Tensor]:
         upright = batch["upright"]
         points = batch["points"] + _JITTER * torch.randn_like(batch["points"])
-        told = network.descriptors_at(maps, points, upright)
-        turned = network.descriptors_at(maps, points, self._turned(upright))
-        found = network.descriptors_at(maps, points, batch["directions"])
+        faced = (upright, self._rotated(upright), batch["directions"])
+        with torch.autocast(maps.device.type, enabled=False):  # cosines need the digits
+            seen = [network.descriptors_at(maps.float(), points, one) for one in faced]
+            return self._losses(seen, points, batch, stage)
+
+    def _losses(
+        self, seen: Sequence[Tensor], points: Tensor, batch: Batch, stage: Stage
+    ) -> dict[str, Tensor]:
+        told, rotated, found = seen
         counts = torch.tensor(batch["counts"]).repeat_interleave(2)
         mine = (torch.arange(points.shape[1]) < counts[:, None]).to(points.device)
         taught = batch["descriptors"]
@@ -283,8 +283,8 @@ class SteeredRecipe(Recipe[SteeredNetwork]):
         a, b = mine[0::2], mine[1::2]
         apart = _apart(points, mine)
         parts = {"teacher": losses.mean(1 - agreement)}
-        for name, seen in (("contrast", turned), ("untold", found)):
-            parts[name] = losses.contrastive_loss(seen[0::2][a], seen[1::2][b], _TEMPERATURE, apart)
+        for name, one in (("contrast", rotated), ("untold", found)):
+            parts[name] = losses.contrastive_loss(one[0::2][a], one[1::2][b], _TEMPERATURE, apart)
         total = sum(weight * parts[name] for name, weight in _WEIGHTS[stage.name].items())
         with torch.no_grad():
             right = (found[0::2][a] @ found[1::2][b].T).argmax(dim=1)
@@ -292,7 +292,7 @@ class SteeredRecipe(Recipe[SteeredNetwork]):
         assert isinstance(total, Tensor)
         return {"loss": total, **parts}
 
-    def _turned(self, upright: Tensor) -> Tensor:
+    def _rotated(self, upright: Tensor) -> Tensor:
         """Directions that are turned against those given, all of a pair alike, by any angle: what is to
         be found untold will be asked for in any."""
         angles = 2 * torch.pi * torch.rand(self.pairs, 1, device=upright.device)

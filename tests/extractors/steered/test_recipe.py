@@ -204,7 +204,7 @@ def test_frames_of_a_pair_are_turned_alike_and_by_any_angle(recipe):
     given = torch.nn.functional.normalize(torch.randn(8, 48, 2), dim=-1)
     angles = []
     for _ in range(50):
-        turned = torch.view_as_complex(recipe._turned(given).contiguous())
+        turned = torch.view_as_complex(recipe._rotated(given).contiguous())
         turn = torch.angle(turned / torch.view_as_complex(given))
         assert (turned.abs() - 1).abs().max() < 1e-5
         alike = torch.polar(torch.ones_like(turn), turn)
