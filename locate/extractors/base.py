@@ -25,38 +25,30 @@ _LATER = ("parts", *_JUDGED)  # what infos did not have from the beginning
 
 @dataclass(frozen=True)
 class ExtractorInfo:
-    """Who an extractor is; what a database remembers of it.
+    """Who an extractor is; what a database remembers of it."""
 
-    Attributes:
-        name: as in the registry.
-        weights: sha256 of the weights file, or None for an extractor without any.
-        settings: everything that changes its output, as JSON-able values.
-        global_dim: length of the global descriptor; 0 if it has none.
-        local_dim: length of a local descriptor; 0 if it has none.
-        rotation_invariant: local descriptors hardly change when the image is turned in its plane.
-        ratio: of Lowe's test, by which right matches of these descriptors are best told from wrong ones;
-            None where that of each stage, which was chosen for RootSIFT, does.
-        query_ratio: the same in queries, where a match has to be a proof; None if it is `ratio`.
-        parts: lengths of the parts that a local descriptor is made of; empty where it is one.
-        query_shares: of a cosine, which each part has in queries
-            (`locate.matching.descriptors.weighted`); empty if as they are stored.
-        verification: by which model of the camera's motion matches prove a place, of
-            `locate.types.MODELS`.
-        max_error: how far they may be from it, in pixels of what the extractor looks at.
-    """
-
-    name: str
-    weights: str | None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    global_dim: int = 0
-    local_dim: int = 0
-    rotation_invariant: bool = False
+    name: str  # as in the registry
+    weights: str | None  # sha256 of the weights file; None without any
+    settings: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # all that changes its output, JSON-able
+    global_dim: int = 0  # length of the global descriptor; 0 if it has none
+    local_dim: int = 0  # length of a local descriptor; 0 if it has none
+    rotation_invariant: bool = False  # local descriptors hardly change when the image is rotated
+    # Of Lowe's test, by which right matches of these descriptors are best told from wrong ones; None
+    # where that of each stage, which was chosen for RootSIFT, does.
     ratio: float | None = None
-    query_ratio: float | None = None
-    parts: tuple[int, ...] = ()
+    query_ratio: float | None = None  # in queries, where a match has to be a proof; None if `ratio`
+    parts: tuple[
+        int, ...
+    ] = ()  # lengths of those that a local descriptor is made of, if of several
+    # Of a cosine, which each part has in queries (`locate.matching.descriptors.weighted`); empty if as
+    # they are stored.
     query_shares: tuple[float, ...] = ()
-    verification: str = FUNDAMENTAL
-    max_error: float = MAX_EPIPOLAR_ERROR
+    verification: str = (
+        FUNDAMENTAL  # the model, of `MODELS`, of the camera's motion that proves a place
+    )
+    max_error: float = MAX_EPIPOLAR_ERROR  # from it, in pixels of what the extractor looks at
 
     def to_json(self) -> str:
         values = {

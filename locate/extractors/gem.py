@@ -27,23 +27,15 @@ _WIDTHS = {"stage5": 112, "stage6": 192, "stage7": 320, "head": 1280}
 
 
 class Gem:
-    """EfficientNet-Lite0 up to `tap`, GeM with exponent `p`, L2.
-
-    Args:
-        network: with its weights.
-        weights_hash: sha256 of the weights file.
-        tap: a name of `EfficientNetLite0.taps`.
-        p: the exponent; 1 is the average, infinity the maximum.
-        max_side: the image is shrunk so that its long side is at most this many pixels.
-    """
+    """EfficientNet-Lite0 up to `tap`, GeM with exponent `p`, L2."""
 
     def __init__(
         self,
         network: efficientnet.EfficientNetLite0,
-        weights_hash: str,
-        tap: str = "head",
-        p: float = 2.0,
-        max_side: int = 448,
+        weights_hash: str,  # sha256 of the file
+        tap: str = "head",  # of `EfficientNetLite0.taps`
+        p: float = 2.0,  # 1 is the average, infinity the maximum
+        max_side: int = 448,  # the image is shrunk to at most this many pixels along its long side
     ) -> None:
         if tap not in _WIDTHS:
             raise UnknownNameError("tap of gem", tap, _WIDTHS)

@@ -38,25 +38,18 @@ log = logging.getLogger("locate")
 
 @dataclass(frozen=True)
 class Entry:
-    """One extractor.
+    """One extractor."""
 
-    Attributes:
-        load: the class, or "module:Class" to import it when it is needed. One with `from_pretrained` is
-            made by that, which takes a file that `locate train` made as `weights`; any other by its
-            constructor, or it is a function. Keywords with a default are its settings.
-        gives: `GLOBAL`, `LOCAL` or both; none if only a made one tells.
-        recipes: "module:Class", or the class, by the name for `locate train`.
-        weights: whose they are, for the list.
-        licence: of the weights; of the code where there are none.
-        files: what its weights consist of: "imagenet", or names of `bundled.BUNDLED`.
-    """
-
+    # The class, or "module:Class" to import it when it is needed. One with `from_pretrained` is made by
+    # that, which takes a file that `locate train` made as `weights`; any other by its constructor, or it
+    # is a function. Keywords with a default are its settings.
     load: str | Callable[..., Extractor]
-    gives: tuple[str, ...] = ()
+    gives: tuple[str, ...] = ()  # `GLOBAL`, `LOCAL` or both; none if only a made one tells
+    # "module:Class", or the class, by the name for `locate train`.
     recipes: Mapping[str, str | type[Recipe[Any]]] = field(default_factory=dict)
-    weights: str = "its own"
-    licence: str = "see its package"
-    files: tuple[str, ...] = ()
+    weights: str = "its own"  # whose they are, for the list
+    licence: str = "see its package"  # of the weights; of the code where there are none
+    files: tuple[str, ...] = ()  # of the weights: "imagenet", or names of `bundled.BUNDLED`
 
 
 _HERE = "locate.extractors"

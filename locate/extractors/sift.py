@@ -25,16 +25,13 @@ _BIAS = np.float32(0.25)
 
 
 class Sift:
-    """RootSIFT.
-
-    Args:
-        max_keypoints: the strongest that are kept.
-        max_side: the image is shrunk so that its long side is at most this many pixels.
-        contrast_threshold: OpenCV's; lower gives more keypoints on flat images.
-    """
+    """RootSIFT."""
 
     def __init__(
-        self, max_keypoints: int = 2048, max_side: int = 1024, contrast_threshold: float = 0.04
+        self,
+        max_keypoints: int = 2048,  # the strongest are kept
+        max_side: int = 1024,  # the image is shrunk to at most this many pixels along its long side
+        contrast_threshold: float = 0.04,  # OpenCV's; lower gives more keypoints on flat images
     ) -> None:
         require_positive(max_keypoints=max_keypoints, max_side=max_side)
         self.max_side = max_side

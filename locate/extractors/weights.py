@@ -27,24 +27,16 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Record:
-    """Where weights come from.
+    """Where weights come from."""
 
-    Attributes:
-        system: name of the extractor that they are for, as in the registry.
-        settings: what its network was built with ("backbone", dimensions, ...), JSON-able.
-        data: what they were trained on, in words.
-        command: that trained them, for so many `seconds`.
-        commit: of this repository, or "" if it is not known.
-        scores: measured ones, by name.
-    """
-
-    system: str
+    system: str  # name of the extractor that they are for, as in the registry
+    # What its network was built with ("backbone", dimensions, ...), JSON-able.
     settings: Mapping[str, Any] = field(default_factory=dict)
-    data: str = ""
-    command: str = ""
-    commit: str = ""
-    seconds: float = 0.0
-    scores: Mapping[str, float] = field(default_factory=dict)
+    data: str = ""  # what they were trained on, in words
+    command: str = ""  # that trained them
+    commit: str = ""  # of this repository, or "" if it is not known
+    seconds: float = 0.0  # of training
+    scores: Mapping[str, float] = field(default_factory=dict)  # measured ones, by name
     licence: str = ""
 
     def to_json(self) -> str:

@@ -30,28 +30,19 @@ _Schedule = Literal["cosine", "linear", "constant"]
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of a training: what is optimised, for how long, how.
-
-    Attributes:
-        name: shown in the log.
-        steps: by default; `--steps` and `--time-budget` scale all stages alike.
-        learning_rate: at its highest.
-        optimiser: "adamw" or "sgd" (momentum 0.9).
-        schedule: of the learning rate after the warm-up: "cosine" or "linear" to zero, or "constant".
-        warmup: share of the steps over which the rate rises from zero.
-        clip: largest norm of the gradient.
-        accumulate: batches whose gradients are averaged in one step.
-    """
+    """One part of a training: what is optimised, for how long, how."""
 
     name: str
-    steps: int
-    learning_rate: float
-    optimiser: _Optimiser = "adamw"
-    schedule: _Schedule = "cosine"
-    warmup: float = 0.05
+    steps: int  # by default; `--steps` and `--time-budget` scale all stages alike
+    learning_rate: float  # at its highest
+    optimiser: _Optimiser = "adamw"  # or "sgd" (momentum 0.9)
+    schedule: _Schedule = (
+        "cosine"  # of the rate after the warm-up, to zero, as "linear", or "constant"
+    )
+    warmup: float = 0.05  # share of the steps over which the rate rises from zero
     weight_decay: float = 1e-4
-    clip: float = 10.0
-    accumulate: int = 1
+    clip: float = 10.0  # largest norm of the gradient
+    accumulate: int = 1  # batches whose gradients are averaged in one step
 
     def __post_init__(self) -> None:
         right = {
@@ -162,6 +153,13 @@ def require_views(system: str, crop: int, good: bool, rule: str, *values: object
     if crop < 64 or crop % 32 or not good:
         given = ", ".join(map(str, (crop, *values)))
         raise InputError(f"{system}: crop must be 64, 96, ... pixels, {rule}; got {given}")
+
+
+def require_pairs(system: str, crop: int, pairs: int, points: int, matched: float) -> None:
+    """The same of a recipe fed with pairs of views, a share of which are matched photos."""
+    good = min(pairs, points) >= 1 and 0 <= matched <= 1
+    rule = "pairs and points at least 1, matched 0 to 1"
+    require_views(system, crop, good, rule, pairs, points, matched)
 
 
 def generator(seed: int, *numbers: int) -> np.random.Generator:

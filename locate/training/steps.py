@@ -25,15 +25,9 @@ _TRIAL_STEPS = (3, 20)  # at least and at most
 
 @dataclass(frozen=True)
 class Step:
-    """Attributes:
-    losses: by name, the mean over the step's batches.
-    gradient: its norm before clipping; if it is not finite, nothing was learned.
-    images: B x 3 x H x W, in the batches.
-    """
-
-    losses: dict[str, float]
-    gradient: float
-    images: int
+    losses: dict[str, float]  # by name, the mean over the step's batches
+    gradient: float  # its norm before clipping; if it is not finite, nothing was learned
+    images: int  # B x 3 x H x W, in the batches
 
 
 def make_optimiser(

@@ -32,45 +32,29 @@ log = logging.getLogger("locate")
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """What is asked for. When a training is resumed, what is None is as it was at the beginning.
+    """What is asked for. When a training is resumed, what is None is as it was at the beginning."""
 
-    Attributes:
-        system: name of the recipe.
-        out: folder that everything is written into.
-        settings: of the recipe, JSON-able, where they differ from its defaults.
-        seed: None for 0.
-        steps, budget: see `locate.training.loop.Options`; the budget in seconds.
-        command: that asks so, for the record.
-    """
-
-    system: str
-    out: Path
+    system: str  # name of the recipe
+    out: Path  # folder that everything is written into
     data: Path | None = None
-    settings: Mapping[str, Any] | None = None
-    seed: int | None = None
-    steps: int | None = None
+    settings: Mapping[str, Any] | None = None  # of the recipe, JSON-able, unlike its defaults
+    seed: int | None = None  # None for 0
+    steps: int | None = None  # see `locate.training.options.Options`, as the next two
     budget: float | None = None
     threads: int | None = None
-    command: str = ""
+    command: str = ""  # that asks so, for the record
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What came of it.
-
-    Attributes:
-        finished: whether the training is; if not, it can be resumed.
-        steps: done, in all stages.
-        record, sha256: of the weights file; None where none was written.
-        already: it was finished before; nothing was done.
-    """
+    """What came of it."""
 
     out: Path
-    finished: bool
-    steps: int
-    record: Record | None = None
-    sha256: str = ""
-    already: bool = False
+    finished: bool  # if not, it can be resumed
+    steps: int  # done, in all stages
+    record: Record | None = None  # of the weights file; None where none was written
+    sha256: str = ""  # of it
+    already: bool = False  # it was finished before; nothing was done
 
     def to_json(self) -> dict[str, Any]:
         weights = None

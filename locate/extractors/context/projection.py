@@ -13,17 +13,10 @@ from locate.extractors.blocks.discriminative import discriminative
 
 
 class Projection(NamedTuple):
-    """Attributes:
-    mean: K, of what the deep network sees at keypoints.
-    context: C x K: keeps of it what tells places apart.
-    own_turned: T x L: what is kept of a descriptor that is turned with its keypoint.
-    own_upright: U x L: of one that is not.
-    """
-
-    mean: Tensor
-    context: Tensor
-    own_turned: Tensor
-    own_upright: Tensor
+    mean: Tensor  # K, of what the deep network sees at keypoints
+    context: Tensor  # C x K: keeps of it what tells places apart
+    own_turned: Tensor  # T x L: what is kept of a descriptor that is turned with its keypoint
+    own_upright: Tensor  # U x L: of one that is not
 
     @property
     def parts(self) -> tuple[int, int, int]:

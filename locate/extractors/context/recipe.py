@@ -47,34 +47,23 @@ _TURNED_SIDE = 640  # of those that are turned
 
 @dataclass(eq=False)
 class ContextRecipe(Recipe[nn.Module]):
-    """Nothing is learned by gradient: each stage is one step that does nothing, and then fits its part.
-
-    Args:
-        matches: pairs of photos that show the same, of `load_pairs`.
-        context_of: weights to take the context and the judge of what is upright from; then only what is
-            kept of a keypoint's own descriptors is fitted. One of the two is needed.
-        pairs: of photos that the context is fitted to.
-        points: matches of each.
-        photos: by which the dimensions of own descriptors are chosen.
-        keypoints: of each.
-        own, context: numbers of each part of a descriptor.
-        ridge: see `fit_context`.
-        penalty: on what says whether a photo is the right way up, see `fit_upright`.
-    """
+    """Nothing is learned by gradient: a stage is one step that does nothing, and then fits its part."""
 
     system = SYSTEM
 
-    matches: Path | None = None
+    matches: Path | None = None  # pairs of photos that show the same, of `load_pairs`
+    # Weights to take the context and the judge of what is upright from; then only what is kept of a
+    # keypoint's own descriptors is fitted. One of the two is needed.
     context_of: Path | None = None
     _: KW_ONLY
-    pairs: int = 1000
-    points: int = 80
-    photos: int = 140
-    keypoints: int = 200
-    own: int = 64
+    pairs: int = 1000  # of photos that the context is fitted to
+    points: int = 80  # matches of each
+    photos: int = 140  # by which the dimensions of own descriptors are chosen
+    keypoints: int = 200  # of each
+    own: int = 64  # numbers of each part of a descriptor
     context: int = 128
-    ridge: float = 0.1
-    penalty: float = 0.03
+    ridge: float = 0.1  # see `fit_context`
+    penalty: float = 0.03  # on what says whether a photo is the right way up, see `fit_upright`
 
     def __post_init__(self) -> None:
         counts = (self.pairs, self.points, self.photos, self.keypoints, self.own)

@@ -30,24 +30,16 @@ _FLAT_RANGE = 4  # grey levels or more, there is nothing but noise
 
 class D2Net:
     """D2-Net. Keypoints are ranked by `detection.distinctness` over the number of the level, which is
-    ours; the paper takes D^k_ij.
-
-    Args:
-        network: with its weights, at the stride of use.
-        weights_hash: sha256 of the weights file.
-        max_keypoints: the best that are kept.
-        max_side: the image is shrunk so that its long side is at most this many pixels.
-        multiscale: look at half, full and double size (the paper's "MS"), five times the pixels.
-    """
+    ours; the paper takes D^k_ij."""
 
     def __init__(
         self,
-        network: D2Network,
-        weights_hash: str,
+        network: D2Network,  # at the stride of use
+        weights_hash: str,  # sha256 of the file
         *,
-        max_keypoints: int = 2048,
-        max_side: int = 1024,
-        multiscale: bool = False,
+        max_keypoints: int = 2048,  # the best are kept
+        max_side: int = 1024,  # the image is shrunk to at most this many pixels along its long side
+        multiscale: bool = False,  # half, full and double size (the paper's "MS"): 5 times the pixels
     ) -> None:
         require_positive(max_keypoints=max_keypoints, max_side=max_side)
         self.max_side = max_side

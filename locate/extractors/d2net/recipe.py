@@ -34,7 +34,7 @@ from locate.training.recipe import (
     Stage,
     images_to_tensor,
     padded,
-    require_views,
+    require_pairs,
 )
 from locate.types import Array
 
@@ -48,45 +48,30 @@ _Views = tuple[Array, Array, Array, Array]  # image a, image b, points a, points
 
 @dataclass(eq=False)
 class D2NetRecipe(Recipe[D2Network]):
-    """
-    Args:
-        backbone, backbone_weights: see `locate.extractors.backbones.registry.load_backbone`.
-        taps: of the backbone, see `D2Network`; a single one is trained as in the paper.
-        crop: side of the views in pixels, a multiple of 32.
-        pairs: of views in a batch.
-        points: correspondences that are drawn of each pair.
-        radius: K, in cells; None for the paper's 4 with a single tap (32 pixels), and with several,
-            whose cells are half as wide and which shall tell neighbours apart, 1.5 (6 pixels).
-        margin: M.
-        matched: share of the pairs that are two photos of one scene, where there are scenes.
-        matches: a file of such pairs, see `locate.training.data.correspondences`, of which those
-            of photos outside the data folder do not count; None for those of COLMAP
-            models below the data folder, and verified RootSIFT matches of scenes that have none.
-    """
-
     system = SYSTEM
     stages = (Stage("describe and detect", steps=1500, learning_rate=1e-3),)
 
-    backbone: str = "lite0"
+    backbone: str = "lite0"  # see `locate.extractors.backbones.registry.load_backbone`
     backbone_weights: Path | None = None
     _: KW_ONLY
-    taps: Sequence[str] | str | None = None
-    crop: int = 256
-    pairs: int = 2
-    points: int = 256
+    taps: Sequence[str] | str | None = None  # see `D2Network`; one is trained as in the paper
+    crop: int = 256  # side of the views in pixels, a multiple of 32
+    pairs: int = 2  # of views in a batch
+    points: int = 256  # correspondences that are drawn of each pair
+    # K, in cells; None for the paper's 4 with a single tap (32 pixels), and with several, whose cells
+    # are half as wide and which shall tell neighbours apart, 1.5 (6 pixels).
     radius: float | None = None
-    margin: float = 1.0
-    matched: float = 0.3
+    margin: float = 1.0  # M
+    matched: float = (
+        0.3  # share of the pairs that are two photos of one scene, where there are scenes
+    )
+    # A file of such pairs, see `locate.training.data.correspondences`, of which those of photos outside
+    # the data folder do not count; None for those of COLMAP models below the data folder, and verified
+    # RootSIFT matches of scenes that have none.
     matches: Path | None = None
 
     def __post_init__(self) -> None:
-        require_views(
-            "d2net",
-            self.crop,
-            min(self.pairs, self.points) >= 1 and 0 <= self.matched <= 1,
-            "pairs and points at least 1, matched 0 to 1",
-            *(self.pairs, self.points, self.matched),
-        )
+        require_pairs("d2net", self.crop, self.pairs, self.points, self.matched)
         if isinstance(self.taps, str):
             self.taps = tuple(self.taps.split(","))
         network = self.network()

@@ -44,27 +44,18 @@ _RECEPTIVE_FIELD = 291
 
 
 class Delf:
-    """DELF.
-
-    Args:
-        network: with its weights.
-        weights_hash: sha256 of the weights file.
-        settings: that the network was built with.
-        max_keypoints: the best-attended that are kept.
-        max_side: the image is shrunk so that its long side is at most this many pixels, then looked
-            at in seven sizes from a quarter of that to the double.
-        iou: of two boxes (receptive fields) that overlap by more than this the better-attended is
-            kept; 1 keeps all, as the paper does.
-    """
+    """DELF. The image is looked at in seven sizes from a quarter to the double of that which `max_side`
+    allows. Of two boxes (receptive fields) that overlap by more than `iou` the better-attended is kept;
+    1 keeps all, as the paper does."""
 
     def __init__(
         self,
         network: DelfNetwork,
-        weights_hash: str,
-        settings: Mapping[str, Any],
+        weights_hash: str,  # sha256 of the file
+        settings: Mapping[str, Any],  # that the network was built with
         *,
-        max_keypoints: int = 1000,
-        max_side: int = 512,
+        max_keypoints: int = 1000,  # the best-attended are kept
+        max_side: int = 512,  # the image is shrunk to at most this many pixels along its long side
         iou: float = 1.0,
     ) -> None:
         require_positive(max_keypoints=max_keypoints, max_side=max_side)

@@ -78,30 +78,22 @@ class TrainingNetwork(nn.Module):
 
 @dataclass(eq=False)
 class DelfRecipe(Recipe[TrainingNetwork]):
-    """
-    Args:
-        backbone, backbone_weights: see `locate.extractors.backbones.registry.load_backbone`.
-        dim: length of the descriptors after PCA.
-        batch_size: crops a step in stage "descriptors".
-        views: the same in stage "attention".
-        crop: their side in pixels; stage "attention" shrinks it by a random factor down to 0.5.
-        singles: at most so many single photos become classes.
-    """
-
     system = SYSTEM
     stages = (
         Stage(DESCRIPTORS, steps=300, learning_rate=1e-3, warmup=0.1),
         Stage(ATTENTION, steps=600, learning_rate=1e-3),
     )
 
-    backbone: str = "lite0"
+    backbone: str = "lite0"  # see `locate.extractors.backbones.registry.load_backbone`
     backbone_weights: Path | None = None
     _: KW_ONLY
-    dim: int = 40
-    batch_size: int = 24
-    views: int = 64
-    crop: int = 224
-    singles: int = 1000
+    dim: int = 40  # length of the descriptors after PCA
+    batch_size: int = 24  # crops a step in stage "descriptors"
+    views: int = 64  # the same in stage "attention"
+    crop: int = (
+        224  # their side in pixels; stage "attention" shrinks it by a random factor down to 0.5
+    )
+    singles: int = 1000  # at most so many single photos become classes
 
     def __post_init__(self) -> None:
         self._blocks: dict[int, tuple[Tensor, Tensor]] = {}

@@ -27,20 +27,13 @@ _FURTHEST = 0.7  # pixels: a maximum that lies further from its pixel is none
 
 @dataclass(frozen=True)
 class CornerSettings:
-    """What a corner is. `benchmarks/ablations/steered.py` has measured others.
+    """What a corner is. `benchmarks/ablations/steered.py` has measured others."""
 
-    Attributes:
-        blur: in pixels, of the image before its gradient is taken, at each level.
-        window: in pixels, standard deviation of the Gaussian window of the second-moment matrix.
-        radius: a corner is the strongest within so many pixels to either side.
-        cell: in pixels of the image: of corners that several levels find at one spot the strongest
-            counts, else the second nearest neighbour of a descriptor, by which matches are judged, would
-            be the same spot.
-    """
-
-    blur: float = 1.5
-    window: float = 1.0
-    radius: int = 3
+    blur: float = 1.5  # in pixels, of the image before its gradient is taken, at each level
+    window: float = 1.0  # in pixels, deviation of the Gaussian window of the second-moment matrix
+    radius: int = 3  # a corner is the strongest within so many pixels to either side
+    # In pixels of the image: of corners that several levels find at one spot the strongest counts, else
+    # the second nearest neighbour of a descriptor, by which matches are judged, would be the same spot.
     cell: float = 3.0
 
 

@@ -31,31 +31,20 @@ _RATIO = 0.9  # of Lowe's test: docs/experiments.md, 8
 
 
 class Steered:
-    """Steered features.
-
-    Args:
-        network: with its weights.
-        weights_hash: sha256 of the weights file.
-        max_keypoints: the best that are kept.
-        max_side: the image is shrunk so that its long side is at most this many pixels.
-        scales: of the pyramid in which corners are found; all compete.
-        seen_at: of the pyramid that the network looks at; a corner is described at the level that is
-            nearest to its own scale, of two equally near ones at the smaller.
-        found_by: how corners are found.
-        upright: photos are the right way up: descriptors are not turned, and tell more apart.
-    """
+    """Corners, each described at the level of `seen_at` that is nearest to its own scale,
+    of two equally near ones at the smaller."""
 
     def __init__(
         self,
         network: SteeredNetwork,
-        weights_hash: str,
+        weights_hash: str,  # sha256 of the file
         *,
-        max_keypoints: int = 2048,
-        max_side: int = 1024,
-        scales: Sequence[float] = SCALES,
-        seen_at: Sequence[float] = SEEN_AT,
+        max_keypoints: int = 2048,  # the best are kept
+        max_side: int = 1024,  # the image is shrunk to at most this many pixels along its long side
+        scales: Sequence[float] = SCALES,  # of the pyramid in which corners are found; all compete
+        seen_at: Sequence[float] = SEEN_AT,  # of the pyramid that the network looks at
         found_by: CornerSettings | None = None,
-        upright: bool = False,
+        upright: bool = False,  # photos are so: descriptors are not turned, and tell more apart
     ) -> None:
         require_positive(max_keypoints=max_keypoints, max_side=max_side)
         for name, values in (("scales", scales), ("seen_at", seen_at)):

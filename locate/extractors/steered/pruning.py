@@ -43,28 +43,19 @@ _LIGHT = PhotometricSettings(contrast=0.5, gamma=0.7, season_chance=0.1)
 
 @dataclass(eq=False)
 class PruningRecipe(Recipe[SteeredNetwork]):
-    """
-    Args:
-        wide_weights: of the network to learn from.
-        widths, fields, residuals, hidden: of the narrow one, see `SteeredNetwork`; none may be larger
-            than the wide one's.
-        crop: side of the views in pixels, a multiple of 32.
-        views: in a batch.
-        points: spots of each view; half are corners, and half of each kind are described upright.
-    """
-
     system = SYSTEM
     stages = (Stage("narrow", steps=8000, learning_rate=3e-3, clip=5.0),)
 
-    wide_weights: Path | None = None
+    wide_weights: Path | None = None  # of the network to learn from
     _: KW_ONLY
+    # Of the narrow one, see `SteeredNetwork`; none may be larger than the wide one's.
     widths: tuple[int, ...] = (4, 6, 16, 24, 32)
     fields: int = 10
     residuals: tuple[int, ...] = (1, 1, 1, 1)
     hidden: int = 128
-    crop: int = 256
-    views: int = 8
-    points: int = 384
+    crop: int = 256  # side of the views in pixels, a multiple of 32
+    views: int = 8  # in a batch
+    points: int = 384  # of each view; half are corners, and half of each kind are described upright
 
     def __post_init__(self) -> None:
         good = self.views >= 1 and self.points >= 4

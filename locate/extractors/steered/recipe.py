@@ -44,7 +44,7 @@ from locate.training.recipe import (
     Stage,
     images_to_tensor,
     padded,
-    require_views,
+    require_pairs,
 )
 from locate.types import Array
 
@@ -80,38 +80,27 @@ class _View(NamedTuple):
 
 @dataclass(eq=False)
 class SteeredRecipe(Recipe[SteeredNetwork]):
-    """
-    Args:
-        teacher: a file of a teacher's features, see `locate.training.data.teacher`. Photos without
-            any are not used.
-        matches: a file of pairs whose points are keypoints of the teacher's, see
-            `locate.training.data.correspondences`; None for views of single photos alone.
-        start_weights: a file of an earlier training of the same network to go on from.
-        widths, fields, residuals, hidden: see `SteeredNetwork`.
-        crop: side of the views in pixels, a multiple of 32.
-        pairs: of views in a batch.
-        points: correspondences that are drawn of each pair.
-        matched: share of the pairs that are two photos of one scene.
-    """
-
     system = SYSTEM
     stages = (
         Stage("distil", steps=6000, learning_rate=2e-3, clip=5.0),
         Stage("refine", steps=9000, learning_rate=1e-3, clip=5.0),
     )
 
+    # A file of a teacher's features, `locate.training.data.teacher`. Photos without any are not used.
     teacher: Path | None = None
+    # A file of pairs whose points are keypoints of the teacher's, see `load_pairs`;
+    # None for views of single photos alone.
     matches: Path | None = None
-    start_weights: Path | None = None
+    start_weights: Path | None = None  # of an earlier training of the same network, to go on from
     _: KW_ONLY
-    widths: tuple[int, ...] = (6, 8, 24, 48, 64)
+    widths: tuple[int, ...] = (6, 8, 24, 48, 64)  # of the network, see `SteeredNetwork`
     fields: int = 16
     residuals: tuple[int, ...] = (1, 1, 2, 2)
     hidden: int = 256
-    crop: int = 256
-    pairs: int = 6
-    points: int = 256
-    matched: float = 0.35
+    crop: int = 256  # side of the views in pixels, a multiple of 32
+    pairs: int = 6  # of views in a batch
+    points: int = 256  # correspondences that are drawn of each pair
+    matched: float = 0.35  # share of the pairs that are two photos of one scene
 
     def __post_init__(self) -> None:
         if (
@@ -125,13 +114,7 @@ class SteeredRecipe(Recipe[SteeredNetwork]):
                 "hidden one, all at least 1, residuals four; "
                 f"got {list(self.widths)}, {self.fields}, {self.hidden} and {list(self.residuals)}"
             )
-        require_views(
-            "steered",
-            self.crop,
-            min(self.pairs, self.points) >= 1 and 0 <= self.matched <= 1,
-            "pairs and points at least 1, matched 0 to 1",
-            *(self.pairs, self.points, self.matched),
-        )
+        require_pairs("steered", self.crop, self.pairs, self.points, self.matched)
 
     def prepare(self, data: Path, cache: Path) -> None:  # noqa: ARG002
         if self.teacher is None:

@@ -33,27 +33,19 @@ RATIO = 0.98  # of Lowe's test: benchmarks/ablations/ratios.py, of the untrained
 
 
 class UR2KiD:
-    """Args:
-    network: with its weights.
-    weights_hash: sha256 of the weights file.
-    max_keypoints: the strongest that are kept.
-    max_side: the image is shrunk so that its long side is at most this many pixels.
-    global_side: the same for the global descriptor, for which details are no help. A larger
-        image runs through the network twice; 0 for once.
-    strictness: how many deviations above its mean a group's response must be.
-    multiscale: look for keypoints at half, full and double size, five times the pixels.
-    """
+    """UR2KiD. Of the global descriptor `global_side` is what `max_side` is of the features, since
+    details are no help there: a larger image runs through the network twice; 0 for once."""
 
     def __init__(
         self,
         network: UR2KiDNetwork,
-        weights_hash: str,
+        weights_hash: str,  # sha256 of the file
         *,
-        max_keypoints: int = 2048,
-        max_side: int = 1024,
+        max_keypoints: int = 2048,  # the strongest are kept
+        max_side: int = 1024,  # the image is shrunk to at most this many pixels along its long side
         global_side: int = 448,
-        strictness: float = 1.0,
-        multiscale: bool = False,
+        strictness: float = 1.0,  # how many deviations above its mean a group's response must be
+        multiscale: bool = False,  # half, full and double size: five times the pixels
     ) -> None:
         if max_keypoints < 1 or max_side < 1 or global_side < 0:
             raise InputError(

@@ -40,23 +40,16 @@ _Layer = TypeVar("_Layer", nn.Conv2d, nn.Linear)
 
 @dataclass(frozen=True)
 class Plan:
-    """What is taken of a backbone.
+    """What is taken of a backbone."""
 
-    Attributes:
-        levels: taps of F, from fine to coarse, with the length that a level's features have at the
-            start, relative to one another: the fine ones are told apart by few pixels, the coarse ones
-            by what they show.
-        width: K, the channels of F; 0 for as many as the levels have together.
-        fine: the same as `levels` for the map that keypoints are looked for on.
-        pooled: taps of the global vector, with the length of their part of it.
-        exponent: that their GeM starts with.
-    """
-
+    # Taps of F, from fine to coarse, with the length that a level's features have at the start,
+    # relative to one another: the fine ones are told apart by few pixels, the coarse ones by what they
+    # show.
     levels: Mapping[str, float]
-    width: int
-    fine: Mapping[str, float]
-    pooled: Mapping[str, float]
-    exponent: float
+    width: int  # K, the channels of F; 0 for as many as the levels have together
+    fine: Mapping[str, float]  # as `levels`, for the map that keypoints are looked for on
+    pooled: Mapping[str, float]  # taps of the global vector, with the length of their part of it
+    exponent: float  # that their GeM starts with
 
 
 _RESNET = Plan(

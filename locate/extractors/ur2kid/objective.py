@@ -24,17 +24,10 @@ RUNNER_UP_RADIUS = 3.0  # cells around the best that are not another place
 
 @dataclass(frozen=True)
 class Objective:
-    """Attributes:
-    positions: detected places of an image that are matched, at most.
-    matching: "positions" for `losses.position_loss`, "images" for `losses.matching_loss`.
-    margin: of the matching loss.
-    weights: of the retrieval, matching and distillation losses.
-    """
-
-    positions: int = 512
-    matching: str = "positions"
-    margin: float = 0.2
-    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    positions: int = 512  # detected places of an image that are matched, at most
+    matching: str = "positions"  # for `losses.position_loss`, "images" for `losses.matching_loss`
+    margin: float = 0.2  # of the matching loss
+    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)  # of retrieval, matching and distillation
 
     def __post_init__(self) -> None:
         if self.matching not in MATCHING:
@@ -85,20 +78,13 @@ def joint_losses(
 
 @dataclass(frozen=True, eq=False)
 class DenseFeatures:
-    """What the local losses see of an image.
+    """What the local losses see of an image."""
 
-    Attributes:
-        dense: D x h x w, the low-dimensional map, L2-normalised.
-        at: N x 2, detected positions (x, y) in its cells.
-        low: N x D, high: N x K, descriptors there, L2-normalised.
-        scores: N, how much each is detected.
-    """
-
-    dense: Tensor
-    at: Tensor
-    low: Tensor
+    dense: Tensor  # D x h x w, the low-dimensional map, L2-normalised
+    at: Tensor  # N x 2, detected positions (x, y) in its cells
+    low: Tensor  # N x D and N x K, descriptors there, L2-normalised
     high: Tensor
-    scores: Tensor
+    scores: Tensor  # N, how much each is detected
 
     @property
     def columns(self) -> Tensor:

@@ -55,48 +55,33 @@ _TRIES = 50
 
 @dataclass(eq=False, kw_only=True)
 class UR2KiDRecipe(Recipe[UR2KiDNetwork]):
-    """Args:
-    backbone, backbone_weights: as in `UR2KiD.from_pretrained`.
-    dim, groups, stride, global_dim, local_share, dropout: of the network.
-    crop: side of the square views in pixels, a multiple of 32.
-    tuples: anchors in a batch.
-    positions: detected places of an image that matching looks at, at most.
-    single_share: how many anchors are single photos, whose positive is another view of them.
-    mine_every: steps after which hard negatives are looked for anew.
-    pairs: a file of `locate.training.data.correspondences`: only these photos of a scene are
-        positives of each other; of their points nothing is used. None for the photos of a COLMAP
-        model that share points of it, and all photos of a scene that has no model.
-    matching: "positions" (`losses.position_loss`) or "images" (`losses.matching_loss`).
-    fit: whether the projection is fitted before the first step.
-    margin: of the matching loss.
-    retrieval_weight, matching_weight, distillation_weight: of the losses.
-    backbone_rate: learning rate of the backbone relative to the rest. If it is large and steps are few,
-        the global vector becomes worse than at the start.
-    steps, learning_rate: of the stage.
-    """
-
     system = SYSTEM
 
-    backbone: str = "lite0"
+    backbone: str = "lite0"  # see `load_backbone`
     backbone_weights: Path | None = None
-    dim: int = 128
+    dim: int = 128  # of the network, as the next five
     groups: int = 8
     stride: int = 4
     global_dim: int = 1024
     local_share: float = 0.0
     dropout: float = 0.5
-    crop: int = 256
-    tuples: int = 2
-    positions: int = 512
-    single_share: float = 0.75
-    mine_every: int = 100
+    crop: int = 256  # side of the square views in pixels, a multiple of 32
+    tuples: int = 2  # anchors in a batch
+    positions: int = 512  # detected places of an image that matching looks at, at most
+    single_share: float = 0.75  # of the anchors are single photos, whose positive is another view
+    mine_every: int = 100  # steps after which hard negatives are looked for anew
+    # A file of `locate.training.data.correspondences`: only these photos of a scene are positives of
+    # each other; of their points nothing is used. None for the photos of a COLMAP model that share
+    # points of it, and all photos of a scene that has no model.
     pairs: Path | None = None
-    matching: str = "positions"
-    fit: bool = True
-    margin: float = 0.2
-    retrieval_weight: float = 1.0
+    matching: str = "positions"  # (`losses.position_loss`) or "images" (`losses.matching_loss`)
+    fit: bool = True  # whether the projection is fitted before the first step
+    margin: float = 0.2  # of the matching loss
+    retrieval_weight: float = 1.0  # of the losses
     matching_weight: float = 1.0
     distillation_weight: float = 1.0
+    # Learning rate of the backbone relative to the rest. If it is large and steps are few, the global
+    # vector becomes worse than at the start.
     backbone_rate: float = 0.05
     steps: int = 300
     learning_rate: float = 3e-4

@@ -173,16 +173,11 @@ def _demand(file: Path, rules: dict[str, bool]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class MatchedCrop:
-    """A square window of each photo of a pair, with the shared points that both show.
+    """A square window of each photo of a pair, with the shared points that both show."""
 
-    Attributes:
-        image_a, image_b: S x S x 3 uint8, RGB.
-        points_a, points_b: M x 2 float32, in pixels of the crops.
-    """
-
-    image_a: Array
+    image_a: Array  # S x S x 3 uint8, RGB
     image_b: Array
-    points_a: Array
+    points_a: Array  # M x 2 float32, in pixels of the crops
     points_b: Array
 
 

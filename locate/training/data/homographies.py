@@ -32,30 +32,23 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class HomographySettings:
-    """How far two views may lie apart; each is drawn uniformly, scales and stretches in their logarithm.
+    """How far two views may lie apart, drawn uniformly; scales and stretches in their logarithm."""
 
-    Attributes:
-        rotation: largest turn in the image plane, degrees, either way.
-        scale: smallest and largest size of things in b relative to a.
-        perspective: largest tilt along each axis: how much the homogeneous coordinate changes from the
-            centre to the edge of the view, relative to the centre. 0 to 0.4.
-        translation: largest shift along each axis, as a share of the view's side.
-        anisotropy: largest stretch along one direction (any) relative to the other, 1 or more. It
-            makes shear as well.
-        full_circle: chance that the turn is drawn from all 360 degrees instead.
-        crop: smallest and largest side of view a, relative to the largest window that fits into the
-            photo. Small ones leave room around a for b.
-        min_overlap: of several draws the first is taken in which the two views share at least this much
-            of their area, on average; if none does, the best.
-    """
-
-    rotation: float = 25.0
-    scale: tuple[float, float] = (0.65, 1.5)
+    rotation: float = 25.0  # largest, in the image plane, degrees, either way
+    scale: tuple[float, float] = (0.65, 1.5)  # smallest and largest size of things in b to a
+    # Largest tilt along each axis: how much the homogeneous coordinate changes from the centre to the
+    # edge of the view, relative to the centre. 0 to 0.4.
     perspective: float = 0.15
-    translation: float = 0.15
-    anisotropy: float = 1.2
-    full_circle: float = 0.0
+    translation: float = 0.15  # largest shift along each axis, as a share of the view's side
+    anisotropy: float = (
+        1.2  # largest stretch along one direction (any) to the other; makes shear too
+    )
+    full_circle: float = 0.0  # chance that the turn is drawn from all 360 degrees instead
+    # Smallest and largest side of view a, relative to the largest window that fits into the photo.
+    # Small ones leave room around a for b.
     crop: tuple[float, float] = (0.7, 1.0)
+    # Of several draws the first is taken in which the two views share at least this much of their area,
+    # on average; if none does, the best.
     min_overlap: float = 0.5
 
     def __post_init__(self) -> None:
@@ -76,19 +69,13 @@ class HomographySettings:
 
 @dataclass(frozen=True, eq=False)
 class WarpedPair:
-    """Two views of one photo.
+    """Two views of one photo."""
 
-    Attributes:
-        image_a, image_b: H x W x 3 uint8, RGB; black (before any photometric noise) where the photo has
-            ended.
-        b_from_a: 3 x 3 float64; the homogeneous coordinate is positive wherever a can be seen from b.
-        valid_a, valid_b: H x W bool, the pixel shows something of the photo.
-    """
-
+    # H x W x 3 uint8, RGB; black (before any photometric noise) where the photo has ended.
     image_a: Array
     image_b: Array
-    b_from_a: Array
-    valid_a: Array
+    b_from_a: Array  # 3 x 3 float64; the depth is positive wherever a can be seen from b
+    valid_a: Array  # H x W bool, the pixel shows something of the photo
     valid_b: Array
 
     def __post_init__(self) -> None:

@@ -28,45 +28,30 @@ _NEGATIVE = 0.3  # how often another sensor sees warm things dark
 @dataclass(frozen=True)
 class PhotometricSettings:
     """How much an image may change: largest changes either way. `..._chance`, 0 to 1, is how often the
-    effect occurs at all.
+    effect occurs at all."""
 
-    Attributes:
-        brightness: added to values of 0 to 1.
-        contrast: the spread around mid-grey is multiplied or divided by up to 1 + this.
-        gamma: the exponent is between 1 / (1 + this) and 1 + this.
-        color_cast: each channel is multiplied by 1 - this to 1 + this.
-        saturation: colour is multiplied by 1 - this to 1 + this; at most 1.
-        grey_chance: no colour at all.
-        noise: standard deviation of additive Gaussian noise, in grey levels of 255.
-        blur: standard deviation of the Gaussian blur, in pixels.
-        motion: length of the straight blur of a moving camera, in pixels.
-        shadow: how much darker (or brighter) one side of a soft edge across the image is, 0 to 1.
-        jpeg_quality: smallest quality, 1 to 95; the largest is 95.
-        erase_chance: up to `erase_count` rectangles, each at most `erase_side` of the image's sides,
-            are painted over with one colour. Masks of valid pixels do not know of it.
-        season_chance: see `augment_appearance`.
-    """
-
-    brightness: float = 0.15
-    contrast: float = 0.4
-    gamma: float = 0.4
-    color_cast: float = 0.12
-    saturation: float = 0.5
-    grey_chance: float = 0.1
-    noise: float = 8.0
+    brightness: float = 0.15  # added to values of 0 to 1
+    contrast: float = 0.4  # the spread around mid-grey is multiplied or divided by up to 1 + this
+    gamma: float = 0.4  # the exponent is between 1 / (1 + this) and 1 + this
+    color_cast: float = 0.12  # each channel is multiplied by 1 - this to 1 + this
+    saturation: float = 0.5  # colour is multiplied by 1 - this to 1 + this; at most 1
+    grey_chance: float = 0.1  # no colour at all
+    noise: float = 8.0  # standard deviation of additive Gaussian noise, in grey levels of 255
     noise_chance: float = 0.5
-    blur: float = 1.2
+    blur: float = 1.2  # standard deviation of the Gaussian blur, in pixels
     blur_chance: float = 0.25
-    motion: float = 5.0
+    motion: float = 5.0  # length of the straight blur of a moving camera, in pixels
     motion_chance: float = 0.1
-    shadow: float = 0.5
+    shadow: float = 0.5  # how much darker (or brighter) one side of a soft edge is, 0 to 1
     shadow_chance: float = 0.3
-    jpeg_quality: int = 40
+    jpeg_quality: int = 40  # smallest, 1 to 95; the largest is 95
     jpeg_chance: float = 0.4
+    # Up to `erase_count` rectangles, each at most `erase_side` of the image's sides, are painted over
+    # with one colour. Masks of valid pixels do not know of it.
     erase_chance: float = 0.0
     erase_count: int = 3
     erase_side: float = 0.25
-    season_chance: float = 0.0
+    season_chance: float = 0.0  # see `augment_appearance`
 
     def __post_init__(self) -> None:
         for item in fields(self):
