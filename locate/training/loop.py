@@ -202,8 +202,7 @@ class _Training:
         fixed = passes * run.held_out_seconds
         more = fitting_steps(run.window[1] - self._elapsed(), max(pace, 1e-6), fixed)
         run.steps[run.stage] = run.step + more
-        planned, pace = run.steps[run.stage], round(pace, 6)
-        self._write("plan", stage, steps=planned, seconds_per_step=pace)
+        self._write("plan", stage, steps=run.step + more, seconds_per_step=round(pace, 6))
 
     def _measure(self, stage: Stage, batches: Sequence[Batch], passes: int) -> None:
         """The pass on held-out batches after which `passes` are done."""
@@ -259,11 +258,7 @@ class _Training:
         run.sums, run.means = {}, {}
 
     def _save(self, optimiser: Optimizer | None) -> float:
-        """Write a checkpoint; `TrainingError` if that fails or a parameter is not finite.
-
-        Returns:
-            The time by the clock.
-        """
+        """Write a checkpoint; `TrainingError` if that fails or a parameter is not finite. The time."""
         run, path = self.run, self.out / CHECKPOINT
         for name, parameter in self.network.named_parameters():
             if not torch.isfinite(parameter).all():

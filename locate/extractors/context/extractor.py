@@ -196,21 +196,15 @@ class Context:
             features = None
             if local:
                 up = self._upright.likelihood(self._deep.layout(vector, maps, small))
-                features = self._features(pixels, size, maps, small, weight_of(up))
+                weight = weight_of(up)
+                found = self._steered.features(pixels, size, (False, True) if weight else (False,))
+                places = resize_points(found[0].keypoints, found[0].image_size, small)
+                seen = self._deep.sample_context(maps, places, self._projection.context)
+                features = self._joined(found, seen, weight)
         return Extraction(features, vector.cpu().numpy().astype(np.float32))
 
-    def _features(
-        self,
-        pixels: Array,
-        size: tuple[int, int] | None,
-        maps: Mapping[str, Tensor],
-        small: tuple[int, int],
-        weight: float,
-    ) -> Features:
-        found = self._steered.features(pixels, size, (False, True) if weight else (False,))
+    def _joined(self, found: Sequence[Features], seen: Tensor, weight: float) -> Features:
         own = [torch.from_numpy(one.descriptors).to(self.device) for one in found]
-        places = resize_points(found[0].keypoints, found[0].image_size, small)
-        seen = self._deep.sample_context(maps, places, self._projection.context)
         turned, upright = self._shares
         share = turned + (upright - turned) * weight
         still = own[1] if weight else None

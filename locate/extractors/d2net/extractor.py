@@ -111,28 +111,26 @@ class D2Net:
     ) -> tuple[Array, Array, Array]:
         """Of all levels of the pyramid, best first: points in pixels of the working size, scores,
         descriptors."""
-        before: tuple[Tensor, Grid] | None = None
-        banned: Tensor | None = None
+        before: tuple[Tensor, Grid, Tensor] | None = None  # maps, grid, where something was found
         levels = []
         for number, scale in enumerate(self._scales, start=1):
             level = resize_image(pixels, (round(working[0] * scale), round(working[1] * scale)))
             maps = self._maps(level)
             shape = (maps.shape[-2], maps.shape[-1])
             grid = _seen_from(self._network.grid, scale)
-            if before is not None and banned is not None:
+            banned = torch.zeros(shape, dtype=torch.bool, device=maps.device)
+            if before is not None:
                 # The running sum over the levels, and where coarser ones have found something.
                 maps = maps + resample(before[0][None], before[1], grid, shape)[0]
-                banned = _on_grid(banned, before[1], grid, shape)
+                banned = _on_grid(before[2], before[1], grid, shape)
             index, places = keypoints(maps, banned)
             contrast = _has_contrast(level, self._network.grid.to_image(places))
             index, places = select(index, contrast), places[contrast]
             scores = distinctness(maps, index) / number
             best = torch.argsort(-scores, stable=True)[: self._max_keypoints]
             levels.append((grid.to_image(places[best]), scores[best], describe(maps, places[best])))
-            if banned is None:
-                banned = torch.zeros(shape, dtype=torch.bool, device=maps.device)
             banned[index[1], index[2]] = True
-            before = maps, grid
+            before = maps, grid, banned
         points, scores, descriptors = (torch.cat(parts) for parts in zip(*levels, strict=True))
         best = torch.argsort(-scores, stable=True)[: self._max_keypoints]
         found = (part[best].float().cpu().numpy() for part in (points, scores, descriptors))

@@ -67,8 +67,8 @@ class PruningRecipe(Recipe[SteeredNetwork]):
             raise InputError(
                 "a narrow network learns from a wide one: name its weights by --set wide_weights=FILE"
             )
-        self._wide, _, digest = load_network(self.wide_weights, SYSTEM, build)
-        self._teacher = fused(self._wide)
+        self._teacher, _, digest = load_network(self.wide_weights, SYSTEM, build)
+        self._fused_teacher = fused(self._teacher)
         self._pool = PhotoPool.scan(data)
         self.data_words = (
             f"{len(self._pool.train)} photos; {len(self._pool.held_out)} held out; taught by the "
@@ -76,15 +76,15 @@ class PruningRecipe(Recipe[SteeredNetwork]):
         )
 
     def network(self) -> SteeredNetwork:
-        return pruned(self._wide, **self.settings())
+        return pruned(self._teacher, **self.settings())
 
     def begin(self, network: SteeredNetwork, stage: Stage) -> Parameters:  # noqa: ARG002
         network.train()
-        self._teacher.to(next(network.parameters()).device)
+        self._fused_teacher.to(next(network.parameters()).device)
         return network.parameters()
 
     def batch(self, stage: Stage, rng: np.random.Generator, *, held_out: bool = False) -> Batch:  # noqa: ARG002
-        """images: B x 3 x S x S; points and directions B x N x 2."""
+        """images: B x 3 x S x S; points and orientations B x N x 2."""
         views, points, faced = [], [], []
         for _ in range(self.views):
             photo = self._pool.draw(rng, held_out, _READ_SIDE)
@@ -101,7 +101,7 @@ class PruningRecipe(Recipe[SteeredNetwork]):
         return {
             "images": images_to_tensor(views),
             "points": torch.from_numpy(np.stack(points).astype(np.float32)),
-            "directions": torch.from_numpy(np.stack(faced)),
+            "orientations": torch.from_numpy(np.stack(faced)),
         }
 
     def _spots(self, grey: Array, rng: np.random.Generator) -> Array:
@@ -114,9 +114,9 @@ class PruningRecipe(Recipe[SteeredNetwork]):
         return rng.permutation(np.concatenate((found, rest)))
 
     def losses(self, network: SteeredNetwork, batch: Batch, stage: Stage) -> dict[str, Tensor]:  # noqa: ARG002
-        images, points, faced = (batch[name] for name in ("images", "points", "directions"))
+        images, points, faced = (batch[name] for name in ("images", "points", "orientations"))
         with torch.no_grad():
-            taught = self._teacher.descriptors_at(self._teacher(images), points, faced)
+            taught = self._fused_teacher.descriptors_at(self._fused_teacher(images), points, faced)
         maps = network(images)
         with torch.autocast(maps.device.type, enabled=False):  # cosines need the digits
             found = network.descriptors_at(maps.float(), points, faced)
@@ -128,20 +128,16 @@ class PruningRecipe(Recipe[SteeredNetwork]):
 
 
 def pruned(
-    wide: SteeredNetwork,
+    teacher: SteeredNetwork,
     widths: Iterable[int],
     fields: int,
     residuals: Iterable[int],
     hidden: int,
 ) -> SteeredNetwork:
-    """A `SteeredNetwork` of these sizes that has those fields and hidden numbers of `wide` that are read
-    with the largest weights.
-
-    Raises:
-        InputError: `wide` has fewer.
-    """
+    """A `SteeredNetwork` of these sizes that has those fields and hidden numbers of `teacher` that are
+    read with the largest weights; `InputError` if it has fewer."""
     widths, residuals = tuple(widths), tuple(residuals)
-    before = (wide.widths, wide.residuals, (wide.fields, wide.hidden))
+    before = (teacher.widths, teacher.residuals, (teacher.fields, teacher.hidden))
     after = (widths, residuals, (fields, hidden))
     if any(
         len(b) != len(a) or min(b) < 1 or any(y > x for x, y in zip(a, b, strict=True))
@@ -152,61 +148,61 @@ def pruned(
             f"a network {names.format(*map(list, before))} cannot be pruned to one "
             f"{names.format(*map(list, after))}"
         )
-    narrow = SteeredNetwork(widths, fields, residuals, hidden)
+    student = SteeredNetwork(widths, fields, residuals, hidden)
     with torch.no_grad():
-        _copy_strongest(wide, narrow)
-    return narrow
+        _copy_strongest(teacher, student)
+    return student
 
 
-def _copy_strongest(wide: Any, narrow: Any) -> None:  # torch does not tell the types of parts
+def _copy_strongest(teacher: Any, student: Any) -> None:  # torch does not tell the types of parts
     """Copy what is kept, layer by layer; `kept` are fields of what is between two."""
     names = ("to4", "to8", "to16", "to32")
-    stages = [(getattr(wide, name), getattr(narrow, name)) for name in names]
-    first = _strongest(narrow.widths[0], wide.stem[1][0])
-    _copy_block(wide.stem[0], narrow.stem[0], None, first)
-    kept = _strongest(narrow.widths[0], wide.to4[0][0])
-    _copy_block(wide.stem[1], narrow.stem[1], first, kept)
+    stages = [(getattr(teacher, name), getattr(student, name)) for name in names]
+    first = _strongest(student.widths[0], teacher.stem[1][0])
+    _copy_block(teacher.stem[0], student.stem[0], None, first)
+    kept = _strongest(student.widths[0], teacher.to4[0][0])
+    _copy_block(teacher.stem[1], student.stem[1], first, kept)
     outputs = []
     for number, (a, b) in enumerate(stages):
-        readers = [wide.lateral[number]]
+        readers = [teacher.lateral[number]]
         if number + 1 < len(stages):
             readers.append(stages[number + 1][0][0][0])
-        after = _strongest(narrow.widths[number + 1], *readers)
+        after = _strongest(student.widths[number + 1], *readers)
         _copy_block(a[0], b[0], kept, after)
         for one, other in zip(a[1:], b[1:], strict=False):
             _copy_residual(one, other, after)
         kept = after
         outputs.append(after)
-    at8 = _strongest(narrow.fields, wide.join[0][0])
-    at4 = _strongest(narrow.fields, wide.join[1][0])
-    first_layer = wide.describe[0].weight
-    read = first_layer.view(len(first_layer), -1, wide.fields).square().sum(dim=(0, 1))
-    last = _largest(read, narrow.fields)
+    at8 = _strongest(student.fields, teacher.join[0][0])
+    at4 = _strongest(student.fields, teacher.join[1][0])
+    first_layer = teacher.describe[0].weight
+    read = first_layer.view(len(first_layer), -1, teacher.fields).square().sum(dim=(0, 1))
+    last = _largest(read, student.fields)
     for number, after in enumerate((at4, at8, at8, at8)):
-        _copy(wide.lateral[number], narrow.lateral[number], outputs[number], after)
-    _copy_block(wide.join[0], narrow.join[0], at8, at4)
-    _copy_block(wide.join[1], narrow.join[1], at4, last)
-    second = wide.describe[2]
-    inner = _largest(second.weight.square().sum(dim=0), narrow.hidden)
-    seen = first_layer.view(len(first_layer), -1, wide.fields)[inner][..., last]
-    narrow.describe[0].weight.copy_(seen.flatten(1))
-    narrow.describe[0].bias.copy_(wide.describe[0].bias[inner])
-    narrow.describe[2].weight.copy_(second.weight[:, inner])
-    narrow.describe[2].bias.copy_(second.bias)
+        _copy(teacher.lateral[number], student.lateral[number], outputs[number], after)
+    _copy_block(teacher.join[0], student.join[0], at8, at4)
+    _copy_block(teacher.join[1], student.join[1], at4, last)
+    second = teacher.describe[2]
+    inner = _largest(second.weight.square().sum(dim=0), student.hidden)
+    seen = first_layer.view(len(first_layer), -1, teacher.fields)[inner][..., last]
+    student.describe[0].weight.copy_(seen.flatten(1))
+    student.describe[0].bias.copy_(teacher.describe[0].bias[inner])
+    student.describe[2].weight.copy_(second.weight[:, inner])
+    student.describe[2].bias.copy_(second.bias)
 
 
 def _copy_block(
-    wide: nn.Sequential, narrow: nn.Sequential, inputs: Tensor | None, outputs: Tensor
+    teacher: nn.Sequential, student: nn.Sequential, inputs: Tensor | None, outputs: Tensor
 ) -> None:
-    _copy(wide[0], narrow[0], inputs, outputs)
-    _copy_norm(wide[1], narrow[1], outputs)
+    _copy(teacher[0], student[0], inputs, outputs)
+    _copy_norm(teacher[1], student[1], outputs)
 
 
-def _copy_residual(wide: Residual, narrow: Residual, fields: Tensor) -> None:
-    inner = _strongest(len(fields), wide.second)
-    _copy_block(wide.first, narrow.first, fields, inner)
-    _copy(wide.second, narrow.second, inner, fields)
-    _copy_norm(wide.norm, narrow.norm, fields)
+def _copy_residual(teacher: Residual, student: Residual, fields: Tensor) -> None:
+    inner = _strongest(len(fields), teacher.second)
+    _copy_block(teacher.first, student.first, fields, inner)
+    _copy(teacher.second, student.second, inner, fields)
+    _copy_norm(teacher.norm, student.norm, fields)
 
 
 def _strongest(count: int, *readers: nn.Module) -> Tensor:
@@ -220,15 +216,15 @@ def _largest(strengths: Any, count: int) -> Tensor:
     return found
 
 
-def _copy(wide: nn.Module, narrow: nn.Module, inputs: Tensor | None, outputs: Tensor) -> None:
-    assert isinstance(wide, GroupConv)
-    assert isinstance(narrow, GroupConv)
-    kept = wide.weight[outputs]
-    narrow.weight.copy_(kept if inputs is None else kept[:, inputs])
+def _copy(teacher: nn.Module, student: nn.Module, inputs: Tensor | None, outputs: Tensor) -> None:
+    assert isinstance(teacher, GroupConv)
+    assert isinstance(student, GroupConv)
+    kept = teacher.weight[outputs]
+    student.weight.copy_(kept if inputs is None else kept[:, inputs])
 
 
-def _copy_norm(wide: nn.Module, narrow: nn.Module, fields: Tensor) -> None:
-    assert isinstance(wide, FieldNorm)
-    assert isinstance(narrow, FieldNorm)
-    for name, value in wide.state_dict().items():
-        narrow.state_dict()[name].copy_(value if value.ndim == 0 else value[fields])
+def _copy_norm(teacher: nn.Module, student: nn.Module, fields: Tensor) -> None:
+    assert isinstance(teacher, FieldNorm)
+    assert isinstance(student, FieldNorm)
+    for name, value in teacher.state_dict().items():
+        student.state_dict()[name].copy_(value if value.ndim == 0 else value[fields])

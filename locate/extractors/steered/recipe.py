@@ -160,7 +160,7 @@ class SteeredRecipe(Recipe[SteeredNetwork]):
     def batch(self, stage: Stage, rng: np.random.Generator, *, held_out: bool = False) -> Batch:  # noqa: ARG002
         """images: 2 P x 3 x S x S, a and b of each pair in turn; points 2 P x N x 2, of which the first
         `counts[p]` of pair p count; upright 2 P x N x 2, where the photo's "right" points in the view,
-        which tells the student what is up; directions 2 P x N x 2, which it finds itself; descriptors
+        which tells the student what is up; orientations 2 P x N x 2, which it finds itself; descriptors
         2 P x N x D of the teacher, zeros where it has none."""
         drawn = []
         for _ in range(self.pairs):
@@ -171,7 +171,7 @@ class SteeredRecipe(Recipe[SteeredNetwork]):
             chosen = common[rng.permutation(len(common))[: self.points]]
             counts.append(len(chosen))
             rows += [self._at(a, chosen[:, 0]), self._at(b, chosen[:, 1])]
-        names = ("points", "upright", "directions", "descriptors")
+        names = ("points", "upright", "orientations", "descriptors")
         columns = zip(names, zip(*rows, strict=True), strict=True)
         return {
             "images": images_to_tensor(view.image for a, b, _ in drawn for view in (a, b)),
@@ -250,7 +250,7 @@ class SteeredRecipe(Recipe[SteeredNetwork]):
         maps = network(batch["images"])
         upright = batch["upright"]
         points = batch["points"] + _JITTER * torch.randn_like(batch["points"])
-        faced = (upright, self._rotated(upright), batch["directions"])
+        faced = (upright, self._rotated(upright), batch["orientations"])
         with torch.autocast(maps.device.type, enabled=False):  # cosines need the digits
             seen = [network.descriptors_at(maps.float(), points, one) for one in faced]
             return self._losses(seen, points, batch, stage)

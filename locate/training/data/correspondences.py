@@ -209,11 +209,10 @@ def crop_matched_pair(
             f"a crop needs a size of at least 2 and a scale jitter of at least 1, "
             f"got {size} and {scale_jitter}"
         )
-    points = []
-    for k, given in enumerate((pair.points_a, pair.points_b)):
-        points.append(given.astype(np.float64))
-        if sizes is not None:
-            points[k] = resize_points(points[k], sizes[k], _size(images[k]))
+    points = [given.astype(np.float64) for given in (pair.points_a, pair.points_b)]
+    if sizes is not None:
+        ends = zip(points, sizes, map(_size, images), strict=True)
+        points = [resize_points(*end) for end in ends]
     inside = _inside(points[0], _size(images[0])) & _inside(points[1], _size(images[1]))
     if not inside.any():
         raise InputError(

@@ -20,7 +20,7 @@ import numpy as np
 
 from locate.errors import InputError
 from locate.pixels import apply_homography
-from locate.training.data.photometric import PhotometricSettings, photometric_noise
+from locate.training.data.photometric import PhotometricSettings, photometric_noise, require_image
 from locate.types import Array
 
 _TRIES = 10  # draws of a pair until its overlap suffices
@@ -77,18 +77,6 @@ class WarpedPair:
     b_from_a: Array  # 3 x 3 float64; the depth is positive wherever a can be seen from b
     valid_a: Array  # H x W bool, the pixel shows something of the photo
     valid_b: Array
-
-    def __post_init__(self) -> None:
-        shape = self.image_a.shape
-        if len(shape) != 3 or shape[2] != 3 or self.image_b.shape != shape:
-            raise InputError(f"views must be H x W x 3 alike, got {shape} and {self.image_b.shape}")
-        for valid in (self.valid_a, self.valid_b):
-            if valid.shape != shape[:2] or valid.dtype != np.bool_:
-                raise InputError(
-                    f"a mask must be {shape[:2]} bool, got {valid.shape} {valid.dtype}"
-                )
-        if self.b_from_a.shape != (3, 3) or not np.isfinite(self.b_from_a).all():
-            raise InputError(f"b_from_a must be 3 x 3 and finite, got {self.b_from_a}")
 
 
 def random_homography(
@@ -221,8 +209,7 @@ def window(corner: Array, zoom: float) -> Array:
 
 
 def _check(image: Array, size: tuple[int, int]) -> None:
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or min(image.shape) < 1:
-        raise InputError(f"an image must be H x W x 3 uint8, got {image.shape} {image.dtype}")
+    require_image(image)
     if min(size) < 2:
         raise InputError(f"a view must be at least 2 pixels wide and high, got {size}")
 

@@ -72,8 +72,7 @@ def photometric_noise(
     image: Array, rng: np.random.Generator, settings: PhotometricSettings | None = None
 ) -> Array:
     """The image, H x W x 3 uint8, as another camera in other light might have taken it."""
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise InputError(f"an image must be H x W x 3 uint8, got {image.shape} {image.dtype}")
+    require_image(image)
     s = settings or PhotometricSettings()
     if s.season_chance and rng.random() < s.season_chance:
         image = augment_appearance(image, rng)
@@ -93,6 +92,11 @@ def photometric_noise(
     if rng.random() < s.erase_chance:
         image = _erase(image, rng, s)
     return image
+
+
+def require_image(image: Array) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or min(image.shape) < 1:
+        raise InputError(f"an image must be H x W x 3 uint8, got {image.shape} {image.dtype}")
 
 
 def _shadow(image: Array, rng: np.random.Generator, most: float) -> Array:
