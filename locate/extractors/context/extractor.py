@@ -157,11 +157,7 @@ class Context:
 
     @classmethod
     def from_pretrained(
-        cls,
-        weights: Path | None = None,
-        *,
-        shares: tuple[float, float] = SHARES,
-        **settings: Any,
+        cls, weights: Path | None = None, *, shares: tuple[float, float] = SHARES, **settings: Any
     ) -> Context:
         """With weights of `locate train context`, by default those that come with the package;
         `WeightsError` if they do not fit, or were fitted to other steered features.

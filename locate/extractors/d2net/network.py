@@ -70,10 +70,7 @@ class D2Network(nn.Module):
     """
 
     def __init__(
-        self,
-        backbone: Backbone,
-        taps: Sequence[str] | None = None,
-        stride: int = TRAINING_STRIDE,
+        self, backbone: Backbone, taps: Sequence[str] | None = None, stride: int = TRAINING_STRIDE
     ) -> None:
         super().__init__()
         plan = PLANS[backbone.name]

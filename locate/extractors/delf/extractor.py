@@ -67,12 +67,7 @@ class Delf:
         self.info = ExtractorInfo(
             name=SYSTEM,
             weights=weights_hash,
-            settings={
-                **settings,
-                "max_keypoints": max_keypoints,
-                "max_side": max_side,
-                "iou": iou,
-            },
+            settings={**settings, "max_keypoints": max_keypoints, "max_side": max_side, "iou": iou},
             local_dim=len(network.components),
             ratio=RATIO,
             verification=AFFINE,

@@ -136,8 +136,5 @@ def matching_losses(
     found = torch.stack(shares).mean()
     if objective.matching == "positions":
         return torch.stack(terms).mean(), found
-    scores = [
-        loss.matching_score(*rows),
-        loss.matching_score(negative[0], n.low @ a.columns.T),
-    ]
+    scores = [loss.matching_score(*rows), loss.matching_score(negative[0], n.low @ a.columns.T)]
     return loss.matching_loss(scores[0], scores[1:], objective.margin), found
