@@ -115,7 +115,9 @@ class D2Net:
         levels = []
         for number, scale in enumerate(self._scales, start=1):
             level = resize_image(pixels, (round(working[0] * scale), round(working[1] * scale)))
-            maps = self._maps(level)
+            maps = self._network(to_input(level, self.device))[0]
+            # Not of the cells whose centre lies on what `to_input` added.
+            maps = self._network.grid.crop(maps, (level.shape[1], level.shape[0]))
             shape = (maps.shape[-2], maps.shape[-1])
             grid = _seen_from(self._network.grid, scale)
             banned = torch.zeros(shape, dtype=torch.bool, device=maps.device)
@@ -135,11 +137,6 @@ class D2Net:
         best = torch.argsort(-scores, stable=True)[: self._max_keypoints]
         found = (part[best].float().cpu().numpy() for part in (points, scores, descriptors))
         return tuple(found)  # type: ignore[return-value]
-
-    def _maps(self, level: Array) -> Tensor:
-        """C x h x w of the cells whose centre lies on the image, and not on what `to_input` added."""
-        maps = self._network(to_input(level, self.device))[0]
-        return self._network.grid.crop(maps, (level.shape[1], level.shape[0]))
 
 
 def build(settings: Mapping[str, Any]) -> D2Network:
