@@ -52,10 +52,8 @@ class Attention(nn.Module):
 class DelfNetwork(nn.Module):
     """Features and their attention; the PCA that shortens the descriptors is fitted after training.
 
-    Args:
-        backbone: "lite0", "resnet50" or "resnet101", with its weights. It is changed in place: what
-            the tap does not need is taken out of it.
-        dim: length of the descriptors.
+    The backbone, "lite0", "resnet50" or "resnet101", is changed in place: what the tap does not need is
+    taken out of it.
 
     Attributes:
         mean (C,), components (dim x C): of the PCA. Before it is fitted, the first `dim` directions

@@ -42,15 +42,9 @@ class Objective:
 def joint_losses(
     network: UR2KiDNetwork, images: tuple[Tensor, Tensor, Tensor], objective: Objective
 ) -> dict[str, Tensor]:
-    """All losses of a batch of triples. In training mode concepts are dropped, the same for all images.
-
-    Args:
-        images: anchors, positives, negatives, B x 3 x S x S each, RGB of 0 to 255.
-
-    Returns:
-        Scalars: "loss", its three parts, and "found again", the share of detected positions whose match
-        is mutual.
-    """
+    """All losses of a batch of triples: anchors, positives, negatives, B x 3 x S x S each, RGB 0..255.
+    In training mode concepts are dropped, the same for all images. Scalars: "loss", its three parts,
+    and "found again", the share of detected positions whose match is mutual."""
     taps = network.taps(torch.cat(images))
     kept = network.concepts() if network.training else None
     seen = dense_features(network, taps, kept, objective.positions)

@@ -62,10 +62,8 @@ def pseudo_pairs(
 
     Args:
         scenes: scene name -> photos, see `locate.training.data.scenes.scenes_of`.
-        extractor: anything with local features.
-        rng: draws the pairs that are tried where a scene has more than the budget.
+        rng: draws the pairs that are tried where a scene has more than `max_pairs_per_scene`.
         min_inliers: fewer matches that agree with a fundamental matrix prove nothing.
-        max_pairs_per_scene: so many pairs of a scene are tried at most.
     """
     if min_inliers < 1 or max_pairs_per_scene < 1:
         raise InputError(

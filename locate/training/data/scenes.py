@@ -78,10 +78,6 @@ def model_pairs(
 
     Args:
         images_folder: what the image names in the model are relative to.
-
-    Raises:
-        InputError: no model there, one without points, images that are missing or of another size
-            than the model's cameras.
     """
     if min_shared < 1:
         raise InputError(f"pairs must share at least 1 point, got min_shared = {min_shared}")
