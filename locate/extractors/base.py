@@ -18,59 +18,45 @@ from locate.errors import InputError
 from locate.matching.two_view import MAX_EPIPOLAR_ERROR
 from locate.types import FUNDAMENTAL, Array, Extraction, Features
 
-# What infos did not have from the beginning.
-_LATER = ("ratio", "query_ratio", "parts", "query_shares", "verification", "max_error")
 # What says how matches are judged, not what features are.
-_JUDGED: Mapping[str, Any] = {
-    "ratio": None,
-    "query_ratio": None,
-    "query_shares": (),
-    "verification": FUNDAMENTAL,
-    "max_error": MAX_EPIPOLAR_ERROR,
-}
+_JUDGED = ("ratio", "query_ratio", "query_shares", "verification", "max_error")
+_LATER = ("parts", *_JUDGED)  # what infos did not have from the beginning
 
 
 @dataclass(frozen=True)
 class ExtractorInfo:
-    """Who an extractor is; what a database remembers of it.
+    """Who an extractor is; what a database remembers of it."""
 
-    Attributes:
-        name: as in the registry.
-        weights: sha256 of the weights file, or None for an extractor without any.
-        settings: everything that changes its output, as JSON-able values.
-        global_dim: length of the global descriptor; 0 if it has none.
-        local_dim: length of a local descriptor; 0 if it has none.
-        rotation_invariant: local descriptors hardly change when the image is turned in its plane.
-        ratio: of Lowe's test, by which right matches of these descriptors are best told from wrong ones;
-            None where that of each stage, which was chosen for RootSIFT, does.
-        query_ratio: the same in queries, where a match has to be a proof; None if it is `ratio`.
-        parts: lengths of the parts that a local descriptor is made of; empty where it is one.
-        query_shares: of a cosine, which each part has in queries
-            (`locate.matching.descriptors.weighted`); empty if as they are stored.
-        verification: by which model of the camera's motion matches prove a place, of
-            `locate.types.MODELS`.
-        max_error: how far they may be from it, in pixels at the size that the extractor looks at.
-    """
-
-    name: str
-    weights: str | None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    global_dim: int = 0
-    local_dim: int = 0
-    rotation_invariant: bool = False
+    name: str  # as in the registry
+    weights: str | None  # sha256 of the weights file; None without any
+    settings: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # all that changes its output, JSON-able
+    global_dim: int = 0  # length of the global descriptor; 0 if it has none
+    local_dim: int = 0  # length of a local descriptor; 0 if it has none
+    rotation_invariant: bool = False  # local descriptors hardly change when the image is rotated
+    # Of Lowe's test, by which right matches of these descriptors are best told from wrong ones; None
+    # where that of each stage, which was chosen for RootSIFT, does.
     ratio: float | None = None
-    query_ratio: float | None = None
-    parts: tuple[int, ...] = ()
+    query_ratio: float | None = None  # in queries, where a match has to be a proof; None if `ratio`
+    parts: tuple[
+        int, ...
+    ] = ()  # lengths of those that a local descriptor is made of, if of several
+    # Of a cosine, which each part has in queries (`locate.matching.descriptors.weighted`); empty if as
+    # they are stored.
     query_shares: tuple[float, ...] = ()
-    verification: str = FUNDAMENTAL
-    max_error: float = MAX_EPIPOLAR_ERROR
+    verification: str = (
+        FUNDAMENTAL  # the model, of `MODELS`, of the camera's motion that proves a place
+    )
+    max_error: float = MAX_EPIPOLAR_ERROR  # from it, in pixels of what the extractor looks at
 
     def to_json(self) -> str:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        for f in fields(self):
+        values = {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
             # Databases and calibrations from before there was one stay valid.
-            if f.name in _LATER and values[f.name] == f.default:
-                del values[f.name]
+            if f.name not in _LATER or getattr(self, f.name) != f.default
+        }
         return json.dumps(values | {"settings": dict(self.settings)}, sort_keys=True)
 
     @classmethod
@@ -89,8 +75,8 @@ class ExtractorInfo:
 
     def compares_with(self, other: ExtractorInfo) -> bool:
         """Whether the descriptors of both are the same, however their matches are judged."""
-        plain = (replace(info, **_JUDGED) for info in (self, other))
-        return len({info.to_json() for info in plain}) == 1
+        default: dict[str, Any] = {f.name: f.default for f in fields(self) if f.name in _JUDGED}
+        return replace(self, **default).to_json() == replace(other, **default).to_json()
 
 
 @runtime_checkable
@@ -110,16 +96,13 @@ class Extractor(Protocol):
     def extract(
         self, pixels: Array, size: tuple[int, int] | None = None, *, local: bool = True
     ) -> Extraction:
-        """Look at one image.
+        """The features of one image; keypoints in pixels of the original.
 
         Args:
             pixels: H x W x 3 uint8, RGB.
             size: (width, height) of the original if `pixels` is a reduced copy of it.
             local: False if the local features are not wanted; an extractor that gives both may
                 then save the work.
-
-        Returns:
-            Keypoints in pixels of the original image.
         """
         ...
 
@@ -127,9 +110,7 @@ class Extractor(Protocol):
 def require_positive(**settings: float) -> None:
     """`InputError` if one of these settings is below 1."""
     if min(settings.values()) < 1:
-        names, values = (
-            " and ".join(map(str, words)) for words in zip(*settings.items(), strict=True)
-        )
+        names, values = (" and ".join(map(str, words)) for words in (settings, settings.values()))
         raise InputError(f"{names} must be at least 1, got {values}")
 
 

@@ -19,12 +19,12 @@ BUNDLED: Mapping[str, Path] = {
 
 
 def record_of(system: str) -> Record:
-    """Where the shipped weights of a system come from; `WeightsError` if the installation is damaged."""
+    """Where the bundled weights of a system come from; `WeightsError` if the installation is damaged."""
     return read_record(BUNDLED[system])
 
 
 def scores_of(system: str) -> dict[str, float]:
-    """What the shipped weights reach, by measure; empty if other weights were measured last."""
+    """What the bundled weights reach, by measure; empty if other weights were measured last."""
     if not SCORES.is_file():
         return {}
     stored = json.loads(SCORES.read_text("utf-8")).get(system, {})

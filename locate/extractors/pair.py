@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from locate.errors import InputError
-from locate.extractors.base import Extractor, ExtractorInfo
+from locate.extractors.base import Extractor
 from locate.types import Array, Extraction
 
 
@@ -18,19 +20,12 @@ class Pair:
         self._first, self._second = first, second
         self.max_side = max(first.max_side, second.max_side)
         parts = (first.info, second.info)
-        self.info = ExtractorInfo(
+        self.info = replace(
+            second.info,
             name="+".join(part.name for part in parts),
             weights=" ".join(part.weights or "-" for part in parts),
             settings={part.name: dict(part.settings) for part in parts},
             global_dim=first.info.global_dim,
-            local_dim=second.info.local_dim,
-            rotation_invariant=second.info.rotation_invariant,
-            ratio=second.info.ratio,
-            query_ratio=second.info.query_ratio,
-            parts=second.info.parts,
-            query_shares=second.info.query_shares,
-            verification=second.info.verification,
-            max_error=second.info.max_error,
         )
 
     def extract(

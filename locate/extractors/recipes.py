@@ -14,35 +14,22 @@ if TYPE_CHECKING:
     from locate.training.recipe import Recipe
 
 
-def _load(recipe: str | type[Recipe]) -> type[Recipe]:
-    found: type[Recipe] = load_object(recipe) if isinstance(recipe, str) else recipe
-    return found
-
-
-def _of(entry: Entry) -> dict[str, Callable[[], type[Recipe]]]:
-    return {name: partial(_load, recipe) for name, recipe in entry.recipes.items()}
+def _of(entry: Entry) -> dict[str, Callable[[], type[Recipe[Any]]]]:
+    return {name: partial(load_object, recipe) for name, recipe in sorted(entry.recipes.items())}
 
 
 # Of the systems that come with the package.
-RECIPES: dict[str, Callable[[], type[Recipe]]] = {
+RECIPES: dict[str, Callable[[], type[Recipe[Any]]]] = {
     name: load
     for entry in EXTRACTORS.values()
     if isinstance(entry, Entry)
-    for name, load in sorted(_of(entry).items())
+    for name, load in _of(entry).items()
 }
 
 
-def create_recipe(name: str, settings: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe of the system `name`.
-
-    Args:
-        name: one of `RECIPES`, or of another package.
-        settings: JSON-able values that differ from the recipe's defaults.
-
-    Raises:
-        UnknownNameError: names the known ones.
-        InputError: the recipe has no such setting, or one of another type.
-    """
+def create_recipe(name: str, settings: Mapping[str, Any] | None = None) -> Recipe[Any]:
+    """The recipe of the system `name`, one of `RECIPES` or of another package, with JSON-able settings
+    that differ from its defaults; `InputError` for what there is not or is of another type."""
     known = RECIPES
     if name not in known:
         known = known | {n: load for _, entry in entries() for n, load in _of(entry).items()}

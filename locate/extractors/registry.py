@@ -38,25 +38,18 @@ log = logging.getLogger("locate")
 
 @dataclass(frozen=True)
 class Entry:
-    """One extractor.
+    """One extractor."""
 
-    Attributes:
-        load: the class, or "module:Class" to import it when it is needed. One with `from_pretrained` is
-            made by that, which takes a file that `locate train` made as `weights`; any other by its
-            constructor, or it is a function. Keywords with a default are its settings.
-        gives: `GLOBAL`, `LOCAL` or both; none if only a made one tells.
-        recipes: "module:Class", or the class, by the name for `locate train`.
-        weights: whose they are, for the list.
-        licence: of the weights; of the code where there are none.
-        files: what its weights consist of: "imagenet", or names of `bundled.BUNDLED`.
-    """
-
+    # The class, or "module:Class" to import it when it is needed. One with `from_pretrained` is made by
+    # that, which takes a file that `locate train` made as `weights`; any other by its constructor, or it
+    # is a function. Keywords with a default are its settings.
     load: str | Callable[..., Extractor]
-    gives: tuple[str, ...] = ()
-    recipes: Mapping[str, str | type[Recipe]] = field(default_factory=dict)
-    weights: str = "its own"
-    licence: str = "see its package"
-    files: tuple[str, ...] = ()
+    gives: tuple[str, ...] = ()  # `GLOBAL`, `LOCAL` or both; none if only a made one tells
+    # "module:Class", or the class, by the name for `locate train`.
+    recipes: Mapping[str, str | type[Recipe[Any]]] = field(default_factory=dict)
+    weights: str = "its own"  # whose they are, for the list
+    licence: str = "see its package"  # of the weights; of the code where there are none
+    files: tuple[str, ...] = ()  # of the weights: "imagenet", or names of `bundled.BUNDLED`
 
 
 _HERE = "locate.extractors"
@@ -121,17 +114,14 @@ def create(
             (trained elsewhere, or the start of a training).
 
     Raises:
-        UnknownNameError: names the known ones.
-        InputError: a setting that there is not, or a value that does not fit it.
+        InputError: an extractor or a setting that there is not, or a value that does not fit it.
         WeightsError: a file is missing or does not fit.
     """
-    told = settings_by_part(name, settings or {})
-    made = [_make(part, told[part], (weights or {}).get(part)) for part in parts_of(name)]
-    if len(made) == 1:
-        return made[0]
     from locate.extractors.pair import Pair
 
-    return Pair(*made)
+    told = settings_by_part(name, settings or {})
+    made = [_make(part, told[part], (weights or {}).get(part)) for part in parts_of(name)]
+    return made[0] if len(made) == 1 else Pair(*made)
 
 
 def parts_of(name: str) -> list[str]:
@@ -153,17 +143,10 @@ def known_settings(name: str) -> dict[str, dict[str, Setting] | None]:
 
 
 def settings_by_part(name: str, settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Settings as the parts of an extractor's name take them.
-
-    Args:
-        settings: text or values by name. In a pair each goes to the part that knows it; "part.name" says
-            which if both do, and so does a mapping by part.
-
-    Raises:
-        InputError: no part has such a setting, both have, or the value is of another kind.
-    """
-    parts = parts_of(name)
-    given: dict[str, dict[str, Any]] = {part: {} for part in parts}
+    """Settings, text or values by name, as the parts of an extractor's name take them. In a pair each
+    goes to the part that knows it; "part.name" says which if both do, and so does a mapping by part.
+    `InputError` if no part has it, both have, or the value is of another kind."""
+    given: dict[str, dict[str, Any]] = {part: {} for part in parts_of(name)}
     if not settings:
         return given
     known = known_settings(name)
@@ -185,7 +168,7 @@ def settings_by_part(name: str, settings: Mapping[str, Any]) -> dict[str, dict[s
         for key in values:
             if (there := known[part]) is not None and key not in there:
                 raise UnknownNameError(f"setting of {part}", key, _described({part: there}))
-    return {part: all_typed(part, given[part], known[part]) for part in parts}
+    return {part: all_typed(part, values, known[part]) for part, values in given.items()}
 
 
 def settings_in(info: ExtractorInfo) -> dict[str, dict[str, Any]]:
@@ -231,17 +214,8 @@ def named(
 
 @dataclass(frozen=True)
 class Model:
-    """One line of the list of `locate models`.
-
-    Attributes:
-        name: for `--extractor`.
-        gives: "global descriptor", "local features" or both.
-        weights: whose they are.
-        licence: of the weights; of the code where there are none.
-        megabytes: of the weights.
-        scores: by measure, see docs/benchmarks/accuracy.md.
-        record: how they were trained, if here.
-    """
+    """One line of the list of `locate models`: what an `Entry` says, in words; the megabytes of the
+    weights, their scores by measure (docs/benchmarks/accuracy.md) and how they were trained, if here."""
 
     name: str
     gives: str
@@ -253,13 +227,12 @@ class Model:
 
 
 def list_models() -> list[Model]:
-    """Every extractor, the ready ones first; one of another package that cannot be loaded is a line in
-    the log."""
+    """Every extractor, the ready ones first."""
     return [_model(name, entry) for name, entry in entries()]
 
 
 def entries() -> Iterator[tuple[str, Entry]]:
-    """Every extractor that there is, ours first."""
+    """Every extractor, ours first; one of another package that cannot be loaded is a line in the log."""
     for name in [*EXTRACTORS, *sorted(_foreign())]:
         try:
             yield name, _loaded(name, with_class=name not in EXTRACTORS)[0]
@@ -267,8 +240,10 @@ def entries() -> Iterator[tuple[str, Entry]]:
             log.warning("%s", error)
 
 
-def load_object(place: str) -> Any:
-    """What "module:name" stands for."""
+def load_object(place: Any) -> Any:
+    """What "module:name" stands for; anything else stands for itself."""
+    if not isinstance(place, str):
+        return place
     module, _, name = place.partition(":")
     return getattr(import_module(module), name)
 
@@ -314,7 +289,7 @@ def _loaded(name: str, *, with_class: bool = True) -> tuple[Entry, Callable[...,
         entry = found if isinstance(found, Entry) else Entry(found)
         if not (callable(entry.load) or isinstance(entry.load, str)):
             raise TypeError(f"{found!r} is neither a class nor an Entry")
-        load = load_object(entry.load) if with_class and isinstance(entry.load, str) else entry.load
+        load = load_object(entry.load) if with_class else entry.load
     except Exception as error:  # whatever another package does when it is imported
         if point is None:
             raise

@@ -24,33 +24,30 @@ def extract_rotations(
     vectors: bool = True,
     mask: Mask | None = None,
 ) -> Iterator[tuple[int, Extraction]]:
-    """The four rotations of a photo: what is seen in it upright, then turned by 90, 180 and 270 degrees,
-    each looked at when it is asked for.
+    """What is in a photo upright, then rotated by 90, 180 and 270 degrees, each with the degrees and
+    extracted when it is asked for.
 
-    The local features of a rotation-invariant extractor are extracted once: a turned photo has those of
+    The local features of a rotation-invariant extractor are extracted once: a rotated photo has those of
     the upright one, and a global descriptor of its own.
 
     Args:
-        size, mask: see `extract_turned`.
-        local: False leaves the local features of turned photos out, unless they are known.
+        size, mask: see `extract_rotated`.
+        local: False leaves the local features of rotated photos out, unless they are known.
         vectors: False if nobody asks for global descriptors: of a rotation-invariant extractor the
             upright photo is all then.
-
-    Yields:
-        (degrees, what was seen).
     """
-    upright = extract_turned(extractor, pixels, size, 0, local=True, mask=mask)
+    upright = extract_rotated(extractor, pixels, size, 0, local=True, mask=mask)
     yield 0, upright
     known = upright.features if extractor.info.rotation_invariant else None
     if known is not None and not vectors:
         return
     for degrees in ROTATIONS[1:]:
         again = local and known is None
-        seen = extract_turned(extractor, pixels, size, degrees, local=again, mask=mask)
+        seen = extract_rotated(extractor, pixels, size, degrees, local=again, mask=mask)
         yield degrees, seen if known is None else Extraction(known, seen.global_descriptor)
 
 
-def extract_turned(
+def extract_rotated(
     extractor: Extractor,
     pixels: Array,
     size: tuple[int, int],
@@ -59,29 +56,20 @@ def extract_turned(
     local: bool,
     mask: Mask | None = None,
 ) -> Extraction:
-    """Look at an image turned counter-clockwise; keypoints come back in the image as it was.
+    """What is in an image rotated counter-clockwise; keypoints come back in the image as it was.
 
     Args:
         size: (width, height) of the original photo, upright.
-        local: False leaves the local features out.
+        local: False leaves the local features of a rotated image out.
         mask: `pixels` were filled by it; there are no features in what it ignores.
     """
-    seen = _turned(extractor, pixels, size, degrees, local)
-    if seen.features is None or mask is None:
-        return seen
-    return Extraction(mask.outside(seen.features), seen.global_descriptor)
-
-
-def _turned(
-    extractor: Extractor, pixels: Array, size: tuple[int, int], degrees: int, local: bool
-) -> Extraction:
-    if degrees == 0:
-        return extractor.extract(pixels, size)
-    turned_size = size if degrees == 180 else size[::-1]
-    turned = np.ascontiguousarray(np.rot90(pixels, degrees // 90))
-    seen = extractor.extract(turned, turned_size, local=local)
-    if seen.features is None:
-        return seen
-    keypoints = unrotate_points(seen.features.keypoints, turned_size, degrees)
-    features = replace(seen.features, keypoints=keypoints, image_size=size)
+    rotated_size = size if degrees % 180 == 0 else size[::-1]
+    rotated = np.ascontiguousarray(np.rot90(pixels, degrees // 90)) if degrees else pixels
+    seen = extractor.extract(rotated, rotated_size, local=local or degrees == 0)
+    features = seen.features
+    if features is not None and degrees:
+        keypoints = unrotate_points(features.keypoints, rotated_size, degrees)
+        features = replace(features, keypoints=keypoints, image_size=size)
+    if features is not None and mask is not None:
+        features = mask.outside(features)
     return Extraction(features, seen.global_descriptor)

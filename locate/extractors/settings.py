@@ -15,10 +15,7 @@ from locate.errors import InputError, UnknownNameError
 
 
 class Setting(NamedTuple):
-    """Attributes:
-    hint: its annotation; the type of the default where there is none.
-    default: its value if nobody says otherwise.
-    """
+    """An annotation, or the type of the default where there is none, and the default."""
 
     hint: Any
     default: Any
@@ -41,12 +38,9 @@ def settings_of(make: Callable[..., Any]) -> dict[str, Setting] | None:
 
 
 def typed(what: str, value: Any, setting: Setting) -> Any:
-    """`value`, text or JSON-able, as a setting's type.
-
-    Raises:
-        InputError: it is of another kind.
-    """
-    kinds = _alternatives(setting.hint)
+    """`value`, text or JSON-able, as a setting's type; `InputError` if it is of another kind."""
+    union = get_origin(setting.hint) in (Union, types.UnionType)
+    kinds = get_args(setting.hint) if union else (setting.hint,)
     for kind in sorted(kinds, key=lambda kind: (kind is not type(None), kind is not str)):
         try:
             return _as(value, kind)
@@ -80,19 +74,13 @@ def _keywords(make: Callable[..., Any]) -> tuple[dict[str, Setting], bool]:
         hints = {}
     parameters = inspect.signature(make).parameters.values()
     known = {
-        p.name: Setting(hints.get(p.name, _type_of(p.default)), p.default)
+        p.name: Setting(
+            hints.get(p.name, type(p.default) if p.default is not None else Any), p.default
+        )
         for p in parameters
         if p.default is not p.empty and p.kind is not p.POSITIONAL_ONLY
     }
     return known, any(p.kind is p.VAR_KEYWORD for p in parameters)
-
-
-def _type_of(default: Any) -> Any:
-    return Any if default is None else type(default)
-
-
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
 def _as(value: Any, kind: Any) -> Any:

@@ -12,7 +12,9 @@ import cv2
 import numpy as np
 
 from locate.extractors.base import ExtractorInfo, no_features, require_positive
-from locate.pixels import fit_size, resize_points
+from locate.extractors.blocks.detection import resize_image
+from locate.extractors.blocks.inference import sizes_of
+from locate.pixels import resize_points
 from locate.types import Array, Extraction, Features
 
 # OpenCV doubles the image before it looks and forgets half a pixel of the doubled one on the way back:
@@ -23,16 +25,13 @@ _BIAS = np.float32(0.25)
 
 
 class Sift:
-    """RootSIFT.
-
-    Args:
-        max_keypoints: the strongest that are kept.
-        max_side: the image is shrunk so that its long side is at most this many pixels.
-        contrast_threshold: OpenCV's; lower gives more keypoints on flat images.
-    """
+    """RootSIFT."""
 
     def __init__(
-        self, max_keypoints: int = 2048, max_side: int = 1024, contrast_threshold: float = 0.04
+        self,
+        max_keypoints: int = 2048,  # the strongest are kept
+        max_side: int = 1024,  # the image is shrunk to at most this many pixels along its long side
+        contrast_threshold: float = 0.04,  # OpenCV's; lower gives more keypoints on flat images
     ) -> None:
         require_positive(max_keypoints=max_keypoints, max_side=max_side)
         self.max_side = max_side
@@ -58,16 +57,11 @@ class Sift:
         *,
         local: bool = True,  # noqa: ARG002  there is nothing else to give
     ) -> Extraction:
-        height, width = pixels.shape[:2]
-        size = size or (width, height)
-        grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-        target = fit_size((width, height), self.max_side)
-        if target != (width, height):
-            grey = cv2.resize(grey, target, interpolation=cv2.INTER_AREA)
+        size, target = sizes_of(pixels, size, self.max_side)
+        grey = resize_image(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), target)
         # A detector of its own for each call: cv2.SIFT keeps no promise about threads.
         detector = cv2.SIFT.create(
-            nfeatures=self._max_keypoints,
-            contrastThreshold=self._contrast_threshold,
+            nfeatures=self._max_keypoints, contrastThreshold=self._contrast_threshold
         )
         found, descriptors = detector.detectAndCompute(grey, None)
         if descriptors is None or len(found) == 0:

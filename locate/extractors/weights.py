@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -22,29 +22,21 @@ from locate.util.files import atomic_write, sha256_of
 _KEY = "locate"
 file_hash = sha256_of
 
+Network = TypeVar("Network", bound=nn.Module)
+
 
 @dataclass(frozen=True)
 class Record:
-    """Where weights come from.
+    """Where weights come from."""
 
-    Attributes:
-        system: name of the extractor that they are for, as in the registry.
-        settings: what its network was built with ("backbone", dimensions, ...), JSON-able.
-        data: what they were trained on, in words.
-        command: that trained them.
-        commit: of this repository, or "" if it is not known.
-        seconds: of training.
-        scores: measured ones, by name.
-        licence: of the weights.
-    """
-
-    system: str
+    system: str  # name of the extractor that they are for, as in the registry
+    # What its network was built with ("backbone", dimensions, ...), JSON-able.
     settings: Mapping[str, Any] = field(default_factory=dict)
-    data: str = ""
-    command: str = ""
-    commit: str = ""
-    seconds: float = 0.0
-    scores: Mapping[str, float] = field(default_factory=dict)
+    data: str = ""  # what they were trained on, in words
+    command: str = ""  # that trained them
+    commit: str = ""  # of this repository, or "" if it is not known
+    seconds: float = 0.0  # of training
+    scores: Mapping[str, float] = field(default_factory=dict)  # measured ones, by name
     licence: str = ""
 
     def to_json(self) -> str:
@@ -54,11 +46,8 @@ class Record:
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], record: Record) -> str:
-    """Write `tensors` and their record; the old file stays until the new one is complete.
-
-    Returns:
-        The sha256 of the file.
-    """
+    """Write `tensors` and their record; the old file stays until the new one is complete. The sha256 of
+    the file."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = save(plain, metadata={_KEY: record.to_json()})
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,6 +67,21 @@ def load_weights(path: Path, system: str | None = None) -> tuple[dict[str, Tenso
     if system is not None and record.system != system:
         raise WeightsError(f"{path} holds weights of {record.system}, not of {system}")
     return tensors, record
+
+
+def load_network(
+    path: Path, system: str, build: Callable[[Mapping[str, Any]], Network]
+) -> tuple[Network, Mapping[str, Any], str]:
+    """The network of a weights file of `system`, the settings that it was built with, and the sha256 of
+    the file; `WeightsError` if it does not fit.
+
+    Args:
+        build: the network of such settings, with any weights.
+    """
+    tensors, record = load_weights(path, system)
+    network = build(record.settings)
+    load_into(network, tensors, path)
+    return network, record.settings, file_hash(path)
 
 
 def load_into(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -25,54 +25,38 @@ _HEADER = b"locate checkpoint 1 "
 
 @dataclass
 class Checkpoint:
-    """The state of a training. Plain values and tensors only, so that reading one runs nothing.
+    """The state of a training. Plain values and tensors only, so that reading one runs nothing."""
 
-    Attributes:
-        begun: what was asked for at the beginning: "system", "settings", "seed", "data", ...
-        description: the data in words, `Recipe.describe`.
-        steps: planned ones of every stage.
-        paces: seconds per step of every stage as measured before the first; empty without a budget.
-        stage: index of the stage that comes next or is under way; as many as there are stages when the
-            training is finished.
-        step: steps of that stage that are done.
-        window: (start, end) of that stage in elapsed seconds, None without a budget.
-        settled: its planned steps follow from its own speed already.
-        held_out_passes: how many times it was measured on held-out batches.
-        held_out_seconds: what one such pass took last.
-        elapsed: seconds of all parts of the training.
-        skipped: steps left out because their gradient was not finite.
-        sums: of "images" and "seconds" since the last line of the log, and "steps".
-        means: since the last line of the log, [sum, count] of each loss and of the gradient's norm.
-        log_bytes: length of the log.
-        held_out: by stage, the losses at its "start" and the latest ones as "end".
-        recipe_state: `Recipe.state`.
-        network: parameters and buffers.
-        optimiser: its state; None before a stage has begun.
-    """
-
-    begun: dict[str, Any]
-    description: str
-    steps: list[int]
+    begun: dict[str, Any]  # what was asked for: "system", "settings", "seed", "data", ...
+    description: str  # the data in words, `Recipe.describe`
+    steps: list[int]  # planned ones of every stage
+    # Seconds per step of every stage as measured before the first; empty without a budget.
     paces: list[float] = field(default_factory=list)
-    stage: int = 0
-    step: int = 0
-    window: tuple[float, float] | None = None
-    settled: bool = False
-    held_out_passes: int = 0
-    held_out_seconds: float = 0.0
-    elapsed: float = 0.0
-    skipped: int = 0
+    stage: int = 0  # index of the one that comes next or is under way
+    step: int = 0  # steps of it that are done
+    window: tuple[float, float] | None = None  # its start and end in elapsed seconds, with a budget
+    settled: bool = False  # its planned steps follow from its own speed already
+    held_out_passes: int = 0  # how many times it was measured on held-out batches
+    held_out_seconds: float = 0.0  # what one such pass took last
+    elapsed: float = 0.0  # seconds of all parts of the training
+    skipped: int = 0  # steps left out because their gradient was not finite
+    # Since the last line of the log: of "images", "seconds", "steps"; [sum, count] of each loss.
     sums: dict[str, float] = field(default_factory=dict)
     means: dict[str, list[float]] = field(default_factory=dict)
     log_bytes: int = 0
+    # By stage, the losses at its "start" and the latest ones as "end".
     held_out: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     recipe_state: dict[str, Any] = field(default_factory=dict)
     network: dict[str, Tensor] = field(default_factory=dict)
-    optimiser: dict[str, Any] | None = None
+    optimiser: dict[str, Any] | None = None  # its state; None before a stage has begun
 
     @property
     def finished(self) -> bool:
         return self.stage == len(self.steps)
+
+    @property
+    def steps_done(self) -> int:
+        return sum(self.steps[: self.stage]) + self.step
 
     def next_stage(self) -> None:
         """The stage under way is done."""
@@ -82,11 +66,7 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
-    """Write it; the old file stays until the new one is safe on the disk.
-
-    Raises:
-        OSError: the disk is full, ...; the old file is as it was.
-    """
+    """Write it; the old file stays until the new one is safe on the disk, also at an `OSError`."""
     buffer = io.BytesIO()
     torch.save({f.name: getattr(checkpoint, f.name) for f in fields(checkpoint)}, buffer)
     # torch does not notice a changed byte inside a tensor; hence a sum of our own.
@@ -97,12 +77,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read it, with all tensors on the CPU.
-
-    Raises:
-        InputError: there is none.
-        WeightsError: it is damaged, or of another version of `locate`.
-    """
+    """Read it, with all tensors on the CPU; `WeightsError` if it is damaged or of another version."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -139,13 +114,10 @@ def refuse_difference(begun: Mapping[str, Any], asked: Mapping[str, Any]) -> Non
 
 
 class Log:
-    """A file of JSON lines that grows, and that can be taken back to where a checkpoint was written.
-
-    Args:
-        size: bytes that are kept of the file; what is beyond was written after the checkpoint.
-    """
+    """A file of JSON lines that grows, and that can be taken back to where a checkpoint was written."""
 
     def __init__(self, path: Path, size: int) -> None:
+        """`size` bytes are kept of the file; what is beyond was written after the checkpoint."""
         self._stream = path.open("ab")
         there = self._stream.tell()
         if there < size:

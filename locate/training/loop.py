@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 
 from locate.errors import InputError, TrainingError
 from locate.training.checkpoint import Checkpoint, Log, save_checkpoint
-from locate.training.options import Moment, Options
+from locate.training.options import Options, TrainEvent
 from locate.training.recipe import Batch, Recipe, Stage, torch_seed
 from locate.training.schedule import Window, fitting_steps, planned_steps, rate, stage_window
 from locate.training.steps import (
@@ -47,14 +47,14 @@ _MOST_SKIPPED = 20  # steps in a row; beyond, nothing is learned any more
 
 
 def train(
-    recipe: Recipe,
+    recipe: Recipe[Any],
     data: Path,
     out: Path,
     options: Options,
     checkpoint: Checkpoint | None = None,
     *,
     begun: Mapping[str, Any] | None = None,
-    show: Callable[[Moment], None] = lambda _: None,
+    show: Callable[[TrainEvent], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Checkpoint, nn.Module]:
@@ -68,10 +68,6 @@ def train(
 
     Returns:
         The last checkpoint, `finished` or not, and the network.
-
-    Raises:
-        InputError: the data do not suffice, the disk is too full, ...
-        TrainingError: a loss is not finite, or no checkpoint can be written.
     """
     started = clock() - (checkpoint.elapsed if checkpoint else 0.0)
     steps = planned_steps(recipe.stages, options.steps)
@@ -79,34 +75,30 @@ def train(
         recipe.prepare(data, out / "cache")
         torch.manual_seed(torch_seed(options.seed))
         network = recipe.network().to("cuda" if torch.cuda.is_available() else "cpu")
-        if checkpoint is None:
-            run = Checkpoint(dict(begun or {}), recipe.describe(), steps)
-        else:
-            run = checkpoint
-            run.begun = dict(begun or run.begun)
+        run = checkpoint or Checkpoint({}, recipe.describe(), steps)
+        run.begun = dict(begun or run.begun)
+        if checkpoint is not None:
             _restore(run, recipe, network)
         _refuse_full_disk(out, network)
         if options.seconds is not None and not run.paces:
             limit = _TRIAL * options.seconds
             run.paces = trial(recipe, network, options.seed, options.threads, limit, clock)
         with closing(Log(out / METRICS, run.log_bytes)) as log:
-            training = _Training(
-                recipe, network, options, run, out, log, show, stop, clock, started
-            )
-            while not run.finished and training.stage():
+            one = _Training(recipe, network, options, run, out, log, show, stop, clock, started)
+            while not run.finished and one.stage():
                 pass
     return run, network
 
 
 @dataclass
 class _Training:
-    recipe: Recipe
+    recipe: Recipe[Any]
     network: nn.Module
     options: Options
     run: Checkpoint
     out: Path
     log: Log
-    show: Callable[[Moment], None]
+    show: Callable[[TrainEvent], None]
     stop: Callable[[], bool]
     clock: Callable[[], float]
     started: float  # by the clock, had there been no interruption
@@ -116,16 +108,14 @@ class _Training:
         run, options, clock = self.run, self.options, self.clock
         index, stage = run.stage, self.recipe.stages[run.stage]
         optimiser, rates = self._begin(stage)
-        held_out = held_out_batches(
-            self.recipe, stage, index, options.held_out_batches, options.threads
-        )
+        count, threads = options.held_out_batches, options.threads
+        held_out = held_out_batches(self.recipe, stage, index, count, threads)
         timed: list[float] | None = None
         skipped, saved = 0, clock()
         numbers = (options.seed, index)
         now = self._position(run.step)
-        with closing(
-            stepwise(self.recipe, self.network, stage, numbers, run.step, options.threads)
-        ) as steps:
+        every_step = stepwise(self.recipe, self.network, stage, numbers, run.step, threads)
+        with closing(every_step) as steps:
             while now < 1 and not self.stop():
                 began = clock()
                 batches = next(steps)  # after the recipe's refresh, which may set up the stage
@@ -149,16 +139,11 @@ class _Training:
                 if run.step % options.log_every == 0 or now >= 1:
                     self._write_line(stage, scale * stage.learning_rate)
                 passes = 1 + int(now * (HELD_OUT_PASSES - 1))
-                if passes == HELD_OUT_PASSES or (
-                    passes > run.held_out_passes and not self._measuring_is_dear()
-                ):
+                wanted = passes > run.held_out_passes and not self._measuring_is_dear()
+                if wanted or passes == HELD_OUT_PASSES:
                     self._measure(stage, held_out, passes)
-                if (
-                    run.window
-                    and not run.settled
-                    and _SETTLED <= now < 1
-                    and len(timed) >= _ENOUGH_STEPS
-                ):
+                known = _SETTLED <= now < 1 and len(timed) >= _ENOUGH_STEPS
+                if run.window and not run.settled and known:
                     run.settled = True
                     self._plan(stage, sum(timed) / len(timed))
                     now = self._position(run.step)
@@ -217,13 +202,7 @@ class _Training:
         fixed = passes * run.held_out_seconds
         more = fitting_steps(run.window[1] - self._elapsed(), max(pace, 1e-6), fixed)
         run.steps[run.stage] = run.step + more
-        self.log.write(
-            kind="plan",
-            stage=stage.name,
-            step=run.step,
-            steps=run.steps[run.stage],
-            seconds_per_step=round(pace, 6),
-        )
+        self._write("plan", stage, steps=run.step + more, seconds_per_step=round(pace, 6))
 
     def _measure(self, stage: Stage, batches: Sequence[Batch], passes: int) -> None:
         """The pass on held-out batches after which `passes` are done."""
@@ -231,15 +210,10 @@ class _Training:
         losses = held_out_losses(self.recipe, self.network, stage, batches)
         run.held_out_passes, run.held_out_seconds = passes, self.clock() - before
         run.held_out.setdefault(stage.name, {"start": losses})["end"] = losses
-        self.log.write(
-            kind="held-out",
-            stage=stage.name,
-            step=run.step,
-            losses=_plain(losses),
-            elapsed=round(self._elapsed(), 3),
-        )
-        steps = run.steps[run.stage]
-        self.show(Moment(stage.name, run.step, steps, losses, run.skipped, held_out=True))
+        # JSON has no NaN.
+        plain = {name: value if math.isfinite(value) else None for name, value in losses.items()}
+        self._write("held-out", stage, losses=plain, elapsed=round(self._elapsed(), 3))
+        self._show(stage, losses, held_out=True)
 
     def _note(self, stage: Stage, step: Step, seconds: float, skipped: int) -> None:
         run = self.run
@@ -255,17 +229,24 @@ class _Training:
             if math.isfinite(value):
                 total, count = run.means.get(name, (0.0, 0))
                 run.means[name] = [total + value, count + 1]
-        self.show(Moment(stage.name, run.step, run.steps[run.stage], step.losses, run.skipped))
+        self._show(stage, step.losses)
+
+    def _show(self, stage: Stage, losses: Mapping[str, float], *, held_out: bool = False) -> None:
+        run = self.run
+        steps = run.steps[run.stage]
+        self.show(TrainEvent(stage.name, run.step, steps, losses, run.skipped, held_out))
+
+    def _write(self, kind: str, stage: Stage, **values: Any) -> None:
+        self.log.write(kind=kind, stage=stage.name, step=self.run.step, **values)
 
     def _write_line(self, stage: Stage, learning_rate: float) -> None:
         """The means since the last line."""
         run = self.run
         means = {name: total / count for name, (total, count) in run.means.items()}
         gradient = means.pop("gradient norm", None)
-        self.log.write(
-            kind="train",
-            stage=stage.name,
-            step=run.step,
+        self._write(
+            "train",
+            stage,
             losses=means,
             learning_rate=learning_rate,
             gradient_norm=gradient,
@@ -277,11 +258,7 @@ class _Training:
         run.sums, run.means = {}, {}
 
     def _save(self, optimiser: Optimizer | None) -> float:
-        """Write a checkpoint; `TrainingError` if that fails or a parameter is not finite.
-
-        Returns:
-            The time by the clock.
-        """
+        """Write a checkpoint; `TrainingError` if that fails or a parameter is not finite. The time."""
         run, path = self.run, self.out / CHECKPOINT
         for name, parameter in self.network.named_parameters():
             if not torch.isfinite(parameter).all():
@@ -304,7 +281,7 @@ class _Training:
         return self.clock()
 
 
-def _restore(run: Checkpoint, recipe: Recipe, network: nn.Module) -> None:
+def _restore(run: Checkpoint, recipe: Recipe[Any], network: nn.Module) -> None:
     recipe.set_state(run.recipe_state)
     network.load_state_dict(run.network)
 
@@ -318,11 +295,6 @@ def _refuse_full_disk(out: Path, network: nn.Module) -> None:
             f"{out}: {free / 2**20:.0f} MiB are free and training needs {7 * size / 2**20:.0f}; "
             "make room, or name another --out"
         )
-
-
-def _plain(losses: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON has no NaN."""
-    return {name: value if math.isfinite(value) else None for name, value in losses.items()}
 
 
 @contextmanager

@@ -13,24 +13,14 @@ from locate.errors import InputError
 
 @dataclass(frozen=True)
 class Options:
-    """Attributes:
-    seed: another one, another order of batches; 0 or more.
-    steps: of all stages together; None for the recipe's own.
-    seconds: the time budget, which then decides about the steps, be it fewer or more than the
-        recipe's; None for no limit.
-    threads: that compute; as many make batches beside them.
-    log_every: steps between lines of the log.
-    checkpoint_every: seconds between checkpoints.
-    held_out_batches: that the losses are measured on.
-    """
-
-    seed: int = 0
-    steps: int | None = None
+    seed: int = 0  # another one, another order of batches; 0 or more
+    steps: int | None = None  # of all stages together; None for the recipe's own
+    # The time budget, which then decides about the steps, be it fewer or more than the recipe's.
     seconds: float | None = None
-    threads: int = field(default_factory=torch.get_num_threads)
-    log_every: int = 10
-    checkpoint_every: float = 120.0
-    held_out_batches: int = 8
+    threads: int = field(default_factory=torch.get_num_threads)  # as many make batches beside them
+    log_every: int = 10  # steps between lines of the log
+    checkpoint_every: float = 120.0  # seconds
+    held_out_batches: int = 8  # that the losses are measured on
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.seconds is not None:
@@ -45,20 +35,12 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Moment:
-    """Where the training is; shown after every step and every held-out pass.
-
-    Attributes:
-        stage: its name.
-        step: steps of the stage that are done, of `steps`.
-        losses: of this step, or the mean over the held-out batches.
-        skipped: steps so far whose gradient was not finite.
-        held_out: whether `losses` are those of the held-out batches.
-    """
+class TrainEvent:
+    """Where the training is; shown after every step and every held-out pass."""
 
     stage: str
-    step: int
+    step: int  # steps of the stage that are done, of `steps`
     steps: int
-    losses: Mapping[str, float]
-    skipped: int
-    held_out: bool = False
+    losses: Mapping[str, float]  # of this step, or the mean over the held-out batches
+    skipped: int  # steps so far whose gradient was not finite
+    held_out: bool = False  # whether `losses` are those of the held-out batches

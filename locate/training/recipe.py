@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Generic, Literal, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from locate.errors import InputError
 
 Batch = Mapping[str, Any]
+Parameters = Iterable[nn.Parameter | dict[str, Any]]
+Network = TypeVar("Network", bound=nn.Module)
 
 _Optimiser = Literal["adamw", "sgd"]
 _Schedule = Literal["cosine", "linear", "constant"]
@@ -28,54 +30,41 @@ _Schedule = Literal["cosine", "linear", "constant"]
 
 @dataclass(frozen=True)
 class Stage:
-    """One part of a training: what is optimised, for how long, how.
-
-    Attributes:
-        name: shown in the log.
-        steps: by default; `--steps` and `--time-budget` scale all stages alike.
-        learning_rate: at its highest.
-        optimiser: "adamw" or "sgd" (momentum 0.9).
-        schedule: of the learning rate after the warm-up: "cosine" or "linear" to zero, or
-        "constant". warmup: share of the steps over which the rate rises from zero.
-        weight_decay: of the optimiser.
-        clip: largest norm of the gradient.
-        accumulate: batches whose gradients are averaged in one step.
-    """
+    """One part of a training: what is optimised, for how long, how."""
 
     name: str
-    steps: int
-    learning_rate: float
-    optimiser: _Optimiser = "adamw"
-    schedule: _Schedule = "cosine"
-    warmup: float = 0.05
+    steps: int  # by default; `--steps` and `--time-budget` scale all stages alike
+    learning_rate: float  # at its highest
+    optimiser: _Optimiser = "adamw"  # or "sgd" (momentum 0.9)
+    schedule: _Schedule = (
+        "cosine"  # of the rate after the warm-up, to zero, as "linear", or "constant"
+    )
+    warmup: float = 0.05  # share of the steps over which the rate rises from zero
     weight_decay: float = 1e-4
-    clip: float = 10.0
-    accumulate: int = 1
+    clip: float = 10.0  # largest norm of the gradient
+    accumulate: int = 1  # batches whose gradients are averaged in one step
 
     def __post_init__(self) -> None:
-        wrong = [
-            name
-            for name, right in {
-                "steps": self.steps >= 1,
-                "learning_rate": 0 <= self.learning_rate < math.inf,
-                "optimiser": self.optimiser in get_args(_Optimiser),
-                "schedule": self.schedule in get_args(_Schedule),
-                "warmup": 0 <= self.warmup < 1,
-                "weight_decay": 0 <= self.weight_decay < math.inf,
-                "clip": self.clip > 0,
-                "accumulate": self.accumulate >= 1,
-            }.items()
-            if not right
-        ]
-        if wrong:
-            values = ", ".join(f"{name} {getattr(self, name)!r}" for name in wrong)
+        right = {
+            "steps": self.steps >= 1,
+            "learning_rate": 0 <= self.learning_rate < math.inf,
+            "optimiser": self.optimiser in get_args(_Optimiser),
+            "schedule": self.schedule in get_args(_Schedule),
+            "warmup": 0 <= self.warmup < 1,
+            "weight_decay": 0 <= self.weight_decay < math.inf,
+            "clip": self.clip > 0,
+            "accumulate": self.accumulate >= 1,
+        }
+        if not all(right.values()):
+            wrong = [f"{name} {getattr(self, name)!r}" for name, good in right.items() if not good]
             raise InputError(
-                f"stage {self.name}: {values} makes no sense; see locate.training.recipe"
+                f"stage {self.name}: {', '.join(wrong)} makes no sense; see locate.training.recipe"
             )
 
 
-class Recipe(ABC):
-    """How one system is trained. Sub-classes are built with the settings that the user may change.
+class Recipe(ABC, Generic[Network]):
+    """How one system is trained. Sub-classes are built with the settings that the user may change,
+    most simply as dataclasses of them.
 
     The loop calls, in this order: `prepare` once; `network` once; then for every stage `begin`,
     many times `batch` and `losses`, and `finish`; at the end `tensors` and `settings` go into the
@@ -86,27 +75,29 @@ class Recipe(ABC):
     Attributes:
         system: name of the extractor that the weights are for.
         stages: in their order.
+        data_words: the data in words, with counts, as `prepare` found them.
     """
 
     system: ClassVar[str]
     stages: tuple[Stage, ...]
+    data_words = ""
 
     @abstractmethod
     def prepare(self, data: Path, cache: Path) -> None:
         """Find the training data below `data`; `InputError` if it does not suffice. What takes
         long to derive from it may be kept below `cache`."""
 
-    @abstractmethod
     def describe(self) -> str:
-        """The data in words, with counts, for the record."""
+        """The data for the record."""
+        return self.data_words
 
     @abstractmethod
-    def network(self) -> nn.Module:
+    def network(self) -> Network:
         """The network at its starting point, the same whenever it is called. Everything that is
         trained or fitted is among its parameters and buffers."""
 
     @abstractmethod
-    def begin(self, network: nn.Module, stage: Stage) -> Iterable[nn.Parameter | dict[str, Any]]:
+    def begin(self, network: Network, stage: Stage) -> Parameters:
         """Freeze and unfreeze for `stage`, set training or evaluation mode of each part; returns
         what the optimiser gets (parameters, or torch's groups with a "lr" of their own; a group's
         rate is scaled by the schedule like the stage's)."""
@@ -118,11 +109,11 @@ class Recipe(ABC):
         steer it only if `refresh_every` says when that changes."""
 
     @abstractmethod
-    def losses(self, network: nn.Module, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+    def losses(self, network: Network, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         """Scalars by name. "loss" is what is minimised; the others are shown. The batch's tensors
         are on the network's device already. torch's generator is seeded by step before the call."""
 
-    def refresh(self, network: nn.Module, stage: Stage, step: int) -> None:  # noqa: B027 few need it
+    def refresh(self, network: Network, stage: Stage, step: int) -> None:
         """Called before every step, or before every `refresh_every`-th one (not on held-out batches);
         for what has to be derived from the network anew now and then, such as hard negatives. What it
         keeps belongs into `state`; the modes of the network's parts are put back after it."""
@@ -136,13 +127,13 @@ class Recipe(ABC):
         """What `refresh` keeps, JSON-able; it goes into every checkpoint."""
         return {}
 
-    def set_state(self, state: dict[str, Any]) -> None:  # noqa: B027
+    def set_state(self, state: dict[str, Any]) -> None:
         """Take up the `state` of a checkpoint."""
 
-    def finish(self, network: nn.Module, stage: Stage) -> None:  # noqa: B027
+    def finish(self, network: Network, stage: Stage) -> None:
         """After the last step of `stage`: fit what is not learned by gradient, such as a PCA."""
 
-    def tensors(self, network: nn.Module) -> dict[str, Tensor]:
+    def tensors(self, network: Network) -> dict[str, Tensor]:
         """What goes into the weights file; all parameters and buffers unless a part served
         training alone."""
         return dict(network.state_dict())
@@ -150,6 +141,25 @@ class Recipe(ABC):
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """What the extractor needs to build the network again, JSON-able."""
+
+
+def require_views(system: str, crop: int, good: bool, rule: str, *values: object) -> None:
+    """`InputError` if the side of the views that a recipe is fed with is not 64, 96, ... pixels, or
+    what else its `rule` says is not `good`.
+
+    Args:
+        values: that the rule is about, to be shown.
+    """
+    if crop < 64 or crop % 32 or not good:
+        given = ", ".join(map(str, (crop, *values)))
+        raise InputError(f"{system}: crop must be 64, 96, ... pixels, {rule}; got {given}")
+
+
+def require_pairs(system: str, crop: int, pairs: int, points: int, matched: float) -> None:
+    """The same of a recipe fed with pairs of views, a share of which are matched photos."""
+    good = min(pairs, points) >= 1 and 0 <= matched <= 1
+    rule = "pairs and points at least 1, matched 0 to 1"
+    require_views(system, crop, good, rule, pairs, points, matched)
 
 
 def generator(seed: int, *numbers: int) -> np.random.Generator:
@@ -175,3 +185,11 @@ def images_to_tensor(images: Iterable[np.ndarray[Any, Any]]) -> Tensor:
     """Images H x W x 3 uint8 of one size -> B x 3 x H x W float32, RGB 0..255."""
     stacked = torch.from_numpy(np.ascontiguousarray(np.stack(list(images))))
     return stacked.permute(0, 3, 1, 2).float()
+
+
+def padded(rows: Sequence[np.ndarray[Any, Any]], length: int) -> Tensor:
+    """B arrays n x D, n at most `length` -> B x `length` x D float32, zeros behind the n."""
+    found = np.zeros((len(rows), length, rows[0].shape[1]), np.float32)
+    for one, row in zip(found, rows, strict=True):
+        one[: len(row)] = row
+    return torch.from_numpy(found)

@@ -69,12 +69,8 @@ def planned_steps(stages: Sequence[Stage], total: int | None) -> list[int]:
 def stage_window(
     stages: Sequence[Stage], paces: Sequence[float], index: int, elapsed: float, budget: float
 ) -> Window:
-    """The share of stage `index` in what is left of `budget` seconds.
-
-    Args:
-        paces: seconds per step of each stage; the time is divided among this and the later stages in
-            proportion to default steps x seconds per step.
-    """
+    """The share of stage `index` in what is left of `budget` seconds, which is divided among this and
+    the later stages in proportion to default steps x seconds per step (`paces`)."""
     work = [stage.steps * pace for stage, pace in zip(stages, paces, strict=True)]
     share = work[index] / sum(work[index:])
     return Window(elapsed, elapsed + share * max(0.0, budget - elapsed))

@@ -25,30 +25,19 @@ _TRIAL_STEPS = (3, 20)  # at least and at most
 
 @dataclass(frozen=True)
 class Step:
-    """Attributes:
-    losses: by name, the mean over the step's batches.
-    gradient: its norm before clipping; if it is not finite, nothing was learned.
-    images: in the batches.
-    """
-
-    losses: dict[str, float]
-    gradient: float
-    images: int
+    losses: dict[str, float]  # by name, the mean over the step's batches
+    gradient: float  # its norm before clipping; if it is not finite, nothing was learned
+    images: int  # B x 3 x H x W, in the batches
 
 
 def make_optimiser(
     parameters: Iterable[nn.Parameter | dict[str, Any]], stage: Stage
 ) -> tuple[Optimizer, list[float]]:
-    """The stage's optimiser over `parameters`, and the highest learning rate of each group.
-
-    Raises:
-        InputError: there is nothing to train.
-    """
+    """The stage's optimiser over `parameters`, and the highest learning rate of each group."""
     given = list(parameters)
     alone = [item for item in given if not isinstance(item, dict)]
-    groups = [item for item in given if isinstance(item, dict)]
-    if alone:
-        groups.insert(0, {"params": alone})
+    groups = [{"params": alone}] if alone else []
+    groups += [item for item in given if isinstance(item, dict)]
     if not groups:
         raise InputError(f"stage {stage.name} has no parameters to train")
     lr, decay = stage.learning_rate, stage.weight_decay
@@ -61,22 +50,20 @@ def make_optimiser(
 
 
 def take_step(
-    recipe: Recipe,
+    recipe: Recipe[Any],
     network: nn.Module,
     optimiser: Optimizer,
     stage: Stage,
     batches: Iterable[Batch],
     numbers: tuple[int, ...],
 ) -> Step:
-    """Average the gradients of `batches` (as many as the stage accumulates), clip, move.
+    """Average the gradients of `batches` (as many as the stage accumulates), clip, move. Nothing is
+    moved if a loss is not finite, which is a `TrainingError`.
 
     Args:
         numbers: (seed, index of the stage, step).
-
-    Raises:
-        TrainingError: a loss is not finite; nothing was moved.
     """
-    device = device_of(network)
+    device = next(network.parameters()).device
     optimiser.zero_grad(set_to_none=True)
     sums: dict[str, float] = {}
     images = 0
@@ -96,7 +83,11 @@ def take_step(
             (losses["loss"] / stage.accumulate).backward()  # type: ignore[no-untyped-call]
         for name, value in values.items():
             sums[name] = sums.get(name, 0.0) + value / stage.accumulate
-        images += _images_in(batch)
+        images += sum(
+            len(value)
+            for value in batch.values()
+            if isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] == 3
+        )
     moved = [p for group in optimiser.param_groups for p in group["params"]]
     gradient = float(nn.utils.clip_grad_norm_(moved, stage.clip))
     if math.isfinite(gradient):
@@ -105,24 +96,19 @@ def take_step(
 
 
 def stepwise(
-    recipe: Recipe,
+    recipe: Recipe[Any],
     network: nn.Module,
     stage: Stage,
     numbers: tuple[int, int],
     step: int,
     threads: int,
 ) -> Generator[Iterable[Batch], None, None]:
-    """The batches of step `step` and of all after it, each after the recipe's `refresh`. Endless: close
-    it to end the threads.
-
-    Args:
-        numbers: (seed, index of the stage).
-    """
+    """The batches of step `step` and of all after it, each after the recipe's `refresh`; `numbers` are
+    (seed, index of the stage). Endless: close it to end the threads."""
     every = recipe.refresh_every(stage)
 
     def make(number: int) -> Batch:
-        rng = generator(*numbers, *divmod(number, stage.accumulate))
-        return recipe.batch(stage, rng)
+        return recipe.batch(stage, generator(*numbers, *divmod(number, stage.accumulate)))
 
     while True:
         end = step - step % every + every if every else sys.maxsize // stage.accumulate
@@ -138,7 +124,7 @@ def stepwise(
 
 
 def _refresh(
-    recipe: Recipe, network: nn.Module, stage: Stage, numbers: tuple[int, int], step: int
+    recipe: Recipe[Any], network: nn.Module, stage: Stage, numbers: tuple[int, int], step: int
 ) -> None:
     torch.manual_seed(torch_seed(*numbers, step))
     with _same_modes(network):
@@ -146,7 +132,7 @@ def _refresh(
 
 
 def held_out_batches(
-    recipe: Recipe, stage: Stage, index: int, count: int, threads: int
+    recipe: Recipe[Any], stage: Stage, index: int, count: int, threads: int
 ) -> list[Batch]:
     """The batches that the stage is measured on: the same in every training, whatever its seed."""
 
@@ -157,10 +143,10 @@ def held_out_batches(
 
 
 def held_out_losses(
-    recipe: Recipe, network: nn.Module, stage: Stage, batches: Sequence[Batch]
+    recipe: Recipe[Any], network: nn.Module, stage: Stage, batches: Sequence[Batch]
 ) -> dict[str, float]:
     """The mean of every loss over `batches`, the network in evaluation mode and then as it was."""
-    device = device_of(network)
+    device = next(network.parameters()).device
     sums: dict[str, float] = {}
     with _same_modes(network), torch.no_grad():
         network.eval()
@@ -174,7 +160,7 @@ def held_out_losses(
 
 
 def trial(
-    recipe: Recipe,
+    recipe: Recipe[Any],
     network: nn.Module,
     seed: int,
     threads: int,
@@ -213,11 +199,6 @@ def trial(
     return paces
 
 
-def device_of(network: nn.Module) -> torch.device:
-    """Where its first parameter lies."""
-    return next(network.parameters()).device
-
-
 def autocast(device: torch.device) -> AbstractContextManager[Any]:
     """bfloat16 on CUDA, nothing elsewhere."""
     if device.type != "cuda":
@@ -234,9 +215,3 @@ def _same_modes(network: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _images_in(batch: Batch) -> int:
-    """How many B x 3 x H x W images there are among the batch's tensors."""
-    tensors = (value for value in batch.values() if isinstance(value, Tensor))
-    return sum(len(value) for value in tensors if value.ndim == 4 and value.shape[1] == 3)

@@ -19,8 +19,8 @@ from pipelines.cli.progress import stages
 from pipelines.cli.streams import complain, print_line
 
 if TYPE_CHECKING:
-    from locate.training.options import Moment
-    from pipelines.training.train import Trained
+    from locate.training.options import TrainEvent
+    from pipelines.training.train import TrainResult
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 _THREADS = "threads that compute, and as many that prepare photos (default: one a core)"
@@ -72,14 +72,14 @@ def train(
     as_json: Json,
     **how: Unpack[Training],
 ) -> int:
-    from pipelines.training.train import Request, train_system
+    from pipelines.training.train import TrainRequest, train_system
     from pipelines.training.train import export as write_weights
 
     if how["time_budget"] is not None and how["steps"] is not None:
         raise click.UsageError("--steps and --time-budget exclude each other; give one.")
     if export and resume:
         raise InputError("--export only writes weights; leave out --resume")
-    request = Request(
+    request = TrainRequest(
         system=system,
         out=out,
         data=data,
@@ -95,7 +95,7 @@ def train(
     try:
         with stages() as progress:
 
-            def show(moment: Moment) -> None:
+            def show(moment: TrainEvent) -> None:
                 note = ", ".join(f"{name} {value:.4g}" for name, value in moment.losses.items())
                 note += f", {moment.skipped} steps skipped" if moment.skipped else ""
                 event = "held out" if moment.held_out else ""
@@ -109,7 +109,7 @@ def train(
     return _report_training(trained, as_json)
 
 
-def _report_training(trained: Trained, as_json: bool) -> int:
+def _report_training(trained: TrainResult, as_json: bool) -> int:
     if as_json:
         print_json(trained.to_json())
     if trained.record is None:

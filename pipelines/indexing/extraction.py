@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from index.records import FileState
 from locate.errors import ImageError
 from locate.extractors.base import Extractor
-from locate.extractors.rotated import extract_turned
+from locate.extractors.rotated import extract_rotated
 from locate.images.folder import PhotoFile
 from locate.images.masks import Masks
 from locate.images.reading import decode_photo, read_bytes
@@ -81,7 +81,7 @@ def _see(
         return Seen(item, state, error=reason, seconds=clock.seconds)
     try:
         pixels = mask.fill(photo.pixels) if mask else photo.pixels
-        extraction = extract_turned(extractor, pixels, photo.info.size, 0, local=True, mask=mask)
+        extraction = extract_rotated(extractor, pixels, photo.info.size, 0, local=True, mask=mask)
         clock.lap("extract")
     except Exception as error:  # one photo that an extractor stumbles over does not end the build
         if is_out_of_memory(error):

@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from locate.extractors.base import Extractor
-from locate.extractors.rotated import extract_turned
+from locate.extractors.rotated import extract_rotated
 from locate.geometry.panorama import (
     FIELD_OF_VIEW,
     ROWS,
@@ -151,7 +151,7 @@ class PanoramaViews:
             return _View()
         size = (self._cutter.side, self._cutter.side)
         local = degrees == 0 or not self._extractor.info.rotation_invariant
-        seen = extract_turned(self._extractor, pixels, size, degrees, local=local)
+        seen = extract_rotated(self._extractor, pixels, size, degrees, local=local)
         features = seen.features
         if not local or features is None or not len(features):
             return _View(vector=seen.global_descriptor)

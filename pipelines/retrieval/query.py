@@ -16,7 +16,7 @@ from index.records import ImageRow
 from index.vectors.local_records import NEIGHBOURS
 from locate.errors import DatabaseCorruptError, InputError
 from locate.extractors.base import Extractor, ExtractorInfo
-from locate.extractors.rotated import extract_rotations, extract_turned
+from locate.extractors.rotated import extract_rotated, extract_rotations
 from locate.geometry.panorama import looked_at_flat
 from locate.images.masks import Masks, hidden
 from locate.images.reading import as_photo, read_photo
@@ -256,7 +256,7 @@ class Query:
         extractor, info = self._db.extractor, self._db.info
         features = view.features
         if features is None and extractor.info.local_dim:
-            features = extract_turned(
+            features = extract_rotated(
                 extractor,
                 self._photo.pixels,
                 self._photo.info.size,

@@ -7,6 +7,7 @@ import math
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ LICENCE = "Apache-2.0"
 
 
 def write_weights(
-    recipe: Recipe, network: nn.Module, checkpoint: Checkpoint, out: Path
+    recipe: Recipe[Any], network: nn.Module, checkpoint: Checkpoint, out: Path
 ) -> tuple[Record, str]:
     """Write weights.safetensors, record.json and loss.png of a checkpoint into `out`.
 
@@ -84,7 +85,7 @@ def commit_of(package: Path) -> str:
     return run.stdout.strip()
 
 
-def loss_curves(metrics: Path, recipe: Recipe) -> Curves:
+def loss_curves(metrics: Path, recipe: Recipe[Any]) -> Curves:
     """The plot of what metrics.jsonl tells: the losses while training, smoothed, and the held-out ones,
     over the steps of all stages."""
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]

@@ -22,7 +22,7 @@ from locate.extractors.recipes import create_recipe
 from locate.extractors.weights import Record, read_record
 from locate.training.checkpoint import Checkpoint, load_checkpoint, refuse_difference
 from locate.training.loop import CHECKPOINT, train
-from locate.training.options import Moment, Options
+from locate.training.options import Options, TrainEvent
 from locate.training.recipe import Recipe
 from locate.util.files import sha256_of, sole_writer
 from pipelines.training.record import WEIGHTS, weights_are_of, write_weights
@@ -31,76 +31,50 @@ log = logging.getLogger("locate")
 
 
 @dataclass(frozen=True)
-class Request:
-    """What is asked for. When a training is resumed, what is None is as it was at the beginning.
+class TrainRequest:
+    """What is asked for. When a training is resumed, what is None is as it was at the beginning."""
 
-    Attributes:
-        system: name of the recipe.
-        out: folder that everything is written into.
-        data: folder of photos.
-        settings: of the recipe, JSON-able, where they differ from its defaults.
-        seed: None for 0.
-        steps, budget: see `locate.training.loop.Options`; the budget in seconds.
-        threads: None for as many as torch takes.
-        command: that asks so, for the record.
-    """
-
-    system: str
-    out: Path
+    system: str  # name of the recipe
+    out: Path  # folder that everything is written into
     data: Path | None = None
-    settings: Mapping[str, Any] | None = None
-    seed: int | None = None
-    steps: int | None = None
+    settings: Mapping[str, Any] | None = None  # of the recipe, JSON-able, unlike its defaults
+    seed: int | None = None  # None for 0
+    steps: int | None = None  # see `locate.training.options.Options`, as the next two
     budget: float | None = None
     threads: int | None = None
-    command: str = ""
+    command: str = ""  # that asks so, for the record
 
 
 @dataclass(frozen=True)
-class Trained:
-    """What came of it.
-
-    Attributes:
-        out: the folder.
-        finished: whether the training is; if not, it can be resumed.
-        already: it was finished before; nothing was done.
-        steps: done, in all stages.
-        record: of the weights; None where none were written.
-        sha256: of the weights file.
-    """
+class TrainResult:
+    """What came of it."""
 
     out: Path
-    finished: bool
-    steps: int
-    record: Record | None = None
-    sha256: str = ""
-    already: bool = False
+    finished: bool  # if not, it can be resumed
+    steps: int  # done, in all stages
+    record: Record | None = None  # of the weights file; None where none was written
+    sha256: str = ""  # of it
+    already: bool = False  # it was finished before; nothing was done
 
     def to_json(self) -> dict[str, Any]:
         weights = None
         if self.record is not None:
             weights = {"file": str(self.out / WEIGHTS), "sha256": self.sha256}
             weights |= json.loads(self.record.to_json())
-        return {
-            "out": str(self.out),
-            "finished": self.finished,
-            "steps": self.steps,
-            "weights": weights,
-        }
+        done = {"finished": self.finished, "steps": self.steps}
+        return {"out": str(self.out), **done, "weights": weights}
 
 
 def train_system(
-    request: Request, *, resume: bool = False, show: Callable[[Moment], None] = lambda _: None
-) -> Trained:
+    request: TrainRequest,
+    *,
+    resume: bool = False,
+    show: Callable[[TrainEvent], None] = lambda _: None,
+) -> TrainResult:
     """Train, or go on with it; writes checkpoint.pt, metrics.jsonl and, at the end,
     weights.safetensors, record.json and loss.png.
 
     The first Ctrl-C or SIGTERM ends it with a checkpoint, the second one at once.
-
-    Raises:
-        InputError: the folder holds a training and it is not to be resumed, or it was begun otherwise;
-            the data do not suffice; ...
-        TrainingError: the losses are not finite, the disk is full.
     """
     create_recipe(request.system, request.settings)  # refuse what is wrong before a folder is made
     begun = None if resume else _begun(request, None)
@@ -118,29 +92,23 @@ def train_system(
         recipe = create_recipe(request.system, begun["settings"])
         if checkpoint is None or not checkpoint.finished:
             options = _options(request, begun)
+            data, out = Path(begun["data"]), request.out
             with _asked_to_stop() as stop:
                 checkpoint, network = train(
-                    recipe,
-                    Path(begun["data"]),
-                    request.out,
-                    options,
-                    checkpoint,
-                    begun=begun,
-                    show=show,
-                    stop=stop,
+                    recipe, data, out, options, checkpoint, begun=begun, show=show, stop=stop
                 )
         elif weights_are_of(checkpoint, request.out):
             record, sha256 = read_record(request.out / WEIGHTS), sha256_of(request.out / WEIGHTS)
-            steps = _steps_done(checkpoint)
-            return Trained(request.out, True, steps, record, sha256, already=True)
+            done = checkpoint.steps_done
+            return TrainResult(request.out, True, done, record, sha256, already=True)
         else:  # interrupted between the last checkpoint and the weights
             network = _network_of(recipe, Path(begun["data"]), checkpoint, request.out)
         if not checkpoint.finished:
-            return Trained(request.out, finished=False, steps=_steps_done(checkpoint))
+            return TrainResult(request.out, finished=False, steps=checkpoint.steps_done)
         return _written(recipe, network, checkpoint, request.out)
 
 
-def export(request: Request) -> Trained:
+def export(request: TrainRequest) -> TrainResult:
     """Write the weights of the last checkpoint of a training that need not be finished."""
     with _exclusive(request.out, make=False):
         checkpoint = load_checkpoint(request.out / CHECKPOINT)
@@ -148,17 +116,16 @@ def export(request: Request) -> Trained:
         recipe = create_recipe(request.system, begun["settings"])
         network = _network_of(recipe, Path(begun["data"]), checkpoint, request.out)
         if not checkpoint.finished:
-            stage = recipe.stages[checkpoint.stage].name
-            log.warning(
-                "these weights are of an unfinished training: stage %s, step %d of %d",
-                stage,
-                checkpoint.step,
+            stage, planned = (
+                recipe.stages[checkpoint.stage].name,
                 checkpoint.steps[checkpoint.stage],
             )
+            words = "these weights are of an unfinished training: stage %s, step %d of %d"
+            log.warning(words, stage, checkpoint.step, planned)
         return _written(recipe, network, checkpoint, request.out)
 
 
-def _begun(request: Request, checkpoint: Checkpoint | None) -> dict[str, Any]:
+def _begun(request: TrainRequest, checkpoint: Checkpoint | None) -> dict[str, Any]:
     """How the training was begun: by `checkpoint`, which must agree with the request, or by this."""
     asked: dict[str, Any] = {
         "system": request.system,
@@ -210,27 +177,25 @@ def _files_below(data: Path, out: Path) -> dict[str, Any]:
     return {"count": len(names), "sha256": hashlib.sha256(text).hexdigest()}
 
 
-def _options(request: Request, begun: Mapping[str, Any]) -> Options:
+def _options(request: TrainRequest, begun: Mapping[str, Any]) -> Options:
     asked = {"seed": begun["seed"], "steps": begun["steps"], "seconds": begun["time budget"]}
     if request.threads is not None:
         asked["threads"] = request.threads
     return Options(**asked)
 
 
-def _network_of(recipe: Recipe, data: Path, checkpoint: Checkpoint, out: Path) -> nn.Module:
+def _network_of(recipe: Recipe[Any], data: Path, checkpoint: Checkpoint, out: Path) -> nn.Module:
     recipe.prepare(data, out / "cache")
-    network = recipe.network()
+    network: nn.Module = recipe.network()
     network.load_state_dict(checkpoint.network)
     return network
 
 
-def _written(recipe: Recipe, network: nn.Module, checkpoint: Checkpoint, out: Path) -> Trained:
+def _written(
+    recipe: Recipe[Any], network: nn.Module, checkpoint: Checkpoint, out: Path
+) -> TrainResult:
     record, sha256 = write_weights(recipe, network, checkpoint, out)
-    return Trained(out, checkpoint.finished, _steps_done(checkpoint), record, sha256)
-
-
-def _steps_done(checkpoint: Checkpoint) -> int:
-    return sum(checkpoint.steps[: checkpoint.stage]) + checkpoint.step
+    return TrainResult(out, checkpoint.finished, checkpoint.steps_done, record, sha256)
 
 
 def _exclusive(out: Path, *, make: bool) -> AbstractContextManager[None]:

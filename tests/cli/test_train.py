@@ -25,7 +25,7 @@ from locate.training.recipe import Recipe
 from pipelines.cli import train as train_cli
 from pipelines.cli.main import main
 from pipelines.training.record import commit_of, loss_curves, smoothed
-from pipelines.training.train import Request, export, train_system
+from pipelines.training.train import TrainRequest, export, train_system
 from tests.helpers.command_line import parsed
 from tests.helpers.training_toys import equal, made_photos, metrics
 from tests.helpers.training_worker import ToyRecipe
@@ -78,7 +78,7 @@ def test_weights_and_record(photos, tmp_path, toy, capsys):
 
 def test_a_folder_with_a_training_is_not_overwritten(photos, tmp_path, toy):
     out = tmp_path / "out"
-    request = Request("toy", out, photos, steps=4, seed=2, settings={"size": 4}, threads=1)
+    request = TrainRequest("toy", out, photos, steps=4, seed=2, settings={"size": 4}, threads=1)
     train_system(request)
     before = (out / "checkpoint.pt").read_bytes()
     with pytest.raises(InputError, match="--resume"):
@@ -93,7 +93,7 @@ def test_a_folder_with_a_training_is_not_overwritten(photos, tmp_path, toy):
     ]:
         with pytest.raises(InputError, match=words):
             train_system(replace(request, **change), resume=True)
-    silent = Request("toy", out)  # what is not named is as it was
+    silent = TrainRequest("toy", out)  # what is not named is as it was
     assert train_system(silent, resume=True).already
     moved = photos.rename(tmp_path / "moved")
     assert train_system(replace(silent, data=moved), resume=True).already
@@ -107,7 +107,7 @@ def test_a_folder_with_a_training_is_not_overwritten(photos, tmp_path, toy):
 
 
 def test_an_output_folder_among_the_photos_does_not_count(photos, toy):
-    request = Request("toy", photos / "out", photos, steps=4, threads=1)
+    request = TrainRequest("toy", photos / "out", photos, steps=4, threads=1)
 
     def prepare(self, data, cache):
         self.photos = ["a", "b"]
@@ -122,21 +122,24 @@ def test_what_cannot_be_trained_is_refused_before_a_folder_is_made(photos, tmp_p
     out = tmp_path / "out"
     for request, words in [
         (
-            Request("nobody", out, photos),
+            TrainRequest("nobody", out, photos),
             "unknown system to train 'nobody'; known: context, d2net, delf,",
         ),
-        (Request("toy", out, photos, settings={"colour": 1}), "unknown setting of toy 'colour'"),
-        (Request("toy", out, photos, settings={"size": "x"}), "size must be of the kind of 8"),
-        (Request("toy", out), "--data"),
-        (Request("toy", out, tmp_path / "none"), "is not a folder"),
-        (Request("toy", out, photos, seed=-1), "seed must be 0 or more"),
+        (
+            TrainRequest("toy", out, photos, settings={"colour": 1}),
+            "unknown setting of toy 'colour'",
+        ),
+        (TrainRequest("toy", out, photos, settings={"size": "x"}), "size must be of the kind of 8"),
+        (TrainRequest("toy", out), "--data"),
+        (TrainRequest("toy", out, tmp_path / "none"), "is not a folder"),
+        (TrainRequest("toy", out, photos, seed=-1), "seed must be 0 or more"),
     ]:
         with pytest.raises(InputError, match=words):
             train_system(request)
     with pytest.raises(InputError, match="no training to go on with"):
-        train_system(Request("toy", out, photos), resume=True)
+        train_system(TrainRequest("toy", out, photos), resume=True)
     with pytest.raises(InputError, match="no training to go on with"):
-        export(Request("toy", out))
+        export(TrainRequest("toy", out))
     assert not out.exists()
 
 
@@ -147,18 +150,18 @@ def test_one_training_a_folder(photos, tmp_path, toy, monkeypatch):
     def prepare(self, data, cache):
         self.photos = []
         with pytest.raises(InputError, match="another process"):
-            train_system(Request("toy", out, photos, threads=1))
+            train_system(TrainRequest("toy", out, photos, threads=1))
         refused.append(True)
 
     monkeypatch.setattr(ToyRecipe, "prepare", prepare)
-    train_system(Request("toy", out, photos, steps=2, threads=1))
+    train_system(TrainRequest("toy", out, photos, steps=2, threads=1))
     assert refused == [True]
 
 
 def test_export_writes_the_last_checkpoint(photos, tmp_path, toy, caplog, capsys):
     out = tmp_path / "out"
     out.mkdir()
-    request = Request("toy", out, photos, threads=1)
+    request = TrainRequest("toy", out, photos, threads=1)
     asked = iter([False] * 5 + [True])
     from pipelines.training import train as module
 

@@ -33,7 +33,7 @@ from locate.training.checkpoint import (
     save_checkpoint,
 )
 from pipelines.cli.main import main
-from pipelines.training.train import Request, train_system
+from pipelines.training.train import TrainRequest, train_system
 from tests.helpers.training_toys import QUICK, Clock, OneStage, Timed, equal, made_photos, metrics
 from tests.helpers.training_worker import ToyRecipe
 
@@ -254,7 +254,9 @@ def test_who_does_not_listen_to_ctrl_c_goes_on_training(photos, tmp_path, toy, h
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(RECIPES, "toy", lambda: Interrupting)
-        assert train_system(Request("toy", tmp_path / "out", photos, steps=4, threads=1)).finished
+        assert train_system(
+            TrainRequest("toy", tmp_path / "out", photos, steps=4, threads=1)
+        ).finished
 
 
 def test_before_the_first_step_ctrl_c_ends_at_once(

@@ -15,7 +15,7 @@ from index.catalog import Catalog
 from index.maps.folder import MapFolder
 from locate.errors import ImageError, InputError
 from locate.extractors import registry
-from locate.extractors.rotated import extract_turned
+from locate.extractors.rotated import extract_rotated
 from locate.extractors.sift import Sift
 from locate.images.masks import FILL, Mask, Masks, hidden, read_mask
 from locate.types import Photo, PhotoInfo
@@ -151,7 +151,7 @@ def test_nothing_depends_on_what_is_ignored(texture, name, reduced):
     for photo in photos:
         pixels = np.ascontiguousarray(photo[::reduced, ::reduced])
         filled = mask.fill(pixels)
-        found.append(extract_turned(extractor, filled, (640, 480), 0, local=True, mask=mask))
+        found.append(extract_rotated(extractor, filled, (640, 480), 0, local=True, mask=mask))
     one, other = found
     np.testing.assert_array_equal(one.global_descriptor, other.global_descriptor)
     np.testing.assert_array_equal(one.features.keypoints, other.features.keypoints)
@@ -164,7 +164,9 @@ def test_features_elsewhere_stay_as_they_are(texture):
     """Far from a mask a photo is what it was."""
     photo, mask = texture((640, 480), 3), Mask(lower(0.25, (640, 480)))
     plain = Sift().extract(photo).features
-    masked = extract_turned(Sift(), mask.fill(photo), (640, 480), 0, local=True, mask=mask).features
+    masked = extract_rotated(
+        Sift(), mask.fill(photo), (640, 480), 0, local=True, mask=mask
+    ).features
     high = plain.keypoints[plain.keypoints[:, 1] < 250]
     apart = np.linalg.norm(high[:, None] - masked.keypoints[None], axis=2).min(axis=1)
     assert (apart < 1e-3).mean() > 0.95
@@ -173,7 +175,7 @@ def test_features_elsewhere_stay_as_they_are(texture):
 @pytest.mark.parametrize("degrees", [90, 180, 270])
 def test_a_photo_that_is_looked_at_turned(texture, degrees):
     photo, mask = texture((640, 480), 3), Mask(lower(0.25, (640, 480)))
-    seen = extract_turned(Sift(), mask.fill(photo), (640, 480), degrees, local=True, mask=mask)
+    seen = extract_rotated(Sift(), mask.fill(photo), (640, 480), degrees, local=True, mask=mask)
     assert 0 < seen.features.keypoints[:, 1].max() < 360 - 4
 
 

@@ -374,7 +374,6 @@ def test_points_of_a_crop_lie_on_what_they_marked(marked, size):
         assert crop.image_a.shape == crop.image_b.shape == (size, size, 3)
         assert crop.points_a.dtype == crop.points_b.dtype == np.float32
         assert len(crop.points_a) == len(crop.points_b) >= 1
-        assert crop.share == pytest.approx(len(crop.points_a) / len(pair))
         for image, points in ((crop.image_a, crop.points_a), (crop.image_b, crop.points_b)):
             assert points.min() >= 0
             assert points.max() <= size - 1

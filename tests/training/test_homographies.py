@@ -450,7 +450,7 @@ def test_brightness_contrast_gamma_and_cast_against_their_formulas():
         assert 0.49 < exponent < 2.03
         assert np.abs(out[0, :, 0] - 255 * x**exponent).max() < 2
 
-    for out in many(ramp, only(colour_cast=0.2), 20):
+    for out in many(ramp, only(color_cast=0.2), 20):
         gains = out[0, 200].astype(np.float64) / 200
         assert gains.min() > 0.79
         assert gains.max() < 1.21

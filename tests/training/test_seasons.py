@@ -3,8 +3,14 @@
 import numpy as np
 import pytest
 
-from locate.training.data.photometric import PhotometricSettings, photometric_noise
-from locate.training.data.seasons import _colors, _night, _sensor, augment_appearance
+from locate.training.data.photometric import (
+    PhotometricSettings,
+    _colors,
+    _night,
+    _sensor,
+    augment_appearance,
+    photometric_noise,
+)
 
 
 @pytest.fixture

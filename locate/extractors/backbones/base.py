@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from locate.errors import UnknownNameError
 from locate.extractors.blocks.grids import Grid
 
-# ImageNet's mean and deviation of RGB in 0..1, as torchvision's weights expect them.
+# ImageNet's, of RGB in 0..1.
 _MEAN = (0.485, 0.456, 0.406)
 _DEVIATION = (0.229, 0.224, 0.225)
 
@@ -28,9 +28,14 @@ class Backbone(nn.Module, ABC):
     widths: ClassVar[Mapping[str, int]]
     strides: dict[str, int]
 
-    @abstractmethod
     def normalise(self, pixels: Tensor) -> Tensor:
-        """B x 3 x H x W float, RGB 0..255 -> what the pretrained weights expect."""
+        """B x 3 x H x W float, RGB 0..255 -> what the pretrained weights expect: as torchvision's, of
+        0..1 less the mean, over the deviation of ImageNet."""
+        mean, deviation = (
+            torch.tensor(values, device=pixels.device, dtype=pixels.dtype)[:, None, None]
+            for values in (_MEAN, _DEVIATION)
+        )
+        return (pixels / 255 - mean) / deviation
 
     @abstractmethod
     def grid(self, tap: str) -> Grid:
@@ -38,12 +43,8 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def taps(self, x: Tensor, names: Collection[str] | None = None) -> dict[str, Tensor]:
-        """Feature maps by name; nothing beyond the last of `names` is computed.
-
-        Args:
-            x: B x 3 x H x W, normalised.
-            names: the taps that are wanted; None for all. Those on the way come too.
-        """
+        """Feature maps by name, of B x 3 x H x W, normalised; those on the way come too, but nothing
+        beyond the last of `names` (None for all) is computed."""
 
     @abstractmethod
     def dilate(self, stride: int) -> None:
@@ -51,8 +52,8 @@ class Backbone(nn.Module, ABC):
         become 1, and the convolutions after them get holes ("a trous"), with the same weights."""
 
     def fuse(self) -> None:
-        """Change the network in place, for use alone: the same maps, with every normalisation fused
-        into its convolution. In one without any there is nothing to do."""
+        """Change the network in place, for use alone: the same maps, with every normalisation, if there
+        is any, fused into its convolution."""
         return
 
     def freeze_normalisation(self) -> None:
@@ -64,8 +65,7 @@ class Backbone(nn.Module, ABC):
 
 
 def stop_after(backbone: Backbone, names: Collection[str] | None) -> tuple[str, ...]:
-    """The taps up to the last of `names`, in order; `UnknownNameError` for one that there is
-    not."""
+    """The taps up to the last of `names`, in order; `UnknownNameError` for one that there is not."""
     known = tuple(backbone.widths)
     if names is None:
         return known
@@ -94,10 +94,3 @@ def take_out_unused(backbone: Backbone, taps: Collection[str]) -> None:
     for name, module in list(backbone.named_modules()):
         if module in layers and module not in used and module.state_dict():
             backbone.set_submodule(name, nn.Identity())
-
-
-def normalise_imagenet(pixels: Tensor) -> Tensor:
-    """RGB 0..255 -> less the mean, over the deviation of ImageNet."""
-    mean = torch.tensor(_MEAN, device=pixels.device, dtype=pixels.dtype)[:, None, None]
-    deviation = torch.tensor(_DEVIATION, device=pixels.device, dtype=pixels.dtype)[:, None, None]
-    return (pixels / 255 - mean) / deviation

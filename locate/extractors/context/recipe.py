@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from locate.images.folder import scan
 from locate.images.reading import read_photo
 from locate.pixels import fit_size, resize_points
 from locate.training.data.correspondences import MatchedPair, load_pairs
-from locate.training.recipe import Batch, Recipe, Stage
+from locate.training.recipe import Batch, Parameters, Recipe, Stage
 from locate.types import Array
 
 log = logging.getLogger("locate")
@@ -44,95 +45,73 @@ _SIDE = 1024  # pixels of the long side at which photos are read
 _TURNED_SIDE = 640  # of those that are turned
 
 
-class ContextRecipe(Recipe):
-    """Nothing is learned by gradient: each stage is one step that does nothing, and then fits its part.
-
-    Args:
-        matches: pairs of photos that show the same, of `load_pairs`.
-        context_of: weights to take the context and the judge of what is upright from; then only what is
-            kept of a keypoint's own descriptors is fitted. One of the two is needed.
-        pairs: of photos that the context is fitted to.
-        points: matches of each.
-        photos: by which the dimensions of own descriptors are chosen.
-        keypoints: of each.
-        own, context: numbers of each part of a descriptor.
-        ridge: see `fit_context`.
-        penalty: on what says whether a photo is the right way up, see `fit_upright`.
-    """
+@dataclass(eq=False)
+class ContextRecipe(Recipe[nn.Module]):
+    """Nothing is learned by gradient: a stage is one step that does nothing, and then fits its part."""
 
     system = SYSTEM
 
-    def __init__(
-        self,
-        matches: Path | None = None,
-        context_of: Path | None = None,
-        *,
-        pairs: int = 1000,
-        points: int = 80,
-        photos: int = 140,
-        keypoints: int = 200,
-        own: int = 64,
-        context: int = 128,
-        ridge: float = 0.1,
-        penalty: float = 0.03,
-    ) -> None:
-        if min(pairs, points, photos, keypoints, own, context) < 1 or own > WIDTH:
+    matches: Path | None = None  # pairs of photos that show the same, of `load_pairs`
+    # Weights to take the context and the judge of what is upright from; then only what is kept of a
+    # keypoint's own descriptors is fitted. One of the two is needed.
+    context_of: Path | None = None
+    _: KW_ONLY
+    pairs: int = 1000  # of photos that the context is fitted to
+    points: int = 80  # matches of each
+    photos: int = 140  # by which the dimensions of own descriptors are chosen
+    keypoints: int = 200  # of each
+    own: int = 64  # numbers of each part of a descriptor
+    context: int = 128
+    ridge: float = 0.1  # see `fit_context`
+    penalty: float = 0.03  # on what says whether a photo is the right way up, see `fit_upright`
+
+    def __post_init__(self) -> None:
+        counts = (self.pairs, self.points, self.photos, self.keypoints, self.own)
+        if min(*counts, self.context) < 1 or self.own > WIDTH:
             raise InputError(
                 f"context: all counts must be at least 1 and own at most {WIDTH}; got "
-                f"{pairs}, {points}, {photos}, {keypoints}, {own} and {context}"
+                f"{', '.join(map(str, counts))} and {self.context}"
             )
-        if matches is not None and context_of is not None:
+        if self.matches is not None and self.context_of is not None:
             raise InputError("context: leave out either matches or context_of")
-        parts = ("own",) if context_of else ("context", "upright", "own")
+        parts = ("own",) if self.context_of else ("context", "upright", "own")
         self.stages = tuple(Stage(part, steps=1, learning_rate=0.0) for part in parts)
-        self._matches, self._old = matches, context_of
-        self._counts = (pairs, points, photos, keypoints)
-        self._own, self._context = own, context
-        self._ridge, self._penalty = ridge, penalty
 
     def prepare(self, data: Path, cache: Path) -> None:  # noqa: ARG002
         folder = data / "photos" if (data / "photos").is_dir() else data
         self._photos = [found.absolute for found in scan(folder)]
         if not self._photos:
             raise InputError(f"{folder} holds no photos to fit context to")
-        pairs, points, photos, keypoints = self._counts
-        self._some = self._photos[:: max(1, len(self._photos) // photos)]
-        self._words = f"the {keypoints} strongest keypoints of {len(self._some)} photos"
-        if self._old is not None:
-            self._words = f"{read_record(self._old).data}; {self._words}"
+        self._some = self._photos[:: max(1, len(self._photos) // self.photos)]
+        words = f"the {self.keypoints} strongest keypoints of {len(self._some)} photos"
+        if self.context_of is not None:
+            self.data_words = f"{read_record(self.context_of).data}; {words}"
             return
-        if self._matches is None:
+        if self.matches is None:
             raise InputError(
                 "context is fitted to matches: name their file by --set matches=FILE "
                 "(locate.training.data.teacher_files says how one is made), or weights that have a "
                 "context by --set context_of=FILE"
             )
-        found = load_pairs(self._matches, data)
+        found = load_pairs(self.matches, data)
         self._rng = np.random.default_rng(0)
-        self._pairs = [found[i] for i in self._rng.permutation(len(found))[:pairs]]
-        count = sum(min(points, len(pair)) for pair in self._pairs)
-        self._words = (
+        self._pairs = [found[i] for i in self._rng.permutation(len(found))[: self.pairs]]
+        count = sum(min(self.points, len(pair)) for pair in self._pairs)
+        self.data_words = (
             f"{len(self._pairs)} pairs of photos of {data.name} ({count} matches); three views of "
-            f"each of {len(self._photos)} photos, turned or not; {self._words}"
+            f"each of {len(self._photos)} photos, turned or not; {words}"
         )
 
-    def describe(self) -> str:
-        return self._words
-
     def network(self) -> nn.Module:
-        old = {}
-        if self._old is not None:
-            old = load_weights(self._old, read_record(self._old).system)[0]
-        context = len(old["context"]) if old else self._context
-        made = _Weights(self._own, context)
+        old = load_weights(self.context_of)[0] if self.context_of else {}
+        made = _Weights(self.own, len(old["context"]) if old else self.context)
         made.load_state_dict({name: old[name] for name in _DEEP if old}, strict=False)
         return made
 
-    def begin(self, network: nn.Module, stage: Stage) -> Iterable[nn.Parameter]:  # noqa: ARG002
+    def begin(self, network: nn.Module, stage: Stage) -> Parameters:  # noqa: ARG002
         return network.parameters()
 
     def batch(self, stage: Stage, rng: np.random.Generator, *, held_out: bool = False) -> Batch:  # noqa: ARG002
-        """Nothing."""
         return {}
 
     def losses(self, network: nn.Module, batch: Batch, stage: Stage) -> dict[str, Tensor]:  # noqa: ARG002
@@ -148,9 +127,9 @@ class ContextRecipe(Recipe):
     def _fit_context(self) -> dict[str, Tensor]:
         deep, rng = _backbone_maps(), self._rng
         with torch.inference_mode():
-            ends = [matched_spots(deep, pair, self._counts[1], rng) for pair in self._pairs]
+            ends = [matched_spots(deep, pair, self.points, rng) for pair in self._pairs]
             a, b = (torch.cat([end[side] for end in ends]) for side in (0, 1))
-            mean, context = fit_context(a, b, self._context, self._ridge)
+            mean, context = fit_context(a, b, self.context, self.ridge)
         return {"mean": mean, "context": context}
 
     def _fit_upright(self) -> dict[str, Tensor]:
@@ -162,33 +141,28 @@ class ContextRecipe(Recipe):
         seen = torch.stack([one for found, _ in views for one in found]).clone()
         truth = torch.tensor([one for _, ups in views for one in ups]).double()
         if aside.any():
-            judge = fit_upright(seen[~aside], truth[~aside], self._penalty)
+            judge = fit_upright(seen[~aside], truth[~aside], self.penalty)
             judged = torch.tensor([judge.likelihood(one) > 0.5 for one in seen[aside].double()])
             right = (judged == truth[aside].bool()).double().mean().item()
             log.info("upright: %.0f %% of %d views held out judged right", 100 * right, len(judged))
-        judge = fit_upright(seen, truth, self._penalty)
+        judge = fit_upright(seen, truth, self.penalty)
         return {"upright.weight": judge.weight, "upright.bias": judge.bias}
 
     def _fit_own(self) -> dict[str, Tensor]:
         steered = Steered.from_pretrained()
         with torch.inference_mode():
-            both = [own_descriptors(steered, path, self._counts[3]) for path in self._some]
+            both = [own_descriptors(steered, path, self.keypoints) for path in self._some]
             ways = [torch.cat([pair[way] for pair in both]) for way in (0, 1)]
-            turned, upright = (strongest(found, self._own) for found in ways)
+            turned, upright = (strongest(found, self.own) for found in ways)
         return {"own_turned": turned, "own_upright": upright}
 
     def settings(self) -> dict[str, Any]:
         steered = file_hash(BUNDLED["steered"])
-        return {"steered": steered, "ridge": self._ridge, "penalty": self._penalty}
+        return {"steered": steered, "ridge": self.ridge, "penalty": self.penalty}
 
 
 class _Weights(nn.Module):
-    """What `Context` reads, by name.
-
-    Args:
-        own: T and U of `Projection`.
-        context: C.
-    """
+    """What `Context` reads, by name; T = U = `own` and C = `context` of `Projection`."""
 
     def __init__(self, own: int, context: int) -> None:
         super().__init__()
@@ -212,19 +186,16 @@ def matched_spots(
 ) -> tuple[Tensor, Tensor]:
     """M x K each: what the deep network sees at both ends of matches of two photos."""
     chosen = rng.permutation(len(pair.points_a))[:most]
-    return (
-        _seen_at(deep, pair.image_a, pair.points_a[chosen]),
-        _seen_at(deep, pair.image_b, pair.points_b[chosen]),
-    )
+    a = _context_at(deep, pair.image_a, pair.points_a[chosen])
+    return a, _context_at(deep, pair.image_b, pair.points_b[chosen])
 
 
-def _seen_at(deep: BackboneMaps, path: Path, points: Array) -> Tensor:
+def _context_at(deep: BackboneMaps, path: Path, points: Array) -> Tensor:
     """At points in pixels of the original photo."""
     photo = read_photo(path, min_long_side=_SIDE)
     maps, small = deep.feature_maps(photo.pixels)
-    return deep.sample_context(
-        maps, resize_points(points.astype(np.float64), photo.info.size, small)
-    )
+    places = resize_points(points.astype(np.float64), photo.info.size, small)
+    return deep.sample_context(maps, places)
 
 
 def own_descriptors(steered: Steered, path: Path, most: int) -> tuple[Tensor, Tensor]:
@@ -247,15 +218,11 @@ def turned_views(
     near = rng.normal(0, 0.1, 2)
     angles = (near[0], near[1] + rng.integers(4) * math.pi / 2, rng.uniform(-math.pi, math.pi))
     views = [turned(pixels, angle, rng) for angle in angles]
+    seen = [deep.feature_maps(view) for view in views]
     return (
-        [_layout(deep, view) for view in views],
+        [deep.layout(deep.global_vector(maps, size), maps, size) for maps, size in seen],
         [abs(math.remainder(angle, 2 * math.pi)) < TURN for angle in angles],
     )
-
-
-def _layout(deep: BackboneMaps, view: Array) -> Tensor:
-    maps, size = deep.feature_maps(view)
-    return deep.layout(deep.global_vector(maps, size), maps, size)
 
 
 def turned(pixels: Array, angle: float, rng: np.random.Generator) -> Array:

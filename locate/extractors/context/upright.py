@@ -20,13 +20,8 @@ _LEAST = 1e-4  # of a deviation: what never changes tells nothing
 
 
 class Upright(NamedTuple):
-    """Attributes:
-    weight: V + 2 C, of `layout`.
-    bias: 1.
-    """
-
-    weight: Tensor
-    bias: Tensor
+    weight: Tensor  # V + 2 C, of `layout`
+    bias: Tensor  # 1
 
     def likelihood(self, seen: Tensor) -> float:
         """Between 0 and 1, that of V + 2 C numbers of `layout`."""

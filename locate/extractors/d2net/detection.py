@@ -1,7 +1,8 @@
 """Hard detection on a map of features, as in use. Dusmanu et al., CVPR 2019, section 3.1. The soft one
 of training is in `locate.extractors.blocks.soft_detection`.
 
-A map is C x h x w, not negative; D^k_ij of the paper is `maps[k, i, j]`.
+A map is C x h x w, not negative; D^k_ij of the paper is `maps[k, i, j]`. An index is (channel, y, x) of
+N cells.
 """
 
 from __future__ import annotations
@@ -10,20 +11,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from locate.extractors.blocks.detection import refine
+from locate.extractors.blocks.detection import Index, refine, select
 from locate.extractors.blocks.grids import sample
 
 
-def hard_detections(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Where the strongest channel of a cell has a local maximum of its own map, eq. 3.
-
-    Args:
-        maps: C x h x w.
-
-    Returns:
-        (channel, y, x) of the N cells, row by row. Never in the outermost row and column; ties count
-        as maxima.
-    """
+def hard_detections(maps: Tensor) -> Index:
+    """The index, row by row, of where the strongest channel of a cell has a local maximum of its own
+    map, eq. 3. Never in the outermost row and column; ties count as maxima."""
     height, width = maps.shape[-2:]
     if height < 3 or width < 3:
         none = torch.zeros(0, dtype=torch.int64, device=maps.device)
@@ -40,42 +34,22 @@ def hard_detections(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return channel[y, x], y + 1, x + 1
 
 
-def keypoints(
-    maps: Tensor, banned: Tensor | None = None
-) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-    """Hard detections that pass the edge test and have a sub-pixel place.
-
-    Args:
-        maps: C x h x w.
-        banned: h x w bool, cells where nothing is wanted.
-
-    Returns:
-        (channel, y, x) of the N cells, and N x 2 the places (x, y) in cells.
-    """
+def keypoints(maps: Tensor, banned: Tensor | None = None) -> tuple[Index, Tensor]:
+    """The index of hard detections that pass the edge test and have a sub-pixel place, and N x 2 their
+    places (x, y) in cells; nothing in cells that are `banned`, h x w bool."""
     index = hard_detections(maps)
     if banned is not None:
-        index = _select(index, ~banned[index[1], index[2]])
+        index = select(index, ~banned[index[1], index[2]])
     kept, points = refine(maps, index)
-    return _select(index, kept), points
+    return select(index, kept), points
 
 
-def _select(index: tuple[Tensor, Tensor, Tensor], which: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return index[0][which], index[1][which], index[2][which]
-
-
-def distinctness(maps: Tensor, index: tuple[Tensor, Tensor, Tensor], radius: int = 2) -> Tensor:
-    """How far the columns of cells are from the mean column of the (2 radius + 1)^2 cells around,
+def distinctness(maps: Tensor, index: Index, radius: int = 2) -> Tensor:
+    """How far the columns of N cells are from the mean column of the (2 radius + 1)^2 cells around,
     |D_ij - mean D|. Beyond the border of the map its last cells count again.
 
     Ours: keypoints are ranked by it. The paper's D^k_ij is large all over a textured area, where one
     cell is easily taken for the next.
-
-    Args:
-        maps: C x h x w.
-        index: (channel, y, x) of N cells.
-
-    Returns:
-        N.
     """
     height, width = maps.shape[-2:]
     _, y, x = index
@@ -91,13 +65,6 @@ def distinctness(maps: Tensor, index: tuple[Tensor, Tensor, Tensor], radius: int
 
 
 def describe(maps: Tensor, points: Tensor) -> Tensor:
-    """Descriptors, eq. 2: the bilinearly interpolated column of all channels, L2-normalised.
-
-    Args:
-        maps: C x h x w.
-        points: N x 2, (x, y) in cells.
-
-    Returns:
-        N x C.
-    """
+    """Descriptors N x C at N x 2 points (x, y) in cells, eq. 2: the bilinearly interpolated column of
+    all channels, L2-normalised."""
     return functional.normalize(sample(maps[None], points[None])[0], dim=1)

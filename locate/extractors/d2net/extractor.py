@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
-from copy import deepcopy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,52 +13,38 @@ from torch import Tensor
 
 from locate.extractors.backbones.registry import create_backbone, load_backbone
 from locate.extractors.base import ExtractorInfo, require_positive
-from locate.extractors.blocks.detection import resize_image, to_input
+from locate.extractors.blocks.detection import resize_image, select, to_input
 from locate.extractors.blocks.grids import Grid, resample
+from locate.extractors.blocks.inference import default_device, for_use, sizes_of, warn_untrained
 from locate.extractors.d2net.detection import describe, distinctness, keypoints
 from locate.extractors.d2net.network import STRIDE, SYSTEM, D2Network
-from locate.extractors.weights import file_hash, load_into, load_weights
-from locate.pixels import fit_size, resize_points
+from locate.extractors.weights import load_network
+from locate.pixels import resize_points
 from locate.types import Array, Extraction, Features
 
-log = logging.getLogger("locate")
-
 SCALES = (0.5, 1.0, 2.0)  # of the paper's image pyramid
-RATIO, QUERY_RATIO = (
-    0.98,
-    0.95,
-)  # of Lowe's test: benchmarks/ablations/ratios.py, of the untrained start
+RATIO, QUERY_RATIO = 0.98, 0.95  # benchmarks/ablations/ratios.py, of the untrained start
 _FLAT_SIDE = 17  # pixels: where no two pixels of such a window differ by
 _FLAT_RANGE = 4  # grey levels or more, there is nothing but noise
 
 
 class D2Net:
     """D2-Net. Keypoints are ranked by `detection.distinctness` over the number of the level, which is
-    ours; the paper takes D^k_ij.
-
-    Args:
-        network: with its weights, at the stride of use.
-        weights_hash: sha256 of the weights file.
-        max_keypoints: the best that are kept.
-        max_side: the image is shrunk so that its long side is at most this many pixels.
-        multiscale: look at half, full and double size (the paper's "MS"), five times the pixels.
-    """
+    ours; the paper takes D^k_ij."""
 
     def __init__(
         self,
-        network: D2Network,
-        weights_hash: str,
+        network: D2Network,  # at the stride of use
+        weights_hash: str,  # sha256 of the file
         *,
-        max_keypoints: int = 2048,
-        max_side: int = 1024,
-        multiscale: bool = False,
+        max_keypoints: int = 2048,  # the best are kept
+        max_side: int = 1024,  # the image is shrunk to at most this many pixels along its long side
+        multiscale: bool = False,  # half, full and double size (the paper's "MS"): 5 times the pixels
     ) -> None:
         require_positive(max_keypoints=max_keypoints, max_side=max_side)
         self.max_side = max_side
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        network = deepcopy(network).eval().requires_grad_(False).to(self.device)
-        network.backbone.fuse()
-        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device = default_device()
+        self._network = for_use(network, self.device)
         self._max_keypoints = max_keypoints
         self._scales = SCALES if multiscale else (1.0,)
         self.info = ExtractorInfo(
@@ -88,28 +72,17 @@ class D2Net:
         taps: Sequence[str] | None = None,
         **settings: Any,
     ) -> D2Net:
-        """Args:
-            weights: a file of `locate train d2net`, which says what network it is for; None for the
-                backbone as ImageNet left it (the paper's "off-the-shelf").
-            backbone: without `weights`: a name of `locate.extractors.backbones.registry.BACKBONES`.
-            backbone_weights: its checkpoint, where it comes without one.
-            taps: of the backbone; None for the default.
-            settings: those of the constructor.
+        """With weights of `locate train d2net`, which say what network they are for, or the backbone as
+        ImageNet left it (the paper's "off-the-shelf"); `WeightsError` if a file does not fit.
 
-        Raises:
-            WeightsError: a file is missing or does not fit.
+        Args:
+            backbone, backbone_weights: see `load_backbone`.
+            taps: of the backbone; None for the default.
         """
         if weights is not None:
-            tensors, record = load_weights(weights, SYSTEM)
-            network = D2Network(
-                create_backbone(record.settings["backbone"]), record.settings["taps"], STRIDE
-            )
-            load_into(network, tensors, weights)
-            return cls(network, file_hash(weights), **settings)
-        log.warning(
-            "d2net starts from ImageNet and was not trained further; train it with: "
-            "locate train d2net"
-        )
+            network, _, digest = load_network(weights, SYSTEM, build)
+            return cls(network, digest, **settings)
+        warn_untrained(SYSTEM, "d2net starts from ImageNet and was not trained further")
         loaded, weights_hash = load_backbone(backbone, backbone_weights)
         return cls(D2Network(loaded, taps, STRIDE), weights_hash, **settings)
 
@@ -120,13 +93,11 @@ class D2Net:
         *,
         local: bool = True,  # noqa: ARG002  there is nothing else to give
     ) -> Extraction:
-        height, width = pixels.shape[:2]
-        size = size or (width, height)
-        working = fit_size((width, height), self.max_side)
+        size, working = sizes_of(pixels, size, self.max_side)
         if len(self._scales) > 1:  # even, so that the levels' sizes are exact multiples
             working = (working[0] + working[0] % 2, working[1] + working[1] % 2)
         with torch.inference_mode():
-            points, scores, descriptors = self._look(pixels, working)
+            points, scores, descriptors = self._detect_and_describe(pixels, working)
         features = Features(
             keypoints=resize_points(points.astype(np.float64), working, size).astype(np.float32),
             scores=scores,
@@ -135,47 +106,42 @@ class D2Net:
         )
         return Extraction(features, None)
 
-    def _look(self, pixels: Array, working: tuple[int, int]) -> tuple[Array, Array, Array]:
+    def _detect_and_describe(
+        self, pixels: Array, working: tuple[int, int]
+    ) -> tuple[Array, Array, Array]:
         """Of all levels of the pyramid, best first: points in pixels of the working size, scores,
         descriptors."""
-        before: tuple[Tensor, Grid] | None = None
-        banned: Tensor | None = None
+        before: tuple[Tensor, Grid, Tensor] | None = None  # maps, grid, where something was found
         levels = []
         for number, scale in enumerate(self._scales, start=1):
             level = resize_image(pixels, (round(working[0] * scale), round(working[1] * scale)))
-            maps = self._maps(level)
+            maps = self._network(to_input(level, self.device))[0]
+            # Not of the cells whose centre lies on what `to_input` added.
+            maps = self._network.grid.crop(maps, (level.shape[1], level.shape[0]))
             shape = (maps.shape[-2], maps.shape[-1])
             grid = _seen_from(self._network.grid, scale)
-            if before is not None and banned is not None:
+            banned = torch.zeros(shape, dtype=torch.bool, device=maps.device)
+            if before is not None:
                 # The running sum over the levels, and where coarser ones have found something.
                 maps = maps + resample(before[0][None], before[1], grid, shape)[0]
-                banned = _on_grid(banned, before[1], grid, shape)
+                banned = _on_grid(before[2], before[1], grid, shape)
             index, places = keypoints(maps, banned)
             contrast = _has_contrast(level, self._network.grid.to_image(places))
-            index, places = (
-                (index[0][contrast], index[1][contrast], index[2][contrast]),
-                places[contrast],
-            )
+            index, places = select(index, contrast), places[contrast]
             scores = distinctness(maps, index) / number
             best = torch.argsort(-scores, stable=True)[: self._max_keypoints]
             levels.append((grid.to_image(places[best]), scores[best], describe(maps, places[best])))
-            if banned is None:
-                banned = torch.zeros(shape, dtype=torch.bool, device=maps.device)
             banned[index[1], index[2]] = True
-            before = maps, grid
+            before = maps, grid, banned
         points, scores, descriptors = (torch.cat(parts) for parts in zip(*levels, strict=True))
         best = torch.argsort(-scores, stable=True)[: self._max_keypoints]
-        at, values, columns = (
-            part[best].float().cpu().numpy() for part in (points, scores, descriptors)
-        )
-        return at, values, columns
+        found = (part[best].float().cpu().numpy() for part in (points, scores, descriptors))
+        return tuple(found)  # type: ignore[return-value]
 
-    def _maps(self, level: Array) -> Tensor:
-        """C x h x w of the cells whose centre lies on the image, and not on what `to_input` added."""
-        maps: Tensor = self._network(to_input(level, self.device))[0]
-        height, width = level.shape[:2]
-        columns, rows = self._network.grid.cells((width, height))
-        return maps[:, : max(rows, 1), : max(columns, 1)]
+
+def build(settings: Mapping[str, Any]) -> D2Network:
+    """The network of a weights file's settings, with random weights."""
+    return D2Network(create_backbone(settings["backbone"]), settings["taps"], STRIDE)
 
 
 def _seen_from(grid: Grid, scale: float) -> Grid:

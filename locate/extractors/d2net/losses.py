@@ -24,17 +24,15 @@ def positive_distance(descriptors_a: Tensor, descriptors_b: Tensor) -> Tensor:
 
 
 def hardest_negative(descriptors: Tensor, dense: Tensor, matches: Tensor, radius: float) -> Tensor:
-    """Squared distance to the most similar descriptor of the other image that is not at the match: the
-    smallest over all cells whose Chebyshev distance from the match is more than `radius`.
+    """Squared distance to the most similar descriptor of the other image that is not at the match: N,
+    the smallest over all cells whose Chebyshev distance from the match is more than `radius`; above
+    the largest possible distance, 4, where there is none.
 
     Args:
         descriptors: N x D of one image.
         dense: D x h x w, the other image's, L2-normalised.
         matches: N x 2, where in the other image the N truly lie.
         radius: K, in cells.
-
-    Returns:
-        N; above the largest possible distance, 4, where no cell is so far away.
     """
     height, width = dense.shape[-2:]
     rows = torch.arange(height, device=dense.device, dtype=matches.dtype)
@@ -64,23 +62,16 @@ def d2_loss(
     radius: float = 4.0,
     margin: float = 1.0,
 ) -> dict[str, Tensor]:
-    """The loss of one pair of images.
-
-    Args:
-        maps: of both images, C x h x w, not negative.
-        points: N x 2 of both, (x, y) in cells, row by row the same spot.
-        radius: K, in cells: negatives are farther than this from the match.
-        margin: M.
+    """The loss of one pair of images, from their maps C x h x w, not negative, and their N x 2 points
+    (x, y) in cells, row by row the same spot.
 
     Returns:
         Scalars: "loss", and to be shown "positive" and "negative", the plain means of p(c)^2 and
         n(c)^2, and "right", the share of the correspondences with p(c) < n(c).
     """
-    scores = [
-        sample(soft_scores(m[None])[None], p[None])[0, :, 0]
-        for m, p in zip(maps, points, strict=True)
-    ]
-    a, b = (describe(m, p) for m, p in zip(maps, points, strict=True))
+    ends = tuple(zip(maps, points, strict=True))
+    scores = [sample(soft_scores(m[None])[None], p[None])[0, :, 0] for m, p in ends]
+    a, b = (describe(m, p) for m, p in ends)
     dense_a, dense_b = (functional.normalize(m, dim=0) for m in maps)
     positive = positive_distance(a, b)
     negative = torch.minimum(

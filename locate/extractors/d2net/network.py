@@ -36,12 +36,8 @@ TRAINING_STRIDE, STRIDE = 8, 4  # pixels per cell of a single tap, in training a
 
 @dataclass(frozen=True)
 class Plan:
-    """What is taken of a backbone.
-
-    Attributes:
-        taps: by default.
-        trained: how the names of the parameters begin that are trained if there is a single tap.
-    """
+    """What is taken of a backbone: its taps by default, and how the names of the parameters begin that
+    are trained if there is a single one."""
 
     taps: tuple[str, ...]
     trained: tuple[str, ...]
@@ -71,18 +67,10 @@ class D2Network(nn.Module):
 
     Attributes:
         width: channels of the map, the length of a descriptor.
-        grid: where its cells lie in the image.
-
-    Raises:
-        UnknownNameError: the backbone has no such tap.
-        InputError: no taps, or a stride that is no power of two.
     """
 
     def __init__(
-        self,
-        backbone: Backbone,
-        taps: Sequence[str] | None = None,
-        stride: int = TRAINING_STRIDE,
+        self, backbone: Backbone, taps: Sequence[str] | None = None, stride: int = TRAINING_STRIDE
     ) -> None:
         super().__init__()
         plan = PLANS[backbone.name]
@@ -113,13 +101,10 @@ class D2Network(nn.Module):
         if self.head is None:
             return functional.relu(finest)
         size = (finest.shape[-2], finest.shape[-1])
-        aligned = [
-            maps[tap]
-            if tap == self._finest
-            else resample(maps[tap], self.backbone.grid(tap), self.grid, size)
-            for tap in self.taps
-        ]
-        return functional.relu(self.head(torch.cat(aligned, dim=1)))
+        for tap in self.taps:
+            if tap != self._finest:
+                maps[tap] = resample(maps[tap], self.backbone.grid(tap), self.grid, size)
+        return functional.relu(self.head(torch.cat([maps[tap] for tap in self.taps], dim=1)))
 
     def trained(self) -> list[nn.Parameter]:
         """The parameters that are trained; they alone are left with `requires_grad`."""
@@ -132,13 +117,11 @@ class D2Network(nn.Module):
 def _head(backbone: Backbone, taps: Sequence[str]) -> nn.Conv2d:
     """A 1 x 1 convolution that, followed by a ReLU, gives the positive part of every channel, and of
     those that have a sign (Lite0's stages) the negative part too."""
-    total = sum(backbone.widths[tap] for tap in taps)
-    identity = torch.eye(total)
-    signed = torch.cat(
-        [torch.full((backbone.widths[tap],), tap.startswith("stage")) for tap in taps]
-    )
+    widths = torch.tensor([backbone.widths[tap] for tap in taps])
+    signed = torch.tensor([tap.startswith("stage") for tap in taps]).repeat_interleave(widths)
+    identity = torch.eye(len(signed))
     weight = torch.cat((identity, -identity[signed]))
-    head = nn.Conv2d(total, len(weight), 1)
+    head = nn.Conv2d(len(signed), len(weight), 1)
     with torch.no_grad():
         head.weight.copy_(weight[:, :, None, None])
         nn.init.zeros_(head.bias)  # type: ignore[arg-type]

@@ -6,8 +6,7 @@ lies in the middle of its cell, and tolerances have to be wide.
 
 from __future__ import annotations
 
-import logging
-from copy import deepcopy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from locate.extractors.backbones.registry import load_backbone
+from locate.extractors.backbones.registry import create_backbone, load_backbone
 from locate.extractors.base import ExtractorInfo, no_features, require_positive
 from locate.extractors.blocks.detection import resize_image, to_input
+from locate.extractors.blocks.inference import (
+    default_device,
+    for_use,
+    scaled,
+    sizes_of,
+    warn_untrained,
+)
 from locate.extractors.delf.network import DelfNetwork
-from locate.extractors.weights import file_hash, load_into, load_weights
-from locate.pixels import fit_size, resize_points
+from locate.extractors.weights import load_network
+from locate.pixels import resize_points
 from locate.types import AFFINE, Array, Extraction, Features
 
 SYSTEM = "delf"
@@ -36,51 +42,32 @@ _MIN_SIDE = 32  # of a level of the pyramid, in pixels: two cells
 # torchvision's stride).
 _RECEPTIVE_FIELD = 291
 
-log = logging.getLogger("locate")
-
 
 class Delf:
-    """DELF.
-
-    Args:
-        network: with its weights.
-        weights_hash: sha256 of the weights file.
-        settings: that the network was built with.
-        max_keypoints: the best-attended that are kept.
-        max_side: the image is shrunk so that its long side is at most this many pixels, then looked
-            at in seven sizes from a quarter of that to the double.
-        iou: of two boxes (receptive fields) that overlap by more than this the better-attended is
-        kept;
-            1 keeps all, as the paper does.
-    """
+    """DELF. The image is looked at in seven sizes from a quarter to the double of that which `max_side`
+    allows. Of two boxes (receptive fields) that overlap by more than `iou` the better-attended is kept;
+    1 keeps all, as the paper does."""
 
     def __init__(
         self,
         network: DelfNetwork,
-        weights_hash: str,
-        settings: dict[str, Any],
+        weights_hash: str,  # sha256 of the file
+        settings: Mapping[str, Any],  # that the network was built with
         *,
-        max_keypoints: int = 1000,
-        max_side: int = 512,
+        max_keypoints: int = 1000,  # the best-attended are kept
+        max_side: int = 512,  # the image is shrunk to at most this many pixels along its long side
         iou: float = 1.0,
     ) -> None:
         require_positive(max_keypoints=max_keypoints, max_side=max_side)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        network = deepcopy(network).eval().requires_grad_(False).to(self.device)
-        network.backbone.fuse()
-        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device = default_device()
+        self._network = for_use(network, self.device)
         self._max_keypoints = max_keypoints
         self._iou = iou
         self.max_side = max_side
         self.info = ExtractorInfo(
             name=SYSTEM,
             weights=weights_hash,
-            settings={
-                **settings,
-                "max_keypoints": max_keypoints,
-                "max_side": max_side,
-                "iou": iou,
-            },
+            settings={**settings, "max_keypoints": max_keypoints, "max_side": max_side, "iou": iou},
             local_dim=len(network.components),
             ratio=RATIO,
             verification=AFFINE,
@@ -96,20 +83,12 @@ class Delf:
         backbone_weights: Path | None = None,
         **settings: Any,
     ) -> Delf:
-        """With weights of `locate train delf`, or the untrained start on a pretrained backbone.
-
-        Raises:
-            WeightsError
-        """
+        """With weights of `locate train delf`, or the untrained start on a pretrained backbone;
+        `WeightsError` if a file does not fit."""
         if weights is not None:
-            tensors, record = load_weights(weights, SYSTEM)
-            network = build(record.settings)
-            load_into(network, tensors, weights)
-            return cls(network, file_hash(weights), dict(record.settings), **settings)
-        log.warning(
-            "delf starts from ImageNet with attention that was never trained; "
-            "train it with: locate train delf"
-        )
+            network, built_with, digest = load_network(weights, SYSTEM, build)
+            return cls(network, digest, built_with, **settings)
+        warn_untrained(SYSTEM, "delf starts from ImageNet with attention that was never trained")
         network, digest = start(backbone, backbone_weights)
         return cls(network, digest, {"backbone": backbone, "dim": 40, "trained": False}, **settings)
 
@@ -120,36 +99,30 @@ class Delf:
         *,
         local: bool = True,  # noqa: ARG002  there is nothing else to give
     ) -> Extraction:
-        height, width = pixels.shape[:2]
-        size = size or (width, height)
+        size, base = sizes_of(pixels, size, self.max_side)
         if np.ptp(pixels) < _MIN_CONTRAST:  # every cell alike: attention would rank noise
             return Extraction(no_features(size, len(self._network.components)), None)
-        base = fit_size((width, height), self.max_side)
-        points, scores, found = [], [], []
-        levels = []
+        points, scores, found, sides = [], [], [], []
         with torch.inference_mode():
             for scale in SCALES:
-                target = (max(1, round(base[0] * scale)), max(1, round(base[1] * scale)))
+                target = scaled(base, scale)
                 if min(target) < _MIN_SIDE and target != base:
                     continue
                 at, attention, features = self._level(resize_image(pixels, target))
                 points.append(resize_points(at, target, size))
                 scores.append(attention)
                 found.append(features)
-                levels.append(np.full(len(at), _RECEPTIVE_FIELD * size[0] / target[0], np.float32))
-            kept = self._select(
-                np.concatenate(points), np.concatenate(scores), np.concatenate(levels)
-            )
+                sides.append(np.full(len(at), _RECEPTIVE_FIELD * size[0] / target[0], np.float32))
+            centres, attended, boxes = map(np.concatenate, (points, scores, sides))
+            kept = self._select(centres, attended, boxes)
             descriptors = self._network.shorten(torch.cat(found)[torch.from_numpy(kept)])
-        return Extraction(
-            Features(
-                keypoints=np.concatenate(points)[kept].astype(np.float32),
-                scores=np.concatenate(scores)[kept],
-                descriptors=descriptors.cpu().numpy().astype(np.float32),
-                image_size=size,
-            ),
-            None,
+        kept_features = Features(
+            keypoints=centres[kept].astype(np.float32),
+            scores=attended[kept],
+            descriptors=descriptors.cpu().numpy().astype(np.float32),
+            image_size=size,
         )
+        return Extraction(kept_features, None)
 
     def _level(self, pixels: Array) -> tuple[Array, Array, Tensor]:
         """Of one level of the pyramid: centres N x 2 in its pixels, attention N, features N x C."""
@@ -186,26 +159,22 @@ class Delf:
 
 
 def box_overlap(centre: Array, side: float, centres: Array, sides: Array) -> Array:
-    """Intersection over union of a square with N squares: centres (x, y), sides in the same
-    unit."""
+    """Intersection over union of a square with N squares: centres (x, y), sides in the same unit."""
     low = np.maximum(centre - side / 2, centres - sides[:, None] / 2)
     high = np.minimum(centre + side / 2, centres + sides[:, None] / 2)
     shared = np.prod(np.maximum(high - low, 0), axis=1)
     return np.asarray(shared / (side**2 + sides**2 - shared))
 
 
-def build(settings: Any) -> DelfNetwork:
+def build(settings: Mapping[str, Any]) -> DelfNetwork:
     """The network of a weights file's settings, with random weights."""
-    from locate.extractors.backbones.registry import create_backbone
-
     return DelfNetwork(create_backbone(settings["backbone"]), int(settings["dim"]))
 
 
 def start(
     backbone: str = "lite0", backbone_weights: Path | None = None, dim: int = 40
 ) -> tuple[DelfNetwork, str]:
-    """The network before training, the same every time; and the sha256 of the backbone's
-    weights."""
+    """The network before training, the same every time; and the sha256 of the backbone's weights."""
     loaded, digest = load_backbone(backbone, backbone_weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -1,8 +1,5 @@
 """What DELF is trained by: landmark classification, first of the pooled, then of the attended
-feature.
-
-Equation numbers are those of Noh et al., ICCV 2017, section 3.2.
-"""
+feature. Equation numbers are those of Noh et al., ICCV 2017, section 3.2."""
 
 from __future__ import annotations
 
@@ -12,47 +9,31 @@ from torch.nn import functional
 
 
 def pooled_feature(features: Tensor) -> Tensor:
-    """Global average pooling, for the fine-tuning of the descriptors (section 3.1).
-
-    B x C x H x W -> B x C.
-    """
+    """Global average pooling B x C x H x W -> B x C, for the fine-tuning of the descriptors
+    (section 3.1)."""
     return features.mean(dim=(-2, -1))
 
 
 def attended_feature(features: Tensor, scores: Tensor) -> Tensor:
-    """The sum of features weighted by attention, eq. 1 without its W: sum_n alpha(f_n) f_n / N.
+    """The sum of features weighted by attention, eq. 1 without its W: sum_n alpha(f_n) f_n / N, B x C,
+    of features B x C x H x W, not normalised, and their attention alpha, B x H x W.
 
     The f_n that are summed are L2-normalised, while alpha saw them as they were; the mean instead
     of the sum makes it independent of the image's size. Both follow the authors' code.
-
-    Args:
-        features: B x C x H x W, not normalised.
-        scores: B x H x W, alpha of them.
-
-    Returns:
-        B x C.
     """
     unit = functional.normalize(features, dim=1)
     return (scores[:, None] * unit).mean(dim=(-2, -1))
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Softmax cross-entropy, eqs. 2 and 3: - log( exp(y_c) / 1^T exp(y) ), the mean over the batch.
-
-    Args:
-        logits: B x K.
-        labels: B integers below K.
-    """
+    """Softmax cross-entropy, eqs. 2 and 3: - log( exp(y_c) / 1^T exp(y) ), the mean over the batch of
+    logits B x K and labels B, integers below K."""
     chosen = logits.gather(1, labels[:, None])[:, 0]
     return (torch.logsumexp(logits, dim=1) - chosen).mean()
 
 
 def fit_pca(features: Tensor, dim: int) -> tuple[Tensor, Tensor, float]:
-    """Principal components of L2-normalised features.
-
-    Args:
-        features: N x C, N at least 2.
-        dim: how many.
+    """Principal components of L2-normalised features N x C, N at least 2.
 
     Returns:
         The mean (C,), the components dim x C in the order of falling variance with orthonormal rows

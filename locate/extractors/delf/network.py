@@ -20,9 +20,8 @@ from locate.extractors.backbones.base import Backbone, take_out_unused
 from locate.extractors.blocks.grids import Grid
 
 TAPS: Mapping[str, str] = {"lite0": "expand6", "resnet50": "layer3", "resnet101": "layer3"}
-# How the names of the parameters begin that are fine-tuned for the descriptors. The paper's: all.
-# On Lite0 stages 1 to 3, which hold a twentieth of the parameters and most of the work, stay as
-# they are.
+# How the names of the parameters begin that are fine-tuned for the descriptors. The paper's: all. On
+# Lite0 stages 1 to 3, with a twentieth of the parameters and most of the work, stay as they are.
 FINE_TUNED: Mapping[str, tuple[str, ...]] = {
     "lite0": tuple(f"_blocks.{i}." for i in range(5, 12)),
     "resnet50": ("",),
@@ -31,9 +30,8 @@ FINE_TUNED: Mapping[str, tuple[str, ...]] = {
 
 
 class Attention(nn.Module):
-    """alpha(f): two 1 x 1 convolutions with a ReLU between, then softplus (section 3.2).
-
-    B x C x H x W features, not normalised -> B x H x W scores above 0.
+    """alpha(f): two 1 x 1 convolutions with a ReLU between, then softplus (section 3.2): B x C x H x W
+    features, not normalised -> B x H x W scores above 0.
 
     At the start it is nearly the same everywhere, so that pooling by it is the plain mean that the
     descriptors were trained with (ours): what a random start prefers would take long to unlearn.
@@ -54,10 +52,8 @@ class Attention(nn.Module):
 class DelfNetwork(nn.Module):
     """Features and their attention; the PCA that shortens the descriptors is fitted after training.
 
-    Args:
-        backbone: "lite0", "resnet50" or "resnet101", with its weights. It is changed in place: what
-            the tap does not need is taken out of it.
-        dim: length of the descriptors.
+    The backbone, "lite0", "resnet50" or "resnet101", is changed in place: what the tap does not need is
+    taken out of it.
 
     Attributes:
         mean (C,), components (dim x C): of the PCA. Before it is fitted, the first `dim` directions

@@ -16,7 +16,7 @@ trainings:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ from locate.training.data.homographies import HomographySettings, random_view
 from locate.training.data.photometric import PhotometricSettings, photometric_noise
 from locate.training.data.photos import PhotoPool
 from locate.training.data.scenes import scenes_of, singles_of
-from locate.training.recipe import Batch, Recipe, Stage, generator, images_to_tensor
+from locate.training.recipe import Batch, Parameters, Recipe, Stage, generator, images_to_tensor
 from locate.types import Array
 
 SCALE = 16.0  # of cosines before the softmax
@@ -53,10 +53,13 @@ _PER_CLASS = 6  # photos that a class's mean feature is taken of
 _PCA_PHOTOS, _PCA_FEATURES = 300, 200  # and the best-attended features of each
 _KEPT = 0.5  # share of all cells that the attention threshold lets pass
 
+_WARP = HomographySettings(rotation=15, perspective=0.15, scale=(0.8, 1.25), crop=(0.4, 1.0))
+_LIGHT = PhotometricSettings()
+
 DESCRIPTORS, ATTENTION = "descriptors", "attention"
 
 
-class _Training(nn.Module):
+class TrainingNetwork(nn.Module):
     """The network with the classifiers of both stages, which serve training alone."""
 
     def __init__(self, delf: DelfNetwork, classes: int) -> None:
@@ -73,42 +76,26 @@ class _Training(nn.Module):
         return found
 
 
-class DelfRecipe(Recipe):
-    """
-    Args:
-        backbone, backbone_weights: see `locate.extractors.backbones.registry.load_backbone`.
-        dim: length of the descriptors after PCA.
-        batch_size: crops a step in stage "descriptors".
-        views: the same in stage "attention".
-        crop: their side in pixels; stage "attention" shrinks it by a random factor down to 0.5.
-        singles: at most so many single photos become classes.
-    """
-
+@dataclass(eq=False)
+class DelfRecipe(Recipe[TrainingNetwork]):
     system = SYSTEM
+    stages = (
+        Stage(DESCRIPTORS, steps=300, learning_rate=1e-3, warmup=0.1),
+        Stage(ATTENTION, steps=600, learning_rate=1e-3),
+    )
 
-    def __init__(
-        self,
-        backbone: str = "lite0",
-        backbone_weights: Path | None = None,
-        *,
-        dim: int = 40,
-        batch_size: int = 24,
-        views: int = 64,
-        crop: int = 224,
-        singles: int = 1000,
-    ) -> None:
-        self.stages = (
-            Stage(DESCRIPTORS, steps=300, learning_rate=1e-3, warmup=0.1),
-            Stage(ATTENTION, steps=600, learning_rate=1e-3),
-        )
-        self._backbone, self._backbone_weights = backbone, backbone_weights
-        self._dim, self._batch_size, self._crop, self._singles = dim, batch_size, crop, singles
-        self._warp = HomographySettings(
-            rotation=15, perspective=0.15, scale=(0.8, 1.25), crop=(0.4, 1.0)
-        )
-        self._light = PhotometricSettings()
-        self._views_a_step = views
-        self._cells = (crop // 32) ** 2  # as many as the smallest view has
+    backbone: str = "lite0"  # see `locate.extractors.backbones.registry.load_backbone`
+    backbone_weights: Path | None = None
+    _: KW_ONLY
+    dim: int = 40  # length of the descriptors after PCA
+    batch_size: int = 24  # crops a step in stage "descriptors"
+    views: int = 64  # the same in stage "attention"
+    crop: int = (
+        224  # their side in pixels; stage "attention" shrinks it by a random factor down to 0.5
+    )
+    singles: int = 1000  # at most so many single photos become classes
+
+    def __post_init__(self) -> None:
         self._blocks: dict[int, tuple[Tensor, Tensor]] = {}
         self._kept: tuple[Tensor, Tensor] | None = None
         self._last = 0  # the number of the newest block
@@ -120,36 +107,28 @@ class DelfRecipe(Recipe):
                 f"{data} must hold at least two scenes (folders of photos of one place) or single "
                 "photos in a folder `photos`"
             )
-        chosen = singles[:: max(1, -(-len(singles) // self._singles))]
+        chosen = singles[:: max(1, -(-len(singles) // self.singles))]
         files = [*(p for photos in scenes.values() for p in photos), *chosen]
         self._pool = PhotoPool(files, data, held_out=0.1)
-        label_of = {p: i for i, photos in enumerate(scenes.values()) for p in photos}
         aside = set(self._pool.held_out.tolist())
-        self._train: list[list[int]] = [[] for _ in range(len(scenes) + len(chosen))]
-        self._aside: list[list[int]] = [[] for _ in scenes]
-        for i, path in enumerate(files):
-            label = label_of.get(path)
-            if label is None:  # a single photo held out would be a class nobody learned
-                self._train[len(scenes) + i - len(label_of)].append(i)
-            else:
-                (self._aside if i in aside else self._train)[label].append(i)
+        of_scenes = [[self._pool.index[path] for path in photos] for photos in scenes.values()]
+        self._aside = [[i for i in group if i in aside] for group in of_scenes]
+        self._train = [[i for i in group if i not in aside] for group in of_scenes]
+        # A single photo held out would be a class nobody learned.
+        self._train += [[self._pool.index[path]] for path in chosen]
         self._scenes = len(scenes)
-        self._words = (
-            f"{len(label_of)} photos of {len(scenes)} scenes and {len(chosen)} single photos in "
-            f"{data.name}"
+        self.data_words = (
+            f"{sum(map(len, of_scenes))} photos of {len(scenes)} scenes and {len(chosen)} single photos "
+            f"in {data.name}"
         )
 
-    def describe(self) -> str:
-        return self._words
-
-    def network(self) -> nn.Module:
-        delf, _ = start(self._backbone, self._backbone_weights, self._dim)
+    def network(self) -> TrainingNetwork:
+        delf, _ = start(self.backbone, self.backbone_weights, self.dim)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return _Training(delf, len(self._train))
+            return TrainingNetwork(delf, len(self._train))
 
-    def begin(self, network: nn.Module, stage: Stage) -> Iterable[nn.Parameter | dict[str, Any]]:
-        assert isinstance(network, _Training)
+    def begin(self, network: TrainingNetwork, stage: Stage) -> Parameters:
         network.requires_grad_(False)
         network.eval()  # batches of a few crops would spoil the statistics of batch normalisation
         trained, rate = list(network.delf.attention.parameters()), stage.learning_rate
@@ -165,10 +144,10 @@ class DelfRecipe(Recipe):
         attention "views", indices of the views that are kept."""
         if stage.name == ATTENTION and not held_out:
             kept = _VIEWS * len(self._numbers(self._last))
-            return {"views": torch.from_numpy(rng.integers(kept, size=self._views_a_step))}
+            return {"views": torch.from_numpy(rng.integers(kept, size=self.views))}
         # Half of the crops show scenes, which are few but hold real changes of view.
-        images, labels = self._draw(rng, self._batch_size, held_out)
-        side = self._some_side(rng) if stage.name == ATTENTION else self._crop
+        images, labels = self._draw(rng, self.batch_size, held_out)
+        side = self._some_side(rng) if stage.name == ATTENTION else self.crop
         return {"images": images, "labels": labels, "side": side}
 
     def _draw(
@@ -179,9 +158,8 @@ class DelfRecipe(Recipe):
         crops: list[Array] = []
         labels: list[int] = []
         while len(crops) < count:
-            scene = self._scenes and (
-                held_out or len(labels) % every == 0 or self._scenes == len(groups)
-            )
+            turn = held_out or len(labels) % every == 0 or self._scenes == len(groups)
+            scene = self._scenes and turn
             low, high = (0, self._scenes) if scene else (self._scenes, len(groups))
             label = int(rng.integers(low, high))
             if not groups[label] and any(groups[low:high]):
@@ -189,35 +167,28 @@ class DelfRecipe(Recipe):
             image = self._read(int(rng.choice(groups[label] or self._train[label])))
             if image is None:
                 continue
-            view, _ = random_view(image, rng, (self._crop, self._crop), self._warp)
-            crops.append(photometric_noise(view, rng, self._light))
+            view, _ = random_view(image, rng, (self.crop, self.crop), _WARP)
+            crops.append(photometric_noise(view, rng, _LIGHT))
             labels.append(label)
         return images_to_tensor(crops), torch.tensor(labels)
 
     def _some_side(self, rng: np.random.Generator) -> int:
-        return round(self._crop * rng.uniform(0.5, 1.0))
+        return round(self.crop * rng.uniform(0.5, 1.0))
 
-    def losses(self, network: nn.Module, batch: Batch, stage: Stage) -> dict[str, Tensor]:
-        assert isinstance(network, _Training)
-        delf, classes = network.delf, network.classifier(stage)
+    def losses(self, network: TrainingNetwork, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+        delf, classes, labels = network.delf, network.classifier(stage), batch.get("labels")
         if stage.name == DESCRIPTORS:
-            labels = batch["labels"]
             pooled = functional.normalize(pooled_feature(delf.features(batch["images"])), dim=1)
             logits = SCALE * pooled @ functional.normalize(classes.weight, dim=1).T
         else:
             if "views" in batch:
                 kept, known = self._kept or self._keep_views(delf, self._last)
-                features, labels = kept[batch["views"].cpu()], known[batch["views"].cpu()]
-                features, labels = (
-                    features.float().to(delf.mean.device),
-                    labels.to(delf.mean.device),
-                )
+                chosen, device = batch["views"].cpu(), delf.mean.device
+                features, labels = kept[chosen].float().to(device), known[chosen].to(device)
             else:
-                features, labels = (
-                    _shrunk_features(delf, batch["images"], batch["side"]),
-                    batch["labels"],
-                )
+                features = _shrunk_features(delf, batch["images"], batch["side"])
             logits = classes(attended_feature(features, delf.attention(features)))
+        assert labels is not None
         return {
             "loss": classification_loss(logits, labels),
             "accuracy": (logits.argmax(dim=1) == labels).float().mean(),
@@ -226,10 +197,7 @@ class DelfRecipe(Recipe):
     def _keep_views(self, delf: DelfNetwork, last: int) -> tuple[Tensor, Tensor]:
         """Of the views of all blocks up to `last` that are kept some cells, N x C x n x 1 float16, and
         their classes."""
-        numbers = self._numbers(last)
-        self._blocks = {
-            number: self._blocks.get(number) or self._block(delf, number) for number in numbers
-        }
+        self._blocks = {n: self._blocks.get(n) or self._block(delf, n) for n in self._numbers(last)}
         cells, labels = zip(*self._blocks.values(), strict=True)
         self._kept, self._last = (torch.cat(cells), torch.cat(labels)), last
         return self._kept
@@ -242,11 +210,12 @@ class DelfRecipe(Recipe):
         rng = generator(_SEED, number)
         kept: list[Tensor] = []
         known: list[Tensor] = []
-        while sum(len(labels) for labels in known) < _VIEWS:
+        while sum(map(len, known)) < _VIEWS:
             images, labels = self._draw(rng, 20, False, _SCENE_EVERY)
             images = images.to(delf.mean.device)
             cells = _shrunk_features(delf, images, self._some_side(rng)).flatten(2)
-            some = torch.from_numpy(rng.permutation(cells.shape[2])[: self._cells])
+            fewest = (self.crop // 32) ** 2  # as many as the smallest view has
+            some = torch.from_numpy(rng.permutation(cells.shape[2])[:fewest])
             kept.append(cells[:, :, some, None].cpu().half())
             known.append(labels)
         return torch.cat(kept), torch.cat(known)
@@ -262,10 +231,9 @@ class DelfRecipe(Recipe):
         self._last = int(state.get("views", 0))
 
     @torch.no_grad()
-    def refresh(self, network: nn.Module, stage: Stage, step: int) -> None:
+    def refresh(self, network: TrainingNetwork, stage: Stage, step: int) -> None:
         """Before the first step the classifier is set to the classes' mean features; views are kept anew
         now and then."""
-        assert isinstance(network, _Training)
         if stage.name == ATTENTION:
             if step == 0:
                 self._blocks = {}
@@ -275,7 +243,7 @@ class DelfRecipe(Recipe):
         weight = network.classifier(stage).weight
         for label, photos in enumerate(self._train):
             images = [i for i in map(self._read, photos[:_PER_CLASS]) if i is not None]
-            small = [resize_image(i, fit_size(i.shape[1::-1], self._crop)) for i in images]
+            small = [resize_image(i, fit_size(i.shape[1::-1], self.crop)) for i in images]
             features = [network.delf.features(to_input(i, weight.device)) for i in small]
             if stage.name == ATTENTION:
                 features = [functional.normalize(f, dim=1) for f in features]
@@ -288,11 +256,10 @@ class DelfRecipe(Recipe):
             weight *= SCALE / weight.norm(dim=1).mean()
 
     @torch.no_grad()
-    def finish(self, network: nn.Module, stage: Stage) -> None:
+    def finish(self, network: TrainingNetwork, stage: Stage) -> None:
         """After the attention: PCA of the features that it chooses, and the threshold."""
         if stage.name != ATTENTION:
             return
-        assert isinstance(network, _Training)
         delf = network.delf
         photos = [i for group in self._train for i in group]
         features, scores = [], []
@@ -304,17 +271,16 @@ class DelfRecipe(Recipe):
             best = attention.flatten().argsort(descending=True)[:_PCA_FEATURES]
             features.append(found[0].flatten(1).T[best])
             scores.append(attention.flatten())
-        mean, components, _ = fit_pca(torch.cat(features), self._dim)
+        mean, components, _ = fit_pca(torch.cat(features), self.dim)
         delf.mean.copy_(mean)
         delf.components.copy_(components)
         delf.threshold.copy_(torch.cat(scores).quantile(1 - _KEPT))
 
-    def tensors(self, network: nn.Module) -> dict[str, Tensor]:
-        assert isinstance(network, _Training)
+    def tensors(self, network: TrainingNetwork) -> dict[str, Tensor]:
         return dict(network.delf.state_dict())
 
     def settings(self) -> dict[str, Any]:
-        return {"backbone": self._backbone, "dim": self._dim}
+        return {"backbone": self.backbone, "dim": self.dim}
 
     def _read(self, index: int) -> Array | None:
         """None for a file that cannot be decoded; the pool has said so."""

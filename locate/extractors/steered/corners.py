@@ -27,35 +27,24 @@ _FURTHEST = 0.7  # pixels: a maximum that lies further from its pixel is none
 
 @dataclass(frozen=True)
 class CornerSettings:
-    """What a corner is. `benchmarks/ablations/steered.py` has measured others.
+    """What a corner is. `benchmarks/ablations/steered.py` has measured others."""
 
-    Attributes:
-        blur: in pixels, of the image before its gradient is taken, at each level.
-        window: in pixels, standard deviation of the Gaussian window of the second-moment matrix.
-        radius: a corner is the strongest within so many pixels to either side.
-        cell: in pixels of the image: of corners that several levels find at one spot the strongest
-            counts, else the second nearest neighbour of a descriptor, by which matches are judged, would
-            be the same spot.
-    """
-
-    blur: float = 1.5
-    window: float = 1.0
-    radius: int = 3
+    blur: float = 1.5  # in pixels, of the image before its gradient is taken, at each level
+    window: float = 1.0  # in pixels, deviation of the Gaussian window of the second-moment matrix
+    radius: int = 3  # a corner is the strongest within so many pixels to either side
+    # In pixels of the image: of corners that several levels find at one spot the strongest counts, else
+    # the second nearest neighbour of a descriptor, by which matches are judged, would be the same spot.
     cell: float = 3.0
 
 
 def corners(
     grey: Array, scales: Sequence[float], settings: CornerSettings | None = None
 ) -> tuple[Array, Array, Array]:
-    """
-    Args:
-        grey: H x W uint8.
-        scales: of the levels, 1 and less.
-        settings: all but `cell`.
+    """Corners of H x W uint8 in levels of these scales, 1 and less, level by level.
 
     Returns:
         N x 2 float64 places (x, y) in pixels of the image; N places in `scales`; N float32 strengths,
-        the geometric mean of the two eigenvalues. Level by level.
+        the geometric mean of the two eigenvalues.
     """
     settings = settings or CornerSettings()
     height, width = grey.shape
@@ -67,10 +56,9 @@ def corners(
             continue
         if scale < 1:
             # Of a level twice as large it takes half the time, and averages the same pixels.
-            source = pyramid[
-                min(larger for larger in pyramid if larger > 1.99 * scale or larger == 1)
-            ]
-            pyramid[scale] = np.asarray(cv2.resize(source, size, interpolation=cv2.INTER_AREA))
+            source = min(larger for larger in pyramid if larger > 1.99 * scale or larger == 1)
+            level = cv2.resize(pyramid[source], size, interpolation=cv2.INTER_AREA)
+            pyramid[scale] = np.asarray(level)
         level = pyramid.get(scale, grey)
         found, values = _at(level.astype(np.float32) / 255, settings)
         points.append(resize_points(found, size, (width, height)))
@@ -84,16 +72,9 @@ def corners(
 
 
 def distinct(points: Array, side: float) -> Array:
-    """Which points to keep so that hardly two show the same spot: the first of those that share a cell
-    of a grid, and of these again the first in the cells of a grid that is half a cell further.
-
-    Args:
-        points: N x 2, the best first.
-        side: of a cell, in the points' unit.
-
-    Returns:
-        Indices, ascending.
-    """
+    """Which of N x 2 points, the best first, to keep so that hardly two show the same spot: the first of
+    those that share a cell of a grid of this side, and of these again the first in the cells of a grid
+    that is half a cell further. Indices, ascending."""
     kept = np.arange(len(points))
     for offset in (0.0, 0.5):
         x, y = np.floor(points[kept] / side + offset).astype(np.int64).T

@@ -60,14 +60,8 @@ def steered(fields: Tensor, direction: Tensor) -> Tensor:
     """What fields look like to someone who faces `direction`: unchanged when both are turned.
 
     The four channels are taken apart into what turns not at all, once and twice with the image (the
-    irreducible representations of C4), and the latter two are turned back.
-
-    Args:
-        fields: ... x F x 4.
-        direction: ... x 2, unit vectors (x, y), y down.
-
-    Returns:
-        ... x 5 F.
+    irreducible representations of C4), and the latter two are turned back: ... x F x 4 and unit vectors
+    ... x 2, y down, give ... x 5 F.
     """
     x, y = (part.unsqueeze(-1) for part in direction.unbind(-1))
     right, up, left, down = fields.unbind(-1)

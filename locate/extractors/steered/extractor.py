@@ -14,14 +14,15 @@ import torch
 from locate.errors import InputError
 from locate.extractors.base import ExtractorInfo, require_positive
 from locate.extractors.blocks.detection import resize_image, to_input
+from locate.extractors.blocks.inference import channels_last, default_device, scaled, sizes_of
 from locate.extractors.bundled import BUNDLED
 from locate.extractors.precision import precision
 from locate.extractors.steered.corners import LEAST, CornerSettings, corners, distinct
 from locate.extractors.steered.fusion import fused
-from locate.extractors.steered.network import MULTIPLE, SYSTEM, WIDTH, SteeredNetwork
+from locate.extractors.steered.network import MULTIPLE, SYSTEM, WIDTH, SteeredNetwork, build
 from locate.extractors.steered.orientation import BLUR, orientations
-from locate.extractors.weights import file_hash, load_into, load_weights
-from locate.pixels import fit_size, resize_points
+from locate.extractors.weights import load_network
+from locate.pixels import resize_points
 from locate.types import Array, Extraction, Features
 
 SCALES = tuple(2 ** (-k / 2) for k in range(6))  # of the pyramid in which corners are found
@@ -30,40 +31,28 @@ _RATIO = 0.9  # of Lowe's test: docs/experiments.md, 8
 
 
 class Steered:
-    """Steered features.
-
-    Args:
-        network: with its weights.
-        weights_hash: sha256 of the weights file.
-        max_keypoints: the best that are kept.
-        max_side: the image is shrunk so that its long side is at most this many pixels.
-        scales: of the pyramid in which corners are found; all compete.
-        seen_at: of the pyramid that the network looks at; a corner is described at the level that is
-            nearest to its own scale, of two equally near ones at the smaller.
-        found_by: how corners are found.
-        upright: photos are the right way up: descriptors are not turned, and tell more apart.
-    """
+    """Corners, each described at the level of `seen_at` that is nearest to its own scale,
+    of two equally near ones at the smaller."""
 
     def __init__(
         self,
         network: SteeredNetwork,
-        weights_hash: str,
+        weights_hash: str,  # sha256 of the file
         *,
-        max_keypoints: int = 2048,
-        max_side: int = 1024,
-        scales: Sequence[float] = SCALES,
-        seen_at: Sequence[float] = SEEN_AT,
+        max_keypoints: int = 2048,  # the best are kept
+        max_side: int = 1024,  # the image is shrunk to at most this many pixels along its long side
+        scales: Sequence[float] = SCALES,  # of the pyramid in which corners are found; all compete
+        seen_at: Sequence[float] = SEEN_AT,  # of the pyramid that the network looks at
         found_by: CornerSettings | None = None,
-        upright: bool = False,
+        upright: bool = False,  # photos are so: descriptors are not turned, and tell more apart
     ) -> None:
         require_positive(max_keypoints=max_keypoints, max_side=max_side)
         for name, values in (("scales", scales), ("seen_at", seen_at)):
             if not values or min(values) <= 0 or max(values) > 1:
                 raise InputError(f"{name} must be above 0 and at most 1, got {list(values)}")
         self.max_side = max_side
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        plain = fused(network, precision(self.device)).to(self.device)
-        self._network = plain.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device = default_device()
+        self._network = channels_last(fused(network, precision(self.device)), self.device)
         self._max_keypoints, self._upright = max_keypoints, upright
         self._scales, self._seen_at = tuple(scales), tuple(seen_at)
         self._found_by = found_by or CornerSettings()
@@ -87,18 +76,10 @@ class Steered:
 
     @classmethod
     def from_pretrained(cls, weights: Path | None = None, **settings: Any) -> Steered:
-        """Args:
-            weights: a file of `locate train steered`; None for those that come with the package.
-            settings: those of the constructor.
-
-        Raises:
-            WeightsError: the file is missing or does not fit.
-        """
-        weights = weights or BUNDLED[SYSTEM]
-        tensors, record = load_weights(weights, SYSTEM)
-        network = SteeredNetwork(**record.settings)
-        load_into(network, tensors, weights)
-        return cls(network, file_hash(weights), **settings)
+        """With weights of `locate train steered`, by default those that come with the package;
+        `WeightsError` if they do not fit."""
+        network, _, digest = load_network(weights or BUNDLED[SYSTEM], SYSTEM, build)
+        return cls(network, digest, **settings)
 
     def extract(
         self,
@@ -113,9 +94,7 @@ class Steered:
         self, pixels: Array, size: tuple[int, int] | None, ways: Sequence[bool]
     ) -> list[Features]:
         """The same keypoints once for each of `ways`: with upright descriptors, or with turned ones."""
-        height, width = pixels.shape[:2]
-        size = size or (width, height)
-        working = fit_size((width, height), self.max_side)
+        size, working = sizes_of(pixels, size, self.max_side)
         grey = cv2.cvtColor(resize_image(pixels, working), cv2.COLOR_RGB2GRAY)
         points, scales, strengths = corners(grey, self._scales, self._found_by)
         order = np.argsort(-strengths, kind="stable")
@@ -126,7 +105,7 @@ class Steered:
             for number, scale in enumerate(self._seen_at):
                 here = np.flatnonzero(self._level_of[scales] == number)
                 if len(here):
-                    level = (max(1, round(working[0] * scale)), max(1, round(working[1] * scale)))
+                    level = scaled(working, scale)
                     descriptors[:, here] = self._describe(
                         resize_image(grey, level), resize_points(points[here], working, level), ways
                     )
@@ -138,7 +117,7 @@ class Steered:
 
     def _describe(self, grey: Array, points: Array, ways: Sequence[bool]) -> Array:
         """W x N x 128 float32 at N x 2 points in pixels of the image, H x W uint8."""
-        maps = self._network.see(to_input(grey, self.device, MULTIPLE))
+        maps = self._network.grey_maps(to_input(grey, self.device, MULTIPLE))
         places = torch.from_numpy(points).to(self.device, torch.float32)[None]
         found = []
         for upright in ways:

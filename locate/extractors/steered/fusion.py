@@ -17,7 +17,7 @@ def fused(network: SteeredNetwork, precision: torch.dtype = torch.float32) -> St
     compute in `precision`, what reads places off the maps in float32."""
     copy = deepcopy(network).eval()
     copy.describe_upright = _upright(copy)
-    _fold_children(copy)
+    _fuse_children(copy)
     for child in copy.children():
         child.to(precision)
     return copy.requires_grad_(False)
@@ -39,7 +39,7 @@ def _upright(network: SteeredNetwork) -> nn.Sequential:
     return nn.Sequential(plain, relu, second)
 
 
-def _fold_children(module: nn.Module) -> None:
+def _fuse_children(module: nn.Module) -> None:
     for name, child in module.named_children():
         if isinstance(child, Block):
             convolution, norm, activation = child
@@ -49,13 +49,13 @@ def _fold_children(module: nn.Module) -> None:
         elif isinstance(child, Residual):
             child.second = _plain(child.second, child.norm)  # type: ignore[assignment]
             child.norm = nn.Identity()  # type: ignore[assignment]
-            _fold_children(child)
+            _fuse_children(child)
         elif isinstance(child, GroupConv):
             setattr(module, name, _plain(child, None))
         elif isinstance(child, nn.Linear):
             setattr(module, name, Pointwise(child))
         else:
-            _fold_children(child)
+            _fuse_children(child)
 
 
 def _plain(convolution: GroupConv, norm: FieldNorm | None) -> nn.Conv2d:
@@ -65,14 +65,8 @@ def _plain(convolution: GroupConv, norm: FieldNorm | None) -> nn.Conv2d:
             scale, shift = _scale_and_shift(norm)
             kernel, bias = kernel * scale.view(-1, 1, 1, 1), shift
         outputs, inputs, size, _ = kernel.shape
-        plain = nn.Conv2d(
-            inputs,
-            outputs,
-            size,
-            convolution.stride,
-            convolution.padding,
-            bias=norm is not None,
-        )
+        stride, padding = convolution.stride, convolution.padding
+        plain = nn.Conv2d(inputs, outputs, size, stride, padding, bias=norm is not None)
         plain.weight.copy_(kernel)
         if bias is not None and plain.bias is not None:
             plain.bias.copy_(bias)

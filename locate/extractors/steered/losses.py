@@ -11,15 +11,10 @@ from torch.nn import functional
 
 
 def contrastive_loss(a: Tensor, b: Tensor, temperature: float, apart: Tensor) -> Tensor:
-    """InfoNCE both ways: each row shall find its partner among all rows of the other side (van den
-    Oord, Li, Vinyals 2018, eq. 4; both directions as in Radford et al. 2021).
-
-    Args:
-        a, b: N x D unit vectors.
-        temperature: similarities are divided by it.
-        apart: N x N bool, whether row j of b may count as a wrong answer for row i of a, and the other
-            way round.
-    """
+    """InfoNCE both ways, of N x D unit vectors: each row shall find its partner among all rows of the
+    other side (van den Oord, Li, Vinyals 2018, eq. 4; both directions as in Radford et al. 2021). Row j
+    of b may count as a wrong answer for row i of a, and the other way round, where they are `apart`,
+    N x N bool."""
     similarities = a @ b.T / temperature
     same = torch.eye(len(a), dtype=torch.bool, device=a.device)
     similarities = similarities.masked_fill(~(apart | same), -torch.inf)

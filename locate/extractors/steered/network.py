@@ -8,19 +8,15 @@ between quarter turns too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from locate.extractors.blocks.grids import Grid, sample
-from locate.extractors.steered.equivariant import (
-    TURNS,
-    FieldNorm,
-    GroupConv,
-    steered,
-)
+from locate.extractors.steered.equivariant import TURNS, FieldNorm, GroupConv, steered
 
 SYSTEM = "steered"
 MULTIPLE = 32  # the sides of an image must be multiples of it
@@ -57,7 +53,7 @@ class SteeredNetwork(nn.Module):
     """
     Args:
         widths: fields at strides 2, 4, 8, 16 and 32.
-        fields: of the map that descriptors are made of.
+        fields: F, of the map that descriptors are made of.
         residuals: how many there are at strides 4, 8, 16 and 32.
         hidden: numbers between the two layers that make a descriptor.
     """
@@ -93,16 +89,11 @@ class SteeredNetwork(nn.Module):
         self.register_buffer("around", around, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """
-        Args:
-            images: B x 3 x H x W, RGB 0..255, sides multiples of 32.
+        """B x 3 x H x W, RGB 0..255, sides multiples of 32 -> B x 4 F x H / 4 x W / 4, what descriptors
+        are made of; cells lie as `MAPS` says."""
+        return self.grey_maps((images * self.grey).sum(dim=1, keepdim=True))
 
-        Returns:
-            B x 4 F x H / 4 x W / 4, what descriptors are made of; cells lie as `MAPS` says.
-        """
-        return self.see((images * self.grey).sum(dim=1, keepdim=True))
-
-    def see(self, grey: Tensor) -> Tensor:
+    def grey_maps(self, grey: Tensor) -> Tensor:
         """The same of B x 1 x H x W, 0..255."""
         x = (grey / 64 - 2).to(next(self.stem.parameters()).dtype)
         at4 = self.to4(self.stem(x))
@@ -114,33 +105,33 @@ class SteeredNetwork(nn.Module):
         found: Tensor = self.join[1](self.lateral[0](at4) + _double(deep))
         return found.float()
 
-    def descriptors_at(self, maps: Tensor, points: Tensor, directions: Tensor) -> Tensor:
-        """Unit vectors B x N x 128.
-
-        Args:
-            maps: of `forward`.
-            points: B x N x 2 in pixels.
-            directions: B x N x 2, unit vectors: which way is "right". (1, 0) for all gives upright
-                descriptors.
-        """
-        along = directions.unsqueeze(2)
+    def descriptors_at(self, maps: Tensor, points: Tensor, orientations: Tensor) -> Tensor:
+        """Unit vectors B x N x 128, from the maps of `forward`, at points B x N x 2 in pixels with an
+        orientation each: unit vectors B x N x 2, which way is "right". (1, 0) for all gives upright
+        descriptors."""
+        along = orientations.unsqueeze(2)
         across = torch.stack((-along[..., 1], along[..., 0]), dim=-1)
         x, y = self.around[:, :1], self.around[:, 1:]
-        seen = self._seen(maps, MAPS.to_map(points).unsqueeze(2) + x * along + y * across)
+        seen = self._sample(maps, MAPS.to_map(points).unsqueeze(2) + x * along + y * across)
         turned = steered(seen, along.expand(-1, -1, len(self.around), -1))
         return functional.normalize(self.describe(turned.flatten(2)).float(), dim=-1)
 
     def upright_at(self, maps: Tensor, points: Tensor) -> Tensor:
-        """`descriptors_at` of directions (1, 0). A fused network (`fused`) is faster at it."""
+        """`descriptors_at` of orientations (1, 0). A fused network (`fused`) is faster at it."""
         if self.describe_upright is None:
             return self.descriptors_at(maps, points, points.new_tensor((1, 0)).expand_as(points))
-        seen = self._seen(maps, MAPS.to_map(points).unsqueeze(2) + self.around)
+        seen = self._sample(maps, MAPS.to_map(points).unsqueeze(2) + self.around)
         return functional.normalize(self.describe_upright(seen.flatten(2)).float(), dim=-1)
 
-    def _seen(self, maps: Tensor, places: Tensor) -> Tensor:
+    def _sample(self, maps: Tensor, places: Tensor) -> Tensor:
         """B x N x 9 x F x 4 at B x N x 9 x 2 places in cells."""
         found = sample(maps, places.flatten(1, 2))
         return found.view(*places.shape[:3], self.fields, TURNS)
+
+
+def build(settings: Mapping[str, Any]) -> SteeredNetwork:
+    """The network of a weights file's settings."""
+    return SteeredNetwork(**settings)
 
 
 def _double(x: Tensor) -> Tensor:

@@ -15,15 +15,9 @@ _LEAST = 1e-6  # of the gradient, in grey levels: below there is none
 
 
 def orientations(grey: Array, points: Array) -> Array:
-    """The direction of steepest ascent of brightness; it turns with the image.
-
-    Args:
-        grey: H x W uint8.
-        points: N x 2, (x, y) in pixels; those beyond the border face as the border does.
-
-    Returns:
-        N x 2 float32, unit vectors (x, y); (1, 0) where the image is flat.
-    """
+    """The direction of steepest ascent of brightness of H x W uint8 at N x 2 points (x, y): N x 2
+    float32, unit vectors, (1, 0) where the image is flat. It turns with the image; points beyond the
+    border face as the border does."""
     smooth = cv2.GaussianBlur(
         grey.astype(np.float32), (0, 0), BLUR, borderType=cv2.BORDER_REPLICATE
     )

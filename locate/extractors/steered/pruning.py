@@ -9,6 +9,7 @@ Vinyals, Dean, "Distilling the knowledge in a neural network", 2015), turned and
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,98 +23,73 @@ from locate.errors import InputError
 from locate.extractors.steered.corners import corners
 from locate.extractors.steered.equivariant import FieldNorm, GroupConv
 from locate.extractors.steered.fusion import fused
-from locate.extractors.steered.network import MULTIPLE, SYSTEM, Residual, SteeredNetwork
+from locate.extractors.steered.network import SYSTEM, Residual, SteeredNetwork, build
 from locate.extractors.steered.orientation import orientations
-from locate.extractors.weights import file_hash, load_into, load_weights
+from locate.extractors.weights import load_network
 from locate.training.data.homographies import HomographySettings, random_view
 from locate.training.data.photometric import PhotometricSettings, photometric_noise
 from locate.training.data.photos import PhotoPool
-from locate.training.recipe import Batch, Recipe, Stage, images_to_tensor
+from locate.training.recipe import Batch, Parameters, Recipe, Stage, images_to_tensor, require_views
 from locate.types import Array
 
 _READ_SIDE = 640  # pixels: photos are kept in memory at this size
 _BORDER = 4.0  # pixels: no spot lies nearer to the border of a view
 _SCALES = (1.0, 0.71, 0.5)  # of the pyramid in which corners are found
+_WARP = HomographySettings(
+    rotation=20, full_circle=0.4, scale=(0.7, 1.5), perspective=0.1, crop=(0.5, 1.0)
+)
+_LIGHT = PhotometricSettings(contrast=0.5, gamma=0.7, season_chance=0.1)
 
 
-class PruningRecipe(Recipe):
-    """
-    Args:
-        wide_weights: of the network to learn from.
-        widths, fields, residuals, hidden: of the narrow one, see `SteeredNetwork`; none may be larger
-            than the wide one's.
-        crop: side of the views in pixels, a multiple of 32.
-        views: in a batch.
-        points: spots of each view; half are corners, and half of each kind are described upright.
-    """
-
+@dataclass(eq=False)
+class PruningRecipe(Recipe[SteeredNetwork]):
     system = SYSTEM
+    stages = (Stage("narrow", steps=8000, learning_rate=3e-3, clip=5.0),)
 
-    def __init__(
-        self,
-        wide_weights: Path | None = None,
-        *,
-        widths: tuple[int, ...] = (4, 6, 16, 24, 32),
-        fields: int = 10,
-        residuals: tuple[int, ...] = (1, 1, 1, 1),
-        hidden: int = 128,
-        crop: int = 256,
-        views: int = 8,
-        points: int = 384,
-    ) -> None:
-        if crop < 64 or crop % MULTIPLE or views < 1 or points < 4:
-            raise InputError(
-                "narrow: crop must be 64, 96, ... pixels, views at least 1 and points at least 4; "
-                f"got {crop}, {views}, {points}"
-            )
-        self.stages = (Stage("narrow", steps=8000, learning_rate=3e-3, clip=5.0),)
-        self._file = wide_weights
-        self._settings: dict[str, Any] = {
-            "widths": list(widths),
-            "fields": fields,
-            "residuals": list(residuals),
-            "hidden": hidden,
-        }
-        self._crop, self._views, self._points = crop, views, points
-        self._warp = HomographySettings(
-            rotation=20, full_circle=0.4, scale=(0.7, 1.5), perspective=0.1, crop=(0.5, 1.0)
-        )
-        self._light = PhotometricSettings(contrast=0.5, gamma=0.7, season_chance=0.1)
+    wide_weights: Path | None = None  # of the network to learn from
+    _: KW_ONLY
+    # Of the narrow one, see `SteeredNetwork`; none may be larger than the wide one's.
+    widths: tuple[int, ...] = (4, 6, 16, 24, 32)
+    fields: int = 10
+    residuals: tuple[int, ...] = (1, 1, 1, 1)
+    hidden: int = 128
+    crop: int = 256  # side of the views in pixels, a multiple of 32
+    views: int = 8  # in a batch
+    points: int = 384  # of each view; half are corners, and half of each kind are described upright
+
+    def __post_init__(self) -> None:
+        good = self.views >= 1 and self.points >= 4
+        rule = "views at least 1 and points at least 4"
+        require_views("narrow", self.crop, good, rule, self.views, self.points)
 
     def prepare(self, data: Path, cache: Path) -> None:  # noqa: ARG002
-        if self._file is None:
+        if self.wide_weights is None:
             raise InputError(
                 "a narrow network learns from a wide one: name its weights by --set wide_weights=FILE"
             )
-        tensors, record = load_weights(self._file, SYSTEM)
-        self._wide = SteeredNetwork(**record.settings)
-        load_into(self._wide, tensors, self._file)
-        self._teacher = fused(self._wide)
+        self._teacher, _, digest = load_network(self.wide_weights, SYSTEM, build)
+        self._fused_teacher = fused(self._teacher)
         self._pool = PhotoPool.scan(data)
-
-    def describe(self) -> str:
-        return (
+        self.data_words = (
             f"{len(self._pool.train)} photos; {len(self._pool.held_out)} held out; taught by the "
-            f"network of sha256 {file_hash(self._file)[:12] if self._file else ''}"
+            f"network of sha256 {digest[:12]}"
         )
 
     def network(self) -> SteeredNetwork:
-        return pruned(self._wide, **self._settings)
+        return pruned(self._teacher, **self.settings())
 
-    def begin(self, network: nn.Module, stage: Stage) -> Iterable[nn.Parameter]:  # noqa: ARG002
+    def begin(self, network: SteeredNetwork, stage: Stage) -> Parameters:  # noqa: ARG002
         network.train()
-        self._teacher.to(next(network.parameters()).device)
+        self._fused_teacher.to(next(network.parameters()).device)
         return network.parameters()
 
     def batch(self, stage: Stage, rng: np.random.Generator, *, held_out: bool = False) -> Batch:  # noqa: ARG002
-        """images: B x 3 x S x S; points and directions B x N x 2."""
+        """images: B x 3 x S x S; points and orientations B x N x 2."""
         views, points, faced = [], [], []
-        for _ in range(self._views):
-            photo = self._pool.read(
-                self._pool.pick(rng, "held_out" if held_out else "train"), _READ_SIDE
-            )
-            view, inside = random_view(photo, rng, (self._crop, self._crop), self._warp)
-            view = photometric_noise(view, rng, self._light)
+        for _ in range(self.views):
+            photo = self._pool.draw(rng, held_out, _READ_SIDE)
+            view, inside = random_view(photo, rng, (self.crop, self.crop), _WARP)
+            view = photometric_noise(view, rng, _LIGHT)
             view[~inside] = 0
             grey = cv2.cvtColor(view, cv2.COLOR_RGB2GRAY)
             chosen = self._spots(grey, rng)
@@ -125,47 +101,43 @@ class PruningRecipe(Recipe):
         return {
             "images": images_to_tensor(views),
             "points": torch.from_numpy(np.stack(points).astype(np.float32)),
-            "directions": torch.from_numpy(np.stack(faced)),
+            "orientations": torch.from_numpy(np.stack(faced)),
         }
 
     def _spots(self, grey: Array, rng: np.random.Generator) -> Array:
         """N x 2 places in random order: corners, as many as there are up to half, and anything."""
-        last = self._crop - 1 - _BORDER
+        last = self.crop - 1 - _BORDER
         found, _, _ = corners(grey, _SCALES)
         found = found[np.all((found >= _BORDER) & (found <= last), axis=1)]
-        found = found[rng.permutation(len(found))[: self._points // 2]]
-        rest = rng.uniform(_BORDER, last, (self._points - len(found), 2))
+        found = found[rng.permutation(len(found))[: self.points // 2]]
+        rest = rng.uniform(_BORDER, last, (self.points - len(found), 2))
         return rng.permutation(np.concatenate((found, rest)))
 
-    def losses(self, network: nn.Module, batch: Batch, stage: Stage) -> dict[str, Tensor]:  # noqa: ARG002
-        assert isinstance(network, SteeredNetwork)
-        images, points, faced = (batch[name] for name in ("images", "points", "directions"))
+    def losses(self, network: SteeredNetwork, batch: Batch, stage: Stage) -> dict[str, Tensor]:  # noqa: ARG002
+        images, points, faced = (batch[name] for name in ("images", "points", "orientations"))
         with torch.no_grad():
-            taught = self._teacher.descriptors_at(self._teacher(images), points, faced)
+            taught = self._fused_teacher.descriptors_at(self._fused_teacher(images), points, faced)
         maps = network(images)
         with torch.autocast(maps.device.type, enabled=False):  # cosines need the digits
             found = network.descriptors_at(maps.float(), points, faced)
         return {"loss": 1 - functional.cosine_similarity(found, taught, dim=-1).mean()}
 
     def settings(self) -> dict[str, Any]:
-        return dict(self._settings)
+        sizes = {"fields": self.fields, "hidden": self.hidden}
+        return {"widths": list(self.widths), "residuals": list(self.residuals), **sizes}
 
 
 def pruned(
-    wide: SteeredNetwork,
+    teacher: SteeredNetwork,
     widths: Iterable[int],
     fields: int,
     residuals: Iterable[int],
     hidden: int,
 ) -> SteeredNetwork:
-    """A `SteeredNetwork` of these sizes that has those fields and hidden numbers of `wide` that are read
-    with the largest weights.
-
-    Raises:
-        InputError: `wide` has fewer.
-    """
+    """A `SteeredNetwork` of these sizes that has those fields and hidden numbers of `teacher` that are
+    read with the largest weights; `InputError` if it has fewer."""
     widths, residuals = tuple(widths), tuple(residuals)
-    before = (wide.widths, wide.residuals, (wide.fields, wide.hidden))
+    before = (teacher.widths, teacher.residuals, (teacher.fields, teacher.hidden))
     after = (widths, residuals, (fields, hidden))
     if any(
         len(b) != len(a) or min(b) < 1 or any(y > x for x, y in zip(a, b, strict=True))
@@ -176,66 +148,61 @@ def pruned(
             f"a network {names.format(*map(list, before))} cannot be pruned to one "
             f"{names.format(*map(list, after))}"
         )
-    narrow = SteeredNetwork(widths, fields, residuals, hidden)
+    student = SteeredNetwork(widths, fields, residuals, hidden)
     with torch.no_grad():
-        _Pruning(wide, narrow).run()
-    return narrow
+        _copy_strongest(teacher, student)
+    return student
 
 
-class _Pruning:
-    """Copies what is kept; `kept` are fields of what is between two layers."""
+def _copy_strongest(teacher: Any, student: Any) -> None:  # torch does not tell the types of parts
+    """Copy what is kept, layer by layer; `kept` are fields of what is between two."""
+    names = ("to4", "to8", "to16", "to32")
+    stages = [(getattr(teacher, name), getattr(student, name)) for name in names]
+    first = _strongest(student.widths[0], teacher.stem[1][0])
+    _copy_block(teacher.stem[0], student.stem[0], None, first)
+    kept = _strongest(student.widths[0], teacher.to4[0][0])
+    _copy_block(teacher.stem[1], student.stem[1], first, kept)
+    outputs = []
+    for number, (a, b) in enumerate(stages):
+        readers = [teacher.lateral[number]]
+        if number + 1 < len(stages):
+            readers.append(stages[number + 1][0][0][0])
+        after = _strongest(student.widths[number + 1], *readers)
+        _copy_block(a[0], b[0], kept, after)
+        for one, other in zip(a[1:], b[1:], strict=False):
+            _copy_residual(one, other, after)
+        kept = after
+        outputs.append(after)
+    at8 = _strongest(student.fields, teacher.join[0][0])
+    at4 = _strongest(student.fields, teacher.join[1][0])
+    first_layer = teacher.describe[0].weight
+    read = first_layer.view(len(first_layer), -1, teacher.fields).square().sum(dim=(0, 1))
+    last = _largest(read, student.fields)
+    for number, after in enumerate((at4, at8, at8, at8)):
+        _copy(teacher.lateral[number], student.lateral[number], outputs[number], after)
+    _copy_block(teacher.join[0], student.join[0], at8, at4)
+    _copy_block(teacher.join[1], student.join[1], at4, last)
+    second = teacher.describe[2]
+    inner = _largest(second.weight.square().sum(dim=0), student.hidden)
+    seen = first_layer.view(len(first_layer), -1, teacher.fields)[inner][..., last]
+    student.describe[0].weight.copy_(seen.flatten(1))
+    student.describe[0].bias.copy_(teacher.describe[0].bias[inner])
+    student.describe[2].weight.copy_(second.weight[:, inner])
+    student.describe[2].bias.copy_(second.bias)
 
-    def __init__(self, wide: SteeredNetwork, narrow: SteeredNetwork) -> None:
-        self._wide: Any = wide  # torch does not tell the types of parts
-        self._narrow: Any = narrow
 
-    def run(self) -> None:
-        wide, narrow = self._wide, self._narrow
-        stages = [(wide.to4, narrow.to4), (wide.to8, narrow.to8)]
-        stages += [(wide.to16, narrow.to16), (wide.to32, narrow.to32)]
-        first = _strongest(narrow.widths[0], wide.stem[1][0])
-        self._block(wide.stem[0], narrow.stem[0], None, first)
-        kept = _strongest(narrow.widths[0], wide.to4[0][0])
-        self._block(wide.stem[1], narrow.stem[1], first, kept)
-        outputs = []
-        for number, (a, b) in enumerate(stages):
-            readers = [wide.lateral[number]]
-            if number + 1 < len(stages):
-                readers.append(stages[number + 1][0][0][0])
-            after = _strongest(narrow.widths[number + 1], *readers)
-            self._block(a[0], b[0], kept, after)
-            for one, other in zip(a[1:], b[1:], strict=False):
-                self._residual(one, other, after)
-            kept = after
-            outputs.append(after)
-        at8 = _strongest(narrow.fields, wide.join[0][0])
-        at4 = _strongest(narrow.fields, wide.join[1][0])
-        first_layer = wide.describe[0].weight
-        read = first_layer.view(len(first_layer), -1, wide.fields).square().sum(dim=(0, 1))
-        last = _largest(read, narrow.fields)
-        for number, after in enumerate((at4, at8, at8, at8)):
-            _copy(wide.lateral[number], narrow.lateral[number], outputs[number], after)
-        self._block(wide.join[0], narrow.join[0], at8, at4)
-        self._block(wide.join[1], narrow.join[1], at4, last)
-        second = wide.describe[2]
-        inner = _largest(second.weight.square().sum(dim=0), narrow.hidden)
-        seen = first_layer.view(len(first_layer), -1, wide.fields)[inner][..., last]
-        narrow.describe[0].weight.copy_(seen.flatten(1))
-        narrow.describe[0].bias.copy_(wide.describe[0].bias[inner])
-        narrow.describe[2].weight.copy_(second.weight[:, inner])
-        narrow.describe[2].bias.copy_(second.bias)
+def _copy_block(
+    teacher: nn.Sequential, student: nn.Sequential, inputs: Tensor | None, outputs: Tensor
+) -> None:
+    _copy(teacher[0], student[0], inputs, outputs)
+    _copy_norm(teacher[1], student[1], outputs)
 
-    def _block(
-        self, wide: nn.Sequential, narrow: nn.Sequential, inputs: Tensor | None, outputs: Tensor
-    ) -> None:
-        _copy(wide[0], narrow[0], inputs, outputs)
-        _copy_norm(wide[1], narrow[1], outputs)
 
-    def _residual(self, wide: Residual, narrow: Residual, fields: Tensor) -> None:
-        inner = _strongest(len(fields), wide.second)
-        self._block(wide.first, narrow.first, fields, inner)
-        _copy(wide.second, narrow.second, inner, fields)
-        _copy_norm(wide.norm, narrow.norm, fields)
+def _copy_residual(teacher: Residual, student: Residual, fields: Tensor) -> None:
+    inner = _strongest(len(fields), teacher.second)
+    _copy_block(teacher.first, student.first, fields, inner)
+    _copy(teacher.second, student.second, inner, fields)
+    _copy_norm(teacher.norm, student.norm, fields)
 
 
 def _strongest(count: int, *readers: nn.Module) -> Tensor:
@@ -249,15 +216,15 @@ def _largest(strengths: Any, count: int) -> Tensor:
     return found
 
 
-def _copy(wide: nn.Module, narrow: nn.Module, inputs: Tensor | None, outputs: Tensor) -> None:
-    assert isinstance(wide, GroupConv)
-    assert isinstance(narrow, GroupConv)
-    kept = wide.weight[outputs]
-    narrow.weight.copy_(kept if inputs is None else kept[:, inputs])
+def _copy(teacher: nn.Module, student: nn.Module, inputs: Tensor | None, outputs: Tensor) -> None:
+    assert isinstance(teacher, GroupConv)
+    assert isinstance(student, GroupConv)
+    kept = teacher.weight[outputs]
+    student.weight.copy_(kept if inputs is None else kept[:, inputs])
 
 
-def _copy_norm(wide: nn.Module, narrow: nn.Module, fields: Tensor) -> None:
-    assert isinstance(wide, FieldNorm)
-    assert isinstance(narrow, FieldNorm)
-    for name, value in wide.state_dict().items():
-        narrow.state_dict()[name].copy_(value if value.ndim == 0 else value[fields])
+def _copy_norm(teacher: nn.Module, student: nn.Module, fields: Tensor) -> None:
+    assert isinstance(teacher, FieldNorm)
+    assert isinstance(student, FieldNorm)
+    for name, value in teacher.state_dict().items():
+        student.state_dict()[name].copy_(value if value.ndim == 0 else value[fields])

@@ -8,29 +8,44 @@ photo, at corners as well, since these are what it will be asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from locate.errors import InputError
 from locate.extractors.steered import losses
 from locate.extractors.steered.corners import corners
-from locate.extractors.steered.network import MULTIPLE, SYSTEM, WIDTH, SteeredNetwork
+from locate.extractors.steered.network import SYSTEM, WIDTH, SteeredNetwork
 from locate.extractors.steered.orientation import orientations
 from locate.extractors.weights import load_into, load_weights
 from locate.images.reading import read_photo
 from locate.pixels import apply_homography, resize_points
 from locate.training.data.correspondences import load_pairs
-from locate.training.data.homographies import HomographySettings, random_homography, render_view
+from locate.training.data.homographies import (
+    HomographySettings,
+    best_of,
+    random_homography,
+    render_view,
+    window,
+)
 from locate.training.data.photometric import PhotometricSettings, photometric_noise
-from locate.training.data.photos import PhotoPool, Split
+from locate.training.data.photos import PhotoPool
 from locate.training.data.teacher import load_teacher
-from locate.training.recipe import Batch, Recipe, Stage, images_to_tensor
+from locate.training.recipe import (
+    Batch,
+    Parameters,
+    Recipe,
+    Stage,
+    images_to_tensor,
+    padded,
+    require_pairs,
+)
 from locate.types import Array
 
 _READ_SIDE = 640  # pixels: photos are kept in memory at this size
@@ -46,179 +61,139 @@ _WEIGHTS = {
     "distil": {"teacher": 3.0, "contrast": 0.1},
     "refine": {"teacher": 2.0, "contrast": 0.1, "untold": 0.3},
 }
+_WARP = HomographySettings(
+    rotation=25, full_circle=0.6, scale=(0.7, 1.4), perspective=0.2, translation=0.12
+)
+_LIGHT = PhotometricSettings(contrast=0.5, gamma=0.7, season_chance=0.25)
 
 
 class _View(NamedTuple):
-    """A view; the photo's keypoints that lie in it, as places in their list and in pixels; and where
-    "right" of the photo points at them."""
+    """A view of a photo; the photo's keypoints that lie in it, as places in their list and in pixels;
+    and where "right" of the photo points at them."""
 
+    photo: int
     image: Array
     rows: Array
     points: Array
     upright: Array
 
 
-class SteeredRecipe(Recipe):
-    """
-    Args:
-        teacher: a file of a teacher's features, see `locate.training.data.teacher`. Photos without
-            any are not used.
-        matches: a file of pairs whose points are keypoints of the teacher's, see
-            `locate.training.data.correspondences`; None for views of single photos alone.
-        start_weights: a file of an earlier training of the same network to go on from.
-        widths: of the network, in fields.
-        fields: of the map that descriptors are made of.
-        residuals, hidden: see `SteeredNetwork`.
-        crop: side of the views in pixels, a multiple of 32.
-        pairs: of views in a batch.
-        points: correspondences that are drawn of each pair.
-        matched: share of the pairs that are two photos of one scene.
-    """
-
+@dataclass(eq=False)
+class SteeredRecipe(Recipe[SteeredNetwork]):
     system = SYSTEM
+    stages = (
+        Stage("distil", steps=6000, learning_rate=2e-3, clip=5.0),
+        Stage("refine", steps=9000, learning_rate=1e-3, clip=5.0),
+    )
 
-    def __init__(
-        self,
-        teacher: Path | None = None,
-        matches: Path | None = None,
-        start_weights: Path | None = None,
-        *,
-        widths: tuple[int, ...] = (6, 8, 24, 48, 64),
-        fields: int = 16,
-        residuals: tuple[int, ...] = (1, 1, 2, 2),
-        hidden: int = 256,
-        crop: int = 256,
-        pairs: int = 6,
-        points: int = 256,
-        matched: float = 0.35,
-    ) -> None:
+    # A file of a teacher's features, `locate.training.data.teacher`. Photos without any are not used.
+    teacher: Path | None = None
+    # A file of pairs whose points are keypoints of the teacher's, see `load_pairs`;
+    # None for views of single photos alone.
+    matches: Path | None = None
+    start_weights: Path | None = None  # of an earlier training of the same network, to go on from
+    _: KW_ONLY
+    widths: tuple[int, ...] = (6, 8, 24, 48, 64)  # of the network, see `SteeredNetwork`
+    fields: int = 16
+    residuals: tuple[int, ...] = (1, 1, 2, 2)
+    hidden: int = 256
+    crop: int = 256  # side of the views in pixels, a multiple of 32
+    pairs: int = 6  # of views in a batch
+    points: int = 256  # correspondences that are drawn of each pair
+    matched: float = 0.35  # share of the pairs that are two photos of one scene
+
+    def __post_init__(self) -> None:
         if (
-            len(widths) != 5
-            or min(*widths, fields, hidden) < 1
-            or len(residuals) != 4
-            or min(residuals) < 0
+            len(self.widths) != 5
+            or min(*self.widths, self.fields, self.hidden) < 1
+            or len(self.residuals) != 4
+            or min(self.residuals) < 0
         ):
             raise InputError(
                 "steered: widths must be five numbers of fields, at strides 2 to 32, fields and "
                 "hidden one, all at least 1, residuals four; "
-                f"got {list(widths)}, {fields}, {hidden} and {list(residuals)}"
+                f"got {list(self.widths)}, {self.fields}, {self.hidden} and {list(self.residuals)}"
             )
-        if crop < 64 or crop % MULTIPLE or min(pairs, points) < 1 or not 0 <= matched <= 1:
-            raise InputError(
-                "steered: crop must be 64, 96, ... pixels, pairs and points at least 1, matched 0 to 1; "
-                f"got {crop}, {pairs}, {points}, {matched}"
-            )
-        self.stages = (
-            Stage("distil", steps=6000, learning_rate=2e-3, clip=5.0),
-            Stage("refine", steps=9000, learning_rate=1e-3, clip=5.0),
-        )
-        self._teacher_file = None if teacher is None else Path(teacher)
-        self._matches_file = None if matches is None else Path(matches)
-        self._network: dict[str, Any] = {
-            "widths": list(widths),
-            "fields": fields,
-            "residuals": list(residuals),
-            "hidden": hidden,
-        }
-        self._start = start_weights
-        self._crop, self._pairs, self._points, self._share = crop, pairs, points, matched
-        self._warp = HomographySettings(
-            rotation=25, full_circle=0.6, scale=(0.7, 1.4), perspective=0.2, translation=0.12
-        )
-        self._light = PhotometricSettings(contrast=0.5, gamma=0.7, season_chance=0.25)
+        require_pairs("steered", self.crop, self.pairs, self.points, self.matched)
 
     def prepare(self, data: Path, cache: Path) -> None:  # noqa: ARG002
-        if self._teacher_file is None:
+        if self.teacher is None:
             raise InputError(
                 "steered learns from a teacher: name its features by --set teacher=FILE "
                 "(locate.training.data.teacher says what is in it)"
             )
-        self._teacher = load_teacher(self._teacher_file, data)
+        self._teacher = load_teacher(self.teacher, data)
         if self._teacher.dim != WIDTH:
             raise InputError(
-                f"{self._teacher_file}: its descriptors have {self._teacher.dim} numbers, the student's "
+                f"{self.teacher}: its descriptors have {self._teacher.dim} numbers, the student's "
                 f"{WIDTH}; take another teacher"
             )
         photos = [path for path in self._teacher.keypoints if path.is_file()]
         if not photos:
-            raise InputError(f"{data} holds none of the photos of {self._teacher_file}")
-        for share in (0.05, 0.2, 0.5):  # of a few photos more are held out, so that one is
-            self._pool = PhotoPool(photos, data, share)
-            if len(self._pool.held_out):
-                break
+            raise InputError(f"{data} holds none of the photos of {self.teacher}")
+        self._pool = pool = PhotoPool(photos, data, held_out=None)
         self._found: dict[int, Array] = {}
-        self._place = {path: i for i, path in enumerate(self._pool.paths)}
-        aside = set(self._pool.held_out.tolist())
         self._matched: list[tuple[int, int, Array]] = []
-        if self._matches_file is not None and self._share:
-            for pair in load_pairs(self._matches_file, data):
-                a, b = self._place.get(pair.image_a), self._place.get(pair.image_b)
-                if a is None or b is None or {a, b} & aside:
-                    continue
-                rows_a = _rows(self._teacher.keypoints[pair.image_a], pair.points_a)
-                rows_b = _rows(self._teacher.keypoints[pair.image_b], pair.points_b)
-                both = (rows_a >= 0) & (rows_b >= 0)
-                if both.sum() >= 16:
-                    self._matched.append((a, b, np.stack((rows_a[both], rows_b[both]), axis=1)))
-        self._words = (
-            f"{len(self._pool.train)} photos of {data.name} and {len(self._matched)} pairs of them as "
-            f"{self._teacher.name} sees them; {len(self._pool.held_out)} photos held out"
+        for pair in load_pairs(self.matches, data) if self.matches and self.matched else ():
+            ends = ((pair.image_a, pair.points_a), (pair.image_b, pair.points_b))
+            if not pool.in_training(pair.image_a, pair.image_b):
+                continue
+            rows = np.stack([_rows(self._teacher.keypoints[image], p) for image, p in ends], axis=1)
+            rows = rows[(rows >= 0).all(axis=1)]
+            if len(rows) >= 16:
+                self._matched.append((pool.index[pair.image_a], pool.index[pair.image_b], rows))
+        self.data_words = (
+            f"{len(pool.train)} photos of {data.name} and {len(self._matched)} pairs of them as "
+            f"{self._teacher.name} sees them; {len(pool.held_out)} photos held out"
         )
 
-    def describe(self) -> str:
-        return self._words
-
     def network(self) -> SteeredNetwork:
-        network = SteeredNetwork(**self._network)
-        if self._start is not None:
-            load_into(network, load_weights(self._start, SYSTEM)[0], self._start)
+        network = SteeredNetwork(**self.settings())
+        if self.start_weights is not None:
+            load_into(network, load_weights(self.start_weights, SYSTEM)[0], self.start_weights)
         return network
 
-    def begin(self, network: nn.Module, stage: Stage) -> Iterable[nn.Parameter]:  # noqa: ARG002
+    def begin(self, network: SteeredNetwork, stage: Stage) -> Parameters:  # noqa: ARG002
         network.train()
         return network.parameters()
 
     def batch(self, stage: Stage, rng: np.random.Generator, *, held_out: bool = False) -> Batch:  # noqa: ARG002
         """images: 2 P x 3 x S x S, a and b of each pair in turn; points 2 P x N x 2, of which the first
         `counts[p]` of pair p count; upright 2 P x N x 2, where the photo's "right" points in the view,
-        which tells the student what is up; directions 2 P x N x 2, which it finds itself; descriptors
+        which tells the student what is up; orientations 2 P x N x 2, which it finds itself; descriptors
         2 P x N x D of the teacher, zeros where it has none."""
-        which: Split = "held_out" if held_out else "train"
-        drawn = [self._draw(rng, which) for _ in range(self._pairs)]
-        views = [view for a, b, _, _ in drawn for view in (a, b)]
-        points = np.zeros((len(views), self._points, 2), np.float32)
-        upright = np.zeros((len(views), self._points, 2), np.float32)
-        descriptors = np.zeros((len(views), self._points, self._teacher.dim), np.float32)
-        faced = np.zeros((len(views), self._points, 2), np.float32)
-        counts = []
-        for p, (a, b, common, photos) in enumerate(drawn):
-            chosen = common[rng.permutation(len(common))[: self._points]]
+        drawn = []
+        for _ in range(self.pairs):
+            draws = self._draws(rng, held_out)
+            drawn.append(best_of(draws, lambda draw: len(draw[2]), self.points // 2))
+        counts, rows = [], []
+        for a, b, common in drawn:
+            chosen = common[rng.permutation(len(common))[: self.points]]
             counts.append(len(chosen))
-            for v, view, photo in ((2 * p, a, photos[0]), (2 * p + 1, b, photos[1])):
-                taught = self._teacher.descriptors[self._pool.paths[photo]]
-                places = chosen[:, v % 2]
-                points[v, : len(chosen)] = view.points[places]
-                upright[v, : len(chosen)] = view.upright[places]
-                grey = cv2.cvtColor(view.image, cv2.COLOR_RGB2GRAY)
-                faced[v, : len(chosen)] = orientations(grey, view.points[places])
-                rows = view.rows[places]
-                known = np.flatnonzero(rows < len(taught))
-                descriptors[v, known] = taught[rows[known]]
+            rows += [self._at(a, chosen[:, 0]), self._at(b, chosen[:, 1])]
+        names = ("points", "upright", "orientations", "descriptors")
+        columns = zip(names, zip(*rows, strict=True), strict=True)
         return {
-            "images": images_to_tensor(view.image for view in views),
-            "points": torch.from_numpy(points),
-            "upright": torch.from_numpy(upright),
-            "descriptors": torch.from_numpy(descriptors),
-            "directions": torch.from_numpy(faced),
+            "images": images_to_tensor(view.image for a, b, _ in drawn for view in (a, b)),
             "counts": counts,
+            **{name: padded(column, self.points) for name, column in columns},
         }
 
-    def _draw(
-        self, rng: np.random.Generator, which: Split
-    ) -> tuple[_View, _View, Array, tuple[int, int]]:
-        """Two views, which of their points are the same (M x 2 places), and of which photos."""
-        matched = which == "train" and self._matched and rng.random() < self._share
-        best = None
+    def _at(self, view: _View, places: Array) -> tuple[Array, Array, Array, Array]:
+        """Of some of a view's points, as `batch` names them."""
+        points, rows = view.points[places], view.rows[places]
+        taught = self._teacher.descriptors[self._pool.paths[view.photo]]
+        known = rows < len(taught)
+        descriptors = np.zeros((len(rows), self._teacher.dim), np.float32)
+        descriptors[known] = taught[rows[known]]
+        grey = cv2.cvtColor(view.image, cv2.COLOR_RGB2GRAY)
+        return points, view.upright[places], orientations(grey, points), descriptors
+
+    def _draws(
+        self, rng: np.random.Generator, held_out: bool
+    ) -> Iterator[tuple[_View, _View, Array]]:
+        """Two views, and which of their points are the same (M x 2 places)."""
+        matched = not held_out and self._matched and rng.random() < self.matched
         for _ in range(_TRIES):
             if matched:
                 a, b, rows = self._matched[int(rng.integers(len(self._matched)))]
@@ -227,49 +202,36 @@ class SteeredRecipe(Recipe):
                 if not (self._pool.usable(a) and self._pool.usable(b)):
                     continue
             else:
-                a = b = self._pool.pick(rng, which)
+                a = b = self._pool.pick(rng, "held_out" if held_out else "train")
                 count = len(self._keypoints(a))
+                if not count:
+                    continue
                 rows = np.repeat(np.arange(count)[:, None], 2, axis=1)
-                spots = rows[int(rng.integers(count))] if count else None
-            if spots is None:
-                continue
+                spots = rows[int(rng.integers(count))]
             views = (self._view(rng, a, int(spots[0])), self._view(rng, b, int(spots[1])))
-            common = _common(views[0].rows, views[1].rows, rows)
-            if best is None or len(common) > len(best[2]):
-                best = (*views, common, (a, b))
-                if len(common) >= self._points // 2:
-                    break
-        if best is None:
-            raise InputError("no photo of the training data can be used any more; look at the log")
-        return best
+            yield *views, _common(views[0].rows, views[1].rows, rows)
 
     def _view(self, rng: np.random.Generator, index: int, spot: int) -> _View:
         """A window with the keypoint `spot` in it, tilted and turned."""
         photo = self._pool.read(index, _READ_SIDE)
         keypoints = self._keypoints(index)
-        side = self._crop
+        side = self.crop
         least = 0.5 * min(photo.shape[:2]) / side
         zoom = float(np.exp(rng.uniform(np.log(max(least, 0.6)), np.log(max(1.6, least)))))
         # The spot lies somewhere in the middle half of the window, the window mostly in the photo.
         room = np.array((photo.shape[1], photo.shape[0])) - zoom * side
         corner = keypoints[spot] + 0.5 - zoom * side * rng.uniform(0.25, 0.75, 2)
         corner = np.clip(corner, np.minimum(0, room), np.maximum(0, room))
-        shift = (0.5 - corner) / zoom - 0.5
-        window = np.array([[1 / zoom, 0, shift[0]], [0, 1 / zoom, shift[1]], [0, 0, 1]])
-        warp = random_homography(rng, (side, side), self._warp) @ window
+        warp = random_homography(rng, (side, side), _WARP) @ window(corner, zoom)
         image, valid = render_view(photo, warp, (side, side))
-        image = photometric_noise(image, rng, self._light)
+        image = photometric_noise(image, rng, _LIGHT)
         image[~valid] = 0
         points = apply_homography(warp, keypoints)
         inside = np.all((points >= _BORDER) & (points <= side - 1 - _BORDER), axis=1)
         inside &= keypoints @ warp[2, :2] + warp[2, 2] > 0
         rows = np.flatnonzero(inside)
-        return _View(
-            image,
-            rows,
-            points[rows].astype(np.float32),
-            _upright(warp, keypoints[rows]).astype(np.float32),
-        )
+        upright = _upright(warp, keypoints[rows]).astype(np.float32)
+        return _View(index, image, rows, points[rows].astype(np.float32), upright)
 
     def _keypoints(self, index: int) -> Array:
         """Of a photo, N x 2 in the pixels that it is read at: the teacher's, then corners."""
@@ -284,20 +246,19 @@ class SteeredRecipe(Recipe):
             self._found[index] = found = np.concatenate((taught, points[best]))
         return found
 
-    def losses(self, network: nn.Module, batch: Batch, stage: Stage) -> dict[str, Tensor]:
-        assert isinstance(network, SteeredNetwork)
+    def losses(self, network: SteeredNetwork, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         maps = network(batch["images"])
-        with torch.autocast(maps.device.type, enabled=False):  # cosines need the digits
-            return self._losses(network, maps.float(), batch, stage)
-
-    def _losses(
-        self, network: SteeredNetwork, maps: Tensor, batch: Batch, stage: Stage
-    ) -> dict[str, Tensor]:
         upright = batch["upright"]
         points = batch["points"] + _JITTER * torch.randn_like(batch["points"])
-        told = network.descriptors_at(maps, points, upright)
-        turned = network.descriptors_at(maps, points, self._turned(upright))
-        found = network.descriptors_at(maps, points, batch["directions"])
+        faced = (upright, self._rotated(upright), batch["orientations"])
+        with torch.autocast(maps.device.type, enabled=False):  # cosines need the digits
+            seen = [network.descriptors_at(maps.float(), points, one) for one in faced]
+            return self._losses(seen, points, batch, stage)
+
+    def _losses(
+        self, seen: Sequence[Tensor], points: Tensor, batch: Batch, stage: Stage
+    ) -> dict[str, Tensor]:
+        told, rotated, found = seen
         counts = torch.tensor(batch["counts"]).repeat_interleave(2)
         mine = (torch.arange(points.shape[1]) < counts[:, None]).to(points.device)
         taught = batch["descriptors"]
@@ -305,8 +266,8 @@ class SteeredRecipe(Recipe):
         a, b = mine[0::2], mine[1::2]
         apart = _apart(points, mine)
         parts = {"teacher": losses.mean(1 - agreement)}
-        for name, seen in (("contrast", turned), ("untold", found)):
-            parts[name] = losses.contrastive_loss(seen[0::2][a], seen[1::2][b], _TEMPERATURE, apart)
+        for name, one in (("contrast", rotated), ("untold", found)):
+            parts[name] = losses.contrastive_loss(one[0::2][a], one[1::2][b], _TEMPERATURE, apart)
         total = sum(weight * parts[name] for name, weight in _WEIGHTS[stage.name].items())
         with torch.no_grad():
             right = (found[0::2][a] @ found[1::2][b].T).argmax(dim=1)
@@ -314,17 +275,18 @@ class SteeredRecipe(Recipe):
         assert isinstance(total, Tensor)
         return {"loss": total, **parts}
 
-    def _turned(self, upright: Tensor) -> Tensor:
+    def _rotated(self, upright: Tensor) -> Tensor:
         """Directions that are turned against those given, all of a pair alike, by any angle: what is to
         be found untold will be asked for in any."""
-        angles = 2 * torch.pi * torch.rand(self._pairs, 1, device=upright.device)
+        angles = 2 * torch.pi * torch.rand(self.pairs, 1, device=upright.device)
         angles = angles.repeat_interleave(2, dim=0)
         x, y = upright.unbind(-1)
         cos, sin = angles.cos(), angles.sin()
         return torch.stack((x * cos - y * sin, x * sin + y * cos), dim=-1)
 
     def settings(self) -> dict[str, Any]:
-        return dict(self._network)
+        sizes = {"fields": self.fields, "hidden": self.hidden}
+        return {"widths": list(self.widths), "residuals": list(self.residuals), **sizes}
 
 
 def _rows(keypoints: Array, points: Array) -> Array:

@@ -13,15 +13,8 @@ from locate.extractors.blocks.detection import local_maxima, refine, suppress
 
 
 def group_responses(maps: Tensor, groups: int) -> Tensor:
-    """R^g_(x,y) = |F^g_(x,y)|_2, where F^g are the channels (g - 1) floor(K / G) + 1 to g floor(K / G)
-    of F, counted from 1. The remainder of K over G is in no group.
-
-    Args:
-        maps: ... x K x h x w.
-
-    Returns:
-        ... x G x h x w.
-    """
+    """R^g_(x,y) = |F^g_(x,y)|_2, ... x G x h x w, where F^g are the channels (g - 1) floor(K / G) + 1 to
+    g floor(K / G) of F, ... x K x h x w, counted from 1. The remainder of K over G is in no group."""
     size = maps.shape[-3] // groups
     used = maps[..., : size * groups, :, :]
     grouped = used.reshape(*maps.shape[:-3], groups, size, *maps.shape[-2:])
@@ -38,12 +31,8 @@ def keypoints(
     Of several that lie within `merge` cells the one whose response is most deviations above the mean
     of its group is kept: so no group rules because its channels are large.
 
-    Args:
-        responses: G x h x w.
-
     Returns:
-        points: N x 2, (x, y) in cells, best first.
-        scores: N, deviations above the mean.
+        N x 2 places (x, y) in cells, best first, and N scores, deviations above the mean.
     """
     height, width = responses.shape[-2:]
     if height < 3 or width < 3:

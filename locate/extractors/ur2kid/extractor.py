@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,13 @@ from locate.errors import InputError
 from locate.extractors.backbones.registry import create_backbone, load_backbone
 from locate.extractors.base import ExtractorInfo
 from locate.extractors.blocks.detection import resize_image, suppress, to_input
+from locate.extractors.blocks.inference import (
+    default_device,
+    for_use,
+    scaled,
+    sizes_of,
+    warn_untrained,
+)
 from locate.extractors.ur2kid.detection import group_responses, keypoints
 from locate.extractors.ur2kid.network import UR2KiDNetwork
 from locate.extractors.weights import file_hash, load_into, load_weights
@@ -26,31 +31,21 @@ SYSTEM = "ur2kid"
 SCALES = (0.5, 1.0, 2.0)
 RATIO = 0.98  # of Lowe's test: benchmarks/ablations/ratios.py, of the untrained start
 
-log = logging.getLogger("locate")
-
 
 class UR2KiD:
-    """Args:
-    network: with its weights.
-    weights_hash: sha256 of the weights file.
-    max_keypoints: the strongest that are kept.
-    max_side: the image is shrunk so that its long side is at most this many pixels.
-    global_side: the same for the global descriptor, for which details are no help. A larger
-        image runs through the network twice; 0 for once.
-    strictness: how many deviations above its mean a group's response must be.
-    multiscale: look for keypoints at half, full and double size, five times the pixels.
-    """
+    """UR2KiD. Of the global descriptor `global_side` is what `max_side` is of the features, since
+    details are no help there: a larger image runs through the network twice; 0 for once."""
 
     def __init__(
         self,
         network: UR2KiDNetwork,
-        weights_hash: str,
+        weights_hash: str,  # sha256 of the file
         *,
-        max_keypoints: int = 2048,
-        max_side: int = 1024,
+        max_keypoints: int = 2048,  # the strongest are kept
+        max_side: int = 1024,  # the image is shrunk to at most this many pixels along its long side
         global_side: int = 448,
-        strictness: float = 1.0,
-        multiscale: bool = False,
+        strictness: float = 1.0,  # how many deviations above its mean a group's response must be
+        multiscale: bool = False,  # half, full and double size: five times the pixels
     ) -> None:
         if max_keypoints < 1 or max_side < 1 or global_side < 0:
             raise InputError(
@@ -59,10 +54,8 @@ class UR2KiD:
             )
         self.max_side = max_side
         self._global_side = global_side or max_side
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        network = deepcopy(network).eval().requires_grad_(False).to(self.device)
-        network.backbone.fuse()
-        self._network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.device = default_device()
+        self._network = for_use(network, self.device)
         self._max_keypoints = max_keypoints
         self._strictness = strictness
         self._scales = SCALES if multiscale else (1.0,)
@@ -91,16 +84,9 @@ class UR2KiD:
         backbone_weights: Path | None = None,
         **settings: Any,
     ) -> UR2KiD:
-        """Args:
-            weights: a file that `locate train ur2kid` made; it says which backbone it is for. None for
-                the untrained start on the backbone's ImageNet weights.
-            backbone: without `weights`: "lite0", "resnet50" or "resnet101".
-            backbone_weights: its checkpoint, where it comes without one.
-            settings: those of the constructor.
-
-        Raises:
-            WeightsError: a file is missing or does not fit.
-        """
+        """With weights of `locate train ur2kid`, which say what backbone they are for, or the untrained
+        start on the ImageNet weights of "lite0", "resnet50" or "resnet101", see `load_backbone`;
+        `WeightsError` if a file does not fit."""
         if weights is not None:
             tensors, record = load_weights(weights, SYSTEM)
             network = build(record.settings)
@@ -109,18 +95,16 @@ class UR2KiD:
             load_into(network, random | tensors, weights)
             return cls(network, file_hash(weights), **settings)
         network, digest = start(backbone, backbone_weights)
-        log.warning(
-            "ur2kid: no trained weights are given, so this is the untrained start on ImageNet's; "
-            "train it with: locate train ur2kid"
+        warn_untrained(
+            SYSTEM,
+            "ur2kid: no trained weights are given, so this is the untrained start on ImageNet's",
         )
         return cls(network, digest, **settings)
 
     def extract(
         self, pixels: Array, size: tuple[int, int] | None = None, *, local: bool = True
     ) -> Extraction:
-        height, width = pixels.shape[:2]
-        size = size or (width, height)
-        working = fit_size((width, height), self.max_side)
+        size, working = sizes_of(pixels, size, self.max_side)
         small = fit_size(working, self._global_side)
         with torch.inference_mode():
             taps = self._taps(resize_image(pixels, small))
@@ -138,11 +122,8 @@ class UR2KiD:
 
     def _cropped(self, taps: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
         """Of the maps to be pooled the cells that saw the image, and not what `to_input` added."""
-        cropped = {}
-        for name, maps in self._network.to_pool(taps).items():
-            columns, rows = self._network.grid_of(name).cells(size)
-            cropped[name] = maps[..., : max(rows, 1), : max(columns, 1)]
-        return cropped
+        to_pool = self._network.to_pool(taps).items()
+        return {name: self._network.grid_of(name).crop(maps, size) for name, maps in to_pool}
 
     def _local(
         self,
@@ -154,9 +135,9 @@ class UR2KiD:
         """Features of all scales; `taps` are those of the working size."""
         found = []
         for scale in self._scales:
-            level = (max(1, round(working[0] * scale)), max(1, round(working[1] * scale)))
+            level = scaled(working, scale)
             maps = taps if scale == 1.0 else self._taps(resize_image(pixels, level))
-            points, scores, descriptors = self._look(maps, level)
+            points, scores, descriptors = self._detect_and_describe(maps, level)
             found.append((resize_points(points, level, size), scores, descriptors))
         points, scores, descriptors = (np.concatenate(parts) for parts in zip(*found, strict=True))
         # Within one scale neighbours are merged already.
@@ -169,7 +150,7 @@ class UR2KiD:
             image_size=size,
         )
 
-    def _look(
+    def _detect_and_describe(
         self, taps: Mapping[str, Tensor], size: tuple[int, int]
     ) -> tuple[Array, Array, Array]:
         """Of an image of `size`: N x 2 float64 places in its pixels, N scores, N x D descriptors, the

@@ -40,23 +40,16 @@ _Layer = TypeVar("_Layer", nn.Conv2d, nn.Linear)
 
 @dataclass(frozen=True)
 class Plan:
-    """What is taken of a backbone.
+    """What is taken of a backbone."""
 
-    Attributes:
-        levels: taps of F, from fine to coarse, with the length that a level's features have at the
-            start, relative to one another: the fine ones are told apart by few pixels, the coarse ones
-            by what they show.
-        width: K, the channels of F; 0 for as many as the levels have together.
-        fine: the same for the map that keypoints are looked for on.
-        pooled: taps of the global vector, with the length of their part of it.
-        exponent: that their GeM starts with.
-    """
-
+    # Taps of F, from fine to coarse, with the length that a level's features have at the start,
+    # relative to one another: the fine ones are told apart by few pixels, the coarse ones by what they
+    # show.
     levels: Mapping[str, float]
-    width: int
-    fine: Mapping[str, float]
-    pooled: Mapping[str, float]
-    exponent: float
+    width: int  # K, the channels of F; 0 for as many as the levels have together
+    fine: Mapping[str, float]  # as `levels`, for the map that keypoints are looked for on
+    pooled: Mapping[str, float]  # taps of the global vector, with the length of their part of it
+    exponent: float  # that their GeM starts with
 
 
 _RESNET = Plan(
@@ -89,10 +82,6 @@ class Pyramid(nn.Module):
         width: channels of the result; 0 for as many as the taps have together.
         groups: every group of the result's channels gets its share of every level, as far as there is
             room for the levels side by side.
-
-    Attributes:
-        names: the taps. grids: of them. grid: of the result.
-        gains: what each tap is multiplied by.
     """
 
     gains: Tensor
@@ -126,35 +115,27 @@ class Pyramid(nn.Module):
                 lateral.weight.copy_(weight[:, :, None, None])
 
     def forward(self, taps: Mapping[str, Tensor], weight: Tensor | None = None) -> Tensor:
-        """B x C x h x w maps by name -> B x `width` x h x w on `grid`.
-
-        Args:
-            weight: D x `width` x 1 x 1: of the result only this projection, B x D x h x w. It is made
-                at each level's own resolution, which spares `width` / D of the resampling.
-        """
+        """B x C x h x w maps by name -> B x `width` x h x w on `grid`, or of that only a projection by
+        `weight`, D x `width` x 1 x 1. It is made at each level's own resolution, which spares
+        `width` / D of the resampling."""
         maps = []
         for name, gain, lateral in zip(self.names, self.gains, self.laterals, strict=True):
             level = lateral(taps[name] * gain)
             maps.append(level if weight is None else functional.conv2d(level, weight))
         total = maps[-1]
         for k in range(len(maps) - 2, -1, -1):
-            height, width = maps[k].shape[-2:]
-            resampled = resample(total, self.grids[k + 1], self.grids[k], (height, width))
-            total = maps[k] + resampled
+            total = self._added(maps[k], total, k)
         return total
 
+    def _added(self, level: Tensor, coarser: Tensor, k: int) -> Tensor:
+        """Level k with the sum of all coarser ones resampled to its grid."""
+        size = (level.shape[-2], level.shape[-1])
+        return level + resample(coarser, self.grids[k + 1], self.grids[k], size)
+
     def at(self, taps: Mapping[str, Tensor], points: Tensor, weight: Tensor) -> Tensor:
-        """The result at a few places of one image, projected: `sample` of what `forward` gives, without
-        that: on the finest grid, which has most of the cells, only those around the points are made.
-
-        Args:
-            taps: 1 x C x h x w by name.
-            points: N x 2 (x, y) in pixels.
-            weight: D x `width`.
-
-        Returns:
-            N x D.
-        """
+        """The result at N x 2 points (x, y) in pixels of one image, projected by `weight`, D x `width`:
+        N x D, `sample` of what `forward` gives, without that: on the finest grid, which has most of
+        the cells, only those around the points are made."""
         total = None
         for k in range(len(self.names) - 1, -1, -1):
             lateral = self.laterals[k]
@@ -163,15 +144,11 @@ class Pyramid(nn.Module):
             short, bias = weight @ lateral.weight[:, :, 0, 0], weight @ lateral.bias
             level = taps[self.names[k]] * self.gains[k]
             if k == 0:
-                found = functional.linear(
-                    sample(level, self.grid.to_map(points)[None])[0], short, bias
-                )
+                here = sample(level, self.grid.to_map(points)[None])[0]
+                found = functional.linear(here, short, bias)
                 return found if total is None else found + self._between(total, level, points)
             level = functional.conv2d(level, short[:, :, None, None], bias)
-            if total is not None:
-                size = (level.shape[-2], level.shape[-1])
-                level = level + resample(total, self.grids[k + 1], self.grids[k], size)
-            total = level
+            total = level if total is None else self._added(level, total, k)
         raise AssertionError("a pyramid has levels")
 
     def _between(self, coarse: Tensor, finest: Tensor, points: Tensor) -> Tensor:
@@ -198,21 +175,18 @@ class Pyramid(nn.Module):
 
 
 class UR2KiDNetwork(nn.Module):
-    """Args:
-    backbone: its weights are not touched.
-    dim: D, the length of a local descriptor.
-    groups: G, of the channels that detect; see `locate.extractors.ur2kid.detection`.
-    stride: of F in pixels, 4 or 8.
-    global_dim: length of the global vector, which a linear layer then makes of the pooled levels
-        ("whitening"); 0 for the pooled levels themselves.
-    local_share: length of the part of the global vector that is pooled from F, 0 for none. The paper
-        has one; at the start it repeats what the levels give, and F has to be computed for it.
-    dropout: chance that a channel of F, a "concept", is left out of the local descriptors in
-        training.
+    """The pyramid gives F, of K channels, the fine one the map to detect on.
 
-    Attributes:
-        pyramid: gives F, of K channels.
-        fine: gives the map to detect on.
+    Args:
+        dim: D, the length of a local descriptor.
+        groups: G, of the channels that detect; see `locate.extractors.ur2kid.detection`.
+        stride: of F in pixels, 4 or 8.
+        global_dim: length of the global vector, which a linear layer then makes of the pooled levels
+            ("whitening"); 0 for the pooled levels themselves.
+        local_share: length of the part of the global vector that is pooled from F, 0 for none. The paper
+            has one; at the start it repeats what the levels give, and F has to be computed for it.
+        dropout: chance that a channel of F, a "concept", is left out of the local descriptors in
+            training.
     """
 
     def __init__(
@@ -261,11 +235,8 @@ class UR2KiDNetwork(nn.Module):
         return self.backbone.taps(self.backbone.normalise(pixels), wanted)
 
     def low(self, taps: Mapping[str, Tensor], kept: Tensor | None = None) -> Tensor:
-        """The low-dimensional map, Conv1x1(Dropout2D(F)), B x D x h x w, not normalised.
-
-        Args:
-            kept: what `concepts` drew; None for all channels.
-        """
+        """The low-dimensional map, Conv1x1(Dropout2D(F)), B x D x h x w, not normalised; of the channels
+        of F that `concepts` drew, by default of all."""
         weight = self.reduce.weight
         if kept is not None:
             weight = weight * kept[:, None, None]
@@ -329,11 +300,9 @@ class UR2KiDNetwork(nn.Module):
 def _places(
     widths: Sequence[int], total: int, groups: int, generator: torch.Generator
 ) -> list[Tensor | None]:
-    """For each level, to which channels its channels go; None if they are too many.
-
-    Side by side if there is room for all levels, and dealt out like cards to the groups. Else each at
-    random, and levels overlap.
-    """
+    """For each level, to which channels its channels go; None if they are too many. Side by side if
+    there is room for all levels, and dealt out like cards to the groups. Else each at random, and
+    levels overlap."""
     if sum(widths) > total:
         return [
             torch.randperm(total, generator=generator)[:width] if width <= total else None

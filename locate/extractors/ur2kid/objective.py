@@ -24,17 +24,10 @@ RUNNER_UP_RADIUS = 3.0  # cells around the best that are not another place
 
 @dataclass(frozen=True)
 class Objective:
-    """Attributes:
-    positions: detected places of an image that are matched, at most.
-    matching: "positions" for `losses.position_loss`, "images" for `losses.matching_loss`.
-    margin: of the matching loss.
-    weights: of the retrieval, matching and distillation losses.
-    """
-
-    positions: int = 512
-    matching: str = "positions"
-    margin: float = 0.2
-    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    positions: int = 512  # detected places of an image that are matched, at most
+    matching: str = "positions"  # for `losses.position_loss`, "images" for `losses.matching_loss`
+    margin: float = 0.2  # of the matching loss
+    weights: tuple[float, float, float] = (1.0, 1.0, 1.0)  # of retrieval, matching and distillation
 
     def __post_init__(self) -> None:
         if self.matching not in MATCHING:
@@ -49,35 +42,27 @@ class Objective:
 def joint_losses(
     network: UR2KiDNetwork, images: tuple[Tensor, Tensor, Tensor], objective: Objective
 ) -> dict[str, Tensor]:
-    """All losses of a batch of triples. In training mode concepts are dropped, the same for all images.
-
-    Args:
-        images: anchors, positives, negatives, B x 3 x S x S each, RGB of 0 to 255.
-
-    Returns:
-        Scalars: "loss", its three parts, and "found again", the share of detected positions whose match
-        is mutual.
-    """
+    """All losses of a batch of triples: anchors, positives, negatives, B x 3 x S x S each, RGB 0..255.
+    In training mode concepts are dropped, the same for all images. Scalars: "loss", its three parts,
+    and "found again", the share of detected positions whose match is mutual."""
     taps = network.taps(torch.cat(images))
     kept = network.concepts() if network.training else None
-    looks = look(network, taps, kept, objective.positions)
+    seen = dense_features(network, taps, kept, objective.positions)
     count = len(images[0])
     rows = []
     for k in range(count):
-        a, p, n = looks[k], looks[k + count], looks[k + 2 * count]
+        a, p, n = seen[k::count]
         matching, found = matching_losses(a, p, n, objective)
-        distillation = loss.distillation_loss(
-            loss.affinity(a.high, p.high),
-            loss.affinity(a.low, p.low),
-            loss.detection_weights(a.scores, p.scores),
-        )
+        weights = loss.detection_weights(a.scores, p.scores)
+        distillation = loss.distillation_loss(a.high @ p.high.T, a.low @ p.low.T, weights)
         rows.append(torch.stack((matching, distillation, found)))
     matching, distillation, found = torch.stack(rows).mean(dim=0)
     vectors = network.pooled(network.to_pool(taps))
     anchors, positives, negatives = vectors.reshape(3, count, -1)
     retrieval = loss.contrastive_loss(anchors, positives, negatives[:, None])
+    of = objective.weights  # L = lambda_g L_global + lambda_m L_match + lambda_d L_dis
     return {
-        "loss": loss.joint_loss(retrieval, matching, distillation, objective.weights),
+        "loss": of[0] * retrieval + of[1] * matching + of[2] * distillation,
         "retrieval": retrieval,
         "matching": matching,
         "distillation": distillation,
@@ -86,21 +71,14 @@ def joint_losses(
 
 
 @dataclass(frozen=True, eq=False)
-class Look:
-    """What the local losses see of an image.
+class DenseFeatures:
+    """What the local losses see of an image."""
 
-    Attributes:
-        dense: D x h x w, the low-dimensional map, L2-normalised.
-        at: N x 2, detected positions (x, y) in its cells.
-        low: N x D, high: N x K, descriptors there, L2-normalised.
-        scores: N, how much each is detected.
-    """
-
-    dense: Tensor
-    at: Tensor
-    low: Tensor
+    dense: Tensor  # D x h x w, the low-dimensional map, L2-normalised
+    at: Tensor  # N x 2, detected positions (x, y) in its cells
+    low: Tensor  # N x D and N x K, descriptors there, L2-normalised
     high: Tensor
-    scores: Tensor
+    scores: Tensor  # N, how much each is detected
 
     @property
     def columns(self) -> Tensor:
@@ -108,9 +86,9 @@ class Look:
         return self.dense.flatten(1).T
 
 
-def look(
+def dense_features(
     network: UR2KiDNetwork, taps: Mapping[str, Tensor], kept: Tensor | None, positions: int
-) -> list[Look]:
+) -> list[DenseFeatures]:
     """Of every image, at no more than `positions` of its local maxima, drawn at random.
 
     Ours: maxima and soft scores, and so M^det, are those of the groups of the fine map, on which
@@ -120,7 +98,7 @@ def look(
         high = network.pyramid(taps)
         responses = group_responses(network.fine(taps), network.groups)
         scores = soft_scores(responses)
-    looks = []
+    found = []
     for k in range(len(dense)):
         cells = torch.nonzero(local_maxima(responses[k]).any(dim=0))
         cells = cells[torch.randperm(len(cells), device=cells.device)[:positions]]
@@ -131,14 +109,16 @@ def look(
             functional.normalize(sample(maps[k : k + 1], at[None])[0], dim=1)
             for maps in (dense, high)
         )
-        looks.append(Look(dense[k], at, low, far_up, scores[k, y, x]))
-    return looks
+        found.append(DenseFeatures(dense[k], at, low, far_up, scores[k, y, x]))
+    return found
 
 
-def matching_losses(a: Look, p: Look, n: Look, objective: Objective) -> tuple[Tensor, Tensor]:
+def matching_losses(
+    a: DenseFeatures, p: DenseFeatures, n: DenseFeatures, objective: Objective
+) -> tuple[Tensor, Tensor]:
     """The matching loss of one triple, and the share of the positions that are found again."""
-    rows = [loss.affinity(a.low, p.columns), loss.affinity(p.low, a.columns)]
-    negative = [loss.affinity(one.low, n.columns) for one in (a, p)]
+    rows = [a.low @ p.columns.T, p.low @ a.columns.T]
+    negative = [one.low @ n.columns.T for one in (a, p)]
     terms, shares = [], []
     for one, other, row, wrong in zip((a, p), (p, a), rows, negative, strict=True):
         best, where = row.max(dim=1)
@@ -150,8 +130,5 @@ def matching_losses(a: Look, p: Look, n: Look, objective: Objective) -> tuple[Te
     found = torch.stack(shares).mean()
     if objective.matching == "positions":
         return torch.stack(terms).mean(), found
-    scores = [
-        loss.matching_score(*rows),
-        loss.matching_score(negative[0], loss.affinity(n.low, a.columns)),
-    ]
+    scores = [loss.matching_score(*rows), loss.matching_score(negative[0], n.low @ a.columns.T)]
     return loss.matching_loss(scores[0], scores[1:], objective.margin), found

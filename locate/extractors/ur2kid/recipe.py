@@ -12,15 +12,15 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from locate.errors import ImageError, InputError
 from locate.extractors.blocks.detection import to_input
@@ -35,10 +35,10 @@ from locate.training.data.correspondences import MatchedPair, load_pairs
 from locate.training.data.homographies import HomographySettings, warped_pair
 from locate.training.data.pairs import pairs_of_models
 from locate.training.data.photometric import PhotometricSettings
-from locate.training.data.photos import PhotoPool
+from locate.training.data.photos import PhotoPool, name_fraction
 from locate.training.data.scenes import scenes_of
 from locate.training.data.tuples import TupleMiner
-from locate.training.recipe import Batch, Recipe, Stage, generator, images_to_tensor
+from locate.training.recipe import Batch, Parameters, Recipe, Stage, generator, images_to_tensor
 from locate.types import Array
 
 READ_SIDE = 448  # pixels of the long side of a photo before views are cut out of it
@@ -53,75 +53,48 @@ _WHITENED_BY, _WHITENED_SIDE = 1600, 352  # photos, at most; their long side in 
 _TRIES = 50
 
 
-class UR2KiDRecipe(Recipe):
-    """Args:
-    backbone, backbone_weights: as in `UR2KiD.from_pretrained`.
-    dim, groups, stride, global_dim, local_share, dropout: of the network.
-    crop: side of the square views in pixels, a multiple of 32.
-    tuples: anchors in a batch.
-    positions: detected places of an image that matching looks at, at most.
-    single_share: how many anchors are single photos, whose positive is another view of them.
-    mine_every: steps after which hard negatives are looked for anew.
-    pairs: a file of `locate.training.data.correspondences`: only these photos of a scene are
-        positives of each other; of their points nothing is used. None for the photos of a COLMAP
-        model that share points of it, and all photos of a scene that has no model.
-    matching: "positions" (`losses.position_loss`) or "images" (`losses.matching_loss`).
-    fit: whether the projection is fitted before the first step.
-    margin: of the matching loss.
-    retrieval_weight, matching_weight, distillation_weight: of the losses.
-    backbone_rate: learning rate of the backbone relative to the rest. If it is large and steps are few,
-        the global vector becomes worse than at the start.
-    steps, learning_rate: of the stage.
-    """
-
+@dataclass(eq=False, kw_only=True)
+class UR2KiDRecipe(Recipe[UR2KiDNetwork]):
     system = SYSTEM
 
-    def __init__(
-        self,
-        *,
-        backbone: str = "lite0",
-        backbone_weights: Path | None = None,
-        dim: int = 128,
-        groups: int = 8,
-        stride: int = 4,
-        global_dim: int = 1024,
-        local_share: float = 0.0,
-        dropout: float = 0.5,
-        crop: int = 256,
-        tuples: int = 2,
-        positions: int = 512,
-        single_share: float = 0.75,
-        mine_every: int = 100,
-        pairs: Path | None = None,
-        matching: str = "positions",
-        fit: bool = True,
-        margin: float = 0.2,
-        retrieval_weight: float = 1.0,
-        matching_weight: float = 1.0,
-        distillation_weight: float = 1.0,
-        backbone_rate: float = 0.05,
-        steps: int = 300,
-        learning_rate: float = 3e-4,
-    ) -> None:
-        if crop < 64 or crop % 32 or min(tuples, mine_every) < 1:
+    backbone: str = "lite0"  # see `load_backbone`
+    backbone_weights: Path | None = None
+    dim: int = 128  # of the network, as the next five
+    groups: int = 8
+    stride: int = 4
+    global_dim: int = 1024
+    local_share: float = 0.0
+    dropout: float = 0.5
+    crop: int = 256  # side of the square views in pixels, a multiple of 32
+    tuples: int = 2  # anchors in a batch
+    positions: int = 512  # detected places of an image that matching looks at, at most
+    single_share: float = 0.75  # of the anchors are single photos, whose positive is another view
+    mine_every: int = 100  # steps after which hard negatives are looked for anew
+    # A file of `locate.training.data.correspondences`: only these photos of a scene are positives of
+    # each other; of their points nothing is used. None for the photos of a COLMAP model that share
+    # points of it, and all photos of a scene that has no model.
+    pairs: Path | None = None
+    matching: str = "positions"  # (`losses.position_loss`) or "images" (`losses.matching_loss`)
+    fit: bool = True  # whether the projection is fitted before the first step
+    margin: float = 0.2  # of the matching loss
+    retrieval_weight: float = 1.0  # of the losses
+    matching_weight: float = 1.0
+    distillation_weight: float = 1.0
+    # Learning rate of the backbone relative to the rest. If it is large and steps are few, the global
+    # vector becomes worse than at the start.
+    backbone_rate: float = 0.05
+    steps: int = 300
+    learning_rate: float = 3e-4
+
+    def __post_init__(self) -> None:
+        if self.crop < 64 or self.crop % 32 or min(self.tuples, self.mine_every) < 1:
             raise InputError(
                 "the crop must be a multiple of 32 from 64 on, tuples and mine_every at least 1; "
-                f"got {crop}, {tuples} and {mine_every}"
+                f"got {self.crop}, {self.tuples} and {self.mine_every}"
             )
-        self._backbone, self._backbone_weights = backbone, backbone_weights
-        self._settings = {
-            "dim": dim,
-            "groups": groups,
-            "stride": stride,
-            "global_dim": global_dim,
-            "local_share": local_share,
-        }
-        self._dropout, self._fit, self._crop, self._tuples = dropout, fit, crop, tuples
-        weights = (retrieval_weight, matching_weight, distillation_weight)
-        self._objective = Objective(positions, matching, margin, weights)
-        self._single_share, self._mine_every, self._pairs = single_share, mine_every, pairs
-        self._backbone_rate = backbone_rate
-        self.stages = (Stage("joint", steps, learning_rate),)
+        weights = (self.retrieval_weight, self.matching_weight, self.distillation_weight)
+        self._objective = Objective(self.positions, self.matching, self.margin, weights)
+        self.stages = (Stage("joint", self.steps, self.learning_rate),)
         self._mined: dict[str, list[Path]] = {}
 
     def prepare(self, data: Path, cache: Path) -> None:  # noqa: ARG002  nothing takes long enough
@@ -131,35 +104,32 @@ class UR2KiDRecipe(Recipe):
         singles: tuple[Path, ...] = ()
         if folder.is_dir() or not scenes:
             singles = tuple(photos_in(folder if folder.is_dir() else data).values())
-        paths = (*singles, *(path for photos in scenes.values() for path in photos))
-        self._pool = PhotoPool(paths, data)
-        self._index = {path: k for k, path in enumerate(paths)}
+        in_scenes = [path for photos in scenes.values() for path in photos]
+        self._pool = PhotoPool((*singles, *in_scenes), data)
         self._scene_of = {path: name for name, photos in scenes.items() for path in photos}
         names = {path.relative_to(data).as_posix(): path for path in singles}
         aside = set_aside(list(names), HELD_OUT_PHOTOS, 2)
         scenes_aside = set_aside(list(scenes), HELD_OUT_SCENES, 0 if aside else 2)
         pairs = self._known_positives(scenes)
-        self._known = pairs is not None
         self._miners = {}
-        for held_out in (False, True):
-            chosen = {n: p for n, p in scenes.items() if (n in scenes_aside) == held_out}
-            alone = [path for name, path in names.items() if (name in aside) == held_out]
-            miner = TupleMiner(chosen, alone, pairs=pairs, single_share=self._single_share)
+        for held_out in (True, False):  # the latter's scenes and photos are kept
+            self._scenes = {n: p for n, p in scenes.items() if (n in scenes_aside) == held_out}
+            self._singles = [path for name, path in names.items() if (name in aside) == held_out]
+            miner = TupleMiner(
+                self._scenes, self._singles, pairs=pairs, single_share=self.single_share
+            )
             miner.draw(generator(0), 1)  # says if there are not enough places
             self._miners[held_out] = miner
-            if not held_out:
-                self._scenes, self._singles = chosen, alone
-        self._counts = (
-            len(singles),
-            len(aside),
-            len(scenes),
-            len(scenes_aside),
-            len(self._scene_of),
+        positives = "photos of one scene" if pairs is None else "known pairs"
+        self.data_words = (
+            f"{len(singles)} single photos ({len(aside)} held out), each with warped views of itself, "
+            f"and {len(in_scenes)} photos of {len(scenes)} scenes ({len(scenes_aside)} held out), "
+            f"positives being {positives}; no correspondences"
         )
 
     def _known_positives(self, scenes: Mapping[str, Sequence[Path]]) -> list[MatchedPair] | None:
-        if self._pairs is not None:
-            return load_pairs(self._pairs, self._data)
+        if self.pairs is not None:
+            return load_pairs(self.pairs, self._data)
         pairs = pairs_of_models(self._data)
         if not pairs:
             return None
@@ -172,44 +142,33 @@ class UR2KiDRecipe(Recipe):
                 ]
         return pairs
 
-    def describe(self) -> str:
-        singles, aside, scenes, scenes_aside, photos = self._counts
-        positives = "known pairs" if self._known else "photos of one scene"
-        return (
-            f"{singles} single photos ({aside} held out), each with warped views of itself, and "
-            f"{photos} photos of {scenes} scenes ({scenes_aside} held out), positives being "
-            f"{positives}; no correspondences"
-        )
-
     def network(self) -> UR2KiDNetwork:
-        settings = {**self._settings, "dropout": self._dropout}
-        return start(self._backbone, self._backbone_weights, **settings)[0]
+        settings = self.settings() | {"dropout": self.dropout}
+        return start(backbone_weights=self.backbone_weights, **settings)[0]
 
     def settings(self) -> dict[str, Any]:
-        return {"backbone": self._backbone, **self._settings}
+        names = ("backbone", "dim", "groups", "stride", "global_dim", "local_share")
+        return {name: getattr(self, name) for name in names}
 
-    def tensors(self, network: nn.Module) -> dict[str, Tensor]:
-        return trained_tensors(_ours(network))
+    def tensors(self, network: UR2KiDNetwork) -> dict[str, Tensor]:
+        return trained_tensors(network)
 
-    def begin(self, network: nn.Module, stage: Stage) -> Iterable[nn.Parameter | dict[str, Any]]:
-        ours = _ours(network)
-        ours.train()
-        ours.backbone.freeze_normalisation()
-        ours.requires_grad_(True)
-        ours.fine.requires_grad_(False)  # no loss looks through it
-        if ours.whiten is not None:
-            ours.whiten.requires_grad_(False)
+    def begin(self, network: UR2KiDNetwork, stage: Stage) -> Parameters:
+        network.train()
+        network.backbone.freeze_normalisation()
+        network.requires_grad_(True)
+        network.fine.requires_grad_(False)  # no loss looks through it
+        if network.whiten is not None:
+            network.whiten.requires_grad_(False)
         rate = stage.learning_rate
         return [
-            {"params": [*ours.reduce.parameters(), *ours.pyramid.parameters()], "lr": rate},
-            {"params": list(ours.backbone.parameters()), "lr": rate * self._backbone_rate},
-            {"params": list(ours.pools.parameters()), "lr": rate * 10, "weight_decay": 0.0},
+            {"params": [*network.reduce.parameters(), *network.pyramid.parameters()], "lr": rate},
+            {"params": list(network.backbone.parameters()), "lr": rate * self.backbone_rate},
+            {"params": list(network.pools.parameters()), "lr": rate * 10, "weight_decay": 0.0},
         ]
 
-    # --- batches ---
-
     def batch(self, stage: Stage, rng: np.random.Generator, *, held_out: bool = False) -> Batch:  # noqa: ARG002
-        triples = [self._triple(rng, held_out) for _ in range(self._tuples)]
+        triples = [self._triple(rng, held_out) for _ in range(self.tuples)]
         names = ("anchors", "positives", "negatives")
         columns = zip(*triples, strict=True)
         return {name: images_to_tensor(c) for name, c in zip(names, columns, strict=True)}
@@ -230,30 +189,27 @@ class UR2KiDRecipe(Recipe):
     def _views(self, a: Path, b: Path, rng: np.random.Generator) -> tuple[Array, Array]:
         if a != b:
             return self._view(a, rng), self._view(b, rng)
-        pair = warped_pair(self._read(a), rng, (self._crop,) * 2, _VIEWPOINT, _LIGHT)
+        pair = warped_pair(self._read(a), rng, (self.crop,) * 2, _VIEWPOINT, _LIGHT)
         return pair.image_a, pair.image_b
 
     def _view(self, path: Path, rng: np.random.Generator) -> Array:
-        return warped_pair(self._read(path), rng, (self._crop,) * 2, _VIEWPOINT, _LIGHT).image_a
+        return warped_pair(self._read(path), rng, (self.crop,) * 2, _VIEWPOINT, _LIGHT).image_a
 
     def _read(self, path: Path) -> Array:
-        return self._pool.read(self._index[path], READ_SIDE)
+        return self._pool.read(self._pool.index[path], READ_SIDE)
 
-    def losses(self, network: nn.Module, batch: Batch, stage: Stage) -> dict[str, Tensor]:  # noqa: ARG002
-        ours = _ours(network)
+    def losses(self, network: UR2KiDNetwork, batch: Batch, stage: Stage) -> dict[str, Tensor]:  # noqa: ARG002
         images = (batch["anchors"], batch["positives"], batch["negatives"])
-        return joint_losses(ours, images, self._objective)
-
-    # --- what is not learned by gradient ---
+        return joint_losses(network, images, self._objective)
 
     def refresh_every(self, stage: Stage) -> int:  # noqa: ARG002
-        return self._mine_every
+        return self.mine_every
 
-    def refresh(self, network: nn.Module, stage: Stage, step: int) -> None:  # noqa: ARG002
-        ours = _ours(network).eval()
-        if step == 0 and self._fit:
-            self._fit_projection(ours)
-        self._mine(ours, generator(_SEED, 2, step))
+    def refresh(self, network: UR2KiDNetwork, stage: Stage, step: int) -> None:  # noqa: ARG002
+        network.eval()
+        if step == 0 and self.fit:
+            self._fit_projection(network)
+        self._mine(network, generator(_SEED, 2, step))
 
     def _fit_projection(self, network: UR2KiDNetwork) -> None:
         device = network.reduce.weight.device
@@ -287,7 +243,7 @@ class UR2KiDRecipe(Recipe):
         }
         others = [self._singles[i] for i in rng.permutation(len(self._singles))[:_MINED_FROM]]
         candidates = [*others, *(path for photos in anchors.values() for path in photos)]
-        vectors = dict(self._vectors(network, candidates, self._crop))
+        vectors = dict(self._vectors(network, candidates, self.crop))
         self._mined = {}
         for name, photos in anchors.items():
             found: dict[Path, None] = {}
@@ -304,7 +260,7 @@ class UR2KiDRecipe(Recipe):
         device = network.reduce.weight.device
         for path in paths:
             try:
-                pixels = self._pool.read(self._index[path], side)
+                pixels = self._pool.read(self._pool.index[path], side)
             except ImageError:
                 continue
             with torch.no_grad():
@@ -323,36 +279,25 @@ class UR2KiDRecipe(Recipe):
         mined = state.get("mined", {})
         self._mined = {name: [self._data / path for path in paths] for name, paths in mined.items()}
 
-    def finish(self, network: nn.Module, stage: Stage) -> None:  # noqa: ARG002
-        ours = _ours(network)
-        if ours.whiten is None:
+    def finish(self, network: UR2KiDNetwork, stage: Stage) -> None:  # noqa: ARG002
+        if network.whiten is None:
             return
-        ours.eval()
+        network.eval()
         paths = [*self._singles, *(path for photos in self._scenes.values() for path in photos)]
         order = generator(_SEED, 3).permutation(len(paths))[:_WHITENED_BY]
-        found = self._vectors(ours, [paths[i] for i in order], _WHITENED_SIDE)
+        found = self._vectors(network, [paths[i] for i in order], _WHITENED_SIDE)
         vectors = torch.from_numpy(np.stack([vector for _, vector in found]))
-        weight, bias = whitening(vectors, ours.global_dim)
+        weight, bias = whitening(vectors, network.global_dim)
         with torch.no_grad():
-            ours.whiten.weight.copy_(weight)
-            ours.whiten.bias.copy_(bias)
+            network.whiten.weight.copy_(weight)
+            network.whiten.bias.copy_(bias)
 
 
 def set_aside(names: Sequence[str], share: float, at_least: int) -> frozenset[str]:
     """The names that are held out. Whether one is follows from itself alone, unless they would be
     less than `at_least` of at least three times as many."""
-    order = sorted(names, key=_fraction)
-    count = sum(_fraction(name) < share for name in names)
+    order = sorted(names, key=name_fraction)
+    count = sum(name_fraction(name) < share for name in names)
     if count < at_least and len(names) >= 3 * at_least:
         count = at_least
     return frozenset(order[:count])
-
-
-def _fraction(name: str) -> float:
-    digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:8]) / 2.0**64
-
-
-def _ours(network: nn.Module) -> UR2KiDNetwork:
-    assert isinstance(network, UR2KiDNetwork)
-    return network

@@ -15,27 +15,16 @@ from locate.extractors.blocks.discriminative import discriminative
 def discriminative_projection(
     pairs: Iterable[tuple[Tensor, Tensor]], dim: int, ridge: float = 1.0, best: float = 0.5
 ) -> Tensor:
-    """The projection under which matches are alike and all else is not: first the directions in which
-    matches differ are shrunk, by the inverse root of the matrix of their differences, then those are
-    kept in which features vary most. Mikolajczyk and Matas, "Improving descriptors for fast tree
-    matching by optimal linear projection", ICCV 2007; for images Radenovic et al., TPAMI 2018,
-    section 3.3.
+    """The projection under which matches are alike and all else is not, D x K float64 (`discriminative`;
+    for images Radenovic et al., TPAMI 2018, section 3.3). Features that are not scaled, and not
+    centred, are to be multiplied by it.
 
     Nobody says what the matches are: they are mutual nearest neighbours of two images that show the
-    same, the more similar half.
+    same, the more similar half; `InputError` if there are none.
 
     Args:
         pairs: features of the keypoints of two images of one place, N x K and M x K.
-        dim: D.
-        ridge: added to the eigenvalues of the differences, as a share of their mean: differences
-            that are small in the data are not taken for none.
         best: share of the mutual neighbours of a pair that are taken for matches.
-
-    Returns:
-        D x K float64. Features that are not scaled, and not centred, are to be multiplied by it.
-
-    Raises:
-        InputError: there are no matches.
     """
     features, differences = [], []
     for a, b in pairs:
@@ -70,8 +59,7 @@ def whitening(vectors: Tensor, dim: int, ridge: float = 0.3) -> tuple[Tensor, Te
     retrieval", ECCV 2012, section 3.
 
     Args:
-        vectors: N x C, of N images.
-        dim: D; the directions of most variance are kept.
+        vectors: N x C, of N images, of which the D directions of most variance are kept.
         ridge: added to the eigenvalues, as a share of the mean of those that are kept: directions of
             little variance are mostly noise.
 

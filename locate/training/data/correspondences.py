@@ -18,35 +18,29 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from locate.errors import InputError
 from locate.pixels import apply_homography, resize_points
-from locate.training.data.homographies import render_view
+from locate.training.data.homographies import render_view, window
 from locate.types import Array
 from locate.util.files import atomic_write
 
 _KEYS = ("images", "pairs", "offsets", "points_a", "points_b", "sources")
-_NEIGHBOURS = 50  # points that say how large things are in one image relative to the other
+_NEIGHBORS = 50  # points that say how large things are in one image relative to the other
 _LEAST_OF_ROOM = 0.7  # a window shows at least this much of the most that it could, along a side
 _MOST_RATIO = 5.0  # of sizes; beyond, the points are wrong or the pair is hopeless
 
 
 @dataclass(frozen=True, eq=False)
 class MatchedPair:
-    """Two photos and the points that they share.
-
-    Attributes:
-        image_a, image_b: the files.
-        points_a, points_b: M x 2 float32, (x, y) in pixels of the original images; row by row the
-            same spot.
-        source: who found them, in free words.
-    """
+    """Two photos and the points that they share: M x 2 float32, (x, y) in pixels of the original images,
+    row by row the same spot; and who found them, in free words."""
 
     image_a: Path
     image_b: Path
@@ -79,42 +73,38 @@ def save_pairs(
         root: the data folder that image paths are written relative to; None for the file's own.
     """
     file = Path(file)
-    root = file.parent if root is None else Path(root)
-    place: dict[Path, int] = {}
-    for pair in pairs:
-        for image in (pair.image_a, pair.image_b):
-            place.setdefault(image, len(place))
-    names = [Path(os.path.relpath(image, root)).as_posix() for image in place]
-    counts = [len(pair) for pair in pairs]
+    images = dict.fromkeys(image for pair in pairs for image in (pair.image_a, pair.image_b))
+    place = {image: number for number, image in enumerate(images)}
+    ends = [(place[p.image_a], place[p.image_b]) for p in pairs]
     none = [np.zeros((0, 2), np.float32)]
-    arrays: dict[str, Any] = {
-        "images": np.array(names, np.str_),
-        "pairs": np.array([(place[p.image_a], place[p.image_b]) for p in pairs], np.int32),
-        "offsets": np.cumsum([0, *counts], dtype=np.int64),
-        "points_a": np.concatenate(none + [p.points_a for p in pairs]),
-        "points_b": np.concatenate(none + [p.points_b for p in pairs]),
-        "sources": np.array([p.source for p in pairs], np.str_),
-    }
-    arrays["pairs"] = arrays["pairs"].reshape(-1, 2)
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(file) as stream:
-        np.savez_compressed(stream, **arrays)
+        np.savez_compressed(
+            stream,
+            images=relative_names(images, file.parent if root is None else Path(root)),
+            pairs=np.array(ends, np.int32).reshape(-1, 2),
+            offsets=np.cumsum([0, *map(len, pairs)], dtype=np.int64),
+            points_a=np.concatenate(none + [p.points_a for p in pairs]),
+            points_b=np.concatenate(none + [p.points_b for p in pairs]),
+            sources=np.array([p.source for p in pairs], np.str_),
+        )
+
+
+def relative_names(images: Iterable[Path], root: Path) -> Array:
+    """Paths as such files keep them."""
+    return np.array([Path(os.path.relpath(image, root)).as_posix() for image in images], np.str_)
 
 
 def load_pairs(file: Path | str, root: Path | str | None = None) -> list[MatchedPair]:
-    """Read pairs that `save_pairs` or another matcher wrote.
+    """Read pairs that `save_pairs` or another matcher wrote; `InputError` if there is no such file, it
+    is not of the layout above, or an image is not there.
 
     Args:
         root: the data folder that image paths are relative to; None for the file's own.
-
-    Raises:
-        InputError: no such file, not of the layout above, or an image is not there.
     """
     file = Path(file)
     root = file.parent if root is None else Path(root)
-    arrays = _read_arrays(file)
-    images, pairs, offsets = arrays["images"], arrays["pairs"], arrays["offsets"]
-    points_a, points_b, sources = arrays["points_a"], arrays["points_b"], arrays["sources"]
+    images, pairs, offsets, points_a, points_b, sources = _read_arrays(file)
     count = len(sources)
     rules = {
         f"`pairs` must be {count} x 2 integers, as there are {count} `sources`": (
@@ -135,9 +125,7 @@ def load_pairs(file: Path | str, root: Path | str | None = None) -> list[Matched
     rules = {
         "`pairs` must be places in `images`": bool(((pairs >= 0) & (pairs < len(images))).all()),
         "`offsets` must rise from 0 to the number of points": (
-            int(offsets[0]) == 0
-            and bool((np.diff(offsets.astype(np.int64)) >= 0).all())
-            and int(offsets[-1]) == len(points_a) == len(points_b)
+            rise_from_zero(offsets) and int(offsets[-1]) == len(points_a) == len(points_b)
         ),
     }
     _demand(file, rules)
@@ -148,15 +136,18 @@ def load_pairs(file: Path | str, root: Path | str | None = None) -> list[Matched
             f"{file}: {len(missing)} of {len(paths)} images are not there, the first is {missing[0]}; "
             "name the data folder that the paths are relative to"
         )
+    rows = [slice(start, stop) for start, stop in pairwise(offsets.tolist())]
     return [
-        MatchedPair(paths[a], paths[b], points_a[start:stop], points_b[start:stop], str(sources[p]))
-        for p, ((a, b), start, stop) in enumerate(
-            zip(pairs, offsets[:-1], offsets[1:], strict=True)
-        )
+        MatchedPair(paths[a], paths[b], points_a[here], points_b[here], str(source))
+        for (a, b), here, source in zip(pairs, rows, sources, strict=True)
     ]
 
 
-def _read_arrays(file: Path) -> dict[str, Array]:
+def rise_from_zero(offsets: Array) -> bool:
+    return int(offsets[0]) == 0 and bool((np.diff(offsets.astype(np.int64)) >= 0).all())
+
+
+def _read_arrays(file: Path) -> list[Array]:
     try:
         with file.open("rb") as stream:  # numpy forgets to close a damaged archive itself
             archive = np.load(stream, allow_pickle=False)
@@ -165,7 +156,7 @@ def _read_arrays(file: Path) -> dict[str, Array]:
             absent = [key for key in _KEYS if key not in archive]
             if absent:
                 raise InputError(f"{file} is no file of pairs: it lacks {', '.join(absent)}")
-            return {key: archive[key] for key in _KEYS}
+            return [archive[key] for key in _KEYS]
     except FileNotFoundError:
         raise InputError(f"{file} does not exist; check the name") from None
     except InputError:
@@ -182,19 +173,12 @@ def _demand(file: Path, rules: dict[str, bool]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class MatchedCrop:
-    """A square window of each photo of a pair, with the shared points that both show.
+    """A square window of each photo of a pair, with the shared points that both show."""
 
-    Attributes:
-        image_a, image_b: S x S x 3 uint8, RGB.
-        points_a, points_b: M x 2 float32, in pixels of the crops.
-        share: part of the pair's points that lie in both crops, 0 to 1.
-    """
-
-    image_a: Array
+    image_a: Array  # S x S x 3 uint8, RGB
     image_b: Array
-    points_a: Array
+    points_a: Array  # M x 2 float32, in pixels of the crops
     points_b: Array
-    share: float
 
 
 def crop_matched_pair(
@@ -215,24 +199,20 @@ def crop_matched_pair(
     beyond its photo; small photos are enlarged.
 
     Args:
-        images: both photos, H x W x 3 uint8.
         size: side of the crops in pixels.
         sizes: (width, height) of both original photos, if `images` are reduced copies of them.
         scale_jitter: things are up to this much larger or smaller in b's crop than in a's, 1 or more.
 
-    Raises:
-        InputError: the pair has no points, or none lies in both photos.
     """
     if size < 2 or scale_jitter < 1:
         raise InputError(
             f"a crop needs a size of at least 2 and a scale jitter of at least 1, "
             f"got {size} and {scale_jitter}"
         )
-    points = []
-    for k, given in enumerate((pair.points_a, pair.points_b)):
-        points.append(given.astype(np.float64))
-        if sizes is not None:
-            points[k] = resize_points(points[k], sizes[k], _size(images[k]))
+    points = [given.astype(np.float64) for given in (pair.points_a, pair.points_b)]
+    if sizes is not None:
+        ends = zip(points, sizes, map(_size, images), strict=True)
+        points = [resize_points(*end) for end in ends]
     inside = _inside(points[0], _size(images[0])) & _inside(points[1], _size(images[1]))
     if not inside.any():
         raise InputError(
@@ -240,9 +220,7 @@ def crop_matched_pair(
             "leave the pair out, or check the sizes of the photos"
         )
     anchor = int(rng.choice(np.flatnonzero(inside)))
-    room = [
-        min(_size(image)) / size for image in images
-    ]  # pixels of the photo per pixel of the crop
+    room = [min(_size(image)) / size for image in images]  # pixels of the photo per one of the crop
     ratio = _size_ratio(points[0], points[1], anchor)
     most = min(room[0], room[1] / ratio)  # that leaves room for b to keep up
     zoom_a = math.exp(rng.uniform(math.log(min(1.0, _LEAST_OF_ROOM * most)), math.log(most)))
@@ -254,7 +232,7 @@ def crop_matched_pair(
         crops.append(render_view(image, crop_from_image, (size, size))[0])
         moved.append(apply_homography(crop_from_image, spots).astype(np.float32))
     keep = _inside(moved[0], (size, size)) & _inside(moved[1], (size, size))
-    return MatchedCrop(crops[0], crops[1], moved[0][keep], moved[1][keep], float(keep.mean()))
+    return MatchedCrop(crops[0], crops[1], moved[0][keep], moved[1][keep])
 
 
 def _window(
@@ -264,9 +242,7 @@ def _window(
     side = zoom * size
     place = rng.uniform(0.25, 0.75, 2)  # of the point, as a share of the window
     corner = np.clip(around + 0.5 - place * side, 0, np.maximum(np.array(room) - side, 0))
-    # Edges on edges: image + 0.5 = corner + zoom (crop + 0.5)
-    offset = (0.5 - corner) / zoom - 0.5
-    return np.array([[1 / zoom, 0, offset[0]], [0, 1 / zoom, offset[1]], [0, 0, 1]])
+    return window(corner, zoom)
 
 
 def _size_ratio(points_a: Array, points_b: Array, anchor: int) -> float:
@@ -274,7 +250,7 @@ def _size_ratio(points_a: Array, points_b: Array, anchor: int) -> float:
     to its neighbours."""
     far_a = np.linalg.norm(points_a - points_a[anchor], axis=1)
     far_b = np.linalg.norm(points_b - points_b[anchor], axis=1)
-    near = np.argsort(far_a, kind="stable")[: _NEIGHBOURS + 1]
+    near = np.argsort(far_a, kind="stable")[: _NEIGHBORS + 1]
     near = near[(far_a[near] > 1) & (far_b[near] > 1)]
     if len(near) == 0:
         return 1.0

@@ -11,47 +11,44 @@ The idea of training on such pairs: DeTone, Malisiewicz and Rabinovich, "SuperPo
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
 
 from locate.errors import InputError
 from locate.pixels import apply_homography
-from locate.training.data.photometric import PhotometricSettings, photometric_noise
+from locate.training.data.photometric import PhotometricSettings, photometric_noise, require_image
 from locate.types import Array
 
 _TRIES = 10  # draws of a pair until its overlap suffices
 _MIN_DEPTH = 0.2  # of the homogeneous coordinate at the corners, relative to the centre
 _GRID = 12  # points along each side that the overlap of a draw is judged by
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class HomographySettings:
-    """How far two views may lie apart; each is drawn uniformly, scales and stretches in their logarithm.
+    """How far two views may lie apart, drawn uniformly; scales and stretches in their logarithm."""
 
-    Attributes:
-        rotation: largest turn in the image plane, degrees, either way.
-        scale: smallest and largest size of things in b relative to a.
-        perspective: largest tilt along each axis: how much the homogeneous coordinate changes from the
-            centre to the edge of the view, relative to the centre. 0 to 0.4.
-        translation: largest shift along each axis, as a share of the view's side.
-        anisotropy: largest stretch along one direction (any) relative to the other, 1 or more. It
-            makes shear as well.
-        full_circle: chance that the turn is drawn from all 360 degrees instead.
-        crop: smallest and largest side of view a, relative to the largest window that fits into the
-            photo. Small ones leave room around a for b.
-        min_overlap: of several draws the first is taken in which the two views share at least this much
-            of their area, on average; if none does, the best.
-    """
-
-    rotation: float = 25.0
-    scale: tuple[float, float] = (0.65, 1.5)
+    rotation: float = 25.0  # largest, in the image plane, degrees, either way
+    scale: tuple[float, float] = (0.65, 1.5)  # smallest and largest size of things in b to a
+    # Largest tilt along each axis: how much the homogeneous coordinate changes from the centre to the
+    # edge of the view, relative to the centre. 0 to 0.4.
     perspective: float = 0.15
-    translation: float = 0.15
-    anisotropy: float = 1.2
-    full_circle: float = 0.0
+    translation: float = 0.15  # largest shift along each axis, as a share of the view's side
+    anisotropy: float = (
+        1.2  # largest stretch along one direction (any) to the other; makes shear too
+    )
+    full_circle: float = 0.0  # chance that the turn is drawn from all 360 degrees instead
+    # Smallest and largest side of view a, relative to the largest window that fits into the photo.
+    # Small ones leave room around a for b.
     crop: tuple[float, float] = (0.7, 1.0)
+    # Of several draws the first is taken in which the two views share at least this much of their area,
+    # on average; if none does, the best.
     min_overlap: float = 0.5
 
     def __post_init__(self) -> None:
@@ -72,33 +69,14 @@ class HomographySettings:
 
 @dataclass(frozen=True, eq=False)
 class WarpedPair:
-    """Two views of one photo.
+    """Two views of one photo."""
 
-    Attributes:
-        image_a, image_b: H x W x 3 uint8, RGB, the same size; black (before any photometric noise)
-            where the photo has ended.
-        b_from_a: 3 x 3 float64, pixels of a -> pixels of b; the homogeneous coordinate is positive
-            wherever a can be seen from b.
-        valid_a, valid_b: H x W bool, the pixel shows something of the photo.
-    """
-
+    # H x W x 3 uint8, RGB; black (before any photometric noise) where the photo has ended.
     image_a: Array
     image_b: Array
-    b_from_a: Array
-    valid_a: Array
+    b_from_a: Array  # 3 x 3 float64; the depth is positive wherever a can be seen from b
+    valid_a: Array  # H x W bool, the pixel shows something of the photo
     valid_b: Array
-
-    def __post_init__(self) -> None:
-        shape = self.image_a.shape
-        if len(shape) != 3 or shape[2] != 3 or self.image_b.shape != shape:
-            raise InputError(f"views must be H x W x 3 alike, got {shape} and {self.image_b.shape}")
-        for valid in (self.valid_a, self.valid_b):
-            if valid.shape != shape[:2] or valid.dtype != np.bool_:
-                raise InputError(
-                    f"a mask must be {shape[:2]} bool, got {valid.shape} {valid.dtype}"
-                )
-        if self.b_from_a.shape != (3, 3) or not np.isfinite(self.b_from_a).all():
-            raise InputError(f"b_from_a must be 3 x 3 and finite, got {self.b_from_a}")
 
 
 def random_homography(
@@ -127,11 +105,9 @@ def _draw(
     turn = math.radians(rng.uniform(-limit, limit))
     scale = _log_uniform(rng, *settings.scale)
     stretch = _log_uniform(rng, 1.0, settings.anisotropy) ** 0.5
-    along = rng.uniform(0, math.pi)
+    axes = _rotation(rng.uniform(0, math.pi))
     tilt = rng.uniform(-most_tilt, most_tilt, 2)
     shift = rng.uniform(-settings.translation, settings.translation, 2) * size
-
-    axes = _rotation(along)
     affine = np.eye(3)
     affine[:2, :2] = scale * _rotation(turn) @ axes @ np.diag((stretch, 1 / stretch)) @ axes.T
     affine[:2, 2] = shift
@@ -148,30 +124,20 @@ def warped_pair(
     settings: HomographySettings | None = None,
     photometric: PhotometricSettings | None = None,
 ) -> WarpedPair:
-    """Two random views of a photo.
-
-    View a is an upright window; b sees it through `random_homography`.
+    """Two random views of a photo H x W x 3 uint8: a is an upright window; b sees it through
+    `random_homography`.
 
     Args:
-        image: H x W x 3 uint8, RGB, of any size.
-        rng: all randomness comes from here.
         size: (width, height) of both views in pixels.
         photometric: light and noise, drawn for each view on its own; None for none.
     """
     _check(image, size)
     settings = settings or HomographySettings()
-    best, best_overlap = None, -1.0
-    for _ in range(_TRIES):
-        b_from_a = random_homography(rng, size, settings)
-        a_from_image = _random_window(rng, image, size, settings.crop)
-        b_from_image = b_from_a @ a_from_image
-        overlap = _overlap(image, a_from_image, b_from_image, size)
-        if overlap > best_overlap:
-            best, best_overlap = (a_from_image, b_from_image, b_from_a), overlap
-        if overlap >= settings.min_overlap:
-            break
-    assert best is not None
-    a_from_image, b_from_image, b_from_a = best
+    a_from_image, b_from_image, b_from_a = best_of(
+        _draws(image, rng, size, settings),
+        lambda draw: _overlap(image, draw[0], draw[1], size),
+        settings.min_overlap,
+    )
     image_a, valid_a = render_view(image, a_from_image, size)
     image_b, valid_b = render_view(image, b_from_image, size)
     if photometric is not None:
@@ -186,48 +152,72 @@ def random_view(
     size: tuple[int, int],
     settings: HomographySettings | None = None,
 ) -> tuple[Array, Array]:
-    """One random view of a photo: an upright window seen through `random_homography`.
-
-    Args:
-        image: H x W x 3 uint8, RGB, of any size.
-        size: (width, height) of the view in pixels.
-        settings: `min_overlap` is how much of the view must show the photo, if a few draws reach it.
+    """One random view of a photo H x W x 3 uint8: an upright window seen through `random_homography`.
+    `min_overlap` is how much of it must show the photo, if a few draws reach it.
 
     Returns:
         The view, H x W x 3 uint8, black where the photo has ended; H x W bool, where it has not.
     """
     _check(image, size)
     settings = settings or HomographySettings()
-    best, best_share = None, -1.0
+    _, view_from_image, _ = best_of(
+        _draws(image, rng, size, settings),
+        lambda draw: _overlap(image, draw[1], draw[1], size),
+        settings.min_overlap,
+    )
+    return render_view(image, view_from_image, size)
+
+
+def best_of(draws: Iterable[T], score: Callable[[T], float], enough: float) -> T:
+    """The first of a few draws that scores `enough`, or else the first of the best."""
+    best, most = None, -math.inf
+    for draw in draws:
+        scored = score(draw)
+        if best is None or scored > most:
+            best, most = draw, scored
+        if scored >= enough:
+            break
+    if best is None:
+        raise InputError("no photo of the training data can be used any more; look at the log")
+    return best
+
+
+def _draws(
+    image: Array, rng: np.random.Generator, size: tuple[int, int], settings: HomographySettings
+) -> Iterable[tuple[Array, Array, Array]]:
+    """a_from_image of an upright window somewhere in the image, b_from_image and b_from_a."""
     for _ in range(_TRIES):
         b_from_a = random_homography(rng, size, settings)
-        view_from_image = b_from_a @ _random_window(rng, image, size, settings.crop)
-        share = _overlap(image, view_from_image, view_from_image, size)
-        if share > best_share:
-            best, best_share = view_from_image, share
-        if share >= settings.min_overlap:
-            break
-    assert best is not None
-    return render_view(image, best, size)
+        room = np.array((image.shape[1], image.shape[0]), np.float64)
+        view = np.asarray(size, np.float64)
+        zoom = float(min(room / view)) * _log_uniform(rng, *settings.crop)
+        corner = rng.uniform(0, 1, 2) * (room - zoom * view)
+        a_from_image = window(corner, zoom)
+        yield a_from_image, b_from_a @ a_from_image, b_from_a
+
+
+def window(corner: Array, zoom: float) -> Array:
+    """view_from_image of an upright window, 3 x 3.
+
+    Args:
+        corner: (x, y) of its top left corner in the image, whose own is (0, 0).
+        zoom: pixels of the image per pixel of the view.
+    """
+    # Edges on edges: image + 0.5 = corner + zoom (view + 0.5)
+    offset = (0.5 - corner) / zoom - 0.5
+    return np.array([[1 / zoom, 0, offset[0]], [0, 1 / zoom, offset[1]], [0, 0, 1]])
 
 
 def _check(image: Array, size: tuple[int, int]) -> None:
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or min(image.shape) < 1:
-        raise InputError(f"an image must be H x W x 3 uint8, got {image.shape} {image.dtype}")
+    require_image(image)
     if min(size) < 2:
         raise InputError(f"a view must be at least 2 pixels wide and high, got {size}")
 
 
 def render_view(image: Array, view_from_image: Array, size: tuple[int, int]) -> tuple[Array, Array]:
-    """What a view of `size` (width, height) sees of an image.
-
-    Bilinear. Where the view shrinks the image, the image is first averaged down by area to the
+    """What a view of `size` (width, height) sees of an image H x W x 3 uint8; no horizon may run through
+    it. Bilinear. Where the view shrinks the image, the image is first averaged down by area to the
     resolution that the view has in the middle of what it sees.
-
-    Args:
-        image: H x W x 3 uint8.
-        view_from_image: 3 x 3, pixels of the image -> pixels of the view. No horizon may run
-            through the view.
 
     Returns:
         The view, H x W x 3 uint8, black outside of the image; H x W bool, inside.
@@ -239,33 +229,21 @@ def render_view(image: Array, view_from_image: Array, size: tuple[int, int]) -> 
         image = cv2.resize(image, target, interpolation=cv2.INTER_AREA)
         view_from_image = view_from_image @ _resizing(target, (width, height))
     image_from_view = np.linalg.inv(view_from_image)
-    flags = cv2.WARP_INVERSE_MAP
+    linear, nearest = (cv2.WARP_INVERSE_MAP | how for how in (cv2.INTER_LINEAR, cv2.INTER_NEAREST))
     # Replicated, then masked: mixing in a constant would darken the last row.
     view = cv2.warpPerspective(
-        image,
-        image_from_view,
-        size,
-        flags=flags | cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REPLICATE,
+        image, image_from_view, size, flags=linear, borderMode=cv2.BORDER_REPLICATE
     )
     everywhere = np.full(image.shape[:2], 255, np.uint8)
-    inside = (
-        cv2.warpPerspective(everywhere, image_from_view, size, flags=flags | cv2.INTER_NEAREST) > 0
-    )
+    inside = cv2.warpPerspective(everywhere, image_from_view, size, flags=nearest) > 0
     view[~inside] = 0
     return np.asarray(view), np.asarray(inside)
 
 
 def visible_grid(pair: WarpedPair, stride: int) -> tuple[Array, Array]:
-    """Which cells of a's map of this stride are seen in b, and where.
-
-    Args:
-        stride: pixels of the image per cell; the centre of cell x lies at (x + 0.5) stride - 0.5.
-
-    Returns:
-        cells_a, M x 2 int64 (x, y), row by row; points_b, M x 2 float32, their centres in pixels of b.
-        Both the centre and its image lie among valid pixels.
-    """
+    """Which cells of a's map of this stride are seen in b, M x 2 int64 (x, y), row by row, and where,
+    M x 2 float32, their centres in pixels of b. Both the centre and its image lie among valid pixels;
+    that of cell x lies at (x + 0.5) stride - 0.5."""
     height, width = pair.valid_a.shape
     if not 1 <= stride <= min(height, width):
         raise InputError(f"a stride must be 1 to {min(height, width)} here, got {stride}")
@@ -289,25 +267,11 @@ def _among(valid: Array, points: Array) -> Array:
     return np.asarray(inside & np.logical_and.reduce(corners))
 
 
-def _random_window(
-    rng: np.random.Generator, image: Array, size: tuple[int, int], crop: tuple[float, float]
-) -> Array:
-    """view_from_image of an upright window of the view's shape, somewhere in the image."""
-    room = np.array((image.shape[1], image.shape[0]), np.float64)
-    view = np.asarray(size, np.float64)
-    zoom = float(min(room / view)) * _log_uniform(rng, *crop)  # pixels of the image per pixel
-    corner = rng.uniform(0, 1, 2) * (room - zoom * view)
-    # Edges on edges: image + 0.5 = corner + zoom (view + 0.5)
-    offset = (0.5 - corner) / zoom - 0.5
-    return np.array([[1 / zoom, 0, offset[0]], [0, 1 / zoom, offset[1]], [0, 0, 1]])
-
-
 def _overlap(
     image: Array, a_from_image: Array, b_from_image: Array, size: tuple[int, int]
 ) -> float:
     """Share of a view's area that the other sees too, the mean of both views, on a grid of points."""
-    room = (image.shape[1] - 0.5, image.shape[0] - 0.5)
-    limit = (size[0] - 0.5, size[1] - 0.5)
+    room, limit = np.array((image.shape[1::-1], size)) - 0.5
     steps = (np.arange(_GRID) + 0.5) / _GRID
     grid = np.stack(np.meshgrid(steps, steps), axis=-1).reshape(-1, 2) * size - 0.5
     shares = []
@@ -315,21 +279,16 @@ def _overlap(
         image_from_here = np.linalg.inv(here)
         in_image = apply_homography(image_from_here, grid)
         in_there = apply_homography(there, in_image)
-        ahead = _depths(there @ image_from_here, grid) > 0
-        seen = [
-            np.all((p > -0.5) & (p < m), axis=1) for p, m in ((in_image, room), (in_there, limit))
-        ]
-        shares.append(np.mean(ahead & seen[0] & seen[1]))
+        seen = _depths(there @ image_from_here, grid) > 0
+        for points, most in ((in_image, room), (in_there, limit)):
+            seen &= np.all((points > -0.5) & (points < most), axis=1)
+        shares.append(np.mean(seen))
     return float(np.mean(shares))
 
 
 def _magnification(view_from_image: Array, size: tuple[int, int]) -> float:
     """Pixels of the view per pixel of the image along a line, the median of five places in the view."""
-    width, height = size
-    places = np.array([(0.5, 0.5), (0.1, 0.1), (0.9, 0.1), (0.1, 0.9), (0.9, 0.9)]) * (
-        width,
-        height,
-    )
+    places = np.array([(0.5, 0.5), (0.1, 0.1), (0.9, 0.1), (0.1, 0.9), (0.9, 0.9)]) * size
     # |det J| = |det H| / w^3 for x -> H x (Hartley and Zisserman, section 2.4, by differentiation)
     image_from_view = np.linalg.inv(view_from_image)
     areas = abs(np.linalg.det(image_from_view)) / _depths(image_from_view, places) ** 3

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,24 +22,29 @@ def known_pairs(
     """All pairs of photos of a training folder whose correspondences are known.
 
     Args:
-        data: the training folder.
         cache: keeps the verified matches, which take minutes.
         teacher: whose matches they are, where no model tells them.
-        file: take these pairs (`locate.training.data.correspondences.load_pairs`) and look for no
-            others.
+        file: take these pairs (`load_pairs`) and look for no others.
         tries: pairs of a scene that are matched.
-
-    Raises:
-        InputError: the file or a model is damaged.
     """
     if file is not None:
         return load_pairs(file, data)
     found = pairs_of_models(data)
     reconstructed = {path for pair in found for path in (pair.image_a, pair.image_b)}
     scenes = {
-        name: photos for name, photos in scenes_of(data).items() if reconstructed.isdisjoint(photos)
+        n: photos for n, photos in scenes_of(data).items() if reconstructed.isdisjoint(photos)
     }
-    return found + _verified(scenes, data, cache, teacher, tries)
+    if not scenes:
+        return found
+    names = "\n".join(path.as_posix() for photos in scenes.values() for path in photos)
+    key = hashlib.sha256(f"{tries}\n{names}".encode()).hexdigest()[:12]
+    kept = cache / f"pairs-{key}.npz"
+    if not kept.exists():
+        rng = np.random.default_rng(0)
+        verified = pseudo_pairs(scenes, teacher, rng=rng, max_pairs_per_scene=tries)
+        save_pairs(kept, verified, data)
+        return found + verified
+    return found + load_pairs(kept, data)
 
 
 def pairs_of_models(data: Path) -> list[MatchedPair]:
@@ -52,7 +56,7 @@ def pairs_of_models(data: Path) -> list[MatchedPair]:
         if images is None:
             log.warning("%s: its images are not below %s; the model is left out", model, data)
             continue
-        pairs += [pair.matched() for pair in model_pairs(model, images)]
+        pairs += model_pairs(model, images)
     return pairs
 
 
@@ -65,19 +69,3 @@ def _images_of(model: Path, data: Path) -> Path | None:
         if folder == data:
             break
     return None
-
-
-def _verified(
-    scenes: Mapping[str, Sequence[Path]], data: Path, cache: Path, teacher: Teacher, tries: int
-) -> list[MatchedPair]:
-    if not scenes:
-        return []
-    names = "\n".join(path.as_posix() for photos in scenes.values() for path in photos)
-    key = hashlib.sha256(f"{tries}\n{names}".encode()).hexdigest()[:12]
-    file = cache / f"pairs-{key}.npz"
-    if file.exists():
-        return load_pairs(file, data)
-    rng = np.random.default_rng(0)
-    found = pseudo_pairs(scenes, teacher, rng=rng, max_pairs_per_scene=tries)
-    save_pairs(file, found, data)
-    return found

@@ -1,7 +1,9 @@
 """Light, lens, sensor and file format, drawn at random: what may change between two photos of a place.
 
 The order is that of a camera: shadows fall on the scene, the lens blurs, exposure and colour are set,
-the sensor adds noise, the file is compressed. Pixels never move.
+the sensor adds noise, the file is compressed. Pixels never move. Before that, now and then, comes what
+no pair of photos in a training set may show: the place at night, in another season's colours, by another
+sensor, all of it crude.
 """
 
 from __future__ import annotations
@@ -15,54 +17,41 @@ import cv2
 import numpy as np
 
 from locate.errors import InputError
-from locate.training.data.seasons import augment_appearance
 from locate.types import Array
 
 _NOISE_BITS = 12  # of a random number that becomes one sample of noise
+_LAMPS, _KNOTS = 4, 6
+_CURVE = 0.25  # deviation of a tone curve's knots, for values of 0 to 1
+_NEGATIVE = 0.3  # how often another sensor sees warm things dark
 
 
 @dataclass(frozen=True)
 class PhotometricSettings:
     """How much an image may change: largest changes either way. `..._chance`, 0 to 1, is how often the
-    effect occurs at all.
+    effect occurs at all."""
 
-    Attributes:
-        brightness: added to values of 0 to 1.
-        contrast: the spread around mid-grey is multiplied or divided by up to 1 + this.
-        gamma: the exponent is between 1 / (1 + this) and 1 + this.
-        colour_cast: each channel is multiplied by 1 - this to 1 + this.
-        saturation: colour is multiplied by 1 - this to 1 + this; at most 1.
-        grey_chance: no colour at all.
-        noise: standard deviation of additive Gaussian noise, in grey levels of 255.
-        blur: standard deviation of the Gaussian blur, in pixels.
-        motion: length of the straight blur of a moving camera, in pixels.
-        shadow: how much darker (or brighter) one side of a soft edge across the image is, 0 to 1.
-        jpeg_quality: smallest quality, 1 to 95; the largest is 95.
-        erase_chance: up to `erase_count` rectangles, each at most `erase_side` of the image's sides,
-            are painted over with one colour. Masks of valid pixels do not know of it.
-        season_chance: night, other colours or another sensor, see `seasons`.
-    """
-
-    brightness: float = 0.15
-    contrast: float = 0.4
-    gamma: float = 0.4
-    colour_cast: float = 0.12
-    saturation: float = 0.5
-    grey_chance: float = 0.1
-    noise: float = 8.0
+    brightness: float = 0.15  # added to values of 0 to 1
+    contrast: float = 0.4  # the spread around mid-grey is multiplied or divided by up to 1 + this
+    gamma: float = 0.4  # the exponent is between 1 / (1 + this) and 1 + this
+    color_cast: float = 0.12  # each channel is multiplied by 1 - this to 1 + this
+    saturation: float = 0.5  # colour is multiplied by 1 - this to 1 + this; at most 1
+    grey_chance: float = 0.1  # no colour at all
+    noise: float = 8.0  # standard deviation of additive Gaussian noise, in grey levels of 255
     noise_chance: float = 0.5
-    blur: float = 1.2
+    blur: float = 1.2  # standard deviation of the Gaussian blur, in pixels
     blur_chance: float = 0.25
-    motion: float = 5.0
+    motion: float = 5.0  # length of the straight blur of a moving camera, in pixels
     motion_chance: float = 0.1
-    shadow: float = 0.5
+    shadow: float = 0.5  # how much darker (or brighter) one side of a soft edge is, 0 to 1
     shadow_chance: float = 0.3
-    jpeg_quality: int = 40
+    jpeg_quality: int = 40  # smallest, 1 to 95; the largest is 95
     jpeg_chance: float = 0.4
+    # Up to `erase_count` rectangles, each at most `erase_side` of the image's sides, are painted over
+    # with one colour. Masks of valid pixels do not know of it.
     erase_chance: float = 0.0
     erase_count: int = 3
     erase_side: float = 0.25
-    season_chance: float = 0.0
+    season_chance: float = 0.0  # see `augment_appearance`
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -76,23 +65,14 @@ class PhotometricSettings:
             raise InputError(f"jpeg_quality must be 1 to 95, got {self.jpeg_quality}")
 
 
-_SHARES = frozenset({"brightness", "colour_cast", "saturation", "shadow", "erase_side"})
+_SHARES = frozenset({"brightness", "color_cast", "saturation", "shadow", "erase_side"})
 
 
 def photometric_noise(
     image: Array, rng: np.random.Generator, settings: PhotometricSettings | None = None
 ) -> Array:
-    """The image as another camera in other light might have taken it.
-
-    Args:
-        image: H x W x 3 uint8, RGB; not changed.
-        rng: all randomness comes from here.
-
-    Returns:
-        H x W x 3 uint8, every pixel in its place.
-    """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise InputError(f"an image must be H x W x 3 uint8, got {image.shape} {image.dtype}")
+    """The image, H x W x 3 uint8, as another camera in other light might have taken it."""
+    require_image(image)
     s = settings or PhotometricSettings()
     if s.season_chance and rng.random() < s.season_chance:
         image = augment_appearance(image, rng)
@@ -112,6 +92,11 @@ def photometric_noise(
     if rng.random() < s.erase_chance:
         image = _erase(image, rng, s)
     return image
+
+
+def require_image(image: Array) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or min(image.shape) < 1:
+        raise InputError(f"an image must be H x W x 3 uint8, got {image.shape} {image.dtype}")
 
 
 def _shadow(image: Array, rng: np.random.Generator, most: float) -> Array:
@@ -148,7 +133,7 @@ def _exposure(image: Array, rng: np.random.Generator, s: PhotometricSettings) ->
     gamma = math.exp(rng.uniform(-1, 1) * math.log1p(s.gamma))
     contrast = math.exp(rng.uniform(-1, 1) * math.log1p(s.contrast))
     brightness = rng.uniform(-s.brightness, s.brightness)
-    cast = 1 + rng.uniform(-s.colour_cast, s.colour_cast, 3)
+    cast = 1 + rng.uniform(-s.color_cast, s.color_cast, 3)
     values = (np.linspace(0, 1, 256) ** gamma - 0.5) * contrast + 0.5 + brightness
     table = np.clip(np.rint(255 * values[:, None] * cast), 0, 255).astype(np.uint8)
     return np.asarray(cv2.LUT(image, table.reshape(1, 256, 3)))
@@ -194,3 +179,43 @@ def _erase(image: Array, rng: np.random.Generator, s: PhotometricSettings) -> Ar
         x, y = (rng.uniform(0, 1, 2) * (width - w, height - h)).astype(int)
         image[y : y + h, x : x + w] = rng.integers(0, 256, 3)
     return image
+
+
+def augment_appearance(image: Array, rng: np.random.Generator) -> Array:
+    """Night, other colours or another sensor, H x W x 3 uint8."""
+    change = (_night, _colors, _sensor)[int(rng.integers(3))]
+    return change(image, rng)
+
+
+def _night(image: Array, rng: np.random.Generator) -> Array:
+    """Dark, of one colour, lit by a few lamps."""
+    gamma, colour = rng.uniform(1.5, 3), rng.uniform(0.4, 0.9) * rng.uniform(0.6, 1.2, 3)
+    values = np.linspace(0, 1, 256, dtype=np.float32) ** np.float32(gamma)
+    dark = cv2.LUT(image, (values[:, None] * colour.astype(np.float32)).reshape(1, 256, 3))
+    height, width = image.shape[:2]
+    x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)[:, None]
+    for _ in range(int(rng.integers(_LAMPS + 1))):
+        at = rng.uniform(0, 1, 2) * (width, height)
+        reach = rng.uniform(0.04, 0.25) * max(width, height)
+        bell = [
+            np.exp(-((v - np.float32(w)) ** 2) / np.float32(2 * reach**2))
+            for v, w in zip((x, y), at, strict=True)
+        ]
+        light = rng.uniform(0.5, 3) * rng.uniform(0.6, 1.2, 3)
+        dark *= 1 + (bell[0] * bell[1])[..., None] * light.astype(np.float32)
+    return np.asarray(np.clip(255 * dark, 0, 255).astype(np.uint8))
+
+
+def _colors(image: Array, rng: np.random.Generator) -> Array:
+    """A tone curve for each channel, which need not rise."""
+    knots = np.linspace(0, 255, _KNOTS)
+    curves = knots + 255 * rng.normal(0, _CURVE, (3, _KNOTS))
+    table = np.stack([np.interp(np.arange(256), knots, curve) for curve in curves], axis=-1)
+    return np.asarray(cv2.LUT(image, np.clip(table, 0, 255).astype(np.uint8).reshape(1, 256, 3)))
+
+
+def _sensor(image: Array, rng: np.random.Generator) -> Array:
+    """Grey of any mixture of the channels, sometimes negative."""
+    grey = cv2.transform(image, rng.dirichlet((1, 1, 1))[None])
+    grey = 255 - grey if rng.random() < _NEGATIVE else grey
+    return np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB))

@@ -28,6 +28,7 @@ log = logging.getLogger("locate")
 
 Split = Literal["train", "held_out"]
 CACHE_BYTES = 10**9
+_SHARES = (0.05, 0.2, 0.5)  # that are tried until one photo is held out
 
 
 class PhotoPool:
@@ -35,34 +36,37 @@ class PhotoPool:
 
     Args:
         paths: the photo files; a photo's index is its place here.
-        root: the folder that names are relative to; None takes the bare file names.
+        root: the folder that names are relative to; None for the bare file names.
         held_out: share of the photos, 0 to below 1, that training never sees. Whether a photo is one
-            of them follows from its name alone, so it does not change when photos are added.
+            of them follows from its name alone, so it does not change when photos are added. None
+            for 0.05, and more of a few photos, so that at least one is.
         cache_bytes: how much memory decoded photos may take.
 
     Attributes:
-        paths: as given.
+        index: by path.
         names: relative to `root`, with forward slashes.
         train, held_out: indices, int64, ascending; together all photos.
-
-    Raises:
-        InputError: no photo, a share outside of [0, 1), a path that is not below `root`.
     """
 
     def __init__(
         self,
         paths: Sequence[Path | str],
         root: Path | str | None = None,
-        held_out: float = 0.05,
+        held_out: float | None = 0.05,
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         if not paths:
             raise InputError("there is no photo to train on; name a folder or files that hold some")
-        if not 0 <= held_out < 1:
+        if held_out is not None and not 0 <= held_out < 1:
             raise InputError(f"the held-out share must be in [0, 1), got {held_out}")
         self.paths = tuple(Path(p) for p in paths)
         self.names = tuple(_name(p, root) for p in self.paths)
-        aside = np.array([_is_held_out(name, held_out) for name in self.names])
+        self.index = {path: i for i, path in enumerate(self.paths)}
+        fractions = np.array([name_fraction(name) for name in self.names])
+        for share in _SHARES if held_out is None else (held_out,):
+            aside = fractions < share
+            if 0 < aside.sum() < len(aside):
+                break
         self.train: Array = np.flatnonzero(~aside)
         self.held_out: Array = np.flatnonzero(aside)
         self._cache_bytes = cache_bytes
@@ -73,13 +77,9 @@ class PhotoPool:
 
     @classmethod
     def scan(
-        cls, folder: Path | str, held_out: float = 0.05, cache_bytes: int = CACHE_BYTES
+        cls, folder: Path | str, held_out: float | None = 0.05, cache_bytes: int = CACHE_BYTES
     ) -> PhotoPool:
-        """Every photo below `folder`, in the order of names; hidden files are left out.
-
-        Raises:
-            InputError: the folder does not exist or holds no photo.
-        """
+        """Every photo below `folder`, in the order of names; hidden files are left out."""
         folder = Path(folder)
         paths = tuple(photos_in(folder).values())
         if not paths:
@@ -90,13 +90,8 @@ class PhotoPool:
         return len(self.paths)
 
     def pick(self, rng: np.random.Generator, which: Split = "train") -> int:
-        """The index of a random photo that can be decoded.
-
-        A file that cannot is logged once, with the cure, and another is drawn.
-
-        Raises:
-            InputError: there is no such photo.
-        """
+        """The index of a random photo that can be decoded; `InputError` if there is none. A file that
+        cannot is logged once, with the cure, and another is drawn."""
         side = {"train": self.train, "held_out": self.held_out}.get(which)
         if side is None:
             raise InputError(f"photos are drawn from 'train' or 'held_out', not {which!r}")
@@ -110,27 +105,29 @@ class PhotoPool:
             "change the held-out share"
         )
 
+    def draw(self, rng: np.random.Generator, held_out: bool, long_side: int) -> Array:
+        """The pixels of a random photo, see `pick` and `read`."""
+        return self.read(self.pick(rng, "held_out" if held_out else "train"), long_side)
+
+    def in_training(self, *paths: Path) -> bool:
+        """Whether all of these photos are here and none is held out."""
+        places = {self.index.get(path) for path in paths}
+        return None not in places and places.isdisjoint(self.held_out.tolist())
+
     def usable(self, index: int) -> bool:
         """Whether the photo can be decoded; found out by decoding it, once."""
-        known = self._readable.get(index)
-        if known is None:
+        if index not in self._readable:
             try:
                 read_photo(self.paths[index], min_long_side=1)  # the cheapest way to see every byte
                 self._note(index, None)
             except ImageError as error:
                 self._note(index, error)
-            known = self._readable[index]
-        return known
+        return self._readable[index]
 
     def read(self, index: int, long_side: int) -> Array:
-        """The photo, shrunk (never enlarged) to at most `long_side` pixels along its long side.
-
-        Returns:
-            H x W x 3 uint8, RGB; read-only, since it stays in the cache.
-
-        Raises:
-            ImageError: the file cannot be decoded; it is not `usable` from now on.
-        """
+        """The photo, H x W x 3 uint8, shrunk (never enlarged) to at most `long_side` pixels along its
+        long side; read-only, since it stays in the cache. `ImageError` if the file cannot be decoded;
+        it is not `usable` from now on."""
         if long_side < 1:
             raise InputError(f"the long side must be at least 1 pixel, got {long_side}")
         key = (int(index), long_side)
@@ -150,18 +147,14 @@ class PhotoPool:
         if target != size:
             pixels = np.asarray(cv2.resize(pixels, target, interpolation=cv2.INTER_AREA))
         pixels.flags.writeable = False
-        self._keep(key, pixels)
-        return pixels
-
-    def _keep(self, key: tuple[int, int], pixels: Array) -> None:
         with self._lock:
-            if key in self._cache or pixels.nbytes > self._cache_bytes:
-                return
-            self._cache[key] = pixels
-            self._cached += pixels.nbytes
-            while self._cached > self._cache_bytes:
-                _, oldest = self._cache.popitem(last=False)
-                self._cached -= oldest.nbytes
+            if key not in self._cache and pixels.nbytes <= self._cache_bytes:
+                self._cache[key] = pixels
+                self._cached += pixels.nbytes
+                while self._cached > self._cache_bytes:
+                    _, oldest = self._cache.popitem(last=False)
+                    self._cached -= oldest.nbytes
+        return pixels
 
     def _note(self, index: int, error: ImageError | None) -> None:
         with self._lock:
@@ -180,6 +173,7 @@ def _name(path: Path, root: Path | str | None) -> str:
         raise InputError(f"{path} is not below {root}; name the folder of all photos") from None
 
 
-def _is_held_out(name: str, share: float) -> bool:
+def name_fraction(name: str) -> float:
+    """0 to 1, by the name alone: where it is below a share, the photo belongs to that."""
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:8]) < share * 2.0**64
+    return int.from_bytes(digest[:8]) / 2.0**64

@@ -2,15 +2,16 @@
 
 What survives mutual nearest neighbours, the ratio test and RANSAC between two photos of one scene is
 nearly always right, and it is there for any folder of photos. A network that learns from it can only
-learn what the teacher finds; a better matcher may take the teacher's place (`matcher`), or write a
-file of pairs itself (`locate.training.data.correspondences`).
+learn what the teacher finds; a better matcher may write a file of pairs
+(`locate.training.data.correspondences`).
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,9 +40,7 @@ class Teacher(Protocol):
     def extract(self, pixels: Array, size: tuple[int, int]) -> Extraction: ...
 
 
-Matcher = Callable[[Features, Features], Array]
-Progress = Callable[[int, int], None]
-
+_RATIO = 0.8  # of Lowe's test
 _MIN_SPREAD = 0.02  # share of the image that the inliers must cover
 _INNER = 0.75  # share of the inliers that this is judged by
 _MIN_MOTION = 1.5  # pixels at the working size: less, and the photos teach nothing about viewpoint
@@ -52,56 +51,33 @@ def pseudo_pairs(
     extractor: Teacher,
     *,
     rng: np.random.Generator,
-    matcher: Matcher | None = None,
-    ratio: float = 0.8,
     min_inliers: int = 30,
     max_pairs_per_scene: int = 200,
-    progress: Progress | None = None,
 ) -> list[MatchedPair]:
-    """Verified matches between photos of the same scene.
+    """Verified matches between photos of the same scene: pairs with their inliers only, scene by scene
+    in the order of names.
 
     Pairs are left out whose inliers cover less than 2 % of either image, and those in which they lie at
     the same place in both: a watermark, a date, or the same shot twice.
 
     Args:
         scenes: scene name -> photos, see `locate.training.data.scenes.scenes_of`.
-        extractor: anything with local features.
-        rng: draws the pairs that are tried where a scene has more than the budget.
-        matcher: features of both -> K x 2 int indices; None for mutual nearest neighbours.
-        ratio: Lowe's ratio test of the matcher that is used when none is given.
+        rng: draws the pairs that are tried where a scene has more than `max_pairs_per_scene`.
         min_inliers: fewer matches that agree with a fundamental matrix prove nothing.
-        max_pairs_per_scene: so many pairs of a scene are tried at most.
-        progress: called with (pairs tried, pairs in all).
-
-    Returns:
-        The pairs with their inliers only, scene by scene in the order of names.
-
-    Raises:
-        InputError: the extractor has no local features.
     """
     if min_inliers < 1 or max_pairs_per_scene < 1:
         raise InputError(
             f"min_inliers and max_pairs_per_scene must be at least 1, "
             f"got {min_inliers} and {max_pairs_per_scene}"
         )
-    if matcher is None:
-
-        def matcher(a: Features, b: Features) -> Array:
-            return match_mutual(a.descriptors, b.descriptors, ratio)
-
     drawn = {name: _draw(len(scenes[name]), max_pairs_per_scene, rng) for name in sorted(scenes)}
-    total, tried = sum(len(pairs) for pairs in drawn.values()), 0
     found = []
     for name, pairs in drawn.items():
         for a, b, features in _features_of(scenes[name], pairs, extractor):
-            if features is not None:
-                pair = _verified(*features, matcher, extractor.max_side, min_inliers)
-                if pair is not None:
-                    paths = scenes[name][a], scenes[name][b]
-                    found.append(MatchedPair(*paths, *pair, source=extractor.info.name))
-            tried += 1
-            if progress is not None:
-                progress(tried, total)
+            pair = features and _verified(*features, extractor.max_side, min_inliers)
+            if pair is not None:
+                paths = scenes[name][a], scenes[name][b]
+                found.append(MatchedPair(*paths, *pair, source=extractor.info.name))
     return found
 
 
@@ -148,19 +124,15 @@ def _extract(path: Path, extractor: Teacher) -> Features | None:
         raise InputError(
             f"the extractor {extractor.info.name!r} has no local features; name one that has, as sift"
         )
-    return Features(
-        features.keypoints,
-        features.scores,
-        features.descriptors.astype(np.float16),  # half the memory; the same matches but for ties
-        features.image_size,
-    )
+    # Half the memory; the same matches but for ties.
+    return replace(features, descriptors=features.descriptors.astype(np.float16))
 
 
 def _verified(
-    a: Features, b: Features, matcher: Matcher, working_side: int, min_inliers: int
+    a: Features, b: Features, working_side: int, min_inliers: int
 ) -> tuple[Array, Array] | None:
     """The inliers' points in both images, or None if the pair proves nothing."""
-    matches = np.asarray(matcher(a, b), np.int32).reshape(-1, 2)
+    matches = match_mutual(a.descriptors, b.descriptors, _RATIO)
     verification = verify(a, b, matches, working_side)
     if verification.inlier_count < min_inliers or is_degenerate(
         verification, a.image_size, b.image_size, working_side

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -27,9 +26,6 @@ def scenes_of(folder: Path | str) -> dict[str, tuple[Path, ...]]:
     If there is a folder `scenes` in `folder`, each folder in that is a scene. If not, each folder in
     `folder` is one, but for `photos` and `distractors`. Folders within a scene belong to it; folders
     with less than two photos are no scenes, and neither are hidden ones.
-
-    Raises:
-        InputError: `folder` does not exist.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -48,11 +44,7 @@ def scenes_of(folder: Path | str) -> dict[str, tuple[Path, ...]]:
 
 def singles_of(folder: Path | str) -> tuple[Path, ...]:
     """Photos that show nothing that another one does, in the order of names: those that lie in `folder`
-    itself and those below its folders `photos` and `distractors`. None is in a scene of `scenes_of`.
-
-    Raises:
-        InputError: `folder` does not exist.
-    """
+    itself and those below its folders `photos` and `distractors`. None is in a scene of `scenes_of`."""
     folder = Path(folder)
     return tuple(
         path
@@ -69,97 +61,44 @@ def find_models(folder: Path | str) -> tuple[Path, ...]:
     return tuple(models_below(folder))
 
 
-@dataclass(frozen=True, eq=False)
-class ScenePair:
-    """Two photos of a model that see some of the same points.
-
-    Attributes:
-        image_a, image_b: the files, in the order of the model's names.
-        points_a, points_b: M x 2 float32, (x, y) in pixels of the images, where each saw the M points.
-        overlap: M relative to all points of the image that has fewer, 0 to 1.
-        scale: how much larger things are in b than in a: the median over the points of
-            (focal length / depth) in b divided by that in a.
-    """
-
-    image_a: Path
-    image_b: Path
-    points_a: Array
-    points_b: Array
-    overlap: float
-    scale: float
-
-    @property
-    def shared(self) -> int:
-        """The number of 3D points that both see."""
-        return len(self.points_a)
-
-    def matched(self) -> MatchedPair:
-        return MatchedPair(self.image_a, self.image_b, self.points_a, self.points_b, "model")
-
-
-@dataclass(frozen=True, eq=False)
-class _View:
-    """What one image of a model saw.
-
-    Attributes:
-        ids: N int64, the points' ids, ascending and distinct.
-        points: N x 2 float64, in our pixels.
-        zoom: N float64, focal length over depth: pixels per unit of the model.
-    """
+class _View(NamedTuple):
+    """One image of a model: the N points that it saw by their ids, ascending and distinct, and where,
+    N x 2 in our pixels."""
 
     path: Path
     ids: Array
     points: Array
-    zoom: Array
 
 
 def model_pairs(
     model_folder: Path | str, images_folder: Path | str, min_shared: int = 30
-) -> list[ScenePair]:
-    """All pairs of a COLMAP model's images that share at least `min_shared` 3D points.
+) -> list[MatchedPair]:
+    """All pairs of a COLMAP model's images that share at least `min_shared` 3D points, with these, in
+    the order of the image names.
 
     Args:
-        model_folder: holds cameras, images and points3D as .bin or .txt.
         images_folder: what the image names in the model are relative to.
-
-    Returns:
-        In the order of the image names.
-
-    Raises:
-        InputError: no model there, one without points, images that are missing or of another size
-            than the model's cameras.
     """
     if min_shared < 1:
         raise InputError(f"pairs must share at least 1 point, got min_shared = {min_shared}")
     views = _views(read_model(Path(model_folder)), Path(model_folder), Path(images_folder))
-    counts = [len(view.ids) for view in views]
-    owners = np.repeat(np.arange(len(views)), counts)
+    owners = np.repeat(np.arange(len(views)), [len(view.ids) for view in views])
     ids = np.concatenate([view.ids for view in views])
     order = np.argsort(ids, kind="stable")
     owners, ids = owners[order], ids[order]  # now each point's images stand together
     pairs = []
     for a, view in enumerate(views):
-        starts = np.searchsorted(ids, view.ids, "left")
-        stops = np.searchsorted(ids, view.ids, "right")
-        seen_by = np.concatenate(
-            [owners[i:j] for i, j in zip(starts, stops, strict=True)] or [owners[:0]]
-        )
-        shared = np.bincount(seen_by, minlength=len(views))
-        partners = np.flatnonzero(shared >= min_shared)
-        pairs += [_pair(view, views[b]) for b in partners[partners > a]]
+        ranges = (np.searchsorted(ids, view.ids, side) for side in ("left", "right"))
+        seen_by = [owners[i:j] for i, j in zip(*ranges, strict=True)]
+        shared = np.bincount(np.concatenate([owners[:0], *seen_by]), minlength=len(views))
+        pairs += [_pair(view, views[b]) for b in np.flatnonzero(shared >= min_shared) if b > a]
     return pairs
 
 
-def _pair(a: _View, b: _View) -> ScenePair:
+def _pair(a: _View, b: _View) -> MatchedPair:
     _, in_a, in_b = np.intersect1d(a.ids, b.ids, assume_unique=True, return_indices=True)
-    return ScenePair(
-        image_a=a.path,
-        image_b=b.path,
-        points_a=a.points[in_a].astype(np.float32),
-        points_b=b.points[in_b].astype(np.float32),
-        overlap=len(in_a) / min(len(a.ids), len(b.ids)),
-        scale=float(np.median(b.zoom[in_b] / a.zoom[in_a])),
-    )
+    points = a.points[in_a].astype(np.float32), b.points[in_b].astype(np.float32)
+    return MatchedPair(a.path, b.path, *points, "model")
 
 
 def read_model(folder: Path) -> Any:
@@ -199,11 +138,7 @@ def _view(model: Any, image: Any, path: Path) -> _View:
     ids = np.array([point.point3D_id for point in seen], np.int64)
     ids, first = np.unique(ids, return_index=True)  # a point may be seen twice in one image
     points = np.array([point.xy for point in seen], np.float64).reshape(-1, 2)[first]
-    world = np.array([model.point3D(i).xyz for i in ids], np.float64).reshape(-1, 3)
-    cam_from_world = image.cam_from_world().matrix()
-    depths = world @ cam_from_world[2, :3] + cam_from_world[2, 3]
-    zoom = camera.mean_focal_length() / np.maximum(depths, 1e-12)
-    return _View(path, ids, from_colmap(points), zoom)
+    return _View(path, ids, from_colmap(points))
 
 
 def _upright_size(path: Path) -> tuple[int, int]:

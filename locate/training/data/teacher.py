@@ -13,15 +13,16 @@ A file of teacher's features (.npz) holds arrays and no Python objects, so any n
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from locate.errors import InputError
+from locate.training.data.correspondences import relative_names, rise_from_zero
 from locate.types import Array
 from locate.util.files import atomic_write
 
@@ -30,21 +31,14 @@ _KEYS = ("images", "offsets", "keypoints", "scores", "descriptors", "teacher")
 
 @dataclass(frozen=True, eq=False)
 class TeacherFeatures:
-    """Attributes:
-    keypoints: by path of the photo, N x 2 float32.
-    scores: by path of the photo, N float32.
-    descriptors: by path of the photo, N x D float16.
-    name: the teacher's.
-    """
+    """Keypoints N x 2 float32 and descriptors N x D float16 by path of the photo; the teacher's name."""
 
     keypoints: Mapping[Path, Array]
-    scores: Mapping[Path, Array]
     descriptors: Mapping[Path, Array]
     name: str
 
     @property
     def dim(self) -> int:
-        """D."""
         return int(next(iter(self.descriptors.values())).shape[1])
 
 
@@ -57,19 +51,12 @@ def save_teacher(
     name: str,
     root: Path,
 ) -> None:
-    """Write features to an .npz file; it is there complete or not at all.
-
-    Args:
-        images: photos below `root`.
-        keypoints, scores, descriptors: of each, N x 2, N and N x D.
-        name: the teacher's.
-    """
-    names = [Path(os.path.relpath(image, root)).as_posix() for image in images]
+    """Write features of photos below `root` to an .npz file; it is there complete or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(file) as stream:
         np.savez(
             stream,
-            images=np.array(names, np.str_),
+            images=relative_names(images, root),
             offsets=np.cumsum([0, *(len(k) for k in keypoints)], dtype=np.int64),
             keypoints=np.concatenate(keypoints).astype(np.float32),
             scores=np.concatenate(scores).astype(np.float32),
@@ -79,13 +66,11 @@ def save_teacher(
 
 
 def load_teacher(file: Path, root: Path) -> TeacherFeatures:
-    """Read what `save_teacher` or another program wrote.
+    """Read what `save_teacher` or another program wrote; `InputError` if there is no such file, or it is
+    not of the layout above.
 
     Args:
         root: the data folder that image paths are relative to.
-
-    Raises:
-        InputError: no such file, or not of the layout above.
     """
     try:
         with np.load(file, allow_pickle=False) as stored:
@@ -104,8 +89,7 @@ def load_teacher(file: Path, root: Path) -> TeacherFeatures:
         f"`offsets` must be {len(images) + 1} integers that rise from 0": (
             offsets.shape == (len(images) + 1,)
             and offsets.dtype.kind in "iu"
-            and int(offsets[0]) == 0
-            and bool((np.diff(offsets.astype(np.int64)) >= 0).all())
+            and rise_from_zero(offsets)
         ),
         "`keypoints` must be M x 2 float32 and finite": (
             keypoints.ndim == 2
@@ -127,11 +111,11 @@ def load_teacher(file: Path, root: Path) -> TeacherFeatures:
     for rule, kept in rules.items():
         if not kept:
             raise InputError(f"{file}: {rule}; see locate.training.data.teacher")
-    paths = [root / str(image) for image in images]
-    parts = list(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True))
+    rows = dict(
+        zip((root / str(image) for image in images), pairwise(offsets.tolist()), strict=True)
+    )
     return TeacherFeatures(
-        {path: keypoints[a:b] for path, (a, b) in zip(paths, parts, strict=True)},
-        {path: scores[a:b] for path, (a, b) in zip(paths, parts, strict=True)},
-        {path: descriptors[a:b] for path, (a, b) in zip(paths, parts, strict=True)},
+        {path: keypoints[a:b] for path, (a, b) in rows.items()},
+        {path: descriptors[a:b] for path, (a, b) in rows.items()},
         str(name),
     )

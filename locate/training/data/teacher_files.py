@@ -38,7 +38,9 @@ def candidate_pairs(features: Path, describe: Callable[[Path], Array]) -> list[t
     """
     rng = np.random.default_rng(0)
     scenes = defaultdict(list)
-    for i, name in enumerate(_names(features)):
+    with np.load(features) as stored:
+        names = [str(stored[f"{i}|name"]) for i in range(int(stored["count"]))]
+    for i, name in enumerate(names):
         scenes[Path(name).parent].append((i, name))
     pairs: list[tuple[int, int]] = []
     for _, members in sorted(scenes.items()):
@@ -85,22 +87,13 @@ def write_pairs(out: Path, features: Path, matches: Path, data: Path) -> tuple[i
             if verification.inlier_count < _FEWEST or is_degenerate(verification, *sizes):
                 continue
             keep = verification.inliers
-            found.append(
-                MatchedPair(
-                    Path(str(seen[f"{i}|name"])),
-                    Path(str(seen[f"{j}|name"])),
-                    verification.query_points[keep].astype(np.float32),
-                    verification.database_points[keep].astype(np.float32),
-                    "aliked-n16 + lightglue",
-                )
-            )
+            image_a, image_b = (Path(str(seen[f"{k}|name"])) for k in (i, j))
+            sides = (verification.query_points, verification.database_points)
+            points_a, points_b = (side[keep].astype(np.float32) for side in sides)
+            source = "aliked-n16 + lightglue"
+            found.append(MatchedPair(image_a, image_b, points_a, points_b, source))
     save_pairs(out, found, data)
     return len(found), sum(map(len, found))
-
-
-def _names(features: Path) -> list[str]:
-    with np.load(features) as stored:
-        return [str(stored[f"{i}|name"]) for i in range(int(stored["count"]))]
 
 
 def _features(stored: Any, i: int) -> Features:

@@ -21,14 +21,8 @@ from locate.types import Array
 
 @dataclass(frozen=True)
 class TrainingTuple:
-    """One example for image-level training.
-
-    Attributes:
-        anchor: a photo.
-        positive: a photo of the same place; the anchor itself if it is a single photo, and then the
-            caller makes two views of it.
-        negatives: photos of other places.
-    """
+    """One example for image-level training: a photo, one of the same place (itself if it is a single
+    photo, and then the caller makes two views of it), and photos of other places."""
 
     anchor: Path
     positive: Path
@@ -44,9 +38,6 @@ class TupleMiner:
         pairs: photos proven to show the same. If given, only they are anchors and positives of scenes;
             photos of a scene without one are negatives at most. Pairs of unknown photos are ignored.
         single_share: chance that the anchor is a single photo.
-
-    Raises:
-        InputError: a photo in two scenes, a scene of one photo, nothing to draw an anchor from.
     """
 
     def __init__(
@@ -111,14 +102,9 @@ class TupleMiner:
         return [np.array(sorted(found), np.int64) for found in partners]
 
     def draw(self, rng: np.random.Generator, negatives: int = 5) -> TrainingTuple:
-        """A random tuple.
-
-        Scenes are drawn in proportion to the root of their number of anchors, then the anchor and the
-        positive evenly; the negatives evenly from all photos of other scenes, without repetition.
-
-        Raises:
-            InputError: there are not as many photos of other scenes.
-        """
+        """A random tuple: a scene is drawn in proportion to the root of its number of anchors, then the
+        anchor and the positive evenly; the negatives evenly from all photos of other scenes, without
+        repetition, `InputError` if there are not as many."""
         if rng.random() < self._single_share:
             first = int(self._starts[self._scene_count])
             anchor = positive = int(rng.integers(first, len(self._photos)))
@@ -140,17 +126,11 @@ class TupleMiner:
         )
 
     def hardest(self, vectors: Mapping[Path, Array], anchor: Path, count: int) -> tuple[Path, ...]:
-        """The photos of other scenes that are most similar to the anchor, best first.
+        """At most `count` photos of other scenes, one of each, that are most similar to the anchor, best
+        first.
 
         Args:
             vectors: photo -> D, L2-normalised; of the anchor and of those to choose from.
-            count: how many; fewer come back if `vectors` has fewer other scenes.
-
-        Returns:
-            At most one photo of each scene.
-
-        Raises:
-            InputError: the anchor has no vector, or a photo is not one of the miner's.
         """
         if anchor not in vectors:
             raise InputError(f"{anchor} has no descriptor; compute it before mining")

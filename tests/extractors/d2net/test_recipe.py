@@ -26,7 +26,7 @@ NO_NOISE = PhotometricSettings(
     brightness=0,
     contrast=0,
     gamma=0,
-    colour_cast=0,
+    color_cast=0,
     saturation=0,
     grey_chance=0,
     noise_chance=0,
@@ -89,8 +89,8 @@ def difference(batch):
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_points_are_the_same_spot_in_both_views(recipe, monkeypatch, share):
-    monkeypatch.setattr(recipe, "_light", NO_NOISE)
-    monkeypatch.setattr(recipe, "_share", share)
+    monkeypatch.setattr(module, "_LIGHT", NO_NOISE)
+    monkeypatch.setattr(recipe, "matched", share)
     found = [difference(recipe.batch(recipe.stages[0], generator(0, 0, n))) for n in range(4)]
     right, wrong = np.mean(found, axis=0)
     assert right < 5
@@ -193,7 +193,7 @@ def test_a_single_tap_is_trained_as_in_the_paper(folder, tmp_path):
     made = create_recipe("d2net", {"taps": "expand4", "crop": 96, "matched": 0})
     made.prepare(folder, tmp_path)
     assert made.settings() == {"backbone": "lite0", "taps": ["expand4"]}
-    assert made._radius == 4.0
+    assert made.radius == 4.0
     network = made.network()
     assert isinstance(network, D2Network)
     assert network.grid.stride == 8
@@ -211,7 +211,7 @@ def test_a_reduced_photo_keeps_its_points(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_READ_SIDE", 240)
     made = D2NetRecipe(crop=96, points=64, matched=1.0)
     made.prepare(folder, tmp_path)
-    monkeypatch.setattr(made, "_light", NO_NOISE)
+    monkeypatch.setattr(module, "_LIGHT", NO_NOISE)
     photo = read_photo(folder / "scenes" / "town" / "0.png")
     assert max(photo.info.size) == 480
     right, wrong = difference(made.batch(made.stages[0], generator(0, 0, 0)))

@@ -124,20 +124,20 @@ def test_a_narrow_network_that_is_wider(wide, larger):
 def test_batches_depend_on_their_number_alone(recipe):
     stage = recipe.stages[0]
     a, b, other = (recipe.batch(stage, generator(0, 0, n)) for n in (3, 3, 4))
-    for name in ("images", "points", "directions"):
+    for name in ("images", "points", "orientations"):
         assert torch.equal(a[name], b[name])
     assert not torch.equal(a["images"], other["images"])
     assert a["images"].shape == (3, 3, 96, 96)
-    assert a["points"].shape == a["directions"].shape == (3, 40, 2)
+    assert a["points"].shape == a["orientations"].shape == (3, 40, 2)
     assert a["points"].min() >= 4
     assert a["points"].max() <= 91
 
 
 def test_every_second_spot_is_described_upright_and_the_others_face_along_the_gradient(recipe):
     batch = recipe.batch(recipe.stages[0], generator(0, 0, 1))
-    assert (batch["directions"][:, 1::2] == torch.tensor((1.0, 0.0))).all()
+    assert (batch["orientations"][:, 1::2] == torch.tensor((1.0, 0.0))).all()
     for image, points, facing in zip(
-        *(batch[n] for n in ("images", "points", "directions")), strict=True
+        *(batch[n] for n in ("images", "points", "orientations")), strict=True
     ):
         pixels = image.permute(1, 2, 0).numpy().astype(np.uint8)
         expected = orientations(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), points.numpy())
@@ -147,13 +147,13 @@ def test_every_second_spot_is_described_upright_and_the_others_face_along_the_gr
 def test_a_network_that_sees_the_same_has_no_loss(recipe, folder):
     stage = recipe.stages[0]
     batch = recipe.batch(stage, generator(0, 0, 2))
-    same = pruned(recipe._wide, *WIDE).eval()
+    same = pruned(recipe._teacher, *WIDE).eval()
     assert abs(float(recipe.losses(same, batch, stage)["loss"].detach())) < 1e-5
     # By hand: one less the mean cosine, of an untrained network with the wide one's descriptors.
     torch.manual_seed(5)
     other = SteeredNetwork(*NARROW).eval()
-    images, points, facing = (batch[name] for name in ("images", "points", "directions"))
-    pairs = [described(n.eval(), images, points, facing).detach() for n in (other, recipe._wide)]
+    images, points, facing = (batch[name] for name in ("images", "points", "orientations"))
+    pairs = [described(n.eval(), images, points, facing).detach() for n in (other, recipe._teacher)]
     expected = 1 - (pairs[0].numpy() * pairs[1].numpy()).sum(axis=-1).mean()
     assert float(recipe.losses(other, batch, stage)["loss"].detach()) == pytest.approx(
         expected, abs=1e-4

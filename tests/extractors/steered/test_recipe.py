@@ -69,7 +69,7 @@ def recipe(folder, tmp_path_factory):
 def test_batches_depend_on_their_number_alone(recipe):
     stage = recipe.stages[0]
     a, b, other = (recipe.batch(stage, generator(0, 0, n)) for n in (3, 3, 4))
-    for name in ("images", "points", "descriptors", "upright", "directions"):
+    for name in ("images", "points", "descriptors", "upright", "orientations"):
         assert torch.equal(a[name], b[name])
     assert not torch.equal(a["images"], other["images"])
     assert a["images"].shape == (8, 3, 96, 96)
@@ -79,7 +79,7 @@ def test_batches_depend_on_their_number_alone(recipe):
     held_out = recipe.batch(stage, generator(0, 0, 3), held_out=True)
     taught, known = held_out["descriptors"], (held_out["descriptors"] != 0).any(dim=-1)
     assert torch.equal(taught[0::2], taught[1::2])  # of one photo
-    facing = held_out["directions"][known]
+    facing = held_out["orientations"][known]
     torch.testing.assert_close(facing.norm(dim=-1), torch.ones(len(facing)))
 
 
@@ -132,7 +132,7 @@ def test_keypoints_of_the_batch_face_along_the_gradient_there(recipe):
         x, y = np.round(batch["points"][v, :count].numpy()).astype(int).T
         slope = slopes[y, x]
         length = np.linalg.norm(slope, axis=1)
-        along = (batch["directions"][v, :count].numpy() * slope).sum(axis=1) / length
+        along = (batch["orientations"][v, :count].numpy() * slope).sum(axis=1) / length
         cosines.append(along[length > 0.5])
     cosines = np.concatenate(cosines)
     assert len(cosines) > 100
@@ -204,7 +204,7 @@ def test_frames_of_a_pair_are_turned_alike_and_by_any_angle(recipe):
     given = torch.nn.functional.normalize(torch.randn(8, 48, 2), dim=-1)
     angles = []
     for _ in range(50):
-        turned = torch.view_as_complex(recipe._turned(given).contiguous())
+        turned = torch.view_as_complex(recipe._rotated(given).contiguous())
         turn = torch.angle(turned / torch.view_as_complex(given))
         assert (turned.abs() - 1).abs().max() < 1e-5
         alike = torch.polar(torch.ones_like(turn), turn)

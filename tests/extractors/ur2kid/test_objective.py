@@ -10,7 +10,7 @@ import torch
 
 from locate.extractors.ur2kid import objective as module
 from locate.extractors.ur2kid.extractor import start
-from locate.extractors.ur2kid.objective import Objective, joint_losses, look
+from locate.extractors.ur2kid.objective import Objective, dense_features, joint_losses
 
 SIDE = 64
 WEIGHTS = (2.0, 3.0, 0.5)  # of retrieval, matching, distillation: none can take another's place
@@ -199,7 +199,7 @@ def test_the_joint_losses_by_hand(network, images, matching, margin, training):
 
 def test_the_teacher_and_detection_learn_nothing(network, images):
     taps = network.taps(images[0])
-    seen = look(network, taps, network.concepts(), 100)[0]
+    seen = dense_features(network, taps, network.concepts(), 100)[0]
     assert not seen.high.requires_grad
     assert not seen.scores.requires_grad
     assert seen.low.requires_grad

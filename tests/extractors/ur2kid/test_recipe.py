@@ -21,10 +21,10 @@ from locate.extractors.ur2kid import recipe as recipe_module
 from locate.extractors.ur2kid.detection import group_responses, keypoints
 from locate.extractors.ur2kid.extractor import UR2KiD, build, network_settings
 from locate.extractors.ur2kid.objective import (
-    Look,
+    DenseFeatures,
     Objective,
+    dense_features,
     joint_losses,
-    look,
     matching_losses,
 )
 from locate.extractors.ur2kid.recipe import UR2KiDRecipe, set_aside
@@ -61,7 +61,7 @@ def same_gradient(function, *inputs):
 
 def test_matching_score_and_loss():
     a, b = random(5, 4, unit=1), random(7, 4, seed=1, unit=1)
-    m = loss.affinity(a, b)
+    m = a @ b.T
     for i in range(5):
         for j in range(7):
             assert m[i, j] == pytest.approx(float(sum(a[i, k] * b[j, k] for k in range(4))))
@@ -84,7 +84,7 @@ def test_one_cell_that_is_like_everything_does_not_make_a_match():
     a = random(20, 8, unit=1).abs()
     a = functional.normalize(a, dim=1)
     b = functional.normalize(torch.cat((a.mean(dim=0, keepdim=True), -a[:10])), dim=1)
-    m = loss.affinity(a, b)
+    m = a @ b.T
     assert loss.matching_score(m, m.T) < float(m.amax(dim=1).mean()) - 0.3
 
 
@@ -176,18 +176,12 @@ def test_retrieval_loss(margin):
     assert torch.isfinite(double.grad).all()
 
 
-def test_joint_loss():
-    parts = [torch.tensor(v) for v in (1.0, 10.0, 100.0)]
-    assert float(loss.joint_loss(*parts)) == 111
-    assert float(loss.joint_loss(*parts, weights=(2.0, 0.5, 0.0))) == 7
-
-
 def made_look(seed, dense=None):
     dense = random(6, 5, 7, seed=seed, unit=0) if dense is None else dense
     cells = torch.tensor([[1.0, 1.0], [3.0, 2.0], [5.0, 3.0], [2.0, 4.0]], dtype=torch.float64)
     index = (cells[:, 1] * 7 + cells[:, 0]).long()
     low = dense.flatten(1)[:, index].T
-    return Look(dense, cells, low, low, torch.full((4,), 0.1, dtype=torch.float64))
+    return DenseFeatures(dense, cells, low, low, torch.full((4,), 0.1, dtype=torch.float64))
 
 
 def test_matching_losses_of_an_image_with_itself_and_with_others():
@@ -200,8 +194,8 @@ def test_matching_losses_of_an_image_with_itself_and_with_others():
     images = Objective(margin=0.2, matching="images")
     own, _ = matching_losses(a, made_look(0), other, images)
     wrong, _ = matching_losses(a, other, made_look(0), images)
-    m_ap, m_an = (loss.affinity(a.low, x.columns) for x in (other, made_look(0)))
-    m_pa, m_na = (loss.affinity(x.low, a.columns) for x in (other, made_look(0)))
+    m_ap, m_an = (a.low @ x.columns.T for x in (other, made_look(0)))
+    m_pa, m_na = (x.low @ a.columns.T for x in (other, made_look(0)))
     expected = 0.2 - loss.matching_score(m_ap, m_pa) + loss.matching_score(m_an, m_na)
     assert float(wrong) == pytest.approx(float(expected))
     assert float(own) == pytest.approx(max(0.0, 0.4 - float(expected)))
@@ -441,14 +435,16 @@ def test_the_losses_are_those_of_anchor_positive_and_negative(folder, tmp_path):
     assert {name: float(value) for name, value in found.items()} == pytest.approx(
         {name: float(value) for name, value in expected.items()}
     )
+    parts = zip((2, 3, 5), ("retrieval", "matching", "distillation"), strict=True)
+    assert float(found["loss"]) == pytest.approx(sum(w * float(found[name]) for w, name in parts))
 
 
 def test_a_triple_shows_one_place_twice_and_another_once(recipe, monkeypatch):
     """Images here are the number of their photo."""
-    paths = list(recipe._index)
+    paths = list(recipe._pool.index)
 
     def numbered(path):
-        return np.full((64, 64, 3), recipe._index[path], np.uint8)
+        return np.full((64, 64, 3), recipe._pool.index[path], np.uint8)
 
     monkeypatch.setattr(recipe, "_view", lambda path, _: numbered(path))
     monkeypatch.setattr(recipe, "_views", lambda a, b, _: (numbered(a), numbered(b)))
@@ -496,17 +492,17 @@ def test_all_images_of_a_step_lose_the_same_concepts(recipe):
     image = recipe.batch(STAGE, generator(0))["anchors"][:1]
     torch.manual_seed(0)
     taps = network.taps(torch.cat((image, image)))
-    one, other = look(network, taps, network.concepts(), 10_000)
+    one, other = dense_features(network, taps, network.concepts(), 10_000)
     assert torch.allclose(one.dense, other.dense, atol=1e-5)
-    full = look(network, taps, None, 10_000)[0]
+    full = dense_features(network, taps, None, 10_000)[0]
     assert not torch.allclose(one.dense, full.dense, atol=1e-2)
-    assert len(look(network, taps, None, 5)[0].at) == 5
+    assert len(dense_features(network, taps, None, 5)[0].at) == 5
 
 
 def test_positions_are_where_the_fine_map_has_maxima(recipe):
     network = recipe.network()
     taps = network.taps(recipe.batch(STAGE, generator(0))["anchors"])
-    seen = look(network, taps, None, 10_000)[1]
+    seen = dense_features(network, taps, None, 10_000)[1]
     with torch.no_grad():
         fine = network.fine(taps)[1]
     size = fine.shape[0] // 8
