@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -128,16 +128,13 @@ def evaluate_localization(
         )
     unused = dict.fromkeys(text for maker in makers.values() for text in maker.unused)
     tables = (*report.tables, _map_table(makers))
-    return Report(report.name, report.settings, tables, report.curves, (*report.notes, *unused))
+    return replace(report, tables=tables, notes=(*report.notes, *unused))
 
 
 @dataclass(frozen=True)
 class MapFacts:
-    """Attributes:
-    scene: its name.
-    points, track_length, error: see `pipelines.mapping.summary.MapReport`; 0 and NaN without a map.
-    poses: the answers to queries; grows as they are asked.
-    """
+    """A map and the answers to its queries (`poses` grows as they are asked); see
+    `pipelines.mapping.summary.MapReport`. 0 and NaN without a map."""
 
     scene: str
     points: int = 0
@@ -164,7 +161,7 @@ class MapMaker:
         on_photo: Callable[[], None] = lambda: None,
     ) -> None:
         info = replace(extractor.info, ratio=ratio) if ratio else extractor.info
-        self._extractor = _Remembering(extractor, info)
+        self._extractor = _CachedExtractor(extractor, info)
         self._request, self._workers, self._on_photo = request or Request(), workers, on_photo
         self._scene: Scene | None = None
         self._open = ExitStack()  # the map that is asked
@@ -182,7 +179,7 @@ class MapMaker:
         self._open.close()
         if scene is not self._scene:
             self._scene = scene
-            self._extractor.forget()
+            self._extractor.clear()
         folder = Path(self._open.enter_context(TemporaryDirectory(prefix="locate-evaluate-")))
         root = Path(os.path.commonpath([photo.path.parent for photo in photos]))
         named = {photo.path.relative_to(root).as_posix(): photo for photo in photos}
@@ -204,12 +201,14 @@ class MapMaker:
                 progress=looked,
             )
         except NoMapError:
-            self.facts.append(MapFacts(scene.name))
-            looked.rest(len(photos))
-            return lambda _photo, _camera: None
+            made = None
         looked.rest(len(photos))
-        facts = MapFacts(scene.name, made.points, made.track_length, made.error)
+        facts = MapFacts(scene.name)
+        if made is not None:
+            facts = MapFacts(scene.name, made.points, made.track_length, made.error)
         self.facts.append(facts)
+        if made is None:
+            return lambda _photo, _camera: None
         localizer = self._open.enter_context(
             Localizer(folder / "map", extractor=self._extractor, workers=self._workers)
         )
@@ -218,8 +217,8 @@ class MapMaker:
             try:
                 pose = localizer.match(photo, camera, self._request).pose
             except ImageError as error:
-                told = f"{error.path.name} {error.reason}: it is on no map, and not localized as a query"
-                self.unused[f"{told}; {error.cure}"] = None
+                note = f"{error.path.name} {error.reason}: it is on no map, and not localized as a query"
+                self.unused[f"{note}; {error.cure}"] = None
                 return None
             facts.poses.append(pose)
             return pose.cam_from_world
@@ -227,23 +226,23 @@ class MapMaker:
         return localize
 
 
-class _Remembering:
-    """An extractor that remembers what it saw: a photo is on the maps of several folds."""
+class _CachedExtractor:
+    """An extractor with a cache: a photo is on the maps of several folds."""
 
     def __init__(self, extractor: Extractor, info: ExtractorInfo) -> None:
         self._extractor, self.info, self.max_side = extractor, info, extractor.max_side
-        self._seen: dict[tuple[object, ...], Extraction] = {}
+        self._cache: dict[tuple[object, ...], Extraction] = {}
 
     def extract(
         self, pixels: Array, size: tuple[int, int] | None = None, *, local: bool = True
     ) -> Extraction:
         key = (hashlib.sha256(pixels.tobytes()).digest(), pixels.shape, size, local)
-        if key not in self._seen:
-            self._seen[key] = self._extractor.extract(pixels, size, local=local)
-        return self._seen[key]
+        if key not in self._cache:
+            self._cache[key] = self._extractor.extract(pixels, size, local=local)
+        return self._cache[key]
 
-    def forget(self) -> None:
-        self._seen.clear()
+    def clear(self) -> None:
+        self._cache.clear()
 
 
 class _Looked:
@@ -282,10 +281,10 @@ def evaluate_localizers(
         settings: what else the numbers depend on, for the report.
         on_query: called after each query.
     """
-    depths = {scene.name: reference_depth(scene) for scene in scenes}
+    depths = [reference_depth(scene) for scene in scenes]
     outcomes = []
     for name, make in makers.items():
-        for scene in scenes:
+        for scene, depth in zip(scenes, depths, strict=True):
             found, truth = [], []
             for queries, mapped in splits(scene, protocol, folds):
                 localize = make(scene, mapped)
@@ -293,10 +292,8 @@ def evaluate_localizers(
                     found.append(localize(query.path, query.camera))
                     truth.append(query.cam_from_world)
                     on_query()
-            positions, rotations = pose_errors(found, truth)
-            outcomes.append(
-                Outcome(name, scene.name, positions, rotations, scene.metric, depths[scene.name])
-            )
+            errors = pose_errors(found, truth)
+            outcomes.append(Outcome(name, scene.name, *errors, scene.metric, depth))
     notes = [note for scene in scenes for note in scene.notes]
     notes += [
         f"{scene.name} is not metric: its errors are told relative to its depth only"
@@ -306,7 +303,10 @@ def evaluate_localizers(
     shown = {
         "protocol": protocol,
         **({"folds": folds} if protocol == "folds" else {}),
-        "scenes": {scene.name: _scene_settings(scene) for scene in scenes},
+        "scenes": {
+            s.name: {"layout": s.layout, "photos": len(s.photos), "metric": s.metric}
+            for s in scenes
+        },
         **(settings or {}),
     }
     tables, curves = pose_tables(outcomes, thresholds), pose_curves(outcomes)
@@ -326,13 +326,10 @@ def splits(scene: Scene, protocol: str = "folds", folds: int = 5) -> list[Split]
         raise InputError(f"{scene.name} has no list of queries; use the protocol 'folds'")
     else:
         asked = [set(scene.queries)]
-    made: list[Split] = [
-        (
-            tuple(photo for photo in scene.photos if photo.name in names),
-            tuple(photo for photo in scene.photos if photo.name not in names),
-        )
-        for names in asked
-    ]
+    made: list[Split] = []
+    for names in asked:
+        queries = tuple(photo for photo in scene.photos if photo.name in names)
+        made.append((queries, tuple(photo for photo in scene.photos if photo.name not in names)))
     if min(len(mapped) for _, mapped in made) < 2:
         raise InputError(f"{scene.name}: a map needs at least 2 photos, {n} in all are too few")
     return made
@@ -347,9 +344,14 @@ def reference_depth(scene: Scene) -> float:
     count = len(scene.photos)
     anchors = np.unique(np.linspace(0, count - 1, min(count, _DEPTH_PHOTOS)).astype(int))
     pairs = choose_pairs(scene.photos, anchors.tolist(), _DEPTH_PARTNERS)
-    seen = {i: _sift_features(scene.photos[i]) for i in sorted({i for pair in pairs for i in pair})}
-    kept = [i for i, features in seen.items() if features is not None]
-    features = [found for found in seen.values() if found is not None]
+    seen: dict[int, Features] = {}
+    for i in sorted({i for pair in pairs for i in pair}):
+        with suppress(ImageError):
+            opened = read_photo(scene.photos[i].path)
+            found = Sift().extract(opened.pixels, opened.info.size).features
+            if found is not None:
+                seen[i] = found
+    kept, features = list(seen), list(seen.values())
     ratio = ratio_for("map", Sift().info)
     made = triangulate(
         [scene.photos[i] for i in kept],
@@ -360,32 +362,19 @@ def reference_depth(scene: Scene) -> float:
     return scene_depth(made)
 
 
-def _sift_features(photo: PosedPhoto) -> Features | None:
-    """None of a photo that cannot be read."""
-    try:
-        opened = read_photo(photo.path)
-    except ImageError:
-        return None
-    return Sift().extract(opened.pixels, opened.info.size).features
-
-
-def _scene_settings(scene: Scene) -> dict[str, Any]:
-    return {"layout": scene.layout, "photos": len(scene.photos), "metric": scene.metric}
-
-
 def _map_table(makers: Mapping[str, MapMaker]) -> Table:
     rows = []
     for name, maker in makers.items():
         for scene in dict.fromkeys(fact.scene for fact in maker.facts):
             facts = [fact for fact in maker.facts if fact.scene == scene]
             poses = [pose for fact in facts for pose in fact.poses]
+            track, error = (
+                [getattr(fact, of) for fact in facts] for of in ("track_length", "error")
+            )
             rows.append(
                 (
-                    name,
-                    scene,
-                    float(np.mean([fact.points for fact in facts])),
-                    mean_defined(np.array([fact.track_length for fact in facts])),
-                    mean_defined(np.array([fact.error for fact in facts])),
+                    *(name, scene, float(np.mean([fact.points for fact in facts]))),
+                    *(mean_defined(np.array(track)), mean_defined(np.array(error))),
                     float(np.median([pose.inliers for pose in poses] or [0])),
                     float(np.mean([float(pose.verdict == LOCALIZED) for pose in poses] or [0.0])),
                 )
