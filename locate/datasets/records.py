@@ -15,6 +15,7 @@ from locate.images.folder import photos_in
 from locate.types import Array
 
 Box = tuple[float, float, float, float]
+ALL = "all"
 Rankings = Mapping[str, Sequence[str]]  # database ids, best first, by the query's id
 
 
@@ -83,6 +84,17 @@ class RetrievalData:
     @property
     def levels(self) -> tuple[str, ...]:
         return tuple(self.queries[0].truth)
+
+    @property
+    def groups(self) -> list[str]:
+        """The kinds of queries in the order of the alphabet, then all of them if there are several."""
+        kinds = sorted({query.group for query in self.queries})
+        if kinds == [""]:
+            return [ALL]
+        return kinds if len(kinds) == 1 else [*kinds, ALL]
+
+    def in_group(self, group: str) -> list[Query]:
+        return [query for query in self.queries if group in (ALL, query.group)]
 
 
 def first_repeated(values: Iterable[str]) -> str | None:

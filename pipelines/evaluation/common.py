@@ -213,7 +213,7 @@ def pair_tables(
 
 def mean_columns(rows: Sequence[Array | tuple[float, ...]]) -> Array:
     """The mean of each of T columns over the rows where it is defined: T numbers."""
-    return np.array([mean_defined(column) for column in np.transpose(rows)])
+    return np.array([mean_defined(column) for column in np.array(rows).T])
 
 
 def curves_over_pixels(

@@ -18,8 +18,7 @@ from locate.datasets.records import Rankings, RetrievalData, named
 from locate.datasets.retrieval import only, read_retrieval
 from locate.errors import InputError
 from pipelines.evaluation.common import folder_name
-from pipelines.evaluation.retrieval_report import RetrievalResults, report
-from pipelines.evaluation.retrieval_scores import Run
+from pipelines.evaluation.retrieval_scores import RetrievalResults, Run
 from pipelines.reports.report import Report
 
 SUBMITTED = "as submitted"
@@ -32,7 +31,7 @@ def evaluate_rankings(
 
     Args:
         folder: as for `evaluate_retrieval`.
-        file: the CSV of a Google Landmarks submission (`datasets_google`), or JSON
+        file: the CSV of a Google Landmarks submission (`locate.datasets.google_landmarks`), or JSON
             {query: [image, ...]} with the ids of the ground truth, best first and all that were ranked;
             for ROxford/RParis the images may be numbers into its imlist. A query that is not in it
             counts as answered by nothing.
@@ -42,7 +41,7 @@ def evaluate_rankings(
     """
     data = read_retrieval(folder, layout)
     kept = only(data, tuple(kinds)) if kinds else data
-    measured = RetrievalResults(notes=list(data.notes))
+    results = RetrievalResults(notes=list(data.notes))
     google = {RETRIEVAL: "retrieval", RECOGNITION: "recognition"}.get(data.layout)
     ignored = ignored_ids(folder, google) if google else frozenset()
     known = {query.id for query in data.queries} | ignored
@@ -51,7 +50,7 @@ def evaluate_rankings(
         _require_known(file, predictions, known)
         wanted = {query.id for query in kept.queries}
         own = {query: p for query, p in predictions.items() if query in wanted}
-        measured.recognition.append((file.stem, SUBMITTED, own))
+        results.recognition.append((file.stem, SUBMITTED, own))
     else:
         is_csv = file.suffix.lower() == ".csv"
         rankings = read_retrieval_answers(file) if is_csv else _read_json(file, data.numbered)
@@ -59,13 +58,13 @@ def evaluate_rankings(
         _require_images(file, rankings, data)
         missing = [query.id for query in kept.queries if query.id not in rankings]
         if missing:
-            measured.notes.append(
+            results.notes.append(
                 f"queries that are not in {file.name} and count as answered by nothing: "
                 f"{len(missing)} of {len(kept.queries)} ({named(missing)})"
             )
         own_rankings = {query.id: rankings.get(query.id, ()) for query in kept.queries}
-        every = dict.fromkeys(kept.levels, own_rankings)
-        measured.runs.append(Run(file.stem, SUBMITTED, every))
+        by_level = dict.fromkeys(kept.levels, own_rankings)
+        results.runs.append(Run(file.stem, SUBMITTED, by_level))
     settings = {
         "data": folder_name(folder),
         "layout": data.layout,
@@ -73,7 +72,7 @@ def evaluate_rankings(
         "kinds": list(kinds),
         "rankings": file.name,
     }
-    return report(kept, measured, settings)
+    return results.report(kept, settings)
 
 
 def _read_json(file: Path, numbered: Sequence[str]) -> Rankings:

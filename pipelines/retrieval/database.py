@@ -129,10 +129,13 @@ class Database:
         return self._query_many((photo, checked) for photo in photos)
 
     def query_each(
-        self, questions: Iterable[tuple[AnyPhoto, Exclude]]
+        self,
+        questions: Iterable[tuple[AnyPhoto, Exclude | None]],
+        options: QueryOptions | None = None,
+        **settings: Unpack[QuerySettings],
     ) -> Iterator[Answer | ImageError]:
         """`query_many` where each photo has database images of its own that must not be found."""
-        checked = self._options(None, {})
+        checked = self._options(options, settings)
         return self._query_many(
             (photo, replace(checked, exclude=exclude)) for photo, exclude in questions
         )
