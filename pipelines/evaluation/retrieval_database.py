@@ -1,4 +1,4 @@
-"""The databases that an evaluation of retrieval asks: filled by `build_index`, by an extractor at hand, and
+"""The databases that an evaluation of retrieval asks: filled by `build_index` by an extractor at hand, and
 answering with the ids of the ground truth."""
 
 from __future__ import annotations
