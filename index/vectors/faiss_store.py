@@ -17,7 +17,7 @@ import numpy as np
 
 from index.vectors import files
 from index.vectors.base import VectorsInfo, VectorSource
-from index.vectors.tuning import exact_neighbours, tune_nprobe
+from index.vectors.tuning import exact_neighbors, tune_nprobe
 from locate.types import Array, Shortlist
 from locate.util.files import is_intact
 
@@ -154,7 +154,7 @@ def _tune(index: faiss.Index, source: VectorSource, count: int) -> tuple[int, fl
     Queries are stored vectors; each finds itself, so they are compared on the other nine."""
     queries = _sample(source, count, _RECALL_QUERIES)
     k = min(10, count)
-    truth = exact_neighbours(queries, source(), k)
+    truth = exact_neighbors(queries, source(), k)
 
     def recall() -> float:
         pairs = zip(index.search(queries, k)[1][:, 1:], truth[:, 1:], strict=True)

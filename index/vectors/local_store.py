@@ -21,7 +21,7 @@ import faiss
 import numpy as np
 
 from index.vectors import files
-from index.vectors.local_records import NEIGHBOURS, DescriptorSource, LocalInfo, Neighbours
+from index.vectors.base import NEIGHBORS, DescriptorSource, LocalInfo, Neighbors
 from index.vectors.local_train import choose_factory, make_index, tune
 from index.vectors.row_map import RowMap
 from locate.errors import DatabaseCorruptError
@@ -43,12 +43,12 @@ class LocalFaissIndex:
         self._mapped = mapped
 
     def search(
-        self, descriptors: Array, k: int = NEIGHBOURS, left_out: Collection[int] = ()
-    ) -> Neighbours:
+        self, descriptors: Array, k: int = NEIGHBORS, left_out: Collection[int] = ()
+    ) -> Neighbors:
         k = min(k, self.info.count)
         if k <= 0 or len(descriptors) == 0:
             nothing = (len(descriptors), 0)
-            return Neighbours(np.zeros(nothing, np.int64), np.zeros(nothing, np.float32))
+            return Neighbors(np.zeros(nothing, np.int64), np.zeros(nothing, np.float32))
         selector = None
         if left_out:
             mask = np.ones(self.rows.end, np.bool_)
@@ -61,7 +61,7 @@ class LocalFaissIndex:
         queries = np.ascontiguousarray(descriptors, np.float32)
         similarities, rows = self._index.search(queries, k, params=options)
         similarities[rows < 0] = -np.inf
-        return Neighbours(rows, similarities)
+        return Neighbors(rows, similarities)
 
     def vectors_of(self, rows: Array) -> Array:
         stored = faiss.vector_to_array(self._index.id_map)

@@ -14,7 +14,7 @@ TARGET_RECALL = 0.95
 MAX_NPROBE = 256
 
 
-def exact_neighbours(queries: Array, chunks: Iterable[tuple[Array, Array]], k: int) -> Array:
+def exact_neighbors(queries: Array, chunks: Iterable[tuple[Array, Array]], k: int) -> Array:
     """The ids of the `k` nearest of a stream by inner product, Q x k int64, best first, -1 where
     there are fewer. Holds one chunk at a time.
 

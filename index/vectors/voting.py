@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from index.vectors.local_records import Neighbours
+from index.vectors.base import Neighbors
 from index.vectors.row_map import RowMap
 from locate.errors import InputError
 from locate.types import Array
@@ -65,7 +65,7 @@ class Votes:
         return len(self.image_ids)
 
 
-def vote(neighbours: Neighbours, images: RowMap, rule: VotingRule = DEFAULT_RULE) -> Votes:
+def vote(neighbours: Neighbors, images: RowMap, rule: VotingRule = DEFAULT_RULE) -> Votes:
     """Gather the votes of all neighbours; images that get none are not in the ranking."""
     found = neighbours.rows >= 0
     weights = _weights(neighbours, found, rule.weight)[found]
@@ -83,7 +83,7 @@ def vote(neighbours: Neighbours, images: RowMap, rule: VotingRule = DEFAULT_RULE
     return Votes(tuple(images.image_ids[order].tolist()), tuple(total[order].tolist()))
 
 
-def _weights(neighbours: Neighbours, found: Array, kind: str) -> Array:
+def _weights(neighbours: Neighbors, found: Array, kind: str) -> Array:
     similarities = np.asarray(neighbours.similarities, np.float64)
     if kind == COUNT:
         return np.ones(similarities.shape)

@@ -1,5 +1,5 @@
-"""The databases that an evaluation of retrieval asks: filled by `build_index` by an extractor at hand, and
-answering with the ids of the ground truth."""
+"""The databases that an evaluation of retrieval asks: filled by an extractor at hand, and answering
+with the ids of the ground truth."""
 
 from __future__ import annotations
 

@@ -13,8 +13,7 @@ from typing import Any
 from index import lock, weights_files
 from index.catalog import Catalog
 from index.records import Entry, FileState, ImageRow
-from index.vectors.base import VectorsInfo
-from index.vectors.local_records import LocalInfo
+from index.vectors.base import LocalInfo, VectorsInfo
 from index.vectors.stores import open_store
 from locate.errors import DatabaseCorruptError, InputError
 from locate.extractors import registry

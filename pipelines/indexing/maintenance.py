@@ -9,11 +9,9 @@ from typing import Any
 
 from index import lock, weights_files
 from index.catalog import FILE, Catalog
-from index.check import Problem, check
-from index.check_photos import check_photos
+from index.check import Violation, check, check_photos
 from index.records import Entry
-from index.vectors.base import VectorsInfo
-from index.vectors.local_records import LocalInfo
+from index.vectors.base import LocalInfo, VectorsInfo
 from index.vectors.stores import open_store
 from locate.extractors.base import ExtractorInfo
 from locate.images.folder import look
@@ -157,14 +155,14 @@ def check_database(
         return CheckReport(what, repaired, remaining, seen.compared, seen.absent)
 
 
-def _check(catalog: Catalog) -> list[Problem]:
+def _check(catalog: Catalog) -> list[Violation]:
     info = extractor_of(catalog)
     if info is None:
         return []
     return check(catalog, global_dim=info.global_dim, local_dim=info.local_dim)
 
 
-def _look_again(catalog: Catalog, problems: list[Problem]) -> list[str]:
+def _look_again(catalog: Catalog, problems: list[Violation]) -> list[str]:
     """Extract anew from the photos of the images that have a problem."""
     damaged = sorted({p.image_id for p in problems if p.image_id is not None})
     if not damaged:

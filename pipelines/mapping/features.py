@@ -13,7 +13,7 @@ from index import lock, weights_files
 from index.catalog import Catalog
 from index.maps.folder import MapFolder, Progress
 from index.records import Entry, ImageRow
-from index.vectors.local_records import NEIGHBOURS
+from index.vectors.base import NEIGHBORS
 from locate.errors import (
     DatabaseMismatchError,
     DatabaseMissingError,
@@ -128,7 +128,7 @@ def choose_pairs(catalog: Catalog, anchors: Collection[int] | None = None) -> li
         if i in vectors:
             near = searches.near(vectors[i], PARTNERS, [i]).image_ids
         else:
-            near = searches.voted(catalog.features(i), PARTNERS, NEIGHBOURS, [i]).image_ids
+            near = searches.voted(catalog.features(i), PARTNERS, NEIGHBORS, [i]).image_ids
         pairs |= {(min(i, j), max(i, j)) for j in near if j in rows}
     return sorted(pairs)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from index.catalog import Catalog
 from index.records import ImageRow
-from index.vectors.local_records import NEIGHBOURS
+from index.vectors.base import NEIGHBORS
 from locate.errors import DatabaseCorruptError, InputError
 from locate.extractors.base import Extractor, ExtractorInfo
 from locate.extractors.rotated import extract_rotations, extract_turned
@@ -67,7 +67,7 @@ class QueryOptions:
     rotate: bool = True
     exclude: Exclude | None = None
     search: str | None = None
-    neighbours: int = NEIGHBOURS
+    neighbours: int = NEIGHBORS
 
     def __post_init__(self) -> None:
         for name in ("top", "shortlist", "neighbours"):

@@ -15,7 +15,7 @@ from PIL import Image
 
 import locate
 from index.catalog import Catalog
-from index.vectors.local_records import NEIGHBOURS
+from index.vectors.base import NEIGHBORS
 from index.vectors.local_store import LocalFaissStore
 from index.vectors.voting import Votes, vote
 from locate.errors import DatabaseMismatchError, InputError
@@ -480,4 +480,4 @@ def test_the_command_line(home, fake_extractor, monkeypatch, capsys):
     assert main(query) == exits.OK
     (answer,) = json.loads(capsys.readouterr().out)["answers"]
     assert answer["candidates"][0]["votes"] > 0
-    assert parsed(["query", "x"])["neighbours"] == NEIGHBOURS
+    assert parsed(["query", "x"])["neighbours"] == NEIGHBORS
