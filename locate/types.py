@@ -210,21 +210,27 @@ class Verification:
 
 @dataclass(frozen=True)
 class Shortlist:
-    """Database images by global similarity, best first.
+    """Database images by a search, best first.
 
     Attributes:
         image_ids: K ids of the catalogue.
-        similarities: K cosine similarities, -1 to 1.
+        scores: K cosine similarities of global descriptors, -1 to 1; or votes of local ones, above 0.
     """
 
     image_ids: tuple[int, ...]
-    similarities: tuple[float, ...]
+    scores: tuple[float, ...]
 
     def __post_init__(self) -> None:
         _check(
-            len(self.image_ids) == len(self.similarities),
-            f"{len(self.image_ids)} ids but {len(self.similarities)} similarities",
+            len(self.image_ids) == len(self.scores),
+            f"{len(self.image_ids)} ids but {len(self.scores)} scores",
         )
+
+    def best(self, k: int) -> Shortlist:
+        return Shortlist(self.image_ids[:k], self.scores[:k])
+
+    def by_id(self) -> dict[int, float]:
+        return dict(zip(self.image_ids, self.scores, strict=True))
 
     def __len__(self) -> int:
         return len(self.image_ids)

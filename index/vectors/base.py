@@ -19,17 +19,15 @@ VectorSource = Callable[[], Iterator[tuple[Array, Array]]]
 
 @dataclass(frozen=True)
 class VectorsInfo:
-    """What is remembered about a derived index file.
+    """The record of a derived index.
 
     Attributes:
         generation: that of the catalogue that it was built from.
-        count: vectors in it.
-        dim: their length.
+        count, dim: vectors in it, and their length.
         factory: FAISS factory string; "Flat" is exact.
         nprobe: inverted lists visited by a search; 0 for an exact index.
         recall_at_10: measured against exact search when it was built; 1.0 for an exact index.
-        file: name of the index file beside this record.
-        sha256: of that file.
+        file, sha256: the index file beside this record.
     """
 
     generation: int
@@ -44,19 +42,13 @@ class VectorsInfo:
 
 @dataclass(frozen=True)
 class LocalInfo:
-    """What is remembered about the local index.
+    """The record of the local index: `VectorsInfo`, and
 
     Attributes:
-        generation: that of the catalogue that it was built from.
         images: with at least one descriptor in it.
-        count: descriptors in it.
-        dim: their length.
-        factory: FAISS factory string; "Flat" is exact.
-        nprobe: inverted lists visited by a search; 0 for an exact index.
-        recall: share of descriptors whose true nearest other one is among the `NEIGHBORS` found;
-            1.0 for an exact index. As measured when the index was trained.
+        recall: share of descriptors whose true nearest other one is among the `NEIGHBORS` found, as
+            measured when the index was trained; 1.0 for an exact index.
         trained_count: descriptors that it held then; the lists fit a collection of about that size.
-        file, sha256: the index file beside this record.
         rows_file, rows_sha256: the map of its rows.
     """
 
@@ -168,13 +160,13 @@ class LocalIndex(Protocol):
     def rows(self) -> RowMap: ...
 
     def search(
-        self, descriptors: Array, k: int = NEIGHBORS, left_out: Collection[int] = ()
+        self, descriptors: Array, k: int = NEIGHBORS, exclude: Collection[int] = ()
     ) -> Neighbors:
         """The `k` nearest of each query descriptor.
 
         Args:
             descriptors: Q x D float16 or float32, L2-normalised rows.
-            left_out: ids of images whose descriptors are passed over.
+            exclude: ids of images whose descriptors are passed over.
         """
         ...
 
@@ -194,9 +186,7 @@ class LocalIndex(Protocol):
 class LocalStore(Protocol):
     """The same of local descriptors."""
 
-    def read_record(self) -> LocalInfo | None:
-        """Of the stored index; None if there is none or it cannot be read."""
-        ...
+    def read_record(self) -> LocalInfo | None: ...
 
     def load(self, *, to_change: bool = False) -> LocalIndex | None:
         """The stored index, whatever its generation, if it is intact; else None.
@@ -211,9 +201,7 @@ class LocalStore(Protocol):
         descriptor."""
         ...
 
-    def in_memory(self, source: DescriptorSource) -> LocalIndex:
-        """An exact index that is not written anywhere."""
-        ...
+    def in_memory(self, source: DescriptorSource) -> LocalIndex: ...
 
     def forget(self) -> None:
         """Delete the stored index."""

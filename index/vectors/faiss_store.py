@@ -6,9 +6,7 @@ A folder holds `vectors.json` (a `VectorsInfo`) and the index file that it names
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +69,7 @@ class FaissIndex:
             return Shortlist((), ())
         similarities, ids = self._search_index.search(np.ascontiguousarray(vector[None]), k)
         found = ids[0] >= 0  # FAISS fills up with -1 when the visited lists hold fewer than k
-        return Shortlist(
-            tuple(int(i) for i in ids[0][found]), tuple(float(s) for s in similarities[0][found])
-        )
+        return Shortlist(tuple(ids[0][found].tolist()), tuple(similarities[0][found].tolist()))
 
 
 class FaissStore:
@@ -83,10 +79,7 @@ class FaissStore:
         self.folder = folder
 
     def read_record(self) -> VectorsInfo | None:
-        try:
-            return VectorsInfo(**(files.read_record(self.folder, STEM) or {}))
-        except TypeError:
-            return None
+        return files.read_record(self.folder, STEM, VectorsInfo)
 
     def load(self, generation: int, *, verify: bool = False) -> FaissIndex | None:
         info = self.read_record()
@@ -110,12 +103,8 @@ class FaissStore:
     ) -> VectorsInfo:
         """Measures the recall of the new index, too; the kind is `choose_factory`'s by default."""
         index, info = _make(source, generation, factory)
-
-        def record(parts: Mapping[str, files.Part]) -> dict[str, Any]:
-            return dataclasses.asdict(dataclasses.replace(info, **vars(parts[".faiss"])))
-
-        writers = {".faiss": lambda path: faiss.write_index(index, str(path))}
-        return VectorsInfo(**files.publish(self.folder, STEM, generation, writers, record))
+        writers = {"": (".faiss", lambda path: faiss.write_index(index, str(path)))}
+        return files.publish(self.folder, STEM, generation, writers, info)
 
     def in_memory(self, source: VectorSource, generation: int) -> FaissIndex:
         return FaissIndex(*_make(source, generation, "Flat"))

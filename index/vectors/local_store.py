@@ -13,7 +13,7 @@ by the writer on its file and by a reader in memory.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +43,16 @@ class LocalFaissIndex:
         self._mapped = mapped
 
     def search(
-        self, descriptors: Array, k: int = NEIGHBORS, left_out: Collection[int] = ()
+        self, descriptors: Array, k: int = NEIGHBORS, exclude: Collection[int] = ()
     ) -> Neighbors:
         k = min(k, self.info.count)
         if k <= 0 or len(descriptors) == 0:
             nothing = (len(descriptors), 0)
             return Neighbors(np.zeros(nothing, np.int64), np.zeros(nothing, np.float32))
         selector = None
-        if left_out:
+        if exclude:
             mask = np.ones(self.rows.end, np.bool_)
-            mask[self.rows.rows_of(np.array([*left_out], np.int64))] = False
+            mask[self.rows.rows_of(np.array([*exclude], np.int64))] = False
             selector = _faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
         if self.info.nprobe:
             options = _faiss.SearchParametersIVF(sel=selector, nprobe=self.info.nprobe)
@@ -95,10 +95,7 @@ class LocalFaissStore:
         self.folder = folder
 
     def read_record(self) -> LocalInfo | None:
-        try:
-            return LocalInfo(**(files.read_record(self.folder, STEM) or {}))
-        except TypeError:
-            return None
+        return files.read_record(self.folder, STEM, LocalInfo)
 
     def load(self, *, to_change: bool = False) -> LocalFaissIndex | None:
         """One that is to be changed is read into memory however large it is."""
@@ -147,18 +144,11 @@ class LocalFaissStore:
         made = old.updated(source, in_place=True) if old is not None and fits else None
         store = made or _make(source, factory)
 
-        def record(parts: Mapping[str, files.Part]) -> dict[str, Any]:
-            index, rows = parts[".faiss"], parts[".rows.npy"]
-            named = {"file": index.file, "sha256": index.sha256}
-            named |= {"rows_file": rows.file, "rows_sha256": rows.sha256}
-            return dataclasses.asdict(store.info) | named
-
-        writers: dict[str, files.Writer] = {
-            ".faiss": lambda path: faiss.write_index(store._index, str(path)),
-            ".rows.npy": store.rows.save,
+        writers: dict[str, tuple[str, files.Writer]] = {
+            "": (".faiss", lambda path: faiss.write_index(store._index, str(path))),
+            "rows_": (".rows.npy", store.rows.save),
         }
-        generation = store.info.generation
-        return LocalInfo(**files.publish(self.folder, STEM, generation, writers, record))
+        return files.publish(self.folder, STEM, store.info.generation, writers, store.info)
 
     def in_memory(self, source: DescriptorSource) -> LocalFaissIndex:
         """Takes four bytes a number."""

@@ -56,10 +56,8 @@ def tune(index: Any, rows: RowMap, source: DescriptorSource) -> tuple[int, float
     chosen = rows.image_ids[:: max(1, len(rows) // _RECALL_QUERIES)]
     queries, own = [], []
     for image_ids, counts, descriptors in source.descriptors(chosen):
-        middle = np.cumsum(counts) - counts + counts // 2
-        queries.append(descriptors[middle])
-        first = rows.first[np.searchsorted(rows.image_ids, image_ids)]
-        own.append(first + counts // 2)
+        queries.append(descriptors[np.cumsum(counts) - counts + counts // 2])  # the middle one
+        own.append(rows.first[np.searchsorted(rows.image_ids, image_ids)] + counts // 2)
     asked, itself = np.concatenate(queries), np.concatenate(own)
 
     def chunks() -> Iterator[tuple[Array, Array]]:

@@ -311,12 +311,12 @@ class Job:
         refuse_unfit(search, info)
         if stored is not None and search == self._catalog.meta("search"):
             return
-        hashes = {n: weights_files.keep(self._catalog.folder, p) for n, p in files.items()}
+        hashes = {n: weights_files.store(self._catalog.folder, p) for n, p in files.items()}
         with self._catalog.transaction():
             self._catalog.set_meta("search", search)
             if stored is None and made is not None:
                 remember_extractor(self._catalog, made, settings)
-                weights_files.remember(self._catalog, hashes)
+                weights_files.record(self._catalog, hashes)
 
     def _get_extractor(self) -> Extractor:
         """Loaded by the first worker that needs it: a run that finds nothing new costs no network."""

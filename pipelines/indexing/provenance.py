@@ -166,14 +166,14 @@ def restore_weights(catalog: Catalog, weights: Sequence[Path]) -> None:
     Raises:
         DatabaseMismatchError: they are not those that filled it.
     """
-    filled_with = weights_files.remembered(catalog)
+    filled_with = weights_files.recorded(catalog)
     for system, path in systems_of(weights).items():
         if filled_with.get(system) != weights_files.hash_of(path):
             raise DatabaseMismatchError(
                 f"{catalog.folder} was not filled with {path}; descriptors of two weights do not "
                 "compare. Leave --weights out, or build another database with --index"
             )
-        weights_files.keep(catalog.folder, path)
+        weights_files.store(catalog.folder, path)
 
 
 def _name_for(by_system: Mapping[str, Path]) -> str:
@@ -198,8 +198,8 @@ def _name_for(by_system: Mapping[str, Path]) -> str:
 def _kept_weights(catalog: Catalog) -> dict[str, Path]:
     """The copies in the database, checked, by the part of the extractor's name."""
     kept: dict[str, Path] = {}
-    for part, sha256 in weights_files.remembered(catalog).items():
-        kept[part] = weights_files.intact(catalog.folder, sha256)
+    for part, sha256 in weights_files.recorded(catalog).items():
+        kept[part] = weights_files.verify(catalog.folder, sha256)
     return kept
 
 

@@ -24,7 +24,7 @@ from locate.util.parallel import one_thread_each, ordered_map
 from locate.util.timing import Clock
 from pipelines.indexing.provenance import extractor_of, load_extractor, search_of
 from pipelines.retrieval.query import Exclude, Map, Opened, Query, QueryOptions, QuerySettings
-from pipelines.retrieval.search import Searches
+from pipelines.retrieval.search import Retriever
 
 AnyPhoto = Path | str | Array
 
@@ -71,7 +71,7 @@ class Database:
                     "given; leave the extractor out, and the right one is loaded"
                 )
             self._extractor = extractor
-            self._searches = Searches(self._catalog)
+            self._retriever = Retriever(self._catalog)
             self.calibration = self._find_calibration()
         except BaseException:
             self._catalog.close()
@@ -171,7 +171,7 @@ class Database:
         clock.lap("load")
         opened = Opened(
             self._catalog,
-            self._searches,
+            self._retriever,
             extractor,
             self.extractor_info,
             self.calibration,
@@ -191,7 +191,7 @@ class Database:
         with self._lock:
             if self._extractor is None:
                 self._extractor = load_extractor(self._catalog)
-        self._searches.load(search)
+        self._retriever.load(search)
         return self._extractor
 
 

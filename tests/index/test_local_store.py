@@ -375,8 +375,8 @@ def test_votes_are_those_that_loops_count(weight, once, length):
     near, rule = Neighbors(chosen, similar), VotingRule(weight, once, length)
     got = vote(near, rows, rule)
     want = votes_by_loops(near, rows, rule)
-    assert got.votes == tuple(sorted(got.votes, reverse=True))
-    assert dict(zip(got.image_ids, got.votes, strict=True)) == pytest.approx(want, abs=1e-6)
+    assert got.scores == tuple(sorted(got.scores, reverse=True))
+    assert dict(zip(got.image_ids, got.scores, strict=True)) == pytest.approx(want, abs=1e-6)
 
 
 def test_a_repeated_structure_does_not_outvote_a_place():
