@@ -21,7 +21,7 @@ import numpy as np
 import pycolmap
 from PIL import Image, UnidentifiedImageError
 
-from locate.datasets.records import PosedPhoto, Scene
+from locate.datasets.records import PosedPhoto, Scene, named
 from locate.errors import ImageError, InputError, UnknownNameError
 from locate.formats.colmap import is_model, make_camera, read_model
 from locate.formats.text import fault, numbers, pose_matrix, read_lines
@@ -35,7 +35,6 @@ UNSCALED = frozenset({"fox"})
 _MODELS = ("colmap_gt", "sparse/0", "sparse", "model", ".")
 _PHOTOS = ("images", "rgb", ".")
 _QUERIES = ("queries.txt", "queries_with_intrinsics.txt", "list_test.txt", "test.txt")
-_MISSING_NAMED = 3
 
 
 def find_scenes(
@@ -88,27 +87,17 @@ def _scene(
         raise InputError(f"{folder.name}: none of its {len(posed)} photos is there ({first}, ...)")
     notes = list(notes)
     if missing:
-        named = ", ".join(missing[:_MISSING_NAMED]) + (", ..." if missing[_MISSING_NAMED:] else "")
-        notes.append(f"{folder.name}: {len(missing)} photos are missing and left out ({named})")
+        count = f"{len(missing)} photos are missing and left out"
+        notes.append(f"{folder.name}: {count} ({named(missing)})")
     kept = frozenset(photo.name for photo in there if photo.name in queries)
     return Scene(folder.name, layout, there, kept, metric, tuple(notes))
 
 
-def _colmap_missing(folder: Path) -> str:
-    found = any(is_model(folder / place) for place in _MODELS)
-    return "" if found else f"cameras and images (.txt or .bin) in one of {', '.join(_MODELS)}"
-
-
 def _read_colmap(folder: Path, metric: bool) -> Scene:
     model = read_model(next(folder / place for place in _MODELS if is_model(folder / place)))
-    photos = next(
-        (
-            folder / place
-            for place in _PHOTOS
-            if any((folder / place / n).is_file() for n in model.poses)
-        ),
-        folder / _PHOTOS[0],
-    )
+    places = [folder / place for place in _PHOTOS]
+    has_photos = (place for place in places if any((place / n).is_file() for n in model.poses))
+    photos = next(has_photos, places[0])
     cameras = dict(model.cameras)
     listed = next((folder / name for name in _QUERIES if (folder / name).is_file()), None)
     queries: list[str] = []
@@ -138,10 +127,6 @@ def _read_queries(path: Path, poses: Mapping[str, Array]) -> dict[str, pycolmap.
     return queries
 
 
-def _cambridge_missing(folder: Path) -> str:
-    return _absent(folder, ("dataset_train.txt", "dataset_test.txt", "reconstruction.nvm"))
-
-
 def _read_cambridge(folder: Path, metric: bool) -> Scene:
     """Lines are name x y z w p q r: the camera's centre and the rotation from the world to it. The focal
     length and the distortion come from VisualSFM's model, whose radial distortion runs the other way
@@ -164,15 +149,12 @@ def _read_cambridge(folder: Path, metric: bool) -> Scene:
                 unknown += 1
                 continue
             pose = np.c_[rotation, -rotation @ values[:3]]
-            if not (folder / name).is_file():
-                camera = pycolmap.Camera()
-            else:
+            camera = pycolmap.Camera()
+            if (folder / name).is_file():
                 width, height = _photo_size(folder / name)
+                params = [lens[0], width / 2, height / 2, -lens[1]]
                 camera = pycolmap.Camera(
-                    model="SIMPLE_RADIAL",
-                    width=width,
-                    height=height,
-                    params=[lens[0], width / 2, height / 2, -lens[1]],
+                    model="SIMPLE_RADIAL", width=width, height=height, params=params
                 )
             posed.append(PosedPhoto(name, folder / name, camera, pose))
             queries += [name] if split == "test" else []
@@ -204,10 +186,6 @@ def _photo_size(path: Path) -> tuple[int, int]:
         raise ImageError(path, f"cannot be read ({error})", "copy it again") from error
 
 
-def _seven_scenes_missing(folder: Path) -> str:
-    return _absent(folder, ("TrainSplit.txt", "TestSplit.txt"))
-
-
 def _read_seven_scenes(folder: Path, metric: bool) -> Scene:
     """A frame's pose file is 4 x 4 world_from_cam. The cameras were not calibrated: the focal length is
     the 525 px that the literature uses for the colour image."""
@@ -232,24 +210,29 @@ def _read_seven_scenes(folder: Path, metric: bool) -> Scene:
 
 
 def _read_matrix(path: Path) -> Array:
-    rows = [
-        numbers(path, number, line.split())
-        for number, line in enumerate(read_lines(path), 1)
-        if line
-    ]
+    lines = [(number, line.split()) for number, line in enumerate(read_lines(path), 1) if line]
+    rows = [numbers(path, number, fields) for number, fields in lines]
     if [len(row) for row in rows] != [4] * 4:
         raise InputError(f"{path}: expected a 4 x 4 matrix")
     return np.array(rows)
 
 
-def _absent(folder: Path, names: Iterable[str]) -> str:
-    return ", ".join(name for name in names if not (folder / name).is_file())
+def _colmap_missing(folder: Path) -> str:
+    found = any(is_model(folder / place) for place in _MODELS)
+    return "" if found else f"cameras and images (.txt or .bin) in one of {', '.join(_MODELS)}"
+
+
+def _missing(*names: str) -> Callable[[Path], str]:
+    return lambda folder: ", ".join(name for name in names if not (folder / name).is_file())
 
 
 Layout = tuple[Callable[[Path], str], Callable[[Path, bool], Scene]]  # what is missing; the reader
 
 LAYOUTS: Mapping[str, Layout] = {
     "colmap": (_colmap_missing, _read_colmap),
-    "cambridge": (_cambridge_missing, _read_cambridge),
-    "7scenes": (_seven_scenes_missing, _read_seven_scenes),
+    "cambridge": (
+        _missing("dataset_train.txt", "dataset_test.txt", "reconstruction.nvm"),
+        _read_cambridge,
+    ),
+    "7scenes": (_missing("TrainSplit.txt", "TestSplit.txt"), _read_seven_scenes),
 }

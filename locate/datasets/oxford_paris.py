@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from locate.datasets.records import Box, Query, RetrievalData, Truth, named, photos_by_stem
+from locate.datasets.records import Box, GroundTruth, Query, RetrievalData, named, photos_by_stem
 from locate.datasets.safe_pickle import load_plain
 from locate.errors import ImageError, InputError
 from locate.metrics.retrieval import revisited_lists
@@ -51,7 +51,12 @@ def read_oxford(folder: Path) -> RetrievalData:
         lists = [_names(file.with_name(f"{stem}_{part}.txt")) for part in ("good", "ok", "junk")]
         good, ok, junk = (frozenset(n.removeprefix(_PREFIX) for n in names) for names in lists)
         queries.append(
-            Query(stem, _query_photo(photos, name, file), box, truth={"": Truth(good | ok, junk)})
+            Query(
+                stem,
+                _query_photo(photos, name, file),
+                box,
+                truth={"": GroundTruth(good | ok, junk)},
+            )
         )
     return RetrievalData(OXFORD, tuple(queries), photos, notes=_missing(queries, photos))
 
@@ -139,13 +144,13 @@ def _text(file: Path) -> str:
         raise InputError(f"cannot read {file}: {error}") from error
 
 
-def _entry(gnd: Mapping[str, Any], images: list[str]) -> tuple[Box, dict[str, Truth]]:
+def _entry(gnd: Mapping[str, Any], images: list[str]) -> tuple[Box, dict[str, GroundTruth]]:
     x1, y1, x2, y2 = (float(value) for value in gnd["bbx"])
     easy, hard, junk = (_listed(gnd[part], images) for part in ("easy", "hard", "junk"))
     truth = {}
     for level in _LEVELS:
         ok, left_out = revisited_lists(easy, hard, junk, level)  # type: ignore[arg-type]
-        truth[level] = Truth(frozenset(ok), frozenset(left_out))
+        truth[level] = GroundTruth(frozenset(ok), frozenset(left_out))
     return (x1, y1, x2, y2), truth
 
 

@@ -20,7 +20,7 @@ Rankings = Mapping[str, Sequence[str]]  # database ids, best first, by the query
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """The right answers to one query at one level, as ids of database images.
 
     Attributes:
@@ -52,7 +52,7 @@ class Query:
     photo: Path | None = None
     box: Box | None = None
     group: str = ""
-    truth: Mapping[str, Truth] = field(default_factory=dict)
+    truth: Mapping[str, GroundTruth] = field(default_factory=dict)
     landmarks: frozenset[str] = frozenset()
 
 

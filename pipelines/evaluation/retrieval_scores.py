@@ -10,7 +10,7 @@ import numpy as np
 
 from locate.datasets.google_landmarks import RETRIEVAL, Predictions
 from locate.datasets.oxford_paris import OXFORD, REVISITED
-from locate.datasets.records import ALL, Query, Rankings, RetrievalData, Truth
+from locate.datasets.records import ALL, GroundTruth, Query, Rankings, RetrievalData
 from locate.datasets.retrieval import LABELS, PLACES
 from locate.metrics.common import average_precision, mean_defined
 from locate.metrics.retrieval import (
@@ -141,7 +141,7 @@ def eleven_points(relevant: Array, positives: int) -> Array:
     return np.asarray(np.where(reached, precision[None], 0.0).max(axis=1, initial=0.0))
 
 
-def _relevant(ranking: Sequence[str], truth: Truth) -> Array:
+def _relevant(ranking: Sequence[str], truth: GroundTruth) -> Array:
     return np.array([i in truth.ok for i in ranking if i not in truth.junk], np.bool_)
 
 
