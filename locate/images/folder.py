@@ -16,7 +16,7 @@ from locate.images.reading import is_photo_name
 
 
 @dataclass(frozen=True)
-class Found:
+class PhotoFile:
     """A file that looks like a photo by its name.
 
     Attributes:
@@ -110,7 +110,7 @@ def require_folder(root: Path) -> None:
 
 def scan(
     root: Path, left_out: LeftOut | None = None, known: Collection[str] = ()
-) -> Iterator[Found]:
+) -> Iterator[PhotoFile]:
     """Photos below `root`, recursively, sorted within each folder.
 
     Hidden files and folders (a leading dot: caches, macOS's "._" files, `.locate` itself) are left
@@ -143,12 +143,12 @@ def scan(
                 continue
             file = Path(folder) / name
             if is_photo_name(name) or (known and file.relative_to(root).as_posix() in known):
-                yield look(file, root)
+                yield photo_file(file, root)
             elif left_out is not None:
                 left_out.count(file, root)
     for error in unlisted:
         reason = f"cannot be listed ({error.strerror}); check its permissions"
-        yield dataclasses.replace(look(Path(error.filename), root), error=reason)
+        yield dataclasses.replace(photo_file(Path(error.filename), root), error=reason)
 
 
 def photos_in(root: Path) -> dict[str, Path]:
@@ -188,19 +188,21 @@ def no_photo(where: str, left_out: LeftOut) -> NoPhotoError:
     return NoPhotoError(f"no photo found in {where}: {'; '.join(because)}")
 
 
-def look(file: Path, root: Path) -> Found:
+def photo_file(file: Path, root: Path) -> PhotoFile:
     """One file below `root`."""
     path = file.relative_to(root).as_posix()
     try:
         path.encode("utf-8")
     except UnicodeEncodeError:
         safe = path.encode("utf-8", "backslashreplace").decode()
-        return Found(safe, file, 0, 0, _unnameable(path))
+        return PhotoFile(safe, file, 0, 0, _unnameable(path))
     try:
         status = file.stat()
     except OSError as error:
-        return Found(path, file, 0, 0, f"cannot be read ({error.strerror}); check the link or disk")
-    return Found(path, file, status.st_size, status.st_mtime_ns)
+        return PhotoFile(
+            path, file, 0, 0, f"cannot be read ({error.strerror}); check the link or disk"
+        )
+    return PhotoFile(path, file, status.st_size, status.st_mtime_ns)
 
 
 def _unnameable(path: str) -> str:

@@ -6,7 +6,7 @@ import fnmatch
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,16 @@ from index.vectors.stores import open_store
 from locate.errors import DatabaseCorruptError, InputError
 from locate.extractors import registry
 from locate.extractors.base import Extractor, ExtractorInfo
-from locate.images.folder import Found, LeftOut, look, require_folder, scan
+from locate.images.folder import LeftOut, PhotoFile, photo_file, require_folder, scan
 from locate.images.masks import Masks
 from locate.retrieval.search_mode import BOTH, GLOBAL, LOCAL, default_search, refuse_unfit
-from pipelines.indexing.extraction import Seen, extract_all
+from pipelines.indexing.extraction import ExtractionResult, extract_all
 from pipelines.indexing.labels import LabelRule, label_rule
 from pipelines.indexing.provenance import (
     first_extractor,
     load_extractor,
+    record_extractor,
     refuse_other_extractor,
-    remember_extractor,
     restore_weights,
 )
 
@@ -65,6 +65,9 @@ class BuildReport:
     def images_per_second(self) -> float:
         """Of the images that were looked at."""
         return (self.added + self.updated) / max(self.seconds.get("total", 0.0), 1e-9)
+
+    def add_time(self, part: str, seconds: float) -> None:
+        self.seconds[part] = self.seconds.get(part, 0.0) + seconds
 
     def to_json(self) -> dict[str, Any]:
         values = asdict(self) | {"images_per_second": self.images_per_second}
@@ -112,7 +115,7 @@ def build_index(
     require_folder(photos)  # before anything is written
     with lock.writer(index), Catalog.create(index) as catalog:
         root_id = catalog.add_root(photos)
-        job = Job(
+        builder = IndexBuilder(
             catalog,
             rule,
             workers,
@@ -128,16 +131,16 @@ def build_index(
         known = {row.path for row in catalog.images("ok") if row.root_id == root_id}
         found = [
             item
-            for item in scan(photos, job.report.left_out, known)
-            if not (job.masks and job.masks.holds(item.absolute, photos))
+            for item in scan(photos, builder.report.left_out, known)
+            if not (builder.masks and builder.masks.holds(item.absolute, photos))
         ]
-        job.index({root_id: found})
+        builder.index({root_id: found})
         on_disk = {item.path for item in found}
         gone = [r for r in catalog.images() if r.root_id == root_id and r.path not in on_disk]
-        job.report.missing = sum(row.status == "ok" for row in gone)
+        builder.report.missing = sum(row.status == "ok" for row in gone)
         # Nothing was ever seen in a failed file, so nothing is lost when its row goes with it.
         catalog.remove([row.id for row in gone if row.status == "failed"])
-        return job.finish()
+        return builder.finish()
 
 
 def add_photos(
@@ -158,15 +161,17 @@ def add_photos(
     """
     rule = label_rule(label_from)
     with lock.writer(index), Catalog.create(index) as catalog:
-        groups: dict[int, list[Found]] = {}
+        groups: dict[int, list[PhotoFile]] = {}
         left_out = LeftOut()
         for path in paths:
             for root, found in resolve(path, list(catalog.roots().values()), left_out):
                 groups.setdefault(catalog.add_root(root), []).append(found)
-        job = Job(catalog, rule, workers, progress, extractor, checksum=checksum, masks=masks)
-        job.report.left_out = left_out
-        job.index(groups)
-        return job.finish()
+        builder = IndexBuilder(
+            catalog, rule, workers, progress, extractor, checksum=checksum, masks=masks
+        )
+        builder.report.left_out = left_out
+        builder.index(groups)
+        return builder.finish()
 
 
 def remove_images(
@@ -232,7 +237,7 @@ def refresh_local(catalog: Catalog, *, force: bool = False) -> LocalInfo | None:
     return store.refresh(catalog, force=force)
 
 
-class Job:
+class IndexBuilder:
     """One run of a writer over some files."""
 
     def __init__(
@@ -315,7 +320,7 @@ class Job:
         with self._catalog.transaction():
             self._catalog.set_meta("search", search)
             if stored is None and made is not None:
-                remember_extractor(self._catalog, made, settings)
+                record_extractor(self._catalog, made, settings)
                 weights_files.record(self._catalog, hashes)
 
     def _get_extractor(self) -> Extractor:
@@ -325,10 +330,10 @@ class Job:
                 self._extractor = load_extractor(self._catalog)
             return self._extractor
 
-    def index(self, groups: dict[int, list[Found]]) -> None:
+    def index(self, groups: dict[int, list[PhotoFile]]) -> None:
         """Bring the catalogue up to date with the files of each root (by id)."""
         stored = {(row.root_id, row.path): row for row in self._catalog.images()}
-        todo: list[tuple[int, Found, ImageRow | None]] = []
+        todo: list[tuple[int, PhotoFile, ImageRow | None]] = []
         relabelled: list[tuple[int, FileState, str | None]] = []
         for root_id, files in groups.items():
             for item in files:
@@ -337,7 +342,8 @@ class Job:
                     row is None
                     or row.status != "ok"
                     or self._checksum
-                    or not _same_state(row, item)
+                    or item.error is not None
+                    or (row.file.bytes, row.file.mtime_ns) != (item.bytes, item.mtime_ns)
                     or row.file.mask != (self.masks.hash_of(item.path) if self.masks else "")
                 ):
                     todo.append((root_id, item, row))
@@ -349,19 +355,15 @@ class Job:
             self._catalog.touch(relabelled)
         self._look_at(todo)
 
-    def _look_at(self, todo: list[tuple[int, Found, ImageRow | None]]) -> None:
-        seen = extract_all(
-            (item for _, item, _ in todo),
-            self._get_extractor,
-            self._catalog.contents(),
-            self._workers,
-            self.masks,
-        )
+    def _look_at(self, todo: list[tuple[int, PhotoFile, ImageRow | None]]) -> None:
+        photos = (item for _, item, _ in todo)
+        known = self._catalog.contents()
+        results = extract_all(photos, self._get_extractor, known, self._workers, self.masks)
         batch: list[Entry] = []
         last_commit = time.perf_counter()
         try:
-            for done, ((root_id, _, row), result) in enumerate(zip(todo, seen, strict=True), 1):
-                entry = self._book(root_id, row, result)
+            for done, ((root_id, _, row), result) in enumerate(zip(todo, results, strict=True), 1):
+                entry = self._record_result(root_id, row, result)
                 if entry is not None:
                     batch.append(entry)
                 now = time.perf_counter()
@@ -376,76 +378,61 @@ class Job:
         started = time.perf_counter()
         self._catalog.write(batch)
         batch.clear()
-        self._spend("write", time.perf_counter() - started)
+        self.report.add_time("write", time.perf_counter() - started)
 
-    def _spend(self, part: str, seconds: float) -> None:
-        self.report.seconds[part] = self.report.seconds.get(part, 0.0) + seconds
-
-    def _book(self, root_id: int, row: ImageRow | None, seen: Seen) -> Entry | None:
+    def _record_result(
+        self, root_id: int, row: ImageRow | None, result: ExtractionResult
+    ) -> Entry | None:
         """Count one result and say what to write about it, if anything."""
-        for part, seconds in seen.seconds.items():
-            self._spend(part, seconds)
-        label = self._rule(seen.found.path)
-        path = seen.found.path
-        if seen.error is not None:
-            self.report.failed.append((path, seen.error))
-            if row is not None and (row.error, row.file.sha256) == (seen.error, seen.file.sha256):
-                return None  # nothing new to say about it
-            return Entry(root_id, path, label, seen.file, error=seen.error)
-        same = (
-            row is not None
-            and row.status == "ok"
-            and (row.file.sha256, row.file.mask) == (seen.file.sha256, seen.file.mask)
-        )
-        if seen.same_as is not None and row is not None and same:
+        for part, seconds in result.seconds.items():
+            self.report.add_time(part, seconds)
+        label = self._rule(result.photo.path)
+        if result.same_as is None:
+            return self._entry(root_id, row, label, result)
+        key = (result.file.sha256, result.file.mask)
+        if row is not None and row.status == "ok" and (row.file.sha256, row.file.mask) == key:
             self.report.unchanged += 1  # a new date on the same content
-            if (row.file, row.label) != (seen.file, label):
-                self._catalog.touch([(row.id, seen.file, label)])
+            if (row.file, row.label) != (result.file, label):
+                self._catalog.touch([(row.id, result.file, label)])
             return None
-        if seen.same_as is not None:
-            try:
-                twin = self._catalog.image(seen.same_as)
-                extraction = self._catalog.extraction(seen.same_as)
-            except DatabaseCorruptError:
-                # Damaged, or replaced a moment ago in this very run (two files changed names).
-                (seen,) = extract_all(
-                    [seen.found], self._get_extractor, {}, workers=1, masks=self.masks
-                )
-                if seen.error is not None:
-                    self.report.failed.append((path, seen.error))
-                    return Entry(root_id, path, label, seen.file, error=seen.error)
-            else:
-                self._count(row)
-                return Entry(root_id, path, label, seen.file, twin.info, extraction)
-        self._count(row)
-        return Entry(root_id, path, label, seen.file, seen.info, seen.extraction)
+        try:
+            info = self._catalog.image(result.same_as).info
+            result = replace(result, info=info, extraction=self._catalog.extraction(result.same_as))
+        except DatabaseCorruptError:
+            # Damaged, or replaced a moment ago in this very run (two files changed names).
+            again = extract_all(
+                [result.photo], self._get_extractor, {}, workers=1, masks=self.masks
+            )
+            (result,) = again
+        return self._entry(root_id, row, label, result)
 
-    def _count(self, row: ImageRow | None) -> None:
-        if row is None or row.status == "failed":
+    def _entry(
+        self, root_id: int, row: ImageRow | None, label: str | None, result: ExtractionResult
+    ) -> Entry | None:
+        path, file = result.photo.path, result.file
+        if result.error is not None:
+            self.report.failed.append((path, result.error))
+            if row is not None and (row.error, row.file.sha256) == (result.error, file.sha256):
+                return None  # nothing new to say about it
+        elif row is None or row.status == "failed":
             self.report.added += 1
         else:
             self.report.updated += 1
+        return Entry(root_id, path, label, file, result.info, result.extraction, result.error)
 
     def finish(self) -> BuildReport:
         """Bring the search index up to date and close the books."""
         started = time.perf_counter()
         self.report.vectors = refresh_vectors(self._catalog)
         self.report.local = refresh_local(self._catalog)
-        self._spend("search index", time.perf_counter() - started)
+        self.report.add_time("search index", time.perf_counter() - started)
         self.report.seconds["total"] = time.perf_counter() - self._started
         return self.report
 
 
-def _same_state(row: ImageRow, item: Found) -> bool:
-    return item.error is None and (row.file.bytes, row.file.mtime_ns) == (
-        item.bytes,
-        item.mtime_ns,
-    )
-
-
 def resolve(
     path: Path, roots: Iterable[Path], left_out: LeftOut | None = None
-) -> Iterator[tuple[Path, Found]]:
+) -> Iterator[tuple[Path, PhotoFile]]:
     """The photos that a path of `locate add` means, each with the root it belongs to."""
     if not path.exists():
         raise InputError(f"{path} does not exist; name a photo or a folder of photos")
@@ -453,9 +440,8 @@ def resolve(
     absolute = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
     home = next((r for r in roots if absolute.is_relative_to(r)), None)
     if absolute.is_dir():
-        root = home or absolute
         for item in scan(absolute, left_out):
-            yield root, look(item.absolute, root)
+            yield home or absolute, photo_file(item.absolute, home or absolute)
     else:
         root = home or absolute.parent
-        yield root, look(absolute, root)
+        yield root, photo_file(absolute, root)

@@ -14,7 +14,7 @@ from index.records import Entry
 from index.vectors.base import LocalInfo, VectorsInfo
 from index.vectors.stores import open_store
 from locate.extractors.base import ExtractorInfo
-from locate.images.folder import look
+from locate.images.folder import photo_file
 from locate.images.masks import Masks
 from pipelines.indexing.build import refresh_local, refresh_vectors
 from pipelines.indexing.extraction import extract_all
@@ -49,18 +49,8 @@ class DatabaseInfo:
     masks: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "folder": str(self.folder),
-            "counts": self.counts,
-            "roots": [str(root) for root in self.roots],
-            "extractor": asdict(self.extractor) if self.extractor else None,
-            "search": self.search,
-            "vectors": asdict(self.vectors) if self.vectors else None,
-            "local": asdict(self.local) if self.local else None,
-            "disk": self.disk,
-            "labels": self.labels,
-            "masks": self.masks,
-        }
+        paths = {"folder": str(self.folder), "roots": [str(root) for root in self.roots]}
+        return asdict(self) | paths
 
 
 def database_info(index: Path) -> DatabaseInfo:
@@ -129,30 +119,33 @@ def check_database(
     """
     if not repair:
         with Catalog.open(index) as catalog:
-            found = [p.what for p in _check(catalog)]
-            seen = check_photos(catalog, progress=progress) if photos else None
-        if seen is None:
-            return CheckReport(found, [], found)
-        found += [p.what for p in seen.problems]
-        return CheckReport(found, [], found, seen.compared, seen.absent)
+            problems, compared, absent = _check_all(catalog, photos, progress)
+        found = [p.what for p in problems]
+        return CheckReport(found, [], found, compared, absent)
     with Catalog.open(index):
         pass  # an unreadable or missing database is an error before anything is created
     with lock.writer(index), Catalog.create(index) as catalog:
-        problems = _check(catalog)
-        seen = check_photos(catalog, progress=progress) if photos else None
-        problems += [] if seen is None else seen.problems
+        problems, compared, absent = _check_all(catalog, photos, progress)
         orphans = catalog.remove_orphans()
         repaired = [f"removed {orphans} rows that belong to no image"] if orphans else []
-        repaired += _look_again(catalog, problems)
+        repaired += _extract_again(catalog, problems)
         if problems:
             refresh_vectors(catalog, force=True)
             local = refresh_local(catalog, force=True)
             repaired.append("rebuilt the search " + ("index" if local is None else "indices"))
         remaining = [p.what for p in _check(catalog)] if problems else []
-        what = [p.what for p in problems]
-        if seen is None:
-            return CheckReport(what, repaired, remaining)
-        return CheckReport(what, repaired, remaining, seen.compared, seen.absent)
+        return CheckReport([p.what for p in problems], repaired, remaining, compared, absent)
+
+
+def _check_all(
+    catalog: Catalog, photos: bool, progress: Callable[[int, int], None] | None
+) -> tuple[list[Violation], int | None, int]:
+    """(what does not hold, photos that were compared or None, photos that are absent)."""
+    found = _check(catalog)
+    if not photos:
+        return found, None, 0
+    seen = check_photos(catalog, progress=progress)
+    return [*found, *seen.problems], seen.compared, seen.absent
 
 
 def _check(catalog: Catalog) -> list[Violation]:
@@ -162,7 +155,7 @@ def _check(catalog: Catalog) -> list[Violation]:
     return check(catalog, global_dim=info.global_dim, local_dim=info.local_dim)
 
 
-def _look_again(catalog: Catalog, problems: list[Violation]) -> list[str]:
+def _extract_again(catalog: Catalog, problems: list[Violation]) -> list[str]:
     """Extract anew from the photos of the images that have a problem."""
     damaged = sorted({p.image_id for p in problems if p.image_id is not None})
     if not damaged:
@@ -170,7 +163,7 @@ def _look_again(catalog: Catalog, problems: list[Violation]) -> list[str]:
     roots = catalog.roots()
     rows = [catalog.image(image_id) for image_id in damaged]
     extractor = load_extractor(catalog)
-    files = [look(roots[row.root_id] / row.path, roots[row.root_id]) for row in rows]
+    files = [photo_file(roots[row.root_id] / row.path, roots[row.root_id]) for row in rows]
     place = catalog.meta("masks")
     found = extract_all(files, lambda: extractor, {}, masks=Masks(place) if place else None)
     done = []

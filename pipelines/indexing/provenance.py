@@ -10,11 +10,7 @@ from typing import Any
 
 from index import weights_files
 from index.catalog import Catalog
-from locate.errors import (
-    DatabaseMismatchError,
-    InputError,
-    WeightsError,
-)
+from locate.errors import DatabaseMismatchError, InputError, WeightsError
 from locate.extractors import registry
 from locate.extractors.base import Extractor, ExtractorInfo
 from locate.retrieval.search_mode import default_search
@@ -39,9 +35,13 @@ def load_extractor(catalog: Catalog) -> Extractor:
             f"{catalog.folder} was filled by {info.name}, which no extractor here is called; install "
             "the package that has it, or in Python hand over that extractor itself (extractor=...)"
         )
-    weights, told = _kept_weights(catalog), _stored_settings(catalog)
-    made = registry.create(info.name, told, weights)
-    if not told and not made.info.compares_with(info):  # it may have been handed over as it was
+    weights = {
+        part: weights_files.verify(catalog.folder, sha256)
+        for part, sha256 in weights_files.recorded(catalog).items()
+    }
+    settings = _stored_settings(catalog)
+    made = registry.create(info.name, settings, weights)
+    if not settings and not made.info.compares_with(info):  # it may have been handed over as it was
         made = registry.create(info.name, registry.settings_in(info), weights)
     if not made.info.compares_with(info):
         raise DatabaseMismatchError(
@@ -53,7 +53,7 @@ def load_extractor(catalog: Catalog) -> Extractor:
     return made
 
 
-def remember_extractor(catalog: Catalog, made: Extractor, settings: Mapping[str, Any]) -> None:
+def record_extractor(catalog: Catalog, made: Extractor, settings: Mapping[str, Any]) -> None:
     """Note in the catalogue who fills it: its info, and the settings by which a name becomes it again.
     In a transaction."""
     catalog.set_meta("extractor", made.info.to_json())
@@ -64,7 +64,7 @@ def remember_extractor(catalog: Catalog, made: Extractor, settings: Mapping[str,
 
 
 def copy_settings(source: Catalog, catalog: Catalog) -> None:
-    """What `remember_extractor` noted besides the info, for a copy. In a transaction."""
+    """What `record_extractor` noted besides the info, for a copy. In a transaction."""
     for key in (_SETTINGS, _SIDE):
         if (value := source.meta(key)) is not None:
             catalog.set_meta(key, value)
@@ -76,13 +76,11 @@ def refuse_other_extractor(
     """`DatabaseMismatchError` if an extractor or a setting of it is named that is not the one that
     filled the database."""
     info = ExtractorInfo.from_json(catalog.meta("extractor") or "")
-    if extractor is None:
-        other = ""
-    elif isinstance(extractor, str):
+    other = ""
+    if isinstance(extractor, str):
         other = extractor if extractor != info.name else ""
-    else:
-        same = extractor.info.compares_with(info)
-        other = "" if same else f"the {extractor.info.name} that is given"
+    elif extractor is not None and not extractor.info.compares_with(info):
+        other = f"the {extractor.info.name} that is given"
     if other:
         raise DatabaseMismatchError(
             f"{catalog.folder} was filled by {info.name}, not {other}; descriptors of the two do "
@@ -193,14 +191,6 @@ def _name_for(by_system: Mapping[str, Path]) -> str:
     raise InputError(
         f"no extractor has parts for {', '.join(by_system)} together; say which by --extractor"
     )
-
-
-def _kept_weights(catalog: Catalog) -> dict[str, Path]:
-    """The copies in the database, checked, by the part of the extractor's name."""
-    kept: dict[str, Path] = {}
-    for part, sha256 in weights_files.recorded(catalog).items():
-        kept[part] = weights_files.verify(catalog.folder, sha256)
-    return kept
 
 
 def _stored_settings(catalog: Catalog) -> dict[str, dict[str, Any]]:

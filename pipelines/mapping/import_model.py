@@ -28,11 +28,11 @@ from locate.extractors.base import Extractor
 from locate.formats.colmap import PoseModel, read_model
 from locate.geometry.panorama_camera import refuse_spheres
 from locate.georef.georef import metric_by_gps
-from locate.images.folder import look
+from locate.images.folder import photo_file
 from locate.mapping.structure import JUDGED, MIN_POINTS, examine, examine_matches, nothing_moved
 from locate.mapping.triangulation import choose_pairs, triangulate
 from locate.util.timing import Clock
-from pipelines.indexing.build import Job
+from pipelines.indexing.build import IndexBuilder
 from pipelines.indexing.labels import label_rule
 from pipelines.mapping.build import MAX_ERROR, cached_report, with_summary
 from pipelines.mapping.consistency import Evidence
@@ -100,7 +100,7 @@ def import_map(
     ):
         folder.recover()
         root = catalog.add_root(images)
-        job = Job(
+        builder = IndexBuilder(
             catalog,
             label_rule("folder"),
             workers,
@@ -111,8 +111,8 @@ def import_map(
             masks=masks,
         )
         require_local(require_info(catalog))
-        job.index({root: [look(images / name, images) for name in sorted(posed.poses)]})
-        job.finish()
+        builder.index({root: [photo_file(images / name, images) for name in sorted(posed.poses)]})
+        builder.finish()
         require_unique_names(catalog, {root})
         clock.lap("features")
         photos = _posed_photos(catalog, root, images, posed)

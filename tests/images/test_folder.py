@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from locate.errors import InputError
-from locate.images.folder import look, photos_in, scan
+from locate.images.folder import photo_file, photos_in, scan
 
 
 def touch(root, *names):
@@ -113,9 +113,9 @@ def test_an_environment_that_cannot_name_a_file_is_said(tmp_path):
         "ascii", "surrogateescape"
     )
     whole = tmp_path / "\udce6\udc97\udca5.jpg"
-    assert "which this environment forbids" in (look(whole, tmp_path).error or "")
-    assert "set PYTHONUTF8=1" in (look(whole, tmp_path).error or "")
-    assert look(file, tmp_path).error == "its name is not valid UTF-8; rename it"
+    assert "which this environment forbids" in (photo_file(whole, tmp_path).error or "")
+    assert "set PYTHONUTF8=1" in (photo_file(whole, tmp_path).error or "")
+    assert photo_file(file, tmp_path).error == "its name is not valid UTF-8; rename it"
 
 
 def test_a_folder_that_cannot_be_listed_is_said(tmp_path, monkeypatch):
@@ -148,7 +148,7 @@ def test_a_file_as_root(tmp_path):
 
 def test_look_is_relative_to_its_root(tmp_path):
     touch(tmp_path, "a/b/1.jpg")
-    assert look(tmp_path / "a/b/1.jpg", tmp_path / "a").path == "b/1.jpg"
+    assert photo_file(tmp_path / "a/b/1.jpg", tmp_path / "a").path == "b/1.jpg"
 
 
 def test_the_files_of_a_folder_by_name_in_the_order_of_names(tmp_path):
