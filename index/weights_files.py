@@ -34,12 +34,7 @@ def hash_of(file: Path) -> str:
 
 
 def store(folder: Path, source: Path) -> str:
-    """Copy a weights file into the database unless it is there already; its sha256. Hold the lock.
-
-    Raises:
-        InputError: `source` cannot be read.
-        DatabaseError: the copy cannot be written.
-    """
+    """Copy a weights file into the database unless it is there already; its sha256. Hold the lock."""
     sha256 = hash_of(source)
     file = file_of(folder, sha256)
     if is_intact(file, sha256):

@@ -38,8 +38,8 @@ def update_images(
     camera_of: Callable[[ImageRow], KeyedCamera],
     keypoints_of: Callable[[int], Array],
 ) -> None:
-    """Bring the images of the database at `path` up to date with the catalogue; what belongs to photos
-    that are gone goes, and a database that is damaged is made anew.
+    """Bring the images of the database at `path` up to date with the catalogue: what belongs to
+    photos that are gone goes, and a database that is damaged is made anew.
 
     Args:
         rows: the photos, by id.

@@ -140,7 +140,8 @@ def _sample(source: VectorSource, count: int, wanted: int) -> Array:
 def _tune(index: faiss.Index, source: VectorSource, count: int) -> tuple[int, float]:
     """The smallest power of two of visited lists that reaches the target recall@10, and that recall.
 
-    Queries are stored vectors; each finds itself, so they are compared on the other nine."""
+    Queries are stored vectors; each finds itself, so they are compared on the other nine.
+    """
     queries = _sample(source, count, _RECALL_QUERIES)
     k = min(10, count)
     truth = exact_neighbors(queries, source(), k)

@@ -30,17 +30,15 @@ def publish(
     writers: Mapping[str, tuple[str, Writer]],
     record: Record,
 ) -> Record:
-    """Write a set of files and put it in the place of the old one, which stays until then.
+    """Write a set of files and put it in the place of the old one, which stays until then; its
+    whole record.
 
     Args:
         stem: what the names of all files of the set begin with.
         generation: of the catalogue; a part of their names.
-        writers: what writes a file, with the ending of its name, by the fields of the record that get
-            its name and sha256: those that end in "file" and "sha256" after this prefix.
+        writers: what writes a file, with the ending of its name, by the prefix of the fields of the
+            record ("file", "sha256") that get its name and sha256.
         record: of the set, without these fields.
-
-    Returns:
-        The whole record.
 
     Raises:
         DatabaseError: it cannot be written; the old set is still there.

@@ -1,13 +1,11 @@
-"""Every local descriptor of the database in one FAISS index, to be searched by those of a query.
+"""Every local descriptor of the database in one FAISS index, to be searched by those of a query:
+DELF (Noh, Araujo, Sim, Weyand, Han, ICCV 2017), sections 4.3 and 4.4.
 
-Noh, Araujo, Sim, Weyand, Han, "Large-Scale Image Retrieval with Attentive Deep Local Features" (DELF),
-ICCV 2017, sections 4.3 and 4.4. Derived from the catalogue's features alone; a set of files as
-`index.vectors.files` says: `local.json` (a `LocalInfo`), the index, and the map of its rows to images.
-Descriptors are L2-normalised: inner product is cosine similarity.
-
-What an image shows never changes under its id, and ids are never used again. So an index of an earlier
-generation is brought up to date by taking the rows of images that are gone out and putting new ones in,
-by the writer on its file and by a reader in memory.
+A set of files as `index.vectors.files` says: `local.json` (a `LocalInfo`), the index, and the map of its
+rows to images. Descriptors are L2-normalised: inner product is cosine similarity. What an image shows
+never changes under its id, and ids are never used again. So an index of an earlier generation is brought
+up to date by taking the rows of images that are gone out and putting new ones in, by the writer on its
+file and by a reader in memory.
 """
 
 from __future__ import annotations
@@ -132,9 +130,9 @@ class LocalFaissStore:
         """Put an index of `source` in the place of the stored one; None if it has no descriptor.
 
         Args:
-            old: the index as it was, which is spoilt; what did not change since is taken over, unless
-                the collection has grown or shrunk so much that its lists do not fit any more.
-            factory: a FAISS factory string; by default `choose_factory` by size.
+            old: the index as it was, which is spoilt; what did not change since is taken over,
+                unless the collection has grown or shrunk so much that its lists do not fit any more.
+            factory: a FAISS factory string; by default by size.
         """
         total = int(source.feature_counts()[1].sum())
         if total == 0:

@@ -52,7 +52,8 @@ def make_index(source: DescriptorSource, dim: int, factory: str) -> Any:
 def tune(index: Any, rows: RowMap, source: DescriptorSource) -> tuple[int, float]:
     """How many lists must be visited, and the recall of the true nearest among the neighbours then.
 
-    Queries are stored descriptors; the nearest that is not itself is the one that must be found."""
+    Queries are stored descriptors; the nearest that is not itself is the one that must be found.
+    """
     chosen = rows.image_ids[:: max(1, len(rows) // _RECALL_QUERIES)]
     queries, own = [], []
     for image_ids, counts, descriptors in source.descriptors(chosen):

@@ -3,10 +3,8 @@
 `*retrieval_solution*.csv` has id, images (ids, spaces between) and Usage; `*recognition_solution*.csv`
 has id, landmarks and Usage. Rows of the usage "Ignored" count nowhere. The photo of id abcdef... is
 `a/b/c/abcdef....jpg` below `test/` (queries), `index/` (retrieval's database) or `train/`
-(recognition's, with `train*.csv` for the landmarks). Without photos only finished answers can be scored.
-
-Answers are CSV as well: id, images (ids, best first) for retrieval, and id, landmarks (one landmark and
-its confidence, or nothing) for recognition.
+(recognition's, with `train*.csv` for the landmarks). Answers are CSV as well: id, images (ids, best
+first), or id, landmarks (one landmark and its confidence, or nothing).
 """
 
 from __future__ import annotations

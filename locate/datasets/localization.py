@@ -40,11 +40,8 @@ _QUERIES = ("queries.txt", "queries_with_intrinsics.txt", "list_test.txt", "test
 def find_scenes(
     folder: Path, layout: str = "auto", unscaled: Collection[str] = UNSCALED
 ) -> tuple[Scene, ...]:
-    """The scene in `folder`, or those in its subfolders, by name.
-
-    Args:
-        layout: one of `LAYOUTS`, or "auto".
-        unscaled: names of the scenes whose unit is not the metre.
+    """The scene in `folder`, or those in its subfolders, by name. `layout` is one of `LAYOUTS`, or
+    "auto"; `unscaled` are names of scenes whose unit is not the metre.
 
     Raises:
         InputError: there is none (the message says what each layout lacks), or a file is damaged.

@@ -27,15 +27,10 @@ Kind = Literal["illumination", "viewpoint", ""]
 
 @dataclass(frozen=True)
 class Layout:
-    """How a dataset lies on the disk.
-
-    Attributes:
-        form: for messages.
-        photo, truth: regular expressions of the stem of a photo and of the name of a file of ground
-            truth; the group is the number of the photo (the second of the pair, for the truth).
-        photo_name, truth_name: the same for messages.
-        depth: levels of folders between the dataset and a sequence.
-    """
+    """How a dataset lies on the disk: its `form` in words, the regular expressions of the stem of a
+    photo and of the name of a file of ground truth (the group is the number of the photo, of a pair
+    the second), both names for messages, and how many levels of folders lie between the dataset and
+    a sequence."""
 
     form: str
     photo: str
@@ -85,13 +80,9 @@ _HPATCHES_KINDS: Mapping[str, Kind] = {"i_": "illumination", "v_": "viewpoint"}
 
 @dataclass(frozen=True, eq=False)
 class HomographyPair:
-    """Two images of one plane.
-
-    Attributes:
-        sequence: its folder's name.
-        b_from_a: 3 x 3 float64, pixels of image a -> pixels of image b.
-        kind: what changes between the images; "" if something else or nothing is known.
-    """
+    """Two images of one plane, from the folder `sequence`. `b_from_a`, 3 x 3 float64, maps pixels
+    of image a to image b. `kind` is what changes between them; "" if something else or nothing is
+    known."""
 
     sequence: str
     image_a: Path
@@ -109,13 +100,9 @@ class HomographyPair:
 
 @dataclass(frozen=True, eq=False)
 class CorrespondencePair:
-    """Two images of one scene, in which somebody clicked the same spots.
-
-    Attributes:
-        sequence: CLASS/PAIR, the names of its folders.
-        points_a, points_b: M x 2 float64, row by row the same spot, in pixels.
-        kind: the class.
-    """
+    """Two images of one scene, in which somebody clicked the same spots: `points_a` and `points_b`,
+    M x 2 float64, row by row, in pixels. `sequence` is CLASS/PAIR, the names of its folders; `kind`
+    the class."""
 
     sequence: str
     image_a: Path
@@ -133,11 +120,7 @@ class CorrespondencePair:
 
 @dataclass(frozen=True)
 class MatchingData:
-    """Attributes:
-    layout: one of `LAYOUTS`.
-    homographies: pairs with a homography; those of one sequence stand together.
-    correspondences: pairs with clicked points; a dataset has one kind of pairs only.
-    """
+    """The pairs of a dataset, which has one kind of them; those of one sequence stand together."""
 
     layout: str
     homographies: tuple[HomographyPair, ...] = ()
@@ -145,9 +128,8 @@ class MatchingData:
 
 
 def read_matching_data(folder: Path, layout: str | None = None) -> MatchingData:
-    """Read a dataset of pairs; recognise its layout by its files unless `layout` is given.
-
-    `folder` holds the sequences, or is itself one (for WxBS, a class or a pair).
+    """Read a dataset of pairs (or one sequence of it; for WxBS, a class or a pair); recognise its
+    layout by its files unless `layout` is given.
 
     Raises:
         InputError: no known layout, or a file of the dataset is missing or damaged; names it.
@@ -179,18 +161,14 @@ def d2net_pairs(pairs: Iterable[HomographyPair]) -> tuple[HomographyPair, ...]:
 
 
 def crop_to(pixels: Array, size: Size) -> tuple[Array, Array]:
-    """A photo at the low resolution of SuperPoint's protocol (DeTone et al., CVPRW 2018, section 7):
-    resized with its aspect ratio kept until it just covers `size`, then cut to it around the centre.
-
-    Args:
-        pixels: H x W x 3 uint8.
-        size: (width, height) of the result.
+    """A photo at the low resolution of SuperPoint's protocol (DeTone et al., CVPRW 2018, section
+    7): H x W x 3 uint8, resized with its aspect ratio kept until it just covers `size` (width,
+    height), then cut to it around the centre.
 
     Returns:
-        The result, and `view_from_photo` = T S, 3 x 3: pixels of the photo -> pixels of the result. S
-        keeps corners on corners, so it carries half a pixel (`locate.pixels`), and holds the scale
-        after rounding to whole pixels. For homographies: b_from_a of the views is
-        T_b S_b (b_from_a of the photos) (T_a S_a)^-1.
+        The result, and `view_from_photo`, 3 x 3: pixels of the photo -> pixels of the result. It keeps
+        corners on corners, so it carries half a pixel (`locate.pixels`), and holds the scale after
+        rounding to whole pixels.
     """
     height, width = pixels.shape[:2]
     scale = max(size[0] / width, size[1] / height)

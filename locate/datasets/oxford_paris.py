@@ -36,11 +36,7 @@ def revisited_files(folder: Path) -> list[Path]:
 
 
 def read_oxford(folder: Path) -> RetrievalData:
-    """The first ground truth; good and ok images are positives.
-
-    Raises:
-        InputError: names the file that is missing or cannot be understood.
-    """
+    """The first ground truth; good and ok images are positives."""
     photos = _photos(folder)
     queries = []
     for file in oxford_files(folder):
@@ -62,11 +58,7 @@ def read_oxford(folder: Path) -> RetrievalData:
 
 
 def read_revisited(folder: Path) -> RetrievalData:
-    """ROxford5k or RParis6k, with the levels easy, medium and hard.
-
-    Raises:
-        InputError: names the file that is missing or cannot be understood.
-    """
+    """ROxford5k or RParis6k, with the levels easy, medium and hard."""
     files = revisited_files(folder)
     if len(files) != 1:
         raise InputError(
@@ -168,7 +160,8 @@ def _missing(
 ) -> tuple[str, ...]:
     """A note on images of the ground truth that are not on disk.
 
-    Some photos of Paris6k have always been broken, so a few may miss."""
+    Some photos of Paris6k have always been broken, so a few may miss.
+    """
     if not photos:
         return ()
     wanted = {i for q in queries for t in q.truth.values() for i in t.ok | t.junk} | {*images}

@@ -39,13 +39,14 @@ class GroundTruth:
 
 @dataclass(frozen=True)
 class Query:
-    """Attributes:
-    id: as the ground truth calls it.
-    photo: its file, None where there is none (then only finished rankings can be scored).
-    box: (x1, y1, x2, y2) in pixels that the photo is cropped to, or None.
-    group: the kind or the split that it is counted in.
-    truth: by level; "" where the layout has only one.
-    landmarks: what it shows; empty where the layout does not say, or it shows none.
+    """One query; `photo` is None where there is none (then only finished rankings can be scored).
+
+    Attributes:
+        id: as the ground truth calls it.
+        box: (x1, y1, x2, y2) in pixels that the photo is cropped to, or None.
+        group: the kind or the split that it is counted in.
+        truth: by level; "" where the layout has only one.
+        landmarks: what it shows; empty where the layout does not say, or it shows none.
     """
 
     id: str

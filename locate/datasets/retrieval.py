@@ -36,10 +36,8 @@ _SPLITS = ("query", "database", "distractor")
 
 
 def read_retrieval(folder: Path, layout: str | None = None) -> RetrievalData:
-    """The queries, the database and the right answers of a folder.
-
-    Args:
-        layout: one of `LAYOUTS`; by default the one that the folder's files show.
+    """The queries, the database and the right answers of a folder, by default of the layout (one of
+    `LAYOUTS`) that its files show.
 
     Raises:
         InputError: the folder fits no layout or several, or a file of it is missing or wrong.

@@ -12,15 +12,13 @@ from locate.types import Array
 
 
 def average_precision(relevant: Array, positives: int | None = None) -> float:
-    """The mean of the precision at the rank of each relevant image (finite-sum AP).
+    """The mean of the precision at the rank of each relevant image (finite-sum AP), 0 to 1; NaN if
+    there are no positives (such a query is to be left out, not counted as 0).
 
     Args:
         relevant: N bool, in the order of the ranking.
-        positives: relevant images that exist, ranked or not; by default those in `relevant`. One
-            that is not ranked contributes 0.
-
-    Returns:
-        0 to 1; NaN if there are no positives (such a query is to be left out, not counted as 0).
+        positives: relevant images that exist; one that is not ranked contributes 0. By default those in
+            `relevant`.
     """
     relevant = np.asarray(relevant, np.bool_)
     total = int(relevant.sum()) if positives is None else positives

@@ -46,16 +46,9 @@ def in_view(points_a: Array, b_from_a: Array, size_b: Size) -> Array:
 def best_in_view(
     points_a: Array, scores_a: Array, b_from_a: Array, size_b: Size, keep: int | None = 300
 ) -> Array:
-    """The strongest points of image a that are seen in image b. The others are dropped BEFORE the
-    strongest are chosen; the other way round is a common mistake.
-
-    Args:
-        scores_a: N, higher is better.
-        keep: how many at most; None for all.
-
-    Returns:
-        At most `keep` indices into the points, from best to worst; of equal scores the first.
-    """
+    """Indices of the strongest points of image a (`keep` at most, None for all) that are seen in
+    image b, from best to worst; of equal scores the first. The others are dropped BEFORE the
+    strongest are chosen; the other way round is a common mistake."""
     scores = np.asarray(scores_a, np.float64)
     if scores.shape != (len(points_a),):
         raise InputError(f"{len(points_a)} points, but scores of shape {scores.shape}")
@@ -88,17 +81,10 @@ def nearest_distances(
 
 
 def repeatability(from_a: Array, from_b: Array, threshold: float = 3.0) -> float:
-    """The share of points that were found again in the other image.
-
-    rep = (#{a -> b nearest <= threshold} + #{b -> a nearest <= threshold}) / (N + M)
-
-    Args:
-        from_a, from_b: N and M distances of `nearest_distances`; `threshold` as they in pixels.
-
-    Returns:
-        0 to 1; 0 if only one image has points; NaN if neither has: leave such a pair out (KP2D
-        writes -1 there and averages it).
-    """
+    """The share of points that were found again in the other image: (#{a -> b nearest <= threshold} +
+    #{b -> a nearest <= threshold}) / (N + M), of the N and M distances of `nearest_distances`, in
+    pixels. 0 if only one image has points; NaN if neither has: leave such a pair out (KP2D averages
+    a -1)."""
     return mean_defined(np.r_[from_a, from_b] <= threshold)
 
 
@@ -127,15 +113,12 @@ def mutual_repeatability(
 def localization_error(
     from_a: Array, from_b: Array, threshold: float = 3.0, *, pooled: bool = True
 ) -> float:
-    """The mean distance of the points that were found again, in pixels.
+    """The mean distance in pixels of the points that were found again, as of `repeatability`; NaN
+    if there are none: leave such a pair out.
 
     Args:
-        from_a, from_b, threshold: as of `repeatability`.
         pooled: one mean over both directions (KP2D), else the mean of one mean for each direction
             (UnsuperPoint); a direction without a correct pair is left out.
-
-    Returns:
-        NaN if there is no correct pair: leave such a pair of images out.
     """
     correct = [np.asarray(d, np.float64)[np.asarray(d) <= threshold] for d in (from_a, from_b)]
     if pooled:
@@ -144,17 +127,11 @@ def localization_error(
 
 
 def corner_error(estimated: Array | None, b_from_a: Array, size_a: Size) -> float:
-    """The mean distance in image b between the four corners of image a as mapped by the estimated and
-    by the true homography, in pixels (SuperPoint, section 7.3).
+    """The mean distance in image b between the four corners (0, 0) to (W - 1, H - 1) of image a as
+    mapped by the estimated and by the true homography, in pixels (SuperPoint, section 7.3).
 
-    Args:
-        estimated: 3 x 3, or None where none could be estimated (no RANSAC solution, fewer than four
-            matches).
-        size_a: its corners are (0, 0), (W - 1, 0), (0, H - 1), (W - 1, H - 1).
-
-    Returns:
-        Infinite without an estimate, with one that is not finite, and if it sends a corner to
-        infinity: the pair counts as wrong.
+    Infinite without an estimate (None), with one that is not finite, and if it sends a corner to
+    infinity: the pair counts as wrong.
     """
     if estimated is None or not np.isfinite(_matrix("estimated", estimated)).all():
         return float("inf")
@@ -245,8 +222,9 @@ def nearest_neighbor_map(
 
     The matches of one direction, as of `matching_score`, are ranked by distance, and the AP of that
     ranking is averaged over both directions. A match is right if its own feature, projected into the
-    other image, lies less than `threshold` (pixels) from its partner. Recall is relative to the right matches
-    of the ranking. Matches of equal distance enter together, so their order does not matter.
+    other image, lies less than `threshold` (pixels) from its partner. Recall is relative to the
+    right matches of the ranking. Matches of equal distance enter together, so their order does not
+    matter.
 
     Returns:
         0 to 1; a direction without a right match contributes 0.
@@ -266,15 +244,8 @@ _Nearest = tuple[Array, Array]  # which is the nearest, its distance
 
 
 def nearest_descriptors(descriptors_a: Array, descriptors_b: Array) -> tuple[_Nearest, _Nearest]:
-    """The nearest of M descriptors to each of N, and the other way round, by Euclidean distance.
-
-    Args:
-        descriptors_a, descriptors_b: N x D and M x D, normalised or not.
-
-    Returns:
-        (N indices into b, N distances) and (M indices into a, M distances); of equally near ones the
-        first. Empty if either image has no descriptors.
-    """
+    """The nearest of M descriptors (M x D) to each of N (N x D), and the other way round, by Euclidean
+    distance; of equally near ones the first. Empty if either image has no descriptors."""
     a, b = np.asarray(descriptors_a, np.float64), np.asarray(descriptors_b, np.float64)
     if not len(a) or not len(b):
         empty = np.zeros(0, np.int64), np.zeros(0)

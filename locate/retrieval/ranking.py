@@ -15,7 +15,8 @@ def rank_key(candidate: Candidate) -> tuple[int, float, int]:
     """Proof first, by evidence; everything else stays in the order in which it was found.
 
     Plain sorting by inliers makes the ranking worse, since the few inliers of unproven candidates
-    are chance, and chance knows less than the search did."""
+    are chance, and chance knows less than the search did.
+    """
     proven = candidate.verdict in (MATCH, UNCERTAIN)
     return (
         ORDER[candidate.verdict],

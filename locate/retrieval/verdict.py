@@ -33,10 +33,9 @@ _TAIL = 0.25  # share of the photos whose evidence is kept; only the strong ones
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was measured for one extractor.
+    """What was measured for one extractor (its fingerprint).
 
     Attributes:
-        extractor: `ExtractorInfo.fingerprint`.
         match_evidence, uncertain_evidence: the least evidence for each verdict.
         queries: photos of places that were left out of the index.
         tail: the strongest evidence that some of them reached, descending.

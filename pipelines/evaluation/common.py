@@ -105,16 +105,11 @@ def extract_views(
     prepare: Prepare | None = None,
     workers: int | None = None,
 ) -> Iterator[View | ImageError]:
-    """The local features of many photos on a pool of threads, in their order.
+    """The local features of many photos at full resolution, on a pool of threads and in their
+    order; for a file that cannot be read its error.
 
     Args:
-        photos: read at full resolution.
-        prepare: pixels H x W x 3 -> (pixels to look at, 3 x 3 view_from_photo); None to look at the
-            photo itself.
-        workers: threads; None for one a core.
-
-    Returns:
-        For each photo its view, or the error of a file that cannot be read.
+        prepare: pixels H x W x 3 -> (pixels to extract from, 3 x 3 view_from_photo); None for the photo.
     """
     return ordered_map(lambda photo: _look(photo, extractor, prepare), photos, workers)
 

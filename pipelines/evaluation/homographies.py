@@ -1,11 +1,8 @@
 """`locate evaluate matching`: how many matches of local features are right, and what they are good for.
 
-Two kinds of ground truth (`locate.datasets.matching`):
-
-- A homography (HPatches, Oxford affine) says for every point where it lies in the other image. The
-  scores are those of `locate.metrics.matching`.
-- Clicked correspondences (WxBS) say it for some dozen points of a scene in relief: see
-  `pipelines.evaluation.correspondences`.
+A homography (HPatches, Oxford affine) says for every point where it lies in the other image; the
+scores are those of `locate.metrics.matching`. Annotated correspondences (WxBS) say it for some dozen
+points of a scene in relief: `pipelines.evaluation.correspondences`.
 """
 
 from __future__ import annotations
@@ -96,23 +93,21 @@ def evaluate_matching(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Report:
-    """Match the pairs of a dataset and hold the matches against its ground truth.
+    """Match the pairs of a dataset (HPatches, Oxford affine or WxBS) and hold the matches against
+    its truth.
 
     Args:
-        folder: HPatches, Oxford affine or WxBS.
         extractors: by the name shown in the table; each must give local features.
         layout: one of `locate.datasets.matching.LAYOUTS`; None to recognise it.
         protocol: "full" for all pairs at full resolution with all features; "d2net" for the same less
             HPatches' eight sequences of very large images; "superpoint" for images cut to `size`
             (`crop_to`), where the homography is estimated from the strongest features of the
             shared view alone.
-        max_keypoints: the strongest that take part; None for all that the extractor gives, but for the
-            protocol "superpoint" 1000, or 300 if `size` is (320, 240).
-        size: (width, height) in pixels, for the protocol "superpoint".
+        max_keypoints: the strongest that take part; None for all, but for the protocol "superpoint"
+            1000, or 300 if `size` (width, height) is (320, 240).
         estimator: of the homographies, by OpenCV: "ransac", as the literature has it, or "magsac"
             (MAGSAC++), whose result depends less on the order of the matches.
         seed: of the RANSACs and of the chance levels. Same seed, same report.
-        progress: called with (pairs done, pairs in all).
 
     Raises:
         InputError: the dataset is unknown or damaged, or does not go with the protocol.
@@ -225,15 +220,9 @@ def score_homography(
     estimator: str = "ransac",
     seed: tuple[int, ...] = (0,),
 ) -> HomographyScores:
-    """Hold the matches of one pair against its homography.
-
-    Args:
-        max_keypoints: the strongest that take part; None for all.
-        shared_view: estimate the homography from the strongest features of the shared view, not from
-            the strongest of the whole images.
-        estimator: a name of `ESTIMATORS`.
-        seed: of the order in which it gets the matches.
-    """
+    """Hold the matches of one pair against its homography, which is estimated from the strongest
+    features of the shared view if `shared_view`, else of the whole images. `seed` is of the order
+    of the matches."""
     b_from_a = homography_between(pair, view_a, view_b)
     a, b = (strongest(view.features, max_keypoints) for view in (view_a, view_b))
     matched_a, matched_b = matched_points(a, b, match_mutual(a.descriptors, b.descriptors))

@@ -1,12 +1,9 @@
 """`locate evaluate localization`: how precisely the localizer that users run finds cameras.
 
-Protocol: a map is made from photos with their true poses (`locate import-map`), and every query is
-localized against it with its true camera (`locate localize`). By "folds" the photos of a scene,
-sorted by name, are dealt out to five folds in turn; each fold is asked against a map of the
-others, so that each photo is a query once. By "queries" the scene's own list is asked against a
-map of all other photos.
-
-Any localizer can be judged: `evaluate_localizers` takes functions that make one.
+A map is made from photos with their true poses (`locate import-map`), and every query is localized
+against it with its true camera (`locate localize`). By "folds" the photos of a scene, sorted by name,
+are dealt out to five folds in turn, and each fold is asked against a map of the others. By "queries" the
+scene's own list is asked against a map of all other photos.
 """
 
 from __future__ import annotations
@@ -84,19 +81,16 @@ def evaluate_localization(
     """Judge local features by the poses that they give.
 
     Args:
-        folder: a scene or a folder of scenes, see `locate.datasets.localization`.
+        folder: a scene or a folder of scenes, see `locate.datasets.localization`, as is `layout`.
         extractors: by the name in the tables; each must give local features.
-        protocol: "folds" or "queries".
-        folds: how many.
-        layout: of the folder; "auto" recognises it.
+        protocol: "folds" (as many as `folds`) or "queries".
         unscaled: names of the scenes whose unit is not the metre.
         thresholds: (metres, degrees) of the recall.
         ratio: of Lowe's test, in maps and of queries; None for the extractor's own.
         solver: a name of `locate.localization.absolute_pose.SOLVERS`.
         candidates: map images that a query is matched with.
-        workers: threads.
         seed: of everything random. The same seed gives the same tables.
-        progress: called with (done, in all) photos of maps looked at and queries asked.
+        progress: called with (done, in all) photos of maps and queries.
     """
     require_local(extractors)
     if ratio is not None and not 0 < ratio <= 1:
@@ -272,11 +266,9 @@ def evaluate_localizers(
     settings: Mapping[str, Any] | None = None,
     on_query: Callable[[], None] = lambda: None,
 ) -> Report:
-    """Judge localizers.
+    """Judge any localizers, made by `makers` (by the name in the tables), on scenes with true poses.
 
     Args:
-        scenes: with true poses.
-        makers: by the name in the tables.
         protocol, folds, thresholds: see `evaluate_localization`.
         settings: what else the numbers depend on, for the report.
         on_query: called after each query.

@@ -30,11 +30,9 @@ def evaluate_rankings(
     """Score finished answers; no photo is needed for Google Landmarks and for Oxford and Paris.
 
     Args:
-        folder: as for `evaluate_retrieval`.
-        file: the CSV of a Google Landmarks submission (`locate.datasets.google_landmarks`), or JSON
-            {query: [image, ...]} with the ids of the ground truth, best first and all that were ranked;
-            for ROxford/RParis the images may be numbers into its imlist. A query that is not in it
-            counts as answered by nothing.
+        file: the CSV of a Google Landmarks submission, or JSON {query: [image, ...]} with the ids of the
+            ground truth, best first and all that were ranked; for ROxford/RParis the images may be
+            numbers into its imlist. A query that is not in it counts as answered by nothing.
 
     Raises:
         InputError: a query is not in the ground truth, no image is, or the file cannot be read.

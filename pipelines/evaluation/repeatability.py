@@ -52,14 +52,11 @@ _NOTES = (
 
 @dataclass(frozen=True, eq=False)
 class RepeatabilityScores:
-    """One pair by one extractor; NaN where nothing is defined.
+    """One pair by one extractor: `repeatability` and `localization_error` (pixels) with the
+    distances measured in image b, or each direction in the image it goes to; NaN where nothing is
+    defined.
 
     Attributes:
-        in_b, each_view: `repeatability` with the distances measured in image b, or each direction in
-            the image it goes to.
-        mutual: `mutual_repeatability`.
-        error_in_b, error_each_view: `localization_error` in pixels, pooled over both directions, or
-            averaged over them.
         curve: `in_b` at each of `THRESHOLDS`.
         points: those of both images that were compared.
     """
@@ -85,21 +82,19 @@ def evaluate_repeatability(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Report:
-    """Detect points in the pairs of a dataset with homographies and look for each in the other image.
+    """Detect points in the pairs of a dataset with homographies (HPatches or Oxford affine) and
+    look for each in the other image.
 
     The defaults are the protocol of SuperPoint (DeTone et al., CVPRW 2018, section 7): the 300 strongest
     points of the shared view at 240 x 320 pixels, found again within 3 pixels.
 
     Args:
-        folder: HPatches or Oxford affine.
-        extractors: by the name shown in the table; each must give local features.
-        layout: one of `locate.datasets.matching.LAYOUTS`; None to recognise it.
+        extractors, layout: as for `evaluate_matching`.
         max_keypoints: the strongest that count, chosen after those outside the shared view are
             dropped; None for all. SEKD's variant takes the strongest of the whole image.
         threshold: in pixels.
         size: (width, height) that the photos are cut to (`crop_to`); None for full resolution.
         seed: kept in the report; nothing here is random.
-        progress: called with (pairs done, pairs in all).
 
     Raises:
         InputError: the dataset is unknown or damaged, or has no homographies.

@@ -69,27 +69,20 @@ def evaluate_retrieval(
     `labels.csv` also the open set; mAP and mP@N with junk taken out before anything is verified, for
     Oxford and Paris; mAP@100 or GAP for Google Landmarks; recall@N within 25 m for places.
 
-    In the open set a known query's landmark is in the database, and a query is absent when its landmark
-    is left out; photos of `foreign` are absent too. Where fewer than 100 are absent, 1 % means none.
+    In the open set a known query's landmark is in the database; negatives are the queries with their
+    landmark excluded, and photos of `foreign`. Where they are fewer than 100, 1 % means none.
 
     Args:
-        folder: read by `locate.datasets.retrieval`.
         extractors: by the name in the tables.
         layout: None to recognise it.
         distractors: folders whose photos join the database and are right for no query.
-        foreign: a folder of photos of places that are not in the database; `labels.csv` only.
-        foreign_count: so many of them, drawn by `seed`.
+        foreign: a folder of photos of places that are not in the database, of which `foreign_count` are
+            drawn by `seed`; `labels.csv` only.
         kinds: only queries of these kinds; empty for all.
         verify: False ranks before verification alone.
-        search: "global", "local" or "both"; None for "local" where an extractor has no global
-            descriptor and "global" elsewhere.
+        search: None for "local" where an extractor has no global descriptor and "global" elsewhere.
         shortlist: candidates that are verified.
-        work: keeps the databases, which a second call then need not fill again; None for a folder that
-            is deleted afterwards.
-        workers: threads; None for one a core.
-
-    Returns:
-        The same report for the same photos and seed: RANSAC draws by a fixed seed.
+        work: keeps the databases, which a second call then need not fill again.
 
     Raises:
         InputError: what is missing or wrong in the folder or the options, and the cure.

@@ -28,12 +28,9 @@ class QueryResult:
 
     Attributes:
         ranking: ids, best first.
-        verdict: on the best candidate.
         strongest: id of the candidate with the most evidence, the best-ranked of equals; None if
-            none was verified.
-        evidence: that of `strongest`, -inf if there is none.
-        score: similarity of the first in the ranking, or its votes in a local search; -inf if there is
-            none.
+            none was verified, and then `evidence` is -inf.
+        score: similarity of the first in the ranking, or its votes in a local search; else -inf.
     """
 
     ranking: tuple[str, ...]
@@ -71,9 +68,8 @@ class EvaluationDatabase:
         """The result to each query by its id, or why its photo cannot be used.
 
         Args:
-            verify: False ranks without looking at local matches.
+            verify: False ranks without local matches.
             top: length of a ranking.
-            shortlist: candidates that are verified.
             exclude: ids that one query must not find.
             done: called after each query.
         """
@@ -128,15 +124,12 @@ def evaluation_database(
     workers: int | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> Iterator[EvaluationDatabase]:
-    """Index `photos` (by id) with an extractor and open the database.
-
-    It lies in a folder of its own below `work`, and what an earlier call left there is used again
-    where the photos are the same.
+    """Index `photos` (by id) with an extractor and open the database, in a folder of its own below
+    `work`. What an earlier call left there is used again where the photos are the same.
 
     Args:
-        search: "global", "local" or "both": what a shortlist is made by, as for `build_index`.
-        workers: threads; by default one a core.
-        progress: called for every image that is looked at or need not be.
+        search: as for `build_index`.
+        progress: called for every image that is extracted or need not be.
 
     Raises:
         InputError: an id cannot be a file's name, or `search` needs what the extractor lacks.

@@ -121,16 +121,12 @@ def ranking_curves(data: RetrievalData, runs: Sequence[Run]) -> tuple[Curves, ..
 
 
 def eleven_points(relevant: Array, positives: int) -> Array:
-    """The interpolated precision of one ranking at the recalls 0, .1, ... 1 (TREC, PASCAL VOC 2007).
-
-    p(r) is the highest precision at any rank whose recall is at least r; 0 if no rank's is.
+    """The interpolated precision of one ranking at the recalls 0, .1, ... 1 (TREC, PASCAL VOC
+    2007): p(r) is the highest precision at any rank whose recall is at least r; 0 if no rank's is.
 
     Args:
         relevant: bool in the order of the ranking, junk taken out.
         positives: how many exist, ranked or not; at least 1.
-
-    Returns:
-        11 numbers.
     """
     relevant = np.asarray(relevant, np.bool_)
     hits = np.flatnonzero(relevant)

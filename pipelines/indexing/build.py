@@ -47,8 +47,7 @@ class BuildReport:
         missing: images of the database whose file is gone; they are kept.
         left_out: what was passed over because of its name.
         seconds: by part, summed over threads, and "total" by the clock on the wall.
-        vectors: the search index, None if nothing is indexed.
-        local: the index of local descriptors, None if the database keeps none.
+        vectors, local: the search indices, None where there is none.
     """
 
     added: int = 0
@@ -88,17 +87,16 @@ def build_index(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
-    """Index every photo below `photos`; what did not change since the last time is skipped.
+    """Index every photo below the folder `photos`; what did not change since the last time is skipped.
 
     Args:
-        photos: a folder.
         index: the database folder, made if need be.
         extractor: a name of the registry, or one that is made; by default the one that the database was
             filled by, or that the weights are for.
         weights: files that `locate train` made, each for the part of the extractor that it names.
             They are copied into the database.
         settings: of an extractor that is named, where they differ from its defaults (see
-            `locate.extractors.registry.settings_by_part`). The database remembers them.
+            `locate.extractors.registry.settings_by_part`). The database records them.
         search: "global", "local" or "both": what queries find their shortlist by. "local" and
             "both" keep an index of all local descriptors. By default as the database was built.
         label_from: see `pipelines.indexing.labels.label_rule`.
@@ -177,15 +175,12 @@ def add_photos(
 def remove_images(
     index: Path, patterns: Sequence[str] = (), *, label: str | None = None, missing: bool = False
 ) -> list[str]:
-    """Take images out of the database; the photos themselves are never touched.
+    """Take images out of the database, and return their paths; the photos themselves are never touched.
 
     Args:
         patterns: paths as `locate info --images` shows them, or globs ("louvre/*").
         label: all images of this landmark.
         missing: all images whose file is gone.
-
-    Returns:
-        The paths that were removed.
 
     Raises:
         InputError: a pattern or label that fits nothing; then nothing is removed.

@@ -23,18 +23,16 @@ from pipelines.indexing.provenance import extractor_of, load_extractor, search_o
 
 @dataclass(frozen=True)
 class DatabaseInfo:
-    """What `locate info` tells.
+    """What `locate info` shows.
 
     Attributes:
         counts: images ok and failed, labels, vectors, local features.
         roots: folders that image paths are relative to.
-        extractor: who filled it.
         search: what queries find their shortlist by unless they say otherwise; None if empty.
-        vectors: the search index; None if there is none or it is not up to date.
-        local: the index of local descriptors; None likewise.
+        vectors, local: the search indices; None if there is none or it is not up to date.
         disk: bytes by file.
         labels: images by landmark.
-        masks: the folder of masks that photos are looked at through, or None.
+        masks: the folder of masks that photos are extracted through, or None.
     """
 
     folder: Path

@@ -110,7 +110,6 @@ def first_extractor(
     Args:
         name: of the registry; by default the system that the weights are for, paired with `gem` or
             `sift` where it gives only one kind of descriptor.
-        weights: files that `locate train` made.
         settings: see `registry.create`.
 
     Raises:
@@ -158,12 +157,8 @@ def systems_of(weights: Sequence[Path]) -> dict[str, Path]:
 
 
 def restore_weights(catalog: Catalog, weights: Sequence[Path]) -> None:
-    """Take weights that are named again for a database that is filled already: copies that are
-    missing are put back.
-
-    Raises:
-        DatabaseMismatchError: they are not those that filled it.
-    """
+    """Put back copies that are missing of weights that are named again for a database that is
+    filled already; `DatabaseMismatchError` if they are not those that filled it."""
     filled_with = weights_files.recorded(catalog)
     for system, path in systems_of(weights).items():
         if filled_with.get(system) != weights_files.hash_of(path):

@@ -139,10 +139,9 @@ class _View:
 
 
 class Query:
-    """One photo that is asked for.
+    """One photo (a file, or H x W x 3 uint8 RGB pixels) that is asked for.
 
     Args:
-        photo: a file, or H x W x 3 uint8 RGB pixels.
         options: their `search` says which.
         map_: as the built-in one, maybe on several threads.
         clock: to go on with.
