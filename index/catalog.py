@@ -37,14 +37,8 @@ _INFO_COLUMNS = [
 
 
 class Catalog:
-    """Open one with `Catalog.create` or `Catalog.open`; it is a context manager.
-
-    One connection; threads take turns on it.
-
-    Attributes:
-        folder: that the database lies in.
-        writable: False if it was opened for reading only.
-    """
+    """Open one with `Catalog.create` or `Catalog.open` (which is not `writable`); it is a context
+    manager. One connection; threads take turns on it."""
 
     def __init__(
         self, folder: Path, connection: sqlite3.Connection, *, writable: bool = False

@@ -32,11 +32,8 @@ class Violation:
 
 
 def check(catalog: Catalog, *, global_dim: int, local_dim: int) -> list[Violation]:
-    """Look for everything that could be wrong. Reads the whole database once.
-
-    Args:
-        global_dim, local_dim: what the extractor gives; 0 for none.
-    """
+    """Look for everything that could be wrong, of what the extractor gives (a dimension of 0 for
+    none). Reads the whole database once."""
     return [
         *_sqlite(catalog),
         *_rows(catalog, global_dim, local_dim),
@@ -125,12 +122,8 @@ def _derived(
     store: Any,
     compare: Callable[[Catalog, Any], Iterator[Violation]],
 ) -> Iterator[Violation]:
-    """What is wrong with a derived index.
-
-    Args:
-        record: of the stored index, if there is one.
-        store: that index, loaded; None if it cannot be.
-    """
+    """What is wrong with a derived index: its stored record, and it itself as loaded; None if there
+    is none."""
     if record is None:
         yield Violation(f"the {name} is missing")
     elif record.generation != catalog.generation:
@@ -182,11 +175,8 @@ def _compare_local(catalog: Catalog, store: LocalIndex) -> Iterator[Violation]:
 
 @dataclass(frozen=True)
 class PhotoCheck:
-    """Attributes:
-    problems: one of each photo whose content is another.
-    compared: how many photos were read.
-    absent: how many are not there or cannot be read, which is no damage to the database.
-    """
+    """One problem for each photo whose content is another, how many photos were read, and how many
+    are not there or cannot be read, which is no damage to the database."""
 
     problems: Sequence[Violation]
     compared: int
@@ -198,13 +188,8 @@ def check_photos(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PhotoCheck:
-    """Hash every photo of an indexed image and compare. Reads them all: size and date, by which a build
-    knows what changed, can be those of the photo before.
-
-    Args:
-        workers: threads; by default one a core.
-        progress: called with (photos done, in all) from this thread.
-    """
+    """Hash every photo of an indexed image and compare. Reads them all: size and date, by which a
+    build knows what changed, can be those of the photo before. `progress` is called from this thread."""
     roots, rows = catalog.roots(), catalog.images("ok")
     problems, absent = [], 0
     paths = (roots[row.root_id] / row.path for row in rows)

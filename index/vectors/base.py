@@ -84,12 +84,8 @@ class DescriptorSource(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Neighbors:
-    """The nearest database descriptors of each query descriptor, best first.
-
-    Attributes:
-        rows: Q x K int64, which descriptor; -1 where fewer were found.
-        similarities: Q x K float32, cosine; -inf where none was found.
-    """
+    """The nearest database descriptors of each query descriptor, best first: their rows, Q x K
+    int64 (-1 where fewer were found), and cosine similarities, Q x K float32 (-inf)."""
 
     rows: Array
     similarities: Array
@@ -111,11 +107,8 @@ class VectorIndex(Protocol):
         ...
 
     def search(self, vector: Array, k: int) -> Shortlist:
-        """The `k` nearest (fewer if there are not as many), best first.
-
-        Args:
-            vector: D float32, L2-normalised.
-        """
+        """The `k` nearest (fewer if there are not as many), best first, of a vector, D float32,
+        L2-normalised."""
         ...
 
 
@@ -127,21 +120,15 @@ class VectorStore(Protocol):
         ...
 
     def load(self, generation: int, *, verify: bool = False) -> VectorIndex | None:
-        """The stored index if it is complete and of this generation of the catalogue, else None.
-
-        Args:
-            verify: look at every byte.
-        """
+        """The stored index if it is complete (with `verify`, to the last byte) and of this
+        generation of the catalogue, else None."""
         ...
 
     def build(
         self, source: VectorSource, generation: int, factory: str | None = None
     ) -> VectorsInfo:
-        """Put an index of `source` in the place of the old one; `DatabaseError` if it cannot be written.
-
-        Args:
-            factory: how to search, a FAISS factory string; by default by size.
-        """
+        """Put an index of `source` in the place of the old one; `DatabaseError` if it cannot be
+        written. `factory`, a FAISS factory string, says how to search; by default by size."""
         ...
 
     def in_memory(self, source: VectorSource, generation: int) -> VectorIndex:
@@ -162,12 +149,8 @@ class LocalIndex(Protocol):
     def search(
         self, descriptors: Array, k: int = NEIGHBORS, exclude: Collection[int] = ()
     ) -> Neighbors:
-        """The `k` nearest of each query descriptor.
-
-        Args:
-            descriptors: Q x D float16 or float32, L2-normalised rows.
-            exclude: ids of images whose descriptors are passed over.
-        """
+        """The `k` nearest of each query descriptor (Q x D float16 or float32, L2-normalised rows),
+        those of some images (ids) excluded."""
         ...
 
     def vectors_of(self, rows: Array) -> Array:
@@ -175,11 +158,8 @@ class LocalIndex(Protocol):
         ...
 
     def updated(self, source: DescriptorSource, *, in_place: bool = False) -> Self | None:
-        """An index of the source as it is now; None if this one can be no start for it.
-
-        Args:
-            in_place: this one may be spoilt; otherwise a copy is changed, since others search it.
-        """
+        """An index of the source as it is now; None if this one can be no start for it. It may be
+        spoilt if `in_place`; otherwise a copy is changed, since others search it."""
         ...
 
 
@@ -189,11 +169,8 @@ class LocalStore(Protocol):
     def read_record(self) -> LocalInfo | None: ...
 
     def load(self, *, to_change: bool = False) -> LocalIndex | None:
-        """The stored index, whatever its generation, if it is intact; else None.
-
-        Args:
-            to_change: so that it can be brought up to date.
-        """
+        """The stored index, whatever its generation, if it is intact, else None; `to_change` so
+        that it can be brought up to date."""
         ...
 
     def refresh(self, source: DescriptorSource, *, force: bool = False) -> LocalInfo | None:

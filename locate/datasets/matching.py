@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -147,7 +149,7 @@ def read_matching_data(folder: Path, layout: str | None = None) -> MatchingData:
     rules = LAYOUTS[layout]
     # A folder with photos and no truth is a damaged sequence, not something else.
     sequences = [
-        f for f in _within(folder, rules.depth) if _truths(f, rules) or 1 in _photos(f, rules)
+        f for f in _within(folder, rules.depth) if (found := _files(f, rules))[1] or 1 in found[0]
     ]
     if layout == "wxbs":
         return MatchingData(layout, correspondences=tuple(map(_read_clicked, sequences)))
@@ -209,7 +211,7 @@ def _recognise(folder: Path) -> str:
 
 def _has(folder: Path, rules: Layout) -> bool:
     """Whether it holds ground truth of this layout."""
-    return any(_truths(f, rules) for f in _within(folder, rules.depth))
+    return any(_files(f, rules)[1] for f in _within(folder, rules.depth))
 
 
 def _within(folder: Path, depth: int) -> list[Path]:
@@ -222,33 +224,21 @@ def _within(folder: Path, depth: int) -> list[Path]:
     return found
 
 
-def _entries(folder: Path) -> list[Path]:
-    """What is in it, sorted, less hidden files; nothing if it may not be listed."""
-    try:
-        return sorted(f for f in folder.iterdir() if not f.name.startswith("."))
-    except OSError:
-        return []
-
-
-def _photos(folder: Path, rules: Layout) -> dict[int, list[Path]]:
-    """Photos of the sequence by number; several if they differ only in their ending."""
-    found: dict[int, list[Path]] = {}
-    for f in _entries(folder):
-        number = re.fullmatch(rules.photo, f.stem)
-        if number is not None and is_photo_name(f):
-            found.setdefault(int(number[1]), []).append(f)
-    return found
-
-
-def _truths(folder: Path, rules: Layout) -> dict[int, Path]:
-    """Files of ground truth by number."""
-    matched = ((re.fullmatch(rules.truth, f.name), f) for f in _entries(folder))
-    return {int(number[1] or 2): f for number, f in matched if number is not None}
+def _files(folder: Path, rules: Layout) -> tuple[dict[int, list[Path]], dict[int, Path]]:
+    """Photos of a sequence (several of a number if they differ only in their ending) and files of ground
+    truth by number; nothing if the folder may not be listed."""
+    photos, truths = defaultdict[int, list[Path]](list), dict[int, Path]()
+    with suppress(OSError):
+        for f in sorted(f for f in folder.iterdir() if not f.name.startswith(".")):
+            if (number := re.fullmatch(rules.photo, f.stem)) and is_photo_name(f):
+                photos[int(number[1])].append(f)
+            if number := re.fullmatch(rules.truth, f.name):
+                truths[int(number[1] or 2)] = f
+    return photos, truths
 
 
 def _photo(folder: Path, rules: Layout, number: int) -> Path:
-    files = _photos(folder, rules).get(number, [])
-    wanted = rules.photo_name.format(number)
+    files, wanted = _files(folder, rules)[0].get(number, []), rules.photo_name.format(number)
     if not files:
         raise InputError(f"{folder} has no photo {wanted}; complete the sequence")
     if len(files) > 1:
@@ -258,12 +248,11 @@ def _photo(folder: Path, rules: Layout, number: int) -> Path:
 
 
 def _truth(folder: Path, rules: Layout, number: int) -> Path:
-    files = _truths(folder, rules)
-    if number not in files:
-        raise InputError(
-            f"{folder} has no {rules.truth_name.format(number)}; complete the sequence"
-        )
-    return files[number]
+    found = _files(folder, rules)[1].get(number)
+    if found is None:
+        wanted = rules.truth_name.format(number)
+        raise InputError(f"{folder} has no {wanted}; complete the sequence")
+    return found
 
 
 def _read_sequence(folder: Path, layout: str) -> list[HomographyPair]:
@@ -271,10 +260,10 @@ def _read_sequence(folder: Path, layout: str) -> list[HomographyPair]:
     kind = (
         _HPATCHES_KINDS.get(name[:2], "") if layout == "hpatches" else _OXFORD_KINDS.get(name, "")
     )
-    reference = _photo(folder, rules, 1)
-    others = (_photos(folder, rules).keys() | _truths(folder, rules).keys()) - {1}
+    reference, (photos, truths) = _photo(folder, rules, 1), _files(folder, rules)
     pairs = []
-    for k in sorted(others or {2}):  # without others, the second is what is missing
+    # Without others, the second is what is missing.
+    for k in sorted((photos.keys() | truths.keys()) - {1} or {2}):
         photo, file = _photo(folder, rules, k), _truth(folder, rules, k)
         b_from_a = _read_numbers(file, 3, "a 3 x 3 homography")
         if b_from_a.shape != (3, 3) or np.linalg.matrix_rank(b_from_a) < 3:
@@ -286,14 +275,9 @@ def _read_sequence(folder: Path, layout: str) -> list[HomographyPair]:
 def _read_clicked(folder: Path) -> CorrespondencePair:
     rules, kind = LAYOUTS["wxbs"], folder.resolve().parent.name
     points = _read_numbers(_truth(folder, rules, 2), 4, "rows of x1 y1 x2 y2")
-    return CorrespondencePair(
-        sequence=f"{kind}/{folder.resolve().name}",
-        image_a=_photo(folder, rules, 1),
-        image_b=_photo(folder, rules, 2),
-        points_a=points[:, :2],
-        points_b=points[:, 2:],
-        kind=kind,
-    )
+    photos = _photo(folder, rules, 1), _photo(folder, rules, 2)
+    name = f"{kind}/{folder.resolve().name}"
+    return CorrespondencePair(name, *photos, points[:, :2], points[:, 2:], kind)
 
 
 def _read_numbers(file: Path, columns: int, form: str) -> Array:

@@ -91,11 +91,8 @@ def read_revisited(folder: Path) -> RetrievalData:
 
 
 def crop(pixels: Any, box: Box, photo: Path) -> Any:
-    """H x W x 3 pixels -> those in the box, its corners rounded and held inside the photo.
-
-    Raises:
-        ImageError: nothing of the photo lies in the box.
-    """
+    """H x W x 3 pixels -> those in the box, its corners rounded and held inside the photo;
+    `ImageError` if there are none."""
     height, width = pixels.shape[:2]
     x1, y1, x2, y2 = (round(value) for value in box)
     left, top, right, bottom = max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)
@@ -158,10 +155,8 @@ def _listed(numbers: Iterable[Any], images: list[str]) -> list[str]:
 def _missing(
     queries: list[Query], photos: Mapping[str, Path], images: Iterable[str] = ()
 ) -> tuple[str, ...]:
-    """A note on images of the ground truth that are not on disk.
-
-    Some photos of Paris6k have always been broken, so a few may miss.
-    """
+    """A note on images of the ground truth that are not on disk. Some photos of Paris6k have always been
+    broken, so a few may miss."""
     if not photos:
         return ()
     wanted = {i for q in queries for t in q.truth.values() for i in t.ok | t.junk} | {*images}

@@ -46,12 +46,8 @@ def explain(
     features: int,
     searched_by: str = "global similarity",
 ) -> str:
-    """One sentence that says why.
-
-    Args:
-        features: local features found in the query.
-        searched_by: what the candidates were found by.
-    """
+    """One sentence that says why. `features` is how many local ones the query has, `searched_by`
+    what the candidates were found by."""
     warning = "" if rule.queries else " (this extractor is not calibrated: locate calibrate)"
     if verdict == UNVERIFIED:
         return f"ranked by {searched_by} alone, not verified"

@@ -85,11 +85,8 @@ class Calibration:
 def calibrate(
     strongest: Iterable[float], *, extractor: str, shortlist: int, data: str
 ) -> Calibration:
-    """The rule from the strongest evidence that each photo of an unknown place reached.
-
-    Raises:
-        InputError: too few photos to bound the rate of false matches by 1 %.
-    """
+    """The rule from the strongest evidence that each photo of an unknown place reached;
+    `InputError` if they are too few to bound the rate of false matches by 1 %."""
     reached = sorted((round(e, 2) for e in strongest), reverse=True)
     n = len(reached)
     if wilson_upper(0, n) > MATCH_RATE:

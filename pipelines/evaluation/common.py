@@ -38,12 +38,9 @@ AnyScored = TypeVar("AnyScored", bound=Scored)
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What an extractor saw in one photo.
-
-    Attributes:
-        features: keypoints in pixels of the view, which is the photo or a resized part of it.
-        view_from_photo: 3 x 3 homography from pixels of the photo; the identity if it is the photo.
-    """
+    """What an extractor gave for one photo: keypoints in pixels of the view, which is the photo or
+    a resized part of it, and the 3 x 3 homography from pixels of the photo (the identity if it is
+    the photo)."""
 
     features: Features
     view_from_photo: Array
@@ -106,11 +103,8 @@ def extract_views(
     workers: int | None = None,
 ) -> Iterator[View | ImageError]:
     """The local features of many photos at full resolution, on a pool of threads and in their
-    order; for a file that cannot be read its error.
-
-    Args:
-        prepare: pixels H x W x 3 -> (pixels to extract from, 3 x 3 view_from_photo); None for the photo.
-    """
+    order; for a file that cannot be read its error. `prepare` maps pixels H x W x 3 to those to
+    extract from and a 3 x 3 view_from_photo."""
     return ordered_map(lambda photo: _look(photo, extractor, prepare), photos, workers)
 
 
@@ -178,13 +172,8 @@ def pair_tables(
     scores: Mapping[str, Sequence[AnyScored]],
     row_of: Callable[[Sequence[AnyScored]], tuple[Any, ...]],
 ) -> tuple[Table, Table]:
-    """The means over all pairs and over those in which the same changes, and those by sequence.
-
-    Args:
-        title, by_sequence: titles of the two tables.
-        scores: by the extractor's name.
-        row_of: scores -> the values of `measures`.
-    """
+    """The means over all pairs and over those in which the same changes (a table called `title`),
+    and those by sequence. `row_of` maps scores to the values of `measures`."""
     tables: list[dict[str, dict[str, list[AnyScored]]]] = [{}, {}]
     for name, found in scores.items():
         for scored in found:

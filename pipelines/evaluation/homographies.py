@@ -68,8 +68,6 @@ class HomographyScores:
     Attributes:
         mma: share of right matches at each of `MMA_THRESHOLDS`.
         corner_errors: of each RANSAC run, in pixels; infinite without a homography.
-        keypoints: by image.
-        matches: mutual nearest neighbours.
     """
 
     pair: HomographyPair

@@ -138,13 +138,9 @@ class MapFacts:
 
 
 class MapMaker:
-    """Makes a map of each scene and fold by `import_map`; `maker(scene, photos)` localizes against it.
-
-    Attributes:
-        ratio: of Lowe's test in maps.
-        facts: about the maps so far.
-        unused: about each photo that cannot be read, a sentence.
-    """
+    """Makes a map of each scene and fold by `import_map`; `maker(scene, photos)` localizes against
+    it. `ratio` is of Lowe's test in maps, `facts` are about the maps so far, `unused` holds a
+    sentence about each photo that cannot be read."""
 
     def __init__(
         self,
@@ -266,13 +262,9 @@ def evaluate_localizers(
     settings: Mapping[str, Any] | None = None,
     on_query: Callable[[], None] = lambda: None,
 ) -> Report:
-    """Judge any localizers, made by `makers` (by the name in the tables), on scenes with true poses.
-
-    Args:
-        protocol, folds, thresholds: see `evaluate_localization`.
-        settings: what else the numbers depend on, for the report.
-        on_query: called after each query.
-    """
+    """Judge any localizers, made by `makers` (by the name in the tables), on scenes with true
+    poses. `settings` is what else the numbers depend on, for the report; `on_query` is called after
+    each query."""
     depths = [reference_depth(scene) for scene in scenes]
     outcomes = []
     for name, make in makers.items():

@@ -20,13 +20,9 @@ RATE = 0.01  # of false accepts that the table allows
 
 @dataclass(frozen=True)
 class OpenSetRun:
-    """What one extractor answered to photos of places that are in its database, and to negatives.
-
-    Attributes:
-        known: by query id, those of landmarks that are in the database; None where nothing is verified.
-        excluded: by query id, with the images of their landmark excluded.
-        negatives: to photos of places that never were in it.
-    """
+    """What one extractor answered to photos of places that are in its database (None where nothing is
+    verified), to the same with the images of their landmark excluded, and to photos of places that never
+    were in it; by query id."""
 
     name: str
     known: Mapping[str, QueryResult] | None = None

@@ -41,11 +41,8 @@ class QueryResult:
 
 
 class EvaluationDatabase:
-    """A database that knows its images by the ids of the ground truth.
-
-    Attributes:
-        failed: (id, reason) of images that could not be read; they are never found.
-    """
+    """A database that knows its images by the ids of the ground truth. `failed` holds (id, reason)
+    of images that could not be read; they are never found."""
 
     def __init__(self, db: Database, ids: Mapping[str, str], failed: list[tuple[str, str]]) -> None:
         self.db = db
@@ -65,14 +62,8 @@ class EvaluationDatabase:
         exclude: Callable[[Query], Collection[str]] | None = None,
         done: Callable[[], None] = lambda: None,
     ) -> dict[str, QueryResult | ImageError]:
-        """The result to each query by its id, or why its photo cannot be used.
-
-        Args:
-            verify: False ranks without local matches.
-            top: length of a ranking.
-            exclude: ids that one query must not find.
-            done: called after each query.
-        """
+        """The result to each query by its id, or why its photo cannot be used. A ranking has `top`
+        images; `exclude` gives the ids that one query must not find; `done` is called after each."""
         queries = list(queries)
         results: dict[str, QueryResult | ImageError] = {}
         opened: list[Query] = []

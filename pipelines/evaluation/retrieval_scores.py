@@ -31,13 +31,8 @@ _RECALL_LEVELS = np.linspace(0, 1, 11)
 
 @dataclass(frozen=True)
 class Run:
-    """Rankings of one extractor.
-
-    Attributes:
-        stage: "before verification", ...
-        rankings: by level; None where the extractor cannot give any. A query that is not among them is
-            left out of all means.
-    """
+    """Rankings of one extractor before or after verification (`stage`), by level; None where it
+    cannot give any. A query that is not among them is left out of all means."""
 
     name: str
     stage: str
@@ -68,11 +63,8 @@ def ranking_table(data: RetrievalData, runs: Sequence[Run]) -> Table:
 def recognition_table(
     data: RetrievalData, runs: Sequence[tuple[str, str, Predictions | None]]
 ) -> Table:
-    """GAP, and the share of photos with a landmark whose landmark was named.
-
-    Args:
-        runs: (extractor, stage, predictions).
-    """
+    """GAP, and the share of photos with a landmark whose landmark was named, of (extractor, stage,
+    predictions)."""
     rows = []
     for name, stage, predictions in runs:
         for group in data.groups:
@@ -121,13 +113,9 @@ def ranking_curves(data: RetrievalData, runs: Sequence[Run]) -> tuple[Curves, ..
 
 
 def eleven_points(relevant: Array, positives: int) -> Array:
-    """The interpolated precision of one ranking at the recalls 0, .1, ... 1 (TREC, PASCAL VOC
-    2007): p(r) is the highest precision at any rank whose recall is at least r; 0 if no rank's is.
-
-    Args:
-        relevant: bool in the order of the ranking, junk taken out.
-        positives: how many exist, ranked or not; at least 1.
-    """
+    """The interpolated precision of one ranking (bool, junk taken out) at the recalls 0, .1, ... 1
+    (TREC, PASCAL VOC 2007): p(r) is the highest precision at any rank whose recall is at least r; 0
+    if no rank's is. At least one of the `positives` exists, ranked or not."""
     relevant = np.asarray(relevant, np.bool_)
     hits = np.flatnonzero(relevant)
     found = np.arange(1, len(hits) + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -54,13 +55,11 @@ class DatabaseInfo:
 def database_info(index: Path) -> DatabaseInfo:
     """Reads only."""
     with Catalog.open(index) as catalog:
-        store = open_store(index)
+        store, weights = open_store(index), index / weights_files.FOLDER
         record, local = store.vectors.read_record(), store.local.read_record()
         fresh = record is not None and record.generation == catalog.generation
         fresh_local = local is not None and local.generation == catalog.generation
-        labels: dict[str, int] = {}
-        for row in catalog.images("ok"):
-            labels[row.label or ""] = labels.get(row.label or "", 0) + 1
+        labels = Counter(row.label or "" for row in catalog.images("ok"))
         return DatabaseInfo(
             folder=index,
             counts=catalog.counts(),
@@ -71,7 +70,7 @@ def database_info(index: Path) -> DatabaseInfo:
             local=local if fresh_local else None,
             disk={
                 file.relative_to(index).as_posix(): file.stat().st_size
-                for file in [*sorted(index.iterdir()), *sorted(_weights_folder(index))]
+                for file in [*sorted(index.iterdir()), *sorted(weights.glob("*.safetensors"))]
                 if file.name.startswith((FILE, "vectors", "local")) or file.parent != index
             },
             labels=dict(sorted(labels.items())),
@@ -79,18 +78,14 @@ def database_info(index: Path) -> DatabaseInfo:
         )
 
 
-def _weights_folder(index: Path) -> list[Path]:
-    return list((index / weights_files.FOLDER).glob("*.safetensors"))
-
-
 @dataclass(frozen=True)
 class CheckReport:
-    """Attributes:
-    problems: what does not hold (before the repair, if there was one).
-    repaired: what was done about it.
-    remaining: what still does not hold after the repair; equals `problems` without one.
-    compared: photos whose content was compared with what was indexed; None if none was to be.
-    absent: photos that are not there or cannot be read.
+    """What does not hold, what was done about it, and what still does not hold after the repair
+    (without one, the same).
+
+    Attributes:
+        compared: photos whose content was compared with what was indexed; None if none was to be.
+        absent: photos that are not there or cannot be read.
     """
 
     problems: list[str]

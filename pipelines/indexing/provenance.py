@@ -20,12 +20,8 @@ _SETTINGS, _SIDE = "extractor settings", "working side"  # in the catalogue
 
 
 def load_extractor(catalog: Catalog) -> Extractor:
-    """The extractor that a database was filled by, or the default for an empty one.
-
-    Raises:
-        DatabaseMismatchError: it is not the one (name, weights, settings) that filled the database,
-            or its weights are gone.
-    """
+    """The extractor that a database was filled by, or the default for an empty one;
+    `DatabaseMismatchError` if it is not the same (name, weights, settings), or its weights are gone."""
     stored = catalog.meta("extractor")
     if stored is None:
         return registry.create()

@@ -94,12 +94,8 @@ class QuerySettings(TypedDict, total=False):
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """An open database, ready to be asked.
-
-    Attributes:
-        info: of the extractor as the database records it: so its calibration was measured.
-        masks: of the photos that are asked.
-    """
+    """An open database. `info` is that of the extractor as the database records it: so its
+    calibration was measured; `masks` are of the photos that are asked."""
 
     catalog: Catalog
     retriever: Retriever

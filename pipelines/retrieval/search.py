@@ -63,11 +63,8 @@ class Retriever:
     def search_local(
         self, features: Features | None, k: int, neighbors: int, exclude: Collection[int] = ()
     ) -> Shortlist:
-        """The `k` images that the local descriptors of a query vote for most.
-
-        Args:
-            neighbors: database descriptors that each query descriptor votes by.
-        """
+        """The `k` images that the local descriptors of a query vote for most, each by its nearest
+        `neighbors`."""
         store = self._local_store()
         if features is None:
             return Shortlist((), ())
@@ -109,12 +106,8 @@ class Retriever:
 
 
 def candidates(catalog: Catalog, found: SearchResult, vector: Array | None) -> list[Candidate]:
-    """The images that were found, in their order, not verified yet.
-
-    Args:
-        vector: the global descriptor of the query, if it has one: those that only the local search
-            found get their similarity too.
-    """
+    """The images that were found, in their order, not verified yet. With the global descriptor of
+    the query those that only the local search found get their similarity too."""
     similarities = found.by_global.by_id() if found.by_global else {}
     votes = found.by_local.by_id() if found.by_local else {}
     ids = found.image_ids
