@@ -15,7 +15,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pycolmap
@@ -55,11 +55,9 @@ Split = tuple[tuple[PosedPhoto, ...], tuple[PosedPhoto, ...]]  # (queries, the p
 Localize = Callable[[Path, pycolmap.Camera], Array | None]
 
 
-class MakeLocalizer(Protocol):
-    """Makes a map of a scene's photos, those that are not asked; the rest of the scene is there to be
-    looked at in advance, not to be learned from."""
-
-    def __call__(self, scene: Scene, photos: Sequence[PosedPhoto]) -> Localize: ...
+# Makes a map of a scene's photos, those that are not asked; the rest of the scene is there to be looked
+# at in advance, not to be learned from.
+MakeLocalizer = Callable[[Scene, Sequence[PosedPhoto]], Localize]
 
 
 def evaluate_localization(

@@ -83,7 +83,8 @@ def _read_json(file: Path, numbered: Sequence[str]) -> Rankings:
         raise InputError(f"{file} must be an object of lists: {{query: [image, ...]}}")
     rankings = {}
     for query, images in content.items():
-        wrong = [i for i in images if not (isinstance(i, str) or _is_number(i, len(numbered)))]
+        numbers = range(len(numbered))
+        wrong = [i for i in images if not (isinstance(i, str) or (type(i) is int and i in numbers))]
         if wrong:
             raise InputError(f"{file}: {wrong[0]!r} in the ranking of {query} is no image")
         ids = [image if isinstance(image, str) else numbered[image] for image in images]
@@ -91,10 +92,6 @@ def _read_json(file: Path, numbered: Sequence[str]) -> Rankings:
             raise InputError(f"{file}: the ranking of {query} names an image twice")
         rankings[query] = ids
     return rankings
-
-
-def _is_number(value: Any, count: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < count
 
 
 def _require_known(file: Path, answers: Mapping[str, Any], known: set[str]) -> None:

@@ -250,10 +250,8 @@ class IndexBuilder:
         masks: Path | str | None = None,
     ) -> None:
         self.report = BuildReport()
+        self._catalog, self._rule, self._workers = catalog, rule, workers
         self._checksum = checksum
-        self._catalog = catalog
-        self._rule = rule
-        self._workers = workers
         self._progress = progress or (lambda _done, _total: None)
         self._started = time.perf_counter()
         self._extractor: Extractor | None = None
