@@ -11,7 +11,7 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -245,10 +245,7 @@ class Catalog:
             "root_id": entry.root_id,
             "path": entry.path,
             "label": entry.label,
-            "sha256": entry.file.sha256,
-            "bytes": entry.file.bytes,
-            "mtime_ns": entry.file.mtime_ns,
-            "mask": entry.file.mask,
+            **asdict(entry.file),
             "status": "failed" if entry.error else "ok",
             "error": entry.error,
             "indexed_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -396,12 +393,7 @@ def _image(row: dict[str, Any]) -> ImageRow:
         details["exif_size"] = (row["exif_width"], row["exif_height"])
     info = PhotoInfo(size=(row["width"] or 0, row["height"] or 0), **details)
     return ImageRow(
-        id=row["id"],
-        root_id=row["root_id"],
-        path=row["path"],
-        label=row["label"],
-        status=row["status"],
-        error=row["error"],
+        **{key: row[key] for key in ("id", "root_id", "path", "label", "status", "error")},
         file=FileState(
             row["sha256"] or "", row["bytes"] or 0, row["mtime_ns"] or 0, row.get("mask") or ""
         ),

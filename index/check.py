@@ -184,9 +184,7 @@ class PhotoCheck:
 
 
 def check_photos(
-    catalog: Catalog,
-    workers: int | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    catalog: Catalog, workers: int | None = None, progress: Callable[[int, int], None] | None = None
 ) -> PhotoCheck:
     """Hash every photo of an indexed image and compare. Reads them all: size and date, by which a
     build knows what changed, can be those of the photo before. `progress` is called from this thread."""

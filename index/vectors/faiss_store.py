@@ -45,17 +45,13 @@ class FaissIndex:
     def __init__(self, index: Any, info: VectorsInfo) -> None:
         self._index = index
         self._search_index = _to_gpu(index)
-        self._info = info
-
-    @property
-    def info(self) -> VectorsInfo:
-        return self._info
+        self.info = info
 
     def ids(self) -> Array:
         return np.asarray(faiss.vector_to_array(self._index.id_map), np.int64)
 
     def vectors_of(self, ids: Array) -> Array:
-        rows = np.full((len(ids), self._info.dim), np.nan, np.float32)
+        rows = np.full((len(ids), self.info.dim), np.nan, np.float32)
         position = {int(i): n for n, i in enumerate(self.ids())}
         inner = faiss.downcast_index(self._index.index)
         for n, image_id in enumerate(ids):
@@ -64,7 +60,7 @@ class FaissIndex:
         return rows
 
     def search(self, vector: Array, k: int) -> Shortlist:
-        k = min(k, self._info.count)
+        k = min(k, self.info.count)
         if k <= 0:
             return Shortlist((), ())
         similarities, ids = self._search_index.search(np.ascontiguousarray(vector[None]), k)

@@ -112,8 +112,8 @@ def _read_colmap(folder: Path, metric: bool) -> Scene:
 def _read_queries(path: Path, poses: Mapping[str, Array]) -> dict[str, pycolmap.Camera | None]:
     """The names of a list of queries, with the cameras that stand there."""
     queries: dict[str, pycolmap.Camera | None] = {}
-    for number, line in enumerate(read_lines(path), 1):
-        if not line or line.startswith("#"):
+    for number, line in _lines(path):
+        if line.startswith("#"):
             continue
         name, *camera = line.split()
         if name not in poses:
@@ -132,12 +132,12 @@ def _read_cambridge(folder: Path, metric: bool) -> Scene:
     posed, queries, unknown = [], [], 0
     for split in ("train", "test"):
         path = folder / f"dataset_{split}.txt"
-        for number, line in enumerate(read_lines(path), 1):
-            fields = line.split()
-            if len(fields) != 8 or number <= 3:  # three lines of heading
-                if number > 3 and fields:
-                    raise fault(path, number, "expected name x y z w p q r", line)
+        for number, line in _lines(path):
+            if number <= 3:  # the heading
                 continue
+            fields = line.split()
+            if len(fields) != 8:
+                raise fault(path, number, "expected name x y z w p q r", line)
             name = fields[0]
             values = numbers(path, number, fields[1:])
             rotation = pose_matrix(path, number, values[3:], [0.0, 0.0, 0.0])[:, :3]
@@ -161,7 +161,7 @@ def _read_cambridge(folder: Path, metric: bool) -> Scene:
 
 def _read_nvm(path: Path) -> dict[str, tuple[float, float]]:
     """(focal length in pixels, radial distortion) by image name without its ending."""
-    lines = [(number, line) for number, line in enumerate(read_lines(path), 1) if line]
+    lines = _lines(path)
     if len(lines) < 2 or not lines[0][1].startswith("NVM_V3"):
         raise InputError(f"{path}: expected a model of VisualSFM that begins with NVM_V3")
     count = int(numbers(path, lines[1][0], [lines[1][1]])[0])
@@ -192,10 +192,8 @@ def _read_seven_scenes(folder: Path, metric: bool) -> Scene:
     posed, queries = [], []
     for split in ("Train", "Test"):
         path = folder / f"{split}Split.txt"
-        for number, line in enumerate(read_lines(path), 1):
+        for number, line in _lines(path):
             digits = "".join(c for c in line if c.isdigit())
-            if not line:
-                continue
             if not digits:
                 raise fault(path, number, "expected a line such as sequence1", line)
             sequence = f"seq-{int(digits):02d}"
@@ -207,11 +205,15 @@ def _read_seven_scenes(folder: Path, metric: bool) -> Scene:
 
 
 def _read_matrix(path: Path) -> Array:
-    lines = [(number, line.split()) for number, line in enumerate(read_lines(path), 1) if line]
-    rows = [numbers(path, number, fields) for number, fields in lines]
+    rows = [numbers(path, number, line.split()) for number, line in _lines(path)]
     if [len(row) for row in rows] != [4] * 4:
         raise InputError(f"{path}: expected a 4 x 4 matrix")
     return np.array(rows)
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    """Those that are not empty, with their numbers."""
+    return [(number, line) for number, line in enumerate(read_lines(path), 1) if line]
 
 
 def _colmap_missing(folder: Path) -> str:

@@ -105,7 +105,7 @@ def extract_views(
     """The local features of many photos at full resolution, on a pool of threads and in their
     order; for a file that cannot be read its error. `prepare` maps pixels H x W x 3 to those to
     extract from and a 3 x 3 view_from_photo."""
-    return ordered_map(lambda photo: _look(photo, extractor, prepare), photos, workers)
+    return ordered_map(lambda photo: _extract(photo, extractor, prepare), photos, workers)
 
 
 def score_pairs(
@@ -226,7 +226,20 @@ class Steps:
             self._progress(self._done, self._total)
 
 
-def _look(path: Path, extractor: Extractor, prepare: Prepare | None) -> View | ImageError:
+class PartialSteps:
+    """Steps of a part that counts its own, each made once."""
+
+    def __init__(self, step: Callable[[], None]) -> None:
+        self._step, self._done = step, 0
+
+    def advance(self, done: int) -> None:
+        """So many of the part are done."""
+        for _ in range(self._done, done):
+            self._step()
+        self._done = max(self._done, done)
+
+
+def _extract(path: Path, extractor: Extractor, prepare: Prepare | None) -> View | ImageError:
     try:
         pixels = read_photo(path).pixels
     except ImageError as error:

@@ -15,13 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from locate.datasets.matching import (
-    HomographyPair,
-    Size,
-    crop_to,
-    d2net_pairs,
-    read_matching_data,
-)
+from locate.datasets.matching import HomographyPair, Size, crop_to, d2net_pairs, read_matching_data
 from locate.errors import InputError, UnknownNameError
 from locate.extractors.base import Extractor
 from locate.matching.descriptors import match_mutual

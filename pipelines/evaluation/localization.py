@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,6 +35,7 @@ from locate.metrics.common import mean_defined
 from locate.metrics.pose import Thresholds, pose_errors
 from locate.types import Array, Extraction, Features
 from pipelines.evaluation.common import (
+    PartialSteps,
     Progress,
     Steps,
     extractor_settings,
@@ -149,7 +151,8 @@ class MapMaker:
         on_photo: Callable[[], None] = lambda: None,
     ) -> None:
         info = replace(extractor.info, ratio=ratio) if ratio else extractor.info
-        self._extractor = _CachedExtractor(extractor, info)
+        self._new_cache = partial(_CachedExtractor, extractor, info)
+        self._extractor = self._new_cache()
         self._request, self._workers, self._on_photo = request or Request(), workers, on_photo
         self._scene: Scene | None = None
         self._open = ExitStack()  # the map that is asked
@@ -167,7 +170,7 @@ class MapMaker:
         self._open.close()
         if scene is not self._scene:
             self._scene = scene
-            self._extractor.clear()
+            self._extractor = self._new_cache()
         folder = Path(self._open.enter_context(TemporaryDirectory(prefix="locate-evaluate-")))
         root = Path(os.path.commonpath([photo.path.parent for photo in photos]))
         named = {photo.path.relative_to(root).as_posix(): photo for photo in photos}
@@ -176,7 +179,7 @@ class MapMaker:
             {name: photo.cam_from_world for name, photo in named.items()},
             {name: photo.camera for name, photo in named.items()},
         )
-        looked = _Looked(self._on_photo)
+        steps = PartialSteps(self._on_photo)
         try:
             made = import_map(
                 folder / "truth",
@@ -186,11 +189,11 @@ class MapMaker:
                 metric=scene.metric,
                 workers=self._workers,
                 seed=self._request.seed,
-                progress=looked,
+                progress=lambda stage, done, _: steps.advance(done * (stage == "features")),
             )
         except NoMapError:
             made = None
-        looked.rest(len(photos))
+        steps.advance(len(photos))
         facts = MapFacts(scene.name)
         if made is not None:
             facts = MapFacts(scene.name, made.points, made.track_length, made.error)
@@ -228,26 +231,6 @@ class _CachedExtractor:
         if key not in self._cache:
             self._cache[key] = self._extractor.extract(pixels, size, local=local)
         return self._cache[key]
-
-    def clear(self) -> None:
-        self._cache.clear()
-
-
-class _Looked:
-    """Progress of `import_map`, a step for each photo that is looked at."""
-
-    def __init__(self, step: Callable[[], None]) -> None:
-        self._step, self._done = step, 0
-
-    def __call__(self, stage: str, done: int, _total: int) -> None:
-        if stage == "features":
-            self.rest(done)
-
-    def rest(self, count: int) -> None:
-        """As many as this are done."""
-        for _ in range(self._done, count):
-            self._step()
-        self._done = max(self._done, count)
 
 
 def evaluate_localizers(

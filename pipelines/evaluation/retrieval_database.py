@@ -17,6 +17,7 @@ from locate.images.reading import is_photo_name, read_photo
 from locate.retrieval.ranking import strength_of
 from locate.retrieval.search_mode import GLOBAL, LOCAL, refuse_unfit
 from locate.types import Answer, Array
+from pipelines.evaluation.common import PartialSteps
 from pipelines.indexing.build import build_index, remove_images
 from pipelines.retrieval.database import Database
 from pipelines.retrieval.query import Exclude
@@ -131,13 +132,7 @@ def evaluation_database(
     index = home / "index.locate"
     links = _link_all(photos, home / "photos")
     ids = {path: image for image, path in links.items()}
-    done = 0
-
-    def shown(number: int, _total: int) -> None:
-        nonlocal done
-        done = number
-        progress()
-
+    steps = PartialSteps(progress)
     report = build_index(
         home / "photos",
         index,
@@ -145,10 +140,9 @@ def evaluation_database(
         search=search,
         label_from="none",
         workers=workers,
-        progress=shown,
+        progress=lambda done, _: steps.advance(done),
     )
-    for _ in range(len(photos) - done):
-        progress()
+    steps.advance(len(photos))
     if report.missing:
         remove_images(index, missing=True)
     with Database(index, workers=workers, extractor=extractor) as db:

@@ -163,11 +163,7 @@ _PROTOCOLS: Mapping[str, tuple[tuple[str, ...], Any, str]] = {
     OXFORD: (_PRECISIONS, _score_oxford, "Retrieval on Oxford5k or Paris6k"),
     REVISITED: (_PRECISIONS, _score_oxford, "Retrieval on ROxford5k or RParis6k"),
     RETRIEVAL: (("mAP@100",), _score_google, "Retrieval on Google Landmarks"),
-    PLACES: (
-        _RECALLS,
-        lambda *asked: _score_labels(*asked)[1:],
-        "Place recognition within 25 m",
-    ),
+    PLACES: (_RECALLS, lambda *asked: _score_labels(*asked)[1:], "Place recognition within 25 m"),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,9 @@ _SETTINGS, _SIDE = "extractor settings", "working side"  # in the catalogue
 def load_extractor(catalog: Catalog) -> Extractor:
     """The extractor that a database was filled by, or the default for an empty one;
     `DatabaseMismatchError` if it is not the same (name, weights, settings), or its weights are gone."""
-    stored = catalog.meta("extractor")
-    if stored is None:
+    info = extractor_of(catalog)
+    if info is None:
         return registry.create()
-    info = ExtractorInfo.from_json(stored)
     if not all(map(registry.is_known, info.name.split("+"))):
         raise DatabaseMismatchError(
             f"{catalog.folder} was filled by {info.name}, which no extractor here is called; install "
@@ -174,9 +174,8 @@ def _name_for(by_system: Mapping[str, Path]) -> str:
         (info,) = infos
         if info.global_dim and info.local_dim:
             return info.name
-        mates = (info.name, _LOCAL_MATE) if info.global_dim else (_GLOBAL_MATE, info.name)
-        return "+".join(mates)
-    for first, second in (infos, infos[::-1]) if len(infos) == 2 else ():
+        return f"{info.name}+{_LOCAL_MATE}" if info.global_dim else f"{_GLOBAL_MATE}+{info.name}"
+    for first, second in permutations(infos) if len(infos) == 2 else ():
         if first.global_dim and second.local_dim:
             return f"{first.name}+{second.name}"
     raise InputError(

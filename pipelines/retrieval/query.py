@@ -147,12 +147,7 @@ class Query:
     """
 
     def __init__(
-        self,
-        db: Opened,
-        photo: Path | str | Array,
-        options: QueryOptions,
-        map_: Map,
-        clock: Clock,
+        self, db: Opened, photo: Path | str | Array, options: QueryOptions, map_: Map, clock: Clock
     ) -> None:
         self._db, self._options, self._map, self._clock = db, options, map_, clock
         self._search = options.search or GLOBAL
