@@ -59,16 +59,10 @@ LAYOUTS: Mapping[str, Layout] = {
 
 # Those with an image above 1600 x 1200: Dusmanu et al., D2-Net (CVPR 2019), section 5.1.
 TOO_LARGE_FOR_D2NET = frozenset(
-    [
-        "i_contruction",
-        "i_crownnight",
-        "i_dc",
-        "i_pencils",
-        "i_whitebuilding",
-        "v_artisans",
-        "v_astronautis",
-        "v_talent",
-    ]
+    {
+        *("i_contruction", "i_crownnight", "i_dc", "i_pencils", "i_whitebuilding"),
+        *("v_artisans", "v_astronautis", "v_talent"),
+    }
 )
 
 # Table 1 of Mikolajczyk et al.; the other sequences are blurred, compressed or zoomed.
