@@ -18,10 +18,10 @@ def rank_key(candidate: Candidate) -> tuple[int, float, int]:
     are chance, and chance knows less than the search did.
     """
     proven = candidate.verdict in (MATCH, UNCERTAIN)
-    return (ORDER[candidate.verdict], -strength_of(candidate) if proven else 0.0, candidate.rank)
+    return (ORDER[candidate.verdict], -score_of(candidate) if proven else 0.0, candidate.rank)
 
 
-def strength_of(candidate: Candidate) -> float:
+def score_of(candidate: Candidate) -> float:
     """Its evidence; less than any evidence if it was not verified."""
     return -math.inf if candidate.evidence is None else candidate.evidence
 
@@ -50,7 +50,7 @@ def explain(
     if not candidates:
         return "nothing in the index is worth comparing with the photo"
     # Of those that prove nothing the most inliers say more than the least bad of no evidence.
-    best = max(candidates, key=strength_of)
+    best = max(candidates, key=score_of)
     if verdict == NO_MATCH:
         best = max(candidates, key=lambda c: -1 if c.inliers is None else c.inliers)
     if best.verification is None:

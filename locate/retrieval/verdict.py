@@ -127,7 +127,7 @@ def uncalibrated(extractor: str) -> Calibration:
 
 
 @cache
-def shipped() -> Mapping[str, Calibration]:
+def bundled() -> Mapping[str, Calibration]:
     """The calibrations that come with `locate`, by the extractor's fingerprint."""
     text = resources.files("locate").joinpath("calibration.json").read_text()
     return {c["extractor"]: Calibration.from_dict(c) for c in json.loads(text)}

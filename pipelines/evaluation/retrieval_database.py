@@ -14,7 +14,7 @@ from locate.datasets.records import Query
 from locate.errors import ImageError, InputError
 from locate.extractors.base import Extractor
 from locate.images.reading import is_photo_name, read_photo
-from locate.retrieval.ranking import strength_of
+from locate.retrieval.ranking import score_of
 from locate.retrieval.search_mode import GLOBAL, LOCAL, refuse_unfit
 from locate.types import Answer, Array
 from pipelines.evaluation.common import PartialSteps
@@ -92,7 +92,7 @@ class EvaluationDatabase:
 
     def _result(self, answer: Answer) -> QueryResult:
         candidates = answer.candidates
-        best = max(candidates, key=strength_of, default=None)
+        best = max(candidates, key=score_of, default=None)
         score = None
         if candidates:
             first = candidates[0]
@@ -101,7 +101,7 @@ class EvaluationDatabase:
             ranking=tuple(self._ids[c.image] for c in candidates),
             verdict=answer.verdict,
             strongest=None if best is None or best.evidence is None else self._ids[best.image],
-            evidence=-math.inf if best is None else strength_of(best),
+            evidence=-math.inf if best is None else score_of(best),
             score=-math.inf if score is None else score,
         )
 

@@ -14,7 +14,7 @@ from index import lock
 from index.catalog import Catalog
 from index.records import ImageRow
 from locate.errors import ImageError, InputError
-from locate.retrieval.ranking import strength_of
+from locate.retrieval.ranking import score_of
 from locate.retrieval.verdict import MATCH, Calibration, calibrate
 from locate.types import Answer
 from pipelines.indexing.build import Progress
@@ -92,8 +92,8 @@ def calibrate_database(
             if done > len(chosen):
                 answered.append((row, answer))
             elif answer.candidates:
-                strongest = max(answer.candidates, key=strength_of)
-                unknown.append((strength_of(strongest), row.path, strongest.image))
+                strongest = max(answer.candidates, key=score_of)
+                unknown.append((score_of(strongest), row.path, strongest.image))
             else:  # a search by local features may find nothing at all
                 unknown.append((0.0, row.path, ""))
             if progress:
@@ -141,11 +141,9 @@ def _is_image(image_id: int) -> Any:
 
 def _answers(rule: Calibration, known: Sequence[tuple[ImageRow, Answer]]) -> tuple[float, float]:
     """Shares of right and wrong matches by `rule` (the answers were judged by an older one)."""
-    strongest = [(row, max(a.candidates, key=strength_of)) for row, a in known if a.candidates]
+    strongest = [(row, max(a.candidates, key=score_of)) for row, a in known if a.candidates]
     right = [
-        best.label == row.label
-        for row, best in strongest
-        if rule.verdict(strength_of(best)) == MATCH
+        best.label == row.label for row, best in strongest if rule.verdict(score_of(best)) == MATCH
     ]
     n = max(len(known), 1)
     return sum(right) / n, (len(right) - sum(right)) / n

@@ -18,7 +18,7 @@ from locate.errors import DatabaseMismatchError, DatabaseMissingError, ImageErro
 from locate.extractors.base import Extractor
 from locate.images.masks import Masks
 from locate.retrieval.search_mode import BOTH, GLOBAL, refuse_unfit
-from locate.retrieval.verdict import Calibration, shipped, uncalibrated
+from locate.retrieval.verdict import Calibration, bundled, uncalibrated
 from locate.types import Answer, Array
 from locate.util.parallel import one_thread_each, ordered_map
 from locate.util.timing import Clock
@@ -184,7 +184,7 @@ class Database:
         fingerprint = self.extractor_info.fingerprint
         if own is not None:
             return Calibration.from_json(own)
-        return shipped().get(fingerprint) or uncalibrated(fingerprint)
+        return bundled().get(fingerprint) or uncalibrated(fingerprint)
 
     def _load(self, search: str) -> Extractor:
         """The extractor, loaded when it is first needed, and what `search` needs."""

@@ -23,7 +23,7 @@ from locate.images.reading import as_photo, read_photo
 from locate.matching.descriptors import match_mutual, ratio_for, weighted
 from locate.matching.evidence import evidence_of
 from locate.matching.two_view import verify
-from locate.retrieval.ranking import ORDER, explain, rank_key, strength_of, verdict_on_all
+from locate.retrieval.ranking import ORDER, explain, rank_key, score_of, verdict_on_all
 from locate.retrieval.search_mode import BOTH, GLOBAL, LOCAL
 from locate.retrieval.verdict import MATCH, Calibration
 from locate.types import Answer, Array, Candidate, Extraction, Features, Shortlist, Verification
@@ -130,7 +130,7 @@ class _View:
     @property
     def score(self) -> tuple[int, float]:
         """(2 match, 1 uncertain, 0 neither; evidence) of the best candidate."""
-        judged = ((2 - ORDER[c.verdict], strength_of(c)) for c in self.candidates)
+        judged = ((2 - ORDER[c.verdict], score_of(c)) for c in self.candidates)
         return max(judged, default=(0, -math.inf))
 
 
@@ -177,7 +177,7 @@ class Query:
         )
         upright = view = self._view(*next(rotations))
         if options.verify:
-            view = self._judged(view)
+            view = self._verified(view)
             if options.rotate and view.score[0] < 2:
                 turned = [self._view(*seen, upright) for seen in rotations]
                 view = self._best(view, turned, upright)
@@ -234,7 +234,7 @@ class Query:
         for other in sorted(turned, key=lambda v: -v.similarity_gain(upright)):
             if other.similarity_gain(upright) <= 0:
                 break
-            judged = self._judged(other)
+            judged = self._verified(other)
             # Where nothing is even hinted at, the upright ranking is the better guess.
             if judged.score > max(view.score, (1, -math.inf)):
                 view = judged
@@ -242,7 +242,7 @@ class Query:
                 break
         return view
 
-    def _judged(self, view: _View) -> _View:
+    def _verified(self, view: _View) -> _View:
         """With the local features, and the evidence of the candidates on the shortlist."""
         extractor, info = self._db.extractor, self._db.info
         features = view.features

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from index.catalog import Catalog
-from locate.retrieval.ranking import ORDER, strength_of
+from locate.retrieval.ranking import ORDER, score_of
 from locate.retrieval.verdict import MATCH, UNCERTAIN
 from locate.types import Array, Candidate, Shortlist
 from pipelines.retrieval.search import SearchResult, candidates
@@ -42,7 +42,7 @@ def expanded(
     seen = catalog.vectors_of([c.image_id for c in (*rest.values(), *new)])
 
     def key(c: Candidate) -> tuple[int, float, float]:
-        hinted = -strength_of(c) if c.verdict == UNCERTAIN else 0.0
+        hinted = -score_of(c) if c.verdict == UNCERTAIN else 0.0
         return ORDER[c.verdict], hinted, -float(seen[c.image_id] @ together)
 
     # The similarity that is shown is that to the query itself, as for all others.
