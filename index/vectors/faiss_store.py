@@ -100,7 +100,7 @@ class FaissStore:
         """Measures the recall of the new index, too; the kind is `choose_factory`'s by default."""
         index, info = _make(source, generation, factory)
         writers = {"": (".faiss", lambda path: faiss.write_index(index, str(path)))}
-        return files.publish(self.folder, STEM, generation, writers, info)
+        return files.publish(self.folder, STEM, writers, info)
 
     def in_memory(self, source: VectorSource, generation: int) -> FaissIndex:
         return FaissIndex(*_make(source, generation, "Flat"))

@@ -11,31 +11,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import Any, TypeVar
 
+from index.vectors.base import LocalInfo, VectorsInfo
 from locate.errors import DatabaseError
 from locate.util.files import atomic_path, sha256_of
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
 Writer = Callable[[Path], object]
-Record = TypeVar("Record", bound="DataclassInstance")
+Record = TypeVar("Record", VectorsInfo, LocalInfo)
 
 
 def publish(
-    folder: Path,
-    stem: str,
-    generation: int,
-    writers: Mapping[str, tuple[str, Writer]],
-    record: Record,
+    folder: Path, stem: str, writers: Mapping[str, tuple[str, Writer]], record: Record
 ) -> Record:
     """Write a set of files and put it in the place of the old one, which stays until then; its
     whole record.
 
     Args:
         stem: what the names of all files of the set begin with.
-        generation: of the catalogue; a part of their names.
         writers: what writes a file, with the ending of its name, by the prefix of the fields of the
             record ("file", "sha256") that get its name and sha256.
         record: of the set, without these fields.
@@ -43,10 +36,10 @@ def publish(
     Raises:
         DatabaseError: it cannot be written; the old set is still there.
     """
-    named: dict[str, str] = {}
+    named: dict[str, Any] = {}
     try:
         for prefix, (ending, write) in writers.items():
-            name = _unused(folder, f"{stem}-{generation:08d}", ending)
+            name = _unused(folder, f"{stem}-{record.generation:08d}", ending)
             with atomic_path(folder / name) as temporary:
                 write(temporary)
                 named |= {f"{prefix}file": name, f"{prefix}sha256": sha256_of(temporary)}
@@ -60,7 +53,7 @@ def publish(
         ) from error
     # Readers that opened the old record a moment ago hold its files open (POSIX keeps them until
     # then) or start again from the new record.
-    forget(folder, stem, keep=set(named.values()))
+    forget(folder, stem, keep={name for key, name in named.items() if key.endswith("file")})
     return whole
 
 

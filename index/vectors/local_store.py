@@ -141,12 +141,11 @@ class LocalFaissStore:
         fits = old is not None and factory is None and _fits(old.info, total)
         made = old.updated(source, in_place=True) if old is not None and fits else None
         store = made or _make(source, factory)
-
         writers: dict[str, tuple[str, files.Writer]] = {
             "": (".faiss", lambda path: faiss.write_index(store._index, str(path))),
             "rows_": (".rows.npy", store.rows.save),
         }
-        return files.publish(self.folder, STEM, store.info.generation, writers, store.info)
+        return files.publish(self.folder, STEM, writers, store.info)
 
     def in_memory(self, source: DescriptorSource) -> LocalFaissIndex:
         """Takes four bytes a number."""
