@@ -10,7 +10,8 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,27 +32,13 @@ from locate.types import Array, Extraction, Features, PhotoInfo
 
 FILE = "catalog.sqlite"
 _INFO_COLUMNS = [
-    "orientation",
-    "taken_at",
-    "camera",
-    "focal_mm",
-    "focal_35mm",
-    "digital_zoom",
-    "latitude",
-    "longitude",
-    "altitude",
+    f.name for f in fields(PhotoInfo) if f.name not in ("size", "exif_size", "projection")
 ]
 
 
 class Catalog:
-    """Open one with `Catalog.create` or `Catalog.open`; it is a context manager.
-
-    One connection; threads take turns on it.
-
-    Attributes:
-        folder: that the database lies in.
-        writable: False if it was opened for reading only.
-    """
+    """Open one with `Catalog.create` or `Catalog.open` (which is not `writable`); it is a context
+    manager. One connection; threads take turns on it."""
 
     def __init__(
         self, folder: Path, connection: sqlite3.Connection, *, writable: bool = False
@@ -64,17 +51,18 @@ class Catalog:
     @classmethod
     def create(cls, folder: Path) -> Catalog:
         """Open for writing, making the folder and the schema as needed. Hold the lock."""
-        with _translate_errors(folder):
+        with _translate_errors(folder), ExitStack() as on_error:
             folder.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(folder / FILE, timeout=30, check_same_thread=False)
-            with _closed_on_error(connection):
-                connection.execute("PRAGMA page_size=16384")  # rows are half a megabyte
-                connection.execute("PRAGMA journal_mode=WAL")
-                # Survives a kill; on a power failure WAL may lose the last commits, never the file.
-                connection.execute("PRAGMA synchronous=NORMAL")
-                catalog = cls(folder, connection, writable=True)
-                catalog._refuse_newer()
-                migrations.apply(catalog._db)
+            on_error.callback(connection.close)
+            connection.execute("PRAGMA page_size=16384")  # rows are half a megabyte
+            connection.execute("PRAGMA journal_mode=WAL")
+            # Survives a kill; on a power failure WAL may lose the last commits, never the file.
+            connection.execute("PRAGMA synchronous=NORMAL")
+            catalog = cls(folder, connection, writable=True)
+            catalog._refuse_newer()
+            migrations.apply(catalog._db)
+            on_error.pop_all()
         return catalog
 
     @classmethod
@@ -85,20 +73,22 @@ class Catalog:
             raise DatabaseMissingError(
                 f"no database at {folder}; make one with: locate build-index PHOTOS --index {folder}"
             )
-        with _translate_errors(folder):
+        with _translate_errors(folder), ExitStack() as on_error:
             # WAL readers keep their marks in a file beside the database. In a folder that cannot
             # be written nobody else writes either, and SQLite can do without.
             mode = "mode=ro" if os.access(folder, os.W_OK) else "immutable=1"
             uri = f"{file.resolve().as_uri()}?{mode}"
             connection = sqlite3.connect(uri, uri=True, timeout=30, check_same_thread=False)
-            with _closed_on_error(connection):
-                catalog = cls(folder, connection)
-                catalog._refuse_newer()
-                if catalog._unfinished():
-                    raise DatabaseMissingError(
-                        f"{folder} holds no finished database (or one of an older version); "
-                        "run locate build-index again"
-                    )
+            on_error.callback(connection.close)
+            catalog = cls(folder, connection)
+            catalog._refuse_newer()
+            # Later migrations only add what may be missing; the first makes the tables.
+            if any(m.name == FIRST for m in migrations.pending(catalog._db)):
+                raise DatabaseMissingError(
+                    f"{folder} holds no finished database (or one of an older version); "
+                    "run locate build-index again"
+                )
+            on_error.pop_all()
         return catalog
 
     def close(self) -> None:
@@ -117,10 +107,6 @@ class Catalog:
                 f"{self.folder} was written by a newer version of locate; upgrade locate"
             )
 
-    def _unfinished(self) -> bool:
-        """Later migrations only add what may be missing; the first makes the tables."""
-        return any(m.name == FIRST for m in migrations.pending(self._db))
-
     @contextmanager
     def _turn(self) -> Iterator[None]:
         with self._lock, _translate_errors(self.folder):
@@ -132,12 +118,28 @@ class Catalog:
         with self._turn(), self._db.atomic():
             yield
 
+    def execute(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """A plain query, for this module and `index.check`."""
+        with self._turn():
+            return list(self._db.execute(sql, list(values)).fetchall())
+
+    def _rows(self, sql: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """A query whose rows go by the names of their columns."""
+        with self._turn():
+            return list(self._db.query(sql, list(values)))
+
+    def _rows_of(self, image_ids: Sequence[int], sql: str) -> Iterator[dict[str, Any]]:
+        """A query that ends in the name of a column with ids, of some of these alone. In parts, since
+        SQLite takes at most 32,766 values in one statement."""
+        for start in range(0, len(image_ids), 10_000):
+            part = image_ids[start : start + 10_000]
+            yield from self._rows(f"{sql} IN ({', '.join('?' * len(part))})", part)
+
     # --- facts about the whole
 
     def meta(self, key: str) -> str | None:
-        with self._turn():
-            rows = list(self._db.query("SELECT value FROM meta WHERE key = ?", [key]))
-        return str(rows[0]["value"]) if rows else None
+        rows = self.execute("SELECT value FROM meta WHERE key = ?", [key])
+        return str(rows[0][0]) if rows else None
 
     def set_meta(self, key: str, value: str) -> None:
         self._db.table("meta").upsert({"key": key, "value": value}, pk="key")
@@ -151,19 +153,14 @@ class Catalog:
         self.set_meta("generation", str(self.generation + 1))
 
     def counts(self) -> dict[str, int]:
-        with self._turn():
-            row = next(
-                iter(
-                    self._db.query(
-                        """SELECT count(*) FILTER (WHERE status = 'ok') AS ok,
-                            count(*) FILTER (WHERE status = 'failed') AS failed,
-                            count(DISTINCT label) FILTER (WHERE status = 'ok') AS labels,
-                            (SELECT count(*) FROM vectors) AS vectors,
-                            (SELECT coalesce(sum(count), 0) FROM features) AS features
-                        FROM images"""
-                    )
-                )
-            )
+        (row,) = self._rows(
+            """SELECT count(*) FILTER (WHERE status = 'ok') AS ok,
+                count(*) FILTER (WHERE status = 'failed') AS failed,
+                count(DISTINCT label) FILTER (WHERE status = 'ok') AS labels,
+                (SELECT count(*) FROM vectors) AS vectors,
+                (SELECT coalesce(sum(count), 0) FROM features) AS features
+            FROM images"""
+        )
         return {key: int(value) for key, value in row.items()}
 
     # --- roots
@@ -179,51 +176,37 @@ class Catalog:
                 f"the name of {root!r} is not valid UTF-8; rename the folder"
             ) from None
         home = self.folder.resolve().parent
-        stored = (
-            absolute.relative_to(home).as_posix()
-            if absolute.is_relative_to(home)
-            else absolute.as_posix()
-        )
+        below = absolute.is_relative_to(home)
+        stored = (absolute.relative_to(home) if below else absolute).as_posix()
         with self.transaction():
-            found = list(self._db.query("SELECT id FROM roots WHERE path = ?", [stored]))
-            if found:
-                return int(found[0]["id"])
-            return self._insert("roots", {"path": stored})
+            found = self.execute("SELECT id FROM roots WHERE path = ?", [stored])
+            return int(found[0][0]) if found else self._insert("roots", {"path": stored})
 
     def roots(self) -> dict[int, Path]:
         """Root folders, absolute, by id."""
         home = self.folder.resolve().parent
-        with self._turn():
-            rows = list(self._db.query("SELECT id, path FROM roots"))
-        return {row["id"]: home / row["path"] for row in rows}
+        return {i: home / path for i, path in self.execute("SELECT id, path FROM roots")}
 
     # --- images
 
     def images(self, status: str | None = None) -> list[ImageRow]:
         """All images in the order of their path."""
         where, values = ("WHERE status = ?", [status]) if status else ("", [])
-        with self._turn():
-            rows = list(self._db.query(f"SELECT * FROM images {where} ORDER BY path, id", values))
+        rows = self._rows(f"SELECT * FROM images {where} ORDER BY path, id", values)
         return [_image(row) for row in rows]
 
     def image(self, image_id: int) -> ImageRow:
-        with self._turn():
-            rows = list(self._db.query("SELECT * FROM images WHERE id = ?", [image_id]))
+        rows = self.rows([image_id])
         if not rows:
             raise DatabaseCorruptError(
                 f"image {image_id} is not in the catalogue; run: locate check --repair"
             )
-        return _image(rows[0])
+        return rows[image_id]
 
     def rows(self, image_ids: Sequence[int]) -> dict[int, ImageRow]:
         """Several images by id; one that was removed a moment ago is not among them."""
-        rows: dict[int, ImageRow] = {}
-        for part in _parts(image_ids):
-            marks = ", ".join("?" * len(part))
-            with self._turn():
-                found = self._db.query(f"SELECT * FROM images WHERE id IN ({marks})", list(part))
-                rows |= {row["id"]: _image(row) for row in found}
-        return rows
+        found = self._rows_of(image_ids, "SELECT * FROM images WHERE id")
+        return {row["id"]: _image(row) for row in found}
 
     def contents(self) -> dict[tuple[str, str], int]:
         """Ids of the images of status "ok" by the sha256 of their file and of their mask."""
@@ -262,10 +245,7 @@ class Catalog:
             "root_id": entry.root_id,
             "path": entry.path,
             "label": entry.label,
-            "sha256": entry.file.sha256,
-            "bytes": entry.file.bytes,
-            "mtime_ns": entry.file.mtime_ns,
-            "mask": entry.file.mask,
+            **asdict(entry.file),
             "status": "failed" if entry.error else "ok",
             "error": entry.error,
             "indexed_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -322,14 +302,11 @@ class Catalog:
 
     def features(self, image_id: int) -> Features:
         """The local features of one image, checksum verified."""
-        with self._turn():
-            rows = list(
-                self._db.query(
-                    """SELECT features.*, path, width, height FROM features
-                    JOIN images ON images.id = image_id WHERE image_id = ?""",
-                    [image_id],
-                )
-            )
+        rows = self._rows(
+            """SELECT features.*, path, width, height FROM features
+            JOIN images ON images.id = image_id WHERE image_id = ?""",
+            [image_id],
+        )
         if not rows:
             raise DatabaseCorruptError(
                 f"image {image_id} has no stored features; run: locate check --repair"
@@ -338,28 +315,16 @@ class Catalog:
 
     def extraction(self, image_id: int) -> Extraction:
         """Everything that was seen in one image."""
-        with self._turn():
-            counted = self._db.execute(
-                "SELECT count(*) FROM features WHERE image_id = ?", [image_id]
-            ).fetchone()[0]
-            found = self._db.execute(
-                "SELECT vector FROM vectors WHERE image_id = ?", [image_id]
-            ).fetchone()
+        has_features = self.execute("SELECT 1 FROM features WHERE image_id = ?", [image_id])
         return Extraction(
-            features=self.features(image_id) if counted else None,
-            global_descriptor=np.frombuffer(found[0], "<f4") if found else None,
+            features=self.features(image_id) if has_features else None,
+            global_descriptor=self.vectors_of([image_id]).get(image_id),
         )
 
     def vectors_of(self, image_ids: Sequence[int]) -> dict[int, Array]:
         """Global descriptors by image id, each (D,) float32."""
-        vectors: dict[int, Array] = {}
-        for part in _parts(image_ids):
-            marks = ", ".join("?" * len(part))
-            rows = self.execute(
-                f"SELECT image_id, vector FROM vectors WHERE image_id IN ({marks})", part
-            )
-            vectors |= {image_id: np.frombuffer(vector, "<f4") for image_id, vector in rows}
-        return vectors
+        rows = self._rows_of(image_ids, "SELECT image_id, vector FROM vectors WHERE image_id")
+        return {row["image_id"]: np.frombuffer(row["vector"], "<f4") for row in rows}
 
     def vectors(self, chunk: int = 16384) -> Iterator[tuple[Array, Array]]:
         """All global descriptors in chunks: ids (n,) int64 ascending, vectors (n, D) float32."""
@@ -409,16 +374,6 @@ class Catalog:
         if ids:
             yield _joined(ids, matrices)
 
-    def execute(self, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        """A plain query, for this module and `index.check`."""
-        with self._turn():
-            return list(self._db.execute(sql, list(values)).fetchall())
-
-
-def _parts(image_ids: Sequence[int], size: int = 10_000) -> Iterator[Sequence[int]]:
-    """Ids in parts: SQLite takes at most 32,766 values in one statement."""
-    return (image_ids[i : i + size] for i in range(0, len(image_ids), size))
-
 
 def _joined(ids: list[int], matrices: list[Array]) -> tuple[Array, Array, Array]:
     counts = np.array([len(matrix) for matrix in matrices], np.int64)
@@ -438,27 +393,13 @@ def _image(row: dict[str, Any]) -> ImageRow:
         details["exif_size"] = (row["exif_width"], row["exif_height"])
     info = PhotoInfo(size=(row["width"] or 0, row["height"] or 0), **details)
     return ImageRow(
-        id=row["id"],
-        root_id=row["root_id"],
-        path=row["path"],
-        label=row["label"],
-        status=row["status"],
-        error=row["error"],
+        **{key: row[key] for key in ("id", "root_id", "path", "label", "status", "error")},
         file=FileState(
             row["sha256"] or "", row["bytes"] or 0, row["mtime_ns"] or 0, row.get("mask") or ""
         ),
         info=info,
         indexed_at=row["indexed_at"] or "",
     )
-
-
-@contextmanager
-def _closed_on_error(connection: sqlite3.Connection) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        connection.close()
-        raise
 
 
 @contextmanager

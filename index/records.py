@@ -14,11 +14,8 @@ from locate.types import Array, Extraction, Features, PhotoInfo
 
 @dataclass(frozen=True)
 class FileState:
-    """What tells whether a file is the one that was indexed.
-
-    Attributes:
-        mask: sha256 of the mask that it was looked at through, "" without one.
-    """
+    """What tells whether a file is the one that was indexed; `mask` is the sha256 of its mask, ""
+    without one."""
 
     sha256: str
     bytes: int
@@ -28,12 +25,7 @@ class FileState:
 
 @dataclass(frozen=True)
 class ImageRow:
-    """One image of the catalogue.
-
-    Attributes:
-        root: the folder that `path` is relative to, as stored (see `Catalog.resolve_root`).
-        status: "ok" or "failed"; then `error` has the reason.
-    """
+    """One image of the catalogue. `status` is "ok" or "failed"; then `error` has the reason."""
 
     id: int
     root_id: int
@@ -83,11 +75,8 @@ def feature_blobs(features: Features) -> dict[str, Any]:
 
 
 def features_from(row: dict[str, Any]) -> Features:
-    """A row of table `features`, with path, width and height of its image -> `Features`.
-
-    Raises:
-        DatabaseCorruptError: its checksum is wrong, or it makes no valid record.
-    """
+    """A row of table `features`, with path, width and height of its image -> `Features`;
+    `DatabaseCorruptError` if its checksum is wrong, or it makes no valid record."""
     n, dim = row["count"], row["dim"]
     keypoints, scores, descriptors = row["keypoints"], row["scores"], row["descriptors"]
     intact = (len(keypoints), len(scores), len(descriptors)) == (8 * n, 4 * n, 2 * n * dim)

@@ -1,6 +1,6 @@
 """Copies of the weights files that a database was filled with, so that it needs nothing else.
 
-They lie in `weights/` under their sha256. What must be there is remembered in the catalogue (`meta`
+They lie in `weights/` under their sha256. What must be there is recorded in the catalogue (`meta`
 "weights"), so that a missing one is noticed before anything is computed.
 """
 
@@ -33,13 +33,8 @@ def hash_of(file: Path) -> str:
         raise InputError(f"{file} cannot be read ({error.strerror}); check the name") from error
 
 
-def keep(folder: Path, source: Path) -> str:
-    """Copy a weights file into the database unless it is there already; its sha256. Hold the lock.
-
-    Raises:
-        InputError: `source` cannot be read.
-        DatabaseError: the copy cannot be written.
-    """
+def store(folder: Path, source: Path) -> str:
+    """Copy a weights file into the database unless it is there already; its sha256. Hold the lock."""
     sha256 = hash_of(source)
     file = file_of(folder, sha256)
     if is_intact(file, sha256):
@@ -56,7 +51,7 @@ def keep(folder: Path, source: Path) -> str:
     return sha256
 
 
-def intact(folder: Path, sha256: str) -> Path:
+def verify(folder: Path, sha256: str) -> Path:
     """The copy of this hash; `DatabaseMismatchError` if it is missing or was altered."""
     file = file_of(folder, sha256)
     if not is_intact(file, sha256):
@@ -65,20 +60,20 @@ def intact(folder: Path, sha256: str) -> Path:
     return file
 
 
-def remember(catalog: Catalog, hashes: Mapping[str, str]) -> None:
+def record(catalog: Catalog, hashes: Mapping[str, str]) -> None:
     """Note in the catalogue which weights, by extractor, lie in the folder. In a transaction."""
     if hashes:
         catalog.set_meta(_KEY, json.dumps(dict(hashes), sort_keys=True))
 
 
-def remembered(catalog: Catalog) -> dict[str, str]:
+def recorded(catalog: Catalog) -> dict[str, str]:
     """The sha256 of the weights that must lie in the folder, by the extractor they are for."""
     return dict(json.loads(catalog.meta(_KEY) or "{}"))
 
 
 def problems(catalog: Catalog) -> Iterator[str]:
     """One sentence for every copy that is missing or was altered."""
-    for name, sha256 in remembered(catalog).items():
+    for name, sha256 in recorded(catalog).items():
         file = file_of(catalog.folder, sha256)
         if not file.exists():
             yield f"the weights of {name} are missing: {file}; {_CURE}"

@@ -61,61 +61,42 @@ if TYPE_CHECKING:  # for type checkers and editors; `__getattr__` below does it 
     from pipelines.retrieval.database import Database as open  # noqa: A004, N813
     from pipelines.retrieval.query import QueryOptions
 
+# module: its public names
+_MODULES = {
+    "pipelines.retrieval.database": ("Database",),
+    "pipelines.retrieval.query": ("QueryOptions",),
+    "pipelines.indexing.build": ("BuildReport", "add_photos", "build_index", "remove_images"),
+    "pipelines.mapping.build": ("build_map",),
+    "pipelines.mapping.import_model": ("import_map",),
+    "pipelines.mapping.add": ("add_to_map",),
+    "pipelines.mapping.georef": ("GeorefReport", "georeference_map"),
+    "pipelines.mapping.summary": ("MapReport",),
+    "pipelines.localization.localizer": ("Localizer",),
+    "pipelines.localization.matcher": ("PosePrior",),
+    "pipelines.localization.rig_localizer": ("RigPose",),
+    "pipelines.localization.rig_photos": ("localize_rigs",),
+    "pipelines.evaluation.retrieval": ("evaluate_retrieval",),
+    "pipelines.evaluation.localization": ("evaluate_localization",),
+    "locate.extractors.base": ("Extractor", "ExtractorInfo"),
+    "locate.localization.gravity": ("GravityPrior",),
+    "locate.localization.pose": ("Pose",),
+    "locate.geometry.cameras": ("Camera",),
+    "locate.images.reading": ("read_photo",),
+    "locate.types": (
+        *("Answer", "Candidate", "Extraction", "Features"),
+        *("Photo", "PhotoInfo", "Verification"),
+    ),
+    "locate.errors": (
+        *("LocateError", "InputError", "ImageError", "UnknownNameError", "DatabaseError"),
+        *("DatabaseMissingError", "DatabaseLockedError"),
+        *("DatabaseMismatchError", "DatabaseCorruptError"),
+    ),
+}
 # name: (module, attribute)
-_PUBLIC = {
+_PUBLIC = {name: (module, name) for module, names in _MODULES.items() for name in names} | {
     "open": ("pipelines.retrieval.database", "Database"),
-    "Database": ("pipelines.retrieval.database", "Database"),
-    "QueryOptions": ("pipelines.retrieval.query", "QueryOptions"),
-    "build_index": ("pipelines.indexing.build", "build_index"),
-    "add_photos": ("pipelines.indexing.build", "add_photos"),
-    "remove_images": ("pipelines.indexing.build", "remove_images"),
-    "BuildReport": ("pipelines.indexing.build", "BuildReport"),
-    "build_map": ("pipelines.mapping.build", "build_map"),
-    "import_map": ("pipelines.mapping.import_model", "import_map"),
-    "add_to_map": ("pipelines.mapping.add", "add_to_map"),
-    "georeference_map": ("pipelines.mapping.georef", "georeference_map"),
-    "GeorefReport": ("pipelines.mapping.georef", "GeorefReport"),
-    "MapReport": ("pipelines.mapping.summary", "MapReport"),
-    "Localizer": ("pipelines.localization.localizer", "Localizer"),
-    "localize_rigs": ("pipelines.localization.rig_photos", "localize_rigs"),
-    "RigPose": ("pipelines.localization.rig_localizer", "RigPose"),
-    "PosePrior": ("pipelines.localization.matcher", "PosePrior"),
-    "GravityPrior": ("locate.localization.gravity", "GravityPrior"),
-    "Pose": ("locate.localization.pose", "Pose"),
-    "Camera": ("locate.geometry.cameras", "Camera"),
-    "write_poses": ("pipelines.reports.pose_export", "write_poses_as"),
-    "evaluate_retrieval": ("pipelines.evaluation.retrieval", "evaluate_retrieval"),
-    "evaluate_localization": ("pipelines.evaluation.localization", "evaluate_localization"),
     "create_extractor": ("locate.extractors.registry", "create"),
-    "Extractor": ("locate.extractors.base", "Extractor"),
-    "ExtractorInfo": ("locate.extractors.base", "ExtractorInfo"),
-    "read_photo": ("locate.images.reading", "read_photo"),
-    **{
-        name: ("locate.types", name)
-        for name in (
-            "Answer",
-            "Candidate",
-            "Extraction",
-            "Features",
-            "Photo",
-            "PhotoInfo",
-            "Verification",
-        )
-    },
-    **{
-        name: ("locate.errors", name)
-        for name in (
-            "LocateError",
-            "InputError",
-            "ImageError",
-            "UnknownNameError",
-            "DatabaseError",
-            "DatabaseMissingError",
-            "DatabaseLockedError",
-            "DatabaseMismatchError",
-            "DatabaseCorruptError",
-        )
-    },
+    "write_poses": ("pipelines.reports.pose_export", "write_poses_as"),
 }
 # Old names, for one version: old -> new.
 _RENAMED = {"PriorPose": "PosePrior"}

@@ -4,6 +4,7 @@
 - The CENTRE of the top-left pixel is (0, 0) (OpenCV's convention). An image of width W covers
   x from -0.5 to W - 0.5. COLMAP puts (0, 0) at the top-left CORNER, so its points are ours + 0.5.
 - Resizing keeps corners on corners (OpenCV's `resize`, torch's `align_corners=False`).
+- `extraction_scale` is how many pixels of a photo one is of those that the extractor sees: 1 or more.
 - A homography `b_from_a` maps points of image a to points of image b.
 """
 

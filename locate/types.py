@@ -63,9 +63,8 @@ class Features:
             f"got {self.descriptors.shape} {self.descriptors.dtype}",
         )
         _check(min(self.image_size) > 0, f"image size must be positive, got {self.image_size}")
-        _check_finite("keypoints", self.keypoints)
-        _check_finite("scores", self.scores)
-        _check_finite("descriptors", self.descriptors)
+        for name in ("keypoints", "scores", "descriptors"):
+            _check_finite(name, getattr(self, name))
 
     def __len__(self) -> int:
         return len(self.keypoints)
@@ -78,12 +77,8 @@ class Features:
 
 @dataclass(frozen=True, eq=False)
 class Extraction:
-    """What an extractor saw in one image; at least one of the two is there.
-
-    Attributes:
-        features: local features, or None from an extractor that has none.
-        global_descriptor: D float32, L2-normalised, or None.
-    """
+    """What an extractor gives for one image: local features, a global descriptor (D float32,
+    L2-normalised), or both."""
 
     features: Features | None
     global_descriptor: Array | None
@@ -122,13 +117,12 @@ class PhotoInfo:
     """What a photo's file says about itself; None where it is silent.
 
     Attributes:
-        size: (width, height) in pixels after EXIF orientation is applied.
-        orientation: the EXIF orientation tag that was applied, 1 to 8.
+        size: (width, height) in pixels after EXIF orientation (a tag of 1 to 8) is applied.
         taken_at: "YYYY-MM-DDTHH:MM:SS", local time of the camera.
         camera: maker and model.
         focal_mm: focal length in millimetres.
-        focal_35mm: focal length in 35 mm film equivalent, in millimetres. Most cameras multiply it by
-            the digital zoom.
+        focal_35mm: that in 35 mm film equivalent, in millimetres. Most cameras multiply it by the
+            digital zoom.
         digital_zoom: how many times the middle of the picture was enlarged; None where it was not.
         exif_size: (width, height) in pixels that the camera wrote, upright; others than `size` if the
             photo was cropped or resized since.
@@ -153,14 +147,8 @@ class PhotoInfo:
 
 @dataclass(frozen=True, eq=False)
 class Photo:
-    """A decoded photo.
-
-    Attributes:
-        pixels: H x W x 3 uint8, RGB, upright by EXIF. May be smaller than `info.size` when the
-            decoder was asked for a reduced image; then `info.size` is that of the file.
-        info: what the file says about itself.
-        path: where it came from.
-    """
+    """A decoded photo: H x W x 3 uint8, RGB, upright by EXIF. The pixels may be fewer than
+    `info.size`, which is that of the file, when the decoder was asked for a reduced image."""
 
     pixels: Array
     info: PhotoInfo
@@ -215,21 +203,27 @@ class Verification:
 
 @dataclass(frozen=True)
 class Shortlist:
-    """Database images by global similarity, best first.
+    """Database images by a search, best first.
 
     Attributes:
         image_ids: K ids of the catalogue.
-        similarities: K cosine similarities, -1 to 1.
+        scores: K cosine similarities of global descriptors, -1 to 1; or votes of local ones, above 0.
     """
 
     image_ids: tuple[int, ...]
-    similarities: tuple[float, ...]
+    scores: tuple[float, ...]
 
     def __post_init__(self) -> None:
         _check(
-            len(self.image_ids) == len(self.similarities),
-            f"{len(self.image_ids)} ids but {len(self.similarities)} similarities",
+            len(self.image_ids) == len(self.scores),
+            f"{len(self.image_ids)} ids but {len(self.scores)} scores",
         )
+
+    def best(self, k: int) -> Shortlist:
+        return Shortlist(self.image_ids[:k], self.scores[:k])
+
+    def by_id(self) -> dict[int, float]:
+        return dict(zip(self.image_ids, self.scores, strict=True))
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -237,24 +231,22 @@ class Shortlist:
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """One database image in an answer.
+    """One database image in an answer; numbers are None where nothing was measured.
 
     Attributes:
         rank: 1 for the best.
-        image_id: that of the catalogue.
-        path: where the image lay when it was indexed.
         verdict: "match", "uncertain" or "no match"; "unverified" when verification was off or
             the image lay beyond the part of the shortlist that was verified.
         label: the landmark, or None.
         image: path relative to the folder that was indexed, with forward slashes.
-        inliers: geometrically consistent local matches; None when not verified.
-        similarity: cosine of the global descriptors; None when the index has none.
-        evidence: inliers beyond those that chance gives (see `locate.retrieval.verdict`); None when not
-            verified.
+        path: where the image lay when it was indexed.
+        image_id: that of the catalogue.
+        similarity: cosine of the global descriptors.
+        inliers: geometrically consistent local matches.
+        evidence: inliers beyond those that chance gives (see `locate.retrieval.verdict`).
         false_accept: upper estimate of the share of photos of unknown places that reach as much
-            evidence; None when not verified or not calibrated.
-        votes: what the search by local descriptors gave it (see `index.vectors.voting`); None when
-            that did not find it or was not asked.
+            evidence.
+        votes: what the search by local descriptors gave it (see `index.vectors.voting`).
     """
 
     rank: int
@@ -299,7 +291,7 @@ class Answer:
         label: the landmark of the best candidate if the verdict is "match", else None.
         reason: one sentence saying why.
         candidates: best first.
-        rotation: degrees counter-clockwise that the query had to be turned to be recognised.
+        rotation: degrees counter-clockwise that the query had to be rotated to be recognised.
         query_features: local features found in the query.
         seconds: time by part; "total" leaves out "load", which only the first query pays.
     """

@@ -33,7 +33,7 @@ from rich.table import Table
 import locate
 from index.catalog import Catalog
 from index.vectors import local_store
-from index.vectors.local_records import NEIGHBOURS
+from index.vectors.base import NEIGHBORS
 from index.vectors.local_train import make_index
 from index.vectors.voting import COUNT, DEFAULT_RULE, MARGIN, SIMILARITY, VotingRule, vote
 from locate.extractors.registry import create
@@ -144,7 +144,7 @@ def score_rules(index: Path, asking: list[Labelled]) -> dict[VotingRule, tuple[f
             itself = own.get(photo.file)
             opened = read_photo(photo.file, sift.max_side)
             features = sift.extract(opened.pixels, opened.info.size).features
-            near = store.search(features.descriptors, NEIGHBOURS, {itself} if itself else ())
+            near = store.search(features.descriptors, NEIGHBORS, {itself} if itself else ())
             there = sum(value == photo.label for i, value in label.items() if i != itself)
             for rule in RULES:
                 right = np.array(
@@ -220,7 +220,7 @@ def measure(
         if nprobe:
             faiss.extract_index_ivf(index).nprobe = nprobe
         before = time.process_time()
-        found = index.search(queries, NEIGHBOURS)[1]
+        found = index.search(queries, NEIGHBORS)[1]
         seconds = time.process_time() - before
         recall = np.mean(np.any(found == truth, axis=1))
         yield [

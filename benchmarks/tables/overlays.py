@@ -34,7 +34,7 @@ from locate.images.reading import read_photo
 from locate.matching.descriptors import match_mutual, ratio_for
 from locate.matching.evidence import evidence_of
 from locate.matching.two_view import verify
-from locate.retrieval.verdict import MATCH, Calibration, shipped, wilson_upper
+from locate.retrieval.verdict import MATCH, Calibration, bundled, wilson_upper
 from locate.types import Array, Features, Verification
 from pipelines.cli.evaluate import print_report
 from pipelines.reports.report import Report, Table
@@ -76,7 +76,7 @@ def main() -> None:
     a = parser.parse_args()
     torch.set_num_threads(1)
     extractor = registry.create(a.extractor)
-    judge = Judge(extractor, shipped()[extractor.info.fingerprint])
+    judge = Judge(extractor, bundled()[extractor.info.fingerprint])
     photos = sorted((a.data / "train/photos").glob("*.jpg"))
     report = Report(
         "overlays",

@@ -38,8 +38,8 @@ def update_images(
     camera_of: Callable[[ImageRow], KeyedCamera],
     keypoints_of: Callable[[int], Array],
 ) -> None:
-    """Bring the images of the database at `path` up to date with the catalogue; what belongs to photos
-    that are gone goes, and a database that is damaged is made anew.
+    """Bring the images of the database at `path` up to date with the catalogue: what belongs to
+    photos that are gone goes, and a database that is damaged is made anew.
 
     Args:
         rows: the photos, by id.
@@ -80,11 +80,8 @@ def _add_images(
     camera_of: Callable[[ImageRow], KeyedCamera],
     keypoints_of: Callable[[int], Array],
 ) -> None:
-    """Write the images that the database lacks.
-
-    Args:
-        ids: of the cameras of those that it has, by image id.
-    """
+    """Write the images that the database lacks; `ids` are of the cameras of those that it has, by
+    image id."""
     cameras = {camera_of(rows[i])[0]: ids[i] for i in sorted(ids, reverse=True)}
     for image_id in sorted(rows.keys() - ids.keys()):
         row = rows[image_id]

@@ -9,27 +9,25 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Protocol, Self
 
-from index.vectors.local_records import NEIGHBOURS, DescriptorSource, LocalInfo, Neighbours
 from index.vectors.row_map import RowMap
 from locate.types import Array, Shortlist
 
+NEIGHBORS = 60  # of each query descriptor; DELF's K
 # Chunks of (ids int64 (n,), vectors float32 (n, D)); may be asked for several times.
 VectorSource = Callable[[], Iterator[tuple[Array, Array]]]
 
 
 @dataclass(frozen=True)
 class VectorsInfo:
-    """What is remembered about a derived index file.
+    """The record of a derived index.
 
     Attributes:
         generation: that of the catalogue that it was built from.
-        count: vectors in it.
-        dim: their length.
+        count, dim: vectors in it, and their length.
         factory: FAISS factory string; "Flat" is exact.
         nprobe: inverted lists visited by a search; 0 for an exact index.
         recall_at_10: measured against exact search when it was built; 1.0 for an exact index.
-        file: name of the index file beside this record.
-        sha256: of that file.
+        file, sha256: the index file beside this record.
     """
 
     generation: int
@@ -40,6 +38,57 @@ class VectorsInfo:
     recall_at_10: float
     file: str
     sha256: str
+
+
+@dataclass(frozen=True)
+class LocalInfo:
+    """The record of the local index: `VectorsInfo`, and
+
+    Attributes:
+        images: with at least one descriptor in it.
+        recall: share of descriptors whose true nearest other one is among the `NEIGHBORS` found, as
+            measured when the index was trained; 1.0 for an exact index.
+        trained_count: descriptors that it held then; the lists fit a collection of about that size.
+        rows_file, rows_sha256: the map of its rows.
+    """
+
+    generation: int
+    images: int
+    count: int
+    dim: int
+    factory: str
+    nprobe: int
+    recall: float
+    trained_count: int
+    file: str = ""
+    sha256: str = ""
+    rows_file: str = ""
+    rows_sha256: str = ""
+
+
+class DescriptorSource(Protocol):
+    """What a local index is derived from; a `Catalog` is one."""
+
+    @property
+    def generation(self) -> int: ...
+
+    def feature_counts(self) -> tuple[Array, Array]:
+        """Ids of the images that have local features, ascending, and how many: both int64."""
+        ...
+
+    def descriptors(self, image_ids: Array) -> Iterator[tuple[Array, Array, Array]]:
+        """Of some images in chunks: ids (n,) and counts (n,) int64, and the descriptors of one after
+        the other, float32. Images that have none (any more) or damaged ones are left out."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Neighbors:
+    """The nearest database descriptors of each query descriptor, best first: their rows, Q x K
+    int64 (-1 where fewer were found), and cosine similarities, Q x K float32 (-inf)."""
+
+    rows: Array
+    similarities: Array
 
 
 class VectorIndex(Protocol):
@@ -58,11 +107,8 @@ class VectorIndex(Protocol):
         ...
 
     def search(self, vector: Array, k: int) -> Shortlist:
-        """The `k` nearest (fewer if there are not as many), best first.
-
-        Args:
-            vector: D float32, L2-normalised.
-        """
+        """The `k` nearest (fewer if there are not as many), best first, of a vector, D float32,
+        L2-normalised."""
         ...
 
 
@@ -74,21 +120,15 @@ class VectorStore(Protocol):
         ...
 
     def load(self, generation: int, *, verify: bool = False) -> VectorIndex | None:
-        """The stored index if it is complete and of this generation of the catalogue, else None.
-
-        Args:
-            verify: look at every byte.
-        """
+        """The stored index if it is complete (with `verify`, to the last byte) and of this
+        generation of the catalogue, else None."""
         ...
 
     def build(
         self, source: VectorSource, generation: int, factory: str | None = None
     ) -> VectorsInfo:
-        """Put an index of `source` in the place of the old one; `DatabaseError` if it cannot be written.
-
-        Args:
-            factory: how to search, a FAISS factory string; by default by size.
-        """
+        """Put an index of `source` in the place of the old one; `DatabaseError` if it cannot be
+        written. `factory`, a FAISS factory string, says how to search; by default by size."""
         ...
 
     def in_memory(self, source: VectorSource, generation: int) -> VectorIndex:
@@ -107,14 +147,10 @@ class LocalIndex(Protocol):
     def rows(self) -> RowMap: ...
 
     def search(
-        self, descriptors: Array, k: int = NEIGHBOURS, left_out: Collection[int] = ()
-    ) -> Neighbours:
-        """The `k` nearest of each query descriptor.
-
-        Args:
-            descriptors: Q x D float16 or float32, L2-normalised rows.
-            left_out: ids of images whose descriptors are passed over.
-        """
+        self, descriptors: Array, k: int = NEIGHBORS, exclude: Collection[int] = ()
+    ) -> Neighbors:
+        """The `k` nearest of each query descriptor (Q x D float16 or float32, L2-normalised rows),
+        those of some images (ids) excluded."""
         ...
 
     def vectors_of(self, rows: Array) -> Array:
@@ -122,27 +158,19 @@ class LocalIndex(Protocol):
         ...
 
     def updated(self, source: DescriptorSource, *, in_place: bool = False) -> Self | None:
-        """An index of the source as it is now; None if this one can be no start for it.
-
-        Args:
-            in_place: this one may be spoilt; otherwise a copy is changed, since others search it.
-        """
+        """An index of the source as it is now; None if this one can be no start for it. It may be
+        spoilt if `in_place`; otherwise a copy is changed, since others search it."""
         ...
 
 
 class LocalStore(Protocol):
     """The same of local descriptors."""
 
-    def read_record(self) -> LocalInfo | None:
-        """Of the stored index; None if there is none or it cannot be read."""
-        ...
+    def read_record(self) -> LocalInfo | None: ...
 
     def load(self, *, to_change: bool = False) -> LocalIndex | None:
-        """The stored index, whatever its generation, if it is intact; else None.
-
-        Args:
-            to_change: so that it can be brought up to date.
-        """
+        """The stored index, whatever its generation, if it is intact, else None; `to_change` so
+        that it can be brought up to date."""
         ...
 
     def refresh(self, source: DescriptorSource, *, force: bool = False) -> LocalInfo | None:
@@ -150,9 +178,7 @@ class LocalStore(Protocol):
         descriptor."""
         ...
 
-    def in_memory(self, source: DescriptorSource) -> LocalIndex:
-        """An exact index that is not written anywhere."""
-        ...
+    def in_memory(self, source: DescriptorSource) -> LocalIndex: ...
 
     def forget(self) -> None:
         """Delete the stored index."""

@@ -6,9 +6,7 @@ A folder holds `vectors.json` (a `VectorsInfo`) and the index file that it names
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import numpy as np
 
 from index.vectors import files
 from index.vectors.base import VectorsInfo, VectorSource
-from index.vectors.tuning import exact_neighbours, tune_nprobe
+from index.vectors.tuning import exact_neighbors, tune_nprobe
 from locate.types import Array, Shortlist
 from locate.util.files import is_intact
 
@@ -47,17 +45,13 @@ class FaissIndex:
     def __init__(self, index: Any, info: VectorsInfo) -> None:
         self._index = index
         self._search_index = _to_gpu(index)
-        self._info = info
-
-    @property
-    def info(self) -> VectorsInfo:
-        return self._info
+        self.info = info
 
     def ids(self) -> Array:
         return np.asarray(faiss.vector_to_array(self._index.id_map), np.int64)
 
     def vectors_of(self, ids: Array) -> Array:
-        rows = np.full((len(ids), self._info.dim), np.nan, np.float32)
+        rows = np.full((len(ids), self.info.dim), np.nan, np.float32)
         position = {int(i): n for n, i in enumerate(self.ids())}
         inner = faiss.downcast_index(self._index.index)
         for n, image_id in enumerate(ids):
@@ -66,14 +60,12 @@ class FaissIndex:
         return rows
 
     def search(self, vector: Array, k: int) -> Shortlist:
-        k = min(k, self._info.count)
+        k = min(k, self.info.count)
         if k <= 0:
             return Shortlist((), ())
         similarities, ids = self._search_index.search(np.ascontiguousarray(vector[None]), k)
         found = ids[0] >= 0  # FAISS fills up with -1 when the visited lists hold fewer than k
-        return Shortlist(
-            tuple(int(i) for i in ids[0][found]), tuple(float(s) for s in similarities[0][found])
-        )
+        return Shortlist(tuple(ids[0][found].tolist()), tuple(similarities[0][found].tolist()))
 
 
 class FaissStore:
@@ -83,10 +75,7 @@ class FaissStore:
         self.folder = folder
 
     def read_record(self) -> VectorsInfo | None:
-        try:
-            return VectorsInfo(**(files.read_record(self.folder, STEM) or {}))
-        except TypeError:
-            return None
+        return files.read_record(self.folder, STEM, VectorsInfo)
 
     def load(self, generation: int, *, verify: bool = False) -> FaissIndex | None:
         info = self.read_record()
@@ -110,12 +99,8 @@ class FaissStore:
     ) -> VectorsInfo:
         """Measures the recall of the new index, too; the kind is `choose_factory`'s by default."""
         index, info = _make(source, generation, factory)
-
-        def record(parts: Mapping[str, files.Part]) -> dict[str, Any]:
-            return dataclasses.asdict(dataclasses.replace(info, **vars(parts[".faiss"])))
-
-        writers = {".faiss": lambda path: faiss.write_index(index, str(path))}
-        return VectorsInfo(**files.publish(self.folder, STEM, generation, writers, record))
+        writers = {"": (".faiss", lambda path: faiss.write_index(index, str(path)))}
+        return files.publish(self.folder, STEM, writers, info)
 
     def in_memory(self, source: VectorSource, generation: int) -> FaissIndex:
         return FaissIndex(*_make(source, generation, "Flat"))
@@ -151,10 +136,11 @@ def _sample(source: VectorSource, count: int, wanted: int) -> Array:
 def _tune(index: faiss.Index, source: VectorSource, count: int) -> tuple[int, float]:
     """The smallest power of two of visited lists that reaches the target recall@10, and that recall.
 
-    Queries are stored vectors; each finds itself, so they are compared on the other nine."""
+    Queries are stored vectors; each finds itself, so they are compared on the other nine.
+    """
     queries = _sample(source, count, _RECALL_QUERIES)
     k = min(10, count)
-    truth = exact_neighbours(queries, source(), k)
+    truth = exact_neighbors(queries, source(), k)
 
     def recall() -> float:
         pairs = zip(index.search(queries, k)[1][:, 1:], truth[:, 1:], strict=True)

@@ -1,19 +1,17 @@
-"""Every local descriptor of the database in one FAISS index, to be searched by those of a query.
+"""Every local descriptor of the database in one FAISS index, to be searched by those of a query:
+DELF (Noh, Araujo, Sim, Weyand, Han, ICCV 2017), sections 4.3 and 4.4.
 
-Noh, Araujo, Sim, Weyand, Han, "Large-Scale Image Retrieval with Attentive Deep Local Features" (DELF),
-ICCV 2017, sections 4.3 and 4.4. Derived from the catalogue's features alone; a set of files as
-`index.vectors.files` says: `local.json` (a `LocalInfo`), the index, and the map of its rows to images.
-Descriptors are L2-normalised: inner product is cosine similarity.
-
-What an image shows never changes under its id, and ids are never used again. So an index of an earlier
-generation is brought up to date by taking the rows of images that are gone out and putting new ones in,
-by the writer on its file and by a reader in memory.
+A set of files as `index.vectors.files` says: `local.json` (a `LocalInfo`), the index, and the map of its
+rows to images. Descriptors are L2-normalised: inner product is cosine similarity. What an image shows
+never changes under its id, and ids are never used again. So an index of an earlier generation is brought
+up to date by taking the rows of images that are gone out and putting new ones in, by the writer on its
+file and by a reader in memory.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ import faiss
 import numpy as np
 
 from index.vectors import files
-from index.vectors.local_records import NEIGHBOURS, DescriptorSource, LocalInfo, Neighbours
+from index.vectors.base import NEIGHBORS, DescriptorSource, LocalInfo, Neighbors
 from index.vectors.local_train import choose_factory, make_index, tune
 from index.vectors.row_map import RowMap
 from locate.errors import DatabaseCorruptError
@@ -43,16 +41,16 @@ class LocalFaissIndex:
         self._mapped = mapped
 
     def search(
-        self, descriptors: Array, k: int = NEIGHBOURS, left_out: Collection[int] = ()
-    ) -> Neighbours:
+        self, descriptors: Array, k: int = NEIGHBORS, exclude: Collection[int] = ()
+    ) -> Neighbors:
         k = min(k, self.info.count)
         if k <= 0 or len(descriptors) == 0:
             nothing = (len(descriptors), 0)
-            return Neighbours(np.zeros(nothing, np.int64), np.zeros(nothing, np.float32))
+            return Neighbors(np.zeros(nothing, np.int64), np.zeros(nothing, np.float32))
         selector = None
-        if left_out:
+        if exclude:
             mask = np.ones(self.rows.end, np.bool_)
-            mask[self.rows.rows_of(np.array([*left_out], np.int64))] = False
+            mask[self.rows.rows_of(np.array([*exclude], np.int64))] = False
             selector = _faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
         if self.info.nprobe:
             options = _faiss.SearchParametersIVF(sel=selector, nprobe=self.info.nprobe)
@@ -61,7 +59,7 @@ class LocalFaissIndex:
         queries = np.ascontiguousarray(descriptors, np.float32)
         similarities, rows = self._index.search(queries, k, params=options)
         similarities[rows < 0] = -np.inf
-        return Neighbours(rows, similarities)
+        return Neighbors(rows, similarities)
 
     def vectors_of(self, rows: Array) -> Array:
         stored = faiss.vector_to_array(self._index.id_map)
@@ -95,10 +93,7 @@ class LocalFaissStore:
         self.folder = folder
 
     def read_record(self) -> LocalInfo | None:
-        try:
-            return LocalInfo(**(files.read_record(self.folder, STEM) or {}))
-        except TypeError:
-            return None
+        return files.read_record(self.folder, STEM, LocalInfo)
 
     def load(self, *, to_change: bool = False) -> LocalFaissIndex | None:
         """One that is to be changed is read into memory however large it is."""
@@ -135,9 +130,9 @@ class LocalFaissStore:
         """Put an index of `source` in the place of the stored one; None if it has no descriptor.
 
         Args:
-            old: the index as it was, which is spoilt; what did not change since is taken over, unless
-                the collection has grown or shrunk so much that its lists do not fit any more.
-            factory: a FAISS factory string; by default `choose_factory` by size.
+            old: the index as it was, which is spoilt; what did not change since is taken over,
+                unless the collection has grown or shrunk so much that its lists do not fit any more.
+            factory: a FAISS factory string; by default by size.
         """
         total = int(source.feature_counts()[1].sum())
         if total == 0:
@@ -146,19 +141,11 @@ class LocalFaissStore:
         fits = old is not None and factory is None and _fits(old.info, total)
         made = old.updated(source, in_place=True) if old is not None and fits else None
         store = made or _make(source, factory)
-
-        def record(parts: Mapping[str, files.Part]) -> dict[str, Any]:
-            index, rows = parts[".faiss"], parts[".rows.npy"]
-            named = {"file": index.file, "sha256": index.sha256}
-            named |= {"rows_file": rows.file, "rows_sha256": rows.sha256}
-            return dataclasses.asdict(store.info) | named
-
-        writers: dict[str, files.Writer] = {
-            ".faiss": lambda path: faiss.write_index(store._index, str(path)),
-            ".rows.npy": store.rows.save,
+        writers: dict[str, tuple[str, files.Writer]] = {
+            "": (".faiss", lambda path: faiss.write_index(store._index, str(path))),
+            "rows_": (".rows.npy", store.rows.save),
         }
-        generation = store.info.generation
-        return LocalInfo(**files.publish(self.folder, STEM, generation, writers, record))
+        return files.publish(self.folder, STEM, writers, store.info)
 
     def in_memory(self, source: DescriptorSource) -> LocalFaissIndex:
         """Takes four bytes a number."""

@@ -9,9 +9,9 @@ from typing import Any
 import faiss
 import numpy as np
 
-from index.vectors.local_records import NEIGHBOURS, DescriptorSource
+from index.vectors.base import NEIGHBORS, DescriptorSource
 from index.vectors.row_map import RowMap
-from index.vectors.tuning import exact_neighbours, tune_nprobe
+from index.vectors.tuning import exact_neighbors, tune_nprobe
 from locate.types import Array
 
 # Exact search while all descriptors together are at most this many numbers (65,536 of length 128): 2,048
@@ -52,14 +52,13 @@ def make_index(source: DescriptorSource, dim: int, factory: str) -> Any:
 def tune(index: Any, rows: RowMap, source: DescriptorSource) -> tuple[int, float]:
     """How many lists must be visited, and the recall of the true nearest among the neighbours then.
 
-    Queries are stored descriptors; the nearest that is not itself is the one that must be found."""
+    Queries are stored descriptors; the nearest that is not itself is the one that must be found.
+    """
     chosen = rows.image_ids[:: max(1, len(rows) // _RECALL_QUERIES)]
     queries, own = [], []
     for image_ids, counts, descriptors in source.descriptors(chosen):
-        middle = np.cumsum(counts) - counts + counts // 2
-        queries.append(descriptors[middle])
-        first = rows.first[np.searchsorted(rows.image_ids, image_ids)]
-        own.append(first + counts // 2)
+        queries.append(descriptors[np.cumsum(counts) - counts + counts // 2])  # the middle one
+        own.append(rows.first[np.searchsorted(rows.image_ids, image_ids)] + counts // 2)
     asked, itself = np.concatenate(queries), np.concatenate(own)
 
     def chunks() -> Iterator[tuple[Array, Array]]:
@@ -68,11 +67,11 @@ def tune(index: Any, rows: RowMap, source: DescriptorSource) -> tuple[int, float
             yield np.arange(start, start + len(descriptors)), descriptors
             start += len(descriptors)
 
-    two = exact_neighbours(asked, chunks(), 2)
+    two = exact_neighbors(asked, chunks(), 2)
     truth = np.where(two[:, 0] == itself, two[:, 1], two[:, 0])
 
     def recall() -> float:
-        found = index.search(asked, NEIGHBOURS)[1]
+        found = index.search(asked, NEIGHBORS)[1]
         return float(np.mean(np.any(found == truth[:, None], axis=1)))
 
     return tune_nprobe(faiss.extract_index_ivf(index), recall)

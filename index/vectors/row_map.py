@@ -13,13 +13,8 @@ from locate.types import Array
 
 @dataclass(frozen=True, eq=False)
 class RowMap:
-    """Images take consecutive rows; where one was removed there is a gap.
-
-    Attributes:
-        image_ids: N int64 ids of the catalogue.
-        first: N int64, each image's first row, ascending.
-        counts: N int64, how many rows it has, at least 1.
-    """
+    """Images (N int64 ids of the catalogue, first rows, ascending, and counts of at least 1) take
+    consecutive rows; where one was removed there is a gap."""
 
     image_ids: Array
     first: Array

@@ -28,10 +28,7 @@ STORES: dict[str, Callable[[str], Store]] = {"faiss": _faiss}
 
 def open_store(uri: str | Path) -> Store:
     """The store at "scheme://place"; a plain path is "faiss://PATH", files in that folder.
-
-    Raises:
-        InputError: no store is known by that scheme.
-    """
+    `InputError` if no store is known by that scheme."""
     scheme, mark, place = str(uri).partition("://")
     if not mark:
         scheme, place = "faiss", str(uri)

@@ -14,14 +14,10 @@ TARGET_RECALL = 0.95
 MAX_NPROBE = 256
 
 
-def exact_neighbours(queries: Array, chunks: Iterable[tuple[Array, Array]], k: int) -> Array:
-    """The ids of the `k` nearest of a stream by inner product, Q x k int64, best first, -1 where
-    there are fewer. Holds one chunk at a time.
-
-    Args:
-        queries: Q x D float32.
-        chunks: (ids (n,) int64, vectors n x D float32).
-    """
+def exact_neighbors(queries: Array, chunks: Iterable[tuple[Array, Array]], k: int) -> Array:
+    """The ids of the `k` nearest of a stream (ids (n,) int64, vectors n x D float32) to Q x D
+    float32 queries by inner product, Q x k int64, best first, -1 where there are fewer. Holds one
+    chunk at a time."""
     best = np.full((len(queries), k), -np.inf, np.float32)
     nearest = np.full((len(queries), k), -1, np.int64)
     for ids, vectors in chunks:
@@ -37,12 +33,8 @@ def exact_neighbours(queries: Array, chunks: Iterable[tuple[Array, Array]], k: i
 
 
 def tune_nprobe(ivf: Any, recall: Callable[[], float]) -> tuple[int, float]:
-    """The smallest power of two of visited lists that reaches the target, and the recall there.
-
-    Args:
-        ivf: a FAISS index of inverted lists; its `nprobe` is set.
-        recall: measures it as it is set.
-    """
+    """The smallest power of two of visited lists that reaches the target, and the recall there,
+    which `recall` measures as the FAISS index of inverted lists is set."""
     nprobe = 1
     while True:
         ivf.nprobe = nprobe

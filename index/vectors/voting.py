@@ -10,21 +10,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from index.vectors.local_records import Neighbours
+from index.vectors.base import Neighbors
 from index.vectors.row_map import RowMap
 from locate.errors import InputError
-from locate.types import Array
+from locate.types import Array, Shortlist
 
 COUNT, SIMILARITY, MARGIN = "count", "similarity", "margin"
 
 
 @dataclass(frozen=True)
 class VotingRule:
-    """How neighbours vote.
+    """How neighbors vote.
 
     Attributes:
         weight: of one vote. "count": 1. "similarity": the cosine. "margin": how much nearer it is
-            than the last of the neighbours, which stands for what a descriptor of an unknown place
+            than the last of the neighbors, which stands for what a descriptor of an unknown place
             finds by chance (McCann and Lowe, "Local Naive Bayes Nearest Neighbor", CVPR 2012).
         once: a query descriptor votes once for an image, and a database descriptor is voted for once,
             by its nearest: repeated structure must not outvote everything else (Jegou, Douze,
@@ -49,27 +49,11 @@ class VotingRule:
 DEFAULT_RULE = VotingRule()
 
 
-@dataclass(frozen=True)
-class Votes:
-    """Database images by votes, best first.
-
-    Attributes:
-        image_ids: ids of the catalogue.
-        votes: of each, above 0.
-    """
-
-    image_ids: tuple[int, ...]
-    votes: tuple[float, ...]
-
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-
-def vote(neighbours: Neighbours, images: RowMap, rule: VotingRule = DEFAULT_RULE) -> Votes:
-    """Gather the votes of all neighbours; images that get none are not in the ranking."""
-    found = neighbours.rows >= 0
-    weights = _weights(neighbours, found, rule.weight)[found]
-    rows = neighbours.rows[found]
+def vote(neighbors: Neighbors, images: RowMap, rule: VotingRule = DEFAULT_RULE) -> Shortlist:
+    """Gather the votes of all neighbors; images that get none are not in the ranking."""
+    found = neighbors.rows >= 0
+    weights = _weights(neighbors, found, rule.weight)[found]
+    rows = neighbors.rows[found]
     image = images.positions(rows)
     if rule.once:
         asking = np.nonzero(found)[0]
@@ -80,11 +64,11 @@ def vote(neighbours: Neighbours, images: RowMap, rule: VotingRule = DEFAULT_RULE
     total = np.bincount(image, weights, minlength=len(images)) / images.counts**rule.length
     order = np.argsort(-total, kind="stable")
     order = order[total[order] > 0]
-    return Votes(tuple(images.image_ids[order].tolist()), tuple(total[order].tolist()))
+    return Shortlist(tuple(images.image_ids[order].tolist()), tuple(total[order].tolist()))
 
 
-def _weights(neighbours: Neighbours, found: Array, kind: str) -> Array:
-    similarities = np.asarray(neighbours.similarities, np.float64)
+def _weights(neighbors: Neighbors, found: Array, kind: str) -> Array:
+    similarities = np.asarray(neighbors.similarities, np.float64)
     if kind == COUNT:
         return np.ones(similarities.shape)
     if kind == SIMILARITY:

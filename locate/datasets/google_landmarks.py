@@ -3,10 +3,8 @@
 `*retrieval_solution*.csv` has id, images (ids, spaces between) and Usage; `*recognition_solution*.csv`
 has id, landmarks and Usage. Rows of the usage "Ignored" count nowhere. The photo of id abcdef... is
 `a/b/c/abcdef....jpg` below `test/` (queries), `index/` (retrieval's database) or `train/`
-(recognition's, with `train*.csv` for the landmarks). Without photos only finished answers can be scored.
-
-Answers are CSV as well: id, images (ids, best first) for retrieval, and id, landmarks (one landmark and
-its confidence, or nothing) for recognition.
+(recognition's, with `train*.csv` for the landmarks). Answers are CSV as well: id, images (ids, best
+first), or id, landmarks (one landmark and its confidence, or nothing).
 """
 
 from __future__ import annotations
@@ -16,10 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from locate.datasets.records import (
+    GroundTruth,
     Query,
     Rankings,
     RetrievalData,
-    Truth,
+    first_repeated,
     named,
     photos_by_stem,
     read_table,
@@ -38,18 +37,7 @@ def solution_files(folder: Path, task: str) -> list[Path]:
 
 def read_google_retrieval(folder: Path) -> RetrievalData:
     """Which index photos show what a test photo shows."""
-    rows, notes = _solution(folder, "retrieval", "images")
-    tests = _tests(folder, [row["id"] for row in rows])
-    queries = tuple(
-        Query(
-            row["id"],
-            tests.get(row["id"]),
-            group=row["Usage"],
-            truth={"": Truth(frozenset(row["images"].split()))},
-        )
-        for row in rows
-    )
-    database = photos_by_stem(folder / "index") if (folder / "index").is_dir() else {}
+    queries, database, notes = _read(folder, "retrieval", "images", "index")
     missing = {i for q in queries for i in q.truth[""].ok} - database.keys() if database else set()
     if missing:
         note = "images of the ground truth that are not below index/ and count as never found"
@@ -59,19 +47,7 @@ def read_google_retrieval(folder: Path) -> RetrievalData:
 
 def read_google_recognition(folder: Path) -> RetrievalData:
     """Which landmark a test photo shows, if any."""
-    rows, notes = _solution(folder, "recognition", "landmarks")
-    tests = _tests(folder, [row["id"] for row in rows])
-    queries = tuple(
-        Query(
-            row["id"],
-            tests.get(row["id"]),
-            group=row["Usage"],
-            truth={"": Truth()},
-            landmarks=frozenset(row["landmarks"].split()),
-        )
-        for row in rows
-    )
-    database = photos_by_stem(folder / "train") if (folder / "train").is_dir() else {}
+    queries, database, notes = _read(folder, "recognition", "landmarks", "train")
     landmarks = _train_landmarks(folder) if database else {}
     unnamed = database.keys() - landmarks.keys()
     if unnamed:
@@ -123,15 +99,28 @@ def _solution_file(folder: Path, task: str) -> Path:
     return files[0]
 
 
-def _solution(folder: Path, task: str, column: str) -> tuple[list[dict[str, str]], tuple[str, ...]]:
-    """The rows that count, and a note on those that do not."""
+def _read(
+    folder: Path, task: str, column: str, photos: str
+) -> tuple[tuple[Query, ...], dict[str, Path], tuple[str, ...]]:
+    """The queries that count, the database photos below the folder `photos`, and a note on queries that
+    do not count."""
     file = _solution_file(folder, task)
     rows = read_table(file, ("id", column, "Usage"))
     kept = [row for row in rows if row["Usage"].lower() != _IGNORED]
     if not kept:
         raise InputError(f"{file} holds no row that counts (all {len(rows)} are ignored)")
+    tests = _tests(folder, [row["id"] for row in kept])
+    queries = []
+    for row in kept:
+        right, photo = frozenset(row[column].split()), tests.get(row["id"])
+        of_images = task == "retrieval"
+        truth = GroundTruth(right) if of_images else GroundTruth()
+        landmarks = frozenset[str]() if of_images else right
+        queries.append(Query(row["id"], photo, None, row["Usage"], {"": truth}, landmarks))
     ignored = len(rows) - len(kept)
-    return kept, ((f"queries marked as ignored and left out: {ignored}",) if ignored else ())
+    database = photos_by_stem(folder / photos) if (folder / photos).is_dir() else {}
+    notes = (f"queries marked as ignored and left out: {ignored}",) if ignored else ()
+    return tuple(queries), database, notes
 
 
 def _tests(folder: Path, ids: list[str]) -> dict[str, Path]:
@@ -165,9 +154,7 @@ def _train_landmarks(folder: Path) -> dict[str, str]:
 
 def _answers(file: Path, column: str) -> list[dict[str, str]]:
     rows = read_table(file, ("id", column))
-    seen: set[str] = set()
-    for row in rows:
-        if row["id"] in seen:
-            raise InputError(f"{file} answers {row['id']} twice")
-        seen.add(row["id"])
+    repeated = first_repeated(row["id"] for row in rows)
+    if repeated is not None:
+        raise InputError(f"{file} answers {repeated} twice")
     return rows

@@ -21,7 +21,7 @@ import numpy as np
 import pycolmap
 from PIL import Image, UnidentifiedImageError
 
-from locate.datasets.records import PosedPhoto, Scene
+from locate.datasets.records import PosedPhoto, Scene, named
 from locate.errors import ImageError, InputError, UnknownNameError
 from locate.formats.colmap import is_model, make_camera, read_model
 from locate.formats.text import fault, numbers, pose_matrix, read_lines
@@ -35,17 +35,13 @@ UNSCALED = frozenset({"fox"})
 _MODELS = ("colmap_gt", "sparse/0", "sparse", "model", ".")
 _PHOTOS = ("images", "rgb", ".")
 _QUERIES = ("queries.txt", "queries_with_intrinsics.txt", "list_test.txt", "test.txt")
-_MISSING_NAMED = 3
 
 
 def find_scenes(
     folder: Path, layout: str = "auto", unscaled: Collection[str] = UNSCALED
 ) -> tuple[Scene, ...]:
-    """The scene in `folder`, or those in its subfolders, by name.
-
-    Args:
-        layout: one of `LAYOUTS`, or "auto".
-        unscaled: names of the scenes whose unit is not the metre.
+    """The scene in `folder`, or those in its subfolders, by name. `layout` is one of `LAYOUTS`, or
+    "auto"; `unscaled` are names of scenes whose unit is not the metre.
 
     Raises:
         InputError: there is none (the message says what each layout lacks), or a file is damaged.
@@ -88,27 +84,17 @@ def _scene(
         raise InputError(f"{folder.name}: none of its {len(posed)} photos is there ({first}, ...)")
     notes = list(notes)
     if missing:
-        named = ", ".join(missing[:_MISSING_NAMED]) + (", ..." if missing[_MISSING_NAMED:] else "")
-        notes.append(f"{folder.name}: {len(missing)} photos are missing and left out ({named})")
+        count = f"{len(missing)} photos are missing and left out"
+        notes.append(f"{folder.name}: {count} ({named(missing)})")
     kept = frozenset(photo.name for photo in there if photo.name in queries)
     return Scene(folder.name, layout, there, kept, metric, tuple(notes))
 
 
-def _colmap_missing(folder: Path) -> str:
-    found = any(is_model(folder / place) for place in _MODELS)
-    return "" if found else f"cameras and images (.txt or .bin) in one of {', '.join(_MODELS)}"
-
-
 def _read_colmap(folder: Path, metric: bool) -> Scene:
     model = read_model(next(folder / place for place in _MODELS if is_model(folder / place)))
-    photos = next(
-        (
-            folder / place
-            for place in _PHOTOS
-            if any((folder / place / n).is_file() for n in model.poses)
-        ),
-        folder / _PHOTOS[0],
-    )
+    places = [folder / place for place in _PHOTOS]
+    has_photos = (place for place in places if any((place / n).is_file() for n in model.poses))
+    photos = next(has_photos, places[0])
     cameras = dict(model.cameras)
     listed = next((folder / name for name in _QUERIES if (folder / name).is_file()), None)
     queries: list[str] = []
@@ -126,8 +112,8 @@ def _read_colmap(folder: Path, metric: bool) -> Scene:
 def _read_queries(path: Path, poses: Mapping[str, Array]) -> dict[str, pycolmap.Camera | None]:
     """The names of a list of queries, with the cameras that stand there."""
     queries: dict[str, pycolmap.Camera | None] = {}
-    for number, line in enumerate(read_lines(path), 1):
-        if not line or line.startswith("#"):
+    for number, line in _lines(path):
+        if line.startswith("#"):
             continue
         name, *camera = line.split()
         if name not in poses:
@@ -138,10 +124,6 @@ def _read_queries(path: Path, poses: Mapping[str, Array]) -> dict[str, pycolmap.
     return queries
 
 
-def _cambridge_missing(folder: Path) -> str:
-    return _absent(folder, ("dataset_train.txt", "dataset_test.txt", "reconstruction.nvm"))
-
-
 def _read_cambridge(folder: Path, metric: bool) -> Scene:
     """Lines are name x y z w p q r: the camera's centre and the rotation from the world to it. The focal
     length and the distortion come from VisualSFM's model, whose radial distortion runs the other way
@@ -150,12 +132,12 @@ def _read_cambridge(folder: Path, metric: bool) -> Scene:
     posed, queries, unknown = [], [], 0
     for split in ("train", "test"):
         path = folder / f"dataset_{split}.txt"
-        for number, line in enumerate(read_lines(path), 1):
-            fields = line.split()
-            if len(fields) != 8 or number <= 3:  # three lines of heading
-                if number > 3 and fields:
-                    raise fault(path, number, "expected name x y z w p q r", line)
+        for number, line in _lines(path):
+            if number <= 3:  # the heading
                 continue
+            fields = line.split()
+            if len(fields) != 8:
+                raise fault(path, number, "expected name x y z w p q r", line)
             name = fields[0]
             values = numbers(path, number, fields[1:])
             rotation = pose_matrix(path, number, [*values[3:], 0.0, 0.0, 0.0])[:, :3]
@@ -164,15 +146,12 @@ def _read_cambridge(folder: Path, metric: bool) -> Scene:
                 unknown += 1
                 continue
             pose = np.c_[rotation, -rotation @ values[:3]]
-            if not (folder / name).is_file():
-                camera = pycolmap.Camera()
-            else:
+            camera = pycolmap.Camera()
+            if (folder / name).is_file():
                 width, height = _photo_size(folder / name)
+                params = [lens[0], width / 2, height / 2, -lens[1]]
                 camera = pycolmap.Camera(
-                    model="SIMPLE_RADIAL",
-                    width=width,
-                    height=height,
-                    params=[lens[0], width / 2, height / 2, -lens[1]],
+                    model="SIMPLE_RADIAL", width=width, height=height, params=params
                 )
             posed.append(PosedPhoto(name, folder / name, camera, pose))
             queries += [name] if split == "test" else []
@@ -182,7 +161,7 @@ def _read_cambridge(folder: Path, metric: bool) -> Scene:
 
 def _read_nvm(path: Path) -> dict[str, tuple[float, float]]:
     """(focal length in pixels, radial distortion) by image name without its ending."""
-    lines = [(number, line) for number, line in enumerate(read_lines(path), 1) if line]
+    lines = _lines(path)
     if len(lines) < 2 or not lines[0][1].startswith("NVM_V3"):
         raise InputError(f"{path}: expected a model of VisualSFM that begins with NVM_V3")
     count = int(numbers(path, lines[1][0], [lines[1][1]])[0])
@@ -204,10 +183,6 @@ def _photo_size(path: Path) -> tuple[int, int]:
         raise ImageError(path, f"cannot be read ({error})", "copy it again") from error
 
 
-def _seven_scenes_missing(folder: Path) -> str:
-    return _absent(folder, ("TrainSplit.txt", "TestSplit.txt"))
-
-
 def _read_seven_scenes(folder: Path, metric: bool) -> Scene:
     """A frame's pose file is 4 x 4 world_from_cam. The cameras were not calibrated: the focal length is
     the 525 px that the literature uses for the colour image."""
@@ -217,10 +192,8 @@ def _read_seven_scenes(folder: Path, metric: bool) -> Scene:
     posed, queries = [], []
     for split in ("Train", "Test"):
         path = folder / f"{split}Split.txt"
-        for number, line in enumerate(read_lines(path), 1):
+        for number, line in _lines(path):
             digits = "".join(c for c in line if c.isdigit())
-            if not line:
-                continue
             if not digits:
                 raise fault(path, number, "expected a line such as sequence1", line)
             sequence = f"seq-{int(digits):02d}"
@@ -232,24 +205,33 @@ def _read_seven_scenes(folder: Path, metric: bool) -> Scene:
 
 
 def _read_matrix(path: Path) -> Array:
-    rows = [
-        numbers(path, number, line.split())
-        for number, line in enumerate(read_lines(path), 1)
-        if line
-    ]
+    rows = [numbers(path, number, line.split()) for number, line in _lines(path)]
     if [len(row) for row in rows] != [4] * 4:
         raise InputError(f"{path}: expected a 4 x 4 matrix")
     return np.array(rows)
 
 
-def _absent(folder: Path, names: Iterable[str]) -> str:
-    return ", ".join(name for name in names if not (folder / name).is_file())
+def _lines(path: Path) -> list[tuple[int, str]]:
+    """Those that are not empty, with their numbers."""
+    return [(number, line) for number, line in enumerate(read_lines(path), 1) if line]
+
+
+def _colmap_missing(folder: Path) -> str:
+    found = any(is_model(folder / place) for place in _MODELS)
+    return "" if found else f"cameras and images (.txt or .bin) in one of {', '.join(_MODELS)}"
+
+
+def _missing(*names: str) -> Callable[[Path], str]:
+    return lambda folder: ", ".join(name for name in names if not (folder / name).is_file())
 
 
 Layout = tuple[Callable[[Path], str], Callable[[Path, bool], Scene]]  # what is missing; the reader
 
 LAYOUTS: Mapping[str, Layout] = {
     "colmap": (_colmap_missing, _read_colmap),
-    "cambridge": (_cambridge_missing, _read_cambridge),
-    "7scenes": (_seven_scenes_missing, _read_seven_scenes),
+    "cambridge": (
+        _missing("dataset_train.txt", "dataset_test.txt", "reconstruction.nvm"),
+        _read_cambridge,
+    ),
+    "7scenes": (_missing("TrainSplit.txt", "TestSplit.txt"), _read_seven_scenes),
 }

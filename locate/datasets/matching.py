@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,15 +29,10 @@ Kind = Literal["illumination", "viewpoint", ""]
 
 @dataclass(frozen=True)
 class Layout:
-    """How a dataset lies on the disk.
-
-    Attributes:
-        form: for messages.
-        photo, truth: regular expressions of the stem of a photo and of the name of a file of ground
-            truth; the group is the number of the photo (the second of the pair, for the truth).
-        photo_name, truth_name: the same for messages.
-        depth: levels of folders between the dataset and a sequence.
-    """
+    """How a dataset lies on the disk: its `form` in words, the regular expressions of the stem of a
+    photo and of the name of a file of ground truth (the group is the number of the photo, of a pair
+    the second), both names for messages, and how many levels of folders lie between the dataset and
+    a sequence."""
 
     form: str
     photo: str
@@ -62,16 +59,10 @@ LAYOUTS: Mapping[str, Layout] = {
 
 # Those with an image above 1600 x 1200: Dusmanu et al., D2-Net (CVPR 2019), section 5.1.
 TOO_LARGE_FOR_D2NET = frozenset(
-    [
-        "i_contruction",
-        "i_crownnight",
-        "i_dc",
-        "i_pencils",
-        "i_whitebuilding",
-        "v_artisans",
-        "v_astronautis",
-        "v_talent",
-    ]
+    {
+        *("i_contruction", "i_crownnight", "i_dc", "i_pencils", "i_whitebuilding"),
+        *("v_artisans", "v_astronautis", "v_talent"),
+    }
 )
 
 # Table 1 of Mikolajczyk et al.; the other sequences are blurred, compressed or zoomed.
@@ -85,13 +76,9 @@ _HPATCHES_KINDS: Mapping[str, Kind] = {"i_": "illumination", "v_": "viewpoint"}
 
 @dataclass(frozen=True, eq=False)
 class HomographyPair:
-    """Two images of one plane.
-
-    Attributes:
-        sequence: its folder's name.
-        b_from_a: 3 x 3 float64, pixels of image a -> pixels of image b.
-        kind: what changes between the images; "" if something else or nothing is known.
-    """
+    """Two images of one plane, from the folder `sequence`. `b_from_a`, 3 x 3 float64, maps pixels
+    of image a to image b. `kind` is what changes between them; "" if something else or nothing is
+    known."""
 
     sequence: str
     image_a: Path
@@ -109,13 +96,9 @@ class HomographyPair:
 
 @dataclass(frozen=True, eq=False)
 class CorrespondencePair:
-    """Two images of one scene, in which somebody clicked the same spots.
-
-    Attributes:
-        sequence: CLASS/PAIR, the names of its folders.
-        points_a, points_b: M x 2 float64, row by row the same spot, in pixels.
-        kind: the class.
-    """
+    """Two images of one scene, in which somebody clicked the same spots: `points_a` and `points_b`,
+    M x 2 float64, row by row, in pixels. `sequence` is CLASS/PAIR, the names of its folders; `kind`
+    the class."""
 
     sequence: str
     image_a: Path
@@ -133,11 +116,7 @@ class CorrespondencePair:
 
 @dataclass(frozen=True)
 class MatchingData:
-    """Attributes:
-    layout: one of `LAYOUTS`.
-    homographies: pairs with a homography; those of one sequence stand together.
-    correspondences: pairs with clicked points; a dataset has one kind of pairs only.
-    """
+    """The pairs of a dataset, which has one kind of them; those of one sequence stand together."""
 
     layout: str
     homographies: tuple[HomographyPair, ...] = ()
@@ -145,9 +124,8 @@ class MatchingData:
 
 
 def read_matching_data(folder: Path, layout: str | None = None) -> MatchingData:
-    """Read a dataset of pairs; recognise its layout by its files unless `layout` is given.
-
-    `folder` holds the sequences, or is itself one (for WxBS, a class or a pair).
+    """Read a dataset of pairs (or one sequence of it; for WxBS, a class or a pair); recognise its
+    layout by its files unless `layout` is given.
 
     Raises:
         InputError: no known layout, or a file of the dataset is missing or damaged; names it.
@@ -165,7 +143,7 @@ def read_matching_data(folder: Path, layout: str | None = None) -> MatchingData:
     rules = LAYOUTS[layout]
     # A folder with photos and no truth is a damaged sequence, not something else.
     sequences = [
-        f for f in _within(folder, rules.depth) if _truths(f, rules) or 1 in _photos(f, rules)
+        f for f in _within(folder, rules.depth) if (found := _files(f, rules))[1] or 1 in found[0]
     ]
     if layout == "wxbs":
         return MatchingData(layout, correspondences=tuple(map(_read_clicked, sequences)))
@@ -179,18 +157,14 @@ def d2net_pairs(pairs: Iterable[HomographyPair]) -> tuple[HomographyPair, ...]:
 
 
 def crop_to(pixels: Array, size: Size) -> tuple[Array, Array]:
-    """A photo at the low resolution of SuperPoint's protocol (DeTone et al., CVPRW 2018, section 7):
-    resized with its aspect ratio kept until it just covers `size`, then cut to it around the centre.
-
-    Args:
-        pixels: H x W x 3 uint8.
-        size: (width, height) of the result.
+    """A photo at the low resolution of SuperPoint's protocol (DeTone et al., CVPRW 2018, section
+    7): H x W x 3 uint8, resized with its aspect ratio kept until it just covers `size` (width,
+    height), then cut to it around the centre.
 
     Returns:
-        The result, and `view_from_photo` = T S, 3 x 3: pixels of the photo -> pixels of the result. S
-        keeps corners on corners, so it carries half a pixel (`locate.pixels`), and holds the scale
-        after rounding to whole pixels. For homographies: b_from_a of the views is
-        T_b S_b (b_from_a of the photos) (T_a S_a)^-1.
+        The result, and `view_from_photo`, 3 x 3: pixels of the photo -> pixels of the result. It keeps
+        corners on corners, so it carries half a pixel (`locate.pixels`), and holds the scale after
+        rounding to whole pixels.
     """
     height, width = pixels.shape[:2]
     scale = max(size[0] / width, size[1] / height)
@@ -231,7 +205,7 @@ def _recognise(folder: Path) -> str:
 
 def _has(folder: Path, rules: Layout) -> bool:
     """Whether it holds ground truth of this layout."""
-    return any(_truths(f, rules) for f in _within(folder, rules.depth))
+    return any(_files(f, rules)[1] for f in _within(folder, rules.depth))
 
 
 def _within(folder: Path, depth: int) -> list[Path]:
@@ -244,33 +218,21 @@ def _within(folder: Path, depth: int) -> list[Path]:
     return found
 
 
-def _entries(folder: Path) -> list[Path]:
-    """What is in it, sorted, less hidden files; nothing if it may not be listed."""
-    try:
-        return sorted(f for f in folder.iterdir() if not f.name.startswith("."))
-    except OSError:
-        return []
-
-
-def _photos(folder: Path, rules: Layout) -> dict[int, list[Path]]:
-    """Photos of the sequence by number; several if they differ only in their ending."""
-    found: dict[int, list[Path]] = {}
-    for f in _entries(folder):
-        number = re.fullmatch(rules.photo, f.stem)
-        if number is not None and is_photo_name(f):
-            found.setdefault(int(number[1]), []).append(f)
-    return found
-
-
-def _truths(folder: Path, rules: Layout) -> dict[int, Path]:
-    """Files of ground truth by number."""
-    matched = ((re.fullmatch(rules.truth, f.name), f) for f in _entries(folder))
-    return {int(number[1] or 2): f for number, f in matched if number is not None}
+def _files(folder: Path, rules: Layout) -> tuple[dict[int, list[Path]], dict[int, Path]]:
+    """Photos of a sequence (several of a number if they differ only in their ending) and files of ground
+    truth by number; nothing if the folder may not be listed."""
+    photos, truths = defaultdict[int, list[Path]](list), dict[int, Path]()
+    with suppress(OSError):
+        for f in sorted(f for f in folder.iterdir() if not f.name.startswith(".")):
+            if (number := re.fullmatch(rules.photo, f.stem)) and is_photo_name(f):
+                photos[int(number[1])].append(f)
+            if number := re.fullmatch(rules.truth, f.name):
+                truths[int(number[1] or 2)] = f
+    return photos, truths
 
 
 def _photo(folder: Path, rules: Layout, number: int) -> Path:
-    files = _photos(folder, rules).get(number, [])
-    wanted = rules.photo_name.format(number)
+    files, wanted = _files(folder, rules)[0].get(number, []), rules.photo_name.format(number)
     if not files:
         raise InputError(f"{folder} has no photo {wanted}; complete the sequence")
     if len(files) > 1:
@@ -280,12 +242,11 @@ def _photo(folder: Path, rules: Layout, number: int) -> Path:
 
 
 def _truth(folder: Path, rules: Layout, number: int) -> Path:
-    files = _truths(folder, rules)
-    if number not in files:
-        raise InputError(
-            f"{folder} has no {rules.truth_name.format(number)}; complete the sequence"
-        )
-    return files[number]
+    found = _files(folder, rules)[1].get(number)
+    if found is None:
+        wanted = rules.truth_name.format(number)
+        raise InputError(f"{folder} has no {wanted}; complete the sequence")
+    return found
 
 
 def _read_sequence(folder: Path, layout: str) -> list[HomographyPair]:
@@ -293,10 +254,10 @@ def _read_sequence(folder: Path, layout: str) -> list[HomographyPair]:
     kind = (
         _HPATCHES_KINDS.get(name[:2], "") if layout == "hpatches" else _OXFORD_KINDS.get(name, "")
     )
-    reference = _photo(folder, rules, 1)
-    others = (_photos(folder, rules).keys() | _truths(folder, rules).keys()) - {1}
+    reference, (photos, truths) = _photo(folder, rules, 1), _files(folder, rules)
     pairs = []
-    for k in sorted(others or {2}):  # without others, the second is what is missing
+    # Without others, the second is what is missing.
+    for k in sorted((photos.keys() | truths.keys()) - {1} or {2}):
         photo, file = _photo(folder, rules, k), _truth(folder, rules, k)
         b_from_a = _read_numbers(file, 3, "a 3 x 3 homography")
         if b_from_a.shape != (3, 3) or np.linalg.matrix_rank(b_from_a) < 3:
@@ -308,14 +269,9 @@ def _read_sequence(folder: Path, layout: str) -> list[HomographyPair]:
 def _read_clicked(folder: Path) -> CorrespondencePair:
     rules, kind = LAYOUTS["wxbs"], folder.resolve().parent.name
     points = _read_numbers(_truth(folder, rules, 2), 4, "rows of x1 y1 x2 y2")
-    return CorrespondencePair(
-        sequence=f"{kind}/{folder.resolve().name}",
-        image_a=_photo(folder, rules, 1),
-        image_b=_photo(folder, rules, 2),
-        points_a=points[:, :2],
-        points_b=points[:, 2:],
-        kind=kind,
-    )
+    photos = _photo(folder, rules, 1), _photo(folder, rules, 2)
+    name = f"{kind}/{folder.resolve().name}"
+    return CorrespondencePair(name, *photos, points[:, :2], points[:, 2:], kind)
 
 
 def _read_numbers(file: Path, columns: int, form: str) -> Array:

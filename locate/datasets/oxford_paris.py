@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from locate.datasets.records import Box, Query, RetrievalData, Truth, named, photos_by_stem
+from locate.datasets.records import Box, GroundTruth, Query, RetrievalData, named, photos_by_stem
 from locate.datasets.safe_pickle import load_plain
 from locate.errors import ImageError, InputError
 from locate.metrics.retrieval import revisited_lists
@@ -36,11 +36,7 @@ def revisited_files(folder: Path) -> list[Path]:
 
 
 def read_oxford(folder: Path) -> RetrievalData:
-    """The first ground truth; good and ok images are positives.
-
-    Raises:
-        InputError: names the file that is missing or cannot be understood.
-    """
+    """The first ground truth; good and ok images are positives."""
     photos = _photos(folder)
     queries = []
     for file in oxford_files(folder):
@@ -51,17 +47,18 @@ def read_oxford(folder: Path) -> RetrievalData:
         lists = [_names(file.with_name(f"{stem}_{part}.txt")) for part in ("good", "ok", "junk")]
         good, ok, junk = (frozenset(n.removeprefix(_PREFIX) for n in names) for names in lists)
         queries.append(
-            Query(stem, _query_photo(photos, name, file), box, truth={"": Truth(good | ok, junk)})
+            Query(
+                stem,
+                _query_photo(photos, name, file),
+                box,
+                truth={"": GroundTruth(good | ok, junk)},
+            )
         )
     return RetrievalData(OXFORD, tuple(queries), photos, notes=_missing(queries, photos))
 
 
 def read_revisited(folder: Path) -> RetrievalData:
-    """ROxford5k or RParis6k, with the levels easy, medium and hard.
-
-    Raises:
-        InputError: names the file that is missing or cannot be understood.
-    """
+    """ROxford5k or RParis6k, with the levels easy, medium and hard."""
     files = revisited_files(folder)
     if len(files) != 1:
         raise InputError(
@@ -94,11 +91,8 @@ def read_revisited(folder: Path) -> RetrievalData:
 
 
 def crop(pixels: Any, box: Box, photo: Path) -> Any:
-    """H x W x 3 pixels -> those in the box, its corners rounded and held inside the photo.
-
-    Raises:
-        ImageError: nothing of the photo lies in the box.
-    """
+    """H x W x 3 pixels -> those in the box, its corners rounded and held inside the photo;
+    `ImageError` if there are none."""
     height, width = pixels.shape[:2]
     x1, y1, x2, y2 = (round(value) for value in box)
     left, top, right, bottom = max(x1, 0), max(y1, 0), min(x2, width), min(y2, height)
@@ -139,13 +133,13 @@ def _text(file: Path) -> str:
         raise InputError(f"cannot read {file}: {error}") from error
 
 
-def _entry(gnd: Mapping[str, Any], images: list[str]) -> tuple[Box, dict[str, Truth]]:
+def _entry(gnd: Mapping[str, Any], images: list[str]) -> tuple[Box, dict[str, GroundTruth]]:
     x1, y1, x2, y2 = (float(value) for value in gnd["bbx"])
     easy, hard, junk = (_listed(gnd[part], images) for part in ("easy", "hard", "junk"))
     truth = {}
     for level in _LEVELS:
         ok, left_out = revisited_lists(easy, hard, junk, level)  # type: ignore[arg-type]
-        truth[level] = Truth(frozenset(ok), frozenset(left_out))
+        truth[level] = GroundTruth(frozenset(ok), frozenset(left_out))
     return (x1, y1, x2, y2), truth
 
 
@@ -161,9 +155,8 @@ def _listed(numbers: Iterable[Any], images: list[str]) -> list[str]:
 def _missing(
     queries: list[Query], photos: Mapping[str, Path], images: Iterable[str] = ()
 ) -> tuple[str, ...]:
-    """A note on images of the ground truth that are not on disk.
-
-    Some photos of Paris6k have always been broken, so a few may miss."""
+    """A note on images of the ground truth that are not on disk. Some photos of Paris6k have always been
+    broken, so a few may miss."""
     if not photos:
         return ()
     wanted = {i for q in queries for t in q.truth.values() for i in t.ok | t.junk} | {*images}

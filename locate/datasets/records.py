@@ -1,4 +1,4 @@
-"""A labelled collection for retrieval as records, whatever its layout on disk (`datasets_retrieval`)."""
+"""A labelled collection for retrieval, or scenes with poses, as records, whatever the layout on disk."""
 
 from __future__ import annotations
 
@@ -15,17 +15,15 @@ from locate.images.folder import photos_in
 from locate.types import Array
 
 Box = tuple[float, float, float, float]
+ALL = "all"
 Rankings = Mapping[str, Sequence[str]]  # database ids, best first, by the query's id
 
 
 @dataclass(frozen=True)
-class Truth:
-    """The right answers to one query at one level, as ids of database images.
-
-    Attributes:
-        ok: positives, whether they lie on disk or not.
-        junk: neither right nor wrong; taken out of the ranking.
-    """
+class GroundTruth:
+    """The right answers to one query at one level, as ids of database images: positives (`ok`),
+    whether they lie on disk or not, and what is neither right nor wrong (`junk`) and is taken out
+    of the ranking."""
 
     ok: frozenset[str] = frozenset()
     junk: frozenset[str] = frozenset()
@@ -38,32 +36,33 @@ class Truth:
 
 @dataclass(frozen=True)
 class Query:
-    """Attributes:
-    id: as the ground truth calls it.
-    photo: its file, None where there is none (then only finished rankings can be scored).
-    box: (x1, y1, x2, y2) in pixels that the photo is cropped to, or None.
-    group: the kind or the split that it is counted in.
-    truth: by level; "" where the layout has only one.
-    landmarks: what it shows; empty where the layout does not say, or it shows none.
+    """One query; `photo` is None where there is none (then only finished rankings can be scored).
+
+    Attributes:
+        id: as the ground truth calls it.
+        box: (x1, y1, x2, y2) in pixels that the photo is cropped to, or None.
+        group: the kind or the split that it is counted in.
+        truth: by level; "" where the layout has only one.
+        landmarks: what it shows; empty where the layout does not say, or it shows none.
     """
 
     id: str
     photo: Path | None = None
     box: Box | None = None
     group: str = ""
-    truth: Mapping[str, Truth] = field(default_factory=dict)
+    truth: Mapping[str, GroundTruth] = field(default_factory=dict)
     landmarks: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class RetrievalData:
-    """Attributes:
-    layout: its name (`datasets_retrieval.LAYOUTS`).
-    queries: in the order of the ground truth.
-    database: the file of each image by its id; may lack images of the ground truth.
-    landmarks: what database images show, by id; one that is not named shows none of them.
-    numbered: ids by number where rankings may name images by number.
-    notes: what the reader of the numbers should know about the files.
+    """A labelled collection, of one of `locate.datasets.retrieval.LAYOUTS`.
+
+    Attributes:
+        database: the file of each image by its id; may lack images of the ground truth.
+        landmarks: what database images show, by id; one that is not named shows none of them.
+        numbered: ids by number where rankings may name images by number.
+        notes: what the reader of the numbers should know about the files.
     """
 
     layout: str
@@ -84,6 +83,17 @@ class RetrievalData:
     def levels(self) -> tuple[str, ...]:
         return tuple(self.queries[0].truth)
 
+    @property
+    def groups(self) -> list[str]:
+        """The kinds of queries in the order of the alphabet, then all of them if there are several."""
+        kinds = sorted({query.group for query in self.queries})
+        if kinds == [""]:
+            return [ALL]
+        return kinds if len(kinds) == 1 else [*kinds, ALL]
+
+    def in_group(self, group: str) -> list[Query]:
+        return [query for query in self.queries if group in (ALL, query.group)]
+
 
 def first_repeated(values: Iterable[str]) -> str | None:
     """The first value that stood before, or None."""
@@ -96,11 +106,8 @@ def first_repeated(values: Iterable[str]) -> str | None:
 
 
 def read_table(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    """The rows of a CSV file with a header; a cell that a short row lacks is empty.
-
-    Raises:
-        InputError: it cannot be read, or lacks one of `columns`.
-    """
+    """The rows of a CSV file with a header; a cell that a short row lacks is empty. `InputError` if
+    it cannot be read, or lacks one of `columns`."""
     limit = csv.field_size_limit(2**30)  # a landmark's images stand in one cell
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
@@ -120,11 +127,8 @@ def read_table(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
 
 
 def photos_by_stem(folder: Path) -> dict[str, Path]:
-    """Photos below `folder` by their name without ending, in the order of their paths.
-
-    Raises:
-        InputError: two photos have one name, so that the name does not say which is meant.
-    """
+    """Photos below `folder` by their name without ending, in the order of their paths; `InputError`
+    if two have one name, which then does not say which is meant."""
     found: dict[str, Path] = {}
     for path in photos_in(folder).values():
         if path.stem in found:
@@ -141,14 +145,9 @@ def named(ids: Collection[str], most: int = 3) -> str:
 
 @dataclass(frozen=True, eq=False)
 class PosedPhoto:
-    """A photo whose camera and pose are known.
-
-    Attributes:
-        name: relative to the folder of photos, with forward slashes.
-        path: of the file.
-        camera: a `pycolmap.Camera`; its pixels are COLMAP's (`locate.pixels`).
-        cam_from_world: 3 x 4 float64 [R | t].
-    """
+    """A photo (its `name` is relative to the folder of photos, with forward slashes) with its
+    `pycolmap.Camera`, whose pixels are COLMAP's (`locate.pixels`), and its pose, 3 x 4 float64 [R |
+    t]."""
 
     name: str
     path: Path
@@ -162,13 +161,12 @@ class PosedPhoto:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """Attributes:
-    name: of its folder.
-    layout: see above.
-    photos: sorted by name.
-    queries: names of the photos that the benchmark asks for; empty if it does not say.
-    metric: the unit of the poses is the metre.
-    notes: what was left out and why, and what was read where files differ.
+    """Photos with poses, sorted by name.
+
+    Attributes:
+        queries: names of the photos that the benchmark asks for; empty if it does not say.
+        metric: the unit of the poses is the metre.
+        notes: what was left out and why, and what was read where files differ.
     """
 
     name: str

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from locate.datasets.oxford_paris import (
     read_revisited,
     revisited_files,
 )
-from locate.datasets.records import Query, RetrievalData, Truth, first_repeated, read_table
+from locate.datasets.records import GroundTruth, Query, RetrievalData, first_repeated, read_table
 from locate.errors import InputError, UnknownNameError
 from locate.images.folder import scan
 from locate.metrics.retrieval import within_radius
@@ -33,24 +34,10 @@ LABELS, PLACES = "labels", "places"
 PLACE_RADIUS = 25.0  # metres; that of Pittsburgh, Tokyo 24/7 and their successors
 _SPLITS = ("query", "database", "distractor")
 
-LAYOUTS: Mapping[str, str] = {
-    LABELS: "labels.csv with the columns image,landmark,split (query, database or distractor) and, if "
-    "there are several sorts of photos, kind",
-    OXFORD: "*_query.txt, *_good.txt, *_ok.txt and *_junk.txt of Oxford5k or Paris6k, photos in jpg/",
-    REVISITED: "gnd_roxford5k.pkl or gnd_rparis6k.pkl, photos in jpg/",
-    RETRIEVAL: "*retrieval_solution*.csv of Google Landmarks v2, photos in test/ and index/",
-    RECOGNITION: "*recognition_solution*.csv of Google Landmarks v2, photos in test/ and train/ "
-    "and train*.csv",
-    PLACES: "queries/ and database/ with photos called @utm_east@utm_north@...@.jpg",
-}
-_READERS: Mapping[str, Callable[[Path], RetrievalData]]
-
 
 def read_retrieval(folder: Path, layout: str | None = None) -> RetrievalData:
-    """The queries, the database and the right answers of a folder.
-
-    Args:
-        layout: one of `LAYOUTS`; by default the one that the folder's files show.
+    """The queries, the database and the right answers of a folder, by default of the layout (one of
+    `LAYOUTS`) that its files show.
 
     Raises:
         InputError: the folder fits no layout or several, or a file of it is missing or wrong.
@@ -60,18 +47,18 @@ def read_retrieval(folder: Path, layout: str | None = None) -> RetrievalData:
         raise InputError(f"{folder} is not a folder; name the folder of the labelled photos")
     if layout is not None and layout not in LAYOUTS:
         raise UnknownNameError("layout", layout, LAYOUTS)
-    return _READERS[layout or _recognised(folder)](folder)
+    return LAYOUTS[layout or _recognised(folder)].read(folder)
 
 
 def _recognised(folder: Path) -> str:
-    fitting = [layout for layout, fits in _SIGNS.items() if fits(folder)]
+    fitting = [name for name, layout in LAYOUTS.items() if layout.fits(folder)]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
         raise InputError(
             f"{folder} can be read as {' or as '.join(fitting)}; say which with --layout"
         )
-    known = "\n".join(f"  {layout}: {text}" for layout, text in LAYOUTS.items())
+    known = "\n".join(f"  {name}: {layout.form}" for name, layout in LAYOUTS.items())
     raise InputError(f"{folder} holds the files of no known layout; understood are\n{known}")
 
 
@@ -99,15 +86,15 @@ def read_labels(folder: Path) -> RetrievalData:
     shown = {
         r["image"]: r["landmark"] for r in stored if r["split"] == "database" and r["landmark"]
     }
-    by_landmark: dict[str, set[str]] = {}
+    by_landmark = defaultdict[str, set[str]](set)
     for image, landmark in shown.items():
-        by_landmark.setdefault(landmark, set()).add(image)
+        by_landmark[landmark].add(image)
     queries = tuple(
         Query(
             row["image"],
             folder / row["image"],
             group=row.get("kind", ""),
-            truth={"": Truth(frozenset(by_landmark.get(row["landmark"], ())))},
+            truth={"": GroundTruth(frozenset(by_landmark[row["landmark"]]))},
             landmarks=frozenset([row["landmark"]]),
         )
         for row in rows
@@ -131,7 +118,7 @@ def read_places(folder: Path) -> RetrievalData:
     queries = []
     for name, (position, zone) in photos["queries"].items():
         near = within_radius(_rows([position]), positions, PLACE_RADIUS)[0] & (zones == zone)
-        truth = Truth(frozenset(ids[near].tolist()))
+        truth = GroundTruth(frozenset(ids[near].tolist()))
         queries.append(Query(name, folder / "queries" / name, truth={"": truth}))
     return RetrievalData(
         PLACES, tuple(queries), {name: folder / "database" / name for name in database}
@@ -170,28 +157,51 @@ def only(data: RetrievalData, kinds: tuple[str, ...]) -> RetrievalData:
 
 
 def _has_positions(folder: Path) -> bool:
-    return all(
-        any(photo.absolute.name.startswith("@") for photo in scan(folder / part))
-        for part in ("queries", "database")
-        if (folder / part).is_dir()
+    parts = (folder / "queries", folder / "database")
+    return all(part.is_dir() for part in parts) and all(
+        any(photo.absolute.name.startswith("@") for photo in scan(part)) for part in parts
     )
 
 
-_READERS = {
-    LABELS: read_labels,
-    OXFORD: read_oxford,
-    REVISITED: read_revisited,
-    RETRIEVAL: read_google_retrieval,
-    RECOGNITION: read_google_recognition,
-    PLACES: read_places,
-}
-_SIGNS: Mapping[str, Callable[[Path], bool]] = {
-    LABELS: lambda folder: (folder / "labels.csv").is_file(),
-    OXFORD: lambda folder: bool(oxford_files(folder)),
-    REVISITED: lambda folder: bool(revisited_files(folder)),
-    RETRIEVAL: lambda folder: bool(solution_files(folder, "retrieval")),
-    RECOGNITION: lambda folder: bool(solution_files(folder, "recognition")),
-    PLACES: lambda folder: (
-        (folder / "queries").is_dir() and (folder / "database").is_dir() and _has_positions(folder)
+@dataclass(frozen=True)
+class Layout:
+    """How a folder is recognised and read; `form` says what lies in it."""
+
+    form: str
+    fits: Callable[[Path], bool]
+    read: Callable[[Path], RetrievalData]
+
+
+LAYOUTS: Mapping[str, Layout] = {
+    LABELS: Layout(
+        "labels.csv with the columns image,landmark,split (query, database or distractor) and, if there "
+        "are several sorts of photos, kind",
+        lambda folder: (folder / "labels.csv").is_file(),
+        read_labels,
+    ),
+    OXFORD: Layout(
+        "*_query.txt, *_good.txt, *_ok.txt and *_junk.txt of Oxford5k or Paris6k, photos in jpg/",
+        lambda folder: bool(oxford_files(folder)),
+        read_oxford,
+    ),
+    REVISITED: Layout(
+        "gnd_roxford5k.pkl or gnd_rparis6k.pkl, photos in jpg/",
+        lambda folder: bool(revisited_files(folder)),
+        read_revisited,
+    ),
+    RETRIEVAL: Layout(
+        "*retrieval_solution*.csv of Google Landmarks v2, photos in test/ and index/",
+        lambda folder: bool(solution_files(folder, "retrieval")),
+        read_google_retrieval,
+    ),
+    RECOGNITION: Layout(
+        "*recognition_solution*.csv of Google Landmarks v2, photos in test/ and train/ and train*.csv",
+        lambda folder: bool(solution_files(folder, "recognition")),
+        read_google_recognition,
+    ),
+    PLACES: Layout(
+        "queries/ and database/ with photos called @utm_east@utm_north@...@.jpg",
+        _has_positions,
+        read_places,
     ),
 }

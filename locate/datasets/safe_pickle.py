@@ -22,14 +22,9 @@ _MODULES = ("numpy.core", "numpy._core")  # numpy 1 and 2
 
 
 def load_plain(file: Path) -> Any:
-    """The content of a pickle of dicts, lists, tuples, sets, text, numbers and numpy arrays.
-
-    Returns:
-        What stands in it, arrays as lists of Python's numbers.
-
-    Raises:
-        InputError: it cannot be read, is no pickle, or names anything else (which is not run).
-    """
+    """The content of a pickle of dicts, lists, tuples, sets, text, numbers and numpy arrays (as
+    lists of Python's numbers). `InputError` if it cannot be read, is no pickle, or names anything
+    else, which is not run."""
     try:
         stream = io.BytesIO(file.read_bytes())
         return _Unpickler(stream, encoding="latin1").load()

@@ -1,8 +1,4 @@
-"""How good answers were: what all tasks share.
-
-Retrieval stands in `locate.metrics.retrieval`, local features in `locate.metrics.matching`, camera
-poses in `locate.metrics.pose`.
-"""
+"""How good answers were: what all tasks share."""
 
 from __future__ import annotations
 
@@ -16,15 +12,13 @@ from locate.types import Array
 
 
 def average_precision(relevant: Array, positives: int | None = None) -> float:
-    """The mean of the precision at the rank of each relevant image (finite-sum AP).
+    """The mean of the precision at the rank of each relevant image (finite-sum AP), 0 to 1; NaN if
+    there are no positives (such a query is to be left out, not counted as 0).
 
     Args:
         relevant: N bool, in the order of the ranking.
-        positives: relevant images that exist, ranked or not; by default those in `relevant`. One
-            that is not ranked contributes 0.
-
-    Returns:
-        0 to 1; NaN if there are no positives (such a query is to be left out, not counted as 0).
+        positives: relevant images that exist; one that is not ranked contributes 0. By default those in
+            `relevant`.
     """
     relevant = np.asarray(relevant, np.bool_)
     total = int(relevant.sum()) if positives is None else positives
@@ -35,11 +29,8 @@ def average_precision(relevant: Array, positives: int | None = None) -> float:
 
 
 def mean_defined(values: Array) -> float:
-    """The mean of those of Q values that are not NaN; NaN if none is.
-
-    For metrics that are NaN where they are not defined, such as AP without positives or the
-    localization error without a correct pair. Infinite values count.
-    """
+    """The mean of those of Q values that are not NaN, which stands for "not defined"; NaN if none is.
+    Infinite values count."""
     values = np.asarray(values, np.float64)
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if len(defined) else float("nan")
@@ -47,13 +38,14 @@ def mean_defined(values: Array) -> float:
 
 @dataclass(frozen=True)
 class OpenSet:
-    """How a verdict by evidence fares when some queries show places that are not in the index.
+    """How a verdict by evidence fares when some queries, the negatives, show places that are not in the
+    index.
 
     Attributes:
         threshold: the least evidence that is accepted, in the unit of the evidence.
-        right: share of the queries of known places that are accepted with the right answer.
-        wrong: share of them that are accepted with a wrong answer; the rest are rejected.
-        false_accepts: share of the queries of absent places that are accepted.
+        right, wrong: shares of the queries of known places that are accepted with a right, a wrong
+            answer; the rest are rejected.
+        false_accepts: share of the negatives that are accepted.
     """
 
     threshold: float
@@ -62,48 +54,45 @@ class OpenSet:
     false_accepts: float
 
 
-def open_set_threshold(absent: Array, rate: float = 0.01) -> float:
-    """The least threshold, accepting `evidence >= threshold`, that at most `rate` of the queries of
-    absent places reach.
+def open_set_threshold(negatives: Array, rate: float = 0.01) -> float:
+    """The least threshold, accepting `evidence >= threshold`, that at most `rate` of negatives reach.
 
     Args:
-        absent: A numbers, the strongest evidence that each query of an absent place reached; -inf
-            for one without a candidate.
+        negatives: the strongest evidence that each reached; -inf for one without a candidate.
         rate: 0 to 1. It bounds the bare share; `locate.retrieval.verdict` bounds its confidence
             interval.
 
     Returns:
         The float64 next above the strongest evidence that has to be rejected, so of equal evidence
-        all is rejected or all accepted; -inf if all may be accepted; NaN if A is 0.
+        all is rejected or all accepted; -inf if all may be accepted; NaN without negatives.
     """
     if not 0 <= rate <= 1:
         raise InputError(f"the rate of false accepts must be from 0 to 1, got {rate}")
-    reached = np.sort(_evidence("absent", absent))[::-1]
+    reached = np.sort(_evidence("negatives", negatives))[::-1]
     if len(reached) == 0:
         return float("nan")
     allowed = math.floor(rate * len(reached) + 1e-9)  # 0.29 * 100 is 28.999999999999996
     return float(np.nextafter(reached[allowed], np.inf)) if allowed < len(reached) else -math.inf
 
 
-def open_set(known: Array, right: Array, absent: Array, rate: float = 0.01) -> OpenSet:
-    """The share of right answers when at most `rate` of the queries of absent places are accepted.
+def open_set(known: Array, right: Array, negatives: Array, rate: float = 0.01) -> OpenSet:
+    """The share of right answers when at most `rate` (0 to 1) of the negatives are accepted.
 
     Args:
         known: K numbers, the evidence of the best answer to each query of a known place; -inf where
             there was none.
         right: K bool, whether that answer is right.
-        absent: A numbers, the evidence of the best answer to each query of an absent place.
-        rate: the share of `absent` that may be accepted, 0 to 1.
+        negatives: the evidence of the best answer to each negative.
 
     Returns:
         All K queries are the denominator of `right` and `wrong`: a rejected one is not right. Shares
-        of no queries are NaN; without absent queries there is no threshold and all is NaN.
+        of no queries are NaN; without negatives there is no threshold and all is NaN.
     """
-    known, absent = _evidence("known", known), _evidence("absent", absent)
+    known, negatives = _evidence("known", known), _evidence("negatives", negatives)
     right = np.asarray(right, np.bool_)
     if right.shape != known.shape:
         raise InputError(f"{len(known)} answers, but {right.shape} say whether they are right")
-    threshold = open_set_threshold(absent, rate)
+    threshold = open_set_threshold(negatives, rate)
     if math.isnan(threshold):
         return OpenSet(threshold, math.nan, math.nan, math.nan)
     accepted = known >= threshold
@@ -111,7 +100,7 @@ def open_set(known: Array, right: Array, absent: Array, rate: float = 0.01) -> O
         threshold,
         right=mean_defined(accepted & right),
         wrong=mean_defined(accepted & ~right),
-        false_accepts=mean_defined(absent >= threshold),
+        false_accepts=mean_defined(negatives >= threshold),
     )
 
 

@@ -1,12 +1,11 @@
 """How good local features and their matches were, where a homography tells the truth (HPatches).
 
-Points are N x 2, (x, y) in pixels with the centre of the top-left pixel at (0, 0) (`locate.pixels`).
-Image a is the reference, image b the other; `b_from_a` maps a to b. Sizes are (width, height) in
-pixels. Everything is computed in float64.
+Points are N x 2, (x, y) in pixels (`locate.pixels`), sizes (width, height) in pixels. `b_from_a` maps
+points of image a, the reference, to image b. Everything is computed in float64.
 
 A score of one pair is averaged over the pairs by the caller: `np.mean` where a pair always counts,
-`locate.metrics.common.mean_defined` where it may be NaN. HPatches' "overall" is the mean over all
-pairs, not that of the illumination and the viewpoint score.
+`mean_defined` where it may be NaN. HPatches' "overall" is the mean over all pairs, not that of the
+illumination and the viewpoint score.
 
 Sources: DeTone et al., SuperPoint (CVPRW 2018), section 7 and appendix; Christiansen et al.,
 UnsuperPoint (2019); Dusmanu et al., D2-Net (CVPR 2019), section 5.1; and the evaluation code
@@ -47,17 +46,9 @@ def in_view(points_a: Array, b_from_a: Array, size_b: Size) -> Array:
 def best_in_view(
     points_a: Array, scores_a: Array, b_from_a: Array, size_b: Size, keep: int | None = 300
 ) -> Array:
-    """The strongest points of image a that are seen in image b. The others are dropped BEFORE the
-    strongest are chosen; the other way round is a common mistake.
-
-    Args:
-        points_a: N x 2.
-        scores_a: N, higher is better.
-        keep: how many at most; None for all.
-
-    Returns:
-        At most `keep` indices into the points, from best to worst; of equal scores the first.
-    """
+    """Indices of the strongest points of image a (`keep` at most, None for all) that are seen in
+    image b, from best to worst; of equal scores the first. The others are dropped BEFORE the
+    strongest are chosen; the other way round is a common mistake."""
     scores = np.asarray(scores_a, np.float64)
     if scores.shape != (len(points_a),):
         raise InputError(f"{len(points_a)} points, but scores of shape {scores.shape}")
@@ -71,8 +62,7 @@ def nearest_distances(
     """How far each point lies from the nearest of the other image; choose them by `best_in_view`.
 
     Args:
-        points_a: N x 2.
-        points_b: M x 2.
+        points_a, points_b: N x 2, M x 2.
         frames: "b" measures both directions in image b (rpautrat, KP2D); "each" measures a -> b in
             image b and b -> a in image a (the average over both cameras of UnsuperPoint).
 
@@ -91,18 +81,10 @@ def nearest_distances(
 
 
 def repeatability(from_a: Array, from_b: Array, threshold: float = 3.0) -> float:
-    """The share of points that were found again in the other image.
-
-    rep = (#{a -> b nearest <= threshold} + #{b -> a nearest <= threshold}) / (N + M)
-
-    Args:
-        from_a, from_b: N and M distances of `nearest_distances`, in pixels.
-        threshold: in pixels, inclusive.
-
-    Returns:
-        0 to 1; 0 if only one image has points; NaN if neither has: leave such a pair out (KP2D
-        writes -1 there and averages it).
-    """
+    """The share of points that were found again in the other image: (#{a -> b nearest <= threshold} +
+    #{b -> a nearest <= threshold}) / (N + M), of the N and M distances of `nearest_distances`, in
+    pixels. 0 if only one image has points; NaN if neither has: leave such a pair out (KP2D averages
+    a -1)."""
     return mean_defined(np.r_[from_a, from_b] <= threshold)
 
 
@@ -114,14 +96,8 @@ def mutual_repeatability(
     rep = (#{a -> b nearest < threshold} + #{b -> a nearest < threshold}) / (N + M), where only the
     points count that are each other's nearest. It differs from `repeatability` in three more ways: a
     point of a is compared with b's points in image a, a point of b with a's in image b; the
-    threshold is exclusive; and all points are the denominator, seen in the other image or not.
-
-    Args:
-        points_a, points_b: N x 2 and M x 2, the strongest of each image (500 by SEKD), in view or not.
-        threshold: in pixels.
-
-    Returns:
-        0 to 1; 0 if only one image has points; NaN if neither has.
+    threshold (pixels) is exclusive; and all points are the denominator, seen in the other image or not.
+    The points are the strongest of each image (500 by SEKD), in view or not.
     """
     a, b = _points("points_a", points_a), _points("points_b", points_b)
     if not len(a) or not len(b):
@@ -137,16 +113,12 @@ def mutual_repeatability(
 def localization_error(
     from_a: Array, from_b: Array, threshold: float = 3.0, *, pooled: bool = True
 ) -> float:
-    """The mean distance of the points that were found again, in pixels.
+    """The mean distance in pixels of the points that were found again, as of `repeatability`; NaN
+    if there are none: leave such a pair out.
 
     Args:
-        from_a, from_b: N and M distances of `nearest_distances`, in pixels.
-        threshold: in pixels, inclusive.
         pooled: one mean over both directions (KP2D), else the mean of one mean for each direction
             (UnsuperPoint); a direction without a correct pair is left out.
-
-    Returns:
-        0 to `threshold`; NaN if there is no correct pair: leave such a pair of images out.
     """
     correct = [np.asarray(d, np.float64)[np.asarray(d) <= threshold] for d in (from_a, from_b)]
     if pooled:
@@ -155,17 +127,11 @@ def localization_error(
 
 
 def corner_error(estimated: Array | None, b_from_a: Array, size_a: Size) -> float:
-    """The mean distance in image b between the four corners of image a as mapped by the estimated and
-    by the true homography, in pixels (SuperPoint, section 7.3).
+    """The mean distance in image b between the four corners (0, 0) to (W - 1, H - 1) of image a as
+    mapped by the estimated and by the true homography, in pixels (SuperPoint, section 7.3).
 
-    Args:
-        estimated: 3 x 3, or None where none could be estimated (no RANSAC solution, fewer than four
-            matches).
-        size_a: its corners are (0, 0), (W - 1, 0), (0, H - 1), (W - 1, H - 1).
-
-    Returns:
-        Infinite without an estimate, with one that is not finite, and if it sends a corner to
-        infinity: the pair counts as wrong.
+    Infinite without an estimate (None), with one that is not finite, and if it sends a corner to
+    infinity: the pair counts as wrong.
     """
     if estimated is None or not np.isfinite(_matrix("estimated", estimated)).all():
         return float("inf")
@@ -179,12 +145,8 @@ def corner_error(estimated: Array | None, b_from_a: Array, size_a: Size) -> floa
 def homography_accuracy(
     corner_errors: Sequence[float] | Array, thresholds: Sequence[float] = HOMOGRAPHY_THRESHOLDS
 ) -> Array:
-    """The share of P pairs whose `corner_error` is at most each threshold.
-
-    Returns:
-        T shares in the order of `thresholds` (pixels, inclusive); a pair without a homography counts
-        as wrong. NaN for no pairs.
-    """
+    """The share of P pairs whose `corner_error` is at most each of T thresholds in pixels; NaN for no
+    pairs."""
     errors = np.asarray(corner_errors, np.float64)
     return np.array([mean_defined(errors <= t) for t in thresholds])
 
@@ -198,15 +160,9 @@ def match_errors(matched_a: Array, matched_b: Array, b_from_a: Array) -> Array:
 
 
 def mean_matching_accuracy(errors: Array, thresholds: Sequence[float] = MMA_THRESHOLDS) -> Array:
-    """MMA of one pair: the share of its mutual nearest neighbours that are right (D2-Net, 5.1).
-
-    Args:
-        errors: M, in pixels, of `match_errors`.
-
-    Returns:
-        T shares in the order of `thresholds` (pixels, inclusive); 0 if there are no matches, so that
-        the mean over pairs counts the pair.
-    """
+    """MMA of one pair: the share of its M mutual nearest neighbours whose `match_errors` are at most
+    each of T thresholds in pixels (D2-Net, 5.1); 0 if there are no matches, so that the mean over pairs
+    counts the pair."""
     errors = np.asarray(errors, np.float64)
     return np.array([(errors <= t).mean() if len(errors) else 0.0 for t in thresholds])
 
@@ -239,10 +195,7 @@ def matching_score(
     Returns:
         0 to 1; a direction in which no feature is visible contributes 0.
     """
-    a, b = _points("points_a", points_a), _points("points_b", points_b)
-    _check_count(a, descriptors_a)
-    _check_count(b, descriptors_b)
-    forward, backward = nearest_descriptors(descriptors_a, descriptors_b)
+    a, b, forward, backward = _matched_one_way(points_a, descriptors_a, points_b, descriptors_b)
     a_from_b = _inverse(b_from_a)
     total = 0.0
     for own, other, other_from_own, size, (nearest, _) in (
@@ -267,24 +220,16 @@ def nearest_neighbor_map(
 ) -> float:
     """NN-mAP: whether a small descriptor distance means a right match (SuperPoint, appendix).
 
-    Every feature is matched one way to the nearest descriptor of the other image; the matches of one
-    direction are ranked by distance, and the AP of that ranking is averaged over both directions. A
-    match is right if its own feature, projected into the other image, lies less than `threshold` from
-    its partner. Recall is relative to the right matches of the ranking. Matches of equal distance enter
-    together, so their order does not matter.
-
-    Args:
-        points_a, points_b: N x 2, M x 2; choose the strongest, or those in view, beforehand.
-        descriptors_a, descriptors_b: N x D, M x D, compared by Euclidean distance.
-        threshold: in pixels, exclusive.
+    The matches of one direction, as of `matching_score`, are ranked by distance, and the AP of that
+    ranking is averaged over both directions. A match is right if its own feature, projected into the
+    other image, lies less than `threshold` (pixels) from its partner. Recall is relative to the
+    right matches of the ranking. Matches of equal distance enter together, so their order does not
+    matter.
 
     Returns:
         0 to 1; a direction without a right match contributes 0.
     """
-    a, b = _points("points_a", points_a), _points("points_b", points_b)
-    _check_count(a, descriptors_a)
-    _check_count(b, descriptors_b)
-    forward, backward = nearest_descriptors(descriptors_a, descriptors_b)
+    a, b, forward, backward = _matched_one_way(points_a, descriptors_a, points_b, descriptors_b)
     if not len(a) or not len(b):
         return 0.0
     errors_a = match_errors(a, b[forward[0]], b_from_a)
@@ -295,19 +240,12 @@ def nearest_neighbor_map(
     ) / 2
 
 
-def nearest_descriptors(
-    descriptors_a: Array, descriptors_b: Array
-) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """The nearest of M descriptors to each of N, and the other way round, by Euclidean distance.
+_Nearest = tuple[Array, Array]  # which is the nearest, its distance
 
-    Args:
-        descriptors_a: N x D, normalised or not.
-        descriptors_b: M x D.
 
-    Returns:
-        (N indices into b, N distances) and (M indices into a, M distances); of equally near ones the
-        first. Empty if either image has no descriptors.
-    """
+def nearest_descriptors(descriptors_a: Array, descriptors_b: Array) -> tuple[_Nearest, _Nearest]:
+    """The nearest of M descriptors (M x D) to each of N (N x D), and the other way round, by Euclidean
+    distance; of equally near ones the first. Empty if either image has no descriptors."""
     a, b = np.asarray(descriptors_a, np.float64), np.asarray(descriptors_b, np.float64)
     if not len(a) or not len(b):
         empty = np.zeros(0, np.int64), np.zeros(0)
@@ -346,9 +284,15 @@ def _matrix(name: str, matrix: Array) -> Array:
     return matrix
 
 
-def _check_count(points: Array, descriptors: Array) -> None:
-    if len(points) != len(descriptors):
-        raise InputError(f"{len(points)} points, but {len(descriptors)} descriptors")
+def _matched_one_way(
+    points_a: Array, descriptors_a: Array, points_b: Array, descriptors_b: Array
+) -> tuple[Array, Array, _Nearest, _Nearest]:
+    """The points, checked, and `nearest_descriptors`."""
+    a, b = _points("points_a", points_a), _points("points_b", points_b)
+    for points, descriptors in ((a, descriptors_a), (b, descriptors_b)):
+        if len(points) != len(descriptors):
+            raise InputError(f"{len(points)} points, but {len(descriptors)} descriptors")
+    return a, b, *nearest_descriptors(descriptors_a, descriptors_b)
 
 
 def _inverse(b_from_a: Array) -> Array:

@@ -47,16 +47,9 @@ def rotation_error(estimated: Array, truth: Array) -> float:
 
 
 def pose_errors(estimated: Sequence[Array | None], truth: Sequence[Array]) -> tuple[Array, Array]:
-    """The errors of Q queries.
-
-    Args:
-        estimated: Q `cam_from_world`; None for a query that was not localized.
-        truth: Q `cam_from_world` in the same order.
-
-    Returns:
-        Q metres and Q degrees; both infinite for a query that was not localized or whose pose is not
-        finite, so that it stays in every denominator.
-    """
+    """The errors of Q estimated `cam_from_world` (None: not localized) against the true ones in the
+    same order: Q metres and Q degrees. Both are infinite for a query that was not localized or
+    whose pose is not finite, so that it stays in every denominator."""
     if len(estimated) != len(truth):
         raise InputError(f"{len(estimated)} estimated poses, but {len(truth)} true ones")
     pairs = [
@@ -76,16 +69,12 @@ def pose_recall(
     *,
     inclusive: bool = True,
 ) -> Array:
-    """The share of Q queries within both thresholds at once.
+    """The share of Q queries within both thresholds at once, for T pairs (metres, degrees); NaN for
+    no queries.
 
     Args:
-        position_errors: Q metres; infinite for a query that was not localized (`pose_errors`).
-        rotation_errors: Q degrees likewise.
-        thresholds: T pairs (metres, degrees).
+        position_errors, rotation_errors: of `pose_errors`.
         inclusive: <= as the benchmarks define it; False for the < of hloc.
-
-    Returns:
-        T shares, 0 to 1, of all queries, localized or not; NaN for no queries.
     """
     position, rotation = _errors(position_errors), _errors(rotation_errors)
     if position.shape != rotation.shape:
@@ -97,12 +86,8 @@ def pose_recall(
 
 
 def median_errors(position_errors: Array, rotation_errors: Array) -> tuple[float, float]:
-    """The median position error in metres and the median rotation error in degrees, each by itself, of
-    all Q queries.
-
-    A query that was not localized counts as infinitely wrong, so the medians are infinite once half of
-    the queries are not localized. NaN for no queries.
-    """
+    """The median position error in metres and the median rotation error in degrees, each by itself,
+    of all Q queries: infinite once half of them are not localized, NaN for no queries."""
     position, rotation = _errors(position_errors), _errors(rotation_errors)
     return (
         float(np.median(position)) if len(position) else float("nan"),

@@ -2,9 +2,7 @@
 
 A ranking lists ids of database images, best first; an id may be anything that can be compared and
 hashed. A score of one query is NaN where it is not defined (no positives); average the queries by
-`locate.metrics.common.mean_defined`. The finite-sum AP is
-`locate.metrics.common.average_precision`; the AP of Oxford/Paris is another number, see
-`trapezoid_average_precision`.
+`mean_defined`.
 
 Sources: Philbin et al. (CVPR 2007) and its compute_ap; Radenovic et al., Revisiting Oxford and Paris
 (CVPR 2018) and filipradenovic/revisitop; Weyand et al., Google Landmarks v2 (CVPR 2020) and the metrics
@@ -30,11 +28,8 @@ Ids = Collection[Any] | Array
 def revisited_lists(
     easy: Ids, hard: Ids, junk: Ids, level: Literal["easy", "medium", "hard"]
 ) -> tuple[list[Any], list[Any]]:
-    """The positives and the junk of one query of ROxford/RParis at one level.
-
-    Returns:
-        (ok, junk): easy: (easy, junk + hard); medium: (easy + hard, junk); hard: (hard, junk + easy).
-    """
+    """(ok, junk) of one query of ROxford/RParis: easy: (easy, junk + hard); medium: (easy + hard, junk);
+    hard: (hard, junk + easy)."""
     match level:
         case "easy":
             return [*easy], [*junk, *hard]
@@ -46,15 +41,12 @@ def revisited_lists(
 
 
 def ranks_without_junk(ranking: Ids, ok: Ids, junk: Ids = ()) -> Array:
-    """Where the positives stand once the junk is taken out of the ranking.
+    """Zero-based ranks, ascending, of the positives that are ranked, once the junk is taken out.
 
     Args:
         ranking: N distinct ids, best first; the whole database.
         ok: the positives that exist.
         junk: ids that neither help nor harm, such as the query itself.
-
-    Returns:
-        Zero-based ranks, ascending, of those positives that are ranked.
     """
     ids = np.asarray(ranking)
     if len(np.unique(ids)) != len(ids):
@@ -66,17 +58,12 @@ def ranks_without_junk(ranking: Ids, ok: Ids, junk: Ids = ()) -> Array:
 
 
 def trapezoid_average_precision(ranks: Array, positives: int) -> float:
-    """AP as the area under the precision-recall curve by trapezoids (Oxford's compute_ap).
+    """AP as the area under the precision-recall curve by trapezoids (Oxford's compute_ap; it is not
+    `average_precision`).
 
     AP = sum_j (p0_j + p1_j) / 2 / positives, with p0_j = j / r_j (1 if r_j = 0) and
-    p1_j = (j + 1) / (r_j + 1) for the j-th positive (from 0) at zero-based rank r_j.
-
-    Args:
-        ranks: zero-based, ascending, of the positives that are ranked (`ranks_without_junk`).
-        positives: how many exist; one that is not ranked contributes 0.
-
-    Returns:
-        0 to 1; NaN if there are no positives.
+    p1_j = (j + 1) / (r_j + 1) for the j-th positive (from 0) at zero-based rank r_j
+    (`ranks_without_junk`). A positive that is not ranked contributes 0; NaN if there are none.
     """
     if positives == 0:
         return float("nan")
@@ -87,30 +74,20 @@ def trapezoid_average_precision(ranks: Array, positives: int) -> float:
 
 
 def revisited_average_precision(ranking: Ids, ok: Ids, junk: Ids = ()) -> float:
-    """AP of one query of ROxford/RParis (`revisited_lists`) and of the old Oxford5k/Paris6k (there `ok`
-    is their good and ok images).
-
-    Args:
-        ranking: N distinct ids, best first; the whole database.
-        ok, junk: the positives that exist, and the ids to be taken out of the ranking.
-
-    Returns:
-        0 to 1; NaN if `ok` is empty: such a query is excluded, not counted as 0.
-    """
+    """AP of one query of ROxford/RParis (`revisited_lists`) and of the old Oxford5k/Paris6k (there
+    `ok` is their good and ok images); NaN if `ok` is empty: such a query is excluded, not counted
+    as 0."""
     return trapezoid_average_precision(ranks_without_junk(ranking, ok, junk), len(set(ok)))
 
 
 def revisited_precision_at(
     ranking: Ids, ok: Ids, junk: Ids = (), at: Sequence[int] = PRECISION_AT
 ) -> Array:
-    """The precision among the first k of one query, as revisitop's mP@k has it.
+    """The precision among the first k of one query, as revisitop's mP@k has it, for each k of `at`.
 
     P@k = #{positives among the first k'} / k', with k' = min(the rank of the last positive, k): where
-    there are fewer than k positives, a perfect ranking still reaches 1.
-
-    Returns:
-        K numbers in the order of `at`, after the junk is taken out. A positive that is not ranked
-        counts as ranked beyond every k. NaN if `ok` is empty.
+    there are fewer than k positives, a perfect ranking still reaches 1. Ranks are after the junk is
+    taken out; a positive that is not ranked counts as beyond every k. NaN if `ok` is empty.
     """
     positives = len(set(ok))
     if positives == 0:
@@ -126,13 +103,9 @@ def google_average_precision(
 ) -> float:
     """AP@100 of one query of Google Landmarks retrieval.
 
-    AP = sum_{k <= at} rel_k P(k) / min(m, at), with m the relevant images that exist.
-
-    Args:
-        ranking: ids, best first. An id that stood before is not relevant again but keeps its rank.
-
-    Returns:
-        0 to 1; the denominator is not the number retrieved. NaN if nothing is relevant.
+    AP = sum_{k <= at} rel_k P(k) / min(m, at), with m the relevant images that exist (not the number
+    retrieved). An id that stood before is not relevant again but keeps its rank. NaN if nothing is
+    relevant.
     """
     wanted = set(relevant)
     if not wanted:
@@ -151,16 +124,9 @@ def google_mean_average_precision(
     solution: Mapping[Hashable, Collection[Hashable]],
     at: int = 100,
 ) -> float:
-    """mAP@100 of Google Landmarks retrieval.
-
-    Args:
-        predictions: for each query a ranking; a query without one scores 0.
-        solution: for each query the relevant images. Remove the queries marked "ignored" from both
-            beforehand.
-
-    Returns:
-        The mean over all queries in `solution` that have a relevant image; NaN if none has.
-    """
+    """mAP@100 of Google Landmarks retrieval: the mean over all queries in `solution` that have a
+    relevant image; one without a ranking in `predictions` scores 0. Remove the queries marked
+    "ignored" from both beforehand."""
     _check_known(predictions, solution)
     scores = [
         google_average_precision(predictions.get(query, ()), relevant, at)
@@ -174,16 +140,14 @@ def global_average_precision(
 ) -> float:
     """GAP or muAP of Google Landmarks recognition: one ranking of all answers.
 
-    GAP = sum_i P(i) rel(i) / Q over the predictions by falling confidence; of equal confidence the
-    smaller image id comes first.
+    GAP = sum_i P(i) rel(i) / Q over the predictions by falling confidence (of equal confidence the
+    smaller image id comes first), with Q the test images with a landmark, predicted or not; NaN if
+    Q is 0.
 
     Args:
         predictions: for each test image that is not abstained from, (class, confidence). One for an
             image without a landmark is wrong and lowers the precision of all after it.
         solution: for each test image its classes, none if it shows no landmark.
-
-    Returns:
-        0 to 1; Q is the number of test images with a landmark, predicted or not. NaN if Q is 0.
     """
     _check_known(predictions, solution)
     if any(np.isnan(confidence) for _, confidence in predictions.values()):
@@ -198,15 +162,9 @@ def global_average_precision(
 
 
 def within_radius(queries: Array, database: Array, radius: float = 25.0) -> Array:
-    """Which database images count as right for each query in place recognition.
-
-    Args:
-        queries, database: Q x 2 and N x 2 positions in metres in one plane, such as UTM.
-        radius: in metres, inclusive; 25 for Pittsburgh and Tokyo 24/7.
-
-    Returns:
-        Q x N bool.
-    """
+    """Which of N database images count as right for each of Q queries in place recognition, Q x N
+    bool: those within `radius` metres, inclusive; 25 for Pittsburgh and Tokyo 24/7. Positions are Q
+    x 2 and N x 2 in metres in one plane, such as UTM."""
     q, d = np.asarray(queries, np.float64), np.asarray(database, np.float64)
     return np.asarray(np.hypot(q[:, 0, None] - d[:, 0], q[:, 1, None] - d[:, 1]) <= radius)
 
@@ -215,15 +173,12 @@ def recall_at(
     relevant: Sequence[Array], has_positive: Array, at: Sequence[int] = RECALL_AT
 ) -> Array:
     """Recall@N of place recognition: the share of queries with at least one right image among the
-    first N. For instance retrieval's other quantity of that name see `positives_found_at`.
+    first N, for each N of `at`; NaN if no query has a positive.
 
     Args:
         relevant: for each of Q queries, bool in the order of its ranking.
         has_positive: Q bool, whether the database holds a right image at all, ranked or not. The
             others are dropped.
-
-    Returns:
-        K shares in the order of `at`; NaN if no query has a positive.
     """
     has_positive = np.asarray(has_positive, np.bool_)
     if has_positive.shape != (len(relevant),):
@@ -236,22 +191,6 @@ def recall_at(
     if (np.isfinite(first) & ~has_positive).any():
         raise InputError("a query without positives has a right image in its ranking")
     return np.array([mean_defined(first[has_positive] <= n) for n in at])
-
-
-def positives_found_at(relevant: Array, positives: int, at: Sequence[int] = RECALL_AT) -> Array:
-    """The share of one query's positives that are among its first N (the recall of instance retrieval,
-    which is not `recall_at`).
-
-    Args:
-        relevant: bool in the order of the ranking.
-        positives: how many exist, ranked or not.
-
-    Returns:
-        K shares in the order of `at`; NaN if there are no positives.
-    """
-    if positives == 0:
-        return np.full(len(at), np.nan)
-    return np.array([np.asarray(relevant, np.bool_)[:n].sum() / positives for n in at])
 
 
 def _isin(ids: Array, wanted: Ids) -> Array:

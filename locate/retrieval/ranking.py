@@ -15,16 +15,13 @@ def rank_key(candidate: Candidate) -> tuple[int, float, int]:
     """Proof first, by evidence; everything else stays in the order in which it was found.
 
     Plain sorting by inliers makes the ranking worse, since the few inliers of unproven candidates
-    are chance, and chance knows less than the search did."""
+    are chance, and chance knows less than the search did.
+    """
     proven = candidate.verdict in (MATCH, UNCERTAIN)
-    return (
-        ORDER[candidate.verdict],
-        -strength_of(candidate) if proven else 0.0,
-        candidate.rank,
-    )
+    return (ORDER[candidate.verdict], -score_of(candidate) if proven else 0.0, candidate.rank)
 
 
-def strength_of(candidate: Candidate) -> float:
+def score_of(candidate: Candidate) -> float:
     """Its evidence; less than any evidence if it was not verified."""
     return -math.inf if candidate.evidence is None else candidate.evidence
 
@@ -32,10 +29,8 @@ def strength_of(candidate: Candidate) -> float:
 def verdict_on_all(candidates: Sequence[Candidate]) -> str:
     """The best verdict on any candidate; one that could not be verified says nothing."""
     verdicts = {c.verdict for c in candidates}
-    for verdict in (MATCH, UNCERTAIN, NO_MATCH, UNVERIFIED):
-        if verdict in verdicts:
-            return verdict
-    return NO_MATCH
+    order = (MATCH, UNCERTAIN, NO_MATCH, UNVERIFIED)
+    return next((verdict for verdict in order if verdict in verdicts), NO_MATCH)
 
 
 def explain(
@@ -45,12 +40,8 @@ def explain(
     features: int,
     searched_by: str = "global similarity",
 ) -> str:
-    """One sentence that says why.
-
-    Args:
-        features: local features found in the query.
-        searched_by: what the candidates were found by.
-    """
+    """One sentence that says why. `features` is how many local ones the query has, `searched_by`
+    what the candidates were found by."""
     warning = "" if rule.queries else " (this extractor is not calibrated: locate calibrate)"
     if verdict == UNVERIFIED:
         return f"ranked by {searched_by} alone, not verified"
@@ -59,28 +50,22 @@ def explain(
     if not candidates:
         return "nothing in the index is worth comparing with the photo"
     # Of those that prove nothing the most inliers say more than the least bad of no evidence.
-    best = max(candidates, key=_inliers if verdict == NO_MATCH else strength_of)
+    best = max(candidates, key=score_of)
+    if verdict == NO_MATCH:
+        best = max(candidates, key=lambda c: -1 if c.inliers is None else c.inliers)
     if best.verification is None:
         return "no candidate could be verified"
     matches = len(best.verification.matches)
     needed = rule.inliers_for_match(matches, best.verification.model)
     counted = f"{best.inliers} of {matches} local matches agree with one camera motion"
-    left_out = _left_out(best if verdict == MATCH else max(candidates, key=_on_overlay))
+    covered = best if verdict == MATCH else max(candidates, key=_on_overlay)
+    count, left_out = _on_overlay(covered), ""
+    if count:
+        left_out = f"; {count} matches on an overlay were left out ({covered.image})"
     if verdict == MATCH:
         return f"{counted}; {needed} prove a match{left_out}{warning}"
     return f"at best {counted} ({best.image}); {needed} would prove a match{left_out}{warning}"
 
 
-def _inliers(candidate: Candidate) -> int:
-    return -1 if candidate.inliers is None else candidate.inliers
-
-
 def _on_overlay(candidate: Candidate) -> int:
     return candidate.verification.on_overlay if candidate.verification else 0
-
-
-def _left_out(candidate: Candidate) -> str:
-    count = _on_overlay(candidate)
-    if not count:
-        return ""
-    return f"; {count} matches on an overlay were left out ({candidate.image})"

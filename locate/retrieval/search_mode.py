@@ -18,13 +18,12 @@ def refuse_unfit(search: str, info: ExtractorInfo) -> None:
     """`InputError` if `search` is none, or needs descriptors that the extractor does not give."""
     if search not in SEARCHES:
         raise InputError(f"search must be {', '.join(SEARCHES)}, got {search!r}")
-    if search != LOCAL and not info.global_dim:
-        raise InputError(
-            f"{info.name} gives no global descriptor, which the search {search!r} needs; use the "
-            f"search {LOCAL!r}, or an extractor that has one, such as gem+steered"
-        )
-    if search != GLOBAL and not info.local_dim:
-        raise InputError(
-            f"{info.name} gives no local features, which the search {search!r} needs; use the "
-            f"search {GLOBAL!r}, or an extractor that has some, such as gem+steered"
-        )
+    for needed, kind, other, has, some in (
+        (search != LOCAL, "global descriptor", LOCAL, info.global_dim, "one"),
+        (search != GLOBAL, "local features", GLOBAL, info.local_dim, "some"),
+    ):
+        if needed and not has:
+            raise InputError(
+                f"{info.name} gives no {kind}, which the search {search!r} needs; use the search "
+                f"{other!r}, or an extractor that has {some}, such as gem+steered"
+            )

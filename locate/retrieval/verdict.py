@@ -33,10 +33,9 @@ _TAIL = 0.25  # share of the photos whose evidence is kept; only the strong ones
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was measured for one extractor.
+    """What was measured for one extractor (its fingerprint).
 
     Attributes:
-        extractor: `ExtractorInfo.fingerprint`.
         match_evidence, uncertain_evidence: the least evidence for each verdict.
         queries: photos of places that were left out of the index.
         tail: the strongest evidence that some of them reached, descending.
@@ -86,11 +85,8 @@ class Calibration:
 def calibrate(
     strongest: Iterable[float], *, extractor: str, shortlist: int, data: str
 ) -> Calibration:
-    """The rule from the strongest evidence that each photo of an unknown place reached.
-
-    Raises:
-        InputError: too few photos to bound the rate of false matches by 1 %.
-    """
+    """The rule from the strongest evidence that each photo of an unknown place reached;
+    `InputError` if they are too few to bound the rate of false matches by 1 %."""
     reached = sorted((round(e, 2) for e in strongest), reverse=True)
     n = len(reached)
     if wilson_upper(0, n) > MATCH_RATE:
@@ -131,7 +127,7 @@ def uncalibrated(extractor: str) -> Calibration:
 
 
 @cache
-def shipped() -> Mapping[str, Calibration]:
+def bundled() -> Mapping[str, Calibration]:
     """The calibrations that come with `locate`, by the extractor's fingerprint."""
     text = resources.files("locate").joinpath("calibration.json").read_text()
     return {c["extractor"]: Calibration.from_dict(c) for c in json.loads(text)}

@@ -28,7 +28,7 @@ from pipelines.cli.progress import progress_bar
 from pipelines.indexing.labels import RULES
 
 if TYPE_CHECKING:
-    from index.vectors.local_records import LocalInfo
+    from index.vectors.base import LocalInfo
     from pipelines.indexing.build import BuildReport
     from pipelines.indexing.maintenance import CheckReport, DatabaseInfo
     from pipelines.retrieval.calibration import CalibrationReport

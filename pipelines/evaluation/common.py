@@ -10,48 +10,37 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from locate.datasets.matching import CorrespondencePair, HomographyPair
 from locate.errors import ImageError, InputError
 from locate.extractors.base import Extractor
 from locate.images.reading import read_photo
 from locate.metrics.common import mean_defined
 from locate.types import Array, Features
 from locate.util.parallel import ordered_map
-from pipelines.reports.report import Curves
+from pipelines.reports.report import Curves, Table
 
 Progress = Callable[[int, int], None]  # (done, in all)
 Prepare = Callable[[Array], tuple[Array, Array]]
 
 
-class ImagePair(Protocol):
-    """Two images of one sequence."""
-
-    @property
-    def sequence(self) -> str: ...
-    @property
-    def image_a(self) -> Path: ...
-    @property
-    def image_b(self) -> Path: ...
+Pair = TypeVar("Pair", HomographyPair, CorrespondencePair)
 
 
 class Scored(Protocol):
-    """What came of one pair."""
+    """The scores of one pair."""
 
     @property
-    def pair(self) -> Any: ...
+    def pair(self) -> HomographyPair | CorrespondencePair: ...
 
 
-Pair = TypeVar("Pair", bound=ImagePair)
 AnyScored = TypeVar("AnyScored", bound=Scored)
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """What an extractor saw in one photo.
-
-    Attributes:
-        features: keypoints in pixels of the view, which is the photo or a resized part of it.
-        view_from_photo: 3 x 3 homography from pixels of the photo; the identity if it is the photo.
-    """
+    """What an extractor gave for one photo: keypoints in pixels of the view, which is the photo or
+    a resized part of it, and the 3 x 3 homography from pixels of the photo (the identity if it is
+    the photo)."""
 
     features: Features
     view_from_photo: Array
@@ -94,12 +83,15 @@ def require_positive(name: str, value: float | None) -> None:
 
 def strongest(features: Features, keep: int | None) -> Features:
     """The `keep` best features; all if None."""
-    if keep is None or len(features) <= keep:
-        return features
+    return selected(features, slice(keep))
+
+
+def selected(features: Features, index: Array | slice) -> Features:
+    """Some of the features."""
     return Features(
-        features.keypoints[:keep],
-        features.scores[:keep],
-        features.descriptors[:keep],
+        features.keypoints[index],
+        features.scores[index],
+        features.descriptors[index],
         features.image_size,
     )
 
@@ -110,106 +102,102 @@ def extract_views(
     prepare: Prepare | None = None,
     workers: int | None = None,
 ) -> Iterator[View | ImageError]:
-    """The local features of many photos on a pool of threads, in their order.
-
-    Args:
-        photos: read at full resolution.
-        prepare: pixels H x W x 3 -> (pixels to look at, 3 x 3 view_from_photo); None to look at the
-            photo itself.
-        workers: threads; None for one a core.
-
-    Returns:
-        For each photo its view, or the error of a file that cannot be read.
-    """
-    return ordered_map(lambda photo: _look(photo, extractor, prepare), photos, workers)
+    """The local features of many photos at full resolution, on a pool of threads and in their
+    order; for a file that cannot be read its error. `prepare` maps pixels H x W x 3 to those to
+    extract from and a 3 x 3 view_from_photo."""
+    return ordered_map(lambda photo: _extract(photo, extractor, prepare), photos, workers)
 
 
-def walk_pairs(
+def score_pairs(
     pairs: Sequence[Pair],
-    extractor: Extractor,
+    extractors: Mapping[str, Extractor],
+    score: Callable[[Extractor, int, Pair, View, View], Mapping[str, AnyScored]],
     prepare: Prepare | None = None,
-    *,
-    notes: dict[str, None],
-    progress: Callable[[], None] | None = None,
-) -> Iterator[tuple[int, Pair, View, View]]:
-    """Each pair with the views of both images. Every image is looked at once, and the views of one
+    progress: Progress | None = None,
+) -> tuple[dict[str, list[AnyScored]], dict[str, None]]:
+    """The scores of all pairs. Every image is looked at once by each extractor, and the views of one
     sequence are held at a time.
 
     Args:
         pairs: those of one sequence stand together.
-        notes: gets a sentence for every unreadable image; the pairs it belongs to are left out.
-            (The keys of a dict are a set in order: a second extractor adds nothing new.)
-        progress: called after each pair.
+        score: (extractor, number of the pair, pair, view of image a, of image b) -> scores by what is
+            appended to the extractor's name in the table.
 
-    Yields:
-        (number of the pair in `pairs`, the pair, view of image a, view of image b).
+    Returns:
+        The scores by name, and a sentence for every unreadable image, whose pairs are left out. (The
+        keys of a dict are a set in order: a second extractor adds nothing new.)
+
+    Raises:
+        InputError: there are no scores.
     """
     groups = [list(group) for _, group in groupby(enumerate(pairs), lambda item: item[1].sequence)]
     images = [
         list(dict.fromkeys(path for _, pair in group for path in (pair.image_a, pair.image_b)))
         for group in groups
     ]
-    stream = extract_views([path for files in images for path in files], extractor, prepare)
-    for group, files in zip(groups, images, strict=True):
-        views = {path: next(stream) for path in files}
-        for path, view in views.items():
-            if isinstance(view, ImageError):
-                left_out = sum(path in (pair.image_a, pair.image_b) for _, pair in group)
-                notes[
-                    f"{group[0][1].sequence}/{path.name} {view.reason}, so {left_out} of "
-                    f"{len(pairs)} pairs are left out: {view.cure}"
-                ] = None
-        for number, pair in group:
-            a, b = views[pair.image_a], views[pair.image_b]
-            if isinstance(a, View) and isinstance(b, View):
-                yield number, pair, a, b
-            if progress is not None:
-                progress()
+    step = Steps(progress, len(pairs) * len(extractors))
+    scores: dict[str, list[AnyScored]] = {}
+    notes: dict[str, None] = {}
+    for name, extractor in extractors.items():
+        stream = extract_views([path for files in images for path in files], extractor, prepare)
+        for group, files in zip(groups, images, strict=True):
+            views = {path: next(stream) for path in files}
+            for path, view in views.items():
+                if isinstance(view, ImageError):
+                    left_out = sum(path in (pair.image_a, pair.image_b) for _, pair in group)
+                    notes[
+                        f"{group[0][1].sequence}/{path.name} {view.reason}, so {left_out} of "
+                        f"{len(pairs)} pairs are left out: {view.cure}"
+                    ] = None
+            for number, pair in group:
+                a, b = views[pair.image_a], views[pair.image_b]
+                if isinstance(a, View) and isinstance(b, View):
+                    for ending, scored in score(extractor, number, pair, a, b).items():
+                        scores.setdefault(name + ending, []).append(scored)
+                step()
+        if not scores:
+            raise InputError("no pair could be looked at: " + "; ".join(notes))
+    return scores, notes
 
 
-def require_some(scores: Sequence[object], notes: Mapping[str, None]) -> None:
-    """InputError if there are no scores, saying why not."""
-    if not scores:
-        raise InputError("no pair could be looked at: " + "; ".join(notes))
+def homography_between(pair: HomographyPair, view_a: View, view_b: View) -> Array:
+    """`b_from_a` of two views, 3 x 3."""
+    return view_b.view_from_photo @ pair.b_from_a @ np.linalg.inv(view_a.view_from_photo)
 
 
-def by_kind(pair: Any) -> tuple[str, ...]:
-    """The groups of a pair: all, and what changes between its images where that is known."""
-    return ("all", pair.kind) if pair.kind else ("all",)
-
-
-def by_sequence(pair: ImagePair) -> tuple[str, ...]:
-    """The group of a pair: its sequence."""
-    return (pair.sequence,)
-
-
-def grouped_rows(
+def pair_tables(
+    title: str,
+    by_sequence: str,
+    measures: tuple[str, ...],
     scores: Mapping[str, Sequence[AnyScored]],
-    groups_of: Callable[[Any], tuple[str, ...]],
     row_of: Callable[[Sequence[AnyScored]], tuple[Any, ...]],
-) -> tuple[tuple[Any, ...], ...]:
-    """Rows (group, extractor, pairs, ...) of a table, a group's extractors one below the other.
-
-    Args:
-        scores: by the extractor's name.
-        groups_of: a pair -> the groups that it belongs to, such as `by_kind`.
-        row_of: the scores of a group -> the values of its row.
-    """
-    groups: dict[str, dict[str, list[AnyScored]]] = {}
+) -> tuple[Table, Table]:
+    """The means over all pairs and over those in which the same changes (a table called `title`),
+    and those by sequence. `row_of` maps scores to the values of `measures`."""
+    tables: list[dict[str, dict[str, list[AnyScored]]]] = [{}, {}]
     for name, found in scores.items():
         for scored in found:
-            for group in groups_of(scored.pair):
-                groups.setdefault(group, {}).setdefault(name, []).append(scored)
-    return tuple(
-        (group, name, len(members), *row_of(members))
-        for group, by_name in groups.items()
-        for name, members in by_name.items()
+            kinds = ("all", scored.pair.kind) if scored.pair.kind else ("all",)
+            for table, groups in zip(tables, (kinds, (scored.pair.sequence,)), strict=True):
+                for group in groups:
+                    table.setdefault(group, {}).setdefault(name, []).append(scored)
+    first, second = (
+        tuple(
+            (group, name, len(members), *row_of(members))
+            for group, by_name in table.items()
+            for name, members in by_name.items()
+        )
+        for table in tables
+    )
+    return (
+        Table(title, ("images", "extractor", "pairs", *measures), first),
+        Table(by_sequence, ("sequence", "extractor", "pairs", *measures), second),
     )
 
 
-def mean_columns(rows: Sequence[Array]) -> Array:
+def mean_columns(rows: Sequence[Array | tuple[float, ...]]) -> Array:
     """The mean of each of T columns over the rows where it is defined: T numbers."""
-    return np.array([mean_defined(column) for column in np.transpose(rows)])
+    return np.array([mean_defined(column) for column in np.array(rows).T])
 
 
 def curves_over_pixels(
@@ -238,7 +226,20 @@ class Steps:
             self._progress(self._done, self._total)
 
 
-def _look(path: Path, extractor: Extractor, prepare: Prepare | None) -> View | ImageError:
+class PartialSteps:
+    """Steps of a part that counts its own, each made once."""
+
+    def __init__(self, step: Callable[[], None]) -> None:
+        self._step, self._done = step, 0
+
+    def advance(self, done: int) -> None:
+        """So many of the part are done."""
+        for _ in range(self._done, done):
+            self._step()
+        self._done = max(self._done, done)
+
+
+def _extract(path: Path, extractor: Extractor, prepare: Prepare | None) -> View | ImageError:
     try:
         pixels = read_photo(path).pixels
     except ImageError as error:

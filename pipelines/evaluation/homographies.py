@@ -1,11 +1,8 @@
 """`locate evaluate matching`: how many matches of local features are right, and what they are good for.
 
-Two kinds of ground truth (`locate.datasets.matching`):
-
-- A homography (HPatches, Oxford affine) says for every point where it lies in the other image. The
-  scores are those of `locate.metrics.matching`.
-- Clicked correspondences (WxBS) say it for some dozen points of a scene in relief: see
-  `pipelines.evaluation.correspondences`.
+A homography (HPatches, Oxford affine) says for every point where it lies in the other image; the
+scores are those of `locate.metrics.matching`. Annotated correspondences (WxBS) say it for some dozen
+points of a scene in relief: `pipelines.evaluation.correspondences`.
 """
 
 from __future__ import annotations
@@ -18,13 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from locate.datasets.matching import (
-    HomographyPair,
-    Size,
-    crop_to,
-    d2net_pairs,
-    read_matching_data,
-)
+from locate.datasets.matching import HomographyPair, Size, crop_to, d2net_pairs, read_matching_data
 from locate.errors import InputError, UnknownNameError
 from locate.extractors.base import Extractor
 from locate.matching.descriptors import match_mutual
@@ -42,23 +33,21 @@ from locate.metrics.matching import (
 from locate.types import Array, Features
 from pipelines.evaluation.common import (
     Progress,
-    Steps,
     View,
-    by_kind,
-    by_sequence,
     curves_over_pixels,
     extractor_settings,
     folder_name,
-    grouped_rows,
+    homography_between,
     matched_points,
+    pair_tables,
     require_local,
     require_positive,
-    require_some,
+    score_pairs,
+    selected,
     strongest,
-    walk_pairs,
 )
-from pipelines.evaluation.correspondences import evaluate_clicks
-from pipelines.reports.report import Report, Table
+from pipelines.evaluation.correspondences import evaluate_correspondences
+from pipelines.reports.report import Report
 
 PROTOCOLS = ("full", "d2net", "superpoint")
 ESTIMATORS = {"ransac": cv2.RANSAC, "magsac": cv2.USAC_MAGSAC}
@@ -73,8 +62,6 @@ class HomographyScores:
     Attributes:
         mma: share of right matches at each of `MMA_THRESHOLDS`.
         corner_errors: of each RANSAC run, in pixels; infinite without a homography.
-        keypoints: by image.
-        matches: mutual nearest neighbours.
     """
 
     pair: HomographyPair
@@ -98,23 +85,21 @@ def evaluate_matching(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Report:
-    """Match the pairs of a dataset and hold the matches against its ground truth.
+    """Match the pairs of a dataset (HPatches, Oxford affine or WxBS) and hold the matches against
+    its truth.
 
     Args:
-        folder: HPatches, Oxford affine or WxBS.
         extractors: by the name shown in the table; each must give local features.
-        layout: one of `datasets_matching.LAYOUTS`; None to recognise it.
+        layout: one of `locate.datasets.matching.LAYOUTS`; None to recognise it.
         protocol: "full" for all pairs at full resolution with all features; "d2net" for the same less
             HPatches' eight sequences of very large images; "superpoint" for images cut to `size`
             (`crop_to`), where the homography is estimated from the strongest features of the
             shared view alone.
-        max_keypoints: the strongest that take part; None for all that the extractor gives, but for the
-            protocol "superpoint" 1000, or 300 if `size` is (320, 240).
-        size: (width, height) in pixels, for the protocol "superpoint".
+        max_keypoints: the strongest that take part; None for all, but for the protocol "superpoint"
+            1000, or 300 if `size` (width, height) is (320, 240).
         estimator: of the homographies, by OpenCV: "ransac", as the literature has it, or "magsac"
             (MAGSAC++), whose result depends less on the order of the matches.
         seed: of the RANSACs and of the chance levels. Same seed, same report.
-        progress: called with (pairs done, pairs in all).
 
     Raises:
         InputError: the dataset is unknown or damaged, or does not go with the protocol.
@@ -142,7 +127,7 @@ def evaluate_matching(
     if data.correspondences:
         if protocol != "full":
             raise InputError(f"the protocol {protocol} needs homographies, WxBS has none: use full")
-        return evaluate_clicks(data.correspondences, extractors, settings, progress)
+        return evaluate_correspondences(data.correspondences, extractors, settings, progress)
     pairs = data.homographies
     if protocol == "d2net":
         pairs = d2net_pairs(pairs)
@@ -163,23 +148,22 @@ def _evaluate_homographies(
 ) -> Report:
     size = settings.get("size")
     prepare = None if size is None else (lambda pixels: crop_to(pixels, (size[0], size[1])))
-    steps, notes = Steps(progress, len(pairs) * len(extractors)), dict[str, None]()
-    scores: dict[str, list[HomographyScores]] = {}
-    for name, extractor in extractors.items():
-        walk = walk_pairs(pairs, extractor, prepare, notes=notes, progress=steps)
-        scores[name] = [
-            score_homography(
-                pair,
-                a,
-                b,
-                max_keypoints=settings["max_keypoints"],
-                shared_view=size is not None,
-                estimator=settings["estimator"],
-                seed=(settings["seed"], number),
-            )
-            for number, pair, a, b in walk
-        ]
-        require_some(scores[name], notes)
+
+    def score(
+        _: Extractor, number: int, pair: HomographyPair, a: View, b: View
+    ) -> dict[str, HomographyScores]:
+        scored = score_homography(
+            pair,
+            a,
+            b,
+            max_keypoints=settings["max_keypoints"],
+            shared_view=size is not None,
+            estimator=settings["estimator"],
+            seed=(settings["seed"], number),
+        )
+        return {"": scored}
+
+    scores, notes = score_pairs(pairs, extractors, score, prepare, progress)
     ransac = {
         "error": RANSAC_ERROR,
         "iterations": RANSAC_ITERATIONS,
@@ -194,17 +178,12 @@ def _evaluate_homographies(
     return Report(
         "matching",
         {**settings, "pairs": len(pairs), "ransac": ransac},
-        tables=(
-            Table(
-                "Matching: mean over the pairs; thresholds in pixels",
-                ("images", "extractor", "pairs", *measures),
-                grouped_rows(scores, by_kind, _homography_row),
-            ),
-            Table(
-                "Matching by sequence",
-                ("sequence", "extractor", "pairs", *measures),
-                grouped_rows(scores, by_sequence, _homography_row),
-            ),
+        tables=pair_tables(
+            "Matching: mean over the pairs; thresholds in pixels",
+            "Matching by sequence",
+            measures,
+            scores,
+            _homography_row,
         ),
         curves=(
             curves_over_pixels(
@@ -233,16 +212,10 @@ def score_homography(
     estimator: str = "ransac",
     seed: tuple[int, ...] = (0,),
 ) -> HomographyScores:
-    """Hold the matches of one pair against its homography.
-
-    Args:
-        max_keypoints: the strongest that take part; None for all.
-        shared_view: estimate the homography from the strongest features of the shared view, not from
-            the strongest of the whole images.
-        estimator: a name of `ESTIMATORS`.
-        seed: of the order in which it gets the matches.
-    """
-    b_from_a = view_b.view_from_photo @ pair.b_from_a @ np.linalg.inv(view_a.view_from_photo)
+    """Hold the matches of one pair against its homography, which is estimated from the strongest
+    features of the shared view if `shared_view`, else of the whole images. `seed` is of the order
+    of the matches."""
+    b_from_a = homography_between(pair, view_a, view_b)
     a, b = (strongest(view.features, max_keypoints) for view in (view_a, view_b))
     matched_a, matched_b = matched_points(a, b, match_mutual(a.descriptors, b.descriptors))
     ends = matched_a, matched_b
@@ -293,13 +266,8 @@ def _corner_errors(
 
 
 def _in_view(features: Features, other_from_own: Array, size: Size, keep: int | None) -> Features:
-    index = best_in_view(features.keypoints, features.scores, other_from_own, size, keep)
-    return Features(
-        features.keypoints[index],
-        features.scores[index],
-        features.descriptors[index],
-        features.image_size,
-    )
+    best = best_in_view(features.keypoints, features.scores, other_from_own, size, keep)
+    return selected(features, best)
 
 
 def _homography_row(scores: Sequence[HomographyScores]) -> tuple[Any, ...]:

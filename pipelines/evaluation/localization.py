@@ -1,12 +1,9 @@
 """`locate evaluate localization`: how precisely the localizer that users run finds cameras.
 
-Protocol: a map is made from photos with their true poses (`locate import-map`), and every query is
-localized against it with its true camera (`locate localize`). By "folds" the photos of a scene,
-sorted by name, are dealt out to five folds in turn; each fold is asked against a map of the
-others, so that each photo is a query once. By "queries" the scene's own list is asked against a
-map of all other photos.
-
-Any localizer can be judged: `evaluate_localizers` takes functions that make one.
+A map is made from photos with their true poses (`locate import-map`), and every query is localized
+against it with its true camera (`locate localize`). By "folds" the photos of a scene, sorted by name,
+are dealt out to five folds in turn, and each fold is asked against a map of the others. By "queries" the
+scene's own list is asked against a map of all other photos.
 """
 
 from __future__ import annotations
@@ -14,11 +11,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pycolmap
@@ -37,6 +35,7 @@ from locate.metrics.common import mean_defined
 from locate.metrics.pose import Thresholds, pose_errors
 from locate.types import Array, Extraction, Features
 from pipelines.evaluation.common import (
+    PartialSteps,
     Progress,
     Steps,
     extractor_settings,
@@ -58,11 +57,9 @@ Split = tuple[tuple[PosedPhoto, ...], tuple[PosedPhoto, ...]]  # (queries, the p
 Localize = Callable[[Path, pycolmap.Camera], Array | None]
 
 
-class MakeLocalizer(Protocol):
-    """Makes a map of a scene's photos, those that are not asked; the rest of the scene is there to be
-    looked at in advance, not to be learned from."""
-
-    def __call__(self, scene: Scene, photos: Sequence[PosedPhoto]) -> Localize: ...
+# Makes a map of a scene's photos, those that are not asked; the rest of the scene is there to be looked
+# at in advance, not to be learned from.
+MakeLocalizer = Callable[[Scene, Sequence[PosedPhoto]], Localize]
 
 
 def evaluate_localization(
@@ -84,19 +81,16 @@ def evaluate_localization(
     """Judge local features by the poses that they give.
 
     Args:
-        folder: a scene or a folder of scenes, see `locate.datasets.localization`.
+        folder: a scene or a folder of scenes, see `locate.datasets.localization`, as is `layout`.
         extractors: by the name in the tables; each must give local features.
-        protocol: "folds" or "queries".
-        folds: how many.
-        layout: of the folder; "auto" recognises it.
+        protocol: "folds" (as many as `folds`) or "queries".
         unscaled: names of the scenes whose unit is not the metre.
         thresholds: (metres, degrees) of the recall.
         ratio: of Lowe's test, in maps and of queries; None for the extractor's own.
         solver: a name of `locate.localization.absolute_pose.SOLVERS`.
         candidates: map images that a query is matched with.
-        workers: threads.
         seed: of everything random. The same seed gives the same tables.
-        progress: called with (done, in all) photos of maps looked at and queries asked.
+        progress: called with (done, in all) photos of maps and queries.
     """
     require_local(extractors)
     if ratio is not None and not 0 < ratio <= 1:
@@ -128,16 +122,13 @@ def evaluate_localization(
         )
     unused = dict.fromkeys(text for maker in makers.values() for text in maker.unused)
     tables = (*report.tables, _map_table(makers))
-    return Report(report.name, report.settings, tables, report.curves, (*report.notes, *unused))
+    return replace(report, tables=tables, notes=(*report.notes, *unused))
 
 
 @dataclass(frozen=True)
 class MapFacts:
-    """Attributes:
-    scene: its name.
-    points, track_length, error: see `pipelines.mapping.summary.MapReport`; 0 and NaN without a map.
-    poses: the answers to queries; grows as they are asked.
-    """
+    """A map and the answers to its queries (`poses` grows as they are asked); see
+    `pipelines.mapping.summary.MapReport`. 0 and NaN without a map."""
 
     scene: str
     points: int = 0
@@ -147,13 +138,9 @@ class MapFacts:
 
 
 class MapMaker:
-    """Makes a map of each scene and fold by `import_map`; `maker(scene, photos)` localizes against it.
-
-    Attributes:
-        ratio: of Lowe's test in maps.
-        facts: about the maps so far.
-        unused: about each photo that cannot be read, a sentence.
-    """
+    """Makes a map of each scene and fold by `import_map`; `maker(scene, photos)` localizes against
+    it. `ratio` is of Lowe's test in maps, `facts` are about the maps so far, `unused` holds a
+    sentence about each photo that cannot be read."""
 
     def __init__(
         self,
@@ -164,7 +151,8 @@ class MapMaker:
         on_photo: Callable[[], None] = lambda: None,
     ) -> None:
         info = replace(extractor.info, ratio=ratio) if ratio else extractor.info
-        self._extractor = _Remembering(extractor, info)
+        self._new_cache = partial(_CachedExtractor, extractor, info)
+        self._extractor = self._new_cache()
         self._request, self._workers, self._on_photo = request or Request(), workers, on_photo
         self._scene: Scene | None = None
         self._open = ExitStack()  # the map that is asked
@@ -182,7 +170,7 @@ class MapMaker:
         self._open.close()
         if scene is not self._scene:
             self._scene = scene
-            self._extractor.forget()
+            self._extractor = self._new_cache()
         folder = Path(self._open.enter_context(TemporaryDirectory(prefix="locate-evaluate-")))
         root = Path(os.path.commonpath([photo.path.parent for photo in photos]))
         named = {photo.path.relative_to(root).as_posix(): photo for photo in photos}
@@ -191,7 +179,7 @@ class MapMaker:
             {name: photo.cam_from_world for name, photo in named.items()},
             {name: photo.camera for name, photo in named.items()},
         )
-        looked = _Looked(self._on_photo)
+        steps = PartialSteps(self._on_photo)
         try:
             made = import_map(
                 folder / "truth",
@@ -201,15 +189,17 @@ class MapMaker:
                 metric=scene.metric,
                 workers=self._workers,
                 seed=self._request.seed,
-                progress=looked,
+                progress=lambda stage, done, _: steps.advance(done * (stage == "features")),
             )
         except NoMapError:
-            self.facts.append(MapFacts(scene.name))
-            looked.rest(len(photos))
-            return lambda _photo, _camera: None
-        looked.rest(len(photos))
-        facts = MapFacts(scene.name, made.points, made.track_length, made.error)
+            made = None
+        steps.advance(len(photos))
+        facts = MapFacts(scene.name)
+        if made is not None:
+            facts = MapFacts(scene.name, made.points, made.track_length, made.error)
         self.facts.append(facts)
+        if made is None:
+            return lambda _photo, _camera: None
         localizer = self._open.enter_context(
             Localizer(folder / "map", extractor=self._extractor, workers=self._workers)
         )
@@ -218,8 +208,8 @@ class MapMaker:
             try:
                 pose = localizer.match(photo, camera, self._request).pose
             except ImageError as error:
-                told = f"{error.path.name} {error.reason}: it is on no map, and not localized as a query"
-                self.unused[f"{told}; {error.cure}"] = None
+                note = f"{error.path.name} {error.reason}: it is on no map, and not localized as a query"
+                self.unused[f"{note}; {error.cure}"] = None
                 return None
             facts.poses.append(pose)
             return pose.cam_from_world
@@ -227,40 +217,20 @@ class MapMaker:
         return localize
 
 
-class _Remembering:
-    """An extractor that remembers what it saw: a photo is on the maps of several folds."""
+class _CachedExtractor:
+    """An extractor with a cache: a photo is on the maps of several folds."""
 
     def __init__(self, extractor: Extractor, info: ExtractorInfo) -> None:
         self._extractor, self.info, self.max_side = extractor, info, extractor.max_side
-        self._seen: dict[tuple[object, ...], Extraction] = {}
+        self._cache: dict[tuple[object, ...], Extraction] = {}
 
     def extract(
         self, pixels: Array, size: tuple[int, int] | None = None, *, local: bool = True
     ) -> Extraction:
         key = (hashlib.sha256(pixels.tobytes()).digest(), pixels.shape, size, local)
-        if key not in self._seen:
-            self._seen[key] = self._extractor.extract(pixels, size, local=local)
-        return self._seen[key]
-
-    def forget(self) -> None:
-        self._seen.clear()
-
-
-class _Looked:
-    """Progress of `import_map`, a step for each photo that is looked at."""
-
-    def __init__(self, step: Callable[[], None]) -> None:
-        self._step, self._done = step, 0
-
-    def __call__(self, stage: str, done: int, _total: int) -> None:
-        if stage == "features":
-            self.rest(done)
-
-    def rest(self, count: int) -> None:
-        """As many as this are done."""
-        for _ in range(self._done, count):
-            self._step()
-        self._done = max(self._done, count)
+        if key not in self._cache:
+            self._cache[key] = self._extractor.extract(pixels, size, local=local)
+        return self._cache[key]
 
 
 def evaluate_localizers(
@@ -273,19 +243,13 @@ def evaluate_localizers(
     settings: Mapping[str, Any] | None = None,
     on_query: Callable[[], None] = lambda: None,
 ) -> Report:
-    """Judge localizers.
-
-    Args:
-        scenes: with true poses.
-        makers: by the name in the tables.
-        protocol, folds, thresholds: see `evaluate_localization`.
-        settings: what else the numbers depend on, for the report.
-        on_query: called after each query.
-    """
-    depths = {scene.name: reference_depth(scene) for scene in scenes}
+    """Judge any localizers, made by `makers` (by the name in the tables), on scenes with true
+    poses. `settings` is what else the numbers depend on, for the report; `on_query` is called after
+    each query."""
+    depths = [reference_depth(scene) for scene in scenes]
     outcomes = []
     for name, make in makers.items():
-        for scene in scenes:
+        for scene, depth in zip(scenes, depths, strict=True):
             found, truth = [], []
             for queries, mapped in splits(scene, protocol, folds):
                 localize = make(scene, mapped)
@@ -293,10 +257,8 @@ def evaluate_localizers(
                     found.append(localize(query.path, query.camera))
                     truth.append(query.cam_from_world)
                     on_query()
-            positions, rotations = pose_errors(found, truth)
-            outcomes.append(
-                Outcome(name, scene.name, positions, rotations, scene.metric, depths[scene.name])
-            )
+            errors = pose_errors(found, truth)
+            outcomes.append(Outcome(name, scene.name, *errors, scene.metric, depth))
     notes = [note for scene in scenes for note in scene.notes]
     notes += [
         f"{scene.name} is not metric: its errors are told relative to its depth only"
@@ -306,7 +268,10 @@ def evaluate_localizers(
     shown = {
         "protocol": protocol,
         **({"folds": folds} if protocol == "folds" else {}),
-        "scenes": {scene.name: _scene_settings(scene) for scene in scenes},
+        "scenes": {
+            s.name: {"layout": s.layout, "photos": len(s.photos), "metric": s.metric}
+            for s in scenes
+        },
         **(settings or {}),
     }
     tables, curves = pose_tables(outcomes, thresholds), pose_curves(outcomes)
@@ -326,13 +291,10 @@ def splits(scene: Scene, protocol: str = "folds", folds: int = 5) -> list[Split]
         raise InputError(f"{scene.name} has no list of queries; use the protocol 'folds'")
     else:
         asked = [set(scene.queries)]
-    made: list[Split] = [
-        (
-            tuple(photo for photo in scene.photos if photo.name in names),
-            tuple(photo for photo in scene.photos if photo.name not in names),
-        )
-        for names in asked
-    ]
+    made: list[Split] = []
+    for names in asked:
+        queries = tuple(photo for photo in scene.photos if photo.name in names)
+        made.append((queries, tuple(photo for photo in scene.photos if photo.name not in names)))
     if min(len(mapped) for _, mapped in made) < 2:
         raise InputError(f"{scene.name}: a map needs at least 2 photos, {n} in all are too few")
     return made
@@ -347,9 +309,14 @@ def reference_depth(scene: Scene) -> float:
     count = len(scene.photos)
     anchors = np.unique(np.linspace(0, count - 1, min(count, _DEPTH_PHOTOS)).astype(int))
     pairs = choose_pairs(scene.photos, anchors.tolist(), _DEPTH_PARTNERS)
-    seen = {i: _sift_features(scene.photos[i]) for i in sorted({i for pair in pairs for i in pair})}
-    kept = [i for i, features in seen.items() if features is not None]
-    features = [found for found in seen.values() if found is not None]
+    seen: dict[int, Features] = {}
+    for i in sorted({i for pair in pairs for i in pair}):
+        with suppress(ImageError):
+            opened = read_photo(scene.photos[i].path)
+            found = Sift().extract(opened.pixels, opened.info.size).features
+            if found is not None:
+                seen[i] = found
+    kept, features = list(seen), list(seen.values())
     ratio = ratio_for("map", Sift().info)
     made = triangulate(
         [scene.photos[i] for i in kept],
@@ -360,32 +327,19 @@ def reference_depth(scene: Scene) -> float:
     return scene_depth(made)
 
 
-def _sift_features(photo: PosedPhoto) -> Features | None:
-    """None of a photo that cannot be read."""
-    try:
-        opened = read_photo(photo.path)
-    except ImageError:
-        return None
-    return Sift().extract(opened.pixels, opened.info.size).features
-
-
-def _scene_settings(scene: Scene) -> dict[str, Any]:
-    return {"layout": scene.layout, "photos": len(scene.photos), "metric": scene.metric}
-
-
 def _map_table(makers: Mapping[str, MapMaker]) -> Table:
     rows = []
     for name, maker in makers.items():
         for scene in dict.fromkeys(fact.scene for fact in maker.facts):
             facts = [fact for fact in maker.facts if fact.scene == scene]
             poses = [pose for fact in facts for pose in fact.poses]
+            track, error = (
+                [getattr(fact, of) for fact in facts] for of in ("track_length", "error")
+            )
             rows.append(
                 (
-                    name,
-                    scene,
-                    float(np.mean([fact.points for fact in facts])),
-                    mean_defined(np.array([fact.track_length for fact in facts])),
-                    mean_defined(np.array([fact.error for fact in facts])),
+                    *(name, scene, float(np.mean([fact.points for fact in facts]))),
+                    *(mean_defined(np.array(track)), mean_defined(np.array(error))),
                     float(np.median([pose.inliers for pose in poses] or [0])),
                     float(np.mean([float(pose.verdict == LOCALIZED) for pose in poses] or [0.0])),
                 )

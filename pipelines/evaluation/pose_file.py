@@ -22,20 +22,15 @@ def evaluate_pose_file(
     truth_format: str = "auto",
     metric: bool = True,
 ) -> Report:
-    """Judge a file of poses against the true ones.
+    """Judge a file of poses against the true ones. A query that has no pose in it counts as not
+    localized; a pose of no query is noted and left out. Names may lack folders, see `pair_names`.
 
     Args:
-        result: a file of poses, see `FORMATS`.
-        truth: the true ones: the folder of a COLMAP model (text or binary) or a file of poses.
+        truth: the folder of a COLMAP model (text or binary) or a file of poses.
         thresholds: (metres, degrees).
-        queries: a text file whose lines begin with the names of the queries; by default every image of
-            the truth is one.
+        queries: a text file whose lines begin with the names of the queries; None for all of the truth.
         result_format, truth_format: a name of `FORMATS`, or "auto".
         metric: the unit of the truth is the metre.
-
-    Returns:
-        A query that has no pose in the result counts as not localized; a pose of the result that is no
-        query is noted and left out. Names may lack folders, see `pair_names`.
     """
     true = read_poses(truth, truth_format)
     names = list(true) if queries is None else read_names(queries)

@@ -7,15 +7,13 @@ of a scene that is not metric cancels out there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from locate.metrics.common import mean_defined
-from locate.metrics.pose import OUTDOOR, SEVEN_SCENES, Thresholds, median_errors
-from locate.metrics.pose import pose_recall as share_within
+from locate.metrics.pose import OUTDOOR, SEVEN_SCENES, Thresholds, median_errors, pose_recall
 from locate.types import Array
 from pipelines.reports.report import Curves, Table
 
@@ -36,9 +34,8 @@ class Outcome:
 
     Attributes:
         system: the name of the extractor, localizer or file.
-        scene: its name.
-        positions: Q errors in the unit of the scene; infinite for a query that was not localized.
-        rotations: Q errors in degrees likewise.
+        positions, rotations: Q errors in the unit of the scene, and in degrees; infinite where
+            not localized.
         metric: the unit of the scene is the metre.
         depth: how far from the cameras the scene lies, in its unit; NaN where that is not known.
     """
@@ -62,14 +59,7 @@ class Outcome:
         return self.positions / self.depth if known else np.full(len(self.positions), np.nan)
 
 
-@dataclass(frozen=True, eq=False)
-class _Row:
-    system: str
-    scene: str
-    metres: Array
-    shares: Array
-    rotations: Array
-    depth: float
+_Row = tuple[str, str, list[Outcome]]  # system, scene, the outcomes that are pooled
 
 
 def pose_tables(outcomes: Sequence[Outcome], thresholds: Thresholds = THRESHOLDS) -> list[Table]:
@@ -81,36 +71,28 @@ def pose_tables(outcomes: Sequence[Outcome], thresholds: Thresholds = THRESHOLDS
     rows = _rows(outcomes)
     tables = [_errors(rows)]
     if any(outcome.metric for outcome in outcomes):
-        names = [f"{_length(x)} {_number(y)}°" for x, y in thresholds]
-        tables.append(
-            _recall(
-                "Share of the queries within both a distance and an angle",
-                rows,
-                thresholds,
-                names,
-                lambda r: r.metres,
-            )
-        )
+        names = [f"{_length(x)} {y:.6g}°" for x, y in thresholds]
+        title = "Share of the queries within both a distance and an angle"
+        tables.append(_recall(title, rows, thresholds, names, "metres"))
     if any(outcome.depth > 0 for outcome in outcomes):
-        names = [f"{_number(100 * x)} % {_number(y)}°" for x, y in RELATIVE]
+        names = [f"{100 * x:.6g} % {y:.6g}°" for x, y in RELATIVE]
         title = "Share of the queries within % of the scene's depth and degrees"
-        tables.append(_recall(title, rows, RELATIVE, names, lambda r: r.shares))
+        tables.append(_recall(title, rows, RELATIVE, names, "shares"))
     return tables
 
 
 def pose_curves(outcomes: Sequence[Outcome]) -> list[Curves]:
     """Cumulative share of the queries over position error (in metres, and relative to depth where one is
     known) and over rotation error; one series a system, all scenes pooled."""
-    kinds: tuple[tuple[str, str, Array, Callable[[Outcome], Array]], ...] = (
-        ("position", "position error [m]", _POSITIONS, lambda o: o.metres),
-        ("relative", "position error / depth of the scene", _SHARES, lambda o: o.shares),
-        ("rotation", "rotation error [degrees]", _ANGLES, lambda o: o.rotations),
-    )
     plots = []
-    for kind, label, grid, errors_of in kinds:
+    for kind, label, grid, of in (
+        ("position", "position error [m]", _POSITIONS, "metres"),
+        ("relative", "position error / depth of the scene", _SHARES, "shares"),
+        ("rotation", "rotation error [degrees]", _ANGLES, "rotations"),
+    ):
         series = {}
         for system in dict.fromkeys(outcome.system for outcome in outcomes):
-            errors = np.concatenate([errors_of(o) for o in outcomes if o.system == system])
+            errors = _pooled([o for o in outcomes if o.system == system], of)
             errors = errors[~np.isnan(errors)]
             if len(errors):
                 series[system] = (grid, (errors[:, None] <= grid).mean(axis=0))
@@ -126,60 +108,52 @@ def _rows(outcomes: Sequence[Outcome]) -> list[_Row]:
         by_system.setdefault(outcome.system, []).append(outcome)
     rows: list[_Row] = []
     for system, own in by_system.items():
-        rows += [_pool(system, o.scene, [o]) for o in own]
+        rows += [(system, o.scene, [o]) for o in own]
         metric = [o for o in own if o.metric]
         if len(metric) > 1:
-            rows.append(_pool(system, "all metric", metric))
+            rows.append((system, "all metric", metric))
         if len(metric) < len(own) > 1:
-            rows.append(_pool(system, "all", own))
+            rows.append((system, "all", own))
     return rows
 
 
-def _pool(system: str, scene: str, outcomes: Sequence[Outcome]) -> _Row:
-    def join(errors_of: Callable[[Outcome], Array]) -> Array:
-        return np.concatenate([errors_of(outcome) for outcome in outcomes])
-
-    return _Row(
-        system,
-        scene,
-        join(lambda o: o.metres),
-        join(lambda o: o.shares),
-        join(lambda o: o.rotations),
-        outcomes[0].depth if len(outcomes) == 1 else float("nan"),
-    )
+def _pooled(outcomes: Sequence[Outcome], of: str) -> Array:
+    """The errors of all queries; `of` names an attribute of the outcomes."""
+    return np.concatenate([getattr(outcome, of) for outcome in outcomes])
 
 
 def _errors(rows: Sequence[_Row]) -> Table:
-    columns: Mapping[str, Callable[[_Row], Any]] = {
-        "queries": lambda r: len(r.rotations),
-        "localized": lambda r: mean_defined(np.isfinite(r.rotations)),
-        "median m": lambda r: _median(r.metres),
-        "median cm": lambda r: 100 * _median(r.metres),
-        "median % of depth": lambda r: 100 * _median(r.shares),
-        "median degrees": lambda r: median_errors(r.rotations, r.rotations)[1],
-        "depth": lambda r: r.depth,
-    }
+    columns = ("queries", "localized", "median m", "median cm", "median % of depth")
+    body = []
+    for system, scene, own in rows:
+        metres, shares, rotations = (_pooled(own, of) for of in ("metres", "shares", "rotations"))
+        median = _median(metres)
+        body.append(
+            (
+                *(system, scene, len(rotations), mean_defined(np.isfinite(rotations))),
+                *(median, 100 * median, 100 * _median(shares)),
+                median_errors(rotations, rotations)[1],
+                own[0].depth if len(own) == 1 else float("nan"),
+            )
+        )
     return Table(
         "Errors of position and rotation (medians over all queries; depth in the unit of the scene)",
-        ("system", "scene", *columns),
-        tuple((r.system, r.scene, *(value(r) for value in columns.values())) for r in rows),
+        ("system", "scene", *columns, "median degrees", "depth"),
+        tuple(body),
         digits=4,
     )
 
 
 def _recall(
-    title: str,
-    rows: Sequence[_Row],
-    thresholds: Thresholds,
-    names: Sequence[str],
-    errors_of: Callable[[_Row], Array],
+    title: str, rows: Sequence[_Row], thresholds: Thresholds, names: Sequence[str], of: str
 ) -> Table:
-    body = tuple(
-        (row.system, row.scene, *share_within(errors_of(row), row.rotations, thresholds).tolist())
-        for row in rows
-        if not np.isnan(errors_of(row)).any()
-    )
-    return Table(title, ("system", "scene", *names), body)
+    body = []
+    for system, scene, own in rows:
+        errors = _pooled(own, of)
+        if not np.isnan(errors).any():
+            recall = pose_recall(errors, _pooled(own, "rotations"), thresholds)
+            body.append((system, scene, *recall.tolist()))
+    return Table(title, ("system", "scene", *names), tuple(body))
 
 
 def _median(errors: Array) -> float:
@@ -189,8 +163,4 @@ def _median(errors: Array) -> float:
 
 
 def _length(metres: float) -> str:
-    return f"{_number(metres)} m" if metres >= 0.2 else f"{_number(100 * metres)} cm"
-
-
-def _number(value: float) -> str:
-    return f"{value:.6g}"
+    return f"{metres:.6g} m" if metres >= 0.2 else f"{100 * metres:.6g} cm"

@@ -18,8 +18,7 @@ from locate.datasets.records import Rankings, RetrievalData, named
 from locate.datasets.retrieval import only, read_retrieval
 from locate.errors import InputError
 from pipelines.evaluation.common import folder_name
-from pipelines.evaluation.retrieval_report import RetrievalResults, report
-from pipelines.evaluation.retrieval_scores import Run
+from pipelines.evaluation.retrieval_scores import RetrievalResults, Run
 from pipelines.reports.report import Report
 
 SUBMITTED = "as submitted"
@@ -31,18 +30,16 @@ def evaluate_rankings(
     """Score finished answers; no photo is needed for Google Landmarks and for Oxford and Paris.
 
     Args:
-        folder: as for `evaluate_retrieval`.
-        file: the CSV of a Google Landmarks submission (`datasets_google`), or JSON
-            {query: [image, ...]} with the ids of the ground truth, best first and all that were ranked;
-            for ROxford/RParis the images may be numbers into its imlist. A query that is not in it
-            counts as answered by nothing.
+        file: the CSV of a Google Landmarks submission, or JSON {query: [image, ...]} with the ids of the
+            ground truth, best first and all that were ranked; for ROxford/RParis the images may be
+            numbers into its imlist. A query that is not in it counts as answered by nothing.
 
     Raises:
         InputError: a query is not in the ground truth, no image is, or the file cannot be read.
     """
     data = read_retrieval(folder, layout)
     kept = only(data, tuple(kinds)) if kinds else data
-    measured = RetrievalResults(notes=list(data.notes))
+    results = RetrievalResults(notes=list(data.notes))
     google = {RETRIEVAL: "retrieval", RECOGNITION: "recognition"}.get(data.layout)
     ignored = ignored_ids(folder, google) if google else frozenset()
     known = {query.id for query in data.queries} | ignored
@@ -51,7 +48,7 @@ def evaluate_rankings(
         _require_known(file, predictions, known)
         wanted = {query.id for query in kept.queries}
         own = {query: p for query, p in predictions.items() if query in wanted}
-        measured.recognition.append((file.stem, SUBMITTED, own))
+        results.recognition.append((file.stem, SUBMITTED, own))
     else:
         is_csv = file.suffix.lower() == ".csv"
         rankings = read_retrieval_answers(file) if is_csv else _read_json(file, data.numbered)
@@ -59,13 +56,13 @@ def evaluate_rankings(
         _require_images(file, rankings, data)
         missing = [query.id for query in kept.queries if query.id not in rankings]
         if missing:
-            measured.notes.append(
+            results.notes.append(
                 f"queries that are not in {file.name} and count as answered by nothing: "
                 f"{len(missing)} of {len(kept.queries)} ({named(missing)})"
             )
         own_rankings = {query.id: rankings.get(query.id, ()) for query in kept.queries}
-        every = dict.fromkeys(kept.levels, own_rankings)
-        measured.runs.append(Run(file.stem, SUBMITTED, every))
+        by_level = dict.fromkeys(kept.levels, own_rankings)
+        results.runs.append(Run(file.stem, SUBMITTED, by_level))
     settings = {
         "data": folder_name(folder),
         "layout": data.layout,
@@ -73,7 +70,7 @@ def evaluate_rankings(
         "kinds": list(kinds),
         "rankings": file.name,
     }
-    return report(kept, measured, settings)
+    return results.report(kept, settings)
 
 
 def _read_json(file: Path, numbered: Sequence[str]) -> Rankings:
@@ -86,7 +83,8 @@ def _read_json(file: Path, numbered: Sequence[str]) -> Rankings:
         raise InputError(f"{file} must be an object of lists: {{query: [image, ...]}}")
     rankings = {}
     for query, images in content.items():
-        wrong = [i for i in images if not (isinstance(i, str) or _is_number(i, len(numbered)))]
+        numbers = range(len(numbered))
+        wrong = [i for i in images if not (isinstance(i, str) or (type(i) is int and i in numbers))]
         if wrong:
             raise InputError(f"{file}: {wrong[0]!r} in the ranking of {query} is no image")
         ids = [image if isinstance(image, str) else numbered[image] for image in images]
@@ -94,10 +92,6 @@ def _read_json(file: Path, numbered: Sequence[str]) -> Rankings:
             raise InputError(f"{file}: the ranking of {query} names an image twice")
         rankings[query] = ids
     return rankings
-
-
-def _is_number(value: Any, count: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < count
 
 
 def _require_known(file: Path, answers: Mapping[str, Any], known: set[str]) -> None:

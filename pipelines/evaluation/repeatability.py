@@ -12,7 +12,6 @@ import numpy as np
 from locate.datasets.matching import HomographyPair, Size, crop_to, read_matching_data
 from locate.errors import InputError
 from locate.extractors.base import Extractor
-from locate.metrics.common import mean_defined
 from locate.metrics.matching import (
     best_in_view,
     localization_error,
@@ -23,22 +22,19 @@ from locate.metrics.matching import (
 from locate.types import Array
 from pipelines.evaluation.common import (
     Progress,
-    Steps,
     View,
-    by_kind,
-    by_sequence,
     curves_over_pixels,
     extractor_settings,
     folder_name,
-    grouped_rows,
+    homography_between,
     mean_columns,
+    pair_tables,
     require_local,
     require_positive,
-    require_some,
+    score_pairs,
     strongest,
-    walk_pairs,
 )
-from pipelines.reports.report import Report, Table
+from pipelines.reports.report import Report
 
 THRESHOLDS = (1, 2, 3, 4, 5)
 
@@ -56,14 +52,11 @@ _NOTES = (
 
 @dataclass(frozen=True, eq=False)
 class RepeatabilityScores:
-    """One pair by one extractor; NaN where nothing is defined.
+    """One pair by one extractor: `repeatability` and `localization_error` (pixels) with the
+    distances measured in image b, or each direction in the image it goes to; NaN where nothing is
+    defined.
 
     Attributes:
-        in_b, each_view: `repeatability` with the distances measured in image b, or each direction in
-            the image it goes to.
-        mutual: `mutual_repeatability`.
-        error_in_b, error_each_view: `localization_error` in pixels, pooled over both directions, or
-            averaged over them.
         curve: `in_b` at each of `THRESHOLDS`.
         points: those of both images that were compared.
     """
@@ -89,21 +82,19 @@ def evaluate_repeatability(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Report:
-    """Detect points in the pairs of a dataset with homographies and look for each in the other image.
+    """Detect points in the pairs of a dataset with homographies (HPatches or Oxford affine) and
+    look for each in the other image.
 
     The defaults are the protocol of SuperPoint (DeTone et al., CVPRW 2018, section 7): the 300 strongest
     points of the shared view at 240 x 320 pixels, found again within 3 pixels.
 
     Args:
-        folder: HPatches or Oxford affine.
-        extractors: by the name shown in the table; each must give local features.
-        layout: one of `datasets_matching.LAYOUTS`; None to recognise it.
+        extractors, layout: as for `evaluate_matching`.
         max_keypoints: the strongest that count, chosen after those outside the shared view are
             dropped; None for all. SEKD's variant takes the strongest of the whole image.
         threshold: in pixels.
         size: (width, height) that the photos are cut to (`crop_to`); None for full resolution.
         seed: kept in the report; nothing here is random.
-        progress: called with (pairs done, pairs in all).
 
     Raises:
         InputError: the dataset is unknown or damaged, or has no homographies.
@@ -117,14 +108,15 @@ def evaluate_repeatability(
     if not pairs:
         raise InputError(f"{folder} ({data.layout}) has no homographies, which repeatability needs")
     prepare = None if size is None else (lambda pixels: crop_to(pixels, size))
-    steps, notes = Steps(progress, len(pairs) * len(extractors)), dict[str, None]()
-    scores: dict[str, list[RepeatabilityScores]] = {}
-    for name, extractor in extractors.items():
-        scores[name] = [
-            score_repeatability(pair, a, b, max_keypoints=max_keypoints, threshold=threshold)
-            for _, pair, a, b in walk_pairs(pairs, extractor, prepare, notes=notes, progress=steps)
-        ]
-        require_some(scores[name], notes)
+
+    def score(
+        _: Extractor, _number: int, pair: HomographyPair, a: View, b: View
+    ) -> dict[str, RepeatabilityScores]:
+        return {
+            "": score_repeatability(pair, a, b, max_keypoints=max_keypoints, threshold=threshold)
+        }
+
+    scores, notes = score_pairs(pairs, extractors, score, prepare, progress)
     return Report(
         "repeatability",
         settings={
@@ -137,17 +129,12 @@ def evaluate_repeatability(
             "seed": seed,
             "extractors": extractor_settings(extractors),
         },
-        tables=(
-            Table(
-                f"Repeatability at {threshold:g} px: mean over the pairs",
-                ("images", "extractor", "pairs", *_MEASURES),
-                grouped_rows(scores, by_kind, _row),
-            ),
-            Table(
-                f"Repeatability at {threshold:g} px by sequence",
-                ("sequence", "extractor", "pairs", *_MEASURES),
-                grouped_rows(scores, by_sequence, _row),
-            ),
+        tables=pair_tables(
+            f"Repeatability at {threshold:g} px: mean over the pairs",
+            f"Repeatability at {threshold:g} px by sequence",
+            _MEASURES,
+            scores,
+            _row,
         ),
         curves=(
             curves_over_pixels(
@@ -172,7 +159,7 @@ def score_repeatability(
 ) -> RepeatabilityScores:
     """Look for the points of each image of a pair in the other; arguments as of the evaluation."""
     a, b = view_a.features, view_b.features
-    b_from_a = view_b.view_from_photo @ pair.b_from_a @ np.linalg.inv(view_a.view_from_photo)
+    b_from_a = homography_between(pair, view_a, view_b)
     a_from_b = np.linalg.inv(b_from_a)
     seen_a = best_in_view(a.keypoints, a.scores, b_from_a, b.image_size, max_keypoints)
     seen_b = best_in_view(b.keypoints, b.scores, a_from_b, a.image_size, max_keypoints)
@@ -193,11 +180,7 @@ def score_repeatability(
 
 
 def _row(scores: Sequence[RepeatabilityScores]) -> tuple[Any, ...]:
-    return (
-        mean_defined(np.array([s.in_b for s in scores])),
-        mean_defined(np.array([s.each_view for s in scores])),
-        mean_defined(np.array([s.mutual for s in scores])),
-        mean_defined(np.array([s.error_in_b for s in scores])),
-        mean_defined(np.array([s.error_each_view for s in scores])),
-        round(float(np.mean([s.points for s in scores])) / 2),
+    means = mean_columns(
+        [(s.in_b, s.each_view, s.mutual, s.error_in_b, s.error_each_view) for s in scores]
     )
+    return *means.tolist(), round(float(np.mean([s.points for s in scores])) / 2)

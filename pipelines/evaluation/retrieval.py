@@ -9,18 +9,14 @@ only Google Landmarks stops at 100.
 from __future__ import annotations
 
 import random
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from locate.datasets.google_landmarks import (
-    RECOGNITION,
-    RETRIEVAL,
-    Predictions,
-)
+from locate.datasets.google_landmarks import RECOGNITION, RETRIEVAL, Predictions
 from locate.datasets.records import Query, Rankings, RetrievalData, named
 from locate.datasets.retrieval import LABELS, PLACES, only, read_retrieval
 from locate.errors import ImageError, InputError
@@ -41,8 +37,7 @@ from pipelines.evaluation.retrieval_database import (
     QueryResult,
     evaluation_database,
 )
-from pipelines.evaluation.retrieval_report import RetrievalResults, report
-from pipelines.evaluation.retrieval_scores import Run
+from pipelines.evaluation.retrieval_scores import RetrievalResults, Run
 from pipelines.reports.report import Report
 from pipelines.retrieval.query import SHORTLIST
 
@@ -70,31 +65,24 @@ def evaluate_retrieval(
 ) -> Report:
     """Index the photos of a labelled folder and score the answers to its queries.
 
-    What is reported follows the layout (`datasets_retrieval.LAYOUTS`): mAP and recall@N, for
+    What is reported follows the layout (`locate.datasets.retrieval.LAYOUTS`): mAP and recall@N, for
     `labels.csv` also the open set; mAP and mP@N with junk taken out before anything is verified, for
     Oxford and Paris; mAP@100 or GAP for Google Landmarks; recall@N within 25 m for places.
 
-    In the open set a known query's landmark is in the database, and a query is absent when its landmark
-    is left out; photos of `foreign` are absent too. Where fewer than 100 are absent, 1 % means none.
+    In the open set a known query's landmark is in the database; negatives are the queries with their
+    landmark excluded, and photos of `foreign`. Where they are fewer than 100, 1 % means none.
 
     Args:
-        folder: read by `datasets_retrieval.read_retrieval`.
         extractors: by the name in the tables.
         layout: None to recognise it.
         distractors: folders whose photos join the database and are right for no query.
-        foreign: a folder of photos of places that are not in the database; `labels.csv` only.
-        foreign_count: so many of them, drawn by `seed`.
+        foreign: a folder of photos of places that are not in the database, of which `foreign_count` are
+            drawn by `seed`; `labels.csv` only.
         kinds: only queries of these kinds; empty for all.
         verify: False ranks before verification alone.
-        search: "global", "local" or "both"; None for "local" where an extractor has no global
-            descriptor and "global" elsewhere.
+        search: None for "local" where an extractor has no global descriptor and "global" elsewhere.
         shortlist: candidates that are verified.
-        work: keeps the databases, which a second call then need not fill again; None for a folder that
-            is deleted afterwards.
-        workers: threads; None for one a core.
-
-    Returns:
-        The same report for the same photos and seed: RANSAC draws by a fixed seed.
+        work: keeps the databases, which a second call then need not fill again.
 
     Raises:
         InputError: what is missing or wrong in the folder or the options, and the cure.
@@ -106,31 +94,33 @@ def evaluate_retrieval(
     data = only(data, tuple(kinds)) if kinds else data
     _require_photos(folder, data)
     database = _with_distractors(data, distractors)
-    negatives = _foreign_queries(data, database, foreign, foreign_count, seed, verify)
+    negatives = _negatives(data, database, foreign, foreign_count, seed, verify)
     searches = {name: search or default_search(e.info) for name, e in extractors.items()}
-    measured = RetrievalResults(notes=list(data.notes))
-    with _work_folder(work) as home:
-        passes = [_passes(data, e, verify, len(negatives)) for e in extractors.values()]
-        step = Steps(progress, len(extractors) * len(database) + sum(passes))
+    results = RetrievalResults(notes=list(data.notes))
+    total = len(extractors) * len(database) + sum(
+        _count_queries(data, extractor, verify, len(negatives)) for extractor in extractors.values()
+    )
+    with nullcontext(work) if work else TemporaryDirectory(prefix="locate-evaluate-") as home:
+        step = Steps(progress, total)
         for name, extractor in extractors.items():
             opened = evaluation_database(
                 database,
                 extractor,
-                home,
+                Path(home),
                 search=searches[name],
                 workers=workers,
                 progress=step,
             )
-            with opened as lib:
-                can_verify = verify and extractor.info.local_dim > 0
-                _note_database(measured, name, lib, can_verify)
-                ask = _Runner(lib, data, shortlist, step, measured.notes)
+            can_verify = verify and extractor.info.local_dim > 0
+            with opened as db:
+                runner = _Runner(name, db, data, shortlist, step, results, verify, can_verify)
+                runner.note_database()
                 if data.layout == RECOGNITION:
-                    _recognise(measured, name, ask, verify, can_verify)
+                    runner.recognise()
                     continue
-                known = _rank(measured, name, ask, verify, can_verify)
+                known = runner.rank()
                 if data.layout == LABELS and verify:
-                    _ask_open_set(measured, name, ask, known, negatives)
+                    runner.ask_open_set(known, negatives)
     settings = {
         "data": folder_name(folder),
         "layout": data.layout,
@@ -146,145 +136,130 @@ def evaluate_retrieval(
         "seed": seed,
         "extractors": extractor_settings(extractors),
     }
-    return report(data, measured, settings)
+    return results.report(data, settings)
 
 
 @dataclass
 class _Runner:
-    """Puts the queries to one database and notes those whose photo cannot be used."""
+    """Asks one database, and collects the results and notes on queries whose photo cannot be used."""
 
-    lib: EvaluationDatabase
+    name: str
+    database: EvaluationDatabase
     data: RetrievalData
     shortlist: int
     step: Callable[[], None]
-    notes: list[str]
+    results: RetrievalResults
+    verify: bool
+    can_verify: bool
 
-    def __call__(
+    def ask(
         self,
         verify: bool,
         queries: Sequence[Query] | None = None,
-        left_out: Callable[[Query], Any] | None = None,
+        exclude: Callable[[Query], Any] | None = None,
     ) -> dict[str, QueryResult]:
-        results = self.lib.ask(
+        results = self.database.ask(
             self.data.queries if queries is None else queries,
             verify=verify,
-            top=_TOP.get(self.data.layout, len(self.lib)),
+            top=_TOP.get(self.data.layout, len(self.database)),
             shortlist=self.shortlist,
-            left_out=left_out,
+            exclude=exclude,
             done=self.step,
         )
         for query, result in results.items():
             if isinstance(result, ImageError):
-                self.notes.append(
+                self.results.notes.append(
                     f"the query {query} is left out: it {result.reason}; {result.cure}"
                 )
         return {q: result for q, result in results.items() if isinstance(result, QueryResult)}
 
+    def rank(self) -> dict[str, QueryResult] | None:
+        """The results at the last level after verification; None where there was none."""
+        levels, runs = self.data.levels, self.results.runs
+        runs.append(Run(self.name, BEFORE, dict.fromkeys(levels, _rankings(self.ask(False)))))
+        if not self.verify:
+            return None
+        if not self.can_verify:
+            runs.append(Run(self.name, AFTER, None))
+            return None
+        results: dict[str, QueryResult] = {}
+        after = {}
+        for level in levels:
+            results = self.ask(True, exclude=self._junk(level))
+            after[level] = _rankings(results)
+        runs.append(Run(self.name, AFTER, after))
+        return results
 
-def _rank(
-    measured: RetrievalResults, name: str, ask: _Runner, verify: bool, can_verify: bool
-) -> dict[str, QueryResult] | None:
-    """The results at the last level after verification; None where there was none."""
-    levels = ask.data.levels
-    plain = _rankings(ask(verify=False))
-    measured.runs.append(Run(name, BEFORE, dict.fromkeys(levels, plain)))
-    if not verify:
-        return None
-    if not can_verify:
-        measured.runs.append(Run(name, AFTER, None))
-        return None
-    results: dict[str, QueryResult] = {}
-    after = {}
-    for level in levels:
-        results = ask(verify=True, left_out=_junk(ask.data, level))
-        after[level] = _rankings(results)
-    measured.runs.append(Run(name, AFTER, after))
-    return results
+    def _junk(self, level: str) -> Callable[[Query], frozenset[str]] | None:
+        """Junk must not take places of the shortlist: it is excluded; None where there is none."""
+        if not any(query.truth[level].junk for query in self.data.queries):
+            return None
+        return lambda query: query.truth[level].junk
 
+    def recognise(self) -> None:
+        """The landmark of the best image, with its similarity, and after verification its evidence, as
+        the confidence. A photo that looks most like a distractor shows no landmark."""
 
-def _junk(data: RetrievalData, level: str) -> Callable[[Query], frozenset[str]] | None:
-    """Junk must not take places of the shortlist, so it is left out before; None where there is none."""
-    if not any(query.truth[level].junk for query in data.queries):
-        return None
-    return lambda query: query.truth[level].junk
+        def predictions(verify: bool) -> Predictions:
+            shown = self.data.landmarks
+            return {
+                query: (shown[r.ranking[0]], max(r.evidence if verify else r.score, -1e9))
+                for query, r in self.ask(verify).items()
+                if r.ranking and r.ranking[0] in shown
+            }
 
+        self.results.recognition.append((self.name, BEFORE, predictions(False)))
+        if self.verify:
+            after = predictions(True) if self.can_verify else None
+            self.results.recognition.append((self.name, AFTER, after))
 
-def _recognise(
-    measured: RetrievalResults, name: str, ask: _Runner, verify: bool, can_verify: bool
-) -> None:
-    """The landmark of the best image, with its similarity, and after verification its evidence, as the
-    confidence. A photo that looks most like a distractor shows no landmark."""
-
-    def predictions(results: Mapping[str, QueryResult], verified: bool) -> Predictions:
-        shown = ask.data.landmarks
-        return {
-            query: (
-                shown[result.ranking[0]],
-                max(result.evidence if verified else result.score, -1e9),
-            )
-            for query, result in results.items()
-            if result.ranking and result.ranking[0] in shown
-        }
-
-    measured.recognition.append((name, BEFORE, predictions(ask(verify=False), False)))
-    if verify:
-        after = predictions(ask(verify=True), True) if can_verify else None
-        measured.recognition.append((name, AFTER, after))
-
-
-def _ask_open_set(
-    measured: RetrievalResults,
-    name: str,
-    ask: _Runner,
-    known: Mapping[str, QueryResult] | None,
-    negatives: Sequence[Query],
-) -> None:
-    if known is None:
-        measured.open_set.append((name, None))
-        return
-    with_place = {query.id for query in ask.data.queries if query.truth[""].ok}
-    run = OpenSetRun(
-        name,
-        known={query: result for query, result in known.items() if query in with_place},
-        absent=ask(True, left_out=lambda query: query.truth[""].ok),
-        foreign=[*ask(True, negatives).values()],
-    )
-    measured.open_set.append(run)
-    absent = len(run.absent) + len(run.foreign)
-    if absent < 100:
-        measured.notes.append(
-            f"absent queries: {absent}, too few to show 1 %, so that the open set accepts none of them"
+    def ask_open_set(
+        self, known: Mapping[str, QueryResult] | None, negatives: Sequence[Query]
+    ) -> None:
+        if known is None:
+            self.results.open_set.append(OpenSetRun(self.name))
+            return
+        with_place = {query.id for query in self.data.queries if query.truth[""].ok}
+        run = OpenSetRun(
+            self.name,
+            known={query: result for query, result in known.items() if query in with_place},
+            excluded=self.ask(True, exclude=lambda query: query.truth[""].ok),
+            negatives=[*self.ask(True, negatives).values()],
         )
+        self.results.open_set.append(run)
+        count = len(run.excluded) + len(run.negatives)
+        if count < 100:
+            self.results.notes.append(
+                f"absent queries: {count}, too few to show 1 %, so that the open set accepts none of "
+                "them"
+            )
+
+    def note_database(self) -> None:
+        if failed := self.database.failed:
+            image, reason = failed[0]
+            self.results.notes.append(
+                f"database photos that cannot be used and count as never found: {len(failed)}, such as "
+                f"{image}, which {reason}"
+            )
+        if self.can_verify and not self.database.db.calibration.queries:
+            self.results.notes.append(
+                f"{self.name} is not calibrated: its verdicts follow a cautious rule, which also bears "
+                "on its ranking after verification"
+            )
 
 
 def _rankings(results: Mapping[str, QueryResult]) -> Rankings:
     return {query: result.ranking for query, result in results.items()}
 
 
-def _passes(data: RetrievalData, extractor: Extractor, verify: bool, negatives: int) -> int:
-    """How many questions will be asked."""
+def _count_queries(data: RetrievalData, extractor: Extractor, verify: bool, negatives: int) -> int:
+    """How many will be asked."""
     queries = len(data.queries)
     if not (verify and extractor.info.local_dim):
         return queries
     if data.layout != LABELS:
         return queries * (1 + len(data.levels))
     return 3 * queries + negatives
-
-
-def _note_database(
-    measured: RetrievalResults, name: str, lib: EvaluationDatabase, can_verify: bool
-) -> None:
-    if lib.failed:
-        image, reason = lib.failed[0]
-        measured.notes.append(
-            f"database photos that cannot be used and count as never found: {len(lib.failed)}, such as "
-            f"{image}, which {reason}"
-        )
-    if can_verify and not lib.db.calibration.queries:
-        measured.notes.append(
-            f"{name} is not calibrated: its verdicts follow a cautious rule, which also bears on its "
-            "ranking after verification"
-        )
 
 
 def _require_photos(folder: Path, data: RetrievalData) -> None:
@@ -310,7 +285,7 @@ def _with_distractors(data: RetrievalData, folders: Sequence[Path]) -> dict[str,
     return database
 
 
-def _foreign_queries(
+def _negatives(
     data: RetrievalData,
     database: Mapping[str, Path],
     folder: Path | None,
@@ -340,12 +315,3 @@ def _foreign_queries(
     names = sorted(photos)
     drawn = random.Random(seed).sample(names, min(count, len(names)))  # noqa: S311
     return [Query(f"foreign/{path}", photos[path]) for path in sorted(drawn)]
-
-
-@contextmanager
-def _work_folder(work: Path | None) -> Iterator[Path]:
-    if work is not None:
-        yield work
-        return
-    with tempfile.TemporaryDirectory(prefix="locate-evaluate-") as folder:
-        yield Path(folder)

@@ -1,8 +1,5 @@
-"""The databases that an evaluation of retrieval asks.
-
-They are filled by `build_index`, by an extractor that is at hand, and answer with the ids of the
-ground truth.
-"""
+"""The databases that an evaluation of retrieval asks: filled by an extractor at hand, and answering
+with the ids of the ground truth."""
 
 from __future__ import annotations
 
@@ -11,19 +8,19 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from index.records import ImageRow
 from locate.datasets.oxford_paris import crop
 from locate.datasets.records import Query
 from locate.errors import ImageError, InputError
 from locate.extractors.base import Extractor
 from locate.images.reading import is_photo_name, read_photo
-from locate.retrieval.ranking import strength_of
+from locate.retrieval.ranking import score_of
 from locate.retrieval.search_mode import GLOBAL, LOCAL, refuse_unfit
 from locate.types import Answer, Array
+from pipelines.evaluation.common import PartialSteps
 from pipelines.indexing.build import build_index, remove_images
 from pipelines.retrieval.database import Database
+from pipelines.retrieval.query import Exclude
 
 
 @dataclass(frozen=True)
@@ -32,12 +29,9 @@ class QueryResult:
 
     Attributes:
         ranking: ids, best first.
-        verdict: on the best candidate.
         strongest: id of the candidate with the most evidence, the best-ranked of equals; None if
-            none was verified.
-        evidence: that of `strongest`, -inf if there is none.
-        score: similarity of the first in the ranking, or its votes in a local search; -inf if there is
-            none.
+            none was verified, and then `evidence` is -inf.
+        score: similarity of the first in the ranking, or its votes in a local search; else -inf.
     """
 
     ranking: tuple[str, ...]
@@ -48,11 +42,8 @@ class QueryResult:
 
 
 class EvaluationDatabase:
-    """A database that knows its images by the ids of the ground truth.
-
-    Attributes:
-        failed: (id, reason) of images that could not be read; they are never found.
-    """
+    """A database that knows its images by the ids of the ground truth. `failed` holds (id, reason)
+    of images that could not be read; they are never found."""
 
     def __init__(self, db: Database, ids: Mapping[str, str], failed: list[tuple[str, str]]) -> None:
         self.db = db
@@ -69,24 +60,16 @@ class EvaluationDatabase:
         verify: bool,
         top: int,
         shortlist: int,
-        left_out: Callable[[Query], Collection[str]] | None = None,
+        exclude: Callable[[Query], Collection[str]] | None = None,
         done: Callable[[], None] = lambda: None,
     ) -> dict[str, QueryResult | ImageError]:
-        """The result to each query by its id, or why its photo cannot be used.
-
-        Args:
-            verify: False ranks without looking at local matches.
-            top: length of a ranking.
-            shortlist: candidates that are verified.
-            left_out: ids that one query must not find.
-            done: called after each query.
-        """
+        """The result to each query by its id, or why its photo cannot be used. A ranking has `top`
+        images; `exclude` gives the ids that one query must not find; `done` is called after each."""
         queries = list(queries)
         results: dict[str, QueryResult | ImageError] = {}
         opened: list[Query] = []
-        options: dict[str, Any] = {"verify": verify, "top": top, "shortlist": shortlist}
 
-        def photos() -> Iterator[Path | Array]:
+        def questions() -> Iterator[tuple[Path | Array, Exclude | None]]:
             for query in queries:
                 try:
                     photo = _view(query)
@@ -95,40 +78,21 @@ class EvaluationDatabase:
                     done()
                     continue
                 opened.append(query)
-                yield photo
+                yield photo, None if exclude is None else self._among(exclude(query))
 
-        answers: Iterable[Answer | ImageError]
-        if left_out is None:
-            answers = self.db.query_many(photos(), **options)
-        else:
-            answers = self._each(photos(), opened, left_out, options)
+        answers = self.db.query_each(questions(), verify=verify, top=top, shortlist=shortlist)
         for number, answer in enumerate(answers):
             result = answer if isinstance(answer, ImageError) else self._result(answer)
             results[opened[number].id] = result
             done()
         return {query.id: results[query.id] for query in queries}
 
-    def _each(
-        self,
-        photos: Iterable[Path | Array],
-        opened: list[Query],
-        left_out: Callable[[Query], Collection[str]],
-        options: Mapping[str, Any],
-    ) -> Iterator[Answer | ImageError]:
-        for photo in photos:
-            hidden = frozenset(left_out(opened[-1]))
-            try:
-                yield self.db.query(photo, exclude=self._among(hidden), **options)
-            except ImageError as error:
-                yield error
-
-    def _among(self, hidden: frozenset[str]) -> Callable[[ImageRow], bool]:
+    def _among(self, hidden: Collection[str]) -> Exclude:
         return lambda row: self._ids[row.path] in hidden
 
     def _result(self, answer: Answer) -> QueryResult:
         candidates = answer.candidates
-        best = max(candidates, key=strength_of, default=None)
-        evidence = -math.inf if best is None else strength_of(best)
+        best = max(candidates, key=score_of, default=None)
         score = None
         if candidates:
             first = candidates[0]
@@ -137,7 +101,7 @@ class EvaluationDatabase:
             ranking=tuple(self._ids[c.image] for c in candidates),
             verdict=answer.verdict,
             strongest=None if best is None or best.evidence is None else self._ids[best.image],
-            evidence=evidence,
+            evidence=-math.inf if best is None else score_of(best),
             score=-math.inf if score is None else score,
         )
 
@@ -152,16 +116,12 @@ def evaluation_database(
     workers: int | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> Iterator[EvaluationDatabase]:
-    """Index `photos` (by id) with an extractor and open the database.
-
-    It lies in a folder of its own below `work`, and what an earlier call left there is used again
-    where the photos are the same. They are read as `locate build-index` reads them: no larger than the
-    extractor looks at.
+    """Index `photos` (by id) with an extractor and open the database, in a folder of its own below
+    `work`. What an earlier call left there is used again where the photos are the same.
 
     Args:
-        search: "global", "local" or "both": what a shortlist is made by, as for `build_index`.
-        workers: threads; by default one a core.
-        progress: called for every image that is looked at or need not be.
+        search: as for `build_index`.
+        progress: called for every image that is extracted or need not be.
 
     Raises:
         InputError: an id cannot be a file's name, or `search` needs what the extractor lacks.
@@ -172,13 +132,7 @@ def evaluation_database(
     index = home / "index.locate"
     links = _link_all(photos, home / "photos")
     ids = {path: image for image, path in links.items()}
-    done = 0
-
-    def shown(number: int, _total: int) -> None:
-        nonlocal done
-        done = number
-        progress()
-
+    steps = PartialSteps(progress)
     report = build_index(
         home / "photos",
         index,
@@ -186,10 +140,9 @@ def evaluation_database(
         search=search,
         label_from="none",
         workers=workers,
-        progress=shown,
+        progress=lambda done, _: steps.advance(done),
     )
-    for _ in range(len(photos) - done):
-        progress()
+    steps.advance(len(photos))
     if report.missing:
         remove_images(index, missing=True)
     with Database(index, workers=workers, extractor=extractor) as db:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from locate.datasets.google_landmarks import RETRIEVAL, Predictions
 from locate.datasets.oxford_paris import OXFORD, REVISITED
-from locate.datasets.records import Query, Rankings, RetrievalData, Truth
+from locate.datasets.records import ALL, GroundTruth, Query, Rankings, RetrievalData
 from locate.datasets.retrieval import LABELS, PLACES
 from locate.metrics.common import average_precision, mean_defined
 from locate.metrics.retrieval import (
@@ -23,76 +23,52 @@ from locate.metrics.retrieval import (
     revisited_precision_at,
 )
 from locate.types import Array
-from pipelines.reports.report import Curves, Table
+from pipelines.evaluation.open_set import OpenSetRun, open_set_curves, open_set_table
+from pipelines.reports.report import Curves, Report, Table
 
-ALL = "all"
 _RECALL_LEVELS = np.linspace(0, 1, 11)
 
 
 @dataclass(frozen=True)
 class Run:
-    """Rankings of one extractor.
-
-    Attributes:
-        name: of the extractor.
-        stage: "before verification", ...
-        rankings: by level; None where the extractor cannot give any. A query that is not among them is
-            left out of all means.
-    """
+    """Rankings of one extractor before or after verification (`stage`), by level; None where it
+    cannot give any. A query that is not among them is left out of all means."""
 
     name: str
     stage: str
     rankings: Mapping[str, Rankings] | None
 
 
-def ranking_tables(data: RetrievalData, runs: Sequence[Run]) -> tuple[Table, ...]:
+def ranking_table(data: RetrievalData, runs: Sequence[Run]) -> Table:
     """The scores that the layout's own protocol asks for."""
     columns, score, title = _PROTOCOLS[data.layout]
-    grouped = len(groups(data)) > 1 or groups(data)[0] != ALL
-    leveled = data.levels != ("",)
-    names = [
-        "extractor",
-        "ranking",
-        *(["queries"] if grouped else []),
-        *(["level"] if leveled else []),
-        "count",
-        *columns,
-    ]
+    grouped, leveled = data.groups != [ALL], data.levels != ("",)
     rows = []
     for run in runs:
-        for group in groups(data):
+        for group in data.groups:
             for level in data.levels:
                 # A query that could not be asked counts nowhere.
                 asked = None if run.rankings is None else run.rankings[level]
-                queries = [q for q in in_group(data, group) if asked is None or q.id in asked]
+                queries = [q for q in data.in_group(group) if asked is None or q.id in asked]
                 values: Sequence[Any] = [None] * len(columns)
                 if asked is not None:
                     values = score(queries, asked, level)
-                rows.append(
-                    (
-                        run.name,
-                        run.stage,
-                        *([group] if grouped else []),
-                        *([level] if leveled else []),
-                        sum(bool(query.truth[level].ok) for query in queries),
-                        *values,
-                    )
-                )
-    return (Table(title, tuple(names), tuple(rows)),)
+                key = (run.name, run.stage, *[group] * grouped, *[level] * leveled)
+                count = sum(bool(query.truth[level].ok) for query in queries)
+                rows.append((*key, count, *values))
+    names = ("extractor", "ranking", *["queries"] * grouped, *["level"] * leveled, "count")
+    return Table(title, (*names, *columns), tuple(rows))
 
 
 def recognition_table(
     data: RetrievalData, runs: Sequence[tuple[str, str, Predictions | None]]
 ) -> Table:
-    """GAP, and the share of photos with a landmark whose landmark was named.
-
-    Args:
-        runs: (extractor, stage, predictions).
-    """
+    """GAP, and the share of photos with a landmark whose landmark was named, of (extractor, stage,
+    predictions)."""
     rows = []
     for name, stage, predictions in runs:
-        for group in groups(data):
-            queries = in_group(data, group)
+        for group in data.groups:
+            queries = data.in_group(group)
             solution = {query.id: query.landmarks for query in queries}
             row: tuple[Any, ...] = (None, None)
             if predictions is not None:
@@ -107,49 +83,39 @@ def recognition_table(
 
 def ranking_curves(data: RetrievalData, runs: Sequence[Run]) -> tuple[Curves, ...]:
     """Precision over recall; for places, recall over the length of the list."""
-    if data.layout == PLACES:
-        return (_recall_curve(data, runs),)
-    if data.layout not in (LABELS, OXFORD, REVISITED):
+    places = data.layout == PLACES
+    if not places and data.layout not in (LABELS, OXFORD, REVISITED):
         return ()  # their rankings stop at 100
+    at = range(1, max(RECALL_AT) + 1)
     plots = []
     for level in data.levels:
         series = {}
         for run in runs:
             if run.rankings is None:
                 continue
-            asked = run.rankings[level]
-            rows = [
-                eleven_points(_relevant(asked[q.id], q.truth[level]), len(q.truth[level].ok))
-                for q in data.queries
-                if q.id in asked and q.truth[level].ok
-            ]
+            asked, label = run.rankings[level], f"{run.name}, {run.stage}"
+            queries = [query for query in data.queries if query.id in asked]
+            relevant, positives = _judged(queries, asked, level)
+            if places:
+                series[label] = (np.array(at), recall_at(relevant, np.array(positives) > 0, at))
+                continue
+            rows = [eleven_points(r, n) for r, n in zip(relevant, positives, strict=True) if n]
             if rows:
-                series[f"{run.name}, {run.stage}"] = (_RECALL_LEVELS, np.mean(rows, axis=0))
-        ending = f"-{level}" if level else ""
-        plots.append(
-            Curves(
-                name=f"precision-recall{ending}",
-                title=f"Interpolated precision, mean over the queries{level and f' ({level})'}",
-                x_label="recall",
-                y_label="precision",
-                series=series,
-            )
-        )
+                series[label] = (_RECALL_LEVELS, np.mean(rows, axis=0))
+        if places:
+            title = "Queries with a photo of their place among the first N"
+            plots.append(Curves("recall", title, "N", "recall@N", series))
+            continue
+        name = f"precision-recall-{level}" if level else "precision-recall"
+        title = f"Interpolated precision, mean over the queries{level and f' ({level})'}"
+        plots.append(Curves(name, title, "recall", "precision", series))
     return tuple(plots)
 
 
 def eleven_points(relevant: Array, positives: int) -> Array:
-    """The interpolated precision of one ranking at the recalls 0, .1, ... 1 (TREC, PASCAL VOC 2007).
-
-    p(r) is the highest precision at any rank whose recall is at least r; 0 if no rank's is.
-
-    Args:
-        relevant: bool in the order of the ranking, junk taken out.
-        positives: how many exist, ranked or not; at least 1.
-
-    Returns:
-        11 numbers.
-    """
+    """The interpolated precision of one ranking (bool, junk taken out) at the recalls 0, .1, ... 1
+    (TREC, PASCAL VOC 2007): p(r) is the highest precision at any rank whose recall is at least r; 0
+    if no rank's is. At least one of the `positives` exists, ranked or not."""
     relevant = np.asarray(relevant, np.bool_)
     hits = np.flatnonzero(relevant)
     found = np.arange(1, len(hits) + 1)
@@ -159,25 +125,20 @@ def eleven_points(relevant: Array, positives: int) -> Array:
     return np.asarray(np.where(reached, precision[None], 0.0).max(axis=1, initial=0.0))
 
 
-def groups(data: RetrievalData) -> list[str]:
-    """The kinds of queries in the order of the alphabet, then all of them if there are several."""
-    kinds = sorted({query.group for query in data.queries})
-    if kinds == [""]:
-        return [ALL]
-    return kinds if len(kinds) == 1 else [*kinds, ALL]
-
-
-def in_group(data: RetrievalData, group: str) -> list[Query]:
-    return [query for query in data.queries if group in (ALL, query.group)]
-
-
-def _relevant(ranking: Sequence[str], truth: Truth) -> Array:
+def _relevant(ranking: Sequence[str], truth: GroundTruth) -> Array:
     return np.array([i in truth.ok for i in ranking if i not in truth.junk], np.bool_)
 
 
-def _score_labels(queries: Sequence[Query], rankings: Rankings, level: str) -> list[float]:
+def _judged(
+    queries: Sequence[Query], rankings: Rankings, level: str
+) -> tuple[list[Array], list[int]]:
+    """(what is relevant in the ranking of each query, how many positives it has)."""
     rows = [_relevant(rankings[query.id], query.truth[level]) for query in queries]
-    positives = [len(query.truth[level].ok) for query in queries]
+    return rows, [len(query.truth[level].ok) for query in queries]
+
+
+def _score_labels(queries: Sequence[Query], rankings: Rankings, level: str) -> list[float]:
+    rows, positives = _judged(queries, rankings, level)
     precisions = [average_precision(r, n) for r, n in zip(rows, positives, strict=True)]
     return [mean_defined(np.array(precisions)), *recall_at(rows, np.array(positives) > 0).tolist()]
 
@@ -194,46 +155,38 @@ def _score_google(queries: Sequence[Query], rankings: Rankings, level: str) -> l
     return [google_mean_average_precision({q.id: rankings[q.id] for q in queries}, solution)]
 
 
-def _score_places(queries: Sequence[Query], rankings: Rankings, level: str) -> list[float]:
-    return _score_labels(queries, rankings, level)[1:]
-
-
+_PRECISIONS = ("mAP", *(f"mP@{n}" for n in PRECISION_AT))
+_RECALLS = tuple(f"R@{n}" for n in RECALL_AT)
+# by layout: columns, what scores them, title
 _PROTOCOLS: Mapping[str, tuple[tuple[str, ...], Any, str]] = {
-    LABELS: (("mAP", *(f"R@{n}" for n in RECALL_AT)), _score_labels, "Retrieval"),
-    OXFORD: (
-        ("mAP", *(f"mP@{n}" for n in PRECISION_AT)),
-        _score_oxford,
-        "Retrieval on Oxford5k or Paris6k",
-    ),
-    REVISITED: (
-        ("mAP", *(f"mP@{n}" for n in PRECISION_AT)),
-        _score_oxford,
-        "Retrieval on ROxford5k or RParis6k",
-    ),
+    LABELS: (("mAP", *_RECALLS), _score_labels, "Retrieval"),
+    OXFORD: (_PRECISIONS, _score_oxford, "Retrieval on Oxford5k or Paris6k"),
+    REVISITED: (_PRECISIONS, _score_oxford, "Retrieval on ROxford5k or RParis6k"),
     RETRIEVAL: (("mAP@100",), _score_google, "Retrieval on Google Landmarks"),
-    PLACES: (
-        tuple(f"R@{n}" for n in RECALL_AT),
-        _score_places,
-        "Place recognition within 25 m",
-    ),
+    PLACES: (_RECALLS, lambda *asked: _score_labels(*asked)[1:], "Place recognition within 25 m"),
 }
 
 
-def _recall_curve(data: RetrievalData, runs: Sequence[Run]) -> Curves:
-    at = range(1, max(RECALL_AT) + 1)
-    series = {}
-    for run in runs:
-        if run.rankings is None:
-            continue
-        (asked,) = run.rankings.values()
-        queries = [query for query in data.queries if query.id in asked]
-        rows = [_relevant(asked[query.id], query.truth[""]) for query in queries]
-        has_positive = np.array([bool(query.truth[""].ok) for query in queries])
-        series[f"{run.name}, {run.stage}"] = (np.array(at), recall_at(rows, has_positive, at))
-    return Curves(
-        name="recall",
-        title="Queries with a photo of their place among the first N",
-        x_label="N",
-        y_label="recall@N",
-        series=series,
-    )
+@dataclass
+class RetrievalResults:
+    """What was asked of all extractors so far."""
+
+    runs: list[Run] = field(default_factory=list)
+    open_set: list[OpenSetRun] = field(default_factory=list)
+    recognition: list[tuple[str, str, Predictions | None]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def report(self, data: RetrievalData, settings: Mapping[str, Any]) -> Report:
+        tables: tuple[Table, ...] = ()
+        curves: tuple[Curves, ...] = ()
+        if self.runs:
+            tables += (ranking_table(data, self.runs),)
+            curves += ranking_curves(data, self.runs)
+        if self.recognition:
+            tables += (recognition_table(data, self.recognition),)
+        if self.open_set:
+            tables += (open_set_table(data, self.open_set),)
+            answered = [run for run in self.open_set if run.known is not None]
+            curves += (open_set_curves(data, answered),) if answered else ()
+        notes = tuple(dict.fromkeys(self.notes))  # two extractors fail on the same photo
+        return Report("retrieval", settings, tables, curves, notes)

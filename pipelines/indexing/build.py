@@ -6,15 +6,14 @@ import fnmatch
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from index import lock, weights_files
 from index.catalog import Catalog
 from index.records import Entry, FileState, ImageRow
-from index.vectors.base import VectorsInfo
-from index.vectors.local_records import LocalInfo
+from index.vectors.base import LocalInfo, VectorsInfo
 from index.vectors.stores import open_store
 from locate.errors import DatabaseCorruptError, InputError
 from locate.extractors import registry
@@ -22,13 +21,13 @@ from locate.extractors.base import Extractor, ExtractorInfo
 from locate.images.folder import LeftOut, PhotoFile, photo_file, require_folder, scan
 from locate.images.masks import Masks
 from locate.retrieval.search_mode import BOTH, GLOBAL, LOCAL, default_search, refuse_unfit
-from pipelines.indexing.extraction import Seen, extract_all
+from pipelines.indexing.extraction import ExtractionResult, extract_all
 from pipelines.indexing.labels import LabelRule, label_rule
 from pipelines.indexing.provenance import (
     first_extractor,
     load_extractor,
+    record_extractor,
     refuse_other_extractor,
-    remember_extractor,
     restore_weights,
 )
 
@@ -48,8 +47,7 @@ class BuildReport:
         missing: images of the database whose file is gone; they are kept.
         left_out: what was passed over because of its name.
         seconds: by part, summed over threads, and "total" by the clock on the wall.
-        vectors: the search index, None if nothing is indexed.
-        local: the index of local descriptors, None if the database keeps none.
+        vectors, local: the search indices, None where there is none.
     """
 
     added: int = 0
@@ -66,6 +64,9 @@ class BuildReport:
     def images_per_second(self) -> float:
         """Of the images that were looked at."""
         return (self.added + self.updated) / max(self.seconds.get("total", 0.0), 1e-9)
+
+    def add_time(self, part: str, seconds: float) -> None:
+        self.seconds[part] = self.seconds.get(part, 0.0) + seconds
 
     def to_json(self) -> dict[str, Any]:
         values = asdict(self) | {"images_per_second": self.images_per_second}
@@ -86,17 +87,16 @@ def build_index(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
-    """Index every photo below `photos`; what did not change since the last time is skipped.
+    """Index every photo below the folder `photos`; what did not change since the last time is skipped.
 
     Args:
-        photos: a folder.
         index: the database folder, made if need be.
         extractor: a name of the registry, or one that is made; by default the one that the database was
             filled by, or that the weights are for.
         weights: files that `locate train` made, each for the part of the extractor that it names.
             They are copied into the database.
         settings: of an extractor that is named, where they differ from its defaults (see
-            `locate.extractors.registry.settings_by_part`). The database remembers them.
+            `locate.extractors.registry.settings_by_part`). The database records them.
         search: "global", "local" or "both": what queries find their shortlist by. "local" and
             "both" keep an index of all local descriptors. By default as the database was built.
         label_from: see `pipelines.indexing.labels.label_rule`.
@@ -113,7 +113,7 @@ def build_index(
     require_folder(photos)  # before anything is written
     with lock.writer(index), Catalog.create(index) as catalog:
         root_id = catalog.add_root(photos)
-        job = Job(
+        builder = IndexBuilder(
             catalog,
             rule,
             workers,
@@ -129,16 +129,16 @@ def build_index(
         known = {row.path for row in catalog.images("ok") if row.root_id == root_id}
         found = [
             item
-            for item in scan(photos, job.report.left_out, known)
-            if not (job.masks and job.masks.holds(item.absolute, photos))
+            for item in scan(photos, builder.report.left_out, known)
+            if not (builder.masks and builder.masks.holds(item.absolute, photos))
         ]
-        job.index({root_id: found})
+        builder.index({root_id: found})
         on_disk = {item.path for item in found}
         gone = [r for r in catalog.images() if r.root_id == root_id and r.path not in on_disk]
-        job.report.missing = sum(row.status == "ok" for row in gone)
+        builder.report.missing = sum(row.status == "ok" for row in gone)
         # Nothing was ever seen in a failed file, so nothing is lost when its row goes with it.
         catalog.remove([row.id for row in gone if row.status == "failed"])
-        return job.finish()
+        return builder.finish()
 
 
 def add_photos(
@@ -164,24 +164,23 @@ def add_photos(
         for path in paths:
             for root, found in resolve(path, list(catalog.roots().values()), left_out):
                 groups.setdefault(catalog.add_root(root), []).append(found)
-        job = Job(catalog, rule, workers, progress, extractor, checksum=checksum, masks=masks)
-        job.report.left_out = left_out
-        job.index(groups)
-        return job.finish()
+        builder = IndexBuilder(
+            catalog, rule, workers, progress, extractor, checksum=checksum, masks=masks
+        )
+        builder.report.left_out = left_out
+        builder.index(groups)
+        return builder.finish()
 
 
 def remove_images(
     index: Path, patterns: Sequence[str] = (), *, label: str | None = None, missing: bool = False
 ) -> list[str]:
-    """Take images out of the database; the photos themselves are never touched.
+    """Take images out of the database, and return their paths; the photos themselves are never touched.
 
     Args:
         patterns: paths as `locate info --images` shows them, or globs ("louvre/*").
         label: all images of this landmark.
         missing: all images whose file is gone.
-
-    Returns:
-        The paths that were removed.
 
     Raises:
         InputError: a pattern or label that fits nothing; then nothing is removed.
@@ -233,7 +232,7 @@ def refresh_local(catalog: Catalog, *, force: bool = False) -> LocalInfo | None:
     return store.refresh(catalog, force=force)
 
 
-class Job:
+class IndexBuilder:
     """One run of a writer over some files."""
 
     def __init__(
@@ -251,10 +250,8 @@ class Job:
         masks: Path | str | None = None,
     ) -> None:
         self.report = BuildReport()
+        self._catalog, self._rule, self._workers = catalog, rule, workers
         self._checksum = checksum
-        self._catalog = catalog
-        self._rule = rule
-        self._workers = workers
         self._progress = progress or (lambda _done, _total: None)
         self._started = time.perf_counter()
         self._extractor: Extractor | None = None
@@ -312,12 +309,12 @@ class Job:
         refuse_unfit(search, info)
         if stored is not None and search == self._catalog.meta("search"):
             return
-        hashes = {n: weights_files.keep(self._catalog.folder, p) for n, p in files.items()}
+        hashes = {n: weights_files.store(self._catalog.folder, p) for n, p in files.items()}
         with self._catalog.transaction():
             self._catalog.set_meta("search", search)
             if stored is None and made is not None:
-                remember_extractor(self._catalog, made, settings)
-                weights_files.remember(self._catalog, hashes)
+                record_extractor(self._catalog, made, settings)
+                weights_files.record(self._catalog, hashes)
 
     def _get_extractor(self) -> Extractor:
         """Loaded by the first worker that needs it: a run that finds nothing new costs no network."""
@@ -338,7 +335,8 @@ class Job:
                     row is None
                     or row.status != "ok"
                     or self._checksum
-                    or not _same_state(row, item)
+                    or item.error is not None
+                    or (row.file.bytes, row.file.mtime_ns) != (item.bytes, item.mtime_ns)
                     or row.file.mask != (self.masks.hash_of(item.path) if self.masks else "")
                 ):
                     todo.append((root_id, item, row))
@@ -351,18 +349,14 @@ class Job:
         self._look_at(todo)
 
     def _look_at(self, todo: list[tuple[int, PhotoFile, ImageRow | None]]) -> None:
-        seen = extract_all(
-            (item for _, item, _ in todo),
-            self._get_extractor,
-            self._catalog.contents(),
-            self._workers,
-            self.masks,
-        )
+        photos = (item for _, item, _ in todo)
+        known = self._catalog.contents()
+        results = extract_all(photos, self._get_extractor, known, self._workers, self.masks)
         batch: list[Entry] = []
         last_commit = time.perf_counter()
         try:
-            for done, ((root_id, _, row), result) in enumerate(zip(todo, seen, strict=True), 1):
-                entry = self._book(root_id, row, result)
+            for done, ((root_id, _, row), result) in enumerate(zip(todo, results, strict=True), 1):
+                entry = self._record_result(root_id, row, result)
                 if entry is not None:
                     batch.append(entry)
                 now = time.perf_counter()
@@ -377,71 +371,56 @@ class Job:
         started = time.perf_counter()
         self._catalog.write(batch)
         batch.clear()
-        self._spend("write", time.perf_counter() - started)
+        self.report.add_time("write", time.perf_counter() - started)
 
-    def _spend(self, part: str, seconds: float) -> None:
-        self.report.seconds[part] = self.report.seconds.get(part, 0.0) + seconds
-
-    def _book(self, root_id: int, row: ImageRow | None, seen: Seen) -> Entry | None:
+    def _record_result(
+        self, root_id: int, row: ImageRow | None, result: ExtractionResult
+    ) -> Entry | None:
         """Count one result and say what to write about it, if anything."""
-        for part, seconds in seen.seconds.items():
-            self._spend(part, seconds)
-        label = self._rule(seen.found.path)
-        path = seen.found.path
-        if seen.error is not None:
-            self.report.failed.append((path, seen.error))
-            if row is not None and (row.error, row.file.sha256) == (seen.error, seen.file.sha256):
-                return None  # nothing new to say about it
-            return Entry(root_id, path, label, seen.file, error=seen.error)
-        same = (
-            row is not None
-            and row.status == "ok"
-            and (row.file.sha256, row.file.mask) == (seen.file.sha256, seen.file.mask)
-        )
-        if seen.same_as is not None and row is not None and same:
+        for part, seconds in result.seconds.items():
+            self.report.add_time(part, seconds)
+        label = self._rule(result.photo.path)
+        if result.same_as is None:
+            return self._entry(root_id, row, label, result)
+        key = (result.file.sha256, result.file.mask)
+        if row is not None and row.status == "ok" and (row.file.sha256, row.file.mask) == key:
             self.report.unchanged += 1  # a new date on the same content
-            if (row.file, row.label) != (seen.file, label):
-                self._catalog.touch([(row.id, seen.file, label)])
+            if (row.file, row.label) != (result.file, label):
+                self._catalog.touch([(row.id, result.file, label)])
             return None
-        if seen.same_as is not None:
-            try:
-                twin = self._catalog.image(seen.same_as)
-                extraction = self._catalog.extraction(seen.same_as)
-            except DatabaseCorruptError:
-                # Damaged, or replaced a moment ago in this very run (two files changed names).
-                (seen,) = extract_all(
-                    [seen.found], self._get_extractor, {}, workers=1, masks=self.masks
-                )
-                if seen.error is not None:
-                    self.report.failed.append((path, seen.error))
-                    return Entry(root_id, path, label, seen.file, error=seen.error)
-            else:
-                self._count(row)
-                return Entry(root_id, path, label, seen.file, twin.info, extraction)
-        self._count(row)
-        return Entry(root_id, path, label, seen.file, seen.info, seen.extraction)
+        try:
+            info = self._catalog.image(result.same_as).info
+            result = replace(result, info=info, extraction=self._catalog.extraction(result.same_as))
+        except DatabaseCorruptError:
+            # Damaged, or replaced a moment ago in this very run (two files changed names).
+            again = extract_all(
+                [result.photo], self._get_extractor, {}, workers=1, masks=self.masks
+            )
+            (result,) = again
+        return self._entry(root_id, row, label, result)
 
-    def _count(self, row: ImageRow | None) -> None:
-        if row is None or row.status == "failed":
+    def _entry(
+        self, root_id: int, row: ImageRow | None, label: str | None, result: ExtractionResult
+    ) -> Entry | None:
+        path, file = result.photo.path, result.file
+        if result.error is not None:
+            self.report.failed.append((path, result.error))
+            if row is not None and (row.error, row.file.sha256) == (result.error, file.sha256):
+                return None  # nothing new to say about it
+        elif row is None or row.status == "failed":
             self.report.added += 1
         else:
             self.report.updated += 1
+        return Entry(root_id, path, label, file, result.info, result.extraction, result.error)
 
     def finish(self) -> BuildReport:
         """Bring the search index up to date and close the books."""
         started = time.perf_counter()
         self.report.vectors = refresh_vectors(self._catalog)
         self.report.local = refresh_local(self._catalog)
-        self._spend("search index", time.perf_counter() - started)
+        self.report.add_time("search index", time.perf_counter() - started)
         self.report.seconds["total"] = time.perf_counter() - self._started
         return self.report
-
-
-def _same_state(row: ImageRow, item: PhotoFile) -> bool:
-    return item.error is None and (row.file.bytes, row.file.mtime_ns) == (
-        item.bytes,
-        item.mtime_ns,
-    )
 
 
 def resolve(
@@ -454,9 +433,8 @@ def resolve(
     absolute = path.resolve() if path.is_dir() else path.parent.resolve() / path.name
     home = next((r for r in roots if absolute.is_relative_to(r)), None)
     if absolute.is_dir():
-        root = home or absolute
         for item in scan(absolute, left_out):
-            yield root, photo_file(item.absolute, root)
+            yield home or absolute, photo_file(item.absolute, home or absolute)
     else:
         root = home or absolute.parent
         yield root, photo_file(absolute, root)

@@ -20,10 +20,10 @@ from locate.util.timing import Clock
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class ExtractionResult:
     """What came of one file: an extraction, the id of an image of the same content, or an error."""
 
-    found: PhotoFile
+    photo: PhotoFile
     file: FileState
     info: PhotoInfo | None = None
     extraction: Extraction | None = None
@@ -38,38 +38,39 @@ def extract_all(
     known: Mapping[tuple[str, str], int],
     workers: int | None = None,
     masks: Masks | None = None,
-) -> Iterator[Seen]:
-    """Look at `files` on a pool of threads, in order.
-
-    Whoever consumes the iterator writes meanwhile. One bad file is an entry with an error, never the
-    end.
+) -> Iterator[ExtractionResult]:
+    """Extract from `files` on a pool of threads, in order, while whoever consumes the iterator writes.
+    One bad file is a result with an error, never the end.
 
     Args:
         get_extractor: called when the first file really needs it (networks load slowly).
-        known: ids by sha256 of content and of mask that need not be looked at again.
-        masks: of what is to be ignored.
+        known: ids by sha256 of content and of mask that need not be extracted again.
     """
-    return ordered_map(lambda item: _see(item, get_extractor, known, masks), files, workers)
+    return ordered_map(lambda item: _extract(item, get_extractor, known, masks), files, workers)
 
 
-def _see(
+def _extract(
     item: PhotoFile,
     get_extractor: Callable[[], Extractor],
     known: Mapping[tuple[str, str], int],
     masks: Masks | None,
-) -> Seen:
+) -> ExtractionResult:
     hidden = masks.hash_of(item.path) if masks else ""
     state = FileState("", item.bytes, item.mtime_ns, hidden)
-    if item.error is not None:
-        return Seen(item, state, error=item.error)
     clock = Clock()
+
+    def failed(reason: str) -> ExtractionResult:
+        return ExtractionResult(item, state, error=reason, seconds=clock.seconds)
+
+    if item.error is not None:
+        return failed(item.error)
     try:
         data = read_bytes(item.absolute)
         state = FileState(hashlib.sha256(data).hexdigest(), len(data), item.mtime_ns, hidden)
         clock.lap("read")
         same = known.get((state.sha256, hidden))
         if same is not None:
-            return Seen(item, state, same_as=same, seconds=clock.seconds)
+            return ExtractionResult(item, state, same_as=same, seconds=clock.seconds)
         extractor = get_extractor()
         clock.lap("load")
         photo = decode_photo(data, item.absolute, extractor.max_side)
@@ -77,16 +78,14 @@ def _see(
         mask = masks.read(item.path, photo.info) if masks else None
     except ImageError as error:
         of_mask = "" if error.path == item.absolute else f"its mask {error.path} "
-        reason = f"{of_mask}{error.reason}; {error.cure}"
-        return Seen(item, state, error=reason, seconds=clock.seconds)
+        return failed(f"{of_mask}{error.reason}; {error.cure}")
     try:
         pixels = mask.fill(photo.pixels) if mask else photo.pixels
         extraction = extract_rotated(extractor, pixels, photo.info.size, 0, local=True, mask=mask)
         clock.lap("extract")
     except Exception as error:  # one photo that an extractor stumbles over does not end the build
         if is_out_of_memory(error):
-            reason = "does not fit into memory; use fewer threads (--workers 1), or shrink it"
-            return Seen(item, state, error=reason, seconds=clock.seconds)
+            return failed("does not fit into memory; use fewer threads (--workers 1), or shrink it")
         reason = f"{extractor.info.name} failed on it ({type(error).__name__}: {error})"
-        return Seen(item, state, error=f"{reason}; please report this", seconds=clock.seconds)
-    return Seen(item, state, photo.info, extraction, seconds=clock.seconds)
+        return failed(f"{reason}; please report this")
+    return ExtractionResult(item, state, photo.info, extraction, seconds=clock.seconds)

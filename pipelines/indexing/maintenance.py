@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,11 +10,9 @@ from typing import Any
 
 from index import lock, weights_files
 from index.catalog import FILE, Catalog
-from index.check import Problem, check
-from index.check_photos import check_photos
+from index.check import Violation, check, check_photos
 from index.records import Entry
-from index.vectors.base import VectorsInfo
-from index.vectors.local_records import LocalInfo
+from index.vectors.base import LocalInfo, VectorsInfo
 from index.vectors.stores import open_store
 from locate.extractors.base import ExtractorInfo
 from locate.images.folder import photo_file
@@ -25,18 +24,16 @@ from pipelines.indexing.provenance import extractor_of, load_extractor, search_o
 
 @dataclass(frozen=True)
 class DatabaseInfo:
-    """What `locate info` tells.
+    """What `locate info` shows.
 
     Attributes:
         counts: images ok and failed, labels, vectors, local features.
         roots: folders that image paths are relative to.
-        extractor: who filled it.
         search: what queries find their shortlist by unless they say otherwise; None if empty.
-        vectors: the search index; None if there is none or it is not up to date.
-        local: the index of local descriptors; None likewise.
+        vectors, local: the search indices; None if there is none or it is not up to date.
         disk: bytes by file.
         labels: images by landmark.
-        masks: the folder of masks that photos are looked at through, or None.
+        masks: the folder of masks that photos are extracted through, or None.
     """
 
     folder: Path
@@ -51,30 +48,18 @@ class DatabaseInfo:
     masks: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "folder": str(self.folder),
-            "counts": self.counts,
-            "roots": [str(root) for root in self.roots],
-            "extractor": asdict(self.extractor) if self.extractor else None,
-            "search": self.search,
-            "vectors": asdict(self.vectors) if self.vectors else None,
-            "local": asdict(self.local) if self.local else None,
-            "disk": self.disk,
-            "labels": self.labels,
-            "masks": self.masks,
-        }
+        paths = {"folder": str(self.folder), "roots": [str(root) for root in self.roots]}
+        return asdict(self) | paths
 
 
 def database_info(index: Path) -> DatabaseInfo:
     """Reads only."""
     with Catalog.open(index) as catalog:
-        store = open_store(index)
+        store, weights = open_store(index), index / weights_files.FOLDER
         record, local = store.vectors.read_record(), store.local.read_record()
         fresh = record is not None and record.generation == catalog.generation
         fresh_local = local is not None and local.generation == catalog.generation
-        labels: dict[str, int] = {}
-        for row in catalog.images("ok"):
-            labels[row.label or ""] = labels.get(row.label or "", 0) + 1
+        labels = Counter(row.label or "" for row in catalog.images("ok"))
         return DatabaseInfo(
             folder=index,
             counts=catalog.counts(),
@@ -85,7 +70,7 @@ def database_info(index: Path) -> DatabaseInfo:
             local=local if fresh_local else None,
             disk={
                 file.relative_to(index).as_posix(): file.stat().st_size
-                for file in [*sorted(index.iterdir()), *sorted(_weights_folder(index))]
+                for file in [*sorted(index.iterdir()), *sorted(weights.glob("*.safetensors"))]
                 if file.name.startswith((FILE, "vectors", "local")) or file.parent != index
             },
             labels=dict(sorted(labels.items())),
@@ -93,18 +78,14 @@ def database_info(index: Path) -> DatabaseInfo:
         )
 
 
-def _weights_folder(index: Path) -> list[Path]:
-    return list((index / weights_files.FOLDER).glob("*.safetensors"))
-
-
 @dataclass(frozen=True)
 class CheckReport:
-    """Attributes:
-    problems: what does not hold (before the repair, if there was one).
-    repaired: what was done about it.
-    remaining: what still does not hold after the repair; equals `problems` without one.
-    compared: photos whose content was compared with what was indexed; None if none was to be.
-    absent: photos that are not there or cannot be read.
+    """What does not hold, what was done about it, and what still does not hold after the repair
+    (without one, the same).
+
+    Attributes:
+        compared: photos whose content was compared with what was indexed; None if none was to be.
+        absent: photos that are not there or cannot be read.
     """
 
     problems: list[str]
@@ -131,40 +112,43 @@ def check_database(
     """
     if not repair:
         with Catalog.open(index) as catalog:
-            found = [p.what for p in _check(catalog)]
-            seen = check_photos(catalog, progress=progress) if photos else None
-        if seen is None:
-            return CheckReport(found, [], found)
-        found += [p.what for p in seen.problems]
-        return CheckReport(found, [], found, seen.compared, seen.absent)
+            problems, compared, absent = _check_all(catalog, photos, progress)
+        found = [p.what for p in problems]
+        return CheckReport(found, [], found, compared, absent)
     with Catalog.open(index):
         pass  # an unreadable or missing database is an error before anything is created
     with lock.writer(index), Catalog.create(index) as catalog:
-        problems = _check(catalog)
-        seen = check_photos(catalog, progress=progress) if photos else None
-        problems += [] if seen is None else seen.problems
+        problems, compared, absent = _check_all(catalog, photos, progress)
         orphans = catalog.remove_orphans()
         repaired = [f"removed {orphans} rows that belong to no image"] if orphans else []
-        repaired += _look_again(catalog, problems)
+        repaired += _extract_again(catalog, problems)
         if problems:
             refresh_vectors(catalog, force=True)
             local = refresh_local(catalog, force=True)
             repaired.append("rebuilt the search " + ("index" if local is None else "indices"))
         remaining = [p.what for p in _check(catalog)] if problems else []
-        what = [p.what for p in problems]
-        if seen is None:
-            return CheckReport(what, repaired, remaining)
-        return CheckReport(what, repaired, remaining, seen.compared, seen.absent)
+        return CheckReport([p.what for p in problems], repaired, remaining, compared, absent)
 
 
-def _check(catalog: Catalog) -> list[Problem]:
+def _check_all(
+    catalog: Catalog, photos: bool, progress: Callable[[int, int], None] | None
+) -> tuple[list[Violation], int | None, int]:
+    """(what does not hold, photos that were compared or None, photos that are absent)."""
+    found = _check(catalog)
+    if not photos:
+        return found, None, 0
+    seen = check_photos(catalog, progress=progress)
+    return [*found, *seen.problems], seen.compared, seen.absent
+
+
+def _check(catalog: Catalog) -> list[Violation]:
     info = extractor_of(catalog)
     if info is None:
         return []
     return check(catalog, global_dim=info.global_dim, local_dim=info.local_dim)
 
 
-def _look_again(catalog: Catalog, problems: list[Problem]) -> list[str]:
+def _extract_again(catalog: Catalog, problems: list[Violation]) -> list[str]:
     """Extract anew from the photos of the images that have a problem."""
     damaged = sorted({p.image_id for p in problems if p.image_id is not None})
     if not damaged:

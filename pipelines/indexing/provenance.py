@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, is_dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 from index import weights_files
 from index.catalog import Catalog
-from locate.errors import (
-    DatabaseMismatchError,
-    InputError,
-    WeightsError,
-)
+from locate.errors import DatabaseMismatchError, InputError, WeightsError
 from locate.extractors import registry
 from locate.extractors.base import Extractor, ExtractorInfo
 from locate.retrieval.search_mode import default_search
@@ -24,24 +21,23 @@ _SETTINGS, _SIDE = "extractor settings", "working side"  # in the catalogue
 
 
 def load_extractor(catalog: Catalog) -> Extractor:
-    """The extractor that a database was filled by, or the default for an empty one.
-
-    Raises:
-        DatabaseMismatchError: it is not the one (name, weights, settings) that filled the database,
-            or its weights are gone.
-    """
-    stored = catalog.meta("extractor")
-    if stored is None:
+    """The extractor that a database was filled by, or the default for an empty one;
+    `DatabaseMismatchError` if it is not the same (name, weights, settings), or its weights are gone."""
+    info = extractor_of(catalog)
+    if info is None:
         return registry.create()
-    info = ExtractorInfo.from_json(stored)
     if not all(map(registry.is_known, info.name.split("+"))):
         raise DatabaseMismatchError(
             f"{catalog.folder} was filled by {info.name}, which no extractor here is called; install "
             "the package that has it, or in Python hand over that extractor itself (extractor=...)"
         )
-    weights, told = _kept_weights(catalog), _stored_settings(catalog)
-    made = registry.create(info.name, told, weights)
-    if not told and not made.info.compares_with(info):  # it may have been handed over as it was
+    weights = {
+        part: weights_files.verify(catalog.folder, sha256)
+        for part, sha256 in weights_files.recorded(catalog).items()
+    }
+    settings = _stored_settings(catalog)
+    made = registry.create(info.name, settings, weights)
+    if not settings and not made.info.compares_with(info):  # it may have been handed over as it was
         made = registry.create(info.name, registry.settings_in(info), weights)
     if not made.info.compares_with(info):
         raise DatabaseMismatchError(
@@ -53,7 +49,7 @@ def load_extractor(catalog: Catalog) -> Extractor:
     return made
 
 
-def remember_extractor(catalog: Catalog, made: Extractor, settings: Mapping[str, Any]) -> None:
+def record_extractor(catalog: Catalog, made: Extractor, settings: Mapping[str, Any]) -> None:
     """Note in the catalogue who fills it: its info, and the settings by which a name becomes it again.
     In a transaction."""
     catalog.set_meta("extractor", made.info.to_json())
@@ -64,7 +60,7 @@ def remember_extractor(catalog: Catalog, made: Extractor, settings: Mapping[str,
 
 
 def copy_settings(source: Catalog, catalog: Catalog) -> None:
-    """What `remember_extractor` noted besides the info, for a copy. In a transaction."""
+    """What `record_extractor` noted besides the info, for a copy. In a transaction."""
     for key in (_SETTINGS, _SIDE):
         if (value := source.meta(key)) is not None:
             catalog.set_meta(key, value)
@@ -76,13 +72,11 @@ def refuse_other_extractor(
     """`DatabaseMismatchError` if an extractor or a setting of it is named that is not the one that
     filled the database."""
     info = ExtractorInfo.from_json(catalog.meta("extractor") or "")
-    if extractor is None:
-        other = ""
-    elif isinstance(extractor, str):
+    other = ""
+    if isinstance(extractor, str):
         other = extractor if extractor != info.name else ""
-    else:
-        same = extractor.info.compares_with(info)
-        other = "" if same else f"the {extractor.info.name} that is given"
+    elif extractor is not None and not extractor.info.compares_with(info):
+        other = f"the {extractor.info.name} that is given"
     if other:
         raise DatabaseMismatchError(
             f"{catalog.folder} was filled by {info.name}, not {other}; descriptors of the two do "
@@ -112,7 +106,6 @@ def first_extractor(
     Args:
         name: of the registry; by default the system that the weights are for, paired with `gem` or
             `sift` where it gives only one kind of descriptor.
-        weights: files that `locate train` made.
         settings: see `registry.create`.
 
     Raises:
@@ -160,20 +153,16 @@ def systems_of(weights: Sequence[Path]) -> dict[str, Path]:
 
 
 def restore_weights(catalog: Catalog, weights: Sequence[Path]) -> None:
-    """Take weights that are named again for a database that is filled already: copies that are
-    missing are put back.
-
-    Raises:
-        DatabaseMismatchError: they are not those that filled it.
-    """
-    filled_with = weights_files.remembered(catalog)
+    """Put back copies that are missing of weights that are named again for a database that is
+    filled already; `DatabaseMismatchError` if they are not those that filled it."""
+    filled_with = weights_files.recorded(catalog)
     for system, path in systems_of(weights).items():
         if filled_with.get(system) != weights_files.hash_of(path):
             raise DatabaseMismatchError(
                 f"{catalog.folder} was not filled with {path}; descriptors of two weights do not "
                 "compare. Leave --weights out, or build another database with --index"
             )
-        weights_files.keep(catalog.folder, path)
+        weights_files.store(catalog.folder, path)
 
 
 def _name_for(by_system: Mapping[str, Path]) -> str:
@@ -185,22 +174,13 @@ def _name_for(by_system: Mapping[str, Path]) -> str:
         (info,) = infos
         if info.global_dim and info.local_dim:
             return info.name
-        mates = (info.name, _LOCAL_MATE) if info.global_dim else (_GLOBAL_MATE, info.name)
-        return "+".join(mates)
-    for first, second in (infos, infos[::-1]) if len(infos) == 2 else ():
+        return f"{info.name}+{_LOCAL_MATE}" if info.global_dim else f"{_GLOBAL_MATE}+{info.name}"
+    for first, second in permutations(infos) if len(infos) == 2 else ():
         if first.global_dim and second.local_dim:
             return f"{first.name}+{second.name}"
     raise InputError(
         f"no extractor has parts for {', '.join(by_system)} together; say which by --extractor"
     )
-
-
-def _kept_weights(catalog: Catalog) -> dict[str, Path]:
-    """The copies in the database, checked, by the part of the extractor's name."""
-    kept: dict[str, Path] = {}
-    for part, sha256 in weights_files.remembered(catalog).items():
-        kept[part] = weights_files.intact(catalog.folder, sha256)
-    return kept
 
 
 def _stored_settings(catalog: Catalog) -> dict[str, dict[str, Any]]:

@@ -36,7 +36,7 @@ from locate.types import Array, Features
 from locate.util.timing import Clock
 from pipelines.indexing.provenance import load_extractor
 from pipelines.localization.reference_map import MapImage, ReferenceMap
-from pipelines.retrieval.search import Searches
+from pipelines.retrieval.search import Retriever
 
 CANDIDATES = 20
 _CLUSTERS = 3  # that are tried
@@ -164,7 +164,7 @@ class MapMatcher:
             )
         self._catalog = Catalog.open(MapFolder(folder).features)
         self._extractor = extractor
-        self._searches = Searches(self._catalog)
+        self._retriever = Retriever(self._catalog)
         self._lock = Lock()
 
     def close(self) -> None:
@@ -229,8 +229,8 @@ class MapMatcher:
         elif len(allowed) > _ALL * count:
             by_id = {self.map.images[row].id: int(row) for row in allowed}
             excluded = [r.id for r in self._catalog.images("ok") if r.id not in by_id]
-            self._searches.load(LOCAL)
-            votes = self._searches.voted(features, count, _VOTES, excluded)
+            self._retriever.load(LOCAL)
+            votes = self._retriever.search_local(features, count, _VOTES, excluded)
             return [by_id[i] for i in votes.image_ids if i in by_id]
         return [int(row) for row in allowed]
 

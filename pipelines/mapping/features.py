@@ -14,7 +14,7 @@ from index import lock, weights_files
 from index.catalog import Catalog
 from index.maps.folder import MapFolder, Progress
 from index.records import Entry, ImageRow
-from index.vectors.local_records import NEIGHBOURS
+from index.vectors.base import NEIGHBORS
 from locate.errors import DatabaseMismatchError, DatabaseMissingError, InputError
 from locate.extractors.base import Extractor, ExtractorInfo
 from locate.geometry.cameras import CUT_THEM
@@ -25,7 +25,7 @@ from locate.mapping.triangulation import ALL_PAIRS, PARTNERS
 from locate.pixels import extraction_scale
 from pipelines.indexing.build import COMMIT_IMAGES, build_index, refresh_local, refresh_vectors
 from pipelines.indexing.provenance import copy_settings, sfm_extractor, working_side
-from pipelines.retrieval.search import Searches
+from pipelines.retrieval.search import Retriever
 
 _OWN = {"features", "model", "model.new", "model.old", "matches.db", "lock", "mapping"}
 
@@ -132,13 +132,13 @@ def choose_pairs(catalog: Catalog, anchors: Collection[int] | None = None) -> li
     if len(rows) <= ALL_PAIRS:
         wanted = set(anchors)
         return [pair for pair in combinations(rows, 2) if wanted.intersection(pair)]
-    searches, pairs = Searches(catalog), set()
+    retriever, pairs = Retriever(catalog), set()
     vectors = catalog.vectors_of(anchors)
     for i in anchors:
         if i in vectors:
-            near = searches.near(vectors[i], PARTNERS, [i]).image_ids
+            near = retriever.search_global(vectors[i], PARTNERS, [i]).image_ids
         else:
-            near = searches.voted(catalog.features(i), PARTNERS, NEIGHBOURS, [i]).image_ids
+            near = retriever.search_local(catalog.features(i), PARTNERS, NEIGHBORS, [i]).image_ids
         pairs |= {(min(i, j), max(i, j)) for j in near if j in rows}
     return sorted(pairs)
 
@@ -235,13 +235,13 @@ def _copy_extractor(source: Catalog, catalog: Catalog) -> None:
             f", and {source.folder} with {ExtractorInfo.from_json(stored).name} or with other "
             "weights or settings; name another folder with --out"
         )
-    hashes = weights_files.remembered(source)
+    hashes = weights_files.recorded(source)
     for sha256 in hashes.values():
-        weights_files.keep(catalog.folder, weights_files.intact(source.folder, sha256))
+        weights_files.store(catalog.folder, weights_files.verify(source.folder, sha256))
     with catalog.transaction():
         catalog.set_meta("extractor", stored)
         copy_settings(source, catalog)
-        weights_files.remember(catalog, hashes)
+        weights_files.record(catalog, hashes)
         search = source.meta("search")
         if search is not None:
             catalog.set_meta("search", search)

@@ -34,7 +34,7 @@ from locate.mapping.structure import JUDGED, MIN_POINTS, examine, examine_matche
 from locate.mapping.triangulation import choose_pairs, triangulate
 from locate.util.printable import first_few
 from locate.util.timing import Clock
-from pipelines.indexing.build import Job
+from pipelines.indexing.build import IndexBuilder
 from pipelines.indexing.labels import label_rule
 from pipelines.mapping import features
 from pipelines.mapping.build import MAX_ERROR, cached_report, with_summary
@@ -86,10 +86,11 @@ def import_map(
         folder.recover()
         root = catalog.add_root(images)
         given = workers, partial(progress, "features"), extractor, weights
-        job = Job(catalog, label_rule("folder"), *given, settings=settings, masks=masks)
+        rule = label_rule("folder")
+        builder = IndexBuilder(catalog, rule, *given, settings=settings, masks=masks)
         features.require_local(features.require_info(catalog))
-        job.index({root: [photo_file(images / name, images) for name in sorted(posed.poses)]})
-        job.finish()
+        builder.index({root: [photo_file(images / name, images) for name in sorted(posed.poses)]})
+        builder.finish()
         features.require_unique_names(catalog, {root})
         clock.lap("features")
         photos = _posed_photos(catalog, root, images, posed)

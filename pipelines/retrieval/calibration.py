@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from index import lock
 from index.catalog import Catalog
 from index.records import ImageRow
 from locate.errors import ImageError, InputError
-from locate.retrieval.ranking import strength_of
+from locate.retrieval.ranking import score_of
 from locate.retrieval.verdict import MATCH, Calibration, calibrate
 from locate.types import Answer
 from pipelines.indexing.build import Progress
@@ -23,13 +24,14 @@ from pipelines.retrieval.query import SHORTLIST
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """Attributes:
-    calibration: the rule.
-    false_accepts: share of the photos of left-out places that the rule calls "match".
-    known_queries: photos that were also asked for with their place in the index (itself left out).
-    right_answers: share of these whose verdict is "match" with the right label.
-    wrong_answers: share of these whose verdict is "match" with a wrong label.
-    worst: (photo, evidence, image) of the strongest false candidates: look at them, a label may lie.
+    """The rule, and how it fares.
+
+    Attributes:
+        false_accepts: share of the photos of left-out places that the rule calls "match".
+        known_queries: photos that were also asked for with their place in the index (itself left out).
+        right_answers, wrong_answers: shares of these whose verdict is "match" with the right, a
+            wrong label.
+        worst: (photo, evidence, image) of the strongest false candidates: check them, a label may lie.
     """
 
     calibration: Calibration
@@ -90,8 +92,8 @@ def calibrate_database(
             if done > len(chosen):
                 answered.append((row, answer))
             elif answer.candidates:
-                strongest = max(answer.candidates, key=strength_of)
-                unknown.append((strength_of(strongest), row.path, strongest.image))
+                strongest = max(answer.candidates, key=score_of)
+                unknown.append((score_of(strongest), row.path, strongest.image))
             else:  # a search by local features may find nothing at all
                 unknown.append((0.0, row.path, ""))
             if progress:
@@ -125,12 +127,8 @@ def _evenly(rows: Sequence[ImageRow], count: int, seed: int) -> list[ImageRow]:
         by_label.setdefault(row.label or "", []).append(row)
     for group in by_label.values():
         generator.shuffle(group)
-    chosen: list[ImageRow] = []
-    while len(chosen) < min(count, len(rows)):
-        for group in by_label.values():
-            if group and len(chosen) < count:
-                chosen.append(group.pop())
-    return chosen
+    turns = zip_longest(*(reversed(group) for group in by_label.values()))
+    return [row for turn in turns for row in turn if row is not None][:count]
 
 
 def _label_is(label: str | None) -> Any:
@@ -143,16 +141,9 @@ def _is_image(image_id: int) -> Any:
 
 def _answers(rule: Calibration, known: Sequence[tuple[ImageRow, Answer]]) -> tuple[float, float]:
     """Shares of right and wrong matches by `rule` (the answers were judged by an older one)."""
-    right = wrong = 0
-    for row, answer in known:
-        if not answer.candidates:
-            continue
-        best = max(answer.candidates, key=strength_of)
-        if rule.verdict(strength_of(best)) != MATCH:
-            continue
-        if best.label == row.label:
-            right += 1
-        else:
-            wrong += 1
+    strongest = [(row, max(a.candidates, key=score_of)) for row, a in known if a.candidates]
+    right = [
+        best.label == row.label for row, best in strongest if rule.verdict(score_of(best)) == MATCH
+    ]
     n = max(len(known), 1)
-    return right / n, wrong / n
+    return sum(right) / n, (len(right) - sum(right)) / n

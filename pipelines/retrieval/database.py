@@ -18,13 +18,13 @@ from locate.errors import DatabaseMismatchError, DatabaseMissingError, ImageErro
 from locate.extractors.base import Extractor
 from locate.images.masks import Masks
 from locate.retrieval.search_mode import BOTH, GLOBAL, refuse_unfit
-from locate.retrieval.verdict import Calibration, shipped, uncalibrated
+from locate.retrieval.verdict import Calibration, bundled, uncalibrated
 from locate.types import Answer, Array
 from locate.util.parallel import one_thread_each, ordered_map
 from locate.util.timing import Clock
 from pipelines.indexing.provenance import extractor_of, load_extractor, search_of
 from pipelines.retrieval.query import Exclude, Map, Opened, Query, QueryOptions, QuerySettings
-from pipelines.retrieval.search import Searches
+from pipelines.retrieval.search import Retriever
 
 AnyPhoto = Path | str | Array
 
@@ -71,7 +71,7 @@ class Database:
                     "given; leave the extractor out, and the right one is loaded"
                 )
             self._extractor = extractor
-            self._searches = Searches(self._catalog)
+            self._retriever = Retriever(self._catalog)
             self.calibration = self._find_calibration()
         except BaseException:
             self._catalog.close()
@@ -129,10 +129,13 @@ class Database:
         return self._query_many((photo, checked) for photo in photos)
 
     def query_each(
-        self, questions: Iterable[tuple[AnyPhoto, Exclude]]
+        self,
+        questions: Iterable[tuple[AnyPhoto, Exclude | None]],
+        options: QueryOptions | None = None,
+        **settings: Unpack[QuerySettings],
     ) -> Iterator[Answer | ImageError]:
         """`query_many` where each photo has database images of its own that must not be found."""
-        checked = self._options(None, {})
+        checked = self._options(options, settings)
         return self._query_many(
             (photo, replace(checked, exclude=exclude)) for photo, exclude in questions
         )
@@ -168,7 +171,7 @@ class Database:
         clock.lap("load")
         opened = Opened(
             self._catalog,
-            self._searches,
+            self._retriever,
             extractor,
             self.extractor_info,
             self.calibration,
@@ -181,14 +184,14 @@ class Database:
         fingerprint = self.extractor_info.fingerprint
         if own is not None:
             return Calibration.from_json(own)
-        return shipped().get(fingerprint) or uncalibrated(fingerprint)
+        return bundled().get(fingerprint) or uncalibrated(fingerprint)
 
     def _load(self, search: str) -> Extractor:
         """The extractor, loaded when it is first needed, and what `search` needs."""
         with self._lock:
             if self._extractor is None:
                 self._extractor = load_extractor(self._catalog)
-        self._searches.load(search)
+        self._retriever.load(search)
         return self._extractor
 
 

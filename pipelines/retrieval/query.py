@@ -13,7 +13,7 @@ import numpy as np
 
 from index.catalog import Catalog
 from index.records import ImageRow
-from index.vectors.local_records import NEIGHBOURS
+from index.vectors.base import NEIGHBORS
 from locate.errors import DatabaseCorruptError, InputError
 from locate.extractors.base import Extractor, ExtractorInfo
 from locate.extractors.rotated import extract_rotated, extract_rotations
@@ -23,13 +23,13 @@ from locate.images.reading import as_photo, read_photo
 from locate.matching.descriptors import match_mutual, ratio_for, weighted
 from locate.matching.evidence import evidence_of
 from locate.matching.two_view import verify
-from locate.retrieval.ranking import ORDER, explain, rank_key, strength_of, verdict_on_all
+from locate.retrieval.ranking import ORDER, explain, rank_key, score_of, verdict_on_all
 from locate.retrieval.search_mode import BOTH, GLOBAL, LOCAL
 from locate.retrieval.verdict import MATCH, Calibration
 from locate.types import Answer, Array, Candidate, Extraction, Features, Shortlist, Verification
 from locate.util.timing import Clock
 from pipelines.retrieval.query_expansion import expanded
-from pipelines.retrieval.search import Found, Searches, candidates
+from pipelines.retrieval.search import Retriever, SearchResult, candidates
 
 SHORTLIST = 30
 TOP = 10
@@ -67,7 +67,7 @@ class QueryOptions:
     rotate: bool = True
     exclude: Exclude | None = None
     search: str | None = None
-    neighbours: int = NEIGHBOURS
+    neighbours: int = NEIGHBORS
 
     def __post_init__(self) -> None:
         for name in ("top", "shortlist", "neighbours"):
@@ -94,16 +94,11 @@ class QuerySettings(TypedDict, total=False):
 
 @dataclass(frozen=True, eq=False)
 class Opened:
-    """An open database, ready to be asked: what was remembered of its images, how they are found, who
-    looked at them, and by which rule matches are judged.
-
-    Attributes:
-        info: of the extractor as the database remembers it: so its calibration was measured.
-        masks: of the photos that are asked.
-    """
+    """An open database. `info` is that of the extractor as the database records it: so its
+    calibration was measured; `masks` are of the photos that are asked."""
 
     catalog: Catalog
-    searches: Searches
+    retriever: Retriever
     extractor: Extractor
     info: ExtractorInfo
     calibration: Calibration
@@ -117,33 +112,32 @@ class _View:
     rotation: int
     features: Features | None
     vector: Array | None
-    found: Found
+    found: SearchResult
     candidates: list[Candidate]
 
-    def promise(self, upright: _View) -> float:
+    def similarity_gain(self, upright: _View) -> float:
         """How much more this view looks like something in the index than the upright one does:
         by how much the best similarity is larger, or the best votes are in proportion."""
         gains = [0.0]
-        if self.found.similar and upright.found.similar:
-            best, before = (v.similarities[0] for v in (self.found.similar, upright.found.similar))
-            gains.append(best - before)
-        if self.found.voted:
-            before = upright.found.voted.votes[0] if upright.found.voted else 0.0
-            gains.append(self.found.voted.votes[0] / before - 1 if before else 1.0)
+        found, before = self.found, upright.found
+        if found.by_global and before.by_global:
+            gains.append(found.by_global.scores[0] - before.by_global.scores[0])
+        if found.by_local:
+            votes = before.by_local.scores[0] if before.by_local else 0.0
+            gains.append(found.by_local.scores[0] / votes - 1 if votes else 1.0)
         return max(gains)
 
     @property
-    def strength(self) -> tuple[int, float]:
+    def score(self) -> tuple[int, float]:
         """(2 match, 1 uncertain, 0 neither; evidence) of the best candidate."""
-        judged = ((2 - ORDER[c.verdict], strength_of(c)) for c in self.candidates)
+        judged = ((2 - ORDER[c.verdict], score_of(c)) for c in self.candidates)
         return max(judged, default=(0, -math.inf))
 
 
 class Query:
-    """One photo that is asked for.
+    """One photo (a file, or H x W x 3 uint8 RGB pixels) that is asked for.
 
     Args:
-        photo: a file, or H x W x 3 uint8 RGB pixels.
         options: their `search` says which.
         map_: as the built-in one, maybe on several threads.
         clock: to go on with.
@@ -153,12 +147,7 @@ class Query:
     """
 
     def __init__(
-        self,
-        db: Opened,
-        photo: Path | str | Array,
-        options: QueryOptions,
-        map_: Map,
-        clock: Clock,
+        self, db: Opened, photo: Path | str | Array, options: QueryOptions, map_: Map, clock: Clock
     ) -> None:
         self._db, self._options, self._map, self._clock = db, options, map_, clock
         self._search = options.search or GLOBAL
@@ -170,9 +159,9 @@ class Query:
         )
         self._photo, self._mask = hidden(opened, db.masks)
         clock.lap("decode")
-        self._left_out: set[int] = set()
+        self._exclude: set[int] = set()
         if options.exclude is not None:
-            self._left_out = {r.id for r in db.catalog.images("ok") if options.exclude(r)}
+            self._exclude = {r.id for r in db.catalog.images("ok") if options.exclude(r)}
 
     def answer(self) -> Answer:
         """Which images show the same place?"""
@@ -188,13 +177,13 @@ class Query:
         )
         upright = view = self._view(*next(rotations))
         if options.verify:
-            view = self._judged(view)
-            if options.rotate and view.strength[0] < 2:
+            view = self._verified(view)
+            if options.rotate and view.score[0] < 2:
                 turned = [self._view(*seen, upright) for seen in rotations]
                 view = self._best(view, turned, upright)
         ordered = sorted(view.candidates, key=rank_key)
         if self._search != LOCAL and any(c.verdict == MATCH for c in ordered):
-            ordered = expanded(self._db.catalog, view.vector, ordered, self._near)
+            ordered = expanded(self._db.catalog, view.vector, ordered, self._search_global)
             self._clock.lap("search")
         ranked = tuple(replace(c, rank=i) for i, c in enumerate(ordered[: options.top], 1))
         verdict = verdict_on_all(view.candidates)
@@ -216,23 +205,25 @@ class Query:
             seconds=seconds,
         )
 
-    def _near(self, vector: Array) -> Shortlist:
-        return self._db.searches.near(vector, self._options.depth, self._left_out)
+    def _search_global(self, vector: Array) -> Shortlist:
+        return self._db.retriever.search_global(vector, self._options.depth, self._exclude)
 
     def _view(self, rotation: int, seen: Extraction, upright: _View | None = None) -> _View:
         """What the photo turned by `rotation` looks like in the index."""
         self._clock.lap("extract")
         options, vector = self._options, seen.global_descriptor
-        similar = self._near(vector) if vector is not None and self._search != LOCAL else None
+        similar = (
+            self._search_global(vector) if vector is not None and self._search != LOCAL else None
+        )
         if self._search == GLOBAL:
             voted = None
         elif upright is not None and self._db.info.rotation_invariant:
-            voted = upright.found.voted  # by the same features
+            voted = upright.found.by_local  # by the same features
         else:
-            voted = self._db.searches.voted(
-                seen.features, options.depth, options.neighbours, self._left_out
+            voted = self._db.retriever.search_local(
+                seen.features, options.depth, options.neighbours, self._exclude
             )
-        found = Found(similar, voted)
+        found = SearchResult(similar, voted)
         listed = candidates(self._db.catalog, found, vector)[: options.depth]
         self._clock.lap("search")
         return _View(rotation, seen.features, vector, found, listed)
@@ -240,18 +231,18 @@ class Query:
     def _best(self, view: _View, turned: Iterable[_View], upright: _View) -> _View:
         """A photo that lies on its side looks more like its place when it is turned. Only then are the
         turned ones verified: guesses would cost time and false matches."""
-        for other in sorted(turned, key=lambda v: -v.promise(upright)):
-            if other.promise(upright) <= 0:
+        for other in sorted(turned, key=lambda v: -v.similarity_gain(upright)):
+            if other.similarity_gain(upright) <= 0:
                 break
-            judged = self._judged(other)
+            judged = self._verified(other)
             # Where nothing is even hinted at, the upright ranking is the better guess.
-            if judged.strength > max(view.strength, (1, -math.inf)):
+            if judged.score > max(view.score, (1, -math.inf)):
                 view = judged
-            if view.strength[0] == 2:
+            if view.score[0] == 2:
                 break
         return view
 
-    def _judged(self, view: _View) -> _View:
+    def _verified(self, view: _View) -> _View:
         """With the local features, and the evidence of the candidates on the shortlist."""
         extractor, info = self._db.extractor, self._db.info
         features = view.features

@@ -8,17 +8,17 @@ from dataclasses import replace
 import numpy as np
 
 from index.catalog import Catalog
-from locate.retrieval.ranking import ORDER, strength_of
+from locate.retrieval.ranking import ORDER, score_of
 from locate.retrieval.verdict import MATCH, UNCERTAIN
 from locate.types import Array, Candidate, Shortlist
-from pipelines.retrieval.search import Found, candidates
+from pipelines.retrieval.search import SearchResult, candidates
 
 
 def expanded(
     catalog: Catalog,
     vector: Array | None,
     ordered: Sequence[Candidate],
-    near: Callable[[Array], Shortlist],
+    search: Callable[[Array], Shortlist],
 ) -> list[Candidate]:
     """Chum et al., "Total Recall", ICCV 2007: what is not proven is ranked by its global similarity
     to the query and its proven matches together, and images that look like these join. What is
@@ -27,7 +27,7 @@ def expanded(
     Args:
         vector: the global descriptor of the query; without one nothing changes.
         ordered: candidates, matches first.
-        near: the search by a global descriptor.
+        search: the one by a global descriptor.
     """
     if vector is None:
         return list(ordered)
@@ -37,12 +37,12 @@ def expanded(
     vectors = catalog.vectors_of([*proven])
     together = np.sum([vector, *vectors.values()], axis=0)
     together /= np.linalg.norm(together)
-    found = candidates(catalog, Found(near(together), None), None)
+    found = candidates(catalog, SearchResult(search(together), None), None)
     new = [c for c in found if c.image_id not in proven | rest.keys()]
     seen = catalog.vectors_of([c.image_id for c in (*rest.values(), *new)])
 
     def key(c: Candidate) -> tuple[int, float, float]:
-        hinted = -strength_of(c) if c.verdict == UNCERTAIN else 0.0
+        hinted = -score_of(c) if c.verdict == UNCERTAIN else 0.0
         return ORDER[c.verdict], hinted, -float(seen[c.image_id] @ together)
 
     # The similarity that is shown is that to the query itself, as for all others.

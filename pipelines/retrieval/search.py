@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from itertools import zip_longest
 from threading import Lock
@@ -11,7 +11,7 @@ from threading import Lock
 from index.catalog import Catalog
 from index.vectors.base import LocalIndex, VectorIndex
 from index.vectors.stores import open_store
-from index.vectors.voting import Votes, vote
+from index.vectors.voting import vote
 from locate.retrieval.search_mode import GLOBAL, LOCAL
 from locate.retrieval.verdict import UNVERIFIED
 from locate.types import Array, Candidate, Features, Shortlist
@@ -20,28 +20,23 @@ log = logging.getLogger("locate")
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the searches of one view of a query found.
+class SearchResult:
+    """What a search of one view of a query gave: by its global descriptor and by the votes of its local
+    ones; None for a search that was not made."""
 
-    Attributes:
-        similar: by the global descriptor; None if it was not asked.
-        voted: by the local ones; None if they were not asked.
-    """
-
-    similar: Shortlist | None
-    voted: Votes | None
+    by_global: Shortlist | None
+    by_local: Shortlist | None
 
     @property
     def image_ids(self) -> list[int]:
         """The images of both in turns, the local search first, each image once. Neither measure
         can be compared with the other, and each finds what the other misses."""
-        similar = self.similar.image_ids if self.similar else ()
-        voted = self.voted.image_ids if self.voted else ()
-        turns = (i for pair in zip_longest(voted, similar) for i in pair if i is not None)
+        lists = (found.image_ids if found else () for found in (self.by_local, self.by_global))
+        turns = (i for pair in zip_longest(*lists) for i in pair if i is not None)
         return list(dict.fromkeys(turns))
 
 
-class Searches:
+class Retriever:
     """The search indices of a database folder, loaded when they are first needed, and again when a
     writer has finished since. Safe to share between threads."""
 
@@ -59,29 +54,21 @@ class Searches:
         if search != GLOBAL:
             self._local_store()
 
-    def near(self, vector: Array, k: int, left_out: Collection[int] = ()) -> Shortlist:
-        """The `k` nearest images by the global descriptor that are not left out."""
-        found = self._vector_store().search(vector, k + len(left_out))
-        kept = [
-            (i, s)
-            for i, s in zip(found.image_ids, found.similarities, strict=True)
-            if i not in left_out
-        ][:k]
-        return Shortlist(tuple(i for i, _ in kept), tuple(s for _, s in kept))
+    def search_global(self, vector: Array, k: int, exclude: Collection[int] = ()) -> Shortlist:
+        """The `k` nearest images by the global descriptor that are not excluded."""
+        found = self._vector_store().search(vector, k + len(exclude)).by_id()
+        kept = {i: score for i, score in found.items() if i not in exclude}
+        return Shortlist(tuple(kept), tuple(kept.values())).best(k)
 
-    def voted(
-        self, features: Features | None, k: int, neighbours: int, left_out: Collection[int] = ()
-    ) -> Votes:
-        """The `k` images that the local descriptors of a query vote for most.
-
-        Args:
-            neighbours: database descriptors that each query descriptor votes by.
-        """
+    def search_local(
+        self, features: Features | None, k: int, neighbors: int, exclude: Collection[int] = ()
+    ) -> Shortlist:
+        """The `k` images that the local descriptors of a query vote for most, each by its nearest
+        `neighbors`."""
         store = self._local_store()
         if features is None:
-            return Votes((), ())
-        ranked = vote(store.search(features.descriptors, neighbours, left_out), store.rows)
-        return Votes(ranked.image_ids[:k], ranked.votes[:k])
+            return Shortlist((), ())
+        return vote(store.search(features.descriptors, neighbors, exclude), store.rows).best(k)
 
     def _vector_store(self) -> VectorIndex:
         with self._lock:
@@ -118,22 +105,15 @@ class Searches:
         return stored and stored.updated(self._catalog, in_place=True)
 
 
-def candidates(catalog: Catalog, found: Found, vector: Array | None) -> list[Candidate]:
-    """The images that were found, in their order, not verified yet.
-
-    Args:
-        vector: the global descriptor of the query, if it has one: those that only the local search
-            found get their similarity too.
-    """
-    similarities = (
-        _by_id(found.similar.image_ids, found.similar.similarities) if found.similar else {}
-    )
-    votes = _by_id(found.voted.image_ids, found.voted.votes) if found.voted else {}
+def candidates(catalog: Catalog, found: SearchResult, vector: Array | None) -> list[Candidate]:
+    """The images that were found, in their order, not verified yet. With the global descriptor of
+    the query those that only the local search found get their similarity too."""
+    similarities = found.by_global.by_id() if found.by_global else {}
+    votes = found.by_local.by_id() if found.by_local else {}
     ids = found.image_ids
     if vector is not None:
-        lacking = [i for i in ids if i not in similarities]
-        stored = catalog.vectors_of(lacking)
-        similarities |= {i: float(stored[i] @ vector) for i in lacking if i in stored}
+        stored = catalog.vectors_of([i for i in ids if i not in similarities])
+        similarities |= {i: float(other @ vector) for i, other in stored.items()}
     rows = catalog.rows(ids)
     roots = catalog.roots()  # now: a writer may have added one since
     return [
@@ -150,7 +130,3 @@ def candidates(catalog: Catalog, found: Found, vector: Array | None) -> list[Can
         for rank, i in enumerate(ids, 1)
         if i in rows
     ]
-
-
-def _by_id(ids: Sequence[int], values: Sequence[float]) -> dict[int, float]:
-    return dict(zip(ids, values, strict=True))

@@ -171,7 +171,7 @@ def test_ctrl_c_is_130_wherever_it_comes(home, where):
             "import importlib.abc\n"
             "class Slow(importlib.abc.MetaPathFinder):\n"
             "    def find_spec(self, name, path, target=None):\n"
-            "        if name == 'index.check_photos':\n"
+            "        if name == 'index.check':\n"
             f"            import time; {ready}; time.sleep(30)\n"
             "sys.meta_path.insert(0, Slow())"
         ),

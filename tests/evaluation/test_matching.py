@@ -26,10 +26,10 @@ from locate.extractors import registry
 from locate.extractors.base import ExtractorInfo
 from locate.pixels import apply_homography
 from locate.types import Extraction, Features
-from pipelines.evaluation import correspondences as evaluate_clicks
+from pipelines.evaluation import correspondences
 from pipelines.evaluation import repeatability as evaluate_repeatability
 from pipelines.evaluation.common import View, extract_views
-from pipelines.evaluation.correspondences import clicked_geometry, score_clicked
+from pipelines.evaluation.correspondences import annotated_geometry, score_correspondences
 from pipelines.evaluation.homographies import RANSAC_RUNS, evaluate_matching, score_homography
 from pipelines.evaluation.repeatability import evaluate_repeatability as evaluate_rep
 
@@ -518,14 +518,14 @@ def test_exchanged_columns_of_clicks_collapse_the_numbers(tmp_path, planted, ord
         assert (row["right there"] or 0) < 0.3
 
 
-def test_clicked_geometry_is_that_of_the_cameras():
+def test_annotated_geometry_is_that_of_the_cameras():
     a, b, fundamental = two_cameras()
     pair = CorrespondencePair("x/y", Path("1"), Path("2"), a[:12], b[:12])
-    found = clicked_geometry(pair)
+    found = annotated_geometry(pair)
     found, fundamental = found / np.linalg.norm(found), fundamental / np.linalg.norm(fundamental)
     assert found * np.sign(np.sum(found * fundamental)) == pytest.approx(fundamental, abs=1e-5)
     few = CorrespondencePair("x/y", Path("1"), Path("2"), a[:7], b[:7])
-    assert clicked_geometry(few) is None
+    assert annotated_geometry(few) is None
 
 
 def test_matches_near_clicks_by_hand():
@@ -535,18 +535,20 @@ def test_matches_near_clicks_by_hand():
     ends_a = [(100, 119), (100, 121), (400, 100), (100, 400)]  # near, not near, near, near
     ends_b = [(200, 279), (200, 200), (800, 281), (200, 800)]  # 79 px, -, 81 px, 0 px
     size = (1000, 1000)
-    scored = score_clicked(
+    scored = score_correspondences(
         pair, features(ends_a, range(4), size), features(ends_b, range(4), size), "mutual"
     )
     assert (scored.near, scored.near_right, scored.matches) == (3, 2, 4)
     assert np.isnan(scored.right).all(), "five clicks do not make a geometry"
-    assert scored.clicks.tolist() == [0] * 10, "and four matches neither"
+    assert scored.annotated.tolist() == [0] * 10, "and four matches neither"
     # Where b has the same descriptor twice, the ratio of the distances is one.
     doubled = features([*ends_b, (500, 500)], [*range(4), 2], size)
-    kept = score_clicked(pair, features(ends_a, range(4), size), doubled, "mutual, ratio .8")
+    kept = score_correspondences(
+        pair, features(ends_a, range(4), size), doubled, "mutual, ratio .8"
+    )
     assert (kept.near, kept.near_right, kept.matches) == (2, 2, 3)
     nothing = features(np.zeros((0, 2)), [], size)
-    empty = score_clicked(pair, nothing, nothing, "mutual")
+    empty = score_correspondences(pair, nothing, nothing, "mutual")
     assert (empty.near, empty.matches, empty.near_chance) == (0, 0, 0)
 
 
@@ -554,9 +556,9 @@ def test_the_estimate_works_at_the_size_of_the_extractor(tmp_path, planted, monk
     write_clicked(planted, tmp_path / "WGABS" / "one")
     planted.max_side = 300
     seen = []
-    verify = evaluate_clicks.verify
+    verify = correspondences.verify
     monkeypatch.setattr(
-        evaluate_clicks, "verify", lambda a, b, m, side: seen.append(side) or verify(a, b, m, side)
+        correspondences, "verify", lambda a, b, m, side: seen.append(side) or verify(a, b, m, side)
     )
     evaluate_matching(tmp_path, {"": planted})
     assert set(seen) == {300}
@@ -572,16 +574,16 @@ def test_right_shares_by_hand():
         12 * across[20:30]
     )  # at most 12 px of Sampson, at least 12/sqrt(2) where both agree
     pair = CorrespondencePair("x/y", Path("1"), Path("2"), a[:20], b[:20])
-    scored = score_clicked(
+    scored = score_correspondences(
         pair,
         features(a[20:], range(40), (600, 500)),
         features(moved, range(40), (500, 600)),
         "mutual",
     )
     assert scored.right[:5] == pytest.approx([30 / 40] * 5)
-    assert scored.clicks[4] == 1, "the estimate finds the thirty that agree"
+    assert scored.annotated[4] == 1, "the estimate finds the thirty that agree"
     moved[:10] = b[20:30] + 2 * across[20:30]
-    scored = score_clicked(
+    scored = score_correspondences(
         pair,
         features(a[20:], range(40), (600, 500)),
         features(moved, range(40), (500, 600)),
@@ -839,7 +841,7 @@ def test_clicks_of_wxbs_are_exact(data):
             others = CorrespondencePair(
                 "", pair.image_a, pair.image_b, pair.points_a[rest], pair.points_b[rest]
             )
-            f = clicked_geometry(others)
+            f = annotated_geometry(others)
             a, b = np.append(pair.points_a[i], 1), np.append(pair.points_b[i], 1)
             la, lb = f.T @ b, f @ a
             distances.append(abs(b @ f @ a) / math.hypot(la[0], la[1], lb[0], lb[1]))

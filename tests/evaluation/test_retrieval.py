@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from locate.datasets.oxford_paris import crop, read_oxford, read_revisited
-from locate.datasets.records import Query, RetrievalData, Truth
+from locate.datasets.records import GroundTruth, Query, RetrievalData
 from locate.datasets.retrieval import read_retrieval
 from locate.errors import ImageError, InputError, UnknownNameError
 from locate.extractors import registry
@@ -157,7 +157,7 @@ def test_open_set_curve_trades_false_accepts_for_answers():
         return QueryResult((), MATCH if evidence > 20 else NO_MATCH, strongest, evidence, 0.0)
 
     queries = tuple(
-        Query(f"q{i}", truth={"": Truth(frozenset("x"))}, landmarks=frozenset("X"))
+        Query(f"q{i}", truth={"": GroundTruth(frozenset("x"))}, landmarks=frozenset("X"))
         for i in range(4)
     )
     data = RetrievalData("labels", queries, {})

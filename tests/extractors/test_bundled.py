@@ -133,7 +133,7 @@ def test_an_extractor_without_a_ratio_has_the_fingerprint_it_had():
     """Else databases and calibrations would be for another one."""
     info = create("gem+sift").info
     assert not {"ratio", "query_ratio", "parts", "query_shares"} & json.loads(info.to_json()).keys()
-    assert info.fingerprint in verdict.shipped()
+    assert info.fingerprint in verdict.bundled()
     other = replace(info, ratio=0.9)
     assert other.fingerprint != info.fingerprint
     assert ExtractorInfo.from_json(other.to_json()) == other

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from index.catalog import Catalog
-from index.check_photos import check_photos
+from index.check import check_photos
 from pipelines.cli import exit_codes as exits
 from pipelines.cli.main import main
 from pipelines.indexing.build import add_photos, build_index

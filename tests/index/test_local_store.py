@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from index.vectors import files, local_store
-from index.vectors.local_records import NEIGHBOURS, Neighbours
+from index.vectors.base import NEIGHBORS, Neighbors
 from index.vectors.local_store import LocalFaissStore
 from index.vectors.local_train import choose_factory
 from index.vectors.row_map import RowMap
@@ -171,7 +171,7 @@ def test_recall_is_that_of_the_true_nearest(built, source):
     chosen = np.arange(7, len(matrix), 11)  # independent of the module's own sampling
     similar = matrix[chosen] @ matrix.T
     similar[np.arange(len(chosen)), chosen] = -2
-    found = store.search(matrix[chosen], NEIGHBOURS).rows
+    found = store.search(matrix[chosen], NEIGHBORS).rows
     recall = np.mean(np.any(found == similar.argmax(axis=1)[:, None], axis=1))
     assert recall == pytest.approx(info.recall, abs=0.04)
 
@@ -372,11 +372,11 @@ def test_votes_are_those_that_loops_count(weight, once, length):
     chosen[3, 5:], similar[3, 5:] = -1, -np.inf
     chosen[4, 1:], similar[4, 1:] = -1, -np.inf
     chosen[5], similar[5] = -1, -np.inf
-    near, rule = Neighbours(chosen, similar), VotingRule(weight, once, length)
+    near, rule = Neighbors(chosen, similar), VotingRule(weight, once, length)
     got = vote(near, rows, rule)
     want = votes_by_loops(near, rows, rule)
-    assert got.votes == tuple(sorted(got.votes, reverse=True))
-    assert dict(zip(got.image_ids, got.votes, strict=True)) == pytest.approx(want, abs=1e-6)
+    assert got.scores == tuple(sorted(got.scores, reverse=True))
+    assert dict(zip(got.image_ids, got.scores, strict=True)) == pytest.approx(want, abs=1e-6)
 
 
 def test_a_repeated_structure_does_not_outvote_a_place():
@@ -384,9 +384,9 @@ def test_a_repeated_structure_does_not_outvote_a_place():
     rows = RowMap.empty().extended([1, 2], [60, 60], 0)
     near = np.array([[0, 1, 119]] * 50 + [[60 + i, 0, 119] for i in range(5)])
     similar = np.array([[0.9, 0.85, 0.5]] * 50 + [[0.9, 0.6, 0.5]] * 5, np.float32)
-    plain = vote(Neighbours(near, similar), rows, VotingRule("count", False, 0.0))
+    plain = vote(Neighbors(near, similar), rows, VotingRule("count", False, 0.0))
     assert plain.image_ids[0] == 1
-    assert vote(Neighbours(near, similar), rows).image_ids[0] == 2
+    assert vote(Neighbors(near, similar), rows).image_ids[0] == 2
 
 
 def test_an_unknown_weight_is_refused():

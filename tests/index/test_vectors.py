@@ -68,14 +68,14 @@ def test_store_contract(store):
         got = made.search(query, 10)
         hits += len(set(want) & set(got.image_ids))
         total += 10
-        assert list(got.similarities) == sorted(got.similarities, reverse=True)
+        assert list(got.scores) == sorted(got.scores, reverse=True)
         if made.info.factory == "Flat":
             assert list(got.image_ids) == want
-            np.testing.assert_allclose(got.similarities, similarity, atol=1e-6)
+            np.testing.assert_allclose(got.scores, similarity, atol=1e-6)
     assert hits / total >= (1.0 if made.info.factory == "Flat" else 0.9)
     found = made.search(vectors[17], 3)
     assert found.image_ids[0] == ids[17]
-    assert found.similarities[0] == pytest.approx(1.0, abs=0.01)
+    assert found.scores[0] == pytest.approx(1.0, abs=0.01)
     assert len(made.search(vectors[0], 10**6)) <= len(vectors)
     assert len(made.search(vectors[0], 0)) == 0
 

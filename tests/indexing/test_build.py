@@ -220,7 +220,7 @@ def test_results_in_flight_are_bounded(photos, index, fake_extractor, monkeypatc
 
     waiting, most = 0, 0
     lock = threading.Lock()
-    see = extraction._see
+    see = extraction._extract
 
     def counted(*args):
         nonlocal waiting, most
@@ -229,7 +229,7 @@ def test_results_in_flight_are_bounded(photos, index, fake_extractor, monkeypatc
             most = max(most, waiting)
         return see(*args)
 
-    monkeypatch.setattr(extraction, "_see", counted)
+    monkeypatch.setattr(extraction, "_extract", counted)
 
     def consumed(_done: int, _total: int) -> None:
         nonlocal waiting

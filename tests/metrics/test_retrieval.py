@@ -13,7 +13,6 @@ from locate.metrics.retrieval import (
     global_average_precision,
     google_average_precision,
     google_mean_average_precision,
-    positives_found_at,
     ranks_without_junk,
     recall_at,
     revisited_average_precision,
@@ -189,13 +188,6 @@ def test_recall_at_by_hand():
         recall_at([[True]], [False])
     with pytest.raises(InputError):
         recall_at([[True]], [True, True])
-
-
-def test_the_recall_of_instance_retrieval_is_another():
-    relevant = [True, False, True, False, False, False]
-    assert positives_found_at(relevant, 4, at=(1, 5)) == pytest.approx([1 / 4, 2 / 4])
-    assert recall_at([relevant], [True], at=(1, 5)) == pytest.approx([1, 1])
-    assert np.isnan(positives_found_at(relevant, 0)).all()
 
 
 def test_within_radius():

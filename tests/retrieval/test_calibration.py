@@ -14,7 +14,7 @@ import locate
 from index.catalog import Catalog
 from locate.errors import InputError
 from locate.extractors import registry
-from locate.retrieval.verdict import Calibration, shipped
+from locate.retrieval.verdict import Calibration, bundled
 from pipelines.cli.main import main
 from pipelines.retrieval.calibration import _evenly, calibrate_database
 
@@ -89,7 +89,7 @@ def test_what_cannot_be_calibrated(index, photos, tmp_path, fake_extractor):
 def test_the_default_extractor_is_calibrated():
     """A change of its settings or weights needs a new calibration: docs/guide/add.md says how."""
     fingerprint = registry.create().info.fingerprint
-    rule = shipped()[fingerprint]
+    rule = bundled()[fingerprint]
     assert rule.queries >= 381
     assert 0 < rule.uncertain_evidence <= rule.match_evidence < 10
 

@@ -15,9 +15,9 @@ from PIL import Image
 
 import locate
 from index.catalog import Catalog
-from index.vectors.local_records import NEIGHBOURS
+from index.vectors.base import NEIGHBORS
 from index.vectors.local_store import LocalFaissStore
-from index.vectors.voting import Votes, vote
+from index.vectors.voting import vote
 from locate.errors import DatabaseMismatchError, InputError
 from locate.extractors import registry
 from locate.retrieval.verdict import MATCH, UNVERIFIED
@@ -26,7 +26,7 @@ from pipelines.cli import exit_codes as exits
 from pipelines.cli.main import main
 from pipelines.indexing.build import add_photos, build_index, remove_images
 from pipelines.indexing.maintenance import check_database, database_info
-from pipelines.retrieval.search import Found
+from pipelines.retrieval.search import SearchResult
 from tests.helpers.command_line import parsed
 
 
@@ -84,7 +84,7 @@ def test_a_place_is_found_by_votes(index, home):
         features = catalog.features(answer.best.image_id)
         want = vote(store.search(features.descriptors), store.rows)
     assert tuple(c.image_id for c in plain.candidates) == want.image_ids
-    np.testing.assert_allclose([c.votes for c in plain.candidates], want.votes, rtol=1e-2)
+    np.testing.assert_allclose([c.votes for c in plain.candidates], want.scores, rtol=1e-2)
 
 
 def test_each_search_can_be_asked_for(home, fake_extractor):
@@ -106,12 +106,12 @@ def test_each_search_can_be_asked_for(home, fake_extractor):
 def test_both_rankings_take_turns_and_the_local_one_begins():
     similar, voted = (
         Shortlist((5, 3, 9, 4), (0.9, 0.8, 0.7, 0.6)),
-        Votes((3, 7, 5), (9.0, 8.0, 7.0)),
+        Shortlist((3, 7, 5), (9.0, 8.0, 7.0)),
     )
-    assert Found(similar, voted).image_ids == [3, 5, 7, 9, 4]
-    assert Found(similar, None).image_ids == [5, 3, 9, 4]
-    assert Found(None, voted).image_ids == [3, 7, 5]
-    assert Found(Shortlist((), ()), Votes((), ())).image_ids == []
+    assert SearchResult(similar, voted).image_ids == [3, 5, 7, 9, 4]
+    assert SearchResult(similar, None).image_ids == [5, 3, 9, 4]
+    assert SearchResult(None, voted).image_ids == [3, 7, 5]
+    assert SearchResult(Shortlist((), ()), Shortlist((), ())).image_ids == []
 
 
 def test_the_shortlist_of_both_is_no_longer_than_asked(home, fake_extractor):
@@ -480,4 +480,4 @@ def test_the_command_line(home, fake_extractor, monkeypatch, capsys):
     assert main(query) == exits.OK
     (answer,) = json.loads(capsys.readouterr().out)["answers"]
     assert answer["candidates"][0]["votes"] > 0
-    assert parsed(["query", "x"])["neighbours"] == NEIGHBOURS
+    assert parsed(["query", "x"])["neighbours"] == NEIGHBORS
