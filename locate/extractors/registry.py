@@ -97,6 +97,13 @@ EXTRACTORS: dict[str, Entry | Callable[..., Extractor]] = {
     "d2net": _untrained("d2net", "D2Net", LOCAL),
     "delf": _untrained("delf", "Delf", LOCAL),
     "ur2kid": _untrained("ur2kid", "UR2KiD", GLOBAL, LOCAL),
+    "superpoint": Entry(
+        f"{_HERE}.superpoint.extractor:SuperPoint",
+        (LOCAL,),
+        {"superpoint": f"{_HERE}.superpoint.recipe:SuperPointRecipe"},
+        weights="none: `locate train superpoint` makes some",
+        licence="Apache-2.0",
+    ),
 }
 
 

@@ -27,7 +27,7 @@ _TRIAL_STEPS = (3, 20)  # at least and at most
 class Step:
     losses: dict[str, float]  # by name, the mean over the step's batches
     gradient: float  # its norm before clipping; if it is not finite, nothing was learned
-    images: int  # B x 3 x H x W, in the batches
+    images: int  # B x 1 or 3 x H x W, in the batches
 
 
 def make_optimiser(
@@ -86,7 +86,7 @@ def take_step(
         images += sum(
             len(value)
             for value in batch.values()
-            if isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] == 3
+            if isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] in (1, 3)
         )
     moved = [p for group in optimiser.param_groups for p in group["params"]]
     gradient = float(nn.utils.clip_grad_norm_(moved, stage.clip))

@@ -77,6 +77,8 @@ class WarpedPair:
     b_from_a: Array  # 3 x 3 float64; the depth is positive wherever a can be seen from b
     valid_a: Array  # H x W bool, the pixel shows something of the photo
     valid_b: Array
+    a_from_image: Array  # 3 x 3 float64, from pixels of the photo
+    b_from_image: Array
 
 
 def random_homography(
@@ -143,7 +145,7 @@ def warped_pair(
     if photometric is not None:
         image_a = photometric_noise(image_a, rng, photometric)
         image_b = photometric_noise(image_b, rng, photometric)
-    return WarpedPair(image_a, image_b, b_from_a, valid_a, valid_b)
+    return WarpedPair(image_a, image_b, b_from_a, valid_a, valid_b, a_from_image, b_from_image)
 
 
 def random_view(

@@ -1,0 +1,83 @@
+"""The losses of SuperPoint (DeTone et al., CVPR Workshops 2018, section 3.4).
+
+Points are (x, y) in pixels; cells are 8 x 8 pixels, row by row.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from locate.extractors.superpoint.network import CELL, GRID
+
+DUSTBIN = CELL**2  # the class of a cell without a point
+NEAR = 7.5  # pixels; the paper has 8, by which under the identity a cell matches its neighbours
+
+
+def cell_labels(points: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """The class of each cell: which of its pixels is a point, one at random where several are, or
+    `DUSTBIN`. B x H x W bool -> B x H / 8 x W / 8 int64."""
+    cells = functional.pixel_unshuffle(points[:, None].float(), CELL)
+    chance = torch.rand(cells.shape, generator=generator).to(cells.device)
+    best, index = (cells * (1 + chance)).max(dim=1)
+    return torch.where(best > 0, index, DUSTBIN)
+
+
+def valid_cells(valid: Tensor) -> Tensor:
+    """Cells whose pixels are all valid. B x H x W bool -> B x H / 8 x W / 8 bool."""
+    return functional.pixel_unshuffle(valid[:, None].float(), CELL).amin(dim=1) > 0
+
+
+def detector_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+    """L_p, equations 2 and 3: the mean over valid cells of the cross-entropy over 65 classes.
+
+    Args:
+        logits: B x 65 x h x w.
+        labels: B x h x w, see `cell_labels`.
+        valid: B x h x w bool.
+    """
+    losses = functional.cross_entropy(logits, labels, reduction="none")
+    return (losses * valid).sum() / valid.sum().clamp(min=1)
+
+
+def correspondence(b_from_a: Tensor, shape: tuple[int, int], near: float = NEAR) -> Tensor:
+    """s of equation 4: whether the centre of a cell of a, brought into b, is at most `near` pixels from
+    that of a cell of b. B x 3 x 3 -> B x h w x h w bool, rows for a.
+
+    Args:
+        shape: (h, w) cells.
+    """
+    rows, columns = torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")
+    cells = torch.stack((columns, rows), dim=-1).reshape(-1, 2).to(b_from_a)
+    centres = GRID.to_image(cells)
+    there = torch.cat((centres, torch.ones_like(centres[:, :1])), dim=1) @ b_from_a.mT
+    ahead = there[..., 2:] > 0  # what lies behind the horizon corresponds to nothing
+    there = there[..., :2] / torch.where(ahead, there[..., 2:], 1)
+    return (torch.cdist(there, centres.expand_as(there)) <= near) & ahead
+
+
+def hinge_loss(
+    descriptors_a: Tensor,
+    descriptors_b: Tensor,
+    same: Tensor,
+    valid_b: Tensor,
+    positive_weight: float = 250.0,
+    margins: tuple[float, float] = (1.0, 0.2),
+) -> Tensor:
+    """L_d, equations 5 and 6: the mean over all pairs of cells, those of b valid, of
+    lambda_d s max(0, m_p - d . d') + (1 - s) max(0, d . d' - m_n).
+
+    Args:
+        descriptors_a, descriptors_b: B x D x h x w of length 1.
+        same: B x h w x h w bool, s.
+        valid_b: B x h x w bool; of a all cells are.
+        positive_weight: lambda_d.
+        margins: m_p, m_n.
+    """
+    similarity = descriptors_a.flatten(2).mT @ descriptors_b.flatten(2)
+    apart = functional.relu(margins[0] - similarity)
+    alike = functional.relu(similarity - margins[1])
+    losses = torch.where(same, positive_weight * apart, alike)
+    weights = valid_b.flatten(1)[:, None].expand_as(losses)
+    return (losses * weights).sum() / weights.sum().clamp(min=1)
