@@ -104,6 +104,13 @@ EXTRACTORS: dict[str, Entry | Callable[..., Extractor]] = {
         weights="none: `locate train superpoint` makes some",
         licence="Apache-2.0",
     ),
+    "unsuperpoint": Entry(
+        f"{_HERE}.unsuperpoint.extractor:UnsuperPoint",
+        (LOCAL,),
+        {"unsuperpoint": f"{_HERE}.unsuperpoint.recipe:UnsuperPointRecipe"},
+        weights="none: `locate train unsuperpoint` makes some",
+        licence="Apache-2.0",
+    ),
 }
 
 

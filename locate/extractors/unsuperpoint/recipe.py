@@ -1,0 +1,167 @@
+"""How UnsuperPoint is trained (Christiansen et al., 2019, sections 3.2 and 3.3): on two views of a photo with
+a known homography and light of their own, without any labels.
+
+`variant` "paper" has its four losses; points then tend to be spread evenly, as in every open
+re-implementation. "kp2d" has the mends of KP2D (Tang et al., ICLR 2020): points may reach into
+neighbouring cells, nothing spreads them, cells at the border do not count, and descriptors learn from the
+hardest negative.
+"""
+
+from __future__ import annotations
+
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from locate.errors import InputError, UnknownNameError
+from locate.extractors.unsuperpoint import losses as terms
+from locate.extractors.unsuperpoint.network import (
+    CELL,
+    SYSTEM,
+    Points,
+    UnsuperPointNetwork,
+    to_range,
+)
+from locate.training.data.homographies import HomographySettings, warped_pair
+from locate.training.data.photometric import PhotometricSettings
+from locate.training.data.photos import PhotoPool
+from locate.training.recipe import Batch, Parameters, Recipe, Stage, images_to_tensor
+
+PAPER, KP2D = "paper", "kp2d"
+_READ_SIDE = 480  # pixels: photos are kept in memory at this size
+_VIEWS = HomographySettings(rotation=30, scale=(0.7, 1.4), perspective=0.15, min_overlap=0.6)
+_LIGHT = PhotometricSettings()
+
+
+@dataclass(eq=False)
+class UnsuperPointRecipe(Recipe[UnsuperPointNetwork]):
+    """Siamese training on pairs of warped views."""
+
+    system = SYSTEM
+    stages = (Stage("siamese", steps=40000, learning_rate=1e-3),)
+
+    _: KW_ONLY
+    variant: str = KP2D
+    width: int = 208  # pixels of the views, multiples of 8
+    height: int = 160
+    pairs: int = 6  # of views in a batch
+    # Weights of the losses. With `sums`, the losses are those of the paper, for which it has 1, 2, 1, 100,
+    # 0.001, 0.03; else each is the mean of its terms.
+    sums: bool = False
+    position: float = 1.0
+    score: float = 2.0
+    usp: float = 1.0
+    uniform: float = 1.0
+    descriptor: float = 1.0
+    decorrelation: float = 0.03
+    positive_weight: float = 250.0  # lambda_d, of "paper"
+    margin: float = 0.2  # of "kp2d"
+
+    def __post_init__(self) -> None:
+        if self.variant not in (PAPER, KP2D):
+            raise UnknownNameError("variant of unsuperpoint", self.variant, (PAPER, KP2D))
+        sides = min(self.width, self.height) >= 64 and not (self.width % CELL or self.height % CELL)
+        if not sides or self.pairs < 1:
+            raise InputError(
+                "unsuperpoint: width and height must be 64, 72, ... pixels and pairs at least 1; got "
+                f"{self.width}, {self.height} and {self.pairs}"
+            )
+
+    def prepare(self, data: Path, cache: Path) -> None:  # noqa: ARG002
+        self._pool = PhotoPool.scan(data, held_out=None)
+        self.data_words = (
+            f"{len(self._pool.train)} photos of {data.name} in two views each; "
+            f"{len(self._pool.held_out)} photos held out"
+        )
+
+    def network(self) -> UnsuperPointNetwork:
+        return UnsuperPointNetwork(2.0 if self.variant == KP2D else 1.0)
+
+    def begin(self, network: UnsuperPointNetwork, stage: Stage) -> Parameters:  # noqa: ARG002
+        network.train()
+        return network.parameters()
+
+    def batch(self, stage: Stage, rng: np.random.Generator, *, held_out: bool = False) -> Batch:  # noqa: ARG002
+        """images: 2 P x 3 x H x W, a and b of each pair in turn; valid: 2 P x H x W bool; b_from_a:
+        P x 3 x 3."""
+        size = (self.width, self.height)
+        pairs = [
+            warped_pair(self._pool.draw(rng, held_out, _READ_SIDE), rng, size, _VIEWS, _LIGHT)
+            for _ in range(self.pairs)
+        ]
+        return {
+            "images": images_to_tensor(image for p in pairs for image in (p.image_a, p.image_b)),
+            "valid": torch.from_numpy(np.stack([v for p in pairs for v in (p.valid_a, p.valid_b)])),
+            "b_from_a": torch.from_numpy(np.stack([p.b_from_a for p in pairs])).float(),
+        }
+
+    def losses(self, network: UnsuperPointNetwork, batch: Batch, stage: Stage) -> dict[str, Tensor]:  # noqa: ARG002
+        points = Points(*(part.float() for part in network(to_range(batch["images"]))))
+        allowed = self._allowed(points.places, batch["valid"])
+        found = [
+            self._pair_losses(
+                *(Points(*(part[i] for part in points)) for i in (2 * p, 2 * p + 1)),
+                (allowed[2 * p], allowed[2 * p + 1]),
+                b_from_a,
+            )
+            for p, b_from_a in enumerate(batch["b_from_a"])
+        ]
+        shown = {name: torch.stack([one[name] for one in found]).mean() for name in found[0]}
+        weights = {name: getattr(self, name) for name in shown if hasattr(self, name)}
+        loss = sum(
+            (weights[name] * shown[name] for name in weights), torch.zeros(()).to(points.scores)
+        )
+        spread = points.scores.std(dim=1).mean()  # near to 0, scores say nothing
+        return {"loss": loss, **shown, "spread of scores": spread.detach()}
+
+    def _pair_losses(
+        self, a: Points, b: Points, allowed: tuple[Tensor, Tensor], b_from_a: Tensor
+    ) -> dict[str, Tensor]:
+        """The losses of one pair by the names of their weights, and the distance of its pairs of points."""
+        g = terms.distances(a.places, b.places, b_from_a)
+        pairs = terms.nearest_pairs(g, *allowed)
+        found = {
+            "position": terms.position_loss(pairs),
+            "score": terms.score_loss(a.scores, b.scores, pairs),
+            "usp": terms.usp_loss(a.scores, b.scores, pairs),
+        }
+        if self.variant == PAPER:
+            both = [terms.uniform_loss(points.relative) for points in (a, b)]
+            found["uniform"] = _added(*both)
+            both = [terms.decorrelation_loss(points.descriptors) for points in (a, b)]
+            found["decorrelation"] = _added(*both)
+            found["descriptor"] = terms.descriptor_loss(
+                a.descriptors, b.descriptors, g, *allowed, self.positive_weight
+            )
+        else:
+            found["descriptor"] = terms.triplet_loss(
+                a.descriptors, b.descriptors, g, pairs, self.margin
+            )
+        values = {name: loss.total if self.sums else loss.mean for name, loss in found.items()}
+        return values | {"pixels apart": found["position"].mean.detach()}
+
+    def _allowed(self, places: Tensor, valid: Tensor) -> Tensor:
+        """B x M bool: points on what a view shows of its photo; of "kp2d" not of cells at the border."""
+        height, width = valid.shape[-2:]
+        column = places[..., 0].detach().round().long().clamp(0, width - 1)
+        row = places[..., 1].detach().round().long().clamp(0, height - 1)
+        shown = valid.flatten(1).gather(1, row * width + column)
+        if self.variant == PAPER:
+            return shown
+        inner = torch.zeros(height // CELL, width // CELL, dtype=torch.bool, device=valid.device)
+        inner[1:-1, 1:-1] = True
+        return shown & inner.flatten()
+
+    def settings(self) -> dict[str, Any]:
+        return {"reach": self.network().reach}
+
+
+def _added(*losses: terms.Loss) -> terms.Loss:
+    """Losses of both images as one, whose mean is of one image."""
+    return terms.Loss(
+        torch.stack([loss.total for loss in losses]).sum(), sum(loss.count for loss in losses)
+    )
