@@ -353,14 +353,12 @@ def _shade(
     owner: Array,
 ) -> Array:
     """Ambient + Lambert + glow + haze: linear RGB (2 h, 2 w, 3)."""
-    sun = np.zeros((len(projected) + 1, 3), np.float32)
-    ambient = np.ones_like(sun)
-    for i, p in enumerate(projected, 1):
-        lambert = 0.55 if p.face.soft else max(float(p.normal @ light.sun), 0.0)
-        sun[i] = light.sun_rgb * lambert
-        # from above comes the sky, from below what the paving throws back
-        ambient[i] = light.ambient_rgb * (0.80 + 0.20 * p.normal[2])
-        ambient[i] += 0.06 * light.sun_rgb  # rounded twice: not the sum in one line
+    lambert = [0.55 if p.face.soft else max(float(p.normal @ light.sun), 0.0) for p in projected]
+    sun = np.outer([0.0, *lambert], light.sun_rgb).astype(np.float32)
+    # from above comes the sky, from below what the paving throws back
+    above = [0.80 + 0.20 * p.normal[2] for p in projected]
+    ambient = np.outer([1.0, *above], light.ambient_rgb).astype(np.float32)
+    ambient += 0.06 * light.sun_rgb  # rounded twice: not the sum in one line
     shadow = cv2.resize(lit, owner.shape[::-1], interpolation=cv2.INTER_NEAREST)
     table = ((np.arange(256) / 255.0) ** GAMMA).astype(np.float32)
     out = np.empty((*owner.shape, 3), np.float32)
