@@ -4,33 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack
+from typing import Annotated, Any, TypedDict, Unpack
 
 import click
 from click.core import ParameterSource
 
 from locate.errors import InputError
 from locate.util.printable import in_markup as escape
-from pipelines.cli import exit_codes
-from pipelines.cli.console import console, new_table, print_json
-from pipelines.cli.options import (
-    Command,
-    Group,
-    Json,
-    Search,
-    Settings,
-    argument,
-    option,
-    parameters_of,
-    words_of,
-)
+from pipelines.cli import exit_codes, options
+from pipelines.cli.console import console, new_table, print_result
+from pipelines.cli.options import Json, Search, Settings, argument, option
 from pipelines.cli.progress import progress_bar
 from pipelines.cli.streams import print_line
 from pipelines.reports.report import Report
-
-if TYPE_CHECKING:
-    from locate.extractors.base import Extractor
 
 Judge = Callable[..., Report]
 _EXTRACTOR = "what to evaluate; may be repeated (default: the default extractor)"
@@ -38,12 +26,7 @@ _WEIGHTS = "evaluate the system of these trained weights; may be repeated"
 _COMMON = ("folder", "extractor", "weights", "settings", "layout", "seed")
 _TEXT = "measure extractors on a dataset with ground truth"
 _EXAMPLE = "locate evaluate matching hpatches/ --extractor sift --out report/"
-evaluate = Group("evaluate", **words_of(_TEXT, _EXAMPLE))
-
-
-class _CommonOptions(TypedDict):
-    seed: int
-    progress: Callable[[int, int], None]
+evaluate = options.Group("evaluate", **options.words_of(_TEXT, _EXAMPLE))
 
 
 @dataclass(frozen=True)
@@ -58,20 +41,18 @@ class _Evaluation:
     seed: Annotated[int, option("of everything random (default 0)", "N", 0)]
     progress: Callable[[int, int], None]
 
-    @property
-    def how(self) -> _CommonOptions:
-        return {"seed": self.seed, "progress": self.progress}
-
-    def extractors(self) -> dict[str, Extractor]:
+    def evaluate(self, judge: Judge, **own: Any) -> Report:
+        """The report of `judge`, a function of `pipelines.evaluation`."""
         from locate.extractors.registry import named
 
-        return named(self.extractor, self.weights, self.settings)
+        extractors = named(self.extractor, self.weights, self.settings)
+        common = {"layout": self.layout, "seed": self.seed, "progress": self.progress}
+        return judge(self.folder, extractors, **common | own)
 
     def refuse_extractors(self, because_of: str) -> None:
         if self.extractor or self.weights:
-            raise InputError(
-                f"{because_of} judges finished answers; leave out --extractor and --weights"
-            )
+            cure = "judges finished answers; leave out --extractor and --weights"
+            raise InputError(f"{because_of} {cure}")
 
 
 def _kind(name: str, text: str, layouts: str, example: str) -> Callable[[Judge], Judge]:
@@ -91,23 +72,15 @@ def _kind(name: str, text: str, layouts: str, example: str) -> Callable[[Judge],
                 report = judge(_Evaluation(**common, progress=progress), **own)
             if out:
                 report.save(out)
-            if as_json:
-                print_json(report.to_json())
-            else:
-                print_report(report)
-                if out:
-                    print_line(f"wrote {out}")
+            print_result(as_json, report.to_json(), print_report, report)
+            if out and not as_json:
+                print_line(f"wrote {out}")
             return exit_codes.OK
 
         shown = f"locate evaluate {name} ../shared/data/eval/{example}"
-        evaluate.add_command(
-            Command(
-                name,
-                callback=run,
-                params=[p for part in (_Evaluation, judge, run) for p in parameters_of(part)],
-                **words_of(text, shown, f"layouts: {layouts}\n\n"),
-            )
-        )
+        words = options.words_of(text, shown, f"layouts: {layouts}\n\n")
+        parameters = [*chain(*map(options.parameters_of, (_Evaluation, judge, run)))]
+        evaluate.add_command(options.Command(name, callback=run, params=parameters, **words))
         return judge
 
     return add
@@ -127,8 +100,7 @@ class _MatchingOptions(TypedDict, total=False):
     protocol: Annotated[str, option("full, d2net or superpoint (default full)", "NAME")]
     max_keypoints: Annotated[int, option("the strongest that count", "N")]
     size: Annotated[
-        tuple[int, int],
-        option("superpoint's", "WxH", read=lambda text: _size(text) or (640, 480)),
+        tuple[int, int], option("superpoint's", "WxH", read=lambda text: _size(text) or (640, 480))
     ]
     estimator: Annotated[str, option("of homographies: ransac or magsac (default ransac)", "NAME")]
 
@@ -140,9 +112,9 @@ class _MatchingOptions(TypedDict, total=False):
     "matching/oxford-affine --extractor sift",
 )
 def _matching(asked: _Evaluation, **own: Unpack[_MatchingOptions]) -> Report:
-    from pipelines.evaluation.homographies import evaluate_matching as judge
+    from pipelines.evaluation.homographies import evaluate_matching
 
-    return judge(asked.folder, asked.extractors(), layout=asked.layout, **asked.how, **own)
+    return asked.evaluate(evaluate_matching, **own)
 
 
 class _RepeatabilityOptions(TypedDict, total=False):
@@ -158,9 +130,9 @@ class _RepeatabilityOptions(TypedDict, total=False):
     "matching/oxford-affine --extractor sift",
 )
 def _repeatability(asked: _Evaluation, **own: Unpack[_RepeatabilityOptions]) -> Report:
-    from pipelines.evaluation.repeatability import evaluate_repeatability as judge
+    from pipelines.evaluation.repeatability import evaluate_repeatability
 
-    return judge(asked.folder, asked.extractors(), layout=asked.layout, **asked.how, **own)
+    return asked.evaluate(evaluate_repeatability, **own)
 
 
 class _RetrievalOptions(TypedDict, total=False):
@@ -193,9 +165,9 @@ def _retrieval(
 
         asked.refuse_extractors("--rankings")
         return score(asked.folder, rankings, layout=asked.layout, kinds=own.get("kinds", ()))
-    from pipelines.evaluation.retrieval import evaluate_retrieval as judge
+    from pipelines.evaluation.retrieval import evaluate_retrieval
 
-    return judge(asked.folder, asked.extractors(), layout=asked.layout, **asked.how, **own)
+    return asked.evaluate(evaluate_retrieval, **own)
 
 
 class _LocalizationOptions(TypedDict, total=False):
@@ -230,21 +202,16 @@ def _localization(
 
         asked.refuse_extractors("--poses")
         return score(poses, asked.folder, queries=queries, truth_format=layout)
-    from pipelines.evaluation.localization import evaluate_localization as judge
+    from pipelines.evaluation.localization import evaluate_localization
 
-    return judge(asked.folder, asked.extractors(), layout=layout, **asked.how, **own)
+    return asked.evaluate(evaluate_localization, layout=layout, **own)
 
 
 def print_report(report: Report) -> None:
     """The tables of an evaluation, and its notes."""
     out = console()
     for table in report.tables:
-        numbers = [
-            name
-            for i, name in enumerate(table.columns)
-            if not any(isinstance(row[i], str) for row in table.rows)
-        ]
-        shown = new_table(*table.columns, right=numbers)
+        shown = new_table(*table.columns, right=table.numbers)
         for row in table.rows:
             shown.add_row(*(escape(table.text(value)) for value in row))
         out.print(f"[bold]{escape(table.title)}[/]")

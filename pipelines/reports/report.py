@@ -35,6 +35,12 @@ class Table:
             if len(row) != len(self.columns):
                 raise InputError(f"{self.title}: {len(row)} values for {len(self.columns)} columns")
 
+    @property
+    def numbers(self) -> list[str]:
+        """The columns without text."""
+        cells = {n: [row[i] for row in self.rows] for i, n in enumerate(self.columns)}
+        return [n for n, column in cells.items() if not any(isinstance(c, str) for c in column)]
+
     def text(self, value: Any) -> str:
         """One value as it is shown."""
         value = value.item() if hasattr(value, "item") else value
@@ -52,9 +58,7 @@ class Table:
         return {"title": self.title, "columns": list(self.columns), "rows": rows}
 
     def to_markdown(self) -> str:
-        values = zip(*self.rows, strict=True) if self.rows else ((),) * len(self.columns)
-        texts = [any(isinstance(value, str) for value in column) for column in values]
-        lines = [self.columns, ["---" if text else "---:" for text in texts]]
+        lines = [self.columns, ["---:" if c in self.numbers else "---" for c in self.columns]]
         lines += [[self.text(value) for value in row] for row in self.rows]
         cells = ([cell.replace("|", "\\|") for cell in line] for line in lines)
         return f"**{self.title}**\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in cells)
