@@ -21,6 +21,7 @@ from typing import (
     Literal,
     Union,
     Unpack,
+    cast,
     get_args,
     get_origin,
     get_type_hints,
@@ -57,13 +58,12 @@ def option(
 
     def make(parameter: str, hint: Any) -> click.Option:
         kind, many = (str, False) if read else _kind_of(hint)
+        kind = kind if least is None else click.IntRange(min=least)
         values: dict[str, Any] = {"type": kind, "multiple": many, "metavar": metavar}
         if hint is bool:
             values = {"is_flag": True, "flag_value": not default}
         if default is not None:
             values["default"] = default
-        if least is not None:
-            values["type"] = click.IntRange(min=least)
         if read:
             values["callback"] = lambda _, __, value: None if value is None else read(value)
         words = [name or f"--{parameter.replace('_', '-')}", parameter]
@@ -77,12 +77,11 @@ def argument(text: str, metavar: str | None = None, *, required: bool = True) ->
 
     def make(parameter: str, hint: Any) -> click.Argument:
         kind, many = _kind_of(hint)
+        values: dict[str, Any] = {"type": kind, "metavar": metavar, "help": text}
         if many:
             shown = f"{metavar}..." if required else f"[{metavar}]..."
-            return click.Argument(
-                [parameter], type=kind, nargs=-1, required=required, metavar=shown, help=text
-            )
-        return click.Argument([parameter], type=kind, metavar=metavar, help=text)
+            values |= {"nargs": -1, "required": required, "metavar": shown}
+        return click.Argument([parameter], **values)
 
     return make
 
@@ -160,9 +159,8 @@ class Command(_Plain):
                     if value[:1] == "-" != value and not _NUMBERS.match(value):
                         if ctx.resilient_parsing:  # a shell asks what the value may be
                             return
-                        raise click.BadOptionUsage(
-                            name, f"Option {name!r} requires an argument.", ctx
-                        )
+                        wanted = f"Option {name!r} requires an argument."
+                        raise click.BadOptionUsage(name, wanted, ctx)
                     yield value
         yield from ("--", *others)
 
@@ -179,11 +177,10 @@ class Group(_Plain, click.Group):
         return [*self._files, *self.commands]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in self._files:
-            module = import_module(f"pipelines.cli.{self._files[cmd_name]}")
-            found: click.Command = getattr(module, cmd_name.replace("-", "_"))
-            return found
-        return super().get_command(ctx, cmd_name)
+        if cmd_name not in self._files:
+            return super().get_command(ctx, cmd_name)
+        module = import_module(f"pipelines.cli.{self._files[cmd_name]}")
+        return cast("click.Command", getattr(module, cmd_name.replace("-", "_")))
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         known = self.list_commands(ctx)
@@ -206,11 +203,8 @@ def words_of(text: str, example: str, more: str = "") -> dict[str, Any]:
 def command(name: str, text: str, example: str) -> Callable[[Callable[..., int]], Command]:
     """Make a command of a function that gives its exit code."""
 
-    def add(function: Callable[..., int]) -> Command:
-        parameters = list(parameters_of(function))
-        return Command(name, callback=function, params=parameters, **words_of(text, example))
-
-    return add
+    words = words_of(text, example)
+    return lambda made: Command(name, callback=made, params=[*parameters_of(made)], **words)
 
 
 def settings_of(words: Sequence[str]) -> dict[str, str]:
@@ -255,9 +249,7 @@ Json = Annotated[bool, option("print JSON instead of a table", name="--json")]
 Index = Annotated[
     Path | None,
     option(
-        "the database folder (default: LOCATE_INDEX, else .locate)",
-        "PATH",
-        envvar="LOCATE_INDEX",
+        "the database folder (default: LOCATE_INDEX, else .locate)", "PATH", envvar="LOCATE_INDEX"
     ),
 ]
 Map = Annotated[Path, option("folder of the map", "MAP", name="--map", required=True)]
@@ -272,12 +264,8 @@ Masks = Annotated[Path | None, option(_MASKS, "DIR")]
 KeptMasks = Annotated[  # of a database or map that keeps it for later runs
     Path | None, option(f"{_MASKS} (default: as before; none: without any)", "DIR")
 ]
-Weights = Annotated[
-    tuple[Path, ...],
-    option(
-        "what `locate train` made, for the part of the extractor that it names (repeatable)", "FILE"
-    ),
-]
+_WEIGHTS = "what `locate train` made, for the part of the extractor that it names (repeatable)"
+Weights = Annotated[tuple[Path, ...], option(_WEIGHTS, "FILE")]
 Settings = Annotated[
     dict[str, str],
     option(
