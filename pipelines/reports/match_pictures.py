@@ -51,12 +51,8 @@ def draw_matches(
         query, database: photos (perhaps reduced: points are scaled from `info.size`), pixels
             H x W x 3 uint8 RGB at full size, or the error that is shown in place of the photo.
         verification: points in original pixels; None draws the photos side by side.
-        verdict, label, image, similarity: for the caption; `image` is the candidate's name.
         rotation: `Answer.rotation`; the query is drawn turned as it was recognised.
-        max_width: pixels of the whole.
-
-    Returns:
-        H x W x 3 uint8 RGB.
+        max_width: pixels of the whole, H x W x 3 uint8 RGB.
     """
     photos, turns = [*map(picture_io.as_photo, (query, database))], (rotation, 0)
     originals = [_turned_size(photo, turn) for photo, turn in zip(photos, turns, strict=True)]
@@ -68,9 +64,8 @@ def draw_matches(
     points = [np.zeros((0, 2), np.float32)] * 2
     if verification is not None:
         points = [verification.query_points, verification.database_points]
-    rooms = [
-        paper[canvas.BAR_HEIGHT :, x : x + size[0]] for x, size in zip(lefts, sizes, strict=True)
-    ]
+    below = paper[canvas.BAR_HEIGHT :]
+    rooms = [below[:, x : x + size[0]] for x, size in zip(lefts, sizes, strict=True)]
     panels = [*map(_place, rooms, photos, points, turns, lefts)]
     drawing = Image.fromarray(paper)
     name = f": {photos[0].path.name}" if photos[0].path else ""
@@ -108,30 +103,25 @@ def draw_candidate(
 def save_matches(
     answer: Answer, folder: Path, limit: int, *, query_pixels: Array | None = None
 ) -> list[Path]:
-    """Draw the best verified candidates into `folder`, which is made if need be.
+    """Draw the best verified candidates, at most `limit`, into `folder`, made if need be; the files.
 
-    Files are named `<query>--<rank>--<verdict>--<candidate>.jpg`. Asking for the same photo again
+    They are named `<query>--<rank>--<verdict>--<candidate>.jpg`. Asking for the same photo again
     replaces its drawings; another photo of the same name gets a number behind.
 
     Args:
-        limit: at most so many drawings.
         query_pixels: H x W x 3 uint8 RGB at full size, for an answer to pixels in memory.
-
-    Returns:
-        The files, best candidate first.
     """
     query = picture_io.query_picture(answer.photo, query_pixels)
+    origin = str(answer.photo.absolute()) if answer.photo else "pixels"
     if query_pixels is not None:
         origin = "pixels " + hashlib.sha256(query_pixels.tobytes()).hexdigest()
-    else:
-        origin = str(answer.photo.absolute()) if answer.photo else "pixels"
-    stem = picture_io.query_name(answer.photo)
     verified = [c for c in answer.candidates if c.verification is not None][: max(0, limit)]
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for candidate in verified:
-        verdict = picture_io.safe_name(candidate.verdict.replace(" ", "-"))
-        shown = picture_io.safe_name(Path(candidate.image).stem)
+        parts = candidate.verdict.replace(" ", "-"), Path(candidate.image).stem
+        verdict, shown = map(picture_io.safe_name, parts)
+        stem = picture_io.query_name(answer.photo)
         name = f"{stem}--{candidate.rank:02d}--{verdict}--{shown}"
         # Which photos it shows, so that it is known again; the format holds 65,533 bytes.
         text = f"locate\nquery: {origin}\ncandidate: {candidate.path}"

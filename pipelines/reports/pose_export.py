@@ -64,11 +64,10 @@ def write_poses_as(
     uncertain: bool = False,
     numbered: bool = False,
 ) -> int:
-    """Write what `locate localize` found, whole or not at all.
+    """Write what `locate localize` found, whole or not at all; the number of poses written.
 
     Args:
         path: the file, or for "colmap" and "kapture" the folder; replaced.
-        form: one of `FORMS`.
         georef: of the map. "geojson" and "kml" need one with an origin; "json" gains by any.
         frame: "enu" writes poses in metres East-North-Up, which needs `georef`.
         units: of the map: "metre" or "arbitrary", see `MapRecord`.
@@ -76,9 +75,6 @@ def write_poses_as(
         uncertain: write poses of that verdict too. "json" has every record anyway.
         numbered: "tum" gets the positions in `poses`, 0, 1, 2, ..., for timestamps; otherwise photos
             must be named by them.
-
-    Returns:
-        How many poses were written.
 
     Raises:
         InputError: the form needs what is missing, or cannot hold a name; the message has the cure.
@@ -114,11 +110,8 @@ def write_poses_as(
         assert pose.cam_from_world is not None
         matrices[name] = world.enu_pose(pose.cam_from_world) if world else pose.cam_from_world
     direction = FORMATS[form].direction if form in FORMATS else "cam_from_world"
-    header = [
-        f"{_DIRECTIONS[direction]}; {_AXES}",
-        f"world: {_frame_text(world, units)}",
-        f"columns: {_COLUMNS[form]}",
-    ]
+    header = [f"{_DIRECTIONS[direction]}; {_AXES}", f"world: {_frame_text(world, units)}"]
+    header.append(f"columns: {_COLUMNS[form]}")
     numbered = numbered and form == "tum"
     if form == "kitti" or numbered:
         rows = [number if numbered else row for row, (_, _, number) in enumerate(kept)]
