@@ -60,12 +60,10 @@ def print_result(
         show(*args, **named)
 
 
-def with_failed(
-    values: dict[str, Any], failed: Sequence[tuple[str, str]], left_out: LeftOut
-) -> dict[str, Any]:
-    """JSON-able: answers, with what had none."""
+def failures(failed: Sequence[tuple[str, str]], left_out: LeftOut) -> dict[str, Any]:
+    """JSON-able: what had no answer."""
     reasons = [{"photo": name, "reason": reason} for name, reason in failed]
-    return {**values, "failed": reasons, **left_out.to_json()}
+    return {"failed": reasons, **left_out.to_json()}
 
 
 def colored(verdict: str) -> str:

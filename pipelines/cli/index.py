@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from pipelines.retrieval.calibration import CalibrationReport
 
 _LABELS = f"where the landmark's name comes from: {', '.join(RULES)} (default folder)"
-
-
 _SEARCH = (
     "what queries find their candidates by: the global descriptor, the votes of local features, "
     "or both in turns (default: as before; global for a new database)"

@@ -11,14 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, Unpack, ge
 from locate.errors import ImageError, InputError
 from locate.util.printable import in_markup as escape
 from pipelines.cli import exit_codes
-from pipelines.cli.console import (
-    colored,
-    console,
-    new_table,
-    print_json,
-    print_left_out,
-    with_failed,
-)
+from pipelines.cli.console import colored, console, failures, new_table, print_json, print_left_out
 from pipelines.cli.options import Json, Map, Masks, Photos, Workers, command, numbers_of, option
 from pipelines.cli.progress import progress_bar
 from pipelines.cli.streams import print_line
@@ -106,7 +99,7 @@ def localize(
     failed: list[tuple[str, str]] = []
     with Localizer(map_folder, masks=masks, workers=workers) as localizer:
         record = localizer.map.record
-        georef = Georef.from_json(record.georef) if record.georef else None
+        georef = None if record.georef is None else Georef.from_json(record.georef)
         units, up = record.units, _gravity(gravity, georef)
         asked: dict[str, Any] = {"gravity": up, **how}
         one = None if rig else lambda photo: localizer.localize(photo, camera, **asked)
@@ -118,10 +111,10 @@ def localize(
 
         with progress_bar("localizing") as progress:
             poses = list(answers(named, one, many, failed, progress))
+    where: dict[str, Any] = {"georef": georef, "units": units}
     # Before anything is written: what cannot be must not cost the answers.
     if as_json:
-        values = poses_json(poses, georef=georef, units=units)
-        print_json(with_failed(values, failed, left_out))
+        print_json(poses_json(poses, **where) | failures(failed, left_out))
     else:
         _print_poses(poses, failed, georef, units)
         print_left_out(left_out)
@@ -130,18 +123,11 @@ def localize(
         ending = out.suffix.lower().lstrip(".")
         written = form or (ending if ending in get_args(Format) else "json")
         count = write_poses_as(
-            out,
-            poses,
-            written,
-            georef=georef,
-            frame=frame,
-            units=units,
-            uncertain=uncertain,
-            numbered=numbered,
+            out, poses, written, frame=frame, uncertain=uncertain, numbered=numbered, **where
         )
         wrote.append(f"{count} poses to {out} ({written})")
     if show:
-        scene = make_scene(localizer.map.model, poses, georef=georef, units=units)
+        scene = make_scene(localizer.map.model, poses, **where)
         write_map_viewer(show, scene, title=map_folder.resolve().name)
         wrote.append(show)
     if save_matches:

@@ -9,16 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict, Unpack
 from locate.util.printable import in_markup as escape
 from pipelines.cli import exit_codes, options
 from pipelines.cli.console import SHOWN, console, print_left_out, print_result
-from pipelines.cli.options import (
-    Index,
-    Json,
-    Map,
-    argument,
-    command,
-    find_index,
-    numbers_of,
-    option,
-)
+from pipelines.cli.options import Index, Json, Map, argument, command, option
 from pipelines.cli.progress import stages
 
 if TYPE_CHECKING:
@@ -64,7 +55,7 @@ def build_map(
     from pipelines.mapping.build import build_map as build
 
     left_out = survey([images] if images else [])
-    index = None if images else find_index(index)
+    index = None if images else options.find_index(index)
     with stages() as progress:
         report = build(out, index=index, images=images, **how, progress=progress)
     return _report_map(report, out, as_json, left_out)
@@ -116,7 +107,7 @@ def add_to_map(
 
 
 def _origin(text: str) -> tuple[float, ...]:
-    return tuple(numbers_of(text, (3,), "--origin is LAT,LON,ALT such as 48.85,2.35,60"))
+    return tuple(options.numbers_of(text, (3,), "--origin is LAT,LON,ALT such as 48.85,2.35,60"))
 
 
 class _GeorefOptions(TypedDict):

@@ -11,14 +11,7 @@ from typing import Annotated, Any, TypedDict, Unpack
 from locate.types import Answer
 from locate.util.printable import in_markup as escape
 from pipelines.cli import exit_codes
-from pipelines.cli.console import (
-    colored,
-    console,
-    new_table,
-    print_json,
-    print_left_out,
-    with_failed,
-)
+from pipelines.cli.console import colored, console, failures, new_table, print_json, print_left_out
 from pipelines.cli.options import Index, Json, Masks, Photos, Search, command, find_index, option
 from pipelines.cli.progress import progress_bar
 from pipelines.cli.streams import print_line
@@ -61,10 +54,8 @@ def query(
     left_out = LeftOut()
     named = photos_below(photos, left_out)
     with Database(find_index(index), masks=masks) as db, progress_bar("asking") as progress:
-        asked = answers(
-            named, lambda x: db.query(x, **how), lambda x: db.query_many(x, **how), failed, progress
-        )
-        for answer in asked:
+        one, many = (lambda x: db.query(x, **how)), (lambda x: db.query_many(x, **how))
+        for answer in answers(named, one, many, failed, progress):
             if save_matches:
                 draw_matches(answer, save_matches, how["top"])
             values.append(answer.to_json())
@@ -74,7 +65,7 @@ def query(
     if html:
         write_report(found, html, failed=failed)
     if as_json:
-        print_json(with_failed({"answers": values}, failed, left_out))
+        print_json({"answers": values, **failures(failed, left_out)})
     else:
         if len(found) == 1:
             _print_ranking(found[0])
