@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -86,13 +87,6 @@ def argument(text: str, metavar: str | None = None, *, required: bool = True) ->
     return make
 
 
-class _Path(click.Path):
-    """Whatever is named; the stages say what is wrong with it."""
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Path:  # noqa: ARG002
-        return Path(value)
-
-
 def _kind_of(hint: Any) -> tuple[Any, bool]:
     """A value's type as click has it, and whether there may be several."""
     if get_origin(hint) in (Union, UnionType):
@@ -101,7 +95,9 @@ def _kind_of(hint: Any) -> tuple[Any, bool]:
         return _kind_of(get_args(hint)[0])[0], True
     if get_origin(hint) is Literal:
         return click.Choice(get_args(hint)), False
-    return _Path() if hint is Path else hint, False
+    if hint is Path:  # whatever is named: the stages say what is wrong with it
+        return click.Path(readable=False, path_type=Path), False
+    return hint, False
 
 
 def parameters_of(function: Any) -> Iterator[click.Parameter]:
@@ -220,10 +216,9 @@ def settings_of(words: Sequence[str]) -> dict[str, str]:
 
 def numbers_of(text: str, counts: Sequence[int], form: str) -> list[float]:
     """Numbers "1,2,3", so many; an `InputError` that tells their form for anything else."""
-    try:
+    values: list[float] = []
+    with suppress(ValueError):
         values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
     if len(values) not in counts:
         raise InputError(f"{form}, not {text!r}")
     return values

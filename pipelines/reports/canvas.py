@@ -1,4 +1,7 @@
-"""The canvas of pictures: a caption above a photo, dots and lines at parts of pixels, text in boxes."""
+"""The canvas of pictures: a caption above a photo, dots and lines at parts of pixels, text in boxes.
+
+Points are (x, y) in our pixels: a pixel's center is an integer for OpenCV as well.
+"""
 
 from __future__ import annotations
 
@@ -56,9 +59,6 @@ def blank(width: int, height: int) -> Array:
     return np.full((BAR_HEIGHT + height, width, 3), BACKGROUND, np.uint8)
 
 
-# On arrays. Points are (x, y) in our pixels: a pixel's center is an integer for OpenCV as well.
-
-
 def draw_dot(canvas: Array, point: Array, radius: float, color: Color) -> None:
     # OpenCV's own small circles are diamonds.
     ring = _fixed(point + radius * _RING).astype(np.int32)
@@ -81,10 +81,7 @@ def _fixed(points: Array) -> Array:
 
 
 def _rgb(color: Color) -> tuple[int, ...]:
-    return tuple(int(c) for c in color)
-
-
-# Text: words that fit and that the font can draw
+    return tuple(map(int, color))
 
 
 @lru_cache(maxsize=16)
