@@ -24,7 +24,7 @@ Judge = Callable[..., Report]
 _EXTRACTOR = "what to evaluate; may be repeated (default: the default extractor)"
 _WEIGHTS = "evaluate the system of these trained weights; may be repeated"
 _COMMON = ("folder", "extractor", "weights", "settings", "layout", "seed")
-_TEXT = "measure extractors on a dataset with ground truth"
+_TEXT = "Measure extractors on a dataset with ground truth."
 _EXAMPLE = "locate evaluate matching hpatches/ --extractor sift --out report/"
 evaluate = options.Group("evaluate", **options.words_of(_TEXT, _EXAMPLE))
 
@@ -55,9 +55,9 @@ class _Evaluation:
             raise InputError(f"{because_of} {cure}")
 
 
-def _kind(name: str, text: str, layouts: str, example: str) -> Callable[[Judge], Judge]:
-    """A kind of evaluation. The function gives its report; options that were not given keep the defaults
-    of the evaluation itself."""
+def _kind(layouts: str, example: str) -> Callable[[Judge], Judge]:
+    """A kind of evaluation, named and described by a function that gives its report; options that were
+    not given keep the defaults of the evaluation itself."""
 
     def add(judge: Judge) -> Judge:
         def run(
@@ -77,8 +77,9 @@ def _kind(name: str, text: str, layouts: str, example: str) -> Callable[[Judge],
                 print_line(f"wrote {out}")
             return exit_codes.OK
 
+        name = judge.__name__.removeprefix("_")
         shown = f"locate evaluate {name} ../shared/data/eval/{example}"
-        words = options.words_of(text, shown, f"layouts: {layouts}\n\n")
+        words = options.words_of(judge.__doc__ or "", shown, f"layouts: {layouts}\n\n")
         parameters = [*chain(*map(options.parameters_of, (_Evaluation, judge, run)))]
         evaluate.add_command(options.Command(name, callback=run, params=parameters, **words))
         return judge
@@ -106,12 +107,11 @@ class _MatchingOptions(TypedDict, total=False):
 
 
 @_kind(
-    "matching",
-    "match pairs with known homographies or correspondences",
     "HPatches (i_*/v_* folders), Oxford affine (img1, H1to2p, ...), WxBS (corrs.txt)",
     "matching/oxford-affine --extractor sift",
 )
 def _matching(asked: _Evaluation, **own: Unpack[_MatchingOptions]) -> Report:
+    """Match pairs with known homographies or correspondences."""
     from pipelines.evaluation.homographies import evaluate_matching
 
     return asked.evaluate(evaluate_matching, **own)
@@ -123,13 +123,9 @@ class _RepeatabilityOptions(TypedDict, total=False):
     size: Annotated[tuple[int, int] | None, option("default 320x240; or full", "WxH", read=_size)]
 
 
-@_kind(
-    "repeatability",
-    "detect points in pairs and look for each in the other image",
-    "HPatches or Oxford affine",
-    "matching/oxford-affine --extractor sift",
-)
+@_kind("HPatches or Oxford affine", "matching/oxford-affine --extractor sift")
 def _repeatability(asked: _Evaluation, **own: Unpack[_RepeatabilityOptions]) -> Report:
+    """Detect points in pairs and look for each in the other image."""
     from pipelines.evaluation.repeatability import evaluate_repeatability
 
     return asked.evaluate(evaluate_repeatability, **own)
@@ -147,8 +143,6 @@ class _RetrievalOptions(TypedDict, total=False):
 
 
 @_kind(
-    "retrieval",
-    "index a labelled folder and score the answers to its queries",
     "labels.csv (image, landmark, split, kind), Oxford5k/Paris6k, ROxford/RParis pickles, Google "
     "Landmarks v2 CSVs, database/ and queries/ with @easting@northing@ in the names",
     "retrieval --kind web",
@@ -160,6 +154,7 @@ def _retrieval(
     ] = None,
     **own: Unpack[_RetrievalOptions],
 ) -> Report:
+    """Index a labelled folder and score the answers to its queries."""
     if rankings:
         from pipelines.evaluation.rankings import evaluate_rankings as score
 
@@ -182,8 +177,6 @@ class _LocalizationOptions(TypedDict, total=False):
 
 
 @_kind(
-    "localization",
-    "map on true poses and localize the rest, or judge a file of poses",
     "a scene with images and a COLMAP model of true poses (colmap_gt/), or a folder of scenes; "
     "Cambridge Landmarks; 7-Scenes",
     "localization/fountain-P11 --extractor sift",
@@ -196,6 +189,7 @@ def _localization(
     queries: Annotated[Path | None, option("names of the queries", "FILE")] = None,
     **own: Unpack[_LocalizationOptions],
 ) -> Report:
+    """Map on true poses and localize the rest, or judge a file of poses."""
     layout = asked.layout or "auto"
     if poses:
         from pipelines.evaluation.pose_file import evaluate_pose_file as score

@@ -46,17 +46,14 @@ class _BuildOptions(_AddOptions):
     search: Annotated[options.Search | None, option(_SEARCH)]
 
 
-@command(
-    "build-index",
-    "index a folder of photos; run it again and only what changed is done",
-    "locate build-index landmarks/",
-)
+@command("locate build-index landmarks/")
 def build_index(
     photos: Annotated[Path, argument("folder of photos, searched recursively")],
     index: Index,
     as_json: Json,
     **how: Unpack[_BuildOptions],
 ) -> int:
+    """Index a folder of photos; run it again and only what changed is done."""
     from pipelines.indexing.build import build_index as build
 
     index = index or Path(".locate")  # a new one belongs here, even if some folder above has one
@@ -65,13 +62,14 @@ def build_index(
     return _finish_build(report, index, as_json)
 
 
-@command("add", "add photos or further folders to the database", "locate add new.jpg more-photos/")
+@command("locate add new.jpg more-photos/")
 def add(
     photos: Annotated[tuple[Path, ...], argument("photo or folder", "PATH")],
     index: Index,
     as_json: Json,
     **how: Unpack[_AddOptions],
 ) -> int:
+    """Add photos or further folders to the database."""
     from pipelines.indexing.build import add_photos
 
     index = find_index(index)
@@ -88,11 +86,7 @@ def _finish_build(report: BuildReport, index: Path, as_json: bool) -> int:
     return exit_codes.SOME_FAILED if report.failed or report.left_out else exit_codes.OK
 
 
-@command(
-    "remove",
-    "take images out of the database (the photos stay)",
-    "locate remove 'louvre/*' --missing",
-)
+@command("locate remove 'louvre/*' --missing")
 def remove(
     patterns: Annotated[
         tuple[str, ...], argument("path or glob, as indexed", "PATTERN", required=False)
@@ -102,6 +96,7 @@ def remove(
     index: Index,
     as_json: Json,
 ) -> int:
+    """Take images out of the database (the photos stay)."""
     from pipelines.indexing.build import remove_images
 
     if not (patterns or label or missing):
@@ -111,8 +106,9 @@ def remove(
     return exit_codes.OK
 
 
-@command("info", "say what is in the database, who filled it, and its size", "locate info --images")
+@command("locate info --images")
 def info(images: Annotated[bool, option("list every image")], index: Index, as_json: Json) -> int:
+    """Say what is in the database, who filled it, and its size."""
     from pipelines.indexing.maintenance import database_info, image_rows
 
     index = find_index(index)
@@ -122,11 +118,7 @@ def info(images: Annotated[bool, option("list every image")], index: Index, as_j
     return exit_codes.OK
 
 
-@command(
-    "check",
-    "check every invariant of the database, checksums and the content of the photos included",
-    "locate check --repair",
-)
+@command("locate check --repair")
 def check(
     photos: Annotated[
         bool,
@@ -136,6 +128,7 @@ def check(
     index: Index,
     as_json: Json,
 ) -> int:
+    """Check every invariant of the database, checksums and the content of the photos included."""
     from pipelines.indexing.maintenance import check_database
 
     index = find_index(index)
@@ -145,11 +138,7 @@ def check(
     return exit_codes.PROBLEMS if report.remaining else exit_codes.OK
 
 
-@command(
-    "calibrate",
-    "measure what proves a match: asks the labelled index for places that are left out of it",
-    "locate calibrate --index town/.locate --out calibration.json",
-)
+@command("locate calibrate --index town/.locate --out calibration.json")
 def calibrate(
     queries: Annotated[int, option("photos to ask (default 1500)", "N", 1500, least=1)],
     seed: Annotated[int, option("which photos (default 0)", "N", 0)],
@@ -158,6 +147,7 @@ def calibrate(
     index: Index,
     as_json: Json,
 ) -> int:
+    """Measure what proves a match: asks the labelled index for places that are left out of it."""
     from pipelines.retrieval.calibration import calibrate_database
 
     index = find_index(index)

@@ -57,11 +57,7 @@ class _LocalizeOptions(TypedDict):
     seed: Annotated[int, option("of RANSAC (default 0)", "N", 0, least=0)]
 
 
-@command(
-    "localize",
-    "say where the camera of a photo stood in a map, and how sure that is",
-    "locate localize photo.jpg --map town.map --show pose.html",
-)
+@command("locate localize photo.jpg --map town.map --show pose.html")
 def localize(
     photos: Photos,
     map_folder: Map,
@@ -82,6 +78,7 @@ def localize(
     as_json: Json,
     **how: Unpack[_LocalizeOptions],
 ) -> int:
+    """Say where the camera of a photo stood in a map, and how sure that is."""
     from locate.georef.georef import Georef
     from locate.images.folder import LeftOut
     from pipelines.cli.named_photos import answers, photos_below

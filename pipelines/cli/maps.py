@@ -39,11 +39,7 @@ class _BuildOptions(_MapOptions):
     mapper: Annotated[str, option(_MAPPER, "NAME", "auto")]
 
 
-@command(
-    "build-map",
-    "make a map of the photos of an index or a folder: where each camera stood, and 3-D points",
-    "locate build-map --images photos/ --out town.map",
-)
+@command("locate build-map --images photos/ --out town.map")
 def build_map(
     index: Index,
     images: Annotated[Path | None, option("photos, instead of an index", "DIR")],
@@ -51,6 +47,7 @@ def build_map(
     as_json: Json,
     **how: Unpack[_BuildOptions],
 ) -> int:
+    """Make a map of the photos of an index or a folder: where each camera stood, and 3-D points."""
     from locate.images.folder import survey
     from pipelines.mapping.build import build_map as build
 
@@ -67,11 +64,7 @@ class _ImportOptions(_MapOptions):
     skip_missing: Annotated[bool, option("go on without photos that are not in DIR")]
 
 
-@command(
-    "import-map",
-    "make a map of a COLMAP model and its photos; its poses are kept, its points made anew",
-    "locate import-map town/colmap --images town/landmarks --out town.map",
-)
+@command("locate import-map town/colmap --images town/landmarks --out town.map")
 def import_map(
     model: Annotated[Path, argument("folder of the COLMAP model", "MODEL")],
     images: Annotated[Path, option("what its names are relative to", "DIR", required=True)],
@@ -79,6 +72,7 @@ def import_map(
     as_json: Json,
     **how: Unpack[_ImportOptions],
 ) -> int:
+    """Make a map of a COLMAP model and its photos; its poses are kept, its points made anew."""
     from pipelines.mapping.import_model import import_map as bring
 
     with stages() as progress:
@@ -86,17 +80,14 @@ def import_map(
     return _report_map(report, out, as_json)
 
 
-@command(
-    "add-to-map",
-    "add photos to a map; what is in it stays where it is",
-    "locate add-to-map new/ --map town.map",
-)
+@command("locate add-to-map new/ --map town.map")
 def add_to_map(
     photos: Annotated[tuple[Path, ...], argument("photo or folder", "PHOTO")],
     map_folder: Map,
     as_json: Json,
     **how: Unpack[_AddOptions],
 ) -> int:
+    """Add photos to a map; what is in it stays where it is."""
     from locate.images.folder import survey
     from pipelines.mapping.add import add_to_map as add
 
@@ -121,12 +112,9 @@ class _GeorefOptions(TypedDict):
     max_error: Annotated[float | None, option("metres, of what is no outlier", "M")]
 
 
-@command(
-    "georef",
-    "say where a map lies on the earth: metres, north and up (by GPS of its photos, or a file)",
-    "locate georef --map town.map --centers centers.csv",
-)
+@command("locate georef --map town.map --centers centers.csv")
 def georef(map_folder: Map, as_json: Json, **how: Unpack[_GeorefOptions]) -> int:
+    """Say where a map lies on the earth: metres, north and up (by GPS of its photos, or a file)."""
     from pipelines.mapping.georef import georeference_map
 
     report = georeference_map(map_folder, **how)

@@ -1,7 +1,8 @@
 """Commands from typed functions: name, type and default of an option are written once, where it is used.
 
-    @command("info", "say what is in the database", "locate info --images")
+    @command("locate info --images")
     def info(images: Annotated[bool, option("list every image")], index: Index, as_json: Json) -> int:
+        'Say what is in the database.'
 
 A bool is a flag, a tuple may be repeated, a Literal is a choice; `**how: Unpack[SomeTypedDict]` are
 options that are handed on to a stage as they are.
@@ -188,19 +189,22 @@ class Group(_Plain, click.Group):
 
 
 def words_of(text: str, example: str, more: str = "") -> dict[str, Any]:
-    """How a command says in one line what it does, and shows it."""
+    """How a command says in one sentence what it does, and shows it."""
     return {
-        "help": f"{text[0].upper()}{text[1:]}.",
-        "short_help": text,
+        "help": text,
+        "short_help": f"{text[:1].lower()}{text[1:]}".removesuffix("."),
         "epilog": f"{more}example:\n  {example}",
     }
 
 
-def command(name: str, text: str, example: str) -> Callable[[Callable[..., int]], Command]:
-    """Make a command of a function that gives its exit code."""
+def command(example: str) -> Callable[[Callable[..., int]], Command]:
+    """Make a command of a function that gives its exit code; its docstring is the help."""
 
-    words = words_of(text, example)
-    return lambda made: Command(name, callback=made, params=[*parameters_of(made)], **words)
+    def add(function: Callable[..., int]) -> Command:
+        name, words = function.__name__.replace("_", "-"), words_of(function.__doc__ or "", example)
+        return Command(name, callback=function, params=[*parameters_of(function)], **words)
+
+    return add
 
 
 def settings_of(words: Sequence[str]) -> dict[str, str]:

@@ -28,11 +28,7 @@ class _QueryOptions(TypedDict):
     rotate: Annotated[bool, option("do not try the photo turned", None, True, name="--no-rotate")]
 
 
-@command(
-    "query",
-    "find the images that show the same place as a photo",
-    "locate query photo.jpg --html report.html",
-)
+@command("locate query photo.jpg --html report.html")
 def query(
     photos: Photos,
     masks: Masks,
@@ -42,6 +38,7 @@ def query(
     as_json: Json,
     **how: Unpack[_QueryOptions],
 ) -> int:
+    """Find the images that show the same place as a photo."""
     from locate.images.folder import LeftOut
     from pipelines.cli.named_photos import answers, photos_below
     from pipelines.reports.answer_page import write_report

@@ -50,11 +50,7 @@ class Training(TypedDict):
     ]
 
 
-@command(
-    "train",
-    "train a system on a folder of photos; an interrupted training goes on with --resume",
-    "locate train d2net --data photos/ --out d2net/ --time-budget 20m",
-)
+@command("locate train d2net --data photos/ --out d2net/ --time-budget 20m")
 def train(
     system: Annotated[str, argument(f"one of {', '.join(RECIPES)}", "NAME")],
     data: Annotated[Path | None, option("folder of photos to learn from", "DIR")],
@@ -66,6 +62,7 @@ def train(
     as_json: Json,
     **how: Unpack[Training],
 ) -> int:
+    """Train a system on a folder of photos; an interrupted training goes on with --resume."""
     from pipelines.training.train import TrainRequest, train_system
     from pipelines.training.train import export as write_weights
 
