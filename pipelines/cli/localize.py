@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, Unpack, ge
 from locate.errors import ImageError, InputError
 from locate.util.printable import in_markup as escape
 from pipelines.cli import exit_codes
-from pipelines.cli.console import colored, console, failures, new_table, print_json, print_left_out
+from pipelines.cli.console import (
+    colored,
+    console,
+    failures,
+    new_table,
+    print_json,
+    print_left_out,
+)
 from pipelines.cli.options import Json, Map, Masks, Photos, Workers, command, numbers_of, option
 from pipelines.cli.progress import progress_bar
 from pipelines.cli.streams import print_line
@@ -114,7 +121,7 @@ def localize(
         print_json(poses_json(poses, **where) | failures(failed, left_out))
     else:
         _print_poses(poses, failed, georef, units)
-        print_left_out(left_out)
+        print_left_out(left_out, failed)
     wrote: list[object] = []
     if out:
         ending = out.suffix.lower().lstrip(".")
@@ -191,11 +198,9 @@ def _print_poses(
         rows.add_row(*cells)
     if poses:
         to.print(rows)
-    for name, reason in failed:
-        to.print(f"[red]failed[/] {escape(name)}: {escape(reason)}")
     counts = Counter(pose.verdict for pose in poses)
-    text = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if verdict in counts)
-    text += f", {len(failed)} failed" if failed else ""
+    counts["failed"] = len(failed)
+    text = ", ".join(f"{counts[word]} {word}" for word in (*VERDICTS, "failed") if counts[word])
     if poses:
         text += f"; {mean(pose.seconds.get('total', 0.0) for pose in poses):.2f} s a photo"
     to.print(text)

@@ -149,7 +149,7 @@ def _print_map(report: MapReport, out: Path, left_out: LeftOut | None) -> None:
     for name, count in report.verified.items():
         to.print(f"{escape(name)}: verified with {count} photos of the map")
     for name, reason in report.unregistered[:SHOWN]:
-        to.print(f"[yellow]not registered[/] {escape(name)}: {escape(reason)}")
+        to.print(f"[yellow]not registered[/] {escape(name)}: {escape(reason)}", soft_wrap=True)
     if len(report.unregistered) > SHOWN:
         to.print(f"... and {len(report.unregistered) - SHOWN} more; --json lists all")
     if left_out:
