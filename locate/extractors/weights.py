@@ -10,19 +10,20 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor, nn
 
 from locate.errors import WeightsError
 from locate.util.files import atomic_write, sha256_of
 
+if TYPE_CHECKING:  # records are read without torch, which takes a second to import
+    from torch import Tensor, nn
+
 _KEY = "locate"
 file_hash = sha256_of
 
-Network = TypeVar("Network", bound=nn.Module)
+Network = TypeVar("Network", bound="nn.Module")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Record:
 def save_weights(path: Path, tensors: Mapping[str, Tensor], record: Record) -> str:
     """Write `tensors` and their record; the old file stays until the new one is complete. The sha256 of
     the file."""
+    from safetensors.torch import save
+
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = save(plain, metadata={_KEY: record.to_json()})
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,7 +99,7 @@ def load_into(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> 
 
 def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Tensor], Record]:
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="pt" if with_tensors else "np") as file:
             text = (file.metadata() or {}).get(_KEY)
             tensors = {n: file.get_tensor(n) for n in file.keys()} if with_tensors else {}  # noqa: SIM118
     except FileNotFoundError:

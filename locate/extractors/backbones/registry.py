@@ -13,6 +13,7 @@ from locate.extractors.backbones import efficientnet
 from locate.extractors.backbones.base import Backbone
 from locate.extractors.backbones.resnet import ResNet
 from locate.extractors.backbones.vgg import VGG16
+from locate.extractors.bundled import imagenet_weights_path
 from locate.util.files import sha256_of
 
 BACKBONES: Mapping[str, Callable[[], Backbone]] = {
@@ -48,7 +49,7 @@ def load_backbone(name: str, path: Path | None = None) -> tuple[Backbone, str]:
                 f"{name} comes without weights: give torchvision's {name}-*.pth "
                 "with --backbone-weights"
             )
-        path = efficientnet.imagenet_weights_path()
+        path = imagenet_weights_path()
     tensors = read_tensors(path)
     kept = {key: value for key, value in tensors.items() if not key.startswith(_NOT_NEEDED)}
     wanted = backbone.state_dict()

@@ -29,7 +29,7 @@ from locate.extractors.blocks.detection import resize_image, to_input
 from locate.extractors.blocks.grids import Grid, sample
 from locate.extractors.blocks.inference import channels_last, default_device
 from locate.extractors.blocks.layers import GeM
-from locate.extractors.bundled import BUNDLED
+from locate.extractors.bundled import BUNDLED, imagenet_weights_path
 from locate.extractors.context.projection import Projection
 from locate.extractors.context.upright import Upright, layout
 from locate.extractors.precision import precision
@@ -178,7 +178,7 @@ class Context:
             projection = Projection(**tensors)
         except (KeyError, TypeError) as error:
             raise WeightsError(f"{weights} does not fit: {error}") from error
-        imagenet = efficientnet.imagenet_weights_path()
+        imagenet = imagenet_weights_path()
         deep = BackboneMaps(efficientnet.load_imagenet(imagenet))
         hashes = (file_hash(imagenet), steered.info.weights or "", file_hash(weights))
         return cls(steered, deep, projection, judge, " ".join(hashes), shares)

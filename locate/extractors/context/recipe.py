@@ -178,7 +178,7 @@ class _Weights(nn.Module):
 
 
 def _backbone_maps() -> BackboneMaps:
-    return BackboneMaps(efficientnet.load_imagenet(efficientnet.imagenet_weights_path()))
+    return BackboneMaps(efficientnet.load_imagenet())
 
 
 def matched_spots(
