@@ -267,10 +267,14 @@ def _model(name: str, entry: Entry) -> Model:
 def _make(name: str, settings: Mapping[str, Any], weights: Path | None) -> Extractor:
     _, make = _loaded(name)
     start: Callable[..., Extractor] = getattr(make, "from_pretrained", make)
-    named = {} if weights is None else {"weights": weights}
-    # A function that takes anything takes weights, too.
-    if named and "weights" not in signature(start).parameters and settings_of(make) is not None:
-        raise WeightsError(f"{name} is not trained here, so {weights} is not for it")
+    named = {}
+    if weights is not None:
+        # A function that takes anything takes weights, too.
+        if "weights" not in signature(start).parameters and settings_of(make) is not None:
+            raise WeightsError(f"{name} is not trained here, so {weights} is not for it")
+        if name in EXTRACTORS:
+            _refuse_start(name, settings, weights)
+        named["weights"] = weights
     made = start(**settings, **named)
     if name not in EXTRACTORS and made.info.name != name:
         raise InputError(
@@ -278,6 +282,21 @@ def _make(name: str, settings: Mapping[str, Any], weights: Path | None) -> Extra
             "find it again; its package must use one name"
         )
     return made
+
+
+def _refuse_start(name: str, settings: Mapping[str, Any], weights: Path) -> None:
+    """`InputError` if a setting of where training starts from is not what the weights were trained
+    with."""
+    from locate.extractors.weights import read_record
+
+    built = read_record(weights).settings
+    for key in ("backbone", "backbone_weights", "taps"):
+        value = settings.get(key)
+        if value is not None and built.get(key) != (list(value) if key == "taps" else value):
+            raise InputError(
+                f"the weights decide the {key} of {name}: {weights} does not go with {key}={value}; "
+                "leave out the setting, or the weights"
+            )
 
 
 def _loaded(name: str, *, with_class: bool = True) -> tuple[Entry, Callable[..., Extractor]]:
