@@ -1,4 +1,4 @@
-"""The linear projection under which matches are alike and all else is not."""
+"""Linear projections that are fitted in closed form."""
 
 from __future__ import annotations
 
@@ -23,3 +23,12 @@ def discriminative(features: Tensor, differences: Tensor, dim: int, ridge: float
     directions = torch.linalg.eigh(torch.cov((features @ shrunk).T))[1]
     projection: Tensor = (shrunk @ directions.flip(1)[:, :dim]).T
     return projection
+
+
+def principal(scatter: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """All eigenvalues of a symmetric K x K matrix, falling, and the first `dim` eigenvectors in rows: of
+    each the largest entry by magnitude is positive, so that every machine finds the same."""
+    values, vectors = torch.linalg.eigh(scatter)
+    rows = vectors.flip(1)[:, :dim].T
+    largest = rows.gather(1, rows.abs().argmax(dim=1, keepdim=True))
+    return values.flip(0), (rows * largest.sign()).contiguous()

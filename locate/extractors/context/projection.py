@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from locate.errors import InputError
-from locate.extractors.blocks.discriminative import discriminative
+from locate.extractors.blocks.discriminative import discriminative, principal
 
 
 class Projection(NamedTuple):
@@ -66,5 +66,4 @@ def strongest(x: Tensor, dim: int) -> Tensor:
     """The `dim` dimensions that hold most of N x L, orthonormal rows dim x L, float64: cosines hardly
     change."""
     x = x.double()
-    found: Tensor = torch.linalg.eigh(x.T @ x)[1].flip(1)[:, :dim].T
-    return found.contiguous()
+    return principal(x.T @ x, dim)[1]
