@@ -70,13 +70,10 @@ class Sift:
         scores = np.array([k.response for k in found], np.float32)
         # OpenCV keeps ties at the cut, so it may return a few more than asked.
         order = np.argsort(-scores, kind="stable")[: self._max_keypoints]
-        features = Features(
-            keypoints=resize_points(points[order], target, size),
-            scores=scores[order],
-            descriptors=root_sift(descriptors[order]),
-            image_size=size,
+        points = resize_points(points[order], target, size)
+        return Extraction(
+            Features(points, scores[order], root_sift(descriptors[order]), size), None
         )
-        return Extraction(features, None)
 
 
 def root_sift(descriptors: Array) -> Array:

@@ -25,7 +25,6 @@ from locate.extractors.bundled import imagenet_weights_path
 
 MEAN, SCALE = 127.0, 128.0
 
-
 # Table 1 of the paper (B0): repeats, kernel, stride, expansion, channels of each stage; the output
 # strides are 2 4 8 16 16 32 32.
 _STAGES = (
@@ -127,15 +126,13 @@ class EfficientNetLite0(Backbone):
         return (pixels - MEAN) / SCALE
 
     def grid(self, tap: str) -> Grid:
-        # By its kernels alone cell i of a stride-s map is centred on s i + s - 1, since "SAME"
-        # padding of an even image goes to the bottom and the right. The trained weights lean the
-        # other way: the centroid of the response's gradient lies within about a pixel of s i + (s
-        # - 1) / 2.
+        # By its kernels alone cell i of a stride-s map is centred on s i + s - 1, since "SAME" padding
+        # goes to the bottom and the right. The trained weights lean the other way: the centroid of the
+        # response's gradient lies within about a pixel of s i + (s - 1) / 2.
         return Grid(self.strides[tap], self._offsets[tap])
 
     def taps(self, x: Tensor, names: Collection[str] | None = None) -> dict[str, Tensor]:
-        wanted = stop_after(self, names)
-        return dict(islice(self._all_taps(x), len(wanted)))
+        return dict(islice(self._all_taps(x), len(stop_after(self, names))))
 
     def _all_taps(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         x = functional.relu6(self._bn0(self._conv_stem(x.to(self._conv_stem.weight.dtype))))

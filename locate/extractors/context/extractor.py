@@ -56,26 +56,20 @@ _LEAST = 0.02  # upright descriptors of less weight have none; turned ones have 
 
 
 class BackboneMaps:
-    """EfficientNet-Lite0 on a photo that is shrunk so that its long side is at most `max_side`: its
-    maps for a context, by tap, and their GeM-pooled head."""
+    """EfficientNet-Lite0 on a photo that is shrunk so that its long side is at most `SIDE`: its maps of
+    `TAPS` and their GeM-pooled head."""
 
-    def __init__(
-        self,
-        network: efficientnet.EfficientNetLite0,
-        taps: Sequence[str] = TAPS,
-        max_side: int = SIDE,
-    ) -> None:
+    def __init__(self, network: efficientnet.EfficientNetLite0) -> None:
         self.device = default_device()
-        self.taps, self.max_side = tuple(taps), max_side
         plain = efficientnet.fused(network, precision(self.device))
         self._network = channels_last(plain, self.device)
         self._pool = GeM(_EXPONENT).eval().to(self.device)
 
     def feature_maps(self, pixels: Array) -> tuple[dict[str, Tensor], tuple[int, int]]:
         """Maps by tap, and the size (width, height) of the image that they are of."""
-        size = fit_size((pixels.shape[1], pixels.shape[0]), self.max_side)
+        size = fit_size((pixels.shape[1], pixels.shape[0]), SIDE)
         x = to_input(resize_image(pixels, size), self.device, _MULTIPLE)
-        maps = self._network.taps(self._network.normalise(x), {*self.taps, "head"})
+        maps = self._network.taps(self._network.normalise(x), {*TAPS, "head"})
         return {tap: one.float() for tap, one in maps.items()}, size
 
     def global_vector(self, maps: Mapping[str, Tensor], size: tuple[int, int]) -> Tensor:
@@ -97,7 +91,7 @@ class BackboneMaps:
         """N x K: the maps at N x 2 points in pixels of the image that they are of; with a projection
         C x K, N x C. Cells are projected, not points: both are linear, and of cells there are fewer."""
         places = torch.from_numpy(points).to(self.device, torch.float32)[None]
-        cells = [(self._network.grid(tap), maps[tap]) for tap in self.taps]
+        cells = [(self._network.grid(tap), maps[tap]) for tap in TAPS]
         if projection is not None:
             parts = torch.split(projection, [one.shape[1] for _, one in cells], dim=1)
             alike: dict[Grid, Tensor] = {}  # whose cells lie at the same places are read together
@@ -111,14 +105,7 @@ class BackboneMaps:
 
 class Context:
     """Keypoints and their own descriptors are `steered`'s, the context and the global descriptor
-    `deep`'s.
-
-    Args:
-        projection: joins them.
-        upright: judges whether a photo is the right way up.
-        weights_hash: of everything that was learned.
-        shares: of a cosine that are the context's, in turned photos and in upright ones.
-    """
+    `deep`'s; `projection` joins them."""
 
     settings_of = Steered  # those that `from_pretrained` takes besides its own
 
@@ -128,7 +115,7 @@ class Context:
         deep: BackboneMaps,
         projection: Projection,
         upright: Upright,
-        weights_hash: str,
+        weights_hash: str,  # of everything that was learned
         shares: tuple[float, float] = SHARES,
     ) -> None:
         self.max_side = steered.max_side
@@ -141,9 +128,9 @@ class Context:
             weights=weights_hash,
             settings={
                 "steered": dict(steered.info.settings),
-                "taps": list(deep.taps),
+                "taps": list(TAPS),
                 "p": _EXPONENT,
-                "global side": deep.max_side,
+                "global side": SIDE,
                 "shares": list(shares),
                 "even, sharpness, least": [_EVEN, _SHARPNESS, _LEAST],
             },
@@ -159,12 +146,8 @@ class Context:
     def from_pretrained(
         cls, weights: Path | None = None, *, shares: tuple[float, float] = SHARES, **settings: Any
     ) -> Context:
-        """With weights of `locate train context`, by default those that come with the package;
-        `WeightsError` if they do not fit, or were fitted to other steered features.
-
-        Args:
-            settings: of `Steered`.
-        """
+        """With weights of `locate train context`, by default those that come with the package, and
+        settings of `Steered`; `WeightsError` if they do not fit, or were fitted to other features."""
         weights = weights or BUNDLED[SYSTEM]
         tensors, record = load_weights(weights, SYSTEM)
         steered = Steered.from_pretrained(**settings)

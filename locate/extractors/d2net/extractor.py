@@ -72,13 +72,9 @@ class D2Net:
         taps: Sequence[str] | None = None,
         **settings: Any,
     ) -> D2Net:
-        """With weights of `locate train d2net`, which say what network they are for, or the backbone as
-        ImageNet left it (the paper's "off-the-shelf"); `WeightsError` if a file does not fit.
-
-        Args:
-            backbone, backbone_weights: see `load_backbone`.
-            taps: of the backbone; None for the default.
-        """
+        """With weights of `locate train d2net`, which say what network they are for, or the backbone of
+        `load_backbone` as ImageNet left it (the paper's "off-the-shelf"); `WeightsError` if a file does
+        not fit."""
         if weights is not None:
             network, _, digest = load_network(weights, SYSTEM, build)
             return cls(network, digest, **settings)
@@ -98,13 +94,8 @@ class D2Net:
             working = (working[0] + working[0] % 2, working[1] + working[1] % 2)
         with torch.inference_mode():
             points, scores, descriptors = self._detect_and_describe(pixels, working)
-        features = Features(
-            keypoints=resize_points(points.astype(np.float64), working, size).astype(np.float32),
-            scores=scores,
-            descriptors=descriptors,
-            image_size=size,
-        )
-        return Extraction(features, None)
+        points = resize_points(points.astype(np.float64), working, size).astype(np.float32)
+        return Extraction(Features(points, scores, descriptors, size), None)
 
     def _detect_and_describe(
         self, pixels: Array, working: tuple[int, int]
@@ -119,7 +110,9 @@ class D2Net:
             # Not of the cells whose centre lies on what `to_input` added.
             maps = self._network.grid.crop(maps, (level.shape[1], level.shape[0]))
             shape = (maps.shape[-2], maps.shape[-1])
-            grid = _seen_from(self._network.grid, scale)
+            # Of an image `scale` times as large, in pixels of the working size.
+            own = self._network.grid
+            grid = Grid(own.stride / scale, (own.offset + 0.5) / scale - 0.5)
             banned = torch.zeros(shape, dtype=torch.bool, device=maps.device)
             if before is not None:
                 # The running sum over the levels, and where coarser ones have found something.
@@ -142,11 +135,6 @@ class D2Net:
 def build(settings: Mapping[str, Any]) -> D2Network:
     """The network of a weights file's settings, with random weights."""
     return D2Network(create_backbone(settings["backbone"]), settings["taps"], STRIDE)
-
-
-def _seen_from(grid: Grid, scale: float) -> Grid:
-    """The grid of an image that is `scale` times as large, in pixels of the image itself."""
-    return Grid(grid.stride / scale, (grid.offset + 0.5) / scale - 0.5)
 
 
 def _on_grid(mask: Tensor, grid: Grid, to_grid: Grid, size: tuple[int, int]) -> Tensor:

@@ -1,8 +1,5 @@
-"""DELF as an extractor: an image pyramid, the best-attended cells, 40 numbers for each.
-
-Section 3.3 and 4 of Noh et al., ICCV 2017. There is no sub-pixel step and no edge test: a feature
-lies in the middle of its cell, and tolerances have to be wide.
-"""
+"""DELF as an extractor: an image pyramid, the best-attended cells, 40 numbers for each (Noh et al., ICCV
+2017, sections 3.3 and 4). A feature lies in the middle of its cell, so tolerances have to be wide."""
 
 from __future__ import annotations
 
@@ -102,38 +99,29 @@ class Delf:
         size, base = sizes_of(pixels, size, self.max_side)
         if np.ptp(pixels) < _MIN_CONTRAST:  # every cell alike: attention would rank noise
             return Extraction(no_features(size, len(self._network.components)), None)
-        points, scores, found, sides = [], [], [], []
+        levels = []
         with torch.inference_mode():
             for scale in SCALES:
                 target = scaled(base, scale)
                 if min(target) < _MIN_SIDE and target != base:
                     continue
-                at, attention, features = self._level(resize_image(pixels, target))
-                points.append(resize_points(at, target, size))
-                scores.append(attention)
-                found.append(features)
-                sides.append(np.full(len(at), _RECEPTIVE_FIELD * size[0] / target[0], np.float32))
-            centres, attended, boxes = map(np.concatenate, (points, scores, sides))
+                at, *seen = self._level(resize_image(pixels, target))
+                side = np.full(len(at), _RECEPTIVE_FIELD * size[0] / target[0], np.float32)
+                levels.append((resize_points(at, target, size), side, *seen))
+            points, sides, scores, found = zip(*levels, strict=True)
+            centres, boxes, attended = map(np.concatenate, (points, sides, scores))
             kept = self._select(centres, attended, boxes)
             descriptors = self._network.shorten(torch.cat(found)[torch.from_numpy(kept)])
-        kept_features = Features(
-            keypoints=centres[kept].astype(np.float32),
-            scores=attended[kept],
-            descriptors=descriptors.cpu().numpy().astype(np.float32),
-            image_size=size,
-        )
-        return Extraction(kept_features, None)
+        numbers = descriptors.cpu().numpy().astype(np.float32)
+        features = Features(centres[kept].astype(np.float32), attended[kept], numbers, size)
+        return Extraction(features, None)
 
     def _level(self, pixels: Array) -> tuple[Array, Array, Tensor]:
         """Of one level of the pyramid: centres N x 2 in its pixels, attention N, features N x C."""
         features, attention = self._network(to_input(pixels, self.device))
         features, attention = features[0], attention[0]
-        rows, columns = torch.meshgrid(
-            torch.arange(attention.shape[0]), torch.arange(attention.shape[1]), indexing="ij"
-        )
-        centres = self._network.grid.to_image(
-            torch.stack((columns, rows), dim=-1).reshape(-1, 2).float()
-        ).numpy()
+        cells = torch.ones(attention.shape).nonzero().flip(1).float()  # (x, y), row by row
+        centres = self._network.grid.to_image(cells).numpy()
         scores = attention.reshape(-1).cpu().numpy()
         # The network saw the image continued by mirroring; what lies there is not in it.
         inside = np.all(centres <= (pixels.shape[1] - 1, pixels.shape[0] - 1), axis=1)

@@ -110,10 +110,7 @@ class Steered:
                         resize_image(grey, level), resize_points(points[here], working, level), ways
                     )
         keypoints = resize_points(points, working, size).astype(np.float32)
-        return [
-            Features(keypoints=keypoints, scores=strengths, descriptors=found, image_size=size)
-            for found in descriptors
-        ]
+        return [Features(keypoints, strengths, found, size) for found in descriptors]
 
     def _describe(self, grey: Array, points: Array, ways: Sequence[bool]) -> Array:
         """W x N x 128 float32 at N x 2 points in pixels of the image, H x W uint8."""

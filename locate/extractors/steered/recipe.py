@@ -68,14 +68,11 @@ _LIGHT = PhotometricSettings(contrast=0.5, gamma=0.7, season_chance=0.25)
 
 
 class _View(NamedTuple):
-    """A view of a photo; the photo's keypoints that lie in it, as places in their list and in pixels;
-    and where "right" of the photo points at them."""
-
     photo: int
     image: Array
-    rows: Array
-    points: Array
-    upright: Array
+    rows: Array  # places, among those of the photo, of the keypoints that lie in the view
+    points: Array  # these in its pixels
+    upright: Array  # where "right" of the photo points at them
 
 
 @dataclass(eq=False)
@@ -103,12 +100,8 @@ class SteeredRecipe(Recipe[SteeredNetwork]):
     matched: float = 0.35  # share of the pairs that are two photos of one scene
 
     def __post_init__(self) -> None:
-        if (
-            len(self.widths) != 5
-            or min(*self.widths, self.fields, self.hidden) < 1
-            or len(self.residuals) != 4
-            or min(self.residuals) < 0
-        ):
+        right = (len(self.widths), len(self.residuals)) == (5, 4) and min(self.residuals) >= 0
+        if not right or min(*self.widths, self.fields, self.hidden) < 1:
             raise InputError(
                 "steered: widths must be five numbers of fields, at strides 2 to 32, fields and "
                 "hidden one, all at least 1, residuals four; "
