@@ -18,7 +18,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +31,7 @@ from locate.training.data.homographies import render_view, window
 from locate.types import Array
 from locate.util.files import atomic_write
 
+_WHAT = "pairs"
 _KEYS = ("images", "pairs", "offsets", "points_a", "points_b", "sources")
 _NEIGHBORS = 50  # points that say how large things are in one image relative to the other
 _LEAST_OF_ROOM = 0.7  # a window shows at least this much of the most that it could, along a side
@@ -52,13 +53,11 @@ class MatchedPair:
         m = len(self.points_a)
         for name, points in (("points_a", self.points_a), ("points_b", self.points_b)):
             if points.shape != (m, 2) or points.dtype != np.float32:
-                raise InputError(
-                    f"{name} must be {m} x 2 float32, got {points.shape} {points.dtype}"
-                )
+                given = f"{points.shape} {points.dtype}"
+                raise InputError(f"{name} must be {m} x 2 float32, got {given}")
             if not np.isfinite(points).all():
-                raise InputError(
-                    f"{name} of {self.image_a} and {self.image_b} hold NaN or infinity"
-                )
+                photos = f"{self.image_a} and {self.image_b}"
+                raise InputError(f"{name} of {photos} hold NaN or infinity")
 
     def __len__(self) -> int:
         return len(self.points_a)
@@ -104,31 +103,28 @@ def load_pairs(file: Path | str, root: Path | str | None = None) -> list[Matched
     """
     file = Path(file)
     root = file.parent if root is None else Path(root)
-    images, pairs, offsets, points_a, points_b, sources = _read_arrays(file)
-    count = len(sources)
+    images, pairs, offsets, points_a, points_b, sources = read_arrays(file, _KEYS, _WHAT)
+    count, points = len(sources), (points_a, points_b)
     rules = {
-        f"`pairs` must be {count} x 2 integers, as there are {count} `sources`": (
-            pairs.shape == (count, 2) and pairs.dtype.kind in "iu"
+        f"`pairs` must be {count} x 2 integers, as there are {count} `sources`": has_form(
+            pairs, (count, 2), np.integer
         ),
-        f"`offsets` must be {count + 1} integers": (
-            offsets.shape == (count + 1,) and offsets.dtype.kind in "iu"
-        ),
-        "`images` and `sources` must be strings": (
-            images.ndim == sources.ndim == 1
-            and all(a.dtype.kind == "U" or a.size == 0 for a in (images, sources))
+        f"`offsets` must be {count + 1} integers": has_form(offsets, (count + 1,), np.integer),
+        "`images` and `sources` must be strings": all(
+            a.ndim == 1 and (a.dtype.kind == "U" or a.size == 0) for a in (images, sources)
         ),
         "`points_a` and `points_b` must be M x 2 float32": all(
-            p.ndim == 2 and p.shape[1] == 2 and p.dtype == np.float32 for p in (points_a, points_b)
+            has_form(p, (len(p), 2), np.float32) for p in points
         ),
     }
-    _demand(file, rules)
+    demand(file, _WHAT, rules)
     rules = {
         "`pairs` must be places in `images`": bool(((pairs >= 0) & (pairs < len(images))).all()),
-        "`offsets` must rise from 0 to the number of points": (
-            rise_from_zero(offsets) and int(offsets[-1]) == len(points_a) == len(points_b)
+        "`offsets` must rise from 0 to the number of points": all(
+            rise_to(offsets, len(p)) for p in points
         ),
     }
-    _demand(file, rules)
+    demand(file, _WHAT, rules)
     paths = [root / str(name) for name in images]
     missing = [path for path in paths if not path.is_file()]
     if missing:
@@ -143,32 +139,39 @@ def load_pairs(file: Path | str, root: Path | str | None = None) -> list[Matched
     ]
 
 
-def rise_from_zero(offsets: Array) -> bool:
-    return int(offsets[0]) == 0 and bool((np.diff(offsets.astype(np.int64)) >= 0).all())
+def rise_to(offsets: Array, count: int) -> bool:
+    """Whether these are where the rows of each of several things begin, of `count` in all."""
+    steps = np.diff(offsets.astype(np.int64))
+    return int(offsets[0]) == 0 and bool((steps >= 0).all()) and int(offsets[-1]) == count
 
 
-def _read_arrays(file: Path) -> list[Array]:
+def has_form(array: Array, shape: tuple[int, ...], dtype: type[np.generic]) -> bool:
+    return array.shape == shape and np.issubdtype(array.dtype, dtype)
+
+
+def read_arrays(file: Path, keys: Sequence[str], what: str) -> list[Array]:
+    """Those of an .npz archive that is a file of `what`; `InputError` if it is none, or lacks one."""
     try:
         with file.open("rb") as stream:  # numpy forgets to close a damaged archive itself
             archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InputError(f"{file} is one array; a file of pairs is an .npz archive")
-            absent = [key for key in _KEYS if key not in archive]
-            if absent:
-                raise InputError(f"{file} is no file of pairs: it lacks {', '.join(absent)}")
-            return [archive[key] for key in _KEYS]
+                raise InputError(f"{file} is one array; a file of {what} is an .npz archive")
+            absent = [key for key in keys if key not in archive]
+            demand(file, what, {f"it lacks {', '.join(absent)}": not absent})
+            return [archive[key] for key in keys]
     except FileNotFoundError:
-        raise InputError(f"{file} does not exist; check the name") from None
+        raise InputError(f"{file} does not exist; name a file of {what}") from None
     except InputError:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{file} is no file of pairs ({error}); write it again") from error
+        raise InputError(f"{file} is no file of {what} ({error}); write it again") from error
 
 
-def _demand(file: Path, rules: dict[str, bool]) -> None:
+def demand(file: Path, what: str, rules: Mapping[str, bool]) -> None:
+    """`InputError` naming the first of the rules of a file of `what` that does not hold."""
     for rule, holds in rules.items():
         if not holds:
-            raise InputError(f"{file} is no file of pairs: {rule}")
+            raise InputError(f"{file} is no file of {what}: {rule}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +205,6 @@ def crop_matched_pair(
         size: side of the crops in pixels.
         sizes: (width, height) of both original photos, if `images` are reduced copies of them.
         scale_jitter: things are up to this much larger or smaller in b's crop than in a's, 1 or more.
-
     """
     if size < 2 or scale_jitter < 1:
         raise InputError(
