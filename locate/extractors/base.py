@@ -1,8 +1,7 @@
 """What every extractor is: pixels in, local features and / or a global descriptor out.
 
 To add one: implement `Extractor` in a folder of its own, add an entry to `registry.EXTRACTORS`; the
-contract test `tests/extractors/test_contract.py` then runs over it.
-"""
+contract test `tests/extractors/test_contract.py` then runs over it."""
 
 from __future__ import annotations
 
@@ -78,9 +77,8 @@ class ExtractorInfo:
 class Extractor(Protocol):
     """Local features, a global descriptor, or both in one pass.
 
-    No more than `max_side` pixels along the long side of a photo are looked at. `extract` must be safe
-    to call from several threads at once.
-    """
+    No more than `max_side` pixels along the long side of a photo are looked at. `extract` must be
+    safe to call from several threads at once."""
 
     @property
     def info(self) -> ExtractorInfo: ...
@@ -91,13 +89,9 @@ class Extractor(Protocol):
     def extract(
         self, pixels: Array, size: tuple[int, int] | None = None, *, local: bool = True
     ) -> Extraction:
-        """The features of one image; keypoints in pixels of the original.
-
-        Args:
-            pixels: H x W x 3 uint8, RGB.
-            size: (width, height) of the original if `pixels` is a reduced copy of it.
-            local: False if nobody wants the local features, which may save work.
-        """
+        """The features of one image, H x W x 3 uint8, RGB; keypoints in pixels of the original, whose
+        (width, height) is `size` if `pixels` is a reduced copy of it. `local` is False if nobody wants
+        the local features, which may save work."""
         ...
 
 

@@ -1,8 +1,7 @@
 """GeM-pooled global descriptor on an ImageNet EfficientNet-Lite0: nothing here is trained by us.
 
-Radenovic, Tolias, Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2018.
-Tap, exponent and image size are those that do best in `benchmarks/ablations/gem_taps.py`.
-"""
+Radenovic, Tolias, Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2018. Tap,
+exponent and image size are those that do best in `benchmarks/ablations/gem_taps.py`."""
 
 from __future__ import annotations
 

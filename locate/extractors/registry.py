@@ -105,18 +105,12 @@ def create(
     settings: Mapping[str, Any] | None = None,
     weights: Mapping[str, Path] | None = None,
 ) -> Extractor:
-    """Build the extractor `name`, ready to use; reads its weights.
+    """Build the extractor `name`, of `EXTRACTORS` or of another package, or two joined by "+" (global
+    first), with `settings_by_part` and, by extractor name, files that `locate train` made; others are
+    as they come (trained elsewhere, or the start of a training).
 
-    Args:
-        name: one of `EXTRACTORS` or of another package, or two joined by "+" (global first).
-        settings: that differ from the defaults, see `settings_by_part`.
-        weights: by extractor name, the file that `locate train` made; others are as they come
-            (trained elsewhere, or the start of a training).
-
-    Raises:
-        InputError: an extractor or a setting that there is not, or a value that does not fit it.
-        WeightsError: a file is missing or does not fit.
-    """
+    `InputError` for an extractor or a setting that there is not, or a value that does not fit it;
+    `WeightsError` if a file is missing or does not fit."""
     from locate.extractors.pair import Pair
 
     told = settings_by_part(name, settings or {})

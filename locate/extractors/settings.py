@@ -24,9 +24,8 @@ class Setting(NamedTuple):
 def settings_of(make: Callable[..., Any]) -> dict[str, Setting] | None:
     """What may be said to a class or function by name, `weights` aside; None if it takes anything.
 
-    Of a class with `from_pretrained(..., **settings)` those are its own keywords and the constructor's,
-    or those of the class that it names as `settings_of`.
-    """
+    Of a class with `from_pretrained(..., **settings)` those are its own keywords and the
+    constructor's, or those of the class that it names as `settings_of`."""
     pretrained = getattr(make, "from_pretrained", None)
     known, takes_more = _keywords(pretrained or make)
     if takes_more and pretrained is None:

@@ -3,8 +3,7 @@
 Lowe, "Distinctive Image Features from Scale-Invariant Keypoints", IJCV 2004; RootSIFT: Arandjelovic
 and Zisserman, "Three things everyone should know to improve object retrieval", CVPR 2012, section 3:
 L1-normalise, then take the square root of each element, so that the Euclidean distance of two
-descriptors is the Hellinger distance of the SIFT histograms.
-"""
+descriptors is the Hellinger distance of the SIFT histograms."""
 
 from __future__ import annotations
 

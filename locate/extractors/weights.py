@@ -1,7 +1,6 @@
 """Trained weights as files: safetensors, with a record of where they come from inside.
 
-Unlike a pickle such a file holds numbers and text alone; reading one cannot run anything.
-"""
+Unlike a pickle such a file holds numbers and text alone; reading one cannot run anything."""
 
 from __future__ import annotations
 
@@ -75,12 +74,8 @@ def load_weights(path: Path, system: str | None = None) -> tuple[dict[str, Tenso
 def load_network(
     path: Path, system: str, build: Callable[[Mapping[str, Any]], Network]
 ) -> tuple[Network, Mapping[str, Any], str]:
-    """The network of a weights file of `system`, the settings that it was built with, and the sha256 of
-    the file; `WeightsError` if it does not fit.
-
-    Args:
-        build: the network of such settings, with any weights.
-    """
+    """The network of a weights file of `system`, which `build` makes of the settings in it, these
+    settings, and the sha256 of the file; `WeightsError` if it does not fit."""
     tensors, record = load_weights(path, system)
     network = build(record.settings)
     load_into(network, tensors, path)

@@ -1,8 +1,7 @@
 """The training loop: one for all recipes.
 
 On the CPU with one thread a training that was interrupted, however it was, and resumed gives bit for
-bit what it would have given otherwise. On CUDA losses are computed in bfloat16 autocast.
-"""
+bit what it would have given otherwise. On CUDA losses are computed in bfloat16 autocast."""
 
 from __future__ import annotations
 
@@ -59,16 +58,11 @@ def train(
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Checkpoint, nn.Module]:
     """Train by `recipe`; writes checkpoint.pt and metrics.jsonl into the folder `out`, which exists.
+    The last checkpoint, `finished` or not, and the network.
 
-    Args:
-        checkpoint: to go on from; then `recipe` and `options` must be what they were at first.
-        begun: what the checkpoints shall remember of how the training was begun.
-        stop: asked before every step; once it says so a checkpoint is written and the training ends.
-        clock: seconds.
-
-    Returns:
-        The last checkpoint, `finished` or not, and the network.
-    """
+    From a checkpoint it goes on; then `recipe` and `options` must be what they were at first. `begun`
+    is what checkpoints shall remember of how the training was begun. `stop` is asked before every step;
+    once it says so a checkpoint is written and the training ends."""
     started = clock() - (checkpoint.elapsed if checkpoint else 0.0)
     steps = planned_steps(recipe.stages, options.steps)
     with _threads(options.threads):

@@ -1,9 +1,8 @@
-"""What a training recipe is: data for the loop of `locate.training.loop`, and the few functions
-that differ from system to system.
+"""What a training recipe is: data for the loop of `locate.training.loop`, and the few functions that
+differ from system to system.
 
 Training can be resumed at any step because nothing is random but by number: a batch is a function of
-(seed, stage, step, place in the step) alone, and so is every random choice inside the losses.
-"""
+(seed, stage, step, place in the step) alone, and so is every random choice inside the losses."""
 
 from __future__ import annotations
 
@@ -145,11 +144,7 @@ class Recipe(ABC, Generic[Network]):
 
 def require_views(system: str, crop: int, good: bool, rule: str, *values: object) -> None:
     """`InputError` if the side of the views that a recipe is fed with is not 64, 96, ... pixels, or
-    what else its `rule` says is not `good`.
-
-    Args:
-        values: that the rule is about, to be shown.
-    """
+    what else its `rule` says of `values` is not `good`."""
     if crop < 64 or crop % 32 or not good:
         given = ", ".join(map(str, (crop, *values)))
         raise InputError(f"{system}: crop must be 64, 96, ... pixels, {rule}; got {given}")

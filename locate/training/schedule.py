@@ -1,9 +1,8 @@
 """How long each stage lasts and how its learning rate moves.
 
 A stage's position runs from 0 to 1. It is the share of its planned steps that are done or, if that is
-more, the share of its time: a machine that becomes slower than it was when the steps were planned still
-ends in time, with the learning rate gone to zero.
-"""
+more, the share of its time: a machine that becomes slower than it was when the steps were planned
+still ends in time, with the learning rate gone to zero."""
 
 from __future__ import annotations
 

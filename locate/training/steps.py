@@ -58,11 +58,8 @@ def take_step(
     numbers: tuple[int, ...],
 ) -> Step:
     """Average the gradients of `batches` (as many as the stage accumulates), clip, move. Nothing is
-    moved if a loss is not finite, which is a `TrainingError`.
-
-    Args:
-        numbers: (seed, index of the stage, step).
-    """
+    moved if a loss is not finite, which is a `TrainingError`. `numbers` are (seed, index of the stage,
+    step)."""
     device = next(network.parameters()).device
     optimiser.zero_grad(set_to_none=True)
     sums: dict[str, float] = {}

@@ -30,11 +30,8 @@ LICENCE = "Apache-2.0"
 def write_weights(
     recipe: Recipe[Any], network: nn.Module, checkpoint: Checkpoint, out: Path
 ) -> tuple[Record, str]:
-    """Write weights.safetensors, record.json and loss.png of a checkpoint into `out`.
-
-    Returns:
-        The record and the sha256 of the weights file.
-    """
+    """Write weights.safetensors, record.json and loss.png of a checkpoint into `out`; the record and
+    the sha256 of the weights file."""
     scores = {
         f"{stage}: held-out {name}, {when}": value
         for stage, measured in checkpoint.held_out.items()

@@ -74,8 +74,7 @@ def train_system(
     """Train, or go on with it; writes checkpoint.pt, metrics.jsonl and, at the end,
     weights.safetensors, record.json and loss.png.
 
-    The first Ctrl-C or SIGTERM ends it with a checkpoint, the second one at once.
-    """
+    The first Ctrl-C or SIGTERM ends it with a checkpoint, the second one at once."""
     create_recipe(request.system, request.settings)  # refuse what is wrong before a folder is made
     begun = None if resume else _begun(request, None)
     if begun:

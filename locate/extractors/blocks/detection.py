@@ -1,9 +1,7 @@
-"""Steps that several detectors share: local maxima, edge test, sub-pixel step, suppression,
-pyramid.
+"""Steps that several detectors share: local maxima, edge test, sub-pixel step, suppression, pyramid.
 
-Maps are C x H x W; positions are cells, (x, y) where they are points and (channel, y, x), N each, where
-they are indices.
-"""
+Maps are C x H x W; positions are cells, (x, y) where they are points and (channel, y, x), N each,
+where they are indices."""
 
 from __future__ import annotations
 

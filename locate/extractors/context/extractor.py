@@ -5,10 +5,9 @@ network that was trained to recognise things, and that runs for the global descr
 maps say at a keypoint joins the keypoint's own descriptor, as in Luo et al., "ContextDesc", CVPR 2019
 (section 3.2, where both are trained; here linear maps are fitted, `projection`).
 
-ImageNet's photos are the right way up, as most are. What is not turned needs no descriptors that a turn
-does not change, and those tell less apart. So the likelihood that a photo is the right way up
-(`upright`) decides how much its upright descriptors weigh, its turned ones, and the context.
-"""
+ImageNet's photos are the right way up, as most are. What is not turned needs no descriptors that a
+turn does not change, and those tell less apart. So the likelihood that a photo is the right way up
+(`upright`) decides how much its upright descriptors weigh, its turned ones, and the context."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
-"""How context is fitted: linear maps in closed form, to spots seen twice, and to photos the right way up
-and turned. It takes two minutes.
+"""How context is fitted: linear maps in closed form, to spots seen twice, and to photos the right way
+up and turned. It takes two minutes.
 
     locate train context --data ../shared/data/train --out build/context --set matches=pairs.npz
     locate train context --data ../shared/data/train --out build/context --set context_of=OLD
 
-The matches are of photos of one scene (`locate.training.data.teacher_files` makes them).
-"""
+The matches are of photos of one scene (`locate.training.data.teacher_files` makes them)."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """How D2-Net is trained: on points that are known to be the same in two images.
 
-The paper takes them from the depth maps of MegaDepth. Here some pairs are two views of one photo with a
-known homography between them and different light, the others two photos of one scene with the points of
-a COLMAP model, or with the matches of another extractor that its geometry confirms.
-"""
+The paper takes them from the depth maps of MegaDepth. Here some pairs are two views of one photo with
+a known homography between them and different light, the others two photos of one scene with the
+points of a COLMAP model, or with the matches of another extractor that its geometry confirms."""
 
 from __future__ import annotations
 

@@ -17,12 +17,11 @@ def pooled_feature(features: Tensor) -> Tensor:
 
 
 def attended_feature(features: Tensor, scores: Tensor) -> Tensor:
-    """The sum of features weighted by attention, eq. 1 without its W: sum_n alpha(f_n) f_n / N, B x C,
-    of features B x C x H x W, not normalised, and their attention alpha, B x H x W.
+    """The sum of features weighted by attention, eq. 1 without its W: sum_n alpha(f_n) f_n / N, B x
+    C, of features B x C x H x W, not normalised, and their attention alpha, B x H x W.
 
-    The f_n that are summed are L2-normalised, while alpha saw them as they were; the mean instead
-    of the sum makes it independent of the image's size. Both follow the authors' code.
-    """
+    The f_n that are summed are L2-normalised, while alpha saw them as they were; the mean instead of
+    the sum makes it independent of the image's size. Both follow the authors' code."""
     unit = functional.normalize(features, dim=1)
     return (scores[:, None] * unit).mean(dim=(-2, -1))
 
@@ -35,12 +34,8 @@ def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def fit_pca(features: Tensor, dim: int) -> tuple[Tensor, Tensor, float]:
-    """Principal components of L2-normalised features N x C, N at least 2.
-
-    Returns:
-        The mean (C,), the components dim x C (`principal`), and the share of the variance that they
-        keep.
-    """
+    """Of L2-normalised features N x C, N at least 2, the mean (C,), the principal components dim x C
+    (`principal`), and the share of the variance that they keep."""
     unit = functional.normalize(features.double(), dim=1)
     mean = unit.mean(dim=0)
     centred = unit - mean

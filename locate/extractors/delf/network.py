@@ -1,11 +1,9 @@
 """DELF's network: a backbone cut off in the middle, an attention score for each cell, a PCA.
 
-Noh, Araujo, Sim, Weyand, Han: "Large-Scale Image Retrieval with Attentive Deep Local Features",
-ICCV 2017, sections 3.1 and 3.2. The paper takes ResNet-50 up to conv4_x ("layer3"). On
-EfficientNet-Lite0 our choice is "expand6": like conv4_x it has stride 16, and it is the widest map
-there (672 channels after a ReLU), which the descriptors need more than the depth of the maps
-behind it.
-"""
+Noh, Araujo, Sim, Weyand, Han: "Large-Scale Image Retrieval with Attentive Deep Local Features", ICCV
+2017, sections 3.1 and 3.2. The paper takes ResNet-50 up to conv4_x ("layer3"). On EfficientNet-Lite0
+our choice is "expand6": like conv4_x it has stride 16, and it is the widest map there (672 channels
+after a ReLU), which the descriptors need more than the depth of the maps behind it."""
 
 from __future__ import annotations
 
@@ -30,12 +28,11 @@ FINE_TUNED: Mapping[str, tuple[str, ...]] = {
 
 
 class Attention(nn.Module):
-    """alpha(f): two 1 x 1 convolutions with a ReLU between, then softplus (section 3.2): B x C x H x W
-    features, not normalised -> B x H x W scores above 0.
+    """alpha(f): two 1 x 1 convolutions with a ReLU between, then softplus (section 3.2): B x C x H x
+    W features, not normalised -> B x H x W scores above 0.
 
     At the start it is nearly the same everywhere, so that pooling by it is the plain mean that the
-    descriptors were trained with (ours): what a random start prefers would take long to unlearn.
-    """
+    descriptors were trained with (ours): what a random start prefers would take long to unlearn."""
 
     def __init__(self, channels: int, hidden: int = 512) -> None:
         super().__init__()

@@ -3,9 +3,8 @@
 Rohr, "Modelling and identification of characteristic intensity variations", IVC 1992: the determinant
 of the second-moment matrix of the gradient, at its local maxima over the image, at every level of a
 pyramid. It is smooth where the smaller eigenvalue (Shi and Tomasi, CVPR 1994) has a kink, so that its
-maxima are found again at the same place. A corner is found again more precisely than what networks this
-small learn to detect (`docs/experiments.md`, 3 and 16).
-"""
+maxima are found again at the same place. A corner is found again more precisely than what networks
+this small learn to detect (`docs/experiments.md`, 3 and 16)."""
 
 from __future__ import annotations
 
@@ -40,12 +39,9 @@ class CornerSettings:
 def corners(
     grey: Array, scales: Sequence[float], settings: CornerSettings | None = None
 ) -> tuple[Array, Array, Array]:
-    """Corners of H x W uint8 in levels of these scales, 1 and less, level by level.
-
-    Returns:
-        N x 2 float64 places (x, y) in pixels of the image; N places in `scales`; N float32 strengths,
-        the geometric mean of the two eigenvalues.
-    """
+    """Corners of H x W uint8 in levels of these scales, 1 and less, level by level: N x 2 float64
+    places (x, y) in pixels of the image; N places in `scales`; N float32 strengths, the geometric mean
+    of the two eigenvalues."""
     settings = settings or CornerSettings()
     height, width = grey.shape
     points, levels, strengths = [np.zeros((0, 2))], [np.zeros(0, np.int64)], [np.zeros(0)]

@@ -1,7 +1,6 @@
 """Which way each keypoint faces: along the gradient of the blurred image.
 
-A network that learned directions did worse (`docs/experiments.md`, 13).
-"""
+A network that learned directions did worse (`docs/experiments.md`, 13)."""
 
 from __future__ import annotations
 

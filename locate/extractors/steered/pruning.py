@@ -1,10 +1,9 @@
 """A narrower steered network from a wider one: it sees what that sees, in less time.
 
 The start is the wider one without its later residuals and the fields that count least (Li et al.,
-"Pruning filters for efficient ConvNets", ICLR 2017; here by the weights that read a field, not by those
-that make it). Then the narrow one learns to describe any spot of any view as the wide one does (Hinton,
-Vinyals, Dean, "Distilling the knowledge in a neural network", 2015), turned and upright.
-"""
+"Pruning filters for efficient ConvNets", ICLR 2017; here by the weights that read a field, not by
+those that make it). Then the narrow one learns to describe any spot of any view as the wide one does
+(Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015), turned and upright."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
 """How the steered network is trained: by a teacher that sees upright photos, and by known turns.
 
 The teacher's descriptors of a photo are what a student shall find in any view of it, however it is
-turned, when it is told which way up the view is. In two views of a photo, or two photos that the teacher
-matched, it has to find the same without being told; at the teacher's keypoints and, in views of one
-photo, at corners as well, since these are what it will be asked for.
-"""
+turned, when it is told which way up the view is. In two views of a photo, or two photos that the
+teacher matched, it has to find the same without being told; at the teacher's keypoints and, in views
+of one photo, at corners as well, since these are what it will be asked for."""
 
 from __future__ import annotations
 

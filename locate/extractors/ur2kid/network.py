@@ -76,13 +76,9 @@ class Pyramid(nn.Module):
     """Maps of several strides joined on the grid of the finest: a lateral 1 x 1 convolution each, then
     from the coarsest down resampled to the next finer grid and added.
 
-    Args:
-        backbone: whose taps they are.
-        lengths: tap -> length of its features at the start, see `balance`; from fine to coarse.
-        width: channels of the result; 0 for as many as the taps have together.
-        groups: every group of the result's channels gets its share of every level, as far as there is
-            room for the levels side by side.
-    """
+    `lengths` are those of the taps' features at the start, see `balance`, from fine to coarse; the
+    result has `width` channels, 0 for as many as the taps have together, and every group of them gets
+    its share of every level, as far as there is room for the levels side by side."""
 
     gains: Tensor
 

@@ -66,11 +66,8 @@ class MatchedPair:
 def save_pairs(
     file: Path | str, pairs: Sequence[MatchedPair], root: Path | str | None = None
 ) -> None:
-    """Write pairs to an .npz file; it is there complete or not at all.
-
-    Args:
-        root: the data folder that image paths are written relative to; None for the file's own.
-    """
+    """Write pairs to an .npz file, which is there complete or not at all, image paths relative to the
+    data folder `root`; None for the file's own."""
     file = Path(file)
     images = dict.fromkeys(image for pair in pairs for image in (pair.image_a, pair.image_b))
     place = {image: number for number, image in enumerate(images)}
@@ -95,12 +92,9 @@ def relative_names(images: Iterable[Path], root: Path) -> Array:
 
 
 def load_pairs(file: Path | str, root: Path | str | None = None) -> list[MatchedPair]:
-    """Read pairs that `save_pairs` or another matcher wrote; `InputError` if there is no such file, it
-    is not of the layout above, or an image is not there.
-
-    Args:
-        root: the data folder that image paths are relative to; None for the file's own.
-    """
+    """Read pairs that `save_pairs` or another matcher wrote, image paths relative to the data folder
+    `root`, None for the file's own; `InputError` if there is no such file, it is not of the layout
+    above, or an image is not there."""
     file = Path(file)
     root = file.parent if root is None else Path(root)
     images, pairs, offsets, points_a, points_b, sources = read_arrays(file, _KEYS, _WHAT)
@@ -193,19 +187,14 @@ def crop_matched_pair(
     sizes: tuple[tuple[int, int], tuple[int, int]] | None = None,
     scale_jitter: float = 1.5,
 ) -> MatchedCrop:
-    """Cut a window out of each photo, around one of the points that they share.
+    """Cut a window of `size` pixels out of each photo, around one of the points that they share.
+    `sizes` are the (width, height) of both original photos, if `images` are reduced copies of them.
 
     How much of photo a its window shows is random, between `size` of the photo's pixels (or 0.7 of the
-    largest square that fits, if that is less) and that square. The window of b is chosen to show
-    things as large as that of a does, times a random factor, as far as b has room. Both are shifted at
-    random, so that the point that was drawn does not always lie in the middle. No window reaches
-    beyond its photo; small photos are enlarged.
-
-    Args:
-        size: side of the crops in pixels.
-        sizes: (width, height) of both original photos, if `images` are reduced copies of them.
-        scale_jitter: things are up to this much larger or smaller in b's crop than in a's, 1 or more.
-    """
+    largest square that fits, if that is less) and that square. The window of b is chosen to show things
+    as large as that of a does, up to `scale_jitter` larger or smaller, as far as b has room. Both are
+    shifted at random, so that the point that was drawn does not always lie in the middle. No window
+    reaches beyond its photo; small photos are enlarged."""
     if size < 2 or scale_jitter < 1:
         raise InputError(
             f"a crop needs a size of at least 2 and a scale jitter of at least 1, "

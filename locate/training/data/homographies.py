@@ -5,8 +5,7 @@ from pixels of the photo to pixels of the view. Both views of a pair are cut fro
 neither is interpolated twice, and `b_from_a = view_b_from_image @ inverse(view_a_from_image)`.
 
 The idea of training on such pairs: DeTone, Malisiewicz and Rabinovich, "SuperPoint", CVPR Workshops
-2018, section 5. The sampler here is our own.
-"""
+2018, section 5. The sampler here is our own."""
 
 from __future__ import annotations
 
@@ -84,9 +83,8 @@ def random_homography(
 ) -> Array:
     """A random `b_from_a` between two views of `size` (width, height), 3 x 3 float64.
 
-    Tilt, stretch, turn, scale and shift, in this order, about the centre of the view. The
-    homogeneous coordinate is positive over all of view a and, backwards, over all of view b.
-    """
+    Tilt, stretch, turn, scale and shift, in this order, about the centre of the view. The homogeneous
+    coordinate is positive over all of view a and, backwards, over all of view b."""
     settings = settings or HomographySettings()
     tilt = settings.perspective
     while True:
@@ -124,12 +122,8 @@ def warped_pair(
     settings: HomographySettings | None = None,
     photometric: PhotometricSettings | None = None,
 ) -> WarpedPair:
-    """Two random views of a photo H x W x 3 uint8: a is an upright window; b sees it through
-    `random_homography`.
-
-    Args:
-        size: (width, height) of both views in pixels.
-        photometric: light and noise, drawn for each view on its own; None for none.
+    """Two random views of `size` (width, height) of a photo H x W x 3 uint8: a is an upright window; b
+    sees it through `random_homography`. Light and noise are drawn for each view on its own, if at all.
     """
     _check(image, size)
     settings = settings or HomographySettings()
@@ -152,12 +146,9 @@ def random_view(
     size: tuple[int, int],
     settings: HomographySettings | None = None,
 ) -> tuple[Array, Array]:
-    """One random view of a photo H x W x 3 uint8: an upright window seen through `random_homography`.
-    `min_overlap` is how much of it must show the photo, if a few draws reach it.
-
-    Returns:
-        The view, H x W x 3 uint8, black where the photo has ended; H x W bool, where it has not.
-    """
+    """One random view of a photo H x W x 3 uint8: an upright window seen through `random_homography`,
+    black where the photo has ended; and H x W bool, where it has not. `min_overlap` is how much of it
+    must show the photo, if a few draws reach it."""
     _check(image, size)
     settings = settings or HomographySettings()
     _, view_from_image, _ = best_of(
@@ -197,12 +188,8 @@ def _draws(
 
 
 def window(corner: Array, zoom: float) -> Array:
-    """view_from_image of an upright window, 3 x 3.
-
-    Args:
-        corner: (x, y) of its top left corner in the image, whose own is (0, 0).
-        zoom: pixels of the image per pixel of the view.
-    """
+    """view_from_image of an upright window, 3 x 3, by (x, y) of its top left corner in the image, whose
+    own is (0, 0), and the pixels of the image per pixel of the view."""
     # Edges on edges: image + 0.5 = corner + zoom (view + 0.5)
     offset = (0.5 - corner) / zoom - 0.5
     return np.array([[1 / zoom, 0, offset[0]], [0, 1 / zoom, offset[1]], [0, 0, 1]])
@@ -215,13 +202,10 @@ def _check(image: Array, size: tuple[int, int]) -> None:
 
 
 def render_view(image: Array, view_from_image: Array, size: tuple[int, int]) -> tuple[Array, Array]:
-    """What a view of `size` (width, height) sees of an image H x W x 3 uint8; no horizon may run through
-    it. Bilinear. Where the view shrinks the image, the image is first averaged down by area to the
-    resolution that the view has in the middle of what it sees.
-
-    Returns:
-        The view, H x W x 3 uint8, black outside of the image; H x W bool, inside.
-    """
+    """What a view of `size` (width, height) sees of an image H x W x 3 uint8, black outside of it; and
+    H x W bool, inside. Bilinear; no horizon may run through it. Where the view shrinks the image, the
+    image is first averaged down by area to the resolution that the view has in the middle of what it
+    sees."""
     height, width = image.shape[:2]
     shrink = 1 / _magnification(view_from_image, size)
     if shrink > 1.1:

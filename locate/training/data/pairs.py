@@ -19,14 +19,9 @@ log = logging.getLogger("locate")
 def known_pairs(
     data: Path, cache: Path, teacher: Teacher, file: Path | None = None, tries: int = 60
 ) -> list[MatchedPair]:
-    """All pairs of photos of a training folder whose correspondences are known.
-
-    Args:
-        cache: keeps the verified matches, which take minutes.
-        teacher: whose matches they are, where no model tells them.
-        file: take these pairs (`load_pairs`) and look for no others.
-        tries: pairs of a scene that are matched.
-    """
+    """All pairs of photos of a training folder whose correspondences are known: those of `file`
+    (`load_pairs`), or else of models and, where no model tells them, the matches of `teacher` in
+    `tries` pairs of a scene; these take minutes, and `cache` keeps them."""
     if file is not None:
         return load_pairs(file, data)
     found = pairs_of_models(data)

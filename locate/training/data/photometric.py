@@ -2,9 +2,8 @@
 
 The order is that of a camera: shadows fall on the scene, the lens blurs, exposure and colour are set,
 the sensor adds noise, the file is compressed. Pixels never move. Before that, now and then, comes what
-no pair of photos in a training set may show: the place at night, in another season's colours, by another
-sensor, all of it crude.
-"""
+no pair of photos in a training set may show: the place at night, in another season's colours, by
+another sensor, all of it crude."""
 
 from __future__ import annotations
 

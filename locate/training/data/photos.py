@@ -1,9 +1,8 @@
 """A folder of photos to train on: which ones there are, which are held out, and their pixels.
 
 Training must give the same batch for the same (seed, step) whenever it is asked, so nothing here
-depends on what was read before: which photo is drawn depends on the caller's random numbers and on the
-files, not on the cache.
-"""
+depends on what was read before: which photo is drawn depends on the caller's random numbers and on
+the files, not on the cache."""
 
 from __future__ import annotations
 

@@ -3,8 +3,7 @@
 What survives mutual nearest neighbours, the ratio test and RANSAC between two photos of one scene is
 nearly always right, and it is there for any folder of photos. A network that learns from it can only
 learn what the teacher finds; a better matcher may write a file of pairs
-(`locate.training.data.correspondences`).
-"""
+(`locate.training.data.correspondences`)."""
 
 from __future__ import annotations
 
@@ -54,16 +53,12 @@ def pseudo_pairs(
     min_inliers: int = 30,
     max_pairs_per_scene: int = 200,
 ) -> list[MatchedPair]:
-    """Verified matches between photos of the same scene: pairs with their inliers only, scene by scene
-    in the order of names.
+    """Verified matches between photos of the same scene (scene name -> photos): pairs with their
+    inliers only, scene by scene in the order of names. `rng` draws the pairs that are tried where a
+    scene has more than `max_pairs_per_scene`.
 
-    Pairs are left out whose inliers cover less than 2 % of either image, and those in which they lie at
-    the same place in both: a watermark, a date, or the same shot twice.
-
-    Args:
-        scenes: scene name -> photos, see `locate.training.data.scenes.scenes_of`.
-        rng: draws the pairs that are tried where a scene has more than `max_pairs_per_scene`.
-        min_inliers: fewer matches that agree with a fundamental matrix prove nothing.
+    Pairs are left out whose inliers are less than `min_inliers` or cover less than 2 % of either image,
+    and those in which they lie at the same place in both: a watermark, a date, or the same shot twice.
     """
     if min_inliers < 1 or max_pairs_per_scene < 1:
         raise InputError(
@@ -164,8 +159,7 @@ def spread(points: Array, size: tuple[int, int]) -> float:
     evenly, 0 if they lie on a line.
 
     Only the 3/4 of them that lie nearest to their median count, since some wrong matches always agree
-    with a fundamental matrix and lie anywhere.
-    """
+    with a fundamental matrix and lie anywhere."""
     if len(points) < 4:
         return 0.0
     shares = np.asarray(points, np.float64) / size

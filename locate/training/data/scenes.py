@@ -25,8 +25,7 @@ def scenes_of(folder: Path | str) -> dict[str, tuple[Path, ...]]:
 
     If there is a folder `scenes` in `folder`, each folder in that is a scene. If not, each folder in
     `folder` is one, but for `photos` and `distractors`. Folders within a scene belong to it; folders
-    with less than two photos are no scenes, and neither are hidden ones.
-    """
+    with less than two photos are no scenes, and neither are hidden ones."""
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; name the one that holds the scenes")
@@ -73,12 +72,8 @@ class _View(NamedTuple):
 def model_pairs(
     model_folder: Path | str, images_folder: Path | str, min_shared: int = 30
 ) -> list[MatchedPair]:
-    """All pairs of a COLMAP model's images that share at least `min_shared` 3D points, with these, in
-    the order of the image names.
-
-    Args:
-        images_folder: what the image names in the model are relative to.
-    """
+    """All pairs of a COLMAP model's images (names relative to `images_folder`) that share at least
+    `min_shared` 3D points, with these, in the order of the image names."""
     if min_shared < 1:
         raise InputError(f"pairs must share at least 1 point, got min_shared = {min_shared}")
     views = _views(read_model(Path(model_folder)), Path(model_folder), Path(images_folder))

@@ -1,10 +1,9 @@
 """From what a stronger network saw, the files that `locate train steered` and `context` read.
 
 The teacher is ALIKED-n16 with LightGlue (BSD-3, Apache-2.0), run in an environment of its own; its
-features are an .npz file with `model`, `count` and for each photo i `i|name`, `i|size` (width, height),
-`i|keypoints` N x 2, `i|scores` N and `i|descriptors` N x D, its matches one with `i|j` M x 2.
-`benchmarks/ablations/teacher.py` runs all steps in their order.
-"""
+features are an .npz file with `model`, `count` and for each photo i `i|name`, `i|size` (width,
+height), `i|keypoints` N x 2, `i|scores` N and `i|descriptors` N x D, its matches one with `i|j` M x
+2. `benchmarks/ablations/teacher.py` runs all steps in their order."""
 
 from __future__ import annotations
 
@@ -30,12 +29,8 @@ _FEWEST = 30  # matches that agree with a fundamental matrix
 
 
 def candidate_pairs(features: Path, describe: Callable[[Path], Array]) -> list[tuple[int, int]]:
-    """Photos of a scene that may show the same, by their numbers: any of a small scene, neighbours of a
-    large one.
-
-    Args:
-        describe: the global descriptor of a photo, D.
-    """
+    """Photos of a scene that may show the same, by their numbers: any of a small scene, of a large one
+    neighbours by the global descriptor D that `describe` gives."""
     rng = np.random.default_rng(0)
     scenes = defaultdict(list)
     with np.load(features) as stored:

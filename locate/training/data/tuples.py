@@ -1,10 +1,9 @@
 """Which photo goes with which, known for whole images only: an anchor, a positive, negatives.
 
-As in Radenovic, Tolias and Chum, "Fine-tuning CNN image retrieval with no human annotation", TPAMI 2018,
-section 4.2: positives are photos proven to show what the anchor shows, negatives come from other
-scenes, and the hardest of those are the ones that the network of today finds most similar, at most one
-per scene, since several photos of one scene teach the same.
-"""
+As in Radenovic, Tolias and Chum, "Fine-tuning CNN image retrieval with no human annotation", TPAMI
+2018, section 4.2: positives are photos proven to show what the anchor shows, negatives come from
+other scenes, and the hardest of those are the ones that the network of today finds most similar, at
+most one per scene, since several photos of one scene teach the same."""
 
 from __future__ import annotations
 
@@ -30,15 +29,12 @@ class TrainingTuple:
 
 
 class TupleMiner:
-    """Draws tuples from scenes and single photos.
+    """Draws tuples from scenes, by name of two photos or more, and single photos, each a scene of its
+    own.
 
-    Args:
-        scenes: scene name -> its photos, two or more.
-        singles: photos that show nothing that another one does; each is a scene of its own.
-        pairs: photos proven to show the same. If given, only they are anchors and positives of scenes;
-            photos of a scene without one are negatives at most. Pairs of unknown photos are ignored.
-        single_share: chance that the anchor is a single photo.
-    """
+    If `pairs` of photos proven to show the same are given, only they are anchors and positives of
+    scenes; photos of a scene without one are negatives at most. Pairs of unknown photos are ignored.
+    `single_share` is the chance that the anchor is a single photo."""
 
     def __init__(
         self,
@@ -126,12 +122,8 @@ class TupleMiner:
         )
 
     def hardest(self, vectors: Mapping[Path, Array], anchor: Path, count: int) -> tuple[Path, ...]:
-        """At most `count` photos of other scenes, one of each, that are most similar to the anchor, best
-        first.
-
-        Args:
-            vectors: photo -> D, L2-normalised; of the anchor and of those to choose from.
-        """
+        """At most `count` photos of other scenes, one of each, that are most similar to the anchor,
+        best first; by the vectors D, L2-normalised, of the anchor and of those to choose from."""
         if anchor not in vectors:
             raise InputError(f"{anchor} has no descriptor; compute it before mining")
         unknown = next((path for path in vectors if path not in self._place), None)
