@@ -17,6 +17,8 @@ from locate.errors import InputError
 from locate.matching.two_view import MAX_EPIPOLAR_ERROR
 from locate.types import FUNDAMENTAL, Array, Extraction, Features
 
+Size = tuple[int, int]  # (width, height) in pixels
+
 # What says how matches are judged, not what features are.
 _JUDGED = ("ratio", "query_ratio", "query_shares", "verification", "max_error")
 _LATER = ("parts", *_JUDGED)  # what infos did not have from the beginning
@@ -86,9 +88,7 @@ class Extractor(Protocol):
     @property
     def max_side(self) -> int: ...
 
-    def extract(
-        self, pixels: Array, size: tuple[int, int] | None = None, *, local: bool = True
-    ) -> Extraction:
+    def extract(self, pixels: Array, size: Size | None = None, *, local: bool = True) -> Extraction:
         """The features of one image, H x W x 3 uint8, RGB; keypoints in pixels of the original, whose
         (width, height) is `size` if `pixels` is a reduced copy of it. `local` is False if nobody wants
         the local features, which may save work."""

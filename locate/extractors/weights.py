@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # records are read without torch, which takes a second to imp
 
 _KEY = "locate"
 file_hash = sha256_of
+log = logging.getLogger("locate")
 
 Network = TypeVar("Network", bound="nn.Module")
 
@@ -80,6 +82,10 @@ def load_network(
     network = build(record.settings)
     load_into(network, tensors, path)
     return network, record.settings, file_hash(path)
+
+
+def warn_untrained(system: str, what: str) -> None:
+    log.warning("%s; train it with: locate train %s", what, system)
 
 
 def load_into(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

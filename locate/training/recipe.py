@@ -35,9 +35,7 @@ class Stage:
     steps: int  # by default; `--steps` and `--time-budget` scale all stages alike
     learning_rate: float  # at its highest
     optimiser: _Optimiser = "adamw"  # or "sgd" (momentum 0.9)
-    schedule: _Schedule = (
-        "cosine"  # of the rate after the warm-up, to zero, as "linear", or "constant"
-    )
+    schedule: _Schedule = "cosine"  # after the warm-up, to zero, as "linear", or "constant"
     warmup: float = 0.05  # share of the steps over which the rate rises from zero
     weight_decay: float = 1e-4
     clip: float = 10.0  # largest norm of the gradient
@@ -69,17 +67,11 @@ class Recipe(ABC, Generic[Network]):
     many times `batch` and `losses`, and `finish`; at the end `tensors` and `settings` go into the
     weights file. torch's generator is seeded before each of them. A training that is resumed calls
     `prepare`, `network` and the stage's `begin` again, and then takes up the checkpoint's parameters,
-    buffers and `state`, whatever those three made of them.
+    buffers and `state`, whatever those three made of them."""
 
-    Attributes:
-        system: name of the extractor that the weights are for.
-        stages: in their order.
-        data_words: the data in words, with counts, as `prepare` found them.
-    """
-
-    system: ClassVar[str]
-    stages: tuple[Stage, ...]
-    data_words = ""
+    system: ClassVar[str]  # name of the extractor that the weights are for
+    stages: tuple[Stage, ...]  # in their order
+    data_words = ""  # the data, with counts, as `prepare` found them
 
     @abstractmethod
     def prepare(self, data: Path, cache: Path) -> None:

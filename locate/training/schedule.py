@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from locate.errors import InputError
 from locate.training.recipe import Stage
 
-_FILLED = (
-    0.97  # of a stage's time is planned for, so that small delays do not speed up its schedule
-)
+_FILLED = 0.97  # of a stage's time is planned, so that small delays do not speed up its schedule
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -132,11 +133,9 @@ def held_out_batches(
     recipe: Recipe[Any], stage: Stage, index: int, count: int, threads: int
 ) -> list[Batch]:
     """The batches that the stage is measured on: the same in every training, whatever its seed."""
-
-    def make(number: int) -> Batch:
-        return recipe.batch(stage, generator(0, index, number), held_out=True)
-
-    return list(ordered_map(make, range(count), threads, threads + AHEAD))
+    make = partial(recipe.batch, stage, held_out=True)
+    rngs = (generator(0, index, number) for number in range(count))
+    return list(ordered_map(make, rngs, threads, threads + AHEAD))
 
 
 def held_out_losses(

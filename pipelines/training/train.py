@@ -115,12 +115,9 @@ def export(request: TrainRequest) -> TrainResult:
         recipe = create_recipe(request.system, begun["settings"])
         network = _network_of(recipe, Path(begun["data"]), checkpoint, request.out)
         if not checkpoint.finished:
-            stage, planned = (
-                recipe.stages[checkpoint.stage].name,
-                checkpoint.steps[checkpoint.stage],
-            )
+            stage, done, planned = checkpoint.stage, checkpoint.step, checkpoint.steps
             words = "these weights are of an unfinished training: stage %s, step %d of %d"
-            log.warning(words, stage, checkpoint.step, planned)
+            log.warning(words, recipe.stages[stage].name, done, planned[stage])
         return _written(recipe, network, checkpoint, request.out)
 
 

@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from locate.errors import WeightsError
 from locate.extractors.backbones import efficientnet
-from locate.extractors.base import ExtractorInfo
+from locate.extractors.base import ExtractorInfo, Size
 from locate.extractors.blocks.detection import resize_image, to_input
 from locate.extractors.blocks.grids import Grid, sample
 from locate.extractors.blocks.inference import channels_last, default_device
@@ -165,9 +165,7 @@ class Context:
         hashes = (file_hash(imagenet), steered.info.weights or "", file_hash(weights))
         return cls(steered, deep, projection, judge, " ".join(hashes), shares)
 
-    def extract(
-        self, pixels: Array, size: tuple[int, int] | None = None, *, local: bool = True
-    ) -> Extraction:
+    def extract(self, pixels: Array, size: Size | None = None, *, local: bool = True) -> Extraction:
         with torch.inference_mode():
             maps, small = self._deep.feature_maps(pixels)
             vector = self._deep.global_vector(maps, small)

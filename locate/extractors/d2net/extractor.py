@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ import torch
 from torch import Tensor
 
 from locate.extractors.backbones.registry import create_backbone, load_backbone
-from locate.extractors.base import ExtractorInfo, require_positive
+from locate.extractors.base import ExtractorInfo, Size, require_positive
 from locate.extractors.blocks.detection import resize_image, select, to_input
 from locate.extractors.blocks.grids import Grid, resample
-from locate.extractors.blocks.inference import default_device, for_use, sizes_of, warn_untrained
+from locate.extractors.blocks.inference import default_device, for_use, sizes_of
 from locate.extractors.d2net.detection import describe, distinctness, keypoints
 from locate.extractors.d2net.network import STRIDE, SYSTEM, D2Network
-from locate.extractors.weights import load_network
+from locate.extractors.weights import load_network, warn_untrained
 from locate.pixels import resize_points
 from locate.types import Array, Extraction, Features
 
@@ -47,20 +48,10 @@ class D2Net:
         self._network = for_use(network, self.device)
         self._max_keypoints = max_keypoints
         self._scales = SCALES if multiscale else (1.0,)
-        self.info = ExtractorInfo(
-            name=SYSTEM,
-            weights=weights_hash,
-            settings={
-                "backbone": network.backbone.name,
-                "taps": list(network.taps),
-                "max_keypoints": max_keypoints,
-                "max_side": max_side,
-                "multiscale": multiscale,
-            },
-            local_dim=network.width,
-            ratio=RATIO,
-            query_ratio=QUERY_RATIO,
-        )
+        built = {"backbone": network.backbone.name, "taps": list(network.taps)}
+        used = {"max_keypoints": max_keypoints, "max_side": max_side, "multiscale": multiscale}
+        info = ExtractorInfo(SYSTEM, weights_hash, built | used, local_dim=network.width)
+        self.info = replace(info, ratio=RATIO, query_ratio=QUERY_RATIO)
 
     @classmethod
     def from_pretrained(
@@ -82,13 +73,7 @@ class D2Net:
         loaded, weights_hash = load_backbone(backbone, backbone_weights)
         return cls(D2Network(loaded, taps, STRIDE), weights_hash, **settings)
 
-    def extract(
-        self,
-        pixels: Array,
-        size: tuple[int, int] | None = None,
-        *,
-        local: bool = True,  # noqa: ARG002  there is nothing else to give
-    ) -> Extraction:
+    def extract(self, pixels: Array, size: Size | None = None, *, local: bool = True) -> Extraction:  # noqa: ARG002
         size, working = sizes_of(pixels, size, self.max_side)
         if len(self._scales) > 1:  # even, so that the levels' sizes are exact multiples
             working = (working[0] + working[0] % 2, working[1] + working[1] % 2)

@@ -23,9 +23,9 @@ from locate.extractors.sift import Sift
 from locate.images.reading import read_photo
 from locate.training.data.correspondences import crop_matched_pair
 from locate.training.data.homographies import best_of, visible_grid, warped_pair
-from locate.training.data.pairs import known_pairs
 from locate.training.data.photometric import PhotometricSettings, photometric_noise
 from locate.training.data.photos import PhotoPool
+from locate.training.data.scenes import known_pairs
 from locate.training.recipe import (
     Batch,
     Parameters,
@@ -61,9 +61,7 @@ class D2NetRecipe(Recipe[D2Network]):
     # are half as wide and which shall tell neighbours apart, 1.5 (6 pixels).
     radius: float | None = None
     margin: float = 1.0  # M
-    matched: float = (
-        0.3  # share of the pairs that are two photos of one scene, where there are scenes
-    )
+    matched: float = 0.3  # share of the pairs that are two photos of one scene, if there are any
     # A file of such pairs, see `locate.training.data.correspondences`, of which those of photos outside
     # the data folder do not count; None for those of COLMAP models below the data folder, and verified
     # RootSIFT matches of scenes that have none.

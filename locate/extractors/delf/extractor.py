@@ -12,17 +12,11 @@ import torch
 from torch import Tensor
 
 from locate.extractors.backbones.registry import create_backbone, load_backbone
-from locate.extractors.base import ExtractorInfo, no_features, require_positive
+from locate.extractors.base import ExtractorInfo, Size, no_features, require_positive
 from locate.extractors.blocks.detection import resize_image, to_input
-from locate.extractors.blocks.inference import (
-    default_device,
-    for_use,
-    scaled,
-    sizes_of,
-    warn_untrained,
-)
+from locate.extractors.blocks.inference import default_device, for_use, scaled, sizes_of
 from locate.extractors.delf.network import DelfNetwork
-from locate.extractors.weights import load_network
+from locate.extractors.weights import load_network, warn_untrained
 from locate.pixels import resize_points
 from locate.types import AFFINE, Array, Extraction, Features
 
@@ -89,13 +83,7 @@ class Delf:
         network, digest = start(backbone, backbone_weights)
         return cls(network, digest, {"backbone": backbone, "dim": 40, "trained": False}, **settings)
 
-    def extract(
-        self,
-        pixels: Array,
-        size: tuple[int, int] | None = None,
-        *,
-        local: bool = True,  # noqa: ARG002  there is nothing else to give
-    ) -> Extraction:
+    def extract(self, pixels: Array, size: Size | None = None, *, local: bool = True) -> Extraction:  # noqa: ARG002
         size, base = sizes_of(pixels, size, self.max_side)
         if np.ptp(pixels) < _MIN_CONTRAST:  # every cell alike: attention would rank noise
             return Extraction(no_features(size, len(self._network.components)), None)

@@ -50,17 +50,11 @@ class DelfNetwork(nn.Module):
     """Features and their attention; the PCA that shortens the descriptors is fitted after training.
 
     The backbone, "lite0", "resnet50" or "resnet101", is changed in place: what the tap does not need is
-    taken out of it.
+    taken out of it."""
 
-    Attributes:
-        mean (C,), components (dim x C): of the PCA. Before it is fitted, the first `dim` directions
-            of a fixed random rotation.
-        threshold: the attention below which a feature is not kept.
-    """
-
-    mean: Tensor
-    components: Tensor
-    threshold: Tensor
+    mean: Tensor  # C, of the PCA
+    components: Tensor  # dim x C; before it is fitted, of a fixed random rotation
+    threshold: Tensor  # the attention below which a feature is not kept
 
     def __init__(self, backbone: Backbone, dim: int = 40) -> None:
         super().__init__()

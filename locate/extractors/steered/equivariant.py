@@ -30,10 +30,8 @@ class GroupConv(nn.Module):
 
     def kernel(self) -> Tensor:
         """The same as an ordinary kernel: 4 outputs x (4 inputs, or 1) x size x size."""
-        turned = [
-            torch.rot90(torch.roll(self.weight, turn, dims=2), turn, dims=(-2, -1))
-            for turn in range(TURNS)
-        ]
+        rolled = (torch.roll(self.weight, turn, dims=2) for turn in range(TURNS))
+        turned = [torch.rot90(one, turn, dims=(-2, -1)) for turn, one in enumerate(rolled)]
         stacked = torch.stack(turned, dim=1)
         outputs, _, inputs, orders, *size = stacked.shape
         return stacked.reshape(TURNS * outputs, inputs * orders, *size)
@@ -59,14 +57,7 @@ def steered(fields: Tensor, direction: Tensor) -> Tensor:
     x, y = (part.unsqueeze(-1) for part in direction.unbind(-1))
     right, up, left, down = fields.unbind(-1)
     along_x, along_y = right - left, down - up
-    twice = right - up + left - down
-    return torch.cat(
-        (
-            right + up + left + down,
-            along_x * x + along_y * y,
-            along_y * x - along_x * y,
-            twice * (x * x - y * y),
-            twice * (2 * x * y),
-        ),
-        dim=-1,
-    )
+    once = (along_x * x + along_y * y, along_y * x - along_x * y)
+    half = right - up + left - down
+    twice = (half * (x * x - y * y), half * (2 * x * y))
+    return torch.cat((right + up + left + down, *once, *twice), dim=-1)

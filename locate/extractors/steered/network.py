@@ -49,22 +49,15 @@ class Residual(nn.Module):
 
 
 class SteeredNetwork(nn.Module):
-    """Args:
-    widths: fields at strides 2, 4, 8, 16 and 32.
-    fields: F, of the map that descriptors are made of.
-    residuals: how many there are at strides 4, 8, 16 and 32.
-    hidden: numbers between the two layers that make a descriptor.
-    """
-
     grey: Tensor
     around: Tensor
 
     def __init__(
         self,
-        widths: Sequence[int] = (6, 8, 24, 48, 64),
-        fields: int = 16,
-        residuals: Sequence[int] = (1, 1, 2, 2),
-        hidden: int = 256,
+        widths: Sequence[int] = (6, 8, 24, 48, 64),  # fields at strides 2, 4, 8, 16 and 32
+        fields: int = 16,  # F, of the map that descriptors are made of
+        residuals: Sequence[int] = (1, 1, 2, 2),  # how many at strides 4, 8, 16 and 32
+        hidden: int = 256,  # numbers between the two layers that make a descriptor
     ) -> None:
         super().__init__()
         self.widths, self.fields, self.residuals = tuple(widths), fields, tuple(residuals)

@@ -19,11 +19,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from locate.errors import InputError
-from locate.extractors.steered.corners import corners
+from locate.extractors.steered.corners import corners, orientations
 from locate.extractors.steered.equivariant import GroupConv
 from locate.extractors.steered.fusion import fused
 from locate.extractors.steered.network import SYSTEM, SteeredNetwork, build
-from locate.extractors.steered.orientation import orientations
 from locate.extractors.weights import load_network
 from locate.training.data.homographies import HomographySettings, random_view
 from locate.training.data.photometric import PhotometricSettings, photometric_noise

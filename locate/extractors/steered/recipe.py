@@ -19,9 +19,8 @@ from torch import Tensor
 
 from locate.errors import InputError
 from locate.extractors.steered import losses
-from locate.extractors.steered.corners import corners
+from locate.extractors.steered.corners import corners, orientations
 from locate.extractors.steered.network import SYSTEM, WIDTH, SteeredNetwork
-from locate.extractors.steered.orientation import orientations
 from locate.extractors.weights import load_into, load_weights
 from locate.images.reading import read_photo
 from locate.pixels import apply_homography, resize_points

@@ -12,19 +12,12 @@ from torch import Tensor
 
 from locate.errors import InputError
 from locate.extractors.backbones.registry import create_backbone, load_backbone
-from locate.extractors.base import ExtractorInfo
+from locate.extractors.base import ExtractorInfo, Size
 from locate.extractors.blocks.detection import resize_image, suppress, to_input
-from locate.extractors.blocks.inference import (
-    Size,
-    default_device,
-    for_use,
-    scaled,
-    sizes_of,
-    warn_untrained,
-)
+from locate.extractors.blocks.inference import default_device, for_use, scaled, sizes_of
 from locate.extractors.ur2kid.detection import group_responses, keypoints
 from locate.extractors.ur2kid.network import UR2KiDNetwork
-from locate.extractors.weights import file_hash, load_into, load_weights
+from locate.extractors.weights import file_hash, load_into, load_weights, warn_untrained
 from locate.pixels import fit_size, resize_points
 from locate.types import Array, Extraction, Features
 
@@ -60,21 +53,11 @@ class UR2KiD:
         self._max_keypoints = max_keypoints
         self._strictness = strictness
         self._scales = SCALES if multiscale else (1.0,)
-        self.info = ExtractorInfo(
-            name=SYSTEM,
-            weights=weights_hash,
-            settings={
-                **network_settings(network),
-                "max_keypoints": max_keypoints,
-                "max_side": max_side,
-                "global_side": global_side,
-                "strictness": strictness,
-                "multiscale": multiscale,
-            },
-            global_dim=network.global_dim,
-            local_dim=network.dim,
-            ratio=RATIO,
-        )
+        sides = {"max_side": max_side, "global_side": global_side}
+        found = {"max_keypoints": max_keypoints, "strictness": strictness, "multiscale": multiscale}
+        settings = network_settings(network) | sides | found
+        dims = network.global_dim, network.dim
+        self.info = ExtractorInfo(SYSTEM, weights_hash, settings, *dims, ratio=RATIO)
 
     @classmethod
     def from_pretrained(
@@ -100,9 +83,7 @@ class UR2KiD:
         warn_untrained(SYSTEM, words)
         return cls(network, digest, **settings)
 
-    def extract(
-        self, pixels: Array, size: tuple[int, int] | None = None, *, local: bool = True
-    ) -> Extraction:
+    def extract(self, pixels: Array, size: Size | None = None, *, local: bool = True) -> Extraction:
         size, working = sizes_of(pixels, size, self.max_side)
         small = fit_size(working, self._global_side)
         with torch.inference_mode():

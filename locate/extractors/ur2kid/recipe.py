@@ -33,10 +33,9 @@ from locate.extractors.ur2kid.whitening import discriminative_projection, whiten
 from locate.images.folder import photos_in
 from locate.training.data.correspondences import MatchedPair, load_pairs
 from locate.training.data.homographies import HomographySettings, warped_pair
-from locate.training.data.pairs import pairs_of_models
 from locate.training.data.photometric import PhotometricSettings
 from locate.training.data.photos import PhotoPool, name_fraction
-from locate.training.data.scenes import scenes_of
+from locate.training.data.scenes import pairs_of_models, scenes_of
 from locate.training.data.tuples import TupleMiner
 from locate.training.recipe import Batch, Parameters, Recipe, Stage, generator, images_to_tensor
 from locate.types import Array

@@ -22,6 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -139,8 +140,8 @@ def rise_to(offsets: Array, count: int) -> bool:
     return int(offsets[0]) == 0 and bool((steps >= 0).all()) and int(offsets[-1]) == count
 
 
-def has_form(array: Array, shape: tuple[int, ...], dtype: type[np.generic]) -> bool:
-    return array.shape == shape and np.issubdtype(array.dtype, dtype)
+def has_form(array: Array, shape: tuple[int, ...], dtype: Any) -> bool:
+    return array.shape == shape and bool(np.issubdtype(array.dtype, dtype))
 
 
 def read_arrays(file: Path, keys: Sequence[str], what: str) -> list[Array]:

@@ -39,9 +39,7 @@ class HomographySettings:
     # edge of the view, relative to the centre. 0 to 0.4.
     perspective: float = 0.15
     translation: float = 0.15  # largest shift along each axis, as a share of the view's side
-    anisotropy: float = (
-        1.2  # largest stretch along one direction (any) to the other; makes shear too
-    )
+    anisotropy: float = 1.2  # largest stretch along one direction (any) to the other; shears too
     full_circle: float = 0.0  # chance that the turn is drawn from all 360 degrees instead
     # Smallest and largest side of view a, relative to the largest window that fits into the photo.
     # Small ones leave room around a for b.
@@ -125,13 +123,7 @@ def warped_pair(
     """Two random views of `size` (width, height) of a photo H x W x 3 uint8: a is an upright window; b
     sees it through `random_homography`. Light and noise are drawn for each view on its own, if at all.
     """
-    _check(image, size)
-    settings = settings or HomographySettings()
-    a_from_image, b_from_image, b_from_a = best_of(
-        _draws(image, rng, size, settings),
-        lambda draw: _overlap(image, draw[0], draw[1], size),
-        settings.min_overlap,
-    )
+    a_from_image, b_from_image, b_from_a = _drawn(image, rng, size, settings, (0, 1))
     image_a, valid_a = render_view(image, a_from_image, size)
     image_b, valid_b = render_view(image, b_from_image, size)
     if photometric is not None:
@@ -149,14 +141,7 @@ def random_view(
     """One random view of a photo H x W x 3 uint8: an upright window seen through `random_homography`,
     black where the photo has ended; and H x W bool, where it has not. `min_overlap` is how much of it
     must show the photo, if a few draws reach it."""
-    _check(image, size)
-    settings = settings or HomographySettings()
-    _, view_from_image, _ = best_of(
-        _draws(image, rng, size, settings),
-        lambda draw: _overlap(image, draw[1], draw[1], size),
-        settings.min_overlap,
-    )
-    return render_view(image, view_from_image, size)
+    return render_view(image, _drawn(image, rng, size, settings, (1, 1))[1], size)
 
 
 def best_of(draws: Iterable[T], score: Callable[[T], float], enough: float) -> T:
@@ -171,6 +156,22 @@ def best_of(draws: Iterable[T], score: Callable[[T], float], enough: float) -> T
     if best is None:
         raise InputError("no photo of the training data can be used any more; look at the log")
     return best
+
+
+def _drawn(
+    image: Array,
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    settings: HomographySettings | None,
+    judged: tuple[int, int],  # the two of a draw that must share enough
+) -> tuple[Array, Array, Array]:
+    require_image(image)
+    if min(size) < 2:
+        raise InputError(f"a view must be at least 2 pixels wide and high, got {size}")
+    settings = settings or HomographySettings()
+    draws = _draws(image, rng, size, settings)
+    a, b = judged
+    return best_of(draws, lambda d: _overlap(image, d[a], d[b], size), settings.min_overlap)
 
 
 def _draws(
@@ -193,12 +194,6 @@ def window(corner: Array, zoom: float) -> Array:
     # Edges on edges: image + 0.5 = corner + zoom (view + 0.5)
     offset = (0.5 - corner) / zoom - 0.5
     return np.array([[1 / zoom, 0, offset[0]], [0, 1 / zoom, offset[1]], [0, 0, 1]])
-
-
-def _check(image: Array, size: tuple[int, int]) -> None:
-    require_image(image)
-    if min(size) < 2:
-        raise InputError(f"a view must be at least 2 pixels wide and high, got {size}")
 
 
 def render_view(image: Array, view_from_image: Array, size: tuple[int, int]) -> tuple[Array, Array]:

@@ -68,11 +68,14 @@ def pseudo_pairs(
     drawn = {name: _draw(len(scenes[name]), max_pairs_per_scene, rng) for name in sorted(scenes)}
     found = []
     for name, pairs in drawn.items():
-        for a, b, features in _features_of(scenes[name], pairs, extractor):
-            pair = features and _verified(*features, extractor.max_side, min_inliers)
-            if pair is not None:
+        for a, b, (one, other) in _features_of(scenes[name], pairs, extractor):
+            if one is None or other is None:
+                continue
+            matches = match_mutual(one.descriptors, other.descriptors, _RATIO)
+            points = verified(one, other, matches, extractor.max_side, min_inliers)
+            if points is not None:
                 paths = scenes[name][a], scenes[name][b]
-                found.append(MatchedPair(*paths, *pair, source=extractor.info.name))
+                found.append(MatchedPair(*paths, *points, source=extractor.info.name))
     return found
 
 
@@ -92,8 +95,8 @@ def _draw(count: int, budget: int, rng: np.random.Generator) -> list[tuple[int, 
 
 def _features_of(
     photos: Sequence[Path], pairs: Sequence[tuple[int, int]], extractor: Teacher
-) -> Iterator[tuple[int, int, tuple[Features, Features] | None]]:
-    """Each pair with the features of both; None if one of them cannot be read. A photo is read once, and
+) -> Iterator[tuple[int, int, tuple[Features | None, Features | None]]]:
+    """Each pair with the features of both, None of what cannot be read. A photo is read once, and
     forgotten after its last pair."""
     last = {index: k for k, pair in enumerate(pairs) for index in pair}
     kept: dict[int, Features | None] = {}
@@ -101,8 +104,7 @@ def _features_of(
         for index in (a, b):
             if index not in kept:
                 kept[index] = _extract(photos[index], extractor)
-        one, other = kept[a], kept[b]
-        yield a, b, None if one is None or other is None else (one, other)
+        yield a, b, (kept[a], kept[b])
         for index in (a, b):
             if last[index] == k:
                 del kept[index]
@@ -123,29 +125,25 @@ def _extract(path: Path, extractor: Teacher) -> Features | None:
     return replace(features, descriptors=features.descriptors.astype(np.float16))
 
 
-def _verified(
-    a: Features, b: Features, working_side: int, min_inliers: int
+def verified(
+    a: Features, b: Features, matches: Array, working_side: int, min_inliers: int
 ) -> tuple[Array, Array] | None:
-    """The inliers' points in both images, or None if the pair proves nothing."""
-    matches = match_mutual(a.descriptors, b.descriptors, _RATIO)
-    verification = verify(a, b, matches, working_side)
-    if verification.inlier_count < min_inliers or is_degenerate(
-        verification, a.image_size, b.image_size, working_side
+    """The points in both images of the matches that one fundamental matrix explains, or None if the pair
+    proves nothing."""
+    found = verify(a, b, matches, working_side)
+    if found.inlier_count < min_inliers or is_degenerate(
+        found, a.image_size, b.image_size, working_side
     ):
         return None
-    keep = verification.inliers
-    return verification.query_points[keep], verification.database_points[keep]
+    return found.query_points[found.inliers], found.database_points[found.inliers]
 
 
 def is_degenerate(
-    verification: Verification,
-    size_a: tuple[int, int],
-    size_b: tuple[int, int],
-    working_side: int = 1024,
+    found: Verification, size_a: tuple[int, int], size_b: tuple[int, int], working_side: int = 1024
 ) -> bool:
     """Whether the inliers lie on one spot or one line of an image, or at the same place in both."""
-    a = verification.query_points[verification.inliers].astype(np.float64)
-    b = verification.database_points[verification.inliers].astype(np.float64)
+    a = found.query_points[found.inliers].astype(np.float64)
+    b = found.database_points[found.inliers].astype(np.float64)
     if min(spread(a, size_a), spread(b, size_b)) < _MIN_SPREAD:
         return True
     # In shares of the long side, so that one shot in two resolutions counts as the same place.

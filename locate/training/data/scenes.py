@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +16,11 @@ from locate.formats.colmap_files import models_below
 from locate.images.exif import read_exif
 from locate.images.folder import photos_in
 from locate.pixels import from_colmap
-from locate.training.data.correspondences import MatchedPair
+from locate.training.data.correspondences import MatchedPair, load_pairs, save_pairs
+from locate.training.data.pseudo import Teacher, pseudo_pairs
 from locate.types import Array
+
+log = logging.getLogger("locate")
 
 _SINGLES = frozenset({"photos", "distractors"})  # folders of photos that have nothing in common
 
@@ -143,3 +148,53 @@ def _upright_size(path: Path) -> tuple[int, int]:
             return read_exif(image, turned=image.format == "TIFF").size
     except Exception as error:
         raise ImageError(path, f"is damaged ({error})", "copy it again from its source") from error
+
+
+def known_pairs(
+    data: Path, cache: Path, teacher: Teacher, file: Path | None = None, tries: int = 60
+) -> list[MatchedPair]:
+    """All pairs of photos of a training folder whose correspondences are known: those of `file`
+    (`load_pairs`), or else of models and, where no model tells them, the matches of `teacher` in
+    `tries` pairs of a scene; these take minutes, and `cache` keeps them."""
+    if file is not None:
+        return load_pairs(file, data)
+    found = pairs_of_models(data)
+    reconstructed = {path for pair in found for path in (pair.image_a, pair.image_b)}
+    scenes = {
+        n: photos for n, photos in scenes_of(data).items() if reconstructed.isdisjoint(photos)
+    }
+    if not scenes:
+        return found
+    names = "\n".join(path.as_posix() for photos in scenes.values() for path in photos)
+    key = hashlib.sha256(f"{tries}\n{names}".encode()).hexdigest()[:12]
+    kept = cache / f"pairs-{key}.npz"
+    if not kept.exists():
+        rng = np.random.default_rng(0)
+        verified = pseudo_pairs(scenes, teacher, rng=rng, max_pairs_per_scene=tries)
+        save_pairs(kept, verified, data)
+        return found + verified
+    return found + load_pairs(kept, data)
+
+
+def pairs_of_models(data: Path) -> list[MatchedPair]:
+    """The pairs of all COLMAP models below `data` whose images are there too: in a folder `images`, or
+    without one, beside the model or beside a folder that it lies in."""
+    pairs: list[MatchedPair] = []
+    for model in find_models(data):
+        images = _images_of(model, data)
+        if images is None:
+            log.warning("%s: its images are not below %s; the model is left out", model, data)
+            continue
+        pairs += model_pairs(model, images)
+    return pairs
+
+
+def _images_of(model: Path, data: Path) -> Path | None:
+    names = [image.name for image in read_model(model).images.values()]
+    for folder in (model, *model.parents):
+        for images in (folder / "images", folder):
+            if names and (images / min(names)).is_file():
+                return images
+        if folder == data:
+            break
+    return None

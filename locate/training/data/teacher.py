@@ -92,5 +92,5 @@ def load_teacher(file: Path, root: Path) -> TeacherFeatures:
     }
     demand(file, _WHAT, rules)
     rows = dict(zip((root / str(image) for image in images), pairwise(offsets), strict=True))
-    by_photo = ({p: a[i:j] for p, (i, j) in rows.items()} for a in (keypoints, descriptors))
-    return TeacherFeatures(*by_photo, str(name))
+    seen, said = ({p: a[i:j] for p, (i, j) in rows.items()} for a in (keypoints, descriptors))
+    return TeacherFeatures(seen, said, str(name))
