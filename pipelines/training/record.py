@@ -39,15 +39,11 @@ def write_weights(
         for name, value in losses.items()
         if math.isfinite(value)
     }
+    words = checkpoint.description, checkpoint.begun["command"]
+    commit = commit_of(Path(locate.__file__).parent)
+    seconds = round(checkpoint.elapsed, 1)
     record = Record(
-        system=recipe.system,
-        settings=recipe.settings(),
-        data=checkpoint.description,
-        command=checkpoint.begun["command"],
-        commit=commit_of(Path(locate.__file__).parent),
-        seconds=round(checkpoint.elapsed, 1),
-        scores=scores,
-        licence=LICENCE,
+        recipe.system, recipe.settings(), *words, commit, seconds, scores, licence=LICENCE
     )
     with torch.no_grad():
         sha256 = save_weights(out / WEIGHTS, recipe.tensors(network), record)

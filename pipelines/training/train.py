@@ -145,13 +145,8 @@ def _begun(request: TrainRequest, checkpoint: Checkpoint | None) -> dict[str, An
                 f"{now} now); bring those back, or train anew into another --out"
             )
         return {**checkpoint.begun, "data": str(data.absolute())}
-    return {
-        **asked,
-        "seed": request.seed or 0,
-        "data": str(data.absolute()),
-        "files": files,
-        "command": request.command,
-    }
+    here = {"data": str(data.absolute()), "files": files, "command": request.command}
+    return {**asked, "seed": request.seed or 0, **here}
 
 
 def _files_below(data: Path, out: Path) -> dict[str, Any]:

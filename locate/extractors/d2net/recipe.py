@@ -118,10 +118,8 @@ class D2NetRecipe(Recipe[D2Network]):
 
     def _draws(self, rng: np.random.Generator, held_out: bool) -> Iterator[_Views]:
         for _ in range(_TRIES):
-            if not held_out and self._matched and rng.random() < self.matched:
-                views = self._matched_views(rng)
-            else:
-                views = self._warped_views(rng, held_out)
+            matched = not held_out and self._matched and rng.random() < self.matched
+            views = self._matched_views(rng) if matched else self._warped_views(rng, held_out)
             if views is not None:
                 yield views
 
@@ -149,15 +147,11 @@ class D2NetRecipe(Recipe[D2Network]):
         assert self.radius is not None
         with torch.autocast(maps.device.type, enabled=False):  # 2 - 2 d . d' needs the digits
             maps, cells = maps.float(), network.grid.to_map(batch["points"])
-            found = [
-                d2_loss(
-                    (maps[2 * p], maps[2 * p + 1]),
-                    (cells[2 * p, :count], cells[2 * p + 1, :count]),
-                    self.radius,
-                    self.margin,
-                )
-                for p, count in enumerate(batch["counts"])
-            ]
+            found = []
+            for p, count in enumerate(batch["counts"]):
+                a, b = 2 * p, 2 * p + 1
+                ends = (maps[a], maps[b]), (cells[a, :count], cells[b, :count])
+                found.append(d2_loss(*ends, self.radius, self.margin))
         return {name: torch.stack([f[name] for f in found]).mean() for name in found[0]}
 
     def settings(self) -> dict[str, Any]:

@@ -24,14 +24,9 @@ from locate.extractors.steered.network import SYSTEM, WIDTH, SteeredNetwork
 from locate.extractors.weights import load_into, load_weights
 from locate.images.reading import read_photo
 from locate.pixels import apply_homography, resize_points
+from locate.training.data import homographies
 from locate.training.data.correspondences import load_pairs
-from locate.training.data.homographies import (
-    HomographySettings,
-    best_of,
-    random_homography,
-    render_view,
-    window,
-)
+from locate.training.data.homographies import HomographySettings
 from locate.training.data.photometric import PhotometricSettings, photometric_noise
 from locate.training.data.photos import PhotoPool
 from locate.training.data.teacher import load_teacher
@@ -156,7 +151,7 @@ class SteeredRecipe(Recipe[SteeredNetwork]):
         drawn = []
         for _ in range(self.pairs):
             draws = self._draws(rng, held_out)
-            drawn.append(best_of(draws, lambda draw: len(draw[2]), self.points // 2))
+            drawn.append(homographies.best_of(draws, lambda draw: len(draw[2]), self.points // 2))
         counts, rows = [], []
         for a, b, common in drawn:
             chosen = common[rng.permutation(len(common))[: self.points]]
@@ -213,8 +208,9 @@ class SteeredRecipe(Recipe[SteeredNetwork]):
         room = np.array((photo.shape[1], photo.shape[0])) - zoom * side
         corner = keypoints[spot] + 0.5 - zoom * side * rng.uniform(0.25, 0.75, 2)
         corner = np.clip(corner, np.minimum(0, room), np.maximum(0, room))
-        warp = random_homography(rng, (side, side), _WARP) @ window(corner, zoom)
-        image, valid = render_view(photo, warp, (side, side))
+        tilted = homographies.random_homography(rng, (side, side), _WARP)
+        warp = tilted @ homographies.window(corner, zoom)
+        image, valid = homographies.render_view(photo, warp, (side, side))
         image = photometric_noise(image, rng, _LIGHT)
         image[~valid] = 0
         points = apply_homography(warp, keypoints)

@@ -127,8 +127,7 @@ def warped_pair(
     image_a, valid_a = render_view(image, a_from_image, size)
     image_b, valid_b = render_view(image, b_from_image, size)
     if photometric is not None:
-        image_a = photometric_noise(image_a, rng, photometric)
-        image_b = photometric_noise(image_b, rng, photometric)
+        image_a, image_b = (photometric_noise(v, rng, photometric) for v in (image_a, image_b))
     return WarpedPair(image_a, image_b, b_from_a, valid_a, valid_b)
 
 
@@ -206,13 +205,14 @@ def render_view(image: Array, view_from_image: Array, size: tuple[int, int]) -> 
     if shrink > 1.1:
         target = (max(1, round(width / shrink)), max(1, round(height / shrink)))
         image = cv2.resize(image, target, interpolation=cv2.INTER_AREA)
-        view_from_image = view_from_image @ _resizing(target, (width, height))
+        x, y = width / target[0], height / target[1]  # corners on corners
+        resized = np.array([[x, 0, x / 2 - 0.5], [0, y, y / 2 - 0.5], [0, 0, 1]])
+        view_from_image = view_from_image @ resized
     image_from_view = np.linalg.inv(view_from_image)
     linear, nearest = (cv2.WARP_INVERSE_MAP | how for how in (cv2.INTER_LINEAR, cv2.INTER_NEAREST))
     # Replicated, then masked: mixing in a constant would darken the last row.
-    view = cv2.warpPerspective(
-        image, image_from_view, size, flags=linear, borderMode=cv2.BORDER_REPLICATE
-    )
+    border = cv2.BORDER_REPLICATE
+    view = cv2.warpPerspective(image, image_from_view, size, flags=linear, borderMode=border)
     everywhere = np.full(image.shape[:2], 255, np.uint8)
     inside = cv2.warpPerspective(everywhere, image_from_view, size, flags=nearest) > 0
     view[~inside] = 0
@@ -285,12 +285,6 @@ def _least_depth(b_from_a: Array, size: tuple[int, int]) -> float:
     corners = np.array([(-0.5, -0.5), (right, -0.5), (-0.5, low), (right, low)])
     depths = _depths(b_from_a, corners)
     return float(depths.min() / abs(depths.mean()))
-
-
-def _resizing(from_size: tuple[int, int], to_size: tuple[int, int]) -> Array:
-    """The homography of a resize that keeps corners on corners."""
-    x, y = to_size[0] / from_size[0], to_size[1] / from_size[1]
-    return np.array([[x, 0, x / 2 - 0.5], [0, y, y / 2 - 0.5], [0, 0, 1]])
 
 
 def _translation(by: Array) -> Array:

@@ -61,10 +61,8 @@ def pseudo_pairs(
     and those in which they lie at the same place in both: a watermark, a date, or the same shot twice.
     """
     if min_inliers < 1 or max_pairs_per_scene < 1:
-        raise InputError(
-            f"min_inliers and max_pairs_per_scene must be at least 1, "
-            f"got {min_inliers} and {max_pairs_per_scene}"
-        )
+        given = f"{min_inliers} and {max_pairs_per_scene}"
+        raise InputError(f"min_inliers and max_pairs_per_scene must be at least 1, got {given}")
     drawn = {name: _draw(len(scenes[name]), max_pairs_per_scene, rng) for name in sorted(scenes)}
     found = []
     for name, pairs in drawn.items():
@@ -85,12 +83,9 @@ def _draw(count: int, budget: int, rng: np.random.Generator) -> list[tuple[int, 
         return list(combinations(range(count), 2))
     # Pair k of those in the order (0, 1), (0, 2), (1, 2), (0, 3), ...: b is the largest with
     # b (b - 1) / 2 <= k.
-    chosen = rng.choice(math.comb(count, 2), budget, replace=False)
-    pairs = []
-    for k in chosen.tolist():
-        b = (1 + math.isqrt(1 + 8 * k)) // 2
-        pairs.append((k - b * (b - 1) // 2, b))
-    return sorted(pairs)
+    chosen = rng.choice(math.comb(count, 2), budget, replace=False).tolist()
+    ends = ((k, (1 + math.isqrt(1 + 8 * k)) // 2) for k in chosen)
+    return sorted((k - b * (b - 1) // 2, b) for k, b in ends)
 
 
 def _features_of(

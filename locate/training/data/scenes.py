@@ -36,25 +36,17 @@ def scenes_of(folder: Path | str) -> dict[str, tuple[Path, ...]]:
         raise InputError(f"{folder} is not a folder; name the one that holds the scenes")
     explicit = folder / "scenes"
     parent = explicit if explicit.is_dir() else folder
-    scenes = {
-        sub.name: tuple(photos_in(sub).values())
-        for sub in sorted(parent.iterdir())
-        if sub.is_dir()
-        and not sub.name.startswith(".")
-        and (parent == explicit or sub.name not in _SINGLES)
-    }
+    none = frozenset() if parent == explicit else _SINGLES
+    folders = [f for f in sorted(parent.iterdir()) if f.is_dir() and f.name not in none]
+    scenes = {f.name: tuple(photos_in(f).values()) for f in folders if not f.name.startswith(".")}
     return {name: photos for name, photos in scenes.items() if len(photos) > 1}
 
 
 def singles_of(folder: Path | str) -> tuple[Path, ...]:
     """Photos that show nothing that another one does, in the order of names: those that lie in `folder`
     itself and those below its folders `photos` and `distractors`. None is in a scene of `scenes_of`."""
-    folder = Path(folder)
-    return tuple(
-        path
-        for name, path in photos_in(folder).items()
-        if "/" not in name or name.split("/")[0] in _SINGLES
-    )
+    photos = photos_in(Path(folder)).items()
+    return tuple(p for name, p in photos if "/" not in name or name.split("/")[0] in _SINGLES)
 
 
 def find_models(folder: Path | str) -> tuple[Path, ...]:
@@ -112,9 +104,8 @@ def read_model(folder: Path) -> Any:
 
 def _views(model: Any, model_folder: Path, images_folder: Path) -> list[_View]:
     """The images of a model that have a pose, in the order of their names."""
-    images = sorted(
-        (image for image in model.images.values() if image.has_pose), key=lambda i: str(i.name)
-    )
+    posed = (image for image in model.images.values() if image.has_pose)
+    images = sorted(posed, key=lambda image: str(image.name))
     if not images:
         raise InputError(f"no image of the COLMAP model {model_folder} has a pose; register some")
     missing = [image.name for image in images if not (images_folder / image.name).is_file()]
@@ -160,9 +151,8 @@ def known_pairs(
         return load_pairs(file, data)
     found = pairs_of_models(data)
     reconstructed = {path for pair in found for path in (pair.image_a, pair.image_b)}
-    scenes = {
-        n: photos for n, photos in scenes_of(data).items() if reconstructed.isdisjoint(photos)
-    }
+    every = scenes_of(data).items()
+    scenes = {name: photos for name, photos in every if reconstructed.isdisjoint(photos)}
     if not scenes:
         return found
     names = "\n".join(path.as_posix() for photos in scenes.values() for path in photos)
@@ -181,11 +171,10 @@ def pairs_of_models(data: Path) -> list[MatchedPair]:
     without one, beside the model or beside a folder that it lies in."""
     pairs: list[MatchedPair] = []
     for model in find_models(data):
-        images = _images_of(model, data)
-        if images is None:
+        if (images := _images_of(model, data)) is not None:
+            pairs += model_pairs(model, images)
+        else:
             log.warning("%s: its images are not below %s; the model is left out", model, data)
-            continue
-        pairs += model_pairs(model, images)
     return pairs
 
 
