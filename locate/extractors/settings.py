@@ -45,12 +45,10 @@ def typed(what: str, value: Any, setting: Setting) -> Any:
             return _as(value, kind)
         except (TypeError, ValueError):
             continue
+    words = f"of the kind of {setting.default!r}, which is the default"
     if setting.default is None:
         words = " or ".join(_name(kind) for kind in kinds)
-        raise InputError(f"{what} must be {words}; got {value!r}")
-    raise InputError(
-        f"{what} must be of the kind of {setting.default!r}, which is the default; got {value!r}"
-    )
+    raise InputError(f"{what} must be {words}; got {value!r}")
 
 
 def all_typed(
@@ -72,13 +70,11 @@ def _keywords(make: Callable[..., Any]) -> tuple[dict[str, Setting], bool]:
     except (NameError, TypeError):  # of types that are imported for a type checker alone
         hints = {}
     parameters = inspect.signature(make).parameters.values()
-    known = {
-        p.name: Setting(
-            hints.get(p.name, type(p.default) if p.default is not None else Any), p.default
-        )
-        for p in parameters
-        if p.default is not p.empty and p.kind is not p.POSITIONAL_ONLY
-    }
+    known = {}
+    for p in parameters:
+        if p.default is not p.empty and p.kind is not p.POSITIONAL_ONLY:
+            kind = type(p.default) if p.default is not None else Any
+            known[p.name] = Setting(hints.get(p.name, kind), p.default)
     return known, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 

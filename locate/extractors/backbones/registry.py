@@ -22,8 +22,6 @@ BACKBONES: Mapping[str, Callable[[], Backbone]] = {
     "resnet101": lambda: ResNet("resnet101"),
     "vgg16": VGG16,
 }
-# Parts of a published checkpoint that a backbone without its classifier has no use for.
-_NOT_NEEDED = ("classifier.",)
 
 
 def create_backbone(name: str) -> Backbone:
@@ -41,13 +39,11 @@ def load_backbone(name: str, path: Path | None = None) -> tuple[Backbone, str]:
     backbone = create_backbone(name)
     if path is None:
         if name != "lite0":
-            raise WeightsError(
-                f"{name} comes without weights: give torchvision's {name}-*.pth "
-                "with --backbone-weights"
-            )
+            file = f"torchvision's {name}-*.pth with --backbone-weights"
+            raise WeightsError(f"{name} comes without weights: give {file}")
         path = imagenet_weights_path()
-    tensors = read_tensors(path)
-    kept = {key: value for key, value in tensors.items() if not key.startswith(_NOT_NEEDED)}
+    # A backbone without its classifier has no use for that of a published checkpoint.
+    kept = {k: v for k, v in read_tensors(path).items() if not k.startswith("classifier.")}
     wanted = backbone.state_dict()
     # Old checkpoints lack the counters of batch normalisation, which inference does not use.
     missing = [k for k in wanted if k not in kept and not k.endswith("num_batches_tracked")]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +56,9 @@ class Delf:
         self._max_keypoints = max_keypoints
         self._iou = iou
         self.max_side = max_side
-        self.info = ExtractorInfo(
-            name=SYSTEM,
-            weights=weights_hash,
-            settings={**settings, "max_keypoints": max_keypoints, "max_side": max_side, "iou": iou},
-            local_dim=len(network.components),
-            ratio=RATIO,
-            verification=AFFINE,
-            max_error=MAX_ERROR,
-        )
+        used = {"max_keypoints": max_keypoints, "max_side": max_side, "iou": iou}
+        info = ExtractorInfo(SYSTEM, weights_hash, {**settings, **used}, 0, len(network.components))
+        self.info = replace(info, ratio=RATIO, verification=AFFINE, max_error=MAX_ERROR)
 
     @classmethod
     def from_pretrained(

@@ -121,7 +121,6 @@ class SteeredNetwork(nn.Module):
 
 
 def build(settings: Mapping[str, Any]) -> SteeredNetwork:
-    """The network of a weights file's settings."""
     return SteeredNetwork(**settings)
 
 

@@ -197,10 +197,8 @@ def crop_matched_pair(
     shifted at random, so that the point that was drawn does not always lie in the middle. No window
     reaches beyond its photo; small photos are enlarged."""
     if size < 2 or scale_jitter < 1:
-        raise InputError(
-            f"a crop needs a size of at least 2 and a scale jitter of at least 1, "
-            f"got {size} and {scale_jitter}"
-        )
+        rule = "a size of at least 2 and a scale jitter of at least 1"
+        raise InputError(f"a crop needs {rule}, got {size} and {scale_jitter}")
     points = [given.astype(np.float64) for given in (pair.points_a, pair.points_b)]
     if sizes is not None:
         ends = zip(points, sizes, map(_size, images), strict=True)
@@ -220,21 +218,16 @@ def crop_matched_pair(
     zooms = (zoom_a, min(zoom_a * ratio * jitter, room[1]))
     crops, moved = [], []
     for image, spots, zoom in zip(images, points, zooms, strict=True):
-        crop_from_image = _window(rng, _size(image), spots[anchor], zoom, size)
+        side = zoom * size
+        place = rng.uniform(0.25, 0.75, 2)  # of the point, as a share of the window
+        corner = np.clip(
+            spots[anchor] + 0.5 - place * side, 0, np.maximum(np.array(_size(image)) - side, 0)
+        )
+        crop_from_image = window(corner, zoom)
         crops.append(render_view(image, crop_from_image, (size, size))[0])
         moved.append(apply_homography(crop_from_image, spots).astype(np.float32))
     keep = _inside(moved[0], (size, size)) & _inside(moved[1], (size, size))
     return MatchedCrop(crops[0], crops[1], moved[0][keep], moved[1][keep])
-
-
-def _window(
-    rng: np.random.Generator, room: tuple[int, int], around: Array, zoom: float, size: int
-) -> Array:
-    """crop_from_image, 3 x 3: a square of `size` zoomed pixels in the photo, around a point."""
-    side = zoom * size
-    place = rng.uniform(0.25, 0.75, 2)  # of the point, as a share of the window
-    corner = np.clip(around + 0.5 - place * side, 0, np.maximum(np.array(room) - side, 0))
-    return window(corner, zoom)
 
 
 def _size_ratio(points_a: Array, points_b: Array, anchor: int) -> float:

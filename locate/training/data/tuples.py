@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -61,10 +62,8 @@ class TupleMiner:
         self._scene = np.repeat(np.arange(len(sizes)), sizes)
         self._scene_count = len(groups)
         self._partners = self._positives(pairs)
-        anchors = [
-            [k for k in range(self._starts[s], self._starts[s + 1]) if len(self._partners[k])]
-            for s in range(len(groups))
-        ]
+        ranges = [range(*ends) for ends in pairwise(self._starts[: len(groups) + 1])]
+        anchors = [[k for k in group if len(self._partners[k])] for group in ranges]
         self._anchors = [group for group in anchors if group]
         self._single_share = single_share if self._anchors and singles else float(bool(singles))
         if not self._anchors and not singles:
@@ -78,11 +77,8 @@ class TupleMiner:
     def _positives(self, pairs: Iterable[MatchedPair] | None) -> list[Array]:
         """For each photo the places of its possible positives."""
         if pairs is None:
-            return [
-                np.delete(np.arange(start, stop), k)
-                for start, stop in zip(self._starts[:-1], self._starts[1:], strict=True)
-                for k in range(stop - start)
-            ]
+            ranges = [np.arange(*ends) for ends in pairwise(self._starts)]
+            return [np.delete(group, k) for group in ranges for k in range(len(group))]
         partners: list[set[int]] = [set() for _ in self._photos]
         for pair in pairs:
             a, b = self._place.get(pair.image_a), self._place.get(pair.image_b)
