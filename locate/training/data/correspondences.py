@@ -99,7 +99,7 @@ def load_pairs(file: Path | str, root: Path | str | None = None) -> list[Matched
     file = Path(file)
     root = file.parent if root is None else Path(root)
     images, pairs, offsets, points_a, points_b, sources = read_arrays(file, _KEYS, _WHAT)
-    count, points = len(sources), (points_a, points_b)
+    count, points = sources.size, (points_a, points_b)
     rules = {
         f"`pairs` must be {count} x 2 integers, as there are {count} `sources`": has_form(
             pairs, (count, 2), np.integer
@@ -109,7 +109,7 @@ def load_pairs(file: Path | str, root: Path | str | None = None) -> list[Matched
             a.ndim == 1 and (a.dtype.kind == "U" or a.size == 0) for a in (images, sources)
         ),
         "`points_a` and `points_b` must be M x 2 float32": all(
-            has_form(p, (len(p), 2), np.float32) for p in points
+            has_form(p, (*p.shape[:1], 2), np.float32) for p in points
         ),
     }
     demand(file, _WHAT, rules)

@@ -74,7 +74,7 @@ def load_teacher(file: Path, root: Path) -> TeacherFeatures:
     """What `save_teacher` or another program wrote of photos below `root`; `InputError` if there is no
     such file, or it is not of the layout above."""
     images, offsets, keypoints, scores, descriptors, name = read_arrays(file, _KEYS, _WHAT)
-    count, m, dims = len(images), len(np.atleast_1d(keypoints)), descriptors.shape[1:]
+    count, m, dims = images.size, len(np.atleast_1d(keypoints)), descriptors.shape[1:]
     rules = {
         "`images` must be one or more strings": has_form(images, (count,), np.str_) and count > 0,
         "`keypoints` must be M x 2 float32 and finite": (
