@@ -25,7 +25,6 @@ from locate.training.checkpoint import Checkpoint, Log, save_checkpoint
 from locate.training.options import Options, TrainEvent
 from locate.training.recipe import Batch, Recipe, Stage, torch_seed
 from locate.training.schedule import Window, fitting_steps, planned_steps, rate, stage_window
-from locate.training.steps import Step
 
 CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
@@ -202,7 +201,7 @@ class _Training:
         self._write("held-out", stage, losses=plain, elapsed=round(self._elapsed(), 3))
         self._show(stage, losses, held_out=True)
 
-    def _note(self, stage: Stage, step: Step, seconds: float, skipped: int) -> None:
+    def _note(self, stage: Stage, step: stepping.Step, seconds: float, skipped: int) -> None:
         run = self.run
         run.skipped += skipped > 0
         if skipped == _MOST_SKIPPED:
