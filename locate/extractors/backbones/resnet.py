@@ -1,8 +1,7 @@
 """ResNet-50 and ResNet-101: He et al., CVPR 2016, Table 1, with the stride in the 3 x 3 convolution.
 
 Parameter names and layout are torchvision's (v1.5), so that its checkpoints `resnet50-*.pth` and
-`resnet101-*.pth` load as they are.
-"""
+`resnet101-*.pth` load as they are."""
 
 from __future__ import annotations
 
