@@ -26,6 +26,8 @@ _TRIAL_STEPS = (3, 20)  # at least and at most
 
 @dataclass(frozen=True)
 class Step:
+    """What one step of a training has shown."""
+
     losses: dict[str, float]  # by name, the mean over the step's batches
     gradient: float  # its norm before clipping; if it is not finite, nothing was learned
     images: int  # B x 3 x H x W, in the batches

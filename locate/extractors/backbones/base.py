@@ -17,6 +17,8 @@ _MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, 
 
 
 class Backbone(nn.Module, ABC):
+    """A backbone: feature maps at several strides, by name."""
+
     name: str  # "lite0", "resnet50", "resnet101" or "vgg16"
     widths: ClassVar[Mapping[str, int]]  # channels of each tap, in the order of the network
     strides: dict[str, int]  # of each tap, in pixels

@@ -68,6 +68,7 @@ class _Block(nn.Module):
         return x + y if self.residual else y  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
+        """B x C x H x W -> B x C' x H' x W', the projection."""
         return self.finish(x, self.expand(x))
 
 

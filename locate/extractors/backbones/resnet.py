@@ -35,6 +35,7 @@ class _Bottleneck(nn.Module):
             self.downsample = nn.Sequential(conv, nn.BatchNorm2d(out))
 
     def forward(self, x: Tensor) -> Tensor:
+        """B x C x H x W -> B x C' x H' x W'."""
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))

@@ -89,5 +89,6 @@ class _DilatedAverage(nn.Module):
         self.dilation = dilation
 
     def forward(self, x: Tensor) -> Tensor:
+        """B x C x H x W -> B x C x H - dilation x W - dilation."""
         d = self.dilation
         return (x[..., :-d, :-d] + x[..., d:, :-d] + x[..., :-d, d:] + x[..., d:, d:]) / 4

@@ -13,6 +13,8 @@ from locate.extractors.blocks.discriminative import discriminative, principal
 
 
 class Projection(NamedTuple):
+    """The linear maps that a descriptor is made by."""
+
     mean: Tensor  # K, of what the deep network sees at keypoints
     context: Tensor  # C x K: keeps of it what tells places apart
     own_turned: Tensor  # T x L: what is kept of a descriptor that is turned with its keypoint

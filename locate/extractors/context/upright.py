@@ -19,6 +19,8 @@ _LEAST = 1e-4  # of a deviation: what never changes tells nothing
 
 
 class Upright(NamedTuple):
+    """A logistic regression that says whether a photo is the right way up."""
+
     weight: Tensor  # V + 2 C, of `layout`
     bias: Tensor  # 1
 

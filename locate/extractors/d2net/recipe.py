@@ -47,6 +47,8 @@ _Views = tuple[Array, Array, Array, Array]  # image a, image b, points a, points
 
 @dataclass(eq=False)
 class D2NetRecipe(Recipe[D2Network]):
+    """D2-Net's recipe: one stage, on pairs of views with known correspondences."""
+
     system = SYSTEM
     stages = (Stage("describe and detect", steps=1500, learning_rate=1e-3),)
 

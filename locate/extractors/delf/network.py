@@ -42,6 +42,7 @@ class Attention(nn.Module):
             self.conv2.weight.mul_(0.01)
 
     def forward(self, features: Tensor) -> Tensor:
+        """B x C x h x w -> B x h x w, attention of 0 or more."""
         scores: Tensor = functional.softplus(self.conv2(functional.relu(self.conv1(features))))
         return scores[:, 0]
 

@@ -73,6 +73,8 @@ class TrainingNetwork(nn.Module):
 
 @dataclass(eq=False)
 class DelfRecipe(Recipe[TrainingNetwork]):
+    """DELF's recipe: the descriptors first, then the attention alone."""
+
     system = SYSTEM
     stages = (
         Stage(DESCRIPTORS, steps=300, learning_rate=1e-3, warmup=0.1),

@@ -45,10 +45,13 @@ class Residual(nn.Module):
         self.norm = FieldNorm(fields)
 
     def forward(self, x: Tensor) -> Tensor:
+        """B x 4 F x H x W -> the same shape."""
         return functional.relu(x + self.norm(self.second(self.first(x))), inplace=True)
 
 
 class SteeredNetwork(nn.Module):
+    """A C4-equivariant network: grey pixels in, scores and descriptors that turn with the image out."""
+
     grey: Tensor
     around: Tensor
 

@@ -41,6 +41,8 @@ _LIGHT = PhotometricSettings(contrast=0.5, gamma=0.7, season_chance=0.1)
 
 @dataclass(eq=False)
 class PruningRecipe(Recipe[SteeredNetwork]):
+    """Structured pruning: the student keeps what counts and learns the rest from its teacher."""
+
     system = SYSTEM
     stages = (Stage("narrow", steps=8000, learning_rate=3e-3, clip=5.0),)
 

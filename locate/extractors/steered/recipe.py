@@ -70,6 +70,8 @@ class _View(NamedTuple):
 
 @dataclass(eq=False)
 class SteeredRecipe(Recipe[SteeredNetwork]):
+    """Distillation of a teacher's keypoints and descriptors."""
+
     system = SYSTEM
     stages = (
         Stage("distil", steps=6000, learning_rate=2e-3, clip=5.0),

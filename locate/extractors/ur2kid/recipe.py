@@ -54,6 +54,8 @@ _TRIES = 50
 
 @dataclass(eq=False, kw_only=True)
 class UR2KiDRecipe(Recipe[UR2KiDNetwork]):
+    """UR2KiD's recipe: retrieval, matching and distillation together."""
+
     system = SYSTEM
 
     backbone: str = "lite0"  # see `load_backbone`
