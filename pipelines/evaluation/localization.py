@@ -120,9 +120,9 @@ def evaluate_localization(
             },
             on_query=steps,
         )
-    unused = dict.fromkeys(text for maker in makers.values() for text in maker.unused)
+    notes = dict.fromkeys(text for maker in makers.values() for text in maker.notes)
     tables = (*report.tables, _map_table(makers))
-    return replace(report, tables=tables, notes=(*report.notes, *unused))
+    return replace(report, tables=tables, notes=(*report.notes, *notes))
 
 
 @dataclass(frozen=True)
@@ -139,8 +139,8 @@ class MapFacts:
 
 class MapMaker:
     """Makes a map of each scene and fold by `import_map`; `maker(scene, photos)` localizes against
-    it. `ratio` is of Lowe's test in maps, `facts` are about the maps so far, `unused` holds a
-    sentence about each photo that cannot be read."""
+    it. `ratio` is of Lowe's test in maps, `facts` are about the maps so far, `notes` holds a
+    sentence about each photo that cannot be read and each reason why there is no map."""
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class MapMaker:
         self._open = ExitStack()  # the map that is asked
         self.ratio = ratio_for("map", info)
         self.facts: list[MapFacts] = []
-        self.unused: dict[str, None] = {}
+        self.notes: dict[str, None] = {}
 
     def __enter__(self) -> MapMaker:
         return self
@@ -191,8 +191,10 @@ class MapMaker:
                 seed=self._request.seed,
                 progress=lambda stage, done, _: steps.advance(done * (stage == "features")),
             )
-        except NoMapError:
+        except NoMapError as error:
             made = None
+            name = f"{scene.name}: no map by {self._extractor.info.name}"
+            self.notes[f"{name} for some queries, which count as not localized: {error}"] = None
         steps.advance(len(photos))
         facts = MapFacts(scene.name)
         if made is not None:
@@ -209,7 +211,7 @@ class MapMaker:
                 pose = localizer.match(photo, camera, self._request).pose
             except ImageError as error:
                 note = f"{error.path.name} {error.reason}: it is on no map, and not localized as a query"
-                self.unused[f"{note}; {error.cure}"] = None
+                self.notes[f"{note}; {error.cure}"] = None
                 return None
             facts.poses.append(pose)
             return pose.cam_from_world
