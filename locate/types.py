@@ -25,6 +25,17 @@ def _check(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
+def _check_array(
+    name: str, array: Array, form: str, shape: tuple[int | None, ...], *dtypes: type
+) -> None:
+    """`form` is the shape (None for any length) and the dtypes (none for any) in words."""
+    fits = len(array.shape) == len(shape) and all(
+        wanted in (None, length) for wanted, length in zip(shape, array.shape, strict=True)
+    )
+    got = f"{array.shape} {array.dtype}" if dtypes else f"{array.shape}"
+    _check(fits and (not dtypes or array.dtype in dtypes), f"{name} must be {form}, got {got}")
+
+
 def _check_finite(name: str, array: Array) -> None:
     _check(bool(np.isfinite(array).all()), f"{name} holds NaN or infinite values")
 
@@ -47,21 +58,10 @@ class Features:
 
     def __post_init__(self) -> None:
         n = len(self.keypoints)
-        _check(
-            self.keypoints.shape == (n, 2) and self.keypoints.dtype == np.float32,
-            f"keypoints must be N x 2 float32, got {self.keypoints.shape} {self.keypoints.dtype}",
-        )
-        _check(
-            self.scores.shape == (n,) and self.scores.dtype == np.float32,
-            f"scores must be {n} float32, got {self.scores.shape} {self.scores.dtype}",
-        )
-        _check(
-            self.descriptors.ndim == 2
-            and len(self.descriptors) == n
-            and self.descriptors.dtype in (np.float16, np.float32),
-            f"descriptors must be {n} x D float16 or float32, "
-            f"got {self.descriptors.shape} {self.descriptors.dtype}",
-        )
+        _check_array("keypoints", self.keypoints, "N x 2 float32", (n, 2), np.float32)
+        _check_array("scores", self.scores, f"{n} float32", (n,), np.float32)
+        form = f"{n} x D float16 or float32"
+        _check_array("descriptors", self.descriptors, form, (n, None), np.float16, np.float32)
         _check(min(self.image_size) > 0, f"image size must be positive, got {self.image_size}")
         for name in ("keypoints", "scores", "descriptors"):
             _check_finite(name, getattr(self, name))
@@ -69,8 +69,8 @@ class Features:
     def __len__(self) -> int:
         return len(self.keypoints)
 
-    def take(self, rows: Array) -> Features:
-        """Some of them, by their rows or N bool."""
+    def take(self, rows: Array | slice) -> Features:
+        """Some of them, by their rows, N bool or a slice."""
         parts = {name: getattr(self, name)[rows] for name in ("keypoints", "scores", "descriptors")}
         return replace(self, **parts)
 
@@ -90,10 +90,7 @@ class Extraction:
         )
         vector = self.global_descriptor
         if vector is not None:
-            _check(
-                vector.ndim == 1 and vector.dtype == np.float32,
-                f"a global descriptor must be D float32, got {vector.shape} {vector.dtype}",
-            )
+            _check_array("a global descriptor", vector, "D float32", (None,), np.float32)
             _check_finite("global descriptor", vector)
 
 
@@ -155,10 +152,7 @@ class Photo:
     path: Path | None = None
 
     def __post_init__(self) -> None:
-        _check(
-            self.pixels.ndim == 3 and self.pixels.shape[2] == 3 and self.pixels.dtype == np.uint8,
-            f"pixels must be H x W x 3 uint8, got {self.pixels.shape} {self.pixels.dtype}",
-        )
+        _check_array("pixels", self.pixels, "H x W x 3 uint8", (None, None, 3), np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,13 +182,10 @@ class Verification:
 
     def __post_init__(self) -> None:
         m = len(self.matches)
-        _check(self.matches.shape == (m, 2), f"matches must be M x 2, got {self.matches.shape}")
+        _check_array("matches", self.matches, "M x 2", (m, 2))
         for points in (self.query_points, self.database_points):
-            _check(points.shape == (m, 2), f"points must be {m} x 2, got {points.shape}")
-        _check(
-            self.inliers.shape == (m,) and self.inliers.dtype == np.bool_,
-            f"inliers must be {m} bool, got {self.inliers.shape} {self.inliers.dtype}",
-        )
+            _check_array("points", points, f"{m} x 2", (m, 2))
+        _check_array("inliers", self.inliers, f"{m} bool", (m,), np.bool_)
 
     @property
     def inlier_count(self) -> int:
@@ -214,10 +205,8 @@ class Shortlist:
     scores: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        _check(
-            len(self.image_ids) == len(self.scores),
-            f"{len(self.image_ids)} ids but {len(self.scores)} scores",
-        )
+        ids, scores = len(self.image_ids), len(self.scores)
+        _check(ids == scores, f"{ids} ids but {scores} scores")
 
     def best(self, k: int) -> Shortlist:
         return Shortlist(self.image_ids[:k], self.scores[:k])

@@ -35,12 +35,12 @@ from locate.metrics.common import mean_defined
 from locate.metrics.pose import Thresholds, pose_errors
 from locate.types import Array, Extraction, Features
 from pipelines.evaluation.common import (
-    PartialSteps,
     Progress,
     Steps,
     extractor_settings,
     folder_name,
     require_local,
+    steps_of_part,
 )
 from pipelines.evaluation.pose_tables import THRESHOLDS, Outcome, pose_curves, pose_tables
 from pipelines.localization.localizer import Localizer
@@ -55,8 +55,6 @@ _DEPTH_PARTNERS = 5
 Split = tuple[tuple[PosedPhoto, ...], tuple[PosedPhoto, ...]]  # (queries, the photos of the map)
 # A query photo and its camera -> 3 x 4 `cam_from_world`, or None: not localized.
 Localize = Callable[[Path, pycolmap.Camera], Array | None]
-
-
 # Makes a map of a scene's photos, those that are not asked; the rest of the scene is there to be looked
 # at in advance, not to be learned from.
 MakeLocalizer = Callable[[Scene, Sequence[PosedPhoto]], Localize]
@@ -125,10 +123,10 @@ def evaluate_localization(
     return replace(report, tables=tables, notes=(*report.notes, *notes))
 
 
-@dataclass(frozen=True)
+@dataclass
 class MapFacts:
-    """A map and the answers to its queries (`poses` grows as they are asked); see
-    `pipelines.mapping.summary.MapReport`. 0 and NaN without a map."""
+    """What `pipelines.mapping.summary.MapReport` says about a map (0 and NaN without one), and the
+    answers to its queries so far."""
 
     scene: str
     points: int = 0
@@ -138,9 +136,9 @@ class MapFacts:
 
 
 class MapMaker:
-    """Makes a map of each scene and fold by `import_map`; `maker(scene, photos)` localizes against
-    it. `ratio` is of Lowe's test in maps, `facts` are about the maps so far, `notes` holds a
-    sentence about each photo that cannot be read and each reason why there is no map."""
+    """Makes a map of each scene and fold by `import_map`; `maker(scene, photos)` localizes in it.
+    `ratio` is of Lowe's test in maps, `facts` are about the maps so far, `notes` holds a sentence about
+    each photo that cannot be read and each reason why there is no map."""
 
     def __init__(
         self,
@@ -179,7 +177,9 @@ class MapMaker:
             {name: photo.cam_from_world for name, photo in named.items()},
             {name: photo.camera for name, photo in named.items()},
         )
-        steps = PartialSteps(self._on_photo)
+        advance = steps_of_part(self._on_photo)
+        facts = MapFacts(scene.name)
+        self.facts.append(facts)
         try:
             made = import_map(
                 folder / "truth",
@@ -189,19 +189,15 @@ class MapMaker:
                 metric=scene.metric,
                 workers=self._workers,
                 seed=self._request.seed,
-                progress=lambda stage, done, _: steps.advance(done * (stage == "features")),
+                progress=lambda stage, done, _: advance(done * (stage == "features")),
             )
         except NoMapError as error:
-            made = None
             name = f"{scene.name}: no map by {self._extractor.info.name}"
             self.notes[f"{name} for some queries, which count as not localized: {error}"] = None
-        steps.advance(len(photos))
-        facts = MapFacts(scene.name)
-        if made is not None:
-            facts = MapFacts(scene.name, made.points, made.track_length, made.error)
-        self.facts.append(facts)
-        if made is None:
             return lambda _photo, _camera: None
+        finally:
+            advance(len(photos))
+        facts.points, facts.track_length, facts.error = made.points, made.track_length, made.error
         localizer = self._open.enter_context(
             Localizer(folder / "map", extractor=self._extractor, workers=self._workers)
         )
@@ -245,9 +241,8 @@ def evaluate_localizers(
     settings: Mapping[str, Any] | None = None,
     on_query: Callable[[], None] = lambda: None,
 ) -> Report:
-    """Judge any localizers, made by `makers` (by the name in the tables), on scenes with true
-    poses. `settings` is what else the numbers depend on, for the report; `on_query` is called after
-    each query."""
+    """Judge any localizers, made by `makers` (by the name in the tables), on scenes with true poses.
+    `settings` is what else the numbers depend on; `on_query` is called after each query."""
     depths = [reference_depth(scene) for scene in scenes]
     outcomes = []
     for name, make in makers.items():
@@ -262,11 +257,8 @@ def evaluate_localizers(
             errors = pose_errors(found, truth)
             outcomes.append(Outcome(name, scene.name, *errors, scene.metric, depth))
     notes = [note for scene in scenes for note in scene.notes]
-    notes += [
-        f"{scene.name} is not metric: its errors are told relative to its depth only"
-        for scene in scenes
-        if not scene.metric
-    ]
+    told = "is not metric: its errors are told relative to its depth only"
+    notes += [f"{scene.name} {told}" for scene in scenes if not scene.metric]
     shown = {
         "protocol": protocol,
         **({"folds": folds} if protocol == "folds" else {}),
@@ -336,16 +328,13 @@ def _map_table(makers: Mapping[str, MapMaker]) -> Table:
             facts = [fact for fact in maker.facts if fact.scene == scene]
             poses = [pose for fact in facts for pose in fact.poses]
             track, error = (
-                [getattr(fact, of) for fact in facts] for of in ("track_length", "error")
+                mean_defined(np.array([getattr(fact, of) for fact in facts]))
+                for of in ("track_length", "error")
             )
-            rows.append(
-                (
-                    *(name, scene, float(np.mean([fact.points for fact in facts]))),
-                    *(mean_defined(np.array(track)), mean_defined(np.array(error))),
-                    float(np.median([pose.inliers for pose in poses] or [0])),
-                    float(np.mean([float(pose.verdict == LOCALIZED) for pose in poses] or [0.0])),
-                )
-            )
+            points = float(np.mean([fact.points for fact in facts]))
+            inliers = float(np.median([pose.inliers for pose in poses] or [0]))
+            sure = float(np.mean([float(pose.verdict == LOCALIZED) for pose in poses] or [0.0]))
+            rows.append((name, scene, points, track, error, inliers, sure))
     return Table(
         "The maps (means over the folds), the inliers of a query (median), the share of sure poses",
         ("system", "scene", "points", "photos a point", "error px", "inliers", "sure"),

@@ -32,7 +32,6 @@ from pipelines.evaluation.common import (
     require_local,
     require_positive,
     score_pairs,
-    strongest,
 )
 from pipelines.reports.report import Report
 
@@ -54,12 +53,7 @@ _NOTES = (
 class RepeatabilityScores:
     """One pair by one extractor: `repeatability` and `localization_error` (pixels) with the
     distances measured in image b, or each direction in the image it goes to; NaN where nothing is
-    defined.
-
-    Attributes:
-        curve: `in_b` at each of `THRESHOLDS`.
-        points: those of both images that were compared.
-    """
+    defined. `curve` is `in_b` at each of `THRESHOLDS`, `points` how many of both images count."""
 
     pair: HomographyPair
     in_b: float
@@ -112,9 +106,7 @@ def evaluate_repeatability(
     def score(
         _: Extractor, _number: int, pair: HomographyPair, a: View, b: View
     ) -> dict[str, RepeatabilityScores]:
-        return {
-            "": score_repeatability(pair, a, b, max_keypoints=max_keypoints, threshold=threshold)
-        }
+        return {"": score_repeatability(pair, a, b, max_keypoints, threshold)}
 
     scores, notes = score_pairs(pairs, extractors, score, prepare, progress)
     return Report(
@@ -150,12 +142,7 @@ def evaluate_repeatability(
 
 
 def score_repeatability(
-    pair: HomographyPair,
-    view_a: View,
-    view_b: View,
-    *,
-    max_keypoints: int | None = 300,
-    threshold: float = 3.0,
+    pair: HomographyPair, view_a: View, view_b: View, max_keypoints: int | None, threshold: float
 ) -> RepeatabilityScores:
     """Look for the points of each image of a pair in the other; arguments as of the evaluation."""
     a, b = view_a.features, view_b.features
@@ -166,7 +153,7 @@ def score_repeatability(
     points = a.keypoints[seen_a], b.keypoints[seen_b]
     in_b = nearest_distances(*points, b_from_a)
     each = nearest_distances(*points, b_from_a, frames="each")
-    best = strongest(a, max_keypoints).keypoints, strongest(b, max_keypoints).keypoints
+    best = a.keypoints[:max_keypoints], b.keypoints[:max_keypoints]
     return RepeatabilityScores(
         pair,
         in_b=repeatability(*in_b, threshold),
