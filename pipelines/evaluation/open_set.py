@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -45,21 +46,21 @@ class OpenSetRun:
 def open_set_table(data: RetrievalData, runs: Sequence[OpenSetRun]) -> Table:
     """How the verdicts fare, and what they could reach at 1 % of false accepts."""
     rows: list[tuple[Any, ...]] = []
-    for run in runs:
-        for group in data.groups:
-            if run.known is None:
-                rows.append((run.name, group, *[None] * 8))
-                continue
+    for run, group in product(runs, data.groups):
+        row: tuple[Any, ...] = (None,) * 8
+        if run.known is not None:
             known, right, negatives = run.answers(data.in_group(group))
-            match, false = _is_match(known), _is_match(negatives)
-            best = _at(known, right, negatives, RATE)
-            rows.append(
-                (
-                    *(run.name, group, len(known), len(negatives)),
-                    *map(mean_defined, (match & right, match & ~right, false)),
-                    *(best.right, best.wrong, best.threshold),
-                )
+            match, false = (
+                np.array([result.verdict == MATCH for result in results], np.bool_)
+                for results in (known, negatives)
             )
+            best = _at(known, right, negatives, RATE)
+            row = (
+                *(len(known), len(negatives)),
+                *map(mean_defined, (match & right, match & ~right, false)),
+                *(best.right, best.wrong, best.threshold),
+            )
+        rows.append((run.name, group, *row))
     columns = (
         *("extractor", "queries", "known", "absent", "right match", "wrong match"),
         *("false match", "right at 1 %", "wrong at 1 %", "least evidence"),
@@ -77,13 +78,10 @@ def open_set_curves(data: RetrievalData, runs: Sequence[OpenSetRun]) -> Curves:
         points = [_at(known, right, negatives, rate) for rate in rates]
         accepted = np.array([p.false_accepts for p in points])
         series[run.name] = (accepted, np.array([p.right for p in points]))
-    return Curves(
-        name="open-set",
-        title="Open set: right answers against false accepts",
-        x_label="share of the queries of absent places that are accepted",
-        y_label="share of the known queries answered right",
-        series=series,
-    )
+    x_label = "share of the queries of absent places that are accepted"
+    y_label = "share of the known queries answered right"
+    title = "Open set: right answers against false accepts"
+    return Curves("open-set", title, x_label, y_label, series)
 
 
 def _at(
@@ -91,7 +89,3 @@ def _at(
 ) -> OpenSet:
     evidence = (np.array([result.evidence for result in part]) for part in (known, negatives))
     return open_set(next(evidence), right, next(evidence), rate)
-
-
-def _is_match(results: Sequence[QueryResult]) -> Array:
-    return np.array([result.verdict == MATCH for result in results], np.bool_)

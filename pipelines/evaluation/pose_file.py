@@ -52,13 +52,11 @@ def evaluate_pose_file(
         notes.append(f"{len(names) - len(poses)} of {len(names)} queries have no pose{cure}")
     if len(found) > len(pairs):
         notes.append(f"{len(found) - len(pairs)} poses of {result.name} are of no query")
+    files = ((result, result_format), (truth, truth_format))
     settings = {
         "result": result.name,
         "truth": truth.name,
-        "formats": [
-            guess_format(path) if form == "auto" else form
-            for path, form in ((result, result_format), (truth, truth_format))
-        ],
+        "formats": [guess_format(path) if form == "auto" else form for path, form in files],
         "queries": queries.name if queries else "all",
     }
     tables, curves = pose_tables([outcome], thresholds), pose_curves([outcome])

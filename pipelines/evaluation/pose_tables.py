@@ -30,15 +30,9 @@ _ANGLES = np.geomspace(1e-3, 180.0, 201)  # degrees
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """How one system fared in one scene.
-
-    Attributes:
-        system: the name of the extractor, localizer or file.
-        positions, rotations: Q errors in the unit of the scene, and in degrees; infinite where
-            not localized.
-        metric: the unit of the scene is the metre.
-        depth: how far from the cameras the scene lies, in its unit; NaN where that is not known.
-    """
+    """How one system (extractor, localizer or file) fared in one scene: Q errors of `positions` in the
+    unit of the scene, which is the metre if `metric`, and of `rotations` in degrees; infinite where
+    not localized. `depth` is how far from the cameras the scene lies; NaN where that is not known."""
 
     system: str
     scene: str
@@ -71,7 +65,8 @@ def pose_tables(outcomes: Sequence[Outcome], thresholds: Thresholds = THRESHOLDS
     rows = _rows(outcomes)
     tables = [_errors(rows)]
     if any(outcome.metric for outcome in outcomes):
-        names = [f"{_length(x)} {y:.6g}°" for x, y in thresholds]
+        lengths = [f"{x:.6g} m" if x >= 0.2 else f"{100 * x:.6g} cm" for x, _ in thresholds]
+        names = [f"{x} {y:.6g}°" for x, (_, y) in zip(lengths, thresholds, strict=True)]
         title = "Share of the queries within both a distance and an angle"
         tables.append(_recall(title, rows, thresholds, names, "metres"))
     if any(outcome.depth > 0 for outcome in outcomes):
@@ -103,11 +98,9 @@ def pose_curves(outcomes: Sequence[Outcome]) -> list[Curves]:
 
 
 def _rows(outcomes: Sequence[Outcome]) -> list[_Row]:
-    by_system: dict[str, list[Outcome]] = {}
-    for outcome in outcomes:
-        by_system.setdefault(outcome.system, []).append(outcome)
     rows: list[_Row] = []
-    for system, own in by_system.items():
+    for system in dict.fromkeys(outcome.system for outcome in outcomes):
+        own = [outcome for outcome in outcomes if outcome.system == system]
         rows += [(system, o.scene, [o]) for o in own]
         metric = [o for o in own if o.metric]
         if len(metric) > 1:
@@ -160,7 +153,3 @@ def _median(errors: Array) -> float:
     """Of Q errors that may be infinite; NaN if any is not defined: of scenes some of which have no such
     errors there is no honest median."""
     return float("nan") if np.isnan(errors).any() else median_errors(errors, errors)[0]
-
-
-def _length(metres: float) -> str:
-    return f"{metres:.6g} m" if metres >= 0.2 else f"{100 * metres:.6g} cm"
