@@ -29,17 +29,16 @@ class GroundTruth:
     junk: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        both = sorted(self.ok & self.junk)
-        if both:
+        if both := sorted(self.ok & self.junk):
             raise InputError(f"images are both positive and junk: {', '.join(both[:5])}")
 
 
 @dataclass(frozen=True)
 class Query:
-    """One query; `photo` is None where there is none (then only finished rankings can be scored).
+    """One query by the id of the ground truth.
 
     Attributes:
-        id: as the ground truth calls it.
+        photo: None where there is none (then only finished rankings can be scored).
         box: (x1, y1, x2, y2) in pixels that the photo is cropped to, or None.
         group: the kind or the split that it is counted in.
         truth: by level; "" where the layout has only one.
@@ -62,7 +61,6 @@ class RetrievalData:
         database: the file of each image by its id; may lack images of the ground truth.
         landmarks: what database images show, by id; one that is not named shows none of them.
         numbered: ids by number where rankings may name images by number.
-        notes: what the reader of the numbers should know about the files.
     """
 
     layout: str
@@ -145,9 +143,8 @@ def named(ids: Collection[str], most: int = 3) -> str:
 
 @dataclass(frozen=True, eq=False)
 class PosedPhoto:
-    """A photo (its `name` is relative to the folder of photos, with forward slashes) with its
-    `pycolmap.Camera`, whose pixels are COLMAP's (`locate.pixels`), and its pose, 3 x 4 float64 [R |
-    t]."""
+    """A photo (`name`: relative to the folder of photos, with forward slashes), its camera in COLMAP's
+    pixels (`locate.pixels`) and its pose, 3 x 4 float64 [R | t]."""
 
     name: str
     path: Path
@@ -161,13 +158,8 @@ class PosedPhoto:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """Photos with poses, sorted by name.
-
-    Attributes:
-        queries: names of the photos that the benchmark asks for; empty if it does not say.
-        metric: the unit of the poses is the metre.
-        notes: what was left out and why, and what was read where files differ.
-    """
+    """Photos with poses (in metres if `metric`), sorted by name; `queries` are the names of those that
+    the benchmark asks for, if it says so; `notes` tell what was left out and why."""
 
     name: str
     layout: str
