@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -172,9 +172,8 @@ class Catalog:
         try:
             absolute.as_posix().encode()
         except UnicodeEncodeError:
-            raise InputError(
-                f"the name of {root!r} is not valid UTF-8; rename the folder"
-            ) from None
+            why = f"the name of {root!r} is not valid UTF-8"
+            raise InputError(f"{why}; rename the folder") from None
         home = self.folder.resolve().parent
         below = absolute.is_relative_to(home)
         stored = (absolute.relative_to(home) if below else absolute).as_posix()
@@ -198,9 +197,8 @@ class Catalog:
     def image(self, image_id: int) -> ImageRow:
         rows = self.rows([image_id])
         if not rows:
-            raise DatabaseCorruptError(
-                f"image {image_id} is not in the catalogue; run: locate check --repair"
-            )
+            why = f"image {image_id} is not in the catalogue"
+            raise DatabaseCorruptError(f"{why}; run: locate check --repair")
         return rows[image_id]
 
     def rows(self, image_ids: Sequence[int]) -> dict[int, ImageRow]:
@@ -242,12 +240,9 @@ class Catalog:
 
     def _write_image(self, entry: Entry) -> int:
         row: dict[str, Any] = {
-            "root_id": entry.root_id,
-            "path": entry.path,
-            "label": entry.label,
+            **{name: getattr(entry, name) for name in ("root_id", "path", "label", "error")},
             **asdict(entry.file),
             "status": "failed" if entry.error else "ok",
-            "error": entry.error,
             "indexed_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         if entry.info is not None:
@@ -308,9 +303,8 @@ class Catalog:
             [image_id],
         )
         if not rows:
-            raise DatabaseCorruptError(
-                f"image {image_id} has no stored features; run: locate check --repair"
-            )
+            why = f"image {image_id} has no stored features"
+            raise DatabaseCorruptError(f"{why}; run: locate check --repair")
         return features_from(rows[0])
 
     def extraction(self, image_id: int) -> Extraction:
@@ -360,14 +354,11 @@ class Catalog:
         ids: list[int] = []
         matrices: list[Array] = []
         for image_id in image_ids:
-            try:
+            with suppress(DatabaseCorruptError):
                 matrix = self.features(int(image_id)).descriptors
-            except DatabaseCorruptError:
-                continue
-            if len(matrix) == 0:
-                continue
-            ids.append(int(image_id))
-            matrices.append(matrix)
+                if len(matrix):
+                    ids.append(int(image_id))
+                    matrices.append(matrix)
             if sum(map(len, matrices)) >= chunk:
                 yield _joined(ids, matrices)
                 ids, matrices = [], []
@@ -424,6 +415,5 @@ def _translate_errors(folder: Path) -> Iterator[None]:
             "locate build-index again"
         ) from error
     except OSError as error:
-        raise DatabaseError(
-            f"{folder}: {error.strerror}; check the disk and permissions"
-        ) from error
+        why = f"{folder}: {error.strerror}"
+        raise DatabaseError(f"{why}; check the disk and permissions") from error

@@ -40,10 +40,8 @@ class VotingRule:
 
     def __post_init__(self) -> None:
         if self.weight not in (COUNT, SIMILARITY, MARGIN):
-            raise InputError(
-                f"the weight of votes must be {COUNT}, {SIMILARITY} or {MARGIN}, "
-                f"got {self.weight!r}"
-            )
+            known = f"{COUNT}, {SIMILARITY} or {MARGIN}"
+            raise InputError(f"the weight of votes must be {known}, got {self.weight!r}")
 
 
 DEFAULT_RULE = VotingRule()
