@@ -19,7 +19,7 @@ from locate.retrieval.verdict import MATCH, Calibration, calibrate
 from locate.types import Answer
 from pipelines.indexing.build import Progress
 from pipelines.retrieval.database import Database
-from pipelines.retrieval.query import SHORTLIST
+from pipelines.retrieval.query import SHORTLIST, Exclude
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,10 @@ def calibrate_database(
     unknown: list[tuple[float, str, str]] = []
     answered: list[tuple[ImageRow, Answer]] = []
     with_place = [row for row in chosen if sizes[row.label] > 1] if known else []
-    questions = [(row, _label_is(row.label)) for row in chosen]
-    questions += [(row, _is_image(row.id)) for row in with_place]
+    questions: list[tuple[ImageRow, Exclude]] = [
+        *((row, lambda other, row=row: other.label == row.label) for row in chosen),
+        *((row, lambda other, row=row: other.id == row.id) for row in with_place),
+    ]
     with Database(index) as db:
         fingerprint = db.extractor_info.fingerprint
         # Judge nothing yet, so that every photo is tried turned too and the strongest evidence wins.
@@ -129,14 +131,6 @@ def _evenly(rows: Sequence[ImageRow], count: int, seed: int) -> list[ImageRow]:
         generator.shuffle(group)
     turns = zip_longest(*(reversed(group) for group in by_label.values()))
     return [row for turn in turns for row in turn if row is not None][:count]
-
-
-def _label_is(label: str | None) -> Any:
-    return lambda row: row.label == label
-
-
-def _is_image(image_id: int) -> Any:
-    return lambda row: row.id == image_id
 
 
 def _answers(rule: Calibration, known: Sequence[tuple[ImageRow, Answer]]) -> tuple[float, float]:

@@ -43,17 +43,14 @@ class Database:
         extractor: Extractor | None = None,
         masks: Path | str | None = None,
     ) -> None:
-        """
+        """`DatabaseError` if the folder, made by `locate build-index`, cannot be used.
+
         Args:
-            folder: made by `locate build-index`.
             workers: threads that match and verify; by default one a core.
             extractor: the one that filled the database, where it is loaded already or is none that the
                 registry can make again; by default it is loaded with the first query.
             masks: a folder of masks of the photos that will be asked (see `locate.images.masks`), or one
                 for all.
-
-        Raises:
-            DatabaseMissingError, DatabaseMismatchError, DatabaseCorruptError
         """
         self.folder = Path(folder)
         self._masks = None if masks is None else Masks(masks)
@@ -169,19 +166,12 @@ class Database:
         clock = Clock()
         extractor = self._load(options.search or self.search)
         clock.lap("load")
-        opened = Opened(
-            self._catalog,
-            self._retriever,
-            extractor,
-            self.extractor_info,
-            self.calibration,
-            self._masks,
-        )
+        info, rule = self.extractor_info, self.calibration
+        opened = Opened(self._catalog, self._retriever, extractor, info, rule, self._masks)
         return Query(opened, photo, options, map_, clock).answer()
 
     def _find_calibration(self) -> Calibration:
-        own = self._catalog.meta("calibration")
-        fingerprint = self.extractor_info.fingerprint
+        own, fingerprint = self._catalog.meta("calibration"), self.extractor_info.fingerprint
         if own is not None:
             return Calibration.from_json(own)
         return bundled().get(fingerprint) or uncalibrated(fingerprint)

@@ -135,28 +135,18 @@ class _View:
 
 
 class Query:
-    """One photo (a file, or H x W x 3 uint8 RGB pixels) that is asked for.
-
-    Args:
-        options: their `search` says which.
-        map_: as the built-in one, maybe on several threads.
-        clock: to go on with.
-
-    Raises:
-        ImageError: the photo cannot be used.
-    """
+    """One photo (a file, or H x W x 3 uint8 RGB pixels) that is asked for. `map_` is as the built-in,
+    maybe on several threads; `clock` goes on. `ImageError` if the photo cannot be used."""
 
     def __init__(
         self, db: Opened, photo: Path | str | Array, options: QueryOptions, map_: Map, clock: Clock
     ) -> None:
         self._db, self._options, self._map, self._clock = db, options, map_, clock
         self._search = options.search or GLOBAL
-        self._path = None if isinstance(photo, np.ndarray) else Path(photo)
-        opened = (
-            as_photo(photo)
-            if isinstance(photo, np.ndarray)
-            else read_photo(Path(photo), db.extractor.max_side)
-        )
+        if isinstance(photo, np.ndarray):
+            self._path, opened = None, as_photo(photo)
+        else:
+            self._path, opened = Path(photo), read_photo(Path(photo), db.extractor.max_side)
         self._photo, self._mask = hidden(opened, db.masks)
         clock.lap("decode")
         self._exclude: set[int] = set()
@@ -247,13 +237,9 @@ class Query:
         extractor, info = self._db.extractor, self._db.info
         features = view.features
         if features is None and extractor.info.local_dim:
+            pixels, size = self._photo.pixels, self._photo.info.size
             features = extract_rotated(
-                extractor,
-                self._photo.pixels,
-                self._photo.info.size,
-                view.rotation,
-                local=True,
-                mask=self._mask,
+                extractor, pixels, size, view.rotation, local=True, mask=self._mask
             ).features
             self._clock.lap("extract")
         if features is None:
@@ -268,16 +254,13 @@ class Query:
             if other is None:
                 return None
             proof = reweighted(other, info)
-            ratio = ratio_for("query", info)
-            matches = match_mutual(asked.descriptors, proof.descriptors, ratio)
-            return verify(
-                asked, proof, matches, extractor.max_side, info.verification, info.max_error
-            )
+            matches = match_mutual(asked.descriptors, proof.descriptors, ratio_for("query", info))
+            how = (extractor.max_side, info.verification, info.max_error)
+            return verify(asked, proof, matches, *how)
 
         found = self._map(match, stored)
-        judged = [
-            c if v is None else self._candidate(c, v) for c, v in zip(head, found, strict=True)
-        ]
+        both = zip(head, found, strict=True)
+        judged = [c if v is None else self._candidate(c, v) for c, v in both]
         self._clock.lap("match and verify")
         return replace(view, features=features, candidates=judged + tail)
 

@@ -92,17 +92,15 @@ class Retriever:
                 store = self._store.local.load() or store
             if store is not None and store.info.generation != generation:
                 log.info("the local search index is not up to date; what changed is read anew")
-                store = store.updated(self._catalog) or self._changeable()
+                store = store.updated(self._catalog)
+                # One that was mapped into memory only is read whole to be changed.
+                if store is None and (stored := self._store.local.load(to_change=True)):
+                    store = stored.updated(self._catalog, in_place=True)
             if store is None:
                 log.info("there is no local search index; searching the catalogue itself")
                 store = self._store.local.in_memory(self._catalog)
             self._local = store
             return store
-
-    def _changeable(self) -> LocalIndex | None:
-        """The stored index was mapped into memory only; read it whole and bring it up to date."""
-        stored = self._store.local.load(to_change=True)
-        return stored and stored.updated(self._catalog, in_place=True)
 
 
 def candidates(catalog: Catalog, found: SearchResult, vector: Array | None) -> list[Candidate]:
