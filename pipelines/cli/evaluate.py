@@ -226,7 +226,7 @@ def _localization(
 ) -> Report:
     layout = asked.layout or "auto"
     if poses:
-        from pipelines.evaluation.pose_file import evaluate_pose_file as score
+        from pipelines.evaluation.pose_tables import evaluate_pose_file as score
 
         asked.refuse_extractors("--poses")
         return score(poses, asked.folder, queries=queries, truth_format=layout)

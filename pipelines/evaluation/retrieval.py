@@ -31,13 +31,12 @@ from pipelines.evaluation.common import (
     folder_name,
     require_positive,
 )
-from pipelines.evaluation.open_set import OpenSetRun
 from pipelines.evaluation.retrieval_database import (
     EvaluationDatabase,
     QueryResult,
     evaluation_database,
 )
-from pipelines.evaluation.retrieval_scores import RetrievalResults, Run
+from pipelines.evaluation.retrieval_scores import OpenSetRun, RetrievalResults, Run
 from pipelines.reports.report import Report
 from pipelines.retrieval.query import SHORTLIST
 

@@ -28,8 +28,7 @@ from locate.retrieval.search_mode import BOTH, GLOBAL, LOCAL
 from locate.retrieval.verdict import MATCH, Calibration
 from locate.types import Answer, Array, Candidate, Extraction, Features, Shortlist, Verification
 from locate.util.timing import Clock
-from pipelines.retrieval.query_expansion import expanded
-from pipelines.retrieval.search import Retriever, SearchResult, candidates
+from pipelines.retrieval.search import Retriever, SearchResult, candidates, expanded
 
 SHORTLIST = 30
 TOP = 10

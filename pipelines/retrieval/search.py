@@ -1,19 +1,23 @@
-"""Which database images are worth a closer look: by the global descriptor, by local ones, or both."""
+"""Which database images are worth a closer look: by the global descriptor, by local ones, or both;
+and average query expansion: what is proven helps to rank what is not."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from threading import Lock
+
+import numpy as np
 
 from index.catalog import Catalog
 from index.vectors.base import LocalIndex, VectorIndex
 from index.vectors.stores import open_store
 from index.vectors.voting import vote
+from locate.retrieval.ranking import ORDER, score_of
 from locate.retrieval.search_mode import GLOBAL, LOCAL
-from locate.retrieval.verdict import UNVERIFIED
+from locate.retrieval.verdict import MATCH, UNCERTAIN, UNVERIFIED
 from locate.types import Array, Candidate, Features, Shortlist
 
 log = logging.getLogger("locate")
@@ -128,3 +132,41 @@ def candidates(catalog: Catalog, found: SearchResult, vector: Array | None) -> l
         for rank, i in enumerate(ids, 1)
         if i in rows
     ]
+
+
+def expanded(
+    catalog: Catalog,
+    vector: Array | None,
+    ordered: Sequence[Candidate],
+    search: Callable[[Array], Shortlist],
+) -> list[Candidate]:
+    """Chum et al., "Total Recall", ICCV 2007: what is not proven is ranked by its global similarity
+    to the query and its proven matches together, and images that look like these join. What is
+    proven stays on top.
+
+    Args:
+        vector: the global descriptor of the query; without one nothing changes.
+        ordered: candidates, matches first.
+        search: the one by a global descriptor.
+    """
+    if vector is None:
+        return list(ordered)
+    matches = [c for c in ordered if c.verdict == MATCH]
+    rest = {c.image_id: c for c in ordered[len(matches) :]}
+    proven = {c.image_id for c in matches}
+    vectors = catalog.vectors_of([*proven])
+    together = np.sum([vector, *vectors.values()], axis=0)
+    together /= np.linalg.norm(together)
+    found = candidates(catalog, SearchResult(search(together), None), None)
+    new = [c for c in found if c.image_id not in proven | rest.keys()]
+    seen = catalog.vectors_of([c.image_id for c in (*rest.values(), *new)])
+
+    def key(c: Candidate) -> tuple[int, float, float]:
+        hinted = -score_of(c) if c.verdict == UNCERTAIN else 0.0
+        return ORDER[c.verdict], hinted, -float(seen[c.image_id] @ together)
+
+    # The similarity that is shown is that to the query itself, as for all others.
+    new = [
+        replace(c, similarity=float(seen[c.image_id] @ vector)) for c in new if c.image_id in seen
+    ]
+    return matches + sorted([*(c for c in rest.values() if c.image_id in seen), *new], key=key)
