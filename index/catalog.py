@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,7 +36,7 @@ _INFO_COLUMNS = [
 ]
 
 
-class Catalog:
+class Catalog(AbstractContextManager["Catalog"]):
     """Open one with `Catalog.create` or `Catalog.open` (which is not `writable`); it is a context
     manager. One connection; threads take turns on it."""
 
@@ -94,9 +94,6 @@ class Catalog:
     def close(self) -> None:
         self._db.close()
 
-    def __enter__(self) -> Catalog:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -135,8 +132,6 @@ class Catalog:
             part = image_ids[start : start + 10_000]
             yield from self._rows(f"{sql} IN ({', '.join('?' * len(part))})", part)
 
-    # --- facts about the whole
-
     def meta(self, key: str) -> str | None:
         rows = self.execute("SELECT value FROM meta WHERE key = ?", [key])
         return str(rows[0][0]) if rows else None
@@ -163,8 +158,6 @@ class Catalog:
         )
         return {key: int(value) for key, value in row.items()}
 
-    # --- roots
-
     def add_root(self, root: Path) -> int:
         """The id of a folder that image paths are relative to. Stored relative to the database's
         parent when it lies below it, so that both can be moved together."""
@@ -185,8 +178,6 @@ class Catalog:
         """Root folders, absolute, by id."""
         home = self.folder.resolve().parent
         return {i: home / path for i, path in self.execute("SELECT id, path FROM roots")}
-
-    # --- images
 
     def images(self, status: str | None = None) -> list[ImageRow]:
         """All images in the order of their path."""
@@ -292,8 +283,6 @@ class Catalog:
             if removed:
                 self._next_generation()
         return removed
-
-    # --- what was seen
 
     def features(self, image_id: int) -> Features:
         """The local features of one image, checksum verified."""

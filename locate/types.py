@@ -96,13 +96,9 @@ class Extraction:
 
 @dataclass(frozen=True)
 class Projection:
-    """How a photo that is no perspective one was projected, by XMP's GPano (Google's Photo Sphere XMP).
-
-    Attributes:
-        kind: "equirectangular", "cylindrical", ..., in lower case.
-        full_size: (width, height) in pixels of the whole sphere, of which the photo is a part.
-        crop: (left, top, width, height) in those pixels of the photo.
-    """
+    """How a photo that is no perspective one was projected, by XMP's GPano (Google's Photo Sphere XMP):
+    the kind ("equirectangular", ..., in lower case), the (width, height) in pixels of the whole sphere,
+    and the (left, top, width, height) of the photo in those."""
 
     kind: str
     full_size: tuple[int, int] | None = None
@@ -194,12 +190,8 @@ class Verification:
 
 @dataclass(frozen=True)
 class Shortlist:
-    """Database images by a search, best first.
-
-    Attributes:
-        image_ids: K ids of the catalogue.
-        scores: K cosine similarities of global descriptors, -1 to 1; or votes of local ones, above 0.
-    """
+    """Database images by a search, best first: K ids of the catalogue, and K cosine similarities of
+    global descriptors, -1 to 1, or votes of local ones, above 0."""
 
     image_ids: tuple[int, ...]
     scores: tuple[float, ...]
@@ -255,18 +247,12 @@ class Candidate:
         """JSON-able values; of the matches their counts alone."""
         proof = self.verification
         return {
-            "rank": self.rank,
-            "verdict": self.verdict,
-            "label": self.label,
-            "image": self.image,
+            **{name: getattr(self, name) for name in ("rank", "verdict", "label", "image")},
             "path": str(self.path),
             "inliers": self.inliers,
             "matches": len(proof.matches) if proof else None,
             "on_overlay": proof.on_overlay if proof else None,
-            "similarity": self.similarity,
-            "votes": self.votes,
-            "evidence": self.evidence,
-            "false_accept": self.false_accept,
+            **{n: getattr(self, n) for n in ("similarity", "votes", "evidence", "false_accept")},
         }
 
 

@@ -51,9 +51,8 @@ class MapRecord:
     extractor: name of what looked at the photos.
     units: "metre" if the poses are known to be metric, else "arbitrary".
     georef: see `locate.georef.georef`, or None.
-    systematic: share of systematic errors in the residuals of queries
-        (`locate.localization.refinement`), as the map's own photos show it; None if there are too
-        few to tell.
+    systematic: share of systematic errors in the residuals of queries, as the map's own photos show it
+        (`locate.localization.refinement`); None if there are too few to tell.
     summary: counts and errors of the last change, see `pipelines.mapping.summary`.
     doubt: why no pose in this map is certain (`locate.mapping.structure`); None if nothing is known.
     """

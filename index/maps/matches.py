@@ -38,15 +38,10 @@ def update_images(
     camera_of: Callable[[ImageRow], KeyedCamera],
     keypoints_of: Callable[[int], Array],
 ) -> None:
-    """Bring the images of the database at `path` up to date with the catalogue: what belongs to
-    photos that are gone goes, and a database that is damaged is made anew.
-
-    Args:
-        rows: the photos, by id.
-        given: calibrated cameras by image id.
-        camera_of: the camera of any other photo. Photos of equal keys share one.
-        keypoints_of: K x 2 by image id, COLMAP's pixels.
-    """
+    """Bring the images of the database at `path` up to date with the catalogue (`rows` by id): what
+    belongs to photos that are gone goes, and a database that is damaged is made anew. Cameras are those
+    `given` by image id, or of `camera_of`, of which photos of equal keys share one; keypoints are K x 2
+    in COLMAP's pixels by image id."""
 
     def keyed(row: ImageRow) -> KeyedCamera:
         camera = given.get(row.id)

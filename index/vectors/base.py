@@ -48,7 +48,6 @@ class LocalInfo:
         recall: share of descriptors whose true nearest other one is among the `NEIGHBORS` found, as
             measured when the index was trained; 1.0 for an exact index.
         trained_count: descriptors that it held then; the lists fit a collection of about that size.
-        rows_file, rows_sha256: the map of its rows.
     """
 
     generation: int

@@ -30,8 +30,7 @@ class VotingRule:
             by its nearest: repeated structure must not outvote everything else (Jegou, Douze,
             Schmid, "On the burstiness of visual elements", CVPR 2009: removal of multiple matches).
         length: an image's votes are divided by the number of its descriptors to this power, since one
-            that has many collects many by chance. (The number itself would favour images that have
-            hardly any.)
+            that has many collects many by chance. (1 would favour images that have hardly any.)
     """
 
     weight: str = MARGIN

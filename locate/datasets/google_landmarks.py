@@ -18,10 +18,10 @@ from locate.datasets.records import (
     Query,
     Rankings,
     RetrievalData,
-    first_repeated,
     named,
     photos_by_stem,
     read_table,
+    refuse_repeated,
 )
 from locate.errors import InputError
 
@@ -149,7 +149,5 @@ def _train_landmarks(folder: Path) -> dict[str, str]:
 
 def _answers(file: Path, column: str) -> list[dict[str, str]]:
     rows = read_table(file, ("id", column))
-    repeated = first_repeated(row["id"] for row in rows)
-    if repeated is not None:
-        raise InputError(f"{file} answers {repeated} twice")
+    refuse_repeated(f"{file} answers", (row["id"] for row in rows), "twice")
     return rows

@@ -42,11 +42,8 @@ def find_scenes(
     folder: Path, layout: str = "auto", unscaled: Collection[str] = UNSCALED
 ) -> tuple[Scene, ...]:
     """The scene in `folder`, or those in its subfolders, by name. `layout` is one of `LAYOUTS`, or
-    "auto"; `unscaled` are names of scenes whose unit is not the metre.
-
-    Raises:
-        InputError: there is none (the message says what each layout lacks), or a file is damaged.
-    """
+    "auto"; `unscaled` are names of scenes whose unit is not the metre. `InputError` if there is none
+    (the message says what each layout lacks), or a file is damaged."""
     if layout not in ("auto", *LAYOUTS):
         raise UnknownNameError("layout of localization data", layout, ("auto", *LAYOUTS))
     if not folder.is_dir():

@@ -124,12 +124,8 @@ class MatchingData:
 
 def read_matching_data(folder: Path, layout: str | None = None) -> MatchingData:
     """Read a dataset of pairs (or one sequence of it; for WxBS, a class or a pair); recognise its
-    layout by its files unless `layout` is given.
-
-    Raises:
-        InputError: no known layout, or a file of the dataset is missing or damaged; names it.
-        UnknownNameError: `layout` is not one of `LAYOUTS`.
-    """
+    layout by its files unless `layout`, one of `LAYOUTS`, is given. `InputError` if there is no known
+    layout, or a file of the dataset, which it names, is missing or damaged."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; name the folder of a dataset")
     if layout is None:

@@ -71,9 +71,7 @@ class RetrievalData:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        repeated = first_repeated(query.id for query in self.queries)
-        if repeated is not None:
-            raise InputError(f"the query {repeated} is listed twice")
+        refuse_repeated("the query", (query.id for query in self.queries), "is listed twice")
         if not self.queries:
             raise InputError("there are no queries to evaluate")
 
@@ -93,14 +91,13 @@ class RetrievalData:
         return [query for query in self.queries if group in (ALL, query.group)]
 
 
-def first_repeated(values: Iterable[str]) -> str | None:
-    """The first value that stood before, or None."""
+def refuse_repeated(before: str, values: Iterable[str], after: str) -> None:
+    """InputError that names the first value that stood before, between the given words."""
     seen: set[str] = set()
     for value in values:
         if value in seen:
-            return value
+            raise InputError(f"{before} {value} {after}")
         seen.add(value)
-    return None
 
 
 def read_table(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:

@@ -24,7 +24,7 @@ from locate.datasets.oxford_paris import (
     read_revisited,
     revisited_files,
 )
-from locate.datasets.records import GroundTruth, Query, RetrievalData, first_repeated, read_table
+from locate.datasets.records import GroundTruth, Query, RetrievalData, read_table, refuse_repeated
 from locate.errors import InputError, UnknownNameError
 from locate.images.folder import scan
 from locate.metrics.retrieval import within_radius
@@ -36,12 +36,8 @@ _SPLITS = ("query", "database", "distractor")
 
 def read_retrieval(folder: Path, layout: str | None = None) -> RetrievalData:
     """The queries, the database and the right answers of a folder, by default of the layout (one of
-    `LAYOUTS`) that its files show.
-
-    Raises:
-        InputError: the folder fits no layout or several, or a file of it is missing or wrong.
-        UnknownNameError: there is no such layout.
-    """
+    `LAYOUTS`) that its files show. `InputError` if it fits no layout or several, or a file of it is
+    missing or wrong."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; name the folder of the labelled photos")
     if layout is not None and layout not in LAYOUTS:
@@ -75,9 +71,7 @@ def read_labels(folder: Path) -> RetrievalData:
             raise InputError(f"{file}: the query {row['image']} has no landmark")
         if not (folder / row["image"]).is_file():
             raise InputError(f"{file} names {row['image']}, which is not below {folder}")
-    repeated = first_repeated(row["image"] for row in rows)
-    if repeated is not None:
-        raise InputError(f"{file} names {repeated} twice")
+    refuse_repeated(f"{file} names", (row["image"] for row in rows), "twice")
     stored = [row for row in rows if row["split"] != "query"]
     shown = {
         r["image"]: r["landmark"] for r in stored if r["split"] == "database" and r["landmark"]

@@ -73,8 +73,7 @@ def open_set(known: Array, right: Array, negatives: Array, rate: float = 0.01) -
     queries are NaN; without negatives there is no threshold and all is NaN.
 
     Args:
-        known: K numbers, the evidence of the best answer to each query of a known place; -inf where
-            there was none.
+        known: K numbers, the evidence of the best answer to each query of a known place, or -inf.
         right: K bool, whether that answer is right.
         negatives: see `open_set_threshold`.
     """

@@ -139,12 +139,8 @@ def global_average_precision(
 
     GAP = sum_i P(i) rel(i) / Q over the predictions by falling confidence (of equal confidence the
     smaller image id comes first), with Q the test images with a landmark, predicted or not; NaN if
-    Q is 0.
-
-    Args:
-        predictions: for each test image that is not abstained from, (class, confidence). One for an
-            image without a landmark is wrong and lowers the precision of all after it.
-        solution: for each test image its classes, none if it shows no landmark.
+    Q is 0. Predictions are (class, confidence) for each test image that is not abstained from; one for
+    an image without a landmark (no class in `solution`) is wrong and lowers the precision after it.
     """
     _check_known(predictions, solution)
     if any(np.isnan(confidence) for _, confidence in predictions.values()):

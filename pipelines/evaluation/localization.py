@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -135,7 +135,7 @@ class MapFacts:
     poses: list[Pose] = field(default_factory=list)
 
 
-class MapMaker:
+class MapMaker(AbstractContextManager["MapMaker"]):
     """Makes a map of each scene and fold by `import_map`; `maker(scene, photos)` localizes in it.
     `ratio` is of Lowe's test in maps, `facts` are about the maps so far, `notes` holds a sentence about
     each photo that cannot be read and each reason why there is no map."""
@@ -157,9 +157,6 @@ class MapMaker:
         self.ratio = ratio_for("map", info)
         self.facts: list[MapFacts] = []
         self.notes: dict[str, None] = {}
-
-    def __enter__(self) -> MapMaker:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._open.close()

@@ -180,11 +180,10 @@ def evaluate_pose_file(
     localized; a pose of no query is noted and left out. Names may lack folders, see `pair_names`.
 
     Args:
-        truth: the folder of a COLMAP model (text or binary) or a file of poses.
+        truth: the folder of a COLMAP model (text or binary) or a file of poses, in metres if `metric`.
         thresholds: (metres, degrees).
         queries: a text file whose lines begin with the names of the queries; None for all of the truth.
         result_format, truth_format: a name of `FORMATS`, or "auto".
-        metric: the unit of the truth is the metre.
     """
     true = read_poses(truth, truth_format)
     names = list(true) if queries is None else read_names(queries)

@@ -76,8 +76,8 @@ def evaluate_repeatability(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Report:
-    """Detect points in the pairs of a dataset with homographies (HPatches or Oxford affine) and
-    look for each in the other image.
+    """Detect points in the pairs of a dataset with homographies (HPatches or Oxford affine; `InputError`
+    if it has none, is unknown or damaged) and look for each in the other image.
 
     The defaults are the protocol of SuperPoint (DeTone et al., CVPRW 2018, section 7): the 300 strongest
     points of the shared view at 240 x 320 pixels, found again within 3 pixels.
@@ -89,9 +89,6 @@ def evaluate_repeatability(
         threshold: in pixels.
         size: (width, height) that the photos are cut to (`crop_to`); None for full resolution.
         seed: kept in the report; nothing here is random.
-
-    Raises:
-        InputError: the dataset is unknown or damaged, or has no homographies.
     """
     require_local(extractors)
     require_positive("max_keypoints", max_keypoints)
@@ -101,14 +98,13 @@ def evaluate_repeatability(
     pairs = data.homographies
     if not pairs:
         raise InputError(f"{folder} ({data.layout}) has no homographies, which repeatability needs")
-    prepare = None if size is None else (lambda pixels: crop_to(pixels, size))
-
-    def score(
-        _: Extractor, _number: int, pair: HomographyPair, a: View, b: View
-    ) -> dict[str, RepeatabilityScores]:
-        return {"": score_repeatability(pair, a, b, max_keypoints, threshold)}
-
-    scores, notes = score_pairs(pairs, extractors, score, prepare, progress)
+    scores, notes = score_pairs(
+        pairs,
+        extractors,
+        lambda _, _n, p, a, b: {"": score_repeatability(p, a, b, max_keypoints, threshold)},
+        None if size is None else (lambda pixels: crop_to(pixels, size)),
+        progress,
+    )
     return Report(
         "repeatability",
         settings={

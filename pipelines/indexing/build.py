@@ -167,15 +167,9 @@ def remove_images(
     index: Path, patterns: Sequence[str] = (), *, label: str | None = None, missing: bool = False
 ) -> list[str]:
     """Take images out of the database, and return their paths; the photos themselves are never touched.
-
-    Args:
-        patterns: paths as `locate info --images` shows them, or globs ("louvre/*").
-        label: all images of this landmark.
-        missing: all images whose file is gone.
-
-    Raises:
-        InputError: a pattern or label that fits nothing; then nothing is removed.
-    """
+    Patterns are paths as `locate info --images` shows them, or globs ("louvre/*"); `label` takes all
+    images of a landmark, `missing` all whose file is gone. `InputError` if a pattern or the label fits
+    nothing; then nothing is removed."""
     with lock.writer(index), Catalog.create(index) as catalog:
         roots = catalog.roots()
         rows = list(catalog.images())

@@ -31,9 +31,7 @@ class DatabaseInfo:
         roots: folders that image paths are relative to.
         search: what queries find their shortlist by unless they say otherwise; None if empty.
         vectors, local: the search indices; None if there is none or it is not up to date.
-        disk: bytes by file.
-        labels: images by landmark.
-        masks: the folder of masks that photos are extracted through, or None.
+        disk, labels: bytes by file, images by landmark.
     """
 
     folder: Path
@@ -80,12 +78,8 @@ def database_info(index: Path) -> DatabaseInfo:
 @dataclass(frozen=True)
 class CheckReport:
     """What does not hold, what was done about it, and what still does not hold after the repair
-    (without one, the same).
-
-    Attributes:
-        compared: photos whose content was compared with what was indexed; None if none was to be.
-        absent: photos that are not there or cannot be read.
-    """
+    (without one, the same); how many photos were compared with what was indexed (None if none was to
+    be), and how many are absent or cannot be read."""
 
     problems: list[str]
     repaired: list[str]
@@ -103,12 +97,8 @@ def check_database(
 ) -> CheckReport:
     """Check every invariant; with `repair`, rebuild what is derived: the search index from the
     catalogue, damaged or outdated features from their photo. An image that is damaged and whose photo
-    is gone is marked as failed.
-
-    Args:
-        photos: read those that are there, and compare them with what was indexed.
-        progress: called with (photos read, in all) from this thread.
-    """
+    is gone is marked as failed. `photos` that are there are compared with what was indexed; `progress`
+    is called with (photos read, in all) from this thread."""
     if not repair:
         with Catalog.open(index) as catalog:
             problems, compared, absent = _check_all(catalog, photos, progress)

@@ -29,8 +29,7 @@ class CalibrationReport:
     Attributes:
         false_accepts: share of the photos of left-out places that the rule calls "match".
         known_queries: photos that were also asked for with their place in the index (itself left out).
-        right_answers, wrong_answers: shares of these whose verdict is "match" with the right, a
-            wrong label.
+        right_answers, wrong_answers: shares of these that it calls "match" with a right, a wrong label.
         worst: (photo, evidence, image) of the strongest false candidates: check them, a label may lie.
     """
 
@@ -58,13 +57,12 @@ def calibrate_database(
     """Ask a labelled index for its own photos, once without any image of their landmark (whatever
     is found then is chance) and once without only themselves.
 
+    `InputError` if there are fewer than two landmarks, or too few photos to bound false matches by 1 %.
+
     Args:
         queries: so many of its photos, drawn by `seed` evenly over the landmarks.
         known: ask the second question as well; the rule follows from the first alone.
         save: keep the rule in the database, which then judges by it.
-
-    Raises:
-        InputError: fewer than two landmarks, or too few photos to bound false matches by 1 %.
     """
     with Catalog.open(index) as catalog:
         rows = [row for row in catalog.images("ok") if row.label is not None]

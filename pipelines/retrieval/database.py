@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
@@ -29,7 +30,7 @@ from pipelines.retrieval.search import Retriever
 AnyPhoto = Path | str | Array
 
 
-class Database:
+class Database(AbstractContextManager["Database"]):
     """A database folder opened for queries. It changes nothing on disk.
 
     Safe to share between threads. Use it as a context manager, or call `close`.
@@ -82,9 +83,6 @@ class Database:
         self._pool.shutdown(cancel_futures=True)
         self._catalog.close()
 
-    def __enter__(self) -> Database:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -98,12 +96,8 @@ class Database:
         options: QueryOptions | None = None,
         **settings: Unpack[QuerySettings],
     ) -> Answer:
-        """Which images show the same place?
-
-        Args:
-            photo: a file, or H x W x 3 uint8 RGB pixels.
-            options: see `QueryOptions`.
-            settings: single ones of them by name, such as `top=3`.
+        """Which images show the same place as a photo (a file, or H x W x 3 uint8 RGB pixels)?
+        `settings` are single ones of the options by name, such as `top=3`.
 
         Raises:
             ImageError: the photo cannot be used.

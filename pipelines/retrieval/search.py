@@ -140,15 +140,10 @@ def expanded(
     ordered: Sequence[Candidate],
     search: Callable[[Array], Shortlist],
 ) -> list[Candidate]:
-    """Chum et al., "Total Recall", ICCV 2007: what is not proven is ranked by its global similarity
-    to the query and its proven matches together, and images that look like these join. What is
-    proven stays on top.
-
-    Args:
-        vector: the global descriptor of the query; without one nothing changes.
-        ordered: candidates, matches first.
-        search: the one by a global descriptor.
-    """
+    """Average query expansion (Chum et al., "Total Recall", ICCV 2007): the candidates (`ordered`,
+    matches first) that are not proven are ranked by their similarity to the global descriptor of the
+    query (without one nothing changes) and those of its matches together; images that look like these
+    join."""
     if vector is None:
         return list(ordered)
     matches = [c for c in ordered if c.verdict == MATCH]
