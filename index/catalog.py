@@ -209,7 +209,7 @@ class Catalog(AbstractContextManager["Catalog"]):
         with self.transaction():
             changed = False
             for entry in entries:
-                changed |= self._forget(entry) or entry.extraction is not None
+                changed |= self._delete(entry) or entry.extraction is not None
                 image_id = self._write_image(entry)
                 if entry.extraction is None:
                     continue
@@ -221,7 +221,7 @@ class Catalog(AbstractContextManager["Catalog"]):
             if changed:  # a file that failed again must not make the search index stale
                 self._next_generation()
 
-    def _forget(self, entry: Entry) -> bool:
+    def _delete(self, entry: Entry) -> bool:
         """Delete the old row, and with it by cascade what was seen; whether anything was."""
         where = "WHERE root_id = ? AND path = ?"
         key = [entry.root_id, entry.path]

@@ -329,9 +329,9 @@ class IndexBuilder:
                     relabelled.append((row.id, row.file, self._rule(item.path)))
         if relabelled:
             self._catalog.touch(relabelled)
-        self._look_at(todo)
+        self._extract(todo)
 
-    def _look_at(self, todo: list[tuple[int, PhotoFile, ImageRow | None]]) -> None:
+    def _extract(self, todo: list[tuple[int, PhotoFile, ImageRow | None]]) -> None:
         photos = (item for _, item, _ in todo)
         known = self._catalog.contents()
         results = extract_all(photos, self._get_extractor, known, self._workers, self.masks)

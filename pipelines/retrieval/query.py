@@ -168,8 +168,8 @@ class Query:
         if options.verify:
             view = self._verified(view)
             if options.rotate and view.score[0] < 2:
-                turned = [self._view(*seen, upright) for seen in rotations]
-                view = self._best(view, turned, upright)
+                rotated = [self._view(*seen, upright) for seen in rotations]
+                view = self._best(view, rotated, upright)
         ordered = sorted(view.candidates, key=rank_key)
         if self._search != LOCAL and any(c.verdict == MATCH for c in ordered):
             ordered = expanded(self._db.catalog, view.vector, ordered, self._search_global)
@@ -217,10 +217,10 @@ class Query:
         self._clock.lap("search")
         return _View(rotation, seen.features, vector, found, listed)
 
-    def _best(self, view: _View, turned: Iterable[_View], upright: _View) -> _View:
+    def _best(self, view: _View, rotated: Iterable[_View], upright: _View) -> _View:
         """A photo that lies on its side looks more like its place when it is turned. Only then are the
         turned ones verified: guesses would cost time and false matches."""
-        for other in sorted(turned, key=lambda v: -v.similarity_gain(upright)):
+        for other in sorted(rotated, key=lambda v: -v.similarity_gain(upright)):
             if other.similarity_gain(upright) <= 0:
                 break
             judged = self._verified(other)
