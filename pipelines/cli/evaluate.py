@@ -192,7 +192,7 @@ def _localization(
     """Map on true poses and localize the rest, or judge a file of poses."""
     layout = asked.layout or "auto"
     if poses:
-        from pipelines.evaluation.pose_file import evaluate_pose_file as score
+        from pipelines.evaluation.pose_tables import evaluate_pose_file as score
 
         asked.refuse_extractors("--poses")
         return score(poses, asked.folder, queries=queries, truth_format=layout)

@@ -307,6 +307,18 @@ def test_an_extractor_without_points_localizes_nothing(scene_folder, world):
     assert np.isinf(degrees)
     assert report.tables[1].rows[0][2:] == (0.0,) * 8
     assert (report.curves[0].series["planted"][1] == 0).all()
+    assert sum(note.startswith("box: no map by planted") for note in report.notes) == 1
+
+
+def test_a_model_that_does_not_fit_the_photos_is_told(scene_folder, world):
+    """By the scene and the reason; of several folds each reason once."""
+    (scene,) = find_scenes(scene_folder)
+    shuffled = Planted((world[0], world[1][::-1]))
+    report = run(scene_folder, shuffled)
+    told = [note for note in report.notes if "the model does not fit the photos" in note]
+    assert medians(report)[2] == 0
+    assert len(told) == len(set(told)) >= 1
+    assert all(note.startswith(f"{scene.name}: ") and "not localized" in note for note in told)
 
 
 def test_any_localizer_can_be_judged(scene_folder, world):
@@ -362,7 +374,7 @@ def test_a_query_of_another_size_is_told(scene_folder, world):
     )
     with MapMaker(Planted(world), workers=1) as make:
         assert make(scene, scene.photos[1:])(scene.photos[0].path, other) is None
-    (told,) = make.unused
+    (told,) = make.notes
     assert "00.png is 320 x 240 px, but its camera is 320 x 241" in told
 
 

@@ -10,7 +10,7 @@ from locate.errors import InputError, UnknownNameError
 from locate.formats.colmap import is_model, read_model
 from locate.formats.trajectories import FORMATS, pair_names, read_poses, write_poses
 from locate.geometry.rigid import invert
-from pipelines.evaluation.pose_file import evaluate_pose_file, read_names
+from pipelines.evaluation.pose_tables import evaluate_pose_file, read_names
 
 # A camera at (1, 2, 3), turned by 90 degrees about z: what lies along the world's x axis lies along the
 # camera's y axis. By hand: R = [[0, -1, 0], [1, 0, 0], [0, 0, 1]], t = -R (1, 2, 3) = (2, -1, -3);
