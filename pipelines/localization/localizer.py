@@ -14,7 +14,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Unpack
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -34,7 +33,6 @@ from locate.util.parallel import one_thread_each, ordered_map
 from locate.util.timing import Clock
 from pipelines.localization.matcher import (
     CANDIDATES,
-    Asked,
     Attempt,
     Map,
     MapMatcher,
@@ -142,13 +140,16 @@ class Localizer:
         photos: Iterable[AnyPhoto],
         cameras: AnyCamera | Sequence[AnyCamera] = None,
         *,
+        prior: PosePrior | None = None,
         gravity: GravityPrior | None = None,
-        **asked: Unpack[Asked],
+        candidates: int = CANDIDATES,
+        exclude: Callable[[str], bool] | None = None,
+        seed: int = 0,
     ) -> Iterator[Pose | ImageError]:
         """`localize` for many photos, one a core, in their order and with its arguments, and one
         camera for all or one for each; a photo that cannot be used gives its error in place of a
         pose."""
-        for found in self.match_many(photos, cameras, Request(**asked)):
+        for found in self.match_many(photos, cameras, Request(prior, candidates, exclude, seed)):
             yield found if isinstance(found, ImageError) else _with_gravity(found.pose, gravity)
 
     def match(
