@@ -8,8 +8,10 @@ are not read. A fault is told with file and line. Format: https://colmap.github.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pycolmap
@@ -21,6 +23,7 @@ from locate.formats.colmap_rigs import read_frame_poses
 from locate.formats.text import fault, integer, numbers, pose_matrix, read_lines, rows
 from locate.geometry.cameras import SPHERICAL, about_model, colmap_camera
 from locate.types import Array
+from locate.util.files import atomic_write
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,14 +87,23 @@ def read_reconstruction(folder: Path) -> pycolmap.Reconstruction:
 
 
 def write_model(
-    folder: Path, poses: Mapping[str, Array], cameras: Mapping[str, pycolmap.Camera]
+    folder: Path,
+    poses: Mapping[str, Array],
+    cameras: Mapping[str, pycolmap.Camera],
+    comments: str = "",
 ) -> None:
     """Write a COLMAP text model without points into `folder`, made if need be, of poses (3 x 4
-    `cam_from_world`) and cameras by image name."""
+    `cam_from_world`) and cameras by image name, with lines of comments before the images. Each file
+    takes its place when all are written."""
     model = pycolmap.Reconstruction()
     add_views(model, [(name, cameras[name], poses[name], None) for name in sorted(poses)])
     folder.mkdir(parents=True, exist_ok=True)
-    model.write_text(folder)
+    with TemporaryDirectory(prefix=".", dir=folder) as made, ExitStack() as written:
+        model.write_text(made)
+        for file in sorted(Path(made).iterdir()):
+            first = comments if file.name == "images.txt" else ""
+            stream = written.enter_context(atomic_write(folder / file.name))
+            stream.write(first.encode("utf-8") + file.read_bytes())
 
 
 def add_views(

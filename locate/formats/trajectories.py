@@ -73,7 +73,8 @@ def write_poses(
     cameras: Mapping[str, pycolmap.Camera] | None = None,
     header: Sequence[str] = (),
 ) -> None:
-    """Write a file of poses, whole or not at all; for "colmap" the folder of the model.
+    """Write a file of poses, whole or not at all; for "colmap" the folder of the model, whose files
+    take their places when all are written.
 
     Args:
         poses: 3 x 4 or 4 x 4 `cam_from_world` by name; turned into the direction of the format. For
@@ -87,9 +88,7 @@ def write_poses(
     if kind.line is None:
         if cameras is None or any(name not in cameras for name in poses):
             raise InputError("a COLMAP model needs the camera of every image; give `cameras`")
-        write_model(path, poses, cameras)
-        images = path / "images.txt"
-        images.write_text(comments + images.read_text("utf-8"), "utf-8")
+        write_model(path, poses, cameras, comments)
         return
     turn = invert if kind.direction == "world_from_cam" else np.asarray
     text = "".join(kind.line(name, turn(pose)) + "\n" for name, pose in poses.items())
