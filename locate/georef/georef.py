@@ -21,18 +21,7 @@ import pycolmap
 
 from locate.errors import DatabaseCorruptError, InputError
 from locate.formats.trajectories import pair_names
-from locate.georef.fitting import (
-    Observation,
-    Place,
-    Similarity,
-    camera_centers,
-    check_place,
-    intersect,
-    level,
-    ray_to,
-    robust_similarity,
-    up_direction,
-)
+from locate.georef import fitting
 from locate.types import Array
 
 GPS_ERROR, CENTER_ERROR, CONTROL_ERROR = 10.0, 1.0, 0.5  # metres, of an inlier, by default
@@ -78,7 +67,7 @@ class Georef:
         if not (np.isfinite(self.translation).all() and 0 < self.scale < np.inf):
             raise InputError(f"a georeference needs a positive scale, got {self.scale}")
         if self.origin is not None:
-            check_place("the origin", self.origin)
+            fitting.check_place("the origin", self.origin)
 
     def enu(self, points: Array) -> Array:
         """Points of the map, N x 3 -> metres East-North-Up, N x 3 float64."""
@@ -185,16 +174,16 @@ def fit_georef(
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise InputError("the coordinates of places must be finite numbers")
     if up is None:
-        fitted = robust_similarity(a, b, max_error, seed)
+        fitted = fitting.robust_similarity(a, b, max_error, seed)
     else:
-        a = a @ level(up).T
-        fitted = robust_similarity(a[:, :2], b[:, :2], max_error, seed)
+        a = a @ fitting.level(up).T
+        fitted = fitting.robust_similarity(a[:, :2], b[:, :2], max_error, seed)
     _check_fit(fitted, a, b, max_error, flat=up is not None)
     assert fitted is not None
     scale, rotation, translation = fitted.scale, fitted.rotation, fitted.translation
     if up is not None:
         above = b[:, 2] - scale * a[:, 2] if heights else -scale * a[:, 2]
-        rotation = np.block([[rotation, np.zeros((2, 1))], [np.zeros(2), 1.0]]) @ level(up)
+        rotation = np.block([[rotation, np.zeros((2, 1))], [np.zeros(2), 1.0]]) @ fitting.level(up)
         translation = np.append(translation, np.median(above[fitted.inliers]))
     return Georef(
         scale,
@@ -213,7 +202,7 @@ def fit_georef(
 
 def georef_from_gps(
     model: pycolmap.Reconstruction,
-    places: Mapping[str, Place],
+    places: Mapping[str, fitting.Place],
     *,
     max_error: float = GPS_ERROR,
     seed: int = 0,
@@ -228,10 +217,10 @@ def georef_from_gps(
         places: (latitude, longitude, altitude or None) by the image's name, which may lack folders. If
             half of them or more have an altitude, the others are left out; else no altitude is used.
     """
-    centers = camera_centers(model)
+    centers = fitting.camera_centers(model)
     known = _by_image(places, centers)
     for name, place in known.items():
-        check_place(name, place)
+        fitting.check_place(name, place)
     high = {name: place for name, place in known.items() if place[2] is not None}
     heights = len(high) >= max(3, len(known) / 2)
     targets, origin = _to_enu(high if heights else {n: (*p[:2], 0.0) for n, p in known.items()})
@@ -241,7 +230,7 @@ def georef_from_gps(
             found = fit()
             if found.turn <= _LEVEL_BY_CAMERAS:
                 return found
-    return fit(up=up_direction(model), heights=heights)
+    return fit(up=fitting.up_direction(model), heights=heights)
 
 
 def georef_from_centers(
@@ -254,7 +243,7 @@ def georef_from_centers(
 ) -> Georef:
     """From known centres of cameras (x, y, z), by the image's name, which may lack folders, in local
     metres: east, north, up if the WGS84 origin of their (0, 0, 0) is given."""
-    mapped = camera_centers(model)
+    mapped = fitting.camera_centers(model)
     targets = {n: np.asarray(c, np.float64) for n, c in _by_image(centers, mapped).items()}
     return fit_georef(mapped, targets, max_error, origin=origin, source="centers", seed=seed)
 
@@ -262,7 +251,7 @@ def georef_from_centers(
 def georef_from_control_points(
     model: pycolmap.Reconstruction,
     points: Mapping[str, Sequence[float]],
-    observations: Sequence[Observation],
+    observations: Sequence[fitting.Observation],
     *,
     geographic: bool = False,
     max_error: float = CONTROL_ERROR,
@@ -280,13 +269,15 @@ def georef_from_control_points(
             raise InputError(f"{seen.point!r} was clicked in {seen.image} but is no control point")
         if seen.image not in full:
             raise InputError(f"{seen.point!r} was clicked in {seen.image}, which is not in the map")
-        rays.setdefault(seen.point, []).append(ray_to(model, images[full[seen.image]], seen))
-    mapped = {name: intersect(name, found) for name, found in rays.items()}
+        rays.setdefault(seen.point, []).append(
+            fitting.ray_to(model, images[full[seen.image]], seen)
+        )
+    mapped = {name: fitting.intersect(name, found) for name, found in rays.items()}
     origin = None
     targets: Mapping[str, Array] = {n: np.asarray(points[n], np.float64) for n in mapped}
     if geographic:
         for name in mapped:
-            check_place(name, points[name])
+            fitting.check_place(name, points[name])
         targets, origin = _to_enu({n: tuple(points[n]) for n in mapped})
     return fit_georef(mapped, targets, max_error, origin=origin, source="control points", seed=seed)
 
@@ -305,7 +296,7 @@ def metric_contradiction(found: Georef) -> str | None:
     )
 
 
-def metric_by_gps(model: pycolmap.Reconstruction, places: Mapping[str, Place]) -> list[str]:
+def metric_by_gps(model: pycolmap.Reconstruction, places: Mapping[str, fitting.Place]) -> list[str]:
     """How GPS contradicts a model whose unit is said to be the metre; empty if it does not, or tells
     nothing."""
     contradiction = None
@@ -316,7 +307,7 @@ def metric_by_gps(model: pycolmap.Reconstruction, places: Mapping[str, Place]) -
 
 
 def _check_fit(
-    fitted: Similarity | None, a: Array, b: Array, max_error: float, *, flat: bool
+    fitted: fitting.Similarity | None, a: Array, b: Array, max_error: float, *, flat: bool
 ) -> None:
     """InputError if `fitted` is no answer."""
     dimension = 2 if flat else 3

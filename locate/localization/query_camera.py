@@ -222,9 +222,4 @@ def _given(given: pycolmap.Camera | Camera | str | Path, size: tuple[int, int]) 
         ) from None
 
 
-def with_camera(query: QueryCamera, camera: pycolmap.Camera) -> QueryCamera:
-    """The same, with a camera that was found."""
-    return replace(query, camera=camera)
-
-
 AnyCamera: TypeAlias = pycolmap.Camera | Camera | str | Path | None

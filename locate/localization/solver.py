@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -11,14 +11,7 @@ import pycolmap
 
 from locate.geometry.rigid import transform
 from locate.localization.absolute_pose import MAX_ERROR, estimate_pose, estimate_pose_and_focal
-from locate.localization.query_camera import (
-    ESTIMATED,
-    GIVEN,
-    QueryCamera,
-    any_lens,
-    unknown_camera,
-    with_camera,
-)
+from locate.localization.query_camera import ESTIMATED, GIVEN, QueryCamera, any_lens, unknown_camera
 from locate.localization.refinement import CORRELATED_RATIO, PoseState, Refined, refine_pose
 from locate.pixels import to_colmap
 from locate.types import Array
@@ -94,7 +87,7 @@ def solve_pose(
     if found is not None and not contradicted and found.inliers.mean() > _MOST:
         # Without RANSAC, which takes longer than all else: is there a better lens nearby?
         lens = any_lens(found.camera.camera.mean_focal_length(), size)
-        near = task.refined(with_camera(free, lens), found.refined.cam_from_world, lens)
+        near = task.refined(replace(free, camera=lens), found.refined.cam_from_world, lens)
         if near is None or task.gain(found, near) <= _OVERRULED:
             return found
     other = task.solve(free)
@@ -150,7 +143,7 @@ class _Task:
             return None
         pose, lens = max(found, key=lambda one: fit_of(self.errors(one[1], one[0]) / self.scale))
         # The priors hold the camera that was given or first estimated, not the last guess.
-        return self.refined(with_camera(camera, lens), pose, lens)
+        return self.refined(replace(camera, camera=lens), pose, lens)
 
     def _estimate(
         self, camera: QueryCamera, max_error: float
@@ -190,7 +183,7 @@ class _Task:
             refine,
             rounds=_ROUNDS,
         )
-        return done and Solution(done[0], with_camera(camera, done[0].camera), done[1])
+        return done and Solution(done[0], replace(camera, camera=done[0].camera), done[1])
 
 
 def refine_in_turns(

@@ -18,18 +18,11 @@ from locate.extractors.base import Extractor
 from locate.geometry.cameras import field_of_view
 from locate.geometry.rigid import center_of
 from locate.images.masks import Masks
+from locate.localization import verdict as verdicts
 from locate.localization.absolute_pose import SOLVERS
 from locate.localization.pose import NOT_LOCALIZED, VERDICTS, Pose
 from locate.localization.query_camera import QueryCamera, plain_camera
 from locate.localization.solver import Solution, solve_pose
-from locate.localization.verdict import (
-    PoseQuality,
-    coverage_of,
-    judge,
-    min_inliers,
-    too_few,
-    worst_deviations,
-)
 from locate.matching.descriptors import match_mutual, ratio_for
 from locate.retrieval.search_mode import LOCAL
 from locate.types import Array, Features
@@ -202,7 +195,7 @@ class MapMatcher:
         scale: float,
         *,
         solve: Callable[..., Solution | None] = solve_pose,
-        coverage: Callable[[Array, tuple[int, int]], float] = coverage_of,
+        coverage: Callable[[Array, tuple[int, int]], float] = verdicts.coverage_of,
     ) -> Attempt:
         """The poses by features of a query, and the best one judged.
 
@@ -258,7 +251,7 @@ class MapMatcher:
         made = []
         for which, points in (pairs.T for pairs in groups[:_CLUSTERS]):
             solution, agreeing = None, 0
-            if len(np.unique(which)) >= min_inliers(0):
+            if len(np.unique(which)) >= verdicts.min_inliers(0):
                 solution = solve(
                     features.keypoints[which],
                     self.map.points[points],
@@ -284,14 +277,14 @@ class MapMatcher:
         best = attempt.hypotheses[0]
         matched, solution = len(np.unique(best.features)), best.solution
         if solution is None:
-            return Pose(path, NOT_LOCALIZED, too_few(matched), matches=matched)
+            return Pose(path, NOT_LOCALIZED, verdicts.too_few(matched), matches=matched)
         refined, inliers = solution.refined, solution.inliers
         seen = features.keypoints[best.features[inliers]].astype(np.float64)
         rows = best.points[inliers]
         world, pose = self.map.points[rows], refined.cam_from_world
         depth = float(np.median(np.linalg.norm(world - center_of(pose), axis=1)))
-        position, rotation = worst_deviations(refined.covariance)
-        quality = PoseQuality(
+        position, rotation = verdicts.worst_deviations(refined.covariance)
+        quality = verdicts.PoseQuality(
             matches=matched,
             inliers=best.num_inliers,
             coverage=coverage(seen, features.image_size),
@@ -300,7 +293,7 @@ class MapMatcher:
             field_of_view=field_of_view(refined.camera),
             second_best=attempt.second_best,
         )
-        verdict, reason = judge(quality, self.map.record.doubt)
+        verdict, reason = verdicts.judge(quality, self.map.record.doubt)
         if solution.camera.doubt:
             reason += f" (EXIF in doubt: {solution.camera.doubt})"
         answer = Pose(
@@ -309,7 +302,7 @@ class MapMatcher:
             reason,
             matches=matched,
             inliers=best.num_inliers,
-            spread=coverage_of(seen, features.image_size),
+            spread=verdicts.coverage_of(seen, features.image_size),
             error=float(np.sqrt((refined.residuals**2).sum(axis=1).mean())),
         )
         if verdict == NOT_LOCALIZED:

@@ -15,16 +15,7 @@ import numpy as np
 
 from locate.extractors.base import Extractor
 from locate.extractors.rotated import extract_rotated
-from locate.geometry.panorama import (
-    FIELD_OF_VIEW,
-    ROWS,
-    Panorama,
-    ViewCutter,
-    owners_of,
-    panorama_of,
-    pixels_of,
-    view_rotations,
-)
+from locate.geometry import panorama as geometry
 from locate.images.masks import Mask, hidden
 from locate.images.reading import MIN_SIDE, read_photo
 from locate.localization.sphere import solve_sphere
@@ -43,8 +34,8 @@ def match_panorama(matcher: MapMatcher, photo: Photo, query: Query) -> Iterator[
     """What it has in common with the map, by more and more views; it is read again if these need
     more pixels than a photo of its size. The camera's axes are those of `locate.geometry.panorama`."""
     extractor, clock = matcher.extractor(), query.clock
-    panorama = panorama_of(photo.info) if query.camera.source == "xmp" else None
-    panorama = panorama or Panorama.whole(photo.info.size)
+    panorama = geometry.panorama_of(photo.info) if query.camera.source == "xmp" else None
+    panorama = panorama or geometry.Panorama.whole(photo.info.size)
     if photo.path is not None:
         photo = read_photo(photo.path, decoded_side(panorama, extractor.max_side))
     photo, mask = hidden(photo, matcher.masks)
@@ -53,7 +44,7 @@ def match_panorama(matcher: MapMatcher, photo: Photo, query: Query) -> Iterator[
     solve = partial(solve_sphere, resolved=views.resolved)
     turns = (0, 90, 180, 270)
     # (how many views, turned by): the next is tried where the last one did not tell.
-    ways: list[tuple[int, tuple[int, ...]]] = [(ROWS[0][1], (0,)), (len(views), (0,))]
+    ways: list[tuple[int, tuple[int, ...]]] = [(geometry.ROWS[0][1], (0,)), (len(views), (0,))]
     if not extractor.info.rotation_invariant:
         ways += [(len(views), (turn,)) for turn in turns[1:]]
     elif len(query.allowed) > query.request.candidates:  # the same features, but other candidates
@@ -70,15 +61,17 @@ def match_panorama(matcher: MapMatcher, photo: Photo, query: Query) -> Iterator[
             )
 
 
-def decoded_side(panorama: Panorama, max_side: int) -> int:
+def decoded_side(panorama: geometry.Panorama, max_side: int) -> int:
     """How long the longer side of a panorama has to be at least, so that the middle of a view has all
     pixels that an extractor of `max_side` looks at."""
-    focal = max_side / 2 / np.tan(np.radians(FIELD_OF_VIEW) / 2)
+    focal = max_side / 2 / np.tan(np.radians(geometry.FIELD_OF_VIEW) / 2)
     shown = max(panorama.crop[2], panorama.crop[3]) / panorama.full_size[0]
     return int(np.ceil(2 * np.pi * focal * shown))
 
 
-def _outside(mask: Mask, features: Features, panorama: Panorama, size: tuple[int, int]) -> Features:
+def _outside(
+    mask: Mask, features: Features, panorama: geometry.Panorama, size: tuple[int, int]
+) -> Features:
     """Without the features that a mask of the photo, (width, height) pixels large, ignores."""
     numbered = Features(
         panorama.to_photo(features.keypoints, size).astype(np.float32),
@@ -93,13 +86,15 @@ class PanoramaViews:
     """A panorama (H x W x 3 uint8, maybe smaller than it says of itself) cut into views, as large as the
     extractor looks at, but not much larger than the photo is sharp; what was seen in each is kept."""
 
-    def __init__(self, pixels: Array, panorama: Panorama, extractor: Extractor) -> None:
+    def __init__(self, pixels: Array, panorama: geometry.Panorama, extractor: Extractor) -> None:
         self.panorama = panorama
         self._extractor = extractor
         self._dense = pixels.shape[1] * panorama.full_size[0] / panorama.crop[2] / (2 * np.pi)
-        side = int(_ENLARGED * 2 * self._dense * np.tan(np.radians(FIELD_OF_VIEW) / 2))
-        self._cutter = ViewCutter(pixels, panorama, min(max(side, MIN_SIDE), extractor.max_side))
-        self._rotations = view_rotations()
+        side = int(_ENLARGED * 2 * self._dense * np.tan(np.radians(geometry.FIELD_OF_VIEW) / 2))
+        self._cutter = geometry.ViewCutter(
+            pixels, panorama, min(max(side, MIN_SIDE), extractor.max_side)
+        )
+        self._rotations = geometry.view_rotations()
         self._seen: dict[tuple[int, int], _View] = {}
 
     def __len__(self) -> int:
@@ -123,8 +118,8 @@ class PanoramaViews:
         for number, seen in self._views(count, degrees, map_):
             if seen.features is None:
                 continue
-            own = owners_of(seen.rays, self._rotations[:count]) == number
-            points = pixels_of(seen.rays[own], self.panorama.full_size).astype(np.float32)
+            own = geometry.owners_of(seen.rays, self._rotations[:count]) == number
+            points = geometry.pixels_of(seen.rays[own], self.panorama.full_size).astype(np.float32)
             parts.append((points, seen.features.scores[own], seen.features.descriptors[own]))
         if not sum(len(points) for points, _, _ in parts):
             return None

@@ -12,21 +12,12 @@ import numpy as np
 from locate.errors import ImageError
 from locate.geometry.cameras import field_of_view
 from locate.geometry.rigid import compose, invert
+from locate.localization import verdict as verdicts
 from locate.localization.pose import NOT_LOCALIZED, UNCERTAIN
 from locate.localization.query_camera import QueryCamera
 from locate.localization.refinement import refine_pose
 from locate.localization.rig import RigCamera
 from locate.localization.rig_solver import RigSolution, RigView, estimate_rig_pose, inliers_of
-from locate.localization.verdict import (
-    FIELD_OF_VIEW,
-    MAX_SECOND_BEST,
-    SURE_FACTOR,
-    PoseQuality,
-    coverage_of,
-    judge,
-    min_inliers,
-    worst_deviations,
-)
 from locate.metrics.pose import pose_error
 from locate.pixels import to_colmap
 from locate.types import Array
@@ -110,8 +101,8 @@ def _of_rig(path: Path, place: RigCamera, one: MatchedPhoto) -> RigPhoto:
         return empty
     pairs = np.unique(np.concatenate([np.c_[h.features, h.points] for h in hypotheses]), axis=0)
     first, count = hypotheses[0].solution, hypotheses[0].num_inliers
-    enough = count >= SURE_FACTOR * min_inliers(len(np.unique(pairs[:, 0])))
-    sure = enough and one.best.second_best <= MAX_SECOND_BEST * count
+    enough = count >= verdicts.SURE_FACTOR * verdicts.min_inliers(len(np.unique(pairs[:, 0])))
+    sure = enough and one.best.second_best <= verdicts.MAX_SECOND_BEST * count
     camera = one.camera if one.camera.focal_known else None
     if first is not None and sure and (camera is None or first.camera.source != one.camera.source):
         camera = first.camera  # there was none, or EXIF is wrong
@@ -151,10 +142,10 @@ def judge_rig(
             centre = invert(compose(view.cam_from_rig, refined.rig_from_world))[:, 3]
             depths.append(np.linalg.norm(view.world_points[rows] - centre, axis=1))
             fields.append(field_of_view(camera))
-            coverages.append(coverage_of(view.points[rows], one.size))
-    low, high = FIELD_OF_VIEW
-    position, rotation = worst_deviations(refined.covariance)
-    quality = PoseQuality(
+            coverages.append(verdicts.coverage_of(view.points[rows], one.size))
+    low, high = verdicts.FIELD_OF_VIEW
+    position, rotation = verdicts.worst_deviations(refined.covariance)
+    quality = verdicts.PoseQuality(
         matches=sum(one.count() for one in seen),
         inliers=sum(counts),
         coverage=min(1.0, sum(coverages)),
@@ -163,7 +154,7 @@ def judge_rig(
         field_of_view=max(fields, key=lambda degrees: max(low - degrees, degrees - high)),
         second_best=_second_best(seen, views, inliers, sum(counts), seed),
     )
-    verdict, reason = judge(quality, map_doubt)
+    verdict, reason = verdicts.judge(quality, map_doubt)
     against = ", ".join(
         f"{one.path.name} ({one.alone} matches, of which {n} agree with the rig)"
         for one, n in zip(seen, counts, strict=True)
@@ -187,7 +178,7 @@ def _second_best(
     """Inliers of the best pose among the matches that do not agree with the pose that was found."""
     rest = [view.part(~rows) for view, rows in zip(views, inliers, strict=True)]
     left = [one.count(~rows) for one, rows in zip(seen, inliers, strict=True)]
-    if sum(left) <= MAX_SECOND_BEST * best:
+    if sum(left) <= verdicts.MAX_SECOND_BEST * best:
         return 0  # too few to matter
     pose = estimate_rig_pose(rest, seed=seed)
     if pose is None:
