@@ -49,8 +49,7 @@ if TYPE_CHECKING:  # for type checkers and editors; `__getattr__` below does it 
     from pipelines.indexing.build import BuildReport, add_photos, build_index, remove_images
     from pipelines.localization.localizer import Localizer
     from pipelines.localization.matcher import PosePrior
-    from pipelines.localization.rig_localizer import RigPose
-    from pipelines.localization.rig_photos import localize_rigs
+    from pipelines.localization.rig_localizer import RigPose, localize_rigs
     from pipelines.mapping.add import add_to_map
     from pipelines.mapping.build import build_map
     from pipelines.mapping.georef import GeorefReport, georeference_map
@@ -77,7 +76,7 @@ _PUBLIC = {
     "GeorefReport": ("pipelines.mapping.georef", "GeorefReport"),
     "MapReport": ("pipelines.mapping.summary", "MapReport"),
     "Localizer": ("pipelines.localization.localizer", "Localizer"),
-    "localize_rigs": ("pipelines.localization.rig_photos", "localize_rigs"),
+    "localize_rigs": ("pipelines.localization.rig_localizer", "localize_rigs"),
     "RigPose": ("pipelines.localization.rig_localizer", "RigPose"),
     "PosePrior": ("pipelines.localization.matcher", "PosePrior"),
     "GravityPrior": ("locate.localization.gravity", "GravityPrior"),

@@ -193,7 +193,7 @@ def _answers(
 def _rig_answers(
     localizer: Localizer, rig: Path, photos: Path, up: GravityPrior | None, how: _LocalizeOptions
 ) -> Iterator[Pose | ImageError]:
-    from pipelines.localization.rig_photos import localize_rigs
+    from pipelines.localization.rig_localizer import localize_rigs
 
     for found in localize_rigs(localizer, rig, photos, gravity=up, **how):
         if isinstance(found, ImageError):

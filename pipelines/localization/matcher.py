@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 
@@ -67,15 +67,6 @@ class PosePrior:
             np.shape(self.direction) == (3,) and abs(np.linalg.norm(self.direction) - 1) < 1e-3
         ):
             raise InputError(f"a prior direction is a unit vector, 3 numbers, got {self.direction}")
-
-
-class Asked(TypedDict, total=False):
-    """The arguments of `Request` that every way to localize takes."""
-
-    prior: PosePrior | None
-    candidates: int
-    exclude: Callable[[str], bool] | None
-    seed: int
 
 
 @dataclass(frozen=True)

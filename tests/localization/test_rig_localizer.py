@@ -22,9 +22,13 @@ from locate.metrics.pose import pose_error
 from pipelines.cli.main import main
 from pipelines.localization.localizer import Localizer
 from pipelines.localization.matcher import PosePrior, Request
-from pipelines.localization.rig_localizer import RigPose, localize_frames, localize_rig
+from pipelines.localization.rig_localizer import (
+    RigPose,
+    localize_frames,
+    localize_rig,
+    localize_rigs,
+)
 from pipelines.localization.rig_matching import match_rig
-from pipelines.localization.rig_photos import localize_rigs
 from pipelines.mapping.georef import georeference_map
 from pipelines.mapping.import_model import import_map
 from pipelines.town.town import make_town
