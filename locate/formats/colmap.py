@@ -56,9 +56,8 @@ def read_model(folder: Path) -> PoseModel:
         return model
     try:
         beside = _read_form(folder, other)
-        differs = colmap_files.difference(
-            (model.cameras, model.poses), (beside.cameras, beside.poses)
-        )
+        both = ((one.cameras, one.poses) for one in (model, beside))
+        differs = colmap_files.difference(*both)
     except InputError as error:
         differs = f"the other cannot be read: {error}"
     if not differs:
@@ -162,9 +161,7 @@ def _read_form(folder: Path, end: str) -> PoseModel:
     notes: tuple[str, ...] = ()
     if framed:
         turned = {name: by_frame[images[name].image_id] for name in framed}
-        differs = colmap_files.pose_difference(
-            [turned[n] for n in framed], [poses[n] for n in framed]
-        )
+        differs = colmap_files.pose_difference(turned, poses, framed)
         if differs:
             note = (
                 f"{folder}: frames.{end} and images.{end} differ ({differs}): frames.{end} was read, "

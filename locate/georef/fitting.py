@@ -23,6 +23,7 @@ from locate.formats.text import fault, numbers, rows
 from locate.pixels import to_colmap
 from locate.types import Array
 
+Ray = tuple[Array, Array]  # the camera's centre and the direction, of length 1, in the map
 Place = tuple[float, float, float | None]  # WGS84: latitude, longitude (degrees), altitude (metres)
 
 _TRIALS = 1000  # find three of a half that agrees with a probability of 1 - 1e-58
@@ -143,10 +144,7 @@ def camera_centers(model: pycolmap.Reconstruction) -> dict[str, Array]:
     return {image.name: np.asarray(image.projection_center()) for image in images}
 
 
-def ray_to(
-    model: pycolmap.Reconstruction, image: pycolmap.Image, seen: Observation
-) -> tuple[Array, Array]:
-    """The camera's centre and the direction, of length 1, in the map."""
+def ray_to(model: pycolmap.Reconstruction, image: pycolmap.Image, seen: Observation) -> Ray:
     camera = model.cameras[image.camera_id]
     pixel = to_colmap(np.array([[seen.x, seen.y]], np.float64))
     plane = camera.cam_from_img(pixel)[0]
@@ -160,7 +158,7 @@ def ray_to(
     return np.asarray(image.projection_center()), direction / np.linalg.norm(direction)
 
 
-def intersect(name: str, rays: Sequence[tuple[Array, Array]]) -> Array:
+def intersect(name: str, rays: Sequence[Ray]) -> Array:
     """The point nearest to all rays, in the least squares of the angles: distances from the rays are
     weighted by one over the distance from the camera, which takes a few rounds to settle."""
     centers, directions = (np.array(part) for part in zip(*rays, strict=True))

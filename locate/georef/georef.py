@@ -94,9 +94,8 @@ class Georef:
         return np.asarray(np.c_[turned, moved])
 
     def enu_covariance(self, covariance: Array) -> Array:
-        """6 x 6 of (x, y, z, rotation about the map's axes), see `locate.localization.pose.Pose`
-        -> 6 x 6 of the same about East-North-Up, in metres and radians. How well the map itself is
-        placed is not in it."""
+        """A pose's covariance (6 x 6, see `locate.localization.pose.Pose`) in metres and radians
+        about East-North-Up, 6 x 6; how well the map itself is placed is not in it."""
         turn = np.zeros((6, 6))
         turn[:3, :3], turn[3:, 3:] = self.scale * self.rotation, self.rotation
         return np.asarray(turn @ covariance @ turn.T)
@@ -242,7 +241,7 @@ def georef_from_centers(
     seed: int = 0,
 ) -> Georef:
     """From known centres of cameras (x, y, z), by the image's name, which may lack folders, in local
-    metres: east, north, up if the WGS84 origin of their (0, 0, 0) is given."""
+    metres: east, north, up if the WGS84 `origin` of their (0, 0, 0) is given."""
     mapped = fitting.camera_centers(model)
     targets = {n: np.asarray(c, np.float64) for n, c in _by_image(centers, mapped).items()}
     return fit_georef(mapped, targets, max_error, origin=origin, source="centers", seed=seed)
@@ -258,20 +257,18 @@ def georef_from_control_points(
     seed: int = 0,
 ) -> Georef:
     """From surveyed points, by name: metres (x, y, z) or, if `geographic`, (latitude, longitude,
-    altitude), that were clicked in at least two mapping photos each. `InputError` if a point of an
-    observation is not among them, or is seen once only or from one direction only; and see
-    `fit_georef`."""
+    altitude), each clicked in at least two mapping photos from different directions; `InputError`
+    for an observation of another point, and see `fit_georef`."""
     images = {model.images[i].name: model.images[i] for i in model.reg_image_ids()}
     full = pair_names(list(dict.fromkeys(o.image for o in observations)), list(images))
-    rays: dict[str, list[tuple[Array, Array]]] = {}
+    rays: dict[str, list[fitting.Ray]] = {}
     for seen in observations:
         if seen.point not in points:
             raise InputError(f"{seen.point!r} was clicked in {seen.image} but is no control point")
         if seen.image not in full:
             raise InputError(f"{seen.point!r} was clicked in {seen.image}, which is not in the map")
-        rays.setdefault(seen.point, []).append(
-            fitting.ray_to(model, images[full[seen.image]], seen)
-        )
+        ray = fitting.ray_to(model, images[full[seen.image]], seen)
+        rays.setdefault(seen.point, []).append(ray)
     mapped = {name: fitting.intersect(name, found) for name, found in rays.items()}
     origin = None
     targets: Mapping[str, Array] = {n: np.asarray(points[n], np.float64) for n in mapped}
@@ -283,8 +280,8 @@ def georef_from_control_points(
 
 
 def metric_contradiction(found: Georef) -> str | None:
-    """How a georeference contradicts a map whose unit is said to be the metre; None if it does not, by
-    more than its own error or a few per cent."""
+    """How a georeference contradicts a map said to be in metres, by more than its own error or a few
+    per cent; None if it does not."""
     # The error of the scale, share of it, is at most that of the least certain rotation in radians.
     if abs(np.log(found.scale)) <= max(_METRIC, 3 * np.radians(found.turn)):
         return None
@@ -297,8 +294,7 @@ def metric_contradiction(found: Georef) -> str | None:
 
 
 def metric_by_gps(model: pycolmap.Reconstruction, places: Mapping[str, fitting.Place]) -> list[str]:
-    """How GPS contradicts a model whose unit is said to be the metre; empty if it does not, or tells
-    nothing."""
+    """How GPS contradicts a model said to be in metres; empty if it does not, or tells nothing."""
     contradiction = None
     if len(places) >= 3:
         with suppress(InputError):

@@ -106,8 +106,7 @@ def exif_focal(info: PhotoInfo) -> ExifFocal | None:
 
 
 def _shares(info: PhotoInfo) -> tuple[list[float], list[str]]:
-    """Focal lengths in units of the width of the frame that the camera took, each possible; and why
-    there are several."""
+    """Possible focal lengths in widths of the frame that the camera took; and why they are several."""
     zoom = digital_zoom(info)
     film = info.focal_35mm / FILM_WIDTH if info.focal_35mm else None
     width = sensor_width(info.camera)

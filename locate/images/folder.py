@@ -160,9 +160,8 @@ def photo_file(file: Path, root: Path) -> PhotoFile:
     try:
         status = file.stat()
     except OSError as error:
-        return PhotoFile(
-            path, file, 0, 0, f"cannot be read ({error.strerror}); check the link or disk"
-        )
+        reason = f"cannot be read ({error.strerror}); check the link or disk"
+        return PhotoFile(path, file, 0, 0, reason)
     return PhotoFile(path, file, status.st_size, status.st_mtime_ns)
 
 

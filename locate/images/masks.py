@@ -36,9 +36,7 @@ _SHAPE = 0.01  # by which the ratio of a mask's sides may differ from the photo'
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """Attributes:
-    ignored: H x W bool, of the upright photo in at most `SIDE` pixels; True is ignored.
-    """
+    """`ignored`: H x W bool, of the upright photo in at most `SIDE` pixels; True is ignored."""
 
     ignored: Array
 
@@ -67,8 +65,7 @@ class Masks:
     """A folder of masks, or one mask for all photos."""
 
     def __init__(self, place: Path | str) -> None:
-        """`place` is a folder as above, or a PNG file that is for all photos; `InputError` if there is
-        none, or no mask in it."""
+        """`place` is such a folder, or a PNG file for all photos; `InputError` if there is no mask."""
         self.place = Path(place)
         if self.place.is_dir():
             if next(self.place.rglob("*.png"), None) is None:
@@ -81,8 +78,7 @@ class Masks:
         self._hash = cache(_hash)
 
     def path_of(self, name: str) -> Path | None:
-        """The mask of a photo, or None, by its path relative to the folder of photos, with forward
-        slashes."""
+        """The mask of a photo, or None, by its path (with forward slashes) in the folder of photos."""
         if not self.place.is_dir():
             return self.place
         own = PurePosixPath(name)
@@ -97,12 +93,10 @@ class Masks:
         place, root = self.place.resolve(), photos.resolve()
         path = file.absolute()
         if place == root:
-            return path.suffix.lower() == ".png" and (
-                path.name == FOR_ALL or path.with_suffix("").is_file()
-            )
-        return path == place or (
-            place.is_relative_to(root) and path.resolve().is_relative_to(place)
-        )
+            named = path.name == FOR_ALL or path.with_suffix("").is_file()
+            return path.suffix.lower() == ".png" and named
+        inside = place.is_relative_to(root) and path.resolve().is_relative_to(place)
+        return path == place or inside
 
     def hash_of(self, name: str) -> str:
         """What changes with the mask of a photo; "" for none."""

@@ -97,8 +97,7 @@ def read_photo(path: Path | str, min_long_side: int | None = None) -> Photo:
 
 
 def projection_in(path: Path) -> Projection | None:
-    """Of a photo file that is no perspective one, by its head alone; None of others, and of files that
-    cannot be read."""
+    """Of a photo that is no perspective one, by its head alone; None of others and of broken files."""
     if path.suffix.lower() in _HEIF:
         _register_heif()
     try:
@@ -195,9 +194,7 @@ def _deep_to_rgb8(grey: Array, path: Path) -> Array:
     depth, thermal), so the 0.1 and 99.9 percentiles are put at 0 and 255."""
     if grey.dtype.kind == "f" and not np.isfinite(grey).all():
         raise ImageError(path, "holds NaN or infinite pixels", "export it again as integers")
-    step = (
-        1 if grey.size <= large_photos.LARGE else 4
-    )  # of so many pixels a part has the same percentiles
+    step = 1 if grey.size <= large_photos.LARGE else 4  # of so many a part has the same percentiles
     low, high = np.percentile(grey[::step, ::step].astype(np.float64), (0.1, 99.9))
     scale = 255.0 / max(high - low, 1e-12)
     pixels = np.empty((*grey.shape, 3), np.uint8)

@@ -1,8 +1,7 @@
 """Where a camera stood, from 2D-3D matches: RANSAC over P3P, then refinement on the inliers.
 
-Two solvers for the same problem: PoseLib's LO-RANSAC and COLMAP's. Over the 71 queries of four scenes
-their median errors differ by less than 2 %, now one is ahead and now the other; PoseLib, which takes a
-third of the time, is the default.
+Two solvers: PoseLib's LO-RANSAC and COLMAP's. Over the 71 queries of four scenes their median errors
+differ by less than 2 %, now one ahead, now the other; PoseLib's, the default, takes a third of the time.
 """
 
 from __future__ import annotations
@@ -84,9 +83,9 @@ def estimate_pose_and_focal(
     max_error: float = MAX_ERROR,
     seed: int = 0,
 ) -> tuple[PoseEstimate, pycolmap.Camera] | None:
-    """The pose and the camera with the focal length of one without distortion, or None: COLMAP's
-    LO-RANSAC over P4Pf. The arguments are those of `estimate_pose`; the focal length of `camera` is not
-    looked at."""
+    """COLMAP's LO-RANSAC over P4Pf: the pose and the camera with the focal length of one without
+    distortion, or None. The arguments are those of `estimate_pose`; the focal length of `camera` is
+    ignored."""
     if len(points) < 4:
         return None
     made, options = colmap_camera(camera), _colmap_options(max_error, seed)
@@ -111,9 +110,7 @@ def _colmap_options(max_error: float, seed: int) -> pycolmap.AbsolutePoseEstimat
     return options
 
 
-def poselib_options(
-    max_error: float, loss_scale: float, seed: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def poselib_options(max_error: float, loss_scale: float, seed: int) -> list[dict[str, Any]]:
     """PoseLib's of RANSAC and of the refinement."""
     ransac = {
         "max_reproj_error": max_error,
@@ -122,7 +119,7 @@ def poselib_options(
         "success_prob": _CONFIDENCE,
         "seed": seed,
     }
-    return ransac, {"loss_type": "CAUCHY", "loss_scale": loss_scale, "max_iterations": 100}
+    return [ransac, {"loss_type": "CAUCHY", "loss_scale": loss_scale, "max_iterations": 100}]
 
 
 def pinhole(focal: float) -> dict[str, Any]:

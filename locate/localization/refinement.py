@@ -136,8 +136,7 @@ def refine_pose(
 
 @dataclass(frozen=True, eq=False)
 class PoseState:
-    """Where the optimization is: a pose, the camera as it is now, and the changes that made it, see
-    `INTRINSICS`."""
+    """Where the optimization is: a pose, the camera as it is now, its changes (see `INTRINSICS`)."""
 
     cam_from_world: Array
     camera: pycolmap.Camera
@@ -246,9 +245,9 @@ class PoseOptimization:
         return _mean_square(residuals, weights, len(self._information))
 
     def prior_variance(self, state: PoseState) -> float | None:
-        """Pixels squared: what a unit of information of a prior weighs among these residuals; None if
-        there are too few. Of a parameter they tell w^2 / (r^2 / 2) times their derivatives squared
-        (`covariances`), and hold it by w^2 times these: this is the ratio of the two."""
+        """Pixels squared: what a unit of information of a prior weighs among these residuals; None
+        if there are too few. Of a parameter they tell w^2 / (r^2 / 2) times their derivatives
+        squared (`covariances`), and hold it by w^2 times these: this is the ratio of the two."""
         residuals = self.residuals(state)
         squares = self._weights(residuals) ** 2
         return _mean_square(residuals, squares, len(self._information) * squares.mean())
@@ -290,9 +289,13 @@ class PoseOptimization:
         """M x P: the sum of all rows of `values`, M x P, by how near their points are."""
         length = CORRELATION_LENGTH * max(self._camera.width, self._camera.height)
         points = self._points / (np.sqrt(2) * length)
-        return in_blocks(
-            lambda some: np.exp(-_square_distances(points[some], points)) @ values, values
-        )
+        lengths = (points**2).sum(axis=1)
+
+        def smooth(some: slice) -> Array:
+            squares = lengths[some, None] + lengths - 2 * points[some] @ points.T
+            return np.asarray(np.exp(-np.maximum(squares, 0)) @ values)
+
+        return in_blocks(smooth, values)
 
     def _weights(self, residuals: Array) -> Array:
         return np.asarray(1 / (1 + (residuals**2).sum(axis=1) / self._scale**2))
@@ -328,8 +331,7 @@ class PoseOptimization:
 
 
 def moved_pose(pose: Array, step: Array) -> Array:
-    """A pose whose centre is moved by `step[:3]` and that is turned about the world's axes by
-    `step[3:6]`."""
+    """A pose with its centre moved by `step[:3]`, turned about the world's axes by `step[3:6]`."""
     rotation = pose[:, :3] @ rotation_of(step[3:6]).T
     return np.asarray(np.c_[rotation, -rotation @ (center_of(pose) + step[:3])])
 
@@ -345,11 +347,6 @@ def _mean_square(residuals: Array, weights: Array, parameters: float) -> float |
     if freedom <= 0:
         return None
     return float((weights * (residuals**2).sum(axis=1)).sum() / freedom)
-
-
-def _square_distances(a: Array, b: Array) -> Array:
-    squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)
-    return np.asarray(np.maximum(squares - 2 * a @ b.T, 0))
 
 
 def _project(camera: pycolmap.Camera, seen: Array) -> Array:

@@ -88,8 +88,7 @@ class Frame:
 
 
 def read_rigs(path: Path) -> list[Rig]:
-    """The rigs of a rig_config.json; `InputError` names the rig, the camera and what is wrong with
-    it."""
+    """The rigs of a rig_config.json; `InputError` names the rig, the camera and what is wrong."""
     try:
         values = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -105,9 +104,7 @@ def find_frames(folder: Path, rigs: Sequence[Rig]) -> list[Frame]:
     """The photos below `folder`, by what is left of their names (with forward slashes) after the
     longest image_prefix that fits, rigs in their order, frames in the order of their names;
     `InputError` if no photo belongs to a rig."""
-    prefixes = [
-        (camera.prefix, r, c) for r, rig in enumerate(rigs) for c, camera in enumerate(rig.cameras)
-    ]
+    prefixes = [(c.prefix, r, k) for r, rig in enumerate(rigs) for k, c in enumerate(rig.cameras)]
     prefixes.sort(key=lambda item: -len(item[0]))
     taken: dict[tuple[int, str], dict[int, Path]] = {}
     for found in scan(folder):

@@ -63,6 +63,9 @@ class RigView:
         return replace(self, points=self.points[rows], world_points=self.world_points[rows])
 
 
+Views = Sequence[RigView]
+
+
 @dataclass(frozen=True, eq=False)
 class RefinedRig:
     """Attributes:
@@ -87,15 +90,15 @@ class RigSolution:
 
 
 def solve_rig(
-    views: Sequence[RigView],
+    views: Views,
     *,
     starts: Sequence[Array] = (),
     correlated_ratio: float = CORRELATED_RATIO,
     seed: int = 0,
 ) -> RigSolution | None:
     """The pose of the rig that most matches agree with; None if too few agree with any. `starts` (3
-    x 4 `rig_from_world`), such as single photos tell, compete with what RANSAC finds; the one that
-    fits best wins. The same input and seed give the same pose up to rounding."""
+    x 4 `rig_from_world`), such as single photos tell, compete with what RANSAC finds. The same input
+    and seed give the same pose up to rounding."""
     found = [estimate_rig_pose(views, max_error=limit, seed=seed) for limit in LIMITS]
     poses = [pose for pose in (*found, *starts) if pose is not None]
     if not poses:
@@ -117,11 +120,9 @@ def solve_rig(
     return done and RigSolution(done[0], _by_view(views, done[1]))
 
 
-def estimate_rig_pose(
-    views: Sequence[RigView], *, max_error: float = MAX_ERROR, seed: int = 0
-) -> Array | None:
-    """3 x 4 `rig_from_world` by RANSAC; None of fewer than four matches. The tolerance is in pixels that
-    the extractor looks at."""
+def estimate_rig_pose(views: Views, *, max_error: float = MAX_ERROR, seed: int = 0) -> Array | None:
+    """3 x 4 `rig_from_world` by RANSAC, or None; `max_error` is in pixels that the extractor looks
+    at."""
     flat, world, poses, cameras = [], [], [], []
     for view in views:
         if not len(view.points):
@@ -148,7 +149,7 @@ def estimate_rig_pose(
 
 
 def refine_rig(
-    views: Sequence[RigView], rig_from_world: Array, *, correlated_ratio: float = CORRELATED_RATIO
+    views: Views, rig_from_world: Array, *, correlated_ratio: float = CORRELATED_RATIO
 ) -> RefinedRig | None:
     """Refine the pose of a rig on the inliers of its views, some of which may have none, as
     `refinement.refine_pose` does; the loss scale is one pixel that the extractor looks at."""
@@ -170,11 +171,11 @@ def refine_rig(
 
 
 class RigOptimization(PoseOptimization):
-    """A system of the systems of single photos. Its state has the pose of the rig in the place of
-    the camera's, and the intrinsics of all cameras in a row; its residuals are in pixels that the
-    extractor looks at."""
+    """The systems of single photos as one. Its state has the pose of the rig in the place of the
+    camera's and the intrinsics of all cameras in a row; residuals are in pixels that the extractor
+    looks at."""
 
-    def __init__(self, views: Sequence[RigView]) -> None:
+    def __init__(self, views: Views) -> None:
         self._views = views
         self._parts = [
             PoseOptimization(
@@ -233,20 +234,18 @@ class RigOptimization(PoseOptimization):
 
 
 def inliers_of(
-    views: Sequence[RigView], cameras: Sequence[pycolmap.Camera], rig_from_world: Array
+    views: Views, cameras: Sequence[pycolmap.Camera], rig_from_world: Array
 ) -> tuple[Array, ...]:
     """M bool for each view: which of its matches agree with a pose of the rig, 3 x 4."""
     return _by_view(views, _errors(views, cameras, rig_from_world) <= MAX_ERROR)
 
 
-def _by_view(views: Sequence[RigView], values: Array) -> tuple[Array, ...]:
+def _by_view(views: Views, values: Array) -> tuple[Array, ...]:
     """The values of the matches of each view, of those of all in a row."""
     return tuple(np.split(values, np.cumsum([len(view.points) for view in views])[:-1]))
 
 
-def _errors(
-    views: Sequence[RigView], cameras: Sequence[pycolmap.Camera], rig_from_world: Array
-) -> Array:
+def _errors(views: Views, cameras: Sequence[pycolmap.Camera], rig_from_world: Array) -> Array:
     """Distances in pixels that the extractor looks at, of the matches of all views in a row."""
     errors = [np.zeros(0)]
     for view, camera in zip(views, cameras, strict=True):

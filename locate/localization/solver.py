@@ -34,8 +34,8 @@ RefinedT = TypeVar("RefinedT")
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """A pose, the camera that was used (its source, and what was free), and which of the M matches
-    are inliers."""
+    """A pose, the camera that was used (its source, and what was free), and which matches are
+    inliers, M bool."""
 
     refined: Refined
     camera: QueryCamera
@@ -137,7 +137,7 @@ class _Task:
         return float((losses[0] - losses[1]) / max(worth, 1e-12))
 
     def solve(self, camera: QueryCamera) -> Solution | None:
-        estimates = [self._estimate(camera, limit * self.scale) for limit in LIMITS]
+        estimates = [self._ransac(camera, limit * self.scale) for limit in LIMITS]
         found = [one for one in estimates if one is not None]
         if not found:
             return None
@@ -145,23 +145,19 @@ class _Task:
         # The priors hold the camera that was given or first estimated, not the last guess.
         return self.refined(replace(camera, camera=lens), pose, lens)
 
-    def _estimate(
-        self, camera: QueryCamera, max_error: float
-    ) -> tuple[Array, pycolmap.Camera] | None:
+    def _ransac(self, camera: QueryCamera, limit: float) -> tuple[Array, pycolmap.Camera] | None:
         """The pose that RANSAC finds, and the camera with the focal length that belongs to it."""
         matches, seed = (self.points, self.world, camera.camera), self.seed
         if not camera.focal_known:
-            both = estimate_pose_and_focal(*matches, max_error=max_error, seed=seed)
+            both = estimate_pose_and_focal(*matches, max_error=limit, seed=seed)
             return None if both is None else (both[0].cam_from_world, both[1])
         pose = estimate_pose(
-            *matches, solver=self.solver, max_error=max_error, loss_scale=self.scale, seed=seed
+            *matches, solver=self.solver, max_error=limit, loss_scale=self.scale, seed=seed
         )
         return None if pose is None else (pose.cam_from_world, camera.camera)
 
-    def refined(
-        self, camera: QueryCamera, cam_from_world: Array, seen_by: pycolmap.Camera
-    ) -> Solution | None:
-        """A pose refined, whose priors hold `camera`; it begins with the camera `seen_by`."""
+    def refined(self, camera: QueryCamera, pose: Array, first: pycolmap.Camera) -> Solution | None:
+        """A pose refined, whose priors hold `camera`; it begins with the camera `first`."""
         pixels, scale = to_colmap(self.points), self.scale
 
         def refine(inliers: Array, start: PoseState | Refined) -> Refined | None:
@@ -178,7 +174,7 @@ class _Task:
             )
 
         done = refine_in_turns(
-            PoseState(cam_from_world, seen_by),
+            PoseState(pose, first),
             lambda now: self.errors(now.camera, now.cam_from_world) <= MAX_ERROR * scale,
             refine,
             rounds=_ROUNDS,

@@ -124,8 +124,7 @@ def refine_sphere(
     scale: float = 1.0,
     correlated_ratio: float = CORRELATED_RATIO,
 ) -> Refined | None:
-    """Refine a pose on its inliers, M x 3 unit rays and what they show, as `refinement.refine_pose`
-    does."""
+    """`refinement.refine_pose` on inliers that are M x 3 unit rays and the points that they show."""
     problem = SphereOptimization(rays, world, camera, scale)
     solution = problem.solve(PoseState(cam_from_world, camera))
     if solution is None:

@@ -70,7 +70,7 @@ def judge(quality: PoseQuality, map_doubt: str | None = None) -> tuple[str, str]
     if quality.inliers < need:
         return NOT_LOCALIZED, f"{count}; {int(np.ceil(need))} are needed"
     low, high = FIELD_OF_VIEW
-    cells, degrees = max(1, round(64 * quality.coverage)), quality.field_of_view
+    cells, fov = max(1, round(64 * quality.coverage)), quality.field_of_view
     doubts = {
         f"{int(np.ceil(SURE_FACTOR * need))} would be sure": quality.inliers < SURE_FACTOR * need,
         f"they lie in {cells} of 64 parts of the photo only": quality.coverage < MIN_COVERAGE,
@@ -83,9 +83,7 @@ def judge(quality: PoseQuality, map_doubt: str | None = None) -> tuple[str, str]
         f"but leave the direction unknown by {quality.rotation:.1f} degrees": (
             quality.rotation > MAX_ROTATION
         ),
-        f"but the camera would see {degrees:.0f} degrees; give it by --camera": (
-            not low <= degrees <= high
-        ),
+        f"but the camera would see {fov:.0f} degrees; give it by --camera": not low <= fov <= high,
         f"but the map is uncertain: {map_doubt}": map_doubt is not None,
     }
     reason = next((reason for reason, holds in doubts.items() if holds), None)

@@ -168,9 +168,8 @@ def leave_out(model: pycolmap.Reconstruction, photos: Iterable[int]) -> None:
 def examine_matches(
     database: pycolmap.Database, pairs: Mapping[Pair, int], *, scale: float
 ) -> float | None:
-    """Share of the pairs that a turn explains, where a homography explains all of them, by their
-    verified matches (whose counts are given) alone, without a model; None if some show depth or
-    there are no pairs."""
+    """Share of the pairs that a turn explains, by their verified matches (whose counts are given)
+    alone, where a homography explains all of them; None if some show depth or there are no pairs."""
     cameras = {image.image_id: image.camera_id for image in database.read_all_images()}
     turned = []
     for (i, j), count in pairs.items():
@@ -201,8 +200,7 @@ def _classify(
     scale: float,
     calibrated: Collection[int],
 ) -> tuple[str | None, bool | None]:
-    """What a pair proves, None if it has too few points to tell; and of a flat one, whether a turn
-    explains it."""
+    """What a pair proves, None of too few points; and of a flat one, whether a turn explains it."""
     common, in_a, in_b = np.intersect1d(
         seen[a.image_id].ids, seen[b.image_id].ids, assume_unique=True, return_indices=True
     )

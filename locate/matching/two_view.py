@@ -132,12 +132,9 @@ def transfer_errors(matrix: Array, points_a: Array, points_b: Array) -> Array:
 
 
 def distinct_matches(points_a: Array, points_b: Array) -> Array:
-    """Indices of matches that are evidence of their own.
-
-    A detector may report one spot several times (SIFT: once for every orientation), and then one
-    coincidence would count several times. Of the matches that share a pixel in either image (M x 2
-    each), the first is kept.
-    """
+    """Indices of matches that are evidence of their own: of those that share a pixel in either image
+    (M x 2 each), the first. A detector may report one spot several times (SIFT: once for every
+    orientation), and then one coincidence would count several times."""
     index = np.arange(len(points_a))
     for points in (points_a, points_b):
         _, first = np.unique(np.rint(points[index]).astype(np.int64), axis=0, return_index=True)
@@ -146,8 +143,8 @@ def distinct_matches(points_a: Array, points_b: Array) -> Array:
 
 
 def epipolar_distances(matrix: Array, points_a: Array, points_b: Array) -> Array:
-    """Sampson distance in pixels (Hartley and Zisserman, eq. 11.9) of M pairs to `matrix`, with
-    `x_b^T F x_a = 0`."""
+    """Sampson distance in pixels (Hartley and Zisserman, eq. 11.9) of M pairs to F, x_b^T F x_a =
+    0."""
     a = np.c_[points_a, np.ones(len(points_a))].astype(np.float64)
     b = np.c_[points_b, np.ones(len(points_b))].astype(np.float64)
     lines_b, lines_a = a @ matrix.T, b @ matrix

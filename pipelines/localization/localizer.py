@@ -48,8 +48,8 @@ AnyPhoto = Path | str | Array
 
 @dataclass(frozen=True, eq=False)
 class MatchedPhoto:
-    """A photo (its path, None of pixels, and (width, height)), the camera that was chosen for it,
-    its `extraction_scale`, the attempt, of those with the photo turned, that tells most, and the
+    """A photo (its path, None of pixels, and (width, height)), the camera chosen for it, its
+    `extraction_scale`, the attempt, of those with the photo turned, that tells most, and the
     answer."""
 
     path: Path | None
@@ -146,9 +146,8 @@ class Localizer:
         exclude: Callable[[str], bool] | None = None,
         seed: int = 0,
     ) -> Iterator[Pose | ImageError]:
-        """`localize` for many photos, one a core, in their order and with its arguments, and one
-        camera for all or one for each; a photo that cannot be used gives its error in place of a
-        pose."""
+        """`localize` for many photos, one a core, in their order, with one camera for all or one for
+        each; a photo that cannot be used gives its error in place of a pose."""
         for found in self.match_many(photos, cameras, Request(prior, candidates, exclude, seed)):
             yield found if isinstance(found, ImageError) else _with_gravity(found.pose, gravity)
 

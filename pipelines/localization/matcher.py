@@ -319,8 +319,7 @@ class MapMatcher:
 
 
 def match_points(features: Features, image: MapImage, ratio: float) -> Array:
-    """M x 2 int64: which feature of a query may see which row of the map's points, by one image and the
-    ratio of Lowe's test."""
+    """M x 2 int64: which feature of a query may see which row of the map's points, by one image."""
     pairs = match_mutual(features.descriptors, image.descriptors, ratio)
     points = image.point_rows[pairs[:, 1]]
     return np.stack((pairs[:, 0], points), axis=1)[points >= 0]

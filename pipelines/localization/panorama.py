@@ -111,8 +111,8 @@ class PanoramaViews:
         return float(self.panorama.full_size[0] / (2 * np.pi) / self._cutter.focal)
 
     def features(self, count: int, degrees: int, map_: Map) -> Features | None:
-        """The features of the first `count` views, turned by `degrees` counter-clockwise, each of the
-        view that looks closest at it, best first; their keypoints in pixels of the whole sphere. None
+        """Features of the first `count` views, turned by `degrees` counter-clockwise, each of the
+        view that looks closest at it, best first; keypoints in pixels of the whole sphere. None
         without any."""
         parts = []
         for number, seen in self._views(count, degrees, map_):
@@ -128,8 +128,8 @@ class PanoramaViews:
         return Features(points[order], scores[order], descriptors[order], self.panorama.full_size)
 
     def vectors(self, count: int, degrees: Iterable[int], map_: Map) -> Array | None:
-        """V x G: global descriptors of the first views, turned by each of `degrees`; None of an
-        extractor that has none."""
+        """V x G: global descriptors of the first views, turned by each of `degrees`; None without
+        any."""
         seen = [view for turn in degrees for _, view in self._views(count, turn, map_)]
         vectors = [view.vector for view in seen if view.vector is not None]
         return np.stack(vectors) if vectors else None
@@ -157,8 +157,7 @@ class PanoramaViews:
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    """What was seen in one view: features and where they look in the panorama's frame, M x 3; its global
-    descriptor."""
+    """Features seen in one view, M x 3 rays to them in the panorama's frame, the global descriptor."""
 
     features: Features | None = None
     rays: Array = field(default_factory=lambda: np.zeros((0, 3)))

@@ -71,8 +71,7 @@ class RigPhoto:
 def match_rig(
     localizer: Localizer, photos: Sequence[tuple[Path, RigCamera]], request: Request
 ) -> list[RigPhoto]:
-    """What the photos of a frame have in common with the map, one a core; `ImageError` if none of
-    them can be used."""
+    """2D-3D matches of the photos of a frame, one a core; `ImageError` if none of them can be used."""
     paths, cameras = [path for path, _ in photos], [place.camera for _, place in photos]
     found = [_no_sphere(one) for one in localizer.match_many(paths, cameras, request)]
     errors = [one for one in found if isinstance(one, ImageError)]
@@ -132,8 +131,7 @@ def judge_rig(
     seed: int,
     map_doubt: str | None = None,
 ) -> tuple[str, str]:
-    """By the rule for a photo; and then, whether each photo agrees, and all with each other
-    (`chi2_per_dof`)."""
+    """By the rule for a photo; then, whether each agrees, and all with each other (`chi2_per_dof`)."""
     refined, inliers = solution.refined, solution.inliers
     counts = [one.count(rows) for one, rows in zip(seen, inliers, strict=True)]
     depths, fields, coverages = [], [], []

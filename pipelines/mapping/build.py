@@ -211,9 +211,8 @@ def _map(
             turned = structure.examine_matches(database, pairs, scale=scale)
         if turned is not None:
             count = len({i for pair, inliers in pairs.items() if inliers for i in pair})
-            raise InputError(
-                f"no map: {structure.nothing_moved(count, turned, alone=count == total)}"
-            )
+            told = structure.nothing_moved(count, turned, alone=count == total)
+            raise InputError(f"no map: {told}")
         if total < MIN_MODEL:
             raise InputError(
                 f"no map: {total} photos have features, {MIN_MODEL} or more are needed without poses; "

@@ -31,8 +31,8 @@ _OWN = {"features", "model", "model.new", "model.old", "matches.db", "lock", "ma
 
 
 def init_map_folder(out: Path, made_by: str) -> MapFolder:
-    """The folder for a new map or one that the same command has begun; `InputError` if it is
-    another's."""
+    """The folder for a new map or one that the same command has begun, not another's
+    (`InputError`)."""
     folder = MapFolder(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; name a folder for the map")

@@ -92,7 +92,7 @@ def import_map(
         job.finish()
         features.require_unique_names(catalog, {root})
         clock.lap("features")
-        photos = _posed_photos(catalog, root, images, posed)
+        photos = _posed(catalog, root, images, posed)
         ids = list(photos)
         pairs = [(ids[a], ids[b]) for a, b in choose_pairs(list(photos.values()))]
         cameras = {i: photo.camera for i, photo in photos.items()}
@@ -142,9 +142,7 @@ def import_map(
         return replace(report, warnings=(*posed.notes, *report.warnings))
 
 
-def _posed_photos(
-    catalog: Catalog, root: int, images: Path, posed: PoseModel
-) -> dict[int, PosedPhoto]:
+def _posed(catalog: Catalog, root: int, images: Path, posed: PoseModel) -> dict[int, PosedPhoto]:
     """The photos that have features, by id, ascending, with the camera and pose of the model."""
     photos: dict[int, PosedPhoto] = {}
     rows = [r for r in catalog.images("ok") if r.root_id == root and r.path in posed.poses]

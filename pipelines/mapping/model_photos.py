@@ -29,10 +29,9 @@ _ALIKE: tuple[tuple[str, Callable[[str], str]], ...] = (
 def named_by_path(model: Path, posed: PoseModel) -> PoseModel:
     """Names as the catalogue writes paths; `InputError` if there are too few, one leads out of the
     folder, or two are one path."""
-    if len(posed.poses) < 2:
-        raise InputError(
-            f"{model} holds {len(posed.poses)} images with poses; a map needs two or more"
-        )
+    count = len(posed.poses)
+    if count < 2:
+        raise InputError(f"{model} holds {count} images with poses; a map needs two or more")
     paths = {name: PurePosixPath(name.replace("\\", "/")) for name in posed.poses}
     names: dict[str, str] = {}
     for name, path in paths.items():
@@ -53,9 +52,7 @@ def named_by_path(model: Path, posed: PoseModel) -> PoseModel:
     )
 
 
-def present(
-    model: Path, images: Path, posed: PoseModel, *, skip: bool
-) -> tuple[PoseModel, list[str]]:
+def present(model: Path, images: Path, posed: PoseModel, skip: bool) -> tuple[PoseModel, list[str]]:
     """The model of the photos that are there, and the names of the others, sorted, which are left out
     with `skip`; else `InputError` names the cause where there is one to be seen."""
     if not images.is_dir():
