@@ -182,17 +182,17 @@ def intersect(name: str, rays: Sequence[Ray]) -> Array:
     return np.asarray(point)
 
 
-_LOCAL = ("name", "x", "y", "z")
+_LOCAL = ("x", "y", "z")
+_GEOGRAPHIC = ("latitude", "longitude", "altitude")
 
 
 def read_places(path: Path) -> dict[str, Place]:
     """A CSV file `name,latitude,longitude[,altitude]` -> places by name; altitudes may be empty."""
     places: dict[str, Place] = {}
-    for number, row in _read_table(path, (("name", "latitude", "longitude"),), "altitude"):
+    for number, row in _read_table(path, [("name", *_GEOGRAPHIC[:2])], "altitude"):
         latitude, longitude = numbers(path, number, [row["latitude"], row["longitude"]])
         text = row.get("altitude", "")
-        height = numbers(path, number, [text])[0] if text else None
-        place = (latitude, longitude, height)
+        place = (latitude, longitude, numbers(path, number, [text])[0] if text else None)
         check_place(f"{path}, line {number}: {row['name']}", place)
         places[row["name"]] = place
     return places
@@ -200,22 +200,20 @@ def read_places(path: Path) -> dict[str, Place]:
 
 def read_centers(path: Path) -> dict[str, tuple[float, float, float]]:
     """A CSV file `name,x,y,z` in metres -> centres by name."""
-    return _read_points(path, (_LOCAL,))[0]
+    return _read_points(path, _LOCAL)[0]
 
 
 def read_control_points(path: Path) -> tuple[dict[str, tuple[float, float, float]], bool]:
     """A CSV file `name,x,y,z` in metres or `name,latitude,longitude,altitude` -> the points by name, and
     whether they are geographic."""
-    return _read_points(path, (_LOCAL, ("name", "latitude", "longitude", "altitude")))
+    return _read_points(path, _LOCAL, _GEOGRAPHIC)
 
 
 def read_observations(path: Path) -> list[Observation]:
     """A CSV file `point,image,x,y`, pixels with (0, 0) at the centre of the top-left one."""
-    found = []
-    for number, row in _read_table(path, (("point", "image", "x", "y"),), unique=False):
-        x, y = numbers(path, number, [row["x"], row["y"]])
-        found.append(Observation(row["point"], row["image"], x, y))
-    return found
+    table = _read_table(path, [("point", "image", "x", "y")], unique=False)
+    each = ((row, numbers(path, number, [row["x"], row["y"]])) for number, row in table)
+    return [Observation(row["point"], row["image"], x, y) for row, (x, y) in each]
 
 
 def check_place(name: str, place: Sequence[float | None]) -> None:
@@ -231,13 +229,13 @@ def check_place(name: str, place: Sequence[float | None]) -> None:
 
 
 def _read_points(
-    path: Path, kinds: tuple[tuple[str, ...], ...]
+    path: Path, *kinds: tuple[str, ...]
 ) -> tuple[dict[str, tuple[float, float, float]], bool]:
     points: dict[str, tuple[float, float, float]] = {}
     geographic = False
-    for number, row in _read_table(path, kinds):
+    for number, row in _read_table(path, [("name", *kind) for kind in kinds]):
         geographic = "latitude" in row
-        columns = ("latitude", "longitude", "altitude") if geographic else ("x", "y", "z")
+        columns = _GEOGRAPHIC if geographic else _LOCAL
         x, y, z = numbers(path, number, [row[column] for column in columns])
         if geographic:
             check_place(f"{path}, line {number}: {row['name']}", (x, y, z))
@@ -246,7 +244,7 @@ def _read_points(
 
 
 def _read_table(
-    path: Path, kinds: tuple[tuple[str, ...], ...], optional: str = "", *, unique: bool = True
+    path: Path, kinds: Sequence[tuple[str, ...]], optional: str = "", *, unique: bool = True
 ) -> list[tuple[int, dict[str, str]]]:
     """(line, fields by column) of a CSV file whose first line names the columns of one of `kinds`, in
     any order. Commas or semicolons part the fields, "" hold names with such, `#` begins a comment."""
@@ -264,8 +262,8 @@ def _read_table(
     for number, line in lines[1:]:
         fields = [field.strip() for field in next(csv.reader([line], delimiter=comma))]
         if len(fields) != len(columns):
-            expected = f"expected {len(columns)} fields, {comma.join(columns)}"
-            raise fault(path, number, expected, line)
+            wanted = f"expected {len(columns)} fields, {comma.join(columns)}"
+            raise fault(path, number, wanted, line)
         row = dict(zip(columns, fields, strict=True))
         if unique and row["name"] in known:
             raise fault(path, number, "expected each name once", line)

@@ -27,6 +27,7 @@ from locate.types import Array
 GPS_ERROR, CENTER_ERROR, CONTROL_ERROR = 10.0, 1.0, 0.5  # metres, of an inlier, by default
 _LEVEL_BY_CAMERAS = 3.0  # degrees; places that tell the tilt worse leave it to the cameras
 _METRIC = 0.05  # of the scale, that a metric map may be off
+_earth = partial(pycolmap.GPSTransform, pycolmap.GPSTransformEllipsoid.WGS84)
 _UNDETERMINED = 20.0  # degrees of standard error, beyond which a rotation is no answer
 
 
@@ -109,26 +110,17 @@ class Georef:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able values, for `map.json`."""
-        values = {
-            name: value.tolist() if isinstance(value, np.ndarray) else value
-            for name, value in vars(self).items()
-        }
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+        values = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(self).items()}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> Georef:
         """`DatabaseCorruptError` if they are not what `to_json` gives."""
         try:
-            origin = values["origin"]
-            return Georef(
-                **{
-                    **values,
-                    "rotation": np.array(values["rotation"], np.float64),
-                    "translation": np.array(values["translation"], np.float64),
-                    "origin": None if origin is None else tuple(float(v) for v in origin),
-                    "outliers": tuple(values["outliers"]),
-                }
-            )
+            origin, outliers = values["origin"], tuple(values["outliers"])
+            origin = None if origin is None else tuple(float(v) for v in origin)
+            arrays = {k: np.array(values[k], np.float64) for k in ("rotation", "translation")}
+            return Georef(**{**values, **arrays, "origin": origin, "outliers": outliers})
         except (KeyError, TypeError, ValueError) as error:  # an InputError is a ValueError
             raise DatabaseCorruptError(
                 f"the map's georeference is damaged ({error}); run locate georef again"
@@ -270,8 +262,7 @@ def georef_from_control_points(
         ray = fitting.ray_to(model, images[full[seen.image]], seen)
         rays.setdefault(seen.point, []).append(ray)
     mapped = {name: fitting.intersect(name, found) for name, found in rays.items()}
-    origin = None
-    targets: Mapping[str, Array] = {n: np.asarray(points[n], np.float64) for n in mapped}
+    origin, targets = None, {n: np.asarray(points[n], np.float64) for n in mapped}
     if geographic:
         for name in mapped:
             fitting.check_place(name, points[name])
@@ -343,10 +334,6 @@ def _by_image(values: Mapping[str, Any], images: Mapping[str, Array]) -> dict[st
             f"{next(iter(images), 'no image')}); check the names"
         )
     return {full: values[name] for name, full in pairs.items()}
-
-
-def _earth() -> pycolmap.GPSTransform:
-    return pycolmap.GPSTransform(pycolmap.GPSTransformEllipsoid.WGS84)
 
 
 def _to_enu(

@@ -201,7 +201,8 @@ class Localizer:
         opened, mask = hidden(opened, matcher.masks)
         size, name = opened.info.size, str(path or "the photo")
         camera = choose_camera(opened.info, given, name=name, known=self.map.devices)
-        query = Query(path, camera, request, matcher.allowed(request), map_, clock)
+        scale, solve = self.map.extraction_scale(size), partial(solve_pose, solver=request.solver)
+        query = Query(path, camera, request, matcher.allowed(request), map_, clock, scale, solve)
         reason = "no features were found: a plain, dark or blurred photo"
         attempts: Iterable[Attempt] = ()
         if not len(query.allowed):
@@ -221,26 +222,19 @@ class Localizer:
         seconds = clock.seconds
         seconds["total"] = sum(v for part, v in seconds.items() if part != "load")
         pose = replace(pose, seconds=seconds)
-        return MatchedPhoto(path, size, camera, self.map.extraction_scale(size), best, pose)
+        return MatchedPhoto(path, size, camera, scale, best, pose)
 
     def _attempts(self, photo: Photo, mask: Mask | None, query: Query) -> Iterator[Attempt]:
         """What the photo has in common with the map, turned by 0, 90, 180 and 270 degrees."""
-        matcher, size = self._matcher, photo.info.size
         several = len(query.allowed) > query.request.candidates
-        views = extract_rotations(
-            matcher.extractor(), photo.pixels, size, vectors=several, mask=mask
-        )
-        scale, solve = (
-            self.map.extraction_scale(size),
-            partial(solve_pose, solver=query.request.solver),
-        )
-        for _, seen in views:
+        shown = self._matcher.extractor(), photo.pixels, photo.info.size
+        for _, seen in extract_rotations(*shown, vectors=several, mask=mask):
             query.clock.lap("extract")
             if seen.features is None or not len(seen.features):
                 break
             vector = seen.global_descriptor
             vectors = None if vector is None else vector[None]
-            yield matcher.attempt(query, seen.features, vectors, scale, solve=solve)
+            yield self._matcher.attempt(query, seen.features, vectors)
 
 
 def _with_gravity(pose: Pose, gravity: GravityPrior | None) -> Pose:

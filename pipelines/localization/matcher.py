@@ -4,7 +4,7 @@ global descriptor -> groups of map images that see the same points -> matching -
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -22,7 +22,7 @@ from locate.localization import verdict as verdicts
 from locate.localization.absolute_pose import SOLVERS
 from locate.localization.pose import NOT_LOCALIZED, VERDICTS, Pose
 from locate.localization.query_camera import QueryCamera, plain_camera
-from locate.localization.solver import Solution, solve_pose
+from locate.localization.solver import Solution
 from locate.matching.descriptors import match_mutual, ratio_for
 from locate.retrieval.search_mode import LOCAL
 from locate.types import Array, Features
@@ -91,15 +91,19 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """A photo to be matched: `allowed` are rows of the map's images that may be candidates, `map_`
-    is as the built-in one, maybe on several threads."""
+    """A photo to be matched: `allowed` are rows of the map's images that may be candidates, `map_` is
+    as the built-in one, maybe on several threads, `scale` its `extraction_scale`; how its pose is
+    solved, and how the verdict counts which part of it the inliers cover."""
 
     path: Path | None
     camera: QueryCamera
     request: Request
     allowed: Array
     map_: Map
-    clock: Clock = field(default_factory=Clock)
+    clock: Clock
+    scale: float
+    solve: Callable[..., Solution | None]
+    coverage: Callable[[Array, tuple[int, int]], float] = verdicts.coverage_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,9 +140,7 @@ class Attempt:
 class MapMatcher:
     """A map in memory and the extractor that made it. Safe to share between threads."""
 
-    def __init__(
-        self, folder: Path, extractor: Extractor | None = None, masks: Masks | None = None
-    ) -> None:
+    def __init__(self, folder: Path, extractor: Extractor | None, masks: Masks | None) -> None:
         self.map = ReferenceMap(folder)
         self.masks = masks
         info = self.map.extractor_info
@@ -178,35 +180,20 @@ class MapMatcher:
             return "no image of the map is near the prior pose"
         return "all images of the map that might be candidates are excluded"
 
-    def attempt(
-        self,
-        query: Query,
-        features: Features,
-        vectors: Array | None,
-        scale: float,
-        *,
-        solve: Callable[..., Solution | None] = solve_pose,
-        coverage: Callable[[Array, tuple[int, int]], float] = verdicts.coverage_of,
-    ) -> Attempt:
-        """The poses by features of a query, and the best one judged.
-
-        Args:
-            vectors: V x G, global descriptors of the query's views, of which the most similar counts.
-            scale: `extraction_scale` of the query.
-            coverage: of the query's points, as the verdict counts it.
-        """
-        rows = self._shortlist(vectors, features, query.allowed, query.request.candidates)
+    def attempt(self, query: Query, features: Features, vectors: Array | None) -> Attempt:
+        """The poses by features of a query, and the best one judged; `vectors`: V x G, global
+        descriptors of the query's views, of which the most similar counts."""
+        rows = self._shortlist(query, features, vectors)
         query.clock.lap("search")
-        hypotheses = self._hypotheses(query, features, rows, scale, solve)
+        hypotheses = self._hypotheses(query, features, rows)
         attempt = Attempt(features, hypotheses, Pose(query.path, NOT_LOCALIZED, ""))
-        attempt = replace(attempt, pose=self._judged(query.path, features, attempt, coverage))
+        attempt = replace(attempt, pose=self._judged(query, features, attempt))
         query.clock.lap("pose")
         return attempt
 
-    def _shortlist(
-        self, vectors: Array | None, features: Features, allowed: Array, count: int
-    ) -> list[int]:
-        """Rows of the `count` map images that resemble the query most."""
+    def _shortlist(self, query: Query, features: Features, vectors: Array | None) -> list[int]:
+        """Rows of the map images that resemble the query most."""
+        allowed, count = query.allowed, query.request.candidates
         if len(allowed) > count and vectors is not None and self.map.vectors is not None:
             similar = (self.map.vectors[allowed] @ vectors.T).max(axis=1)
             allowed = allowed[np.argsort(-similar, kind="stable")[:count]]
@@ -219,12 +206,7 @@ class MapMatcher:
         return [int(row) for row in allowed]
 
     def _hypotheses(
-        self,
-        query: Query,
-        features: Features,
-        rows: list[int],
-        scale: float,
-        solve: Callable[..., Solution | None],
+        self, query: Query, features: Features, rows: list[int]
     ) -> tuple[PoseHypothesis, ...]:
         """A pose by each group of candidates that see the same points, the best first."""
         ratio = ratio_for("map", self.map.extractor_info)
@@ -243,11 +225,11 @@ class MapMatcher:
         for which, points in (pairs.T for pairs in groups[:_CLUSTERS]):
             solution, agreeing = None, 0
             if len(np.unique(which)) >= verdicts.min_inliers(0):
-                solution = solve(
+                solution = query.solve(
                     features.keypoints[which],
                     self.map.points[points],
                     query.camera,
-                    scale=scale,
+                    scale=query.scale,
                     correlated_ratio=self.map.correlated_ratio,
                     resolution=self.map.resolution,
                     seed=query.request.seed,
@@ -257,15 +239,9 @@ class MapMatcher:
             made.append(PoseHypothesis(which, points, solution, agreeing))
         return tuple(sorted(made, key=lambda hypothesis: -hypothesis.num_inliers))
 
-    def _judged(
-        self,
-        path: Path | None,
-        features: Features,
-        attempt: Attempt,
-        coverage: Callable[[Array, tuple[int, int]], float],
-    ) -> Pose:
+    def _judged(self, query: Query, features: Features, attempt: Attempt) -> Pose:
         """The best hypothesis as an answer, with its verdict."""
-        best = attempt.hypotheses[0]
+        path, best = query.path, attempt.hypotheses[0]
         matched, solution = len(np.unique(best.features)), best.solution
         if solution is None:
             return Pose(path, NOT_LOCALIZED, verdicts.too_few(matched), matches=matched)
@@ -278,7 +254,7 @@ class MapMatcher:
         quality = verdicts.PoseQuality(
             matches=matched,
             inliers=best.num_inliers,
-            coverage=coverage(seen, features.image_size),
+            coverage=query.coverage(seen, features.image_size),
             position=position / depth,
             rotation=rotation,
             field_of_view=field_of_view(refined.camera),
@@ -311,9 +287,7 @@ class MapMatcher:
 
     def agreeing_images(self, rows: Array) -> tuple[str, ...]:
         """Names of the map's images that see points of these rows, most first, ten at most."""
-        counts = {
-            image.name: int(np.isin(image.point_rows, rows).sum()) for image in self.map.images
-        }
+        counts = {i.name: int(np.isin(i.point_rows, rows).sum()) for i in self.map.images}
         ranked = sorted((name for name in counts if counts[name]), key=lambda n: -counts[n])
         return tuple(ranked[:10])
 

@@ -8,7 +8,7 @@ put back on the sphere and matched and judged as those of one photo, whose camer
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -42,6 +42,7 @@ def match_panorama(matcher: MapMatcher, photo: Photo, query: Query) -> Iterator[
     views = PanoramaViews(photo.pixels, panorama, extractor)
     clock.lap("decode")
     solve = partial(solve_sphere, resolved=views.resolved)
+    query = replace(query, scale=views.scale, solve=solve, coverage=coverage_of_views)
     turns = (0, 90, 180, 270)
     # (how many views, turned by): the next is tried where the last one did not tell.
     ways: list[tuple[int, tuple[int, ...]]] = [(geometry.ROWS[0][1], (0,)), (len(views), (0,))]
@@ -52,13 +53,12 @@ def match_panorama(matcher: MapMatcher, photo: Photo, query: Query) -> Iterator[
     for number, degrees in ways:
         features = views.features(number, degrees[0], query.map_)
         if features is not None and mask is not None:
-            features = _outside(mask, features, panorama, photo.info.size)
+            points = panorama.to_photo(features.keypoints, photo.info.size)
+            features = _outside(mask, features, points, photo.info.size)
         vectors = views.vectors(number, degrees, query.map_)
         clock.lap("extract")
         if features is not None and len(features):
-            yield matcher.attempt(
-                query, features, vectors, views.scale, solve=solve, coverage=coverage_of_views
-            )
+            yield matcher.attempt(query, features, vectors)
 
 
 def decoded_side(panorama: geometry.Panorama, max_side: int) -> int:
@@ -69,16 +69,10 @@ def decoded_side(panorama: geometry.Panorama, max_side: int) -> int:
     return int(np.ceil(2 * np.pi * focal * shown))
 
 
-def _outside(
-    mask: Mask, features: Features, panorama: geometry.Panorama, size: tuple[int, int]
-) -> Features:
-    """Without the features that a mask of the photo, (width, height) pixels large, ignores."""
-    numbered = Features(
-        panorama.to_photo(features.keypoints, size).astype(np.float32),
-        np.arange(len(features), dtype=np.float32),
-        features.descriptors,
-        size,
-    )
+def _outside(mask: Mask, features: Features, points: Array, size: tuple[int, int]) -> Features:
+    """Without those that a mask ignores at their points in the photo, (width, height) pixels large."""
+    number = np.arange(len(features), dtype=np.float32)
+    numbered = Features(points.astype(np.float32), number, features.descriptors, size)
     return features.take(mask.outside(numbered).scores.astype(np.int64))
 
 
@@ -91,9 +85,8 @@ class PanoramaViews:
         self._extractor = extractor
         self._dense = pixels.shape[1] * panorama.full_size[0] / panorama.crop[2] / (2 * np.pi)
         side = int(_ENLARGED * 2 * self._dense * np.tan(np.radians(geometry.FIELD_OF_VIEW) / 2))
-        self._cutter = geometry.ViewCutter(
-            pixels, panorama, min(max(side, MIN_SIDE), extractor.max_side)
-        )
+        side = min(max(side, MIN_SIDE), extractor.max_side)
+        self._cutter = geometry.ViewCutter(pixels, panorama, side)
         self._rotations = geometry.view_rotations()
         self._seen: dict[tuple[int, int], _View] = {}
 
