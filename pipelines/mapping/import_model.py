@@ -209,7 +209,7 @@ def _triangulated(
         pairs=[(place[i], place[j]) for i, j in pairs if i in place and j in place],
         max_error=witness.max_error,
         seed=seed,
-    ).model
+    )
     count = found.num_points3D()
     if found.compute_num_observations() < MIN_POINTS * len(photos):
         turned = examine_matches(witness.database, verified, scale=witness.max_error / MAX_ERROR)
