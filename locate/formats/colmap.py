@@ -28,15 +28,11 @@ from locate.util.files import atomic_write
 
 @dataclass(frozen=True, eq=False)
 class PoseModel:
-    """Attributes:
-    cameras: `pycolmap.Camera` by image name; images of one camera share the object.
-    poses: 3 x 4 float64 `cam_from_world` by image name.
-    notes: what lies in the folder as well but says otherwise, a sentence each.
-    """
+    """Cameras and poses by image name; images of one camera share the object."""
 
     cameras: Mapping[str, pycolmap.Camera]
-    poses: Mapping[str, Array]
-    notes: tuple[str, ...] = ()
+    poses: Mapping[str, Array]  # 3 x 4 float64 `cam_from_world`
+    notes: tuple[str, ...] = ()  # what lies in the folder as well but says otherwise
 
 
 def is_model(folder: Path) -> bool:

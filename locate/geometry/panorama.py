@@ -32,15 +32,10 @@ _PAD = 4  # pixels around the sphere's picture that interpolation may ask for
 
 @dataclass(frozen=True)
 class Panorama:
-    """Which part of the sphere an equirectangular photo shows.
+    """Which part of the sphere an equirectangular photo shows: `crop`, (left, top, width, height) of its
+    edges in pixels of the whole sphere, may run over the right edge on to the left one."""
 
-    Attributes:
-        full_size: (width, height) of the whole sphere in pixels.
-        crop: (left, top, width, height) in those pixels, of the photo's edges; it may run over the right
-            edge on to the left one.
-    """
-
-    full_size: tuple[int, int]
+    full_size: tuple[int, int]  # (width, height) of the whole sphere
     crop: tuple[float, float, float, float]
 
     @classmethod

@@ -33,31 +33,20 @@ _UNDETERMINED = 20.0  # degrees of standard error, beyond which a rotation is no
 
 @dataclass(frozen=True, eq=False)
 class Georef:
-    """Attributes:
-    scale: metres per unit of the map.
-    rotation: 3 x 3 float64, from the axes of the map to East-North-Up.
-    translation: 3 float64, metres.
-    origin: WGS84 (latitude, longitude, altitude) of (0, 0, 0) in East-North-Up, or None.
-    used, inliers: places that it was fitted to, and those that agree.
-    error: median distance of the inliers from where the map says, in metres.
-    turn: standard error in degrees of its least certain rotation, as the inliers' residuals tell.
-    outliers: names of the places that do not agree.
-    source: "gps", "centers" or "control points".
-    vertical: what the direction of up and the heights come from: "places"; "cameras" (up as the
-        cameras were held, the height by the places' median altitude); "none" (up by the cameras;
-        heights are above the median camera, altitudes mean nothing).
-    """
+    """The similarity, and how it was found. `vertical` says what tells which way is up and the heights:
+    "places"; "cameras" (up as the cameras were held, the height by the places' median altitude); "none"
+    (up by the cameras; heights are above the median camera, altitudes mean nothing)."""
 
-    scale: float
-    rotation: Array
-    translation: Array
-    origin: tuple[float, float, float] | None
-    used: int
-    inliers: int
-    error: float
-    turn: float
-    outliers: tuple[str, ...] = ()
-    source: str = "places"
+    scale: float  # metres per unit of the map
+    rotation: Array  # 3 x 3 float64, from the axes of the map to East-North-Up
+    translation: Array  # 3 float64, metres
+    origin: tuple[float, float, float] | None  # WGS84 (latitude, longitude, altitude) of (0, 0, 0)
+    used: int  # places that it was fitted to
+    inliers: int  # of them
+    error: float  # median distance of the inliers from where the map says, in metres
+    turn: float  # standard error in degrees of the least certain rotation, by their residuals
+    outliers: tuple[str, ...] = ()  # names of the places that do not agree
+    source: str = "places"  # "gps", "centers" or "control points"
     vertical: str = "places"
 
     def __post_init__(self) -> None:

@@ -56,39 +56,26 @@ RADIAL = {_ID.SIMPLE_RADIAL: 1, _ID.OPENCV: 2, _ID.OPENCV_FISHEYE: 2}
 
 @dataclass(frozen=True)
 class IntrinsicsPrior:
-    """What of the camera is refined with the pose: standard deviations, of which 0 keeps it.
+    """What of the camera is refined with the pose: standard deviations, of which 0 keeps it."""
 
-    Attributes:
-        focal: of the relative error of its focal length.
-        distortion, second: of the first and second radial term, of models that have them (`RADIAL`).
-        principal: of each coordinate of the principal point, as a share of the photo's longer side.
-        aspect: of the logarithm of the ratio of the focal lengths in x and in y, of models with two.
-    """
-
-    focal: float = 0.0
-    distortion: float = 0.0
-    principal: float = 0.0
-    second: float = 0.0
-    aspect: float = 0.0
+    focal: float = 0.0  # of the relative error of its focal length
+    distortion: float = 0.0  # of the first radial term, of models that have it (`RADIAL`)
+    principal: float = 0.0  # of each coordinate of the principal point, share of the longer side
+    second: float = 0.0  # of the second radial term
+    aspect: float = 0.0  # of the log of the ratio of the focal lengths in x and in y, of two
 
 
 @dataclass(frozen=True, eq=False)
 class Refined:
-    """Attributes:
-    cam_from_world: 3 x 4 float64.
-    camera: with the intrinsics that were found.
-    independent, correlated: 6 x 6 parts of the covariance: of independent noise and the priors, and of
-        a field of errors as large as that noise (a ratio of 1).
-    ratio: of the field.
-    residuals: M x 2, seen - projected, in pixels of the photo.
-    """
+    """A pose and camera that were refined; their covariance in two 6 x 6 parts: of independent noise and
+    the priors, and of a field of errors as large as that noise (a ratio of 1)."""
 
-    cam_from_world: Array
-    camera: pycolmap.Camera
+    cam_from_world: Array  # 3 x 4 float64
+    camera: pycolmap.Camera  # with the intrinsics that were found
     independent: Array
     correlated: Array
-    ratio: float
-    residuals: Array
+    ratio: float  # of the field
+    residuals: Array  # M x 2, seen - projected, in pixels of the photo
 
     @property
     def covariance(self) -> Array:

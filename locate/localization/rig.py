@@ -35,15 +35,11 @@ _REFERENCE = np.eye(4)[:3]
 
 @dataclass(frozen=True, eq=False)
 class RigCamera:
-    """Attributes:
-    prefix: what the names of its photos begin with.
-    cam_from_rig: 3 x 4 float64 [R | t], x_cam = R x_rig + t, t in units of the map.
-    camera: see `query_camera.choose_camera`; None is looked for in EXIF and in the map.
-    """
+    """A camera of a rig and its pose in it, x_cam = R x_rig + t."""
 
-    prefix: str
-    cam_from_rig: Array
-    camera: AnyCamera = None
+    prefix: str  # what the names of its photos begin with
+    cam_from_rig: Array  # 3 x 4 float64 [R | t], t in units of the map
+    camera: AnyCamera = None  # see `choose_camera`; None is looked for in EXIF and in the map
 
     def __post_init__(self) -> None:
         pose = np.asarray(self.cam_from_rig, np.float64)

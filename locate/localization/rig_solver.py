@@ -35,23 +35,15 @@ _ROUNDS = 3  # of refining and choosing the inliers anew
 
 @dataclass(frozen=True, eq=False)
 class RigView:
-    """What one camera of a rig sees.
+    """What one camera of a rig sees. Residuals of photos of different sizes are compared in pixels that
+    the extractor looks at."""
 
-    Attributes:
-        points: M x 2 in our pixels of its photo.
-        world_points: M x 3, what they show.
-        cam_from_rig: 3 x 4.
-        prior: what of the camera is refined with the pose.
-        scale: `locate.pixels.extraction_scale` of the photo; residuals of photos of different sizes are
-            compared in pixels that the extractor looks at.
-    """
-
-    points: Array
-    world_points: Array
+    points: Array  # M x 2 in our pixels of its photo
+    world_points: Array  # M x 3, what they show
     camera: pycolmap.Camera
-    cam_from_rig: Array
-    prior: IntrinsicsPrior = field(default_factory=IntrinsicsPrior)
-    scale: float = 1.0
+    cam_from_rig: Array  # 3 x 4
+    prior: IntrinsicsPrior = field(default_factory=IntrinsicsPrior)  # refined with the pose
+    scale: float = 1.0  # `locate.pixels.extraction_scale` of the photo
 
     @property
     def pixels(self) -> Array:
@@ -68,17 +60,12 @@ Views = Sequence[RigView]
 
 @dataclass(frozen=True, eq=False)
 class RefinedRig:
-    """Attributes:
-    rig_from_world: 3 x 4 float64.
-    cameras: of the views, with what was found of their intrinsics.
-    covariance: 6 x 6 of the rig's origin and rotation, as `locate.localization.pose.Pose` has them.
-    residuals: M x 2 for each view, seen - projected, in pixels of its photo.
-    """
+    """A pose of a rig; its covariance is of the rig's origin and rotation, as `Pose` has them."""
 
-    rig_from_world: Array
-    cameras: tuple[pycolmap.Camera, ...]
+    rig_from_world: Array  # 3 x 4 float64
+    cameras: tuple[pycolmap.Camera, ...]  # of the views, with what was found of their intrinsics
     covariance: Array = field(default_factory=lambda: np.zeros((6, 6)))
-    residuals: tuple[Array, ...] = ()
+    residuals: tuple[Array, ...] = ()  # M x 2 each, seen - projected, in pixels of its photo
 
 
 @dataclass(frozen=True, eq=False)

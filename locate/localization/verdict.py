@@ -30,23 +30,15 @@ FIELD_OF_VIEW = (8.0, 150.0)  # degrees across the longer side; cameras beyond a
 
 @dataclass(frozen=True)
 class PoseQuality:
-    """What speaks for a pose: matches and inliers are different features of the photo.
-
-    Attributes:
-        coverage: share of the photo, see `coverage_of`.
-        position: standard deviation of the centre, worst direction, over the distance of the points.
-        rotation: standard deviation in degrees, worst axis.
-        field_of_view: degrees across the photo's longer side.
-        second_best: inliers of the best pose at another place of the map, 0 if there is none.
-    """
+    """What speaks for a pose: matches and inliers are different features of the photo."""
 
     matches: int
     inliers: int
-    coverage: float
-    position: float
-    rotation: float
-    field_of_view: float
-    second_best: int = 0
+    coverage: float  # share of the photo, see `coverage_of`
+    position: float  # standard deviation of the centre, worst axis, over the distance of the points
+    rotation: float  # standard deviation in degrees, worst axis
+    field_of_view: float  # degrees across the photo's longer side
+    second_best: int = 0  # inliers of the best pose at another place of the map
 
     @property
     def count(self) -> str:

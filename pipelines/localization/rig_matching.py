@@ -37,31 +37,21 @@ _NO_FOCAL = (
 
 @dataclass(frozen=True, eq=False)
 class RigPhoto:
-    """A photo of a rig and its 2D-3D matches with the map.
-
-    Attributes:
-        why: it tells nothing, or None.
-        camera: that took it; None if nobody knows its focal length, then there are no matches.
-        scale: its `extraction_scale`.
-        keypoints: M x 2 in our pixels, of the 2D-3D matches.
-        features, rows: M, which feature of the photo each is and which point of the map it sees.
-        alone: how many different features agree with the photo's own pose.
-        start: 3 x 4 `rig_from_world` by the photo alone, or None.
-        sure: that pose is beyond doubt.
-    """
+    """A photo of a rig and its 2D-3D matches with the map: M keypoints in our pixels, which feature each
+    is and which row of the map's points it sees."""
 
     path: Path
     place: RigCamera
-    why: str | None = None
+    why: str | None = None  # it tells nothing
     size: tuple[int, int] = (1, 1)
-    camera: QueryCamera | None = None
-    scale: float = 1.0
+    camera: QueryCamera | None = None  # None without a focal length, then there are no matches
+    scale: float = 1.0  # its `extraction_scale`
     keypoints: Array = field(default_factory=lambda: np.zeros((0, 2)))
     features: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     rows: Array = field(default_factory=lambda: np.zeros(0, np.int64))
-    alone: int = 0
-    start: Array | None = None
-    sure: bool = False
+    alone: int = 0  # how many different features agree with the photo's own pose
+    start: Array | None = None  # 3 x 4 `rig_from_world` by the photo alone
+    sure: bool = False  # that pose is beyond doubt
 
     def count(self, chosen: Array | slice = slice(None)) -> int:
         """Different features among the matches, or among some of them."""
