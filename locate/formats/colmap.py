@@ -25,13 +25,15 @@ from locate.geometry.cameras import SPHERICAL, about_model, colmap_camera
 from locate.types import Array
 from locate.util.files import atomic_write
 
+Poses = Mapping[str, Array]  # 3 x 4 float64 `cam_from_world` by image name
+
 
 @dataclass(frozen=True, eq=False)
 class PoseModel:
     """Cameras and poses by image name; images of one camera share the object."""
 
     cameras: Mapping[str, pycolmap.Camera]
-    poses: Mapping[str, Array]  # 3 x 4 float64 `cam_from_world`
+    poses: Poses
     notes: tuple[str, ...] = ()  # what lies in the folder as well but says otherwise
 
 
@@ -82,10 +84,7 @@ def read_reconstruction(folder: Path) -> pycolmap.Reconstruction:
 
 
 def write_model(
-    folder: Path,
-    poses: Mapping[str, Array],
-    cameras: Mapping[str, pycolmap.Camera],
-    comments: str = "",
+    folder: Path, poses: Poses, cameras: Mapping[str, pycolmap.Camera], comments: str = ""
 ) -> None:
     """Write a COLMAP text model without points into `folder`, made if need be, of poses (3 x 4
     `cam_from_world`) and cameras by image name, with lines of comments before the images. Each file

@@ -22,7 +22,7 @@ import numpy as np
 import pycolmap
 
 from locate.errors import InputError, UnknownNameError
-from locate.formats.colmap import is_model, read_images_text, read_model, write_model
+from locate.formats.colmap import Poses, is_model, read_images_text, read_model, write_model
 from locate.formats.text import fault, numbers, pose_matrix, rows
 from locate.geometry.rigid import invert
 from locate.images.reading import is_photo_name
@@ -30,7 +30,6 @@ from locate.types import Array
 from locate.util.files import atomic_write
 
 Direction = Literal["cam_from_world", "world_from_cam"]
-Poses = Mapping[str, Array]
 
 log = logging.getLogger("locate")
 

@@ -64,10 +64,8 @@ class Pose:
 
     def __post_init__(self) -> None:
         check_verdict(self.verdict, self.cam_from_world)
-        for name, value, shape in (
-            ("cam_from_world", self.cam_from_world, (3, 4)),
-            ("covariance", self.covariance, (6, 6)),
-        ):
+        for name, shape in (("cam_from_world", (3, 4)), ("covariance", (6, 6))):
+            value = getattr(self, name)
             if value is not None and (value.shape != shape or not np.isfinite(value).all()):
                 raise InputError(f"{name} must be {shape} finite numbers, got {value}")
 

@@ -92,7 +92,6 @@ def refine_pose(
     world_points: Array,
     camera: pycolmap.Camera,
     cam_from_world: Array,
-    *,
     prior: IntrinsicsPrior | None = None,
     loss_scale: float = 1.0,
     correlated_ratio: float = CORRELATED_RATIO,
@@ -111,14 +110,8 @@ def refine_pose(
     if solution is None:
         return None
     state, independent, correlated = solution
-    return Refined(
-        state.cam_from_world,
-        state.camera,
-        independent,
-        correlated,
-        problem.ratio(correlated_ratio),
-        problem.residuals(state),
-    )
+    fit = problem.ratio(correlated_ratio), problem.residuals(state)
+    return Refined(state.cam_from_world, state.camera, independent, correlated, *fit)
 
 
 @dataclass(frozen=True, eq=False)

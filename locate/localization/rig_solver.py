@@ -26,7 +26,7 @@ from locate.localization.refinement import (
     adjust_intrinsics,
     moved_pose,
 )
-from locate.localization.solver import LIMITS, fit_of, refine_in_turns, reprojection_errors
+from locate.localization.solver import LIMITS, alternate, fit_of, reprojection_errors
 from locate.pixels import to_colmap
 from locate.types import Array
 
@@ -49,6 +49,10 @@ class RigView:
     def pixels(self) -> Array:
         """The points in COLMAP's pixels."""
         return to_colmap(self.points.astype(np.float64))
+
+    @property
+    def world(self) -> Array:
+        return np.asarray(self.world_points, np.float64)
 
     def part(self, rows: Array) -> RigView:
         """Some of its matches."""
@@ -98,7 +102,7 @@ def solve_rig(
         chosen = [view.part(rows) for view, rows in each]
         return refine_rig(chosen, start.rig_from_world, correlated_ratio=correlated_ratio)
 
-    done = refine_in_turns(
+    done = alternate(
         RefinedRig(best, given),
         lambda now: _errors(views, now.cameras, now.rig_from_world) <= MAX_ERROR,
         refine,
@@ -121,7 +125,7 @@ def estimate_rig_pose(views: Views, *, max_error: float = MAX_ERROR, seed: int =
         # In pixels of the size that the extractor looks at, so that one tolerance fits all photos.
         focal = view.camera.mean_focal_length() / view.scale
         flat.append(plane[usable] * focal)
-        world.append(np.asarray(view.world_points, np.float64)[usable])
+        world.append(view.world[usable])
         pose = poselib.CameraPose()
         pose.R, pose.t = view.cam_from_rig[:, :3], view.cam_from_rig[:, 3]
         poses.append(pose)
@@ -165,13 +169,7 @@ class RigOptimization(PoseOptimization):
     def __init__(self, views: Views) -> None:
         self._views = views
         self._parts = [
-            PoseOptimization(
-                view.pixels,
-                np.asarray(view.world_points, np.float64),
-                view.camera,
-                view.prior,
-                view.scale,
-            )
+            PoseOptimization(view.pixels, view.world, view.camera, view.prior, view.scale)
             for view in views
         ]
         self._scale = 1.0

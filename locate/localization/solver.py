@@ -67,15 +67,8 @@ def solve_pose(
         resolution: what the map's photos resolve, see `ratio_at_resolution`.
         seed: of RANSAC.
     """
-    task = _Task(
-        np.asarray(points, np.float64),
-        np.asarray(world_points, np.float64),
-        scale,
-        solver,
-        correlated_ratio,
-        resolution,
-        seed,
-    )
+    matches = np.asarray(points, np.float64), np.asarray(world_points, np.float64)
+    task = _Task(*matches, scale, solver, correlated_ratio, resolution, seed)
     found = task.solve(camera)
     if camera.source in (GIVEN, ESTIMATED):
         return found
@@ -173,7 +166,7 @@ class _Task:
                 ),
             )
 
-        done = refine_in_turns(
+        done = alternate(
             PoseState(pose, first),
             lambda now: self.errors(now.camera, now.cam_from_world) <= MAX_ERROR * scale,
             refine,
@@ -182,7 +175,7 @@ class _Task:
         return done and Solution(done[0], replace(camera, camera=done[0].camera), done[1])
 
 
-def refine_in_turns(
+def alternate(
     start: StartT,
     inliers_of: Callable[[StartT | RefinedT], Array],
     refine: Callable[[Array, StartT | RefinedT], RefinedT | None],

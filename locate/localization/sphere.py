@@ -28,13 +28,7 @@ from locate.localization.refinement import (
     Refined,
     in_blocks,
 )
-from locate.localization.solver import (
-    LIMITS,
-    Solution,
-    fit_of,
-    ratio_at_resolution,
-    refine_in_turns,
-)
+from locate.localization.solver import LIMITS, Solution, alternate, fit_of, ratio_at_resolution
 from locate.pixels import to_colmap
 from locate.types import Array
 
@@ -65,10 +59,8 @@ def solve_sphere(
             does, see `solver.ratio_at_resolution`.
     """
     size = camera.camera.width, camera.camera.height
-    rays, world = (
-        rays_of(np.asarray(points, np.float64), size),
-        np.asarray(world_points, np.float64),
-    )
+    rays = rays_of(np.asarray(points, np.float64), size)
+    world = np.asarray(world_points, np.float64)
     focal = camera.camera.width / (2 * np.pi)
     found = [estimate_sphere(rays, world, focal, limit * scale, scale, seed) for limit in LIMITS]
     poses = [pose for pose in found if pose is not None]
@@ -83,7 +75,7 @@ def solve_sphere(
         matches, pose = (rays[rows], world[rows], start.camera), start.cam_from_world
         return refine_sphere(*matches, pose, scale=scale, correlated_ratio=correlated_ratio)
 
-    done = refine_in_turns(
+    done = alternate(
         PoseState(best, camera.camera),
         lambda now: ray_errors(rays, world, now.cam_from_world) * focal <= MAX_ERROR * scale,
         refine,

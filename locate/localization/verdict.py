@@ -84,10 +84,8 @@ def judge(quality: PoseQuality, map_doubt: str | None = None) -> tuple[str, str]
 
 def worst_deviations(covariance: Array) -> tuple[float, float]:
     """Standard deviations along the worst axes: of the position, and of the rotation in degrees."""
-    position, rotation = (
-        float(np.sqrt(np.linalg.eigvalsh(part)[-1]))
-        for part in (covariance[:3, :3], covariance[3:, 3:])
-    )
+    parts = covariance[:3, :3], covariance[3:, 3:]
+    position, rotation = (float(np.sqrt(np.linalg.eigvalsh(part)[-1])) for part in parts)
     return position, float(np.degrees(rotation))
 
 

@@ -126,10 +126,7 @@ def _linear(
         residuals[some] = np.asarray(camera.img_from_cam(seen)) - pixels
         step = 1e-6 * np.abs(seen[:, 2:])
         sides = ((seen + step * axis, seen - step * axis) for axis in np.eye(3))
-        changes = (
-            np.asarray(camera.img_from_cam(more)) - camera.img_from_cam(less)
-            for more, less in sides
-        )
+        changes = (np.asarray(camera.img_from_cam(a)) - camera.img_from_cam(b) for a, b in sides)
         by_seen = np.stack([change / (2 * step) for change in changes], axis=2)
         by_turn = -cross_matrices(turned)
         by_lens = [_by_parameter(camera, seen, camera.focal_length_idxs(), relative=True)]

@@ -56,41 +56,34 @@ def verify(
     """
     if model not in MODELS:
         raise UnknownNameError("model of verification", model, MODELS)
-    found = _verified(query, database, matches, working_side, model, max_error)
+    scale_q = min(1.0, working_side / max(query.image_size))
+    scale_d = min(1.0, working_side / max(database.image_size))
+
+    def verified(matches: Array) -> Verification:
+        points_q, points_d = query.keypoints[matches[:, 0]], database.keypoints[matches[:, 1]]
+        keep = distinct_matches(points_q * scale_q, points_d * scale_d)
+        matches, points_q, points_d = matches[keep], points_q[keep], points_d[keep]
+        work = points_q.astype(np.float64) * scale_q, points_d.astype(np.float64) * scale_d
+        found = (_fundamental if model == FUNDAMENTAL else _affine)(*work, max_error)
+        if found is None:
+            none = np.zeros(len(matches), np.bool_)
+            return Verification(matches, points_q, points_d, none, None, "none", model)
+        matrix, inliers = found
+        # Back to original pixels: x_work = diag(s, s, 1) x.
+        to_q, to_d = np.diag((scale_q, scale_q, 1.0)), np.diag((scale_d, scale_d, 1.0))
+        back = to_d if model == FUNDAMENTAL else np.linalg.inv(to_d)
+        return Verification(
+            matches, points_q, points_d, inliers, back @ matrix @ to_q, model, model
+        )
+
+    found = verified(matches)
     # Only where more agrees than by chance is it worth asking whether that is an overlay.
     if not overlays or evidence_of(found) <= _NO_EVIDENCE:
         return found
     on = on_overlay(query, database, found.matches, working_side)
     if not on.any():
         return found
-    rest = _verified(query, database, found.matches[~on], working_side, model, max_error)
-    return replace(rest, on_overlay=int(on.sum()))
-
-
-def _verified(
-    query: Features,
-    database: Features,
-    matches: Array,
-    working_side: int,
-    model: str,
-    max_error: float,
-) -> Verification:
-    scale_q = min(1.0, working_side / max(query.image_size))
-    scale_d = min(1.0, working_side / max(database.image_size))
-    points_q = query.keypoints[matches[:, 0]]
-    points_d = database.keypoints[matches[:, 1]]
-    keep = distinct_matches(points_q * scale_q, points_d * scale_d)
-    matches, points_q, points_d = matches[keep], points_q[keep], points_d[keep]
-    work = points_q.astype(np.float64) * scale_q, points_d.astype(np.float64) * scale_d
-    found = (_fundamental if model == FUNDAMENTAL else _affine)(*work, max_error)
-    if found is None:
-        none = np.zeros(len(matches), np.bool_)
-        return Verification(matches, points_q, points_d, none, None, "none", model)
-    matrix, inliers = found
-    # Back to original pixels: x_work = diag(s, s, 1) x.
-    to_q, to_d = np.diag((scale_q, scale_q, 1.0)), np.diag((scale_d, scale_d, 1.0))
-    matrix = to_d @ matrix @ to_q if model == FUNDAMENTAL else np.linalg.inv(to_d) @ matrix @ to_q
-    return Verification(matches, points_q, points_d, inliers, matrix, model, model)
+    return replace(verified(found.matches[~on]), on_overlay=int(on.sum()))
 
 
 def _fundamental(points_q: Array, points_d: Array, max_error: float) -> tuple[Array, Array] | None:

@@ -216,10 +216,8 @@ class MapMatcher:
 
         found = dict(zip(rows, query.map_(match, rows), strict=True))
         query.clock.lap("match")
-        groups = [
-            np.unique(np.concatenate([found[row] for row in group]), axis=0)
-            for group in self.map.clusters(rows)
-        ]
+        parts = ([found[row] for row in group] for group in self.map.clusters(rows))
+        groups = [np.unique(np.concatenate(part), axis=0) for part in parts]
         groups.sort(key=lambda pairs: -len(np.unique(pairs[:, 0])))
         made = []
         for which, points in (pairs.T for pairs in groups[:_CLUSTERS]):

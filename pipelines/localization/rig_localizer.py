@@ -212,14 +212,8 @@ def _ratio(localizer: Localizer, one: RigPhoto) -> float:
 
 def _view(localizer: Localizer, one: RigPhoto) -> RigView:
     query = one.camera or unknown_camera(one.size)  # that has no matches then
-    return RigView(
-        one.keypoints,
-        localizer.map.points[one.rows],
-        query.camera,
-        one.place.cam_from_rig,
-        query.prior,
-        one.scale,
-    )
+    seen = one.keypoints, localizer.map.points[one.rows], query.camera
+    return RigView(*seen, one.place.cam_from_rig, query.prior, one.scale)
 
 
 def _pose(

@@ -17,9 +17,8 @@ from locate.localization.pose import NOT_LOCALIZED, UNCERTAIN
 from locate.localization.query_camera import QueryCamera
 from locate.localization.refinement import refine_pose
 from locate.localization.rig import RigCamera
-from locate.localization.rig_solver import RigSolution, RigView, estimate_rig_pose, inliers_of
+from locate.localization.rig_solver import RigSolution, Views, estimate_rig_pose, inliers_of
 from locate.metrics.pose import pose_error
-from locate.pixels import to_colmap
 from locate.types import Array
 from pipelines.localization.localizer import Localizer, MatchedPhoto
 from pipelines.localization.matcher import Request
@@ -115,7 +114,7 @@ def _of_rig(path: Path, place: RigCamera, one: MatchedPhoto) -> RigPhoto:
 
 def judge_rig(
     seen: Sequence[RigPhoto],
-    views: Sequence[RigView],
+    views: Views,
     solution: RigSolution,
     chi2: float,
     seed: int,
@@ -157,11 +156,7 @@ def judge_rig(
 
 
 def _second_best(
-    seen: Sequence[RigPhoto],
-    views: Sequence[RigView],
-    inliers: Sequence[Array],
-    best: int,
-    seed: int,
+    seen: Sequence[RigPhoto], views: Views, inliers: Sequence[Array], best: int, seed: int
 ) -> int:
     """Inliers of the best pose among the matches that do not agree with the pose that was found."""
     rest = [view.part(~rows) for view, rows in zip(views, inliers, strict=True)]
@@ -176,7 +171,7 @@ def _second_best(
     return sum(one.count(np.flatnonzero(~rows)[also]) for one, rows, also in each)
 
 
-def chi2_per_dof(views: Sequence[RigView], solution: RigSolution, correlated_ratio: float) -> float:
+def chi2_per_dof(views: Views, solution: RigSolution, correlated_ratio: float) -> float:
     """How many times the poses that the photos would have each by itself, refined from the rig's,
     scatter about it as much as their covariances say, at least 1: chi-squared over its degrees of
     freedom, the square of the Birge ratio (Birge 1932). So much the rig's covariance has to be widened,
@@ -186,15 +181,9 @@ def chi2_per_dof(views: Sequence[RigView], solution: RigSolution, correlated_rat
         if rows.sum() < _ENOUGH:
             continue
         by_rig = compose(view.cam_from_rig, solution.refined.rig_from_world)
-        alone = refine_pose(
-            to_colmap(view.points[rows]),
-            view.world_points[rows],
-            view.camera,
-            by_rig,
-            prior=view.prior,
-            loss_scale=view.scale,
-            correlated_ratio=correlated_ratio,
-        )
+        part = view.part(rows)
+        given = part.pixels, part.world_points, view.camera, by_rig, view.prior, view.scale
+        alone = refine_pose(*given, correlated_ratio=correlated_ratio)
         if alone is not None:
             error = pose_error(alone.cam_from_world, by_rig)
             squares.append(float(error @ np.linalg.solve(alone.covariance, error)))

@@ -100,11 +100,7 @@ def match_photos(
 
 
 def _geometry(
-    points: Sequence[Array],
-    matches: Array,
-    cameras: Sequence[pycolmap.Camera],
-    scale: float,
-    seed: int,
+    points: list[Array], matches: Array, cameras: list[pycolmap.Camera], scale: float, seed: int
 ) -> pycolmap.TwoViewGeometry:
     """The motion that most matches (M x 2 indices of points) agree with, with points in COLMAP's pixels
     at `extraction_scale`; one without inliers if too few do."""
