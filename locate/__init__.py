@@ -34,7 +34,7 @@ if TYPE_CHECKING:  # for type checkers and editors; `__getattr__` below does it 
     from locate.geometry.cameras import Camera
     from locate.images.reading import read_photo
     from locate.localization.gravity import GravityPrior
-    from locate.localization.pose import Pose
+    from locate.localization.pose import Pose, PosePrior
     from locate.types import (
         Answer,
         Candidate,
@@ -48,7 +48,6 @@ if TYPE_CHECKING:  # for type checkers and editors; `__getattr__` below does it 
     from pipelines.evaluation.retrieval import evaluate_retrieval
     from pipelines.indexing.build import BuildReport, add_photos, build_index, remove_images
     from pipelines.localization.localizer import Localizer
-    from pipelines.localization.matcher import PosePrior
     from pipelines.localization.rig_localizer import RigPose, localize_rigs
     from pipelines.mapping.add import add_to_map
     from pipelines.mapping.build import build_map
@@ -78,7 +77,7 @@ _PUBLIC = {
     "Localizer": ("pipelines.localization.localizer", "Localizer"),
     "localize_rigs": ("pipelines.localization.rig_localizer", "localize_rigs"),
     "RigPose": ("pipelines.localization.rig_localizer", "RigPose"),
-    "PosePrior": ("pipelines.localization.matcher", "PosePrior"),
+    "PosePrior": ("locate.localization.pose", "PosePrior"),
     "GravityPrior": ("locate.localization.gravity", "GravityPrior"),
     "Pose": ("locate.localization.pose", "Pose"),
     "Camera": ("locate.geometry.cameras", "Camera"),

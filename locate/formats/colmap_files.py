@@ -1,7 +1,7 @@
 """Which files of a folder are read as its COLMAP model, and what lies beside them.
 
 COLMAP reads the binary where it is whole, else the text. A folder may hold both, of which one is of an
-older run, and a mapper writes its models into folders 0, 1, ... of the one that it was given.
+older run, and a mapper writes its models into folders 0, 1, ... of its own.
 """
 
 from __future__ import annotations

@@ -130,8 +130,7 @@ def fit_georef(
     """The similarity that most places agree with.
 
     Args:
-        map_points, targets: 3 coordinates in the map and metres East-North-Up by name; names that are
-            not in both are left out.
+        map_points, targets: 3 coordinates in the map and metres East-North-Up, by names in both.
         max_error: metres up to which a place agrees.
         up: direction of up in the map. If given, only the heading, the scale and the position are
             fitted, horizontally, and the height is the median one.

@@ -104,16 +104,16 @@ class Masks:
         return "" if path is None else self._hash(path)
 
     def of_photo(self, photo: Photo) -> Mask | None:
-        """The mask of a photo by the longest end of its path that one is named by, see `read`; pixels in
-        memory have only that for all photos."""
+        """`read` for the longest end of a photo's path that a mask is named by; pixels in memory
+        have only the one for all."""
         parts = photo.path.absolute().parts[1:] if photo.path else (FOR_ALL,)
         names = ["/".join(parts[k:]) for k in range(len(parts))]
         own = next((n for n in names if self.path_of(n) != self.path_of(FOR_ALL)), names[-1])
         return self.read(own, photo.info)
 
     def read(self, name: str, info: PhotoInfo) -> Mask | None:
-        """The mask of a photo (see `path_of`), or None; `ImageError` if it cannot be read, does not fit
-        the photo, or ignores all of it."""
+        """The mask of a photo (see `path_of`), or None; `ImageError` if it is broken, does not fit,
+        or ignores all."""
         path = self.path_of(name)
         return None if path is None else read_mask(path, info)
 
@@ -129,7 +129,9 @@ def read_mask(path: Path, info: PhotoInfo) -> Mask:
     try:
         with Image.open(path) as image:
             image.load()
-            kept = _is_not_black(image)
+            deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
+            values = np.asarray(image if deep else image.convert("RGB"))
+            kept = np.asarray(values != 0 if deep else values.any(axis=2))
     except FileNotFoundError:
         raise ImageError(path, "does not exist", "check the name") from None
     except Exception as error:  # Pillow's decoders raise nearly every type on broken files
@@ -148,12 +150,6 @@ def read_mask(path: Path, info: PhotoInfo) -> Mask:
     small = fit_size((kept.shape[1], kept.shape[0]), SIDE)
     shrunk = cv2.resize((~kept).astype(np.float32), small, interpolation=cv2.INTER_AREA)
     return Mask(shrunk > 0)
-
-
-def _is_not_black(image: Image.Image) -> Array:
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return np.asarray(np.asarray(image) != 0)
-    return np.asarray(np.asarray(image.convert("RGB")).any(axis=2))
 
 
 def _same_shape(mask: Array, width: int, height: int) -> bool:

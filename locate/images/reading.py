@@ -109,9 +109,8 @@ def projection_in(path: Path) -> Projection | None:
 
 def decode_photo(data: bytes, path: Path, min_long_side: int | None = None) -> Photo:
     """Decode a photo held in memory, the content of `path`; `ImageError` if it is truncated,
-    animated, too small or too large, not an image, raw, holds NaN, ... It may come at a fraction of
-    its size, as long as its long side keeps `min_long_side` pixels, see
-    `locate.images.large_photos`."""
+    animated, too small or large, no image, raw, holds NaN, ... It may come at a fraction of its size
+    whose long side keeps `min_long_side` pixels, see `locate.images.large_photos`."""
     if data[4:8] == b"ftyp" and data[8:12] in file_kinds.HEIF_BRANDS:
         _register_heif()
     _check_png(data, path)

@@ -47,11 +47,9 @@ def estimate_pose(
     """The pose of a calibrated camera; None if there is none, or of fewer than four matches.
 
     Args:
-        points: M x 2 in our pixels (`locate.pixels`), of which the camera's are half a pixel more.
-        world_points: M x 3, what they show.
+        points, world_points: M x 2 in our pixels (the camera's are half a pixel more), M x 3.
         solver: a name of `SOLVERS`.
-        max_error: of an inlier's projection, in pixels of the photo.
-        loss_scale: of the robust refinement, in pixels of the photo.
+        max_error, loss_scale: of an inlier and of the robust refinement, in pixels of the photo.
         seed: of RANSAC; the same input gives the same pose.
     """
     if solver not in SOLVERS:

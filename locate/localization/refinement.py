@@ -96,14 +96,10 @@ def refine_pose(
     loss_scale: float = 1.0,
     correlated_ratio: float = CORRELATED_RATIO,
 ) -> Refined | None:
-    """Refine a pose (3 x 4, near the solution) on its inliers; None where they do not determine one.
-
-    Args:
-        points: M x 2 in COLMAP's pixels, M >= 4.
-        world_points: M x 3, in front of the camera.
-        loss_scale: pixels at which a residual counts half.
-        correlated_ratio: of the map's correlated errors to the noise.
-    """
+    """Refine a pose (3 x 4, near the solution) on its inliers, M >= 4 points (M x 2, COLMAP's
+    pixels) and what they show in front of the camera (M x 3); None where they do not determine one.
+    `loss_scale`: pixels at which a residual counts half; `correlated_ratio`: of the map's correlated
+    errors to the noise."""
     prior = prior or IntrinsicsPrior()
     problem = PoseOptimization(points, world_points, camera, prior, loss_scale)
     solution = problem.solve(PoseState(cam_from_world, camera))

@@ -94,9 +94,9 @@ def ratio_at_resolution(
 ) -> float:
     """The ratio of correlated errors for a photo that resolves less than the map's photos, which
     have `correlated_ratio` and `resolution` (pixels that the extractor looks at to a unit of the
-    normalized plane; None if it is not known), or more. A corner lies beside its place, by an amount
-    that grows with the blur at which it is found; what all photos of a map have in common does no
-    harm, but a photo of half the size sees its corners elsewhere."""
+    normalized plane, if known), or more. A corner lies beside its place by an amount that grows with
+    the blur: what all photos of a map have in common does no harm, but a photo of half the size sees
+    its corners elsewhere."""
     if resolution is None:
         return correlated_ratio
     halvings = np.log2(resolution * scale / camera.mean_focal_length())

@@ -50,14 +50,9 @@ def solve_sphere(
     resolved: float | None = None,
     seed: int = 0,
 ) -> Solution | None:
-    """The pose that most matches agree with, as `solver.solve_pose` finds it, by points in our
-    pixels of the whole sphere.
-
-    Args:
-        scale: `extraction_scale` of the sphere at its equator.
-        resolution, resolved: pixels per radian, what the map's photos resolve and what the panorama
-            does, see `solver.ratio_at_resolution`.
-    """
+    """`solver.solve_pose` by points in our pixels of the whole sphere, of `scale` at its equator.
+    `resolution` and `resolved`: pixels per radian that the map's photos and the panorama resolve,
+    see `solver.ratio_at_resolution`."""
     size = camera.camera.width, camera.camera.height
     rays = rays_of(np.asarray(points, np.float64), size)
     world = np.asarray(world_points, np.float64)

@@ -116,13 +116,9 @@ def examine(
     calibrated: Collection[int] = (),
     fixed: Collection[int] = (),
 ) -> Structure:
-    """Which photos of a model have a structure that the matches of `pairs` prove.
-
-    Args:
-        scale: `extraction_scale` of the photos.
-        calibrated: ids of the cameras whose focal lengths are known, not guessed.
-        fixed: ids of photos that need no proof any more.
-    """
+    """Which photos of a model have a structure that the matches of `pairs` prove. `scale`:
+    `extraction_scale` of the photos; `calibrated`: ids of the cameras whose focal lengths are known,
+    not guessed; `fixed`: ids of photos that need no proof any more."""
     images = {i: model.images[i] for i in model.reg_image_ids()}
     seen = {i: _observations(image) for i, image in images.items()}
     centres = {i: np.asarray(image.projection_center()) for i, image in images.items()}

@@ -46,10 +46,8 @@ def triangulate(
     Args:
         match: tentative matches between two of them, by position.
         pairs: which to match; by default `choose_pairs`.
-        max_error: in pixels of the photos, of matches to the epipolar line (Sampson distance) and of
-            observations to the point's projection.
+        max_error: pixels of the photos, of matches to the epipolar line (Sampson) and of projections.
         min_angle: least angle in degrees between two rays to a point.
-        seed: of the robust triangulation.
     """
     if len(photos) != len(features) or len({photo.name for photo in photos}) != len(photos):
         raise InputError(
@@ -82,15 +80,12 @@ def choose_pairs(
     photos: Sequence[PosedPhoto], anchors: Iterable[int] | None = None, partners: int | None = None
 ) -> list[tuple[int, int]]:
     """Which photos to match, i < j, in order: all pairs of up to `ALL_PAIRS` photos, else those that
-    may see the same by their poses.
+    may see the same by their poses: of `anchors` (by default all photos) with at most `partners`
+    each.
 
     Partners of a photo look less than `MAX_TURN` away from its direction. Of these, ordered by the
     distance of the cameras, those at geometrically growing ranks are taken: the nearest, which match
     well, but also far ones, without which the frames of a video would leave no angle to triangulate by.
-
-    Args:
-        anchors: photos to find partners for; all by default.
-        partners: of each anchor at most; by default all for few photos, else `PARTNERS`.
     """
     n = len(photos)
     anchors = range(n) if anchors is None else anchors

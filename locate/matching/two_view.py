@@ -47,8 +47,8 @@ def verify(
     with their inliers.
 
     Args:
-        working_side: long side in pixels that both images were shrunk to before detection. The
-            error tolerance holds at that size, as the precision of keypoints does.
+        working_side: long side in pixels that both images were shrunk to before detection, at which the
+            error tolerance holds, as the precision of keypoints does.
         model: one of `MODELS`.
         max_error: in pixels of that size, to the epipolar lines (Sampson), or in the database image to
             where the affine motion puts a point of the query.

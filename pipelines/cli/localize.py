@@ -27,7 +27,7 @@ _COLOR = {"localized": "green", "uncertain": "yellow", "not localized": "red"}
 def _prior(text: str) -> Any:
     import numpy as np
 
-    from pipelines.localization.matcher import PosePrior
+    from locate.localization.pose import PosePrior
 
     *place, radius = numbers_of(text, (4,), "--prior-pose is X,Y,Z,RADIUS")
     return PosePrior(np.array(place), radius=radius)

@@ -25,21 +25,13 @@ from locate.geometry.panorama import is_whole
 from locate.images.masks import Mask, Masks, hidden
 from locate.images.reading import as_photo, read_photo
 from locate.localization.gravity import CONTRADICTED, GravityPrior, fuse_gravity
-from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Pose
+from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Pose, PosePrior
 from locate.localization.query_camera import AnyCamera, QueryCamera, choose_camera
 from locate.localization.solver import solve_pose
 from locate.types import Array, Photo
 from locate.util.parallel import one_thread_each, ordered_map
 from locate.util.timing import Clock
-from pipelines.localization.matcher import (
-    CANDIDATES,
-    Attempt,
-    Map,
-    MapMatcher,
-    PosePrior,
-    Query,
-    Request,
-)
+from pipelines.localization.matcher import CANDIDATES, Attempt, Map, MapMatcher, Query, Request
 from pipelines.localization.panorama import match_panorama
 from pipelines.localization.reference_map import ReferenceMap
 
@@ -218,10 +210,11 @@ class Localizer:
                 best = attempt
             if attempt.pose.verdict == LOCALIZED:
                 break
-        pose = best.pose if given else _hinted(best.pose, size)
-        seconds = clock.seconds
+        reason, seconds = best.pose.reason, clock.seconds
+        if not given and best.pose.verdict != LOCALIZED and is_whole(size):  # but nobody says so
+            reason += "; if it is a (stitched) 360 degree photo, say --camera EQUIRECTANGULAR"
         seconds["total"] = sum(v for part, v in seconds.items() if part != "load")
-        pose = replace(pose, seconds=seconds)
+        pose = replace(best.pose, reason=reason, seconds=seconds)
         return MatchedPhoto(path, size, camera, scale, best, pose)
 
     def _attempts(self, photo: Photo, mask: Mask | None, query: Query) -> Iterator[Attempt]:
@@ -245,11 +238,3 @@ def _with_gravity(pose: Pose, gravity: GravityPrior | None) -> Pose:
     if fused is None:
         return replace(pose, verdict=UNCERTAIN, reason=f"{pose.reason}; {CONTRADICTED}")
     return replace(pose, cam_from_world=fused[0], covariance=fused[1])
-
-
-def _hinted(pose: Pose, size: tuple[int, int]) -> Pose:
-    """With a hint, where the photo has the shape of a 360 degree one, but nobody says that it is one."""
-    if pose.verdict == LOCALIZED or not is_whole(size):
-        return pose
-    hint = "if it is a (stitched) 360 degree photo, say --camera EQUIRECTANGULAR"
-    return replace(pose, reason=f"{pose.reason}; {hint}")

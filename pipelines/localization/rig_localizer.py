@@ -21,7 +21,14 @@ from locate.errors import ImageError, InputError
 from locate.geometry.rigid import adjoint, compose
 from locate.georef.georef import Georef
 from locate.localization.gravity import CONTRADICTED, GravityPrior, fuse_gravity
-from locate.localization.pose import NOT_LOCALIZED, UNCERTAIN, Pose, check_verdict, motion_to_json
+from locate.localization.pose import (
+    NOT_LOCALIZED,
+    UNCERTAIN,
+    Pose,
+    PosePrior,
+    check_verdict,
+    motion_to_json,
+)
 from locate.localization.query_camera import plain_camera, unknown_camera
 from locate.localization.rig import Frame, Rig, find_frames, read_rigs
 from locate.localization.rig_solver import RigSolution, RigView, solve_rig
@@ -30,7 +37,7 @@ from locate.localization.verdict import coverage_of, min_inliers, too_few
 from locate.types import Array
 from locate.util.timing import Clock
 from pipelines.localization.localizer import Localizer
-from pipelines.localization.matcher import CANDIDATES, PosePrior, Request
+from pipelines.localization.matcher import CANDIDATES, Request
 from pipelines.localization.rig_matching import RigPhoto, chi2_per_dof, judge_rig, match_rig
 
 
@@ -169,7 +176,10 @@ def _answer(
     views = [_view(localizer, one) for one in seen]
     matches = sum(one.count() for one in seen)
     starts = [one.start for one in seen if one.start is not None]
-    ratio = max(_ratio(localizer, one) for one in seen)
+    ratio, resolution = localizer.map.correlated_ratio, localizer.map.resolution
+    lenses = ((one.camera.camera, one.scale) for one in seen if one.camera is not None)
+    # That of the coarsest photo counts for all.
+    ratio = max([ratio, *(ratio_at_resolution(ratio, resolution, *one) for one in lenses)])
     solution = None
     if matches >= min_inliers(0):
         solution = solve_rig(views, starts=starts, correlated_ratio=ratio, seed=seed)
@@ -200,14 +210,6 @@ def _answer(
         float(np.sqrt(squares.mean())),
         tuple(poses),
     )
-
-
-def _ratio(localizer: Localizer, one: RigPhoto) -> float:
-    """Of correlated errors in its photo; that of the coarsest counts for all."""
-    map_ = localizer.map
-    if one.camera is None:
-        return map_.correlated_ratio
-    return ratio_at_resolution(map_.correlated_ratio, map_.resolution, one.camera.camera, one.scale)
 
 
 def _view(localizer: Localizer, one: RigPhoto) -> RigView:

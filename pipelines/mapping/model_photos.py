@@ -91,11 +91,6 @@ def _cause(images: Path, missing: Sequence[str]) -> str | None:
         if found:
             example = f"the model has {found[0]}, the folder {known[key(found[0])]}"
             return f"{said} ({example}; {len(found)} such); rename the photos or the model's images"
-    return _other_folder(images, there, missing)
-
-
-def _other_folder(images: Path, there: Sequence[str], missing: Sequence[str]) -> str | None:
-    """Where photos that are not in `images` lie, below it or above."""
     name = missing[0]
     below = next((path for path in there if path.endswith(f"/{name}")), None)
     above = next((up for up in images.resolve().parents if (up / name).is_file()), None)

@@ -70,14 +70,9 @@ def summarize(
     warnings: Sequence[str] = (),
     seconds: Mapping[str, float] | None = None,
 ) -> MapReport:
-    """The report on a map, with its warnings and the seconds by stage.
-
-    Args:
-        pairs: `index.maps.matches.verified_pairs`.
-        separate: the image ids of each further model.
-        unused: reasons, by id, of photos that nobody tried to register.
-        added: ids of photos that were added just now.
-    """
+    """The report on a map, by `verified_pairs`, the image ids of each `separate` model, the reasons,
+    by id, of `unused` photos that nobody tried to register, the ids of photos `added` just now,
+    warnings, and seconds by stage."""
     registered, rows = set(model.reg_image_ids()), catalog.images()
     partners: dict[int, set[int]] = {row.id: set() for row in rows}
     for (i, j), inliers in pairs.items():

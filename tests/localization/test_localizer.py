@@ -14,10 +14,9 @@ from locate.errors import DatabaseMismatchError, ImageError, InputError
 from locate.extractors.sift import Sift
 from locate.geometry.cameras import Camera
 from locate.localization.gravity import GravityPrior
-from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Pose
+from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Pose, PosePrior
 from locate.types import Extraction
 from pipelines.localization.localizer import Localizer
-from pipelines.localization.matcher import PosePrior
 from pipelines.mapping.import_model import import_map
 from tests.helpers.small_town import errors, nees, queries_of, same, small_town
 

@@ -16,12 +16,12 @@ from locate.errors import ImageError, InputError
 from locate.formats.colmap import read_model, write_model
 from locate.geometry.rigid import quaternion_of, rotation_of
 from locate.localization.gravity import GravityPrior
-from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN
+from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, PosePrior
 from locate.localization.rig import Frame, Rig, RigCamera, find_frames, read_rigs
 from locate.metrics.pose import pose_error
 from pipelines.cli.main import main
 from pipelines.localization.localizer import Localizer
-from pipelines.localization.matcher import PosePrior, Request
+from pipelines.localization.matcher import Request
 from pipelines.localization.rig_localizer import (
     RigPose,
     localize_frames,
