@@ -168,31 +168,26 @@ def silence_colmap() -> Iterator[None]:
 
 
 def _map(
-    folder: MapFolder,
-    catalog: Catalog,
-    mapper: str,
-    workers: int | None,
-    seed: int,
-    progress: Progress,
+    folder: MapFolder, catalog: Catalog, by: str, workers: int | None, seed: int, progress: Progress
 ) -> list[pycolmap.Reconstruction]:
-    """Models of photos that hang together, the largest first."""
+    """Models of photos that hang together, the largest first, `by` one of `MAPPERS`."""
     total = len(features.mapped_rows(catalog))
     temporary = folder.folder / "mapping"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     progress("mapping", 0, total)
     scale = features.median_scale(catalog)
-    auto = mapper == "auto" and total <= BOTH
+    auto = by == "auto" and total <= BOTH
     options = pycolmap.IncrementalPipelineOptions(), pycolmap.GlobalPipelineOptions()
     for of_mapper in options:
         of_mapper.random_seed, of_mapper.num_threads = seed, workers or -1
     found: list[Mapping[int, pycolmap.Reconstruction]] = []
     try:
         with silence_colmap():
-            if mapper != "global":
+            if by != "global":
                 scale_errors(options[0], scale)
                 found.append(_incremental(folder.matches, temporary, options[0], total, progress))
-            if mapper == "global" or auto:  # its tolerances are angles; it tells no progress
+            if by == "global" or auto:  # its tolerances are angles; it tells no progress
                 where = folder.matches, temporary, temporary
                 found.append(dict(pycolmap.global_mapping(*where, options[1])))
     except RuntimeError as error:
