@@ -61,7 +61,7 @@ def decode_smaller(image: Image.Image, least: int) -> None:
 
 
 def shrunk(image: Image.Image, size: tuple[int, int], least: int | None) -> Image.Image:
-    """A photo of `size` (width, height) in the file, perhaps decoded by `decode_smaller`, made to cover
+    """A photo of `size` (width, height) in the file, perhaps from `decode_smaller`, made to cover
     the whole photo exactly, and a large one small: its long side keeps `least` pixels (None: all)."""
     if least is None:
         return image

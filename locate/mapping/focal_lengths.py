@@ -110,8 +110,8 @@ def _linear(
     columns: dict[int, Array],
     rows: Array,
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """Of T observations: columns of the parameters (T x C), derivatives by these (T x 2 x C; those that
-    a camera lacks are nothing) and by the point (T x 2 x 3), residuals (T x 2), robust weights (T)."""
+    """Of T observations: columns of the parameters (T x C), derivatives by these (T x 2 x C; 0 where
+    a camera lacks one) and by the point (T x 2 x 3), residuals (T x 2), robust weights (T)."""
     most = 6 + max(len(own) for own in columns.values())
     at = np.zeros((len(rows), most), np.int64)
     by_own, by_point = np.zeros((len(rows), 2, most)), np.zeros((len(rows), 2, 3))

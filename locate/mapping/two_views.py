@@ -27,8 +27,8 @@ _STARTS = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0)  # times the focal length
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """M x 2 pixels, those of the other view in the same order, (width, height) of the photo, and its
-    focal length in pixels as it is believed to be."""
+    """M x 2 pixels, those of the other view in the same order, (width, height) of the photo, its
+    focal length as believed."""
 
     points: Array
     size: tuple[int, int]
@@ -178,8 +178,8 @@ def _turn(
     freedom: float,
     one_lens: bool,
 ) -> Array:
-    """Distances of the points from where the best rotation takes them, from a start; the parameters are
-    a rotation vector and the logarithms of two factors of the focal lengths."""
+    """Distances of the points from where the best rotation takes them, from a start; its parameters
+    are a rotation vector and the logarithms of two factors of the focal lengths."""
     limit = np.log(freedom)
 
     def miss(values: Array, some: slice) -> Array:

@@ -35,20 +35,12 @@ class MapImage:
 
 
 class ReferenceMap:
-    """All of a map that queries need, among it its `MapRecord`, model and extractor.
-
-    Attributes:
-        images: in the order of their names; the rows of the arrays below.
-        points: P x 3 float64.
-        track_lengths: P, how many photos see each.
-        centers: N x 3, of the cameras.
-        directions: N x 3, unit vectors along their optical axes.
-        vectors: N x G float32 global descriptors, or None.
-        devices: cameras of photos whose EXIF names the device, of those that have one in all photos.
-        correlated_ratio: of correlated errors to the noise, see `locate.localization.refinement`.
-        resolution: median of what its photos resolve, see `solver.ratio_at_resolution`.
-        depth: median distance of a point from a camera that sees it, in units of the map.
-    """
+    """All of a map that queries need, among it its `MapRecord`, model and extractor: P x 3 float64
+    points and how many photos see each; its N images in the order of their names, as rows of the
+    cameras' centers and directions (N x 3, unit vectors along the optical axes) and of the global
+    descriptors (N x G float32, or None). Its `resolution` is the median of its photos'
+    (`solver.ratio_at_resolution`), its `depth` the median distance of a point from a camera that
+    sees it, in units of the map."""
 
     def __init__(
         self,
@@ -105,7 +97,7 @@ class ReferenceMap:
                     f"none of the model's images is in {files.features}; make the map again"
                 )
             found = catalog.vectors_of([image.id for image in self.images])
-        # Where each photo has a camera of its own, none of them is that of another photo.
+        # By EXIF's names; where each photo has a camera of its own, none is that of another photo.
         self.devices = {
             device: colmap_camera(camera)
             for device, (camera, *others) in ((d, c.values()) for d, c in cameras.items())

@@ -276,17 +276,11 @@ def _incremental(
             failures.append(error)
             token.cancel()
 
+    calls = dict.fromkeys(("initial_image_pair_callback", "next_image_callback"), registered)
+    where = database, temporary, temporary
     try:
         return dict(
-            pycolmap.incremental_mapping(
-                database,
-                temporary,
-                temporary,
-                options,
-                initial_image_pair_callback=registered,
-                next_image_callback=registered,
-                cancellation_token=token,
-            )
+            pycolmap.incremental_mapping(*where, options, cancellation_token=token, **calls)
         )
     except InterruptedError:
         raise failures[0] from None

@@ -53,8 +53,8 @@ def named_by_path(model: Path, posed: PoseModel) -> PoseModel:
 
 
 def present(model: Path, images: Path, posed: PoseModel, skip: bool) -> tuple[PoseModel, list[str]]:
-    """The model of the photos that are there, and the names of the others, sorted, which are left out
-    with `skip`; else `InputError` names the cause where there is one to be seen."""
+    """The model of the photos that are there, and the names of the others, sorted, which are left
+    out with `skip`; else `InputError` names the cause, where one shows."""
     if not images.is_dir():
         raise InputError(f"{images} is no folder; name the one that holds the model's photos")
     missing = sorted(name for name in posed.poses if not (images / name).is_file())

@@ -13,6 +13,7 @@ from index.catalog import Catalog
 from index.records import ImageRow
 
 Pair = tuple[int, int]
+_Ids = Collection[int]
 _NAN = ("track_length", "error")  # without points
 
 
@@ -64,9 +65,9 @@ def summarize(
     catalog: Catalog,
     pairs: Mapping[Pair, int],
     *,
-    separate: Sequence[Collection[int]] = (),
+    separate: Sequence[_Ids] = (),
     unused: Mapping[int, str] | None = None,
-    added: Collection[int] = (),
+    added: _Ids = (),
     warnings: Sequence[str] = (),
     seconds: Mapping[str, float] | None = None,
 ) -> MapReport:
@@ -105,11 +106,7 @@ def summarize(
 
 
 def _reason(
-    row: ImageRow,
-    seen: bool,
-    partners: Collection[int],
-    registered: Collection[int],
-    separate: Sequence[Collection[int]],
+    row: ImageRow, seen: bool, partners: _Ids, registered: _Ids, separate: Sequence[_Ids]
 ) -> str:
     """Why a photo is not in the map."""
     if row.error is not None:
