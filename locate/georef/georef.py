@@ -164,19 +164,11 @@ def fit_georef(
         above = b[:, 2] - scale * a[:, 2] if heights else -scale * a[:, 2]
         rotation = np.block([[rotation, np.zeros((2, 1))], [np.zeros(2), 1.0]]) @ fitting.level(up)
         translation = np.append(translation, np.median(above[fitted.inliers]))
-    return Georef(
-        scale,
-        rotation,
-        translation,
-        origin,
-        used=len(names),
-        inliers=int(fitted.inliers.sum()),
-        error=float(np.median(fitted.residuals[fitted.inliers])),
-        turn=float(np.degrees(fitted.turn)),
-        outliers=tuple(n for n, good in zip(names, fitted.inliers, strict=True) if not good),
-        source=source,
-        vertical="places" if up is None else ("cameras" if heights else "none"),
-    )
+    agree, vertical = fitted.inliers, "places" if up is None else ("cameras" if heights else "none")
+    outliers = tuple(name for name, good in zip(names, agree, strict=True) if not good)
+    error, turn = float(np.median(fitted.residuals[agree])), float(np.degrees(fitted.turn))
+    how = len(names), int(agree.sum()), error, turn, outliers, source, vertical
+    return Georef(scale, rotation, translation, origin, *how)
 
 
 def georef_from_gps(

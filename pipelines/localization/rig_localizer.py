@@ -199,17 +199,10 @@ def _answer(
         verdict, reason = UNCERTAIN, f"{reason}; {CONTRADICTED}"
     squares = np.concatenate([(r**2).sum(axis=1) for r in refined.residuals])
     poses = [_pose(localizer, one, k, solution, verdict, reason) for k, one in enumerate(seen)]
-    return RigPose(
-        verdict,
-        reason,
-        pose if known else None,
-        covariance if known else None,
-        matches,
-        sum(pose.inliers for pose in poses),
-        min(1.0, sum(pose.spread for pose in poses)),
-        float(np.sqrt(squares.mean())),
-        tuple(poses),
-    )
+    motion: tuple[Array | None, Array | None] = (pose, covariance) if known else (None, None)
+    inliers, spread = sum(one.inliers for one in poses), min(1.0, sum(one.spread for one in poses))
+    error = float(np.sqrt(squares.mean()))
+    return RigPose(verdict, reason, *motion, matches, inliers, spread, error, tuple(poses))
 
 
 def _view(localizer: Localizer, one: RigPhoto) -> RigView:
