@@ -34,15 +34,13 @@ if TYPE_CHECKING:  # for type checkers and editors; `__getattr__` below does it 
     from locate.geometry.cameras import Camera
     from locate.images.reading import read_photo
     from locate.localization.gravity import GravityPrior
-    from locate.localization.pose import Pose
+    from locate.localization.pose import Pose, PosePrior
     from locate.types import Answer, Candidate, Extraction, Features, Photo, PhotoInfo, Verification
     from pipelines.evaluation.localization import evaluate_localization
     from pipelines.evaluation.retrieval import evaluate_retrieval
     from pipelines.indexing.build import BuildReport, add_photos, build_index, remove_images
     from pipelines.localization.localizer import Localizer
-    from pipelines.localization.matcher import PosePrior
-    from pipelines.localization.rig_localizer import RigPose
-    from pipelines.localization.rig_photos import localize_rigs
+    from pipelines.localization.rig_localizer import RigPose, localize_rigs
     from pipelines.mapping.add import add_to_map
     from pipelines.mapping.build import build_map
     from pipelines.mapping.georef import GeorefReport, georeference_map
@@ -64,14 +62,12 @@ _MODULES = {
     "pipelines.mapping.georef": "GeorefReport georeference_map",
     "pipelines.mapping.summary": "MapReport",
     "pipelines.localization.localizer": "Localizer",
-    "pipelines.localization.matcher": "PosePrior",
-    "pipelines.localization.rig_localizer": "RigPose",
-    "pipelines.localization.rig_photos": "localize_rigs",
+    "pipelines.localization.rig_localizer": "RigPose localize_rigs",
     "pipelines.evaluation.retrieval": "evaluate_retrieval",
     "pipelines.evaluation.localization": "evaluate_localization",
     "locate.extractors.base": "Extractor ExtractorInfo",
     "locate.localization.gravity": "GravityPrior",
-    "locate.localization.pose": "Pose",
+    "locate.localization.pose": "Pose PosePrior",
     "locate.geometry.cameras": "Camera",
     "locate.images.reading": "read_photo",
     "locate.types": "Answer Candidate Extraction Features Photo PhotoInfo Verification",

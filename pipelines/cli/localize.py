@@ -50,7 +50,7 @@ Format = Literal["json", "colmap", "tum", "kitti", "hloc", "kapture", "geojson",
 def _prior(text: str) -> Any:
     import numpy as np
 
-    from pipelines.localization.matcher import PosePrior
+    from locate.localization.pose import PosePrior
 
     *place, radius = numbers_of(text, (4,), "--prior-pose is X,Y,Z,RADIUS")
     return PosePrior(np.array(place), radius=radius)
@@ -90,7 +90,7 @@ def localize(
     from locate.images.folder import LeftOut
     from pipelines.cli.named_photos import answers, photos_below
     from pipelines.localization.localizer import Localizer
-    from pipelines.localization.rig_photos import localize_rigs
+    from pipelines.localization.rig_localizer import localize_rigs
     from pipelines.reports.map_viewer import make_scene, write_map_viewer
     from pipelines.reports.picture_io import query_name
     from pipelines.reports.pose_export import poses_json, write_poses_as
