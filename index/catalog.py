@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,7 +36,7 @@ _INFO_COLUMNS = [
 ]
 
 
-class Catalog:
+class Catalog(AbstractContextManager["Catalog"]):
     """Open one with `Catalog.create` or `Catalog.open` (which is not `writable`); it is a context
     manager. One connection; threads take turns on it."""
 
@@ -94,9 +94,6 @@ class Catalog:
     def close(self) -> None:
         self._db.close()
 
-    def __enter__(self) -> Catalog:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -135,8 +132,6 @@ class Catalog:
             part = image_ids[start : start + 10_000]
             yield from self._rows(f"{sql} IN ({', '.join('?' * len(part))})", part)
 
-    # --- facts about the whole
-
     def meta(self, key: str) -> str | None:
         rows = self.execute("SELECT value FROM meta WHERE key = ?", [key])
         return str(rows[0][0]) if rows else None
@@ -163,8 +158,6 @@ class Catalog:
         )
         return {key: int(value) for key, value in row.items()}
 
-    # --- roots
-
     def add_root(self, root: Path) -> int:
         """The id of a folder that image paths are relative to. Stored relative to the database's
         parent when it lies below it, so that both can be moved together."""
@@ -172,9 +165,8 @@ class Catalog:
         try:
             absolute.as_posix().encode()
         except UnicodeEncodeError:
-            raise InputError(
-                f"the name of {root!r} is not valid UTF-8; rename the folder"
-            ) from None
+            why = f"the name of {root!r} is not valid UTF-8"
+            raise InputError(f"{why}; rename the folder") from None
         home = self.folder.resolve().parent
         below = absolute.is_relative_to(home)
         stored = (absolute.relative_to(home) if below else absolute).as_posix()
@@ -187,8 +179,6 @@ class Catalog:
         home = self.folder.resolve().parent
         return {i: home / path for i, path in self.execute("SELECT id, path FROM roots")}
 
-    # --- images
-
     def images(self, status: str | None = None) -> list[ImageRow]:
         """All images in the order of their path."""
         where, values = ("WHERE status = ?", [status]) if status else ("", [])
@@ -198,9 +188,8 @@ class Catalog:
     def image(self, image_id: int) -> ImageRow:
         rows = self.rows([image_id])
         if not rows:
-            raise DatabaseCorruptError(
-                f"image {image_id} is not in the catalogue; run: locate check --repair"
-            )
+            why = f"image {image_id} is not in the catalogue"
+            raise DatabaseCorruptError(f"{why}; run: locate check --repair")
         return rows[image_id]
 
     def rows(self, image_ids: Sequence[int]) -> dict[int, ImageRow]:
@@ -220,7 +209,7 @@ class Catalog:
         with self.transaction():
             changed = False
             for entry in entries:
-                changed |= self._forget(entry) or entry.extraction is not None
+                changed |= self._delete(entry) or entry.extraction is not None
                 image_id = self._write_image(entry)
                 if entry.extraction is None:
                     continue
@@ -232,7 +221,7 @@ class Catalog:
             if changed:  # a file that failed again must not make the search index stale
                 self._next_generation()
 
-    def _forget(self, entry: Entry) -> bool:
+    def _delete(self, entry: Entry) -> bool:
         """Delete the old row, and with it by cascade what was seen; whether anything was."""
         where = "WHERE root_id = ? AND path = ?"
         key = [entry.root_id, entry.path]
@@ -242,12 +231,9 @@ class Catalog:
 
     def _write_image(self, entry: Entry) -> int:
         row: dict[str, Any] = {
-            "root_id": entry.root_id,
-            "path": entry.path,
-            "label": entry.label,
+            **{name: getattr(entry, name) for name in ("root_id", "path", "label", "error")},
             **asdict(entry.file),
             "status": "failed" if entry.error else "ok",
-            "error": entry.error,
             "indexed_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         if entry.info is not None:
@@ -298,8 +284,6 @@ class Catalog:
                 self._next_generation()
         return removed
 
-    # --- what was seen
-
     def features(self, image_id: int) -> Features:
         """The local features of one image, checksum verified."""
         rows = self._rows(
@@ -308,9 +292,8 @@ class Catalog:
             [image_id],
         )
         if not rows:
-            raise DatabaseCorruptError(
-                f"image {image_id} has no stored features; run: locate check --repair"
-            )
+            why = f"image {image_id} has no stored features"
+            raise DatabaseCorruptError(f"{why}; run: locate check --repair")
         return features_from(rows[0])
 
     def extraction(self, image_id: int) -> Extraction:
@@ -360,14 +343,11 @@ class Catalog:
         ids: list[int] = []
         matrices: list[Array] = []
         for image_id in image_ids:
-            try:
+            with suppress(DatabaseCorruptError):
                 matrix = self.features(int(image_id)).descriptors
-            except DatabaseCorruptError:
-                continue
-            if len(matrix) == 0:
-                continue
-            ids.append(int(image_id))
-            matrices.append(matrix)
+                if len(matrix):
+                    ids.append(int(image_id))
+                    matrices.append(matrix)
             if sum(map(len, matrices)) >= chunk:
                 yield _joined(ids, matrices)
                 ids, matrices = [], []
@@ -424,6 +404,5 @@ def _translate_errors(folder: Path) -> Iterator[None]:
             "locate build-index again"
         ) from error
     except OSError as error:
-        raise DatabaseError(
-            f"{folder}: {error.strerror}; check the disk and permissions"
-        ) from error
+        why = f"{folder}: {error.strerror}"
+        raise DatabaseError(f"{why}; check the disk and permissions") from error

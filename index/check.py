@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,28 +108,24 @@ def _vectors(catalog: Catalog, global_dim: int) -> Iterator[Violation]:
 def _search_index(catalog: Catalog) -> Iterator[Violation]:
     if catalog.counts()["vectors"] == 0:
         return
-    stored = open_store(catalog.folder).vectors
-    generation = catalog.generation
-    record = stored.read_record()
-    fresh = record is not None and record.generation == generation
-    store = stored.load(generation, verify=True) if fresh else None
-    yield from _derived("search index", catalog, record, store, _compare)
+    stored, generation = open_store(catalog.folder).vectors, catalog.generation
+    load = partial(stored.load, generation, verify=True)
+    yield from _derived("search index", catalog, stored.read_record(), load, _compare)
 
 
 def _derived(
     name: str,
     catalog: Catalog,
     record: VectorsInfo | LocalInfo | None,
-    store: Any,
+    load: Callable[[], Any],
     compare: Callable[[Catalog, Any], Iterator[Violation]],
 ) -> Iterator[Violation]:
-    """What is wrong with a derived index: its stored record, and it itself as loaded; None if there
-    is none."""
+    """What is wrong with a derived index."""
     if record is None:
         yield Violation(f"the {name} is missing")
     elif record.generation != catalog.generation:
         yield Violation(f"the {name} is older than the catalogue")
-    elif store is None:
+    elif (store := load()) is None:
         yield Violation(f"the {name} is damaged")
     else:
         try:
@@ -155,9 +152,7 @@ def _local_index(catalog: Catalog) -> Iterator[Violation]:
         return
     stored = open_store(catalog.folder).local
     record = stored.read_record()
-    fresh = record is not None and record.generation == catalog.generation
-    store = stored.load() if fresh else None
-    yield from _derived("local search index", catalog, record, store, _compare_local)
+    yield from _derived("local search index", catalog, record, stored.load, _compare_local)
 
 
 def _compare_local(catalog: Catalog, store: LocalIndex) -> Iterator[Violation]:
@@ -175,8 +170,8 @@ def _compare_local(catalog: Catalog, store: LocalIndex) -> Iterator[Violation]:
 
 @dataclass(frozen=True)
 class PhotoCheck:
-    """One problem for each photo whose content is another, how many photos were read, and how many
-    are not there or cannot be read, which is no damage to the database."""
+    """One problem for each photo whose content is another; how many photos were read, and how many
+    are absent or cannot be read, which is no damage to the database."""
 
     problems: Sequence[Violation]
     compared: int

@@ -61,17 +61,10 @@ def checksum(*blobs: bytes) -> str:
 
 def feature_blobs(features: Features) -> dict[str, Any]:
     """Keypoints stay float32: float16 would move them by a pixel beyond 1024."""
-    keypoints = features.keypoints.astype("<f4").tobytes()
-    scores = features.scores.astype("<f4").tobytes()
-    descriptors = features.descriptors.astype("<f2").tobytes()
-    return {
-        "count": len(features),
-        "dim": features.descriptors.shape[1],
-        "keypoints": keypoints,
-        "scores": scores,
-        "descriptors": descriptors,
-        "checksum": checksum(keypoints, scores, descriptors),
-    }
+    forms = {"keypoints": "<f4", "scores": "<f4", "descriptors": "<f2"}
+    blobs = {name: getattr(features, name).astype(form).tobytes() for name, form in forms.items()}
+    row = {"count": len(features), "dim": features.descriptors.shape[1], **blobs}
+    return {**row, "checksum": checksum(*blobs.values())}
 
 
 def features_from(row: dict[str, Any]) -> Features:
@@ -80,10 +73,9 @@ def features_from(row: dict[str, Any]) -> Features:
     n, dim = row["count"], row["dim"]
     keypoints, scores, descriptors = row["keypoints"], row["scores"], row["descriptors"]
     intact = (len(keypoints), len(scores), len(descriptors)) == (8 * n, 4 * n, 2 * n * dim)
+    stored = f"the stored features of {row['path']}"
     if not intact or checksum(keypoints, scores, descriptors) != row["checksum"]:
-        raise DatabaseCorruptError(
-            f"the stored features of {row['path']} are damaged; run: locate check --repair"
-        )
+        raise DatabaseCorruptError(f"{stored} are damaged; run: locate check --repair")
     try:
         return Features(
             keypoints=np.frombuffer(keypoints, "<f4").reshape(n, 2),
@@ -93,8 +85,7 @@ def features_from(row: dict[str, Any]) -> Features:
         )
     except InputError as error:
         raise DatabaseCorruptError(
-            f"the stored features of {row['path']} make no sense ({error}); "
-            "run: locate check --repair"
+            f"{stored} make no sense ({error}); run: locate check --repair"
         ) from error
 
 

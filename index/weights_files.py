@@ -45,9 +45,8 @@ def store(folder: Path, source: Path) -> str:
         with atomic_path(file) as temporary:
             shutil.copyfile(source, temporary)
     except OSError as error:
-        raise DatabaseError(
-            f"cannot copy {source} to {file} ({error.strerror}); check the disk and permissions"
-        ) from error
+        why = f"cannot copy {source} to {file} ({error.strerror})"
+        raise DatabaseError(f"{why}; check the disk and permissions") from error
     return sha256
 
 

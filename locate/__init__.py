@@ -34,23 +34,13 @@ if TYPE_CHECKING:  # for type checkers and editors; `__getattr__` below does it 
     from locate.geometry.cameras import Camera
     from locate.images.reading import read_photo
     from locate.localization.gravity import GravityPrior
-    from locate.localization.pose import Pose
-    from locate.types import (
-        Answer,
-        Candidate,
-        Extraction,
-        Features,
-        Photo,
-        PhotoInfo,
-        Verification,
-    )
+    from locate.localization.pose import Pose, PosePrior
+    from locate.types import Answer, Candidate, Extraction, Features, Photo, PhotoInfo, Verification
     from pipelines.evaluation.localization import evaluate_localization
     from pipelines.evaluation.retrieval import evaluate_retrieval
     from pipelines.indexing.build import BuildReport, add_photos, build_index, remove_images
     from pipelines.localization.localizer import Localizer
-    from pipelines.localization.matcher import PosePrior
-    from pipelines.localization.rig_localizer import RigPose
-    from pipelines.localization.rig_photos import localize_rigs
+    from pipelines.localization.rig_localizer import RigPose, localize_rigs
     from pipelines.mapping.add import add_to_map
     from pipelines.mapping.build import build_map
     from pipelines.mapping.georef import GeorefReport, georeference_map
@@ -63,89 +53,44 @@ if TYPE_CHECKING:  # for type checkers and editors; `__getattr__` below does it 
 
 # module: its public names
 _MODULES = {
-    "pipelines.retrieval.database": ("Database",),
-    "pipelines.retrieval.query": ("QueryOptions",),
-    "pipelines.indexing.build": ("BuildReport", "add_photos", "build_index", "remove_images"),
-    "pipelines.mapping.build": ("build_map",),
-    "pipelines.mapping.import_model": ("import_map",),
-    "pipelines.mapping.add": ("add_to_map",),
-    "pipelines.mapping.georef": ("GeorefReport", "georeference_map"),
-    "pipelines.mapping.summary": ("MapReport",),
-    "pipelines.localization.localizer": ("Localizer",),
-    "pipelines.localization.matcher": ("PosePrior",),
-    "pipelines.localization.rig_localizer": ("RigPose",),
-    "pipelines.localization.rig_photos": ("localize_rigs",),
-    "pipelines.evaluation.retrieval": ("evaluate_retrieval",),
-    "pipelines.evaluation.localization": ("evaluate_localization",),
-    "locate.extractors.base": ("Extractor", "ExtractorInfo"),
-    "locate.localization.gravity": ("GravityPrior",),
-    "locate.localization.pose": ("Pose",),
-    "locate.geometry.cameras": ("Camera",),
-    "locate.images.reading": ("read_photo",),
-    "locate.types": (
-        *("Answer", "Candidate", "Extraction", "Features"),
-        *("Photo", "PhotoInfo", "Verification"),
-    ),
-    "locate.errors": (
-        *("LocateError", "InputError", "ImageError", "UnknownNameError", "DatabaseError"),
-        *("DatabaseMissingError", "DatabaseLockedError"),
-        *("DatabaseMismatchError", "DatabaseCorruptError"),
-    ),
+    "pipelines.retrieval.database": "Database",
+    "pipelines.retrieval.query": "QueryOptions",
+    "pipelines.indexing.build": "BuildReport add_photos build_index remove_images",
+    "pipelines.mapping.build": "build_map",
+    "pipelines.mapping.import_model": "import_map",
+    "pipelines.mapping.add": "add_to_map",
+    "pipelines.mapping.georef": "GeorefReport georeference_map",
+    "pipelines.mapping.summary": "MapReport",
+    "pipelines.localization.localizer": "Localizer",
+    "pipelines.localization.rig_localizer": "RigPose localize_rigs",
+    "pipelines.evaluation.retrieval": "evaluate_retrieval",
+    "pipelines.evaluation.localization": "evaluate_localization",
+    "locate.extractors.base": "Extractor ExtractorInfo",
+    "locate.localization.gravity": "GravityPrior",
+    "locate.localization.pose": "Pose PosePrior",
+    "locate.geometry.cameras": "Camera",
+    "locate.images.reading": "read_photo",
+    "locate.types": "Answer Candidate Extraction Features Photo PhotoInfo Verification",
+    "locate.errors": "LocateError InputError ImageError UnknownNameError DatabaseError "
+    "DatabaseMissingError DatabaseLockedError DatabaseMismatchError DatabaseCorruptError",
 }
 # name: (module, attribute)
-_PUBLIC = {name: (module, name) for module, names in _MODULES.items() for name in names} | {
+_PUBLIC = {name: (module, name) for module, names in _MODULES.items() for name in names.split()} | {
     "open": ("pipelines.retrieval.database", "Database"),
     "create_extractor": ("locate.extractors.registry", "create"),
     "write_poses": ("pipelines.reports.pose_export", "write_poses_as"),
 }
 # Old names, for one version: old -> new.
 _RENAMED = {"PriorPose": "PosePrior"}
-__all__ = [
-    "Answer",
-    "BuildReport",
-    "Camera",
-    "Candidate",
-    "Database",
-    "DatabaseCorruptError",
-    "DatabaseError",
-    "DatabaseLockedError",
-    "DatabaseMismatchError",
-    "DatabaseMissingError",
-    "Extraction",
-    "Extractor",
-    "ExtractorInfo",
-    "Features",
-    "GeorefReport",
-    "GravityPrior",
-    "ImageError",
-    "InputError",
-    "Localizer",
-    "LocateError",
-    "MapReport",
-    "Photo",
-    "PhotoInfo",
-    "Pose",
-    "PosePrior",
-    "QueryOptions",
-    "RigPose",
-    "UnknownNameError",
-    "Verification",
-    "__version__",
-    "add_photos",
-    "add_to_map",
-    "build_index",
-    "build_map",
-    "create_extractor",
-    "evaluate_localization",
-    "evaluate_retrieval",
-    "georeference_map",
-    "import_map",
-    "localize_rigs",
-    "open",
-    "read_photo",
-    "remove_images",
-    "write_poses",
-]
+# Spelled out, since type checkers read no other form.
+__all__ = ["Answer", "BuildReport", "Camera", "Candidate", "Database", "DatabaseCorruptError"]
+__all__ += ["DatabaseError", "DatabaseLockedError", "DatabaseMismatchError", "DatabaseMissingError"]
+__all__ += ["Extraction", "Extractor", "ExtractorInfo", "Features", "GeorefReport", "GravityPrior"]
+__all__ += ["ImageError", "InputError", "Localizer", "LocateError", "MapReport", "Photo"]
+__all__ += ["PhotoInfo", "Pose", "PosePrior", "QueryOptions", "RigPose", "UnknownNameError"]
+__all__ += ["Verification", "__version__", "add_photos", "add_to_map", "build_index", "build_map"]
+__all__ += ["create_extractor", "evaluate_localization", "evaluate_retrieval", "georeference_map"]
+__all__ += ["import_map", "localize_rigs", "open", "read_photo", "remove_images", "write_poses"]
 
 
 def __getattr__(name: str) -> Any:

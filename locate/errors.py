@@ -33,19 +33,11 @@ class InputError(LocateError, ValueError):
 
 
 class ImageError(InputError):
-    """A file that is not a usable photo.
-
-    Attributes:
-        path: the file.
-        reason: what is wrong with it, one clause.
-        cure: what to do about it, one clause.
-    """
+    """A file that is not a usable photo; reason and cure are one clause each."""
 
     def __init__(self, path: Path | str, reason: str, cure: str) -> None:
         super().__init__(f"{path}: {reason}; {cure}")
-        self.path = Path(path)
-        self.reason = reason
-        self.cure = cure
+        self.path, self.reason, self.cure = Path(path), reason, cure
 
 
 class NoPhotoError(InputError):

@@ -40,19 +40,13 @@ def fit_size(size: tuple[int, int], long_side: int) -> tuple[int, int]:
 
 
 def extraction_scale(long_side: float, working_side: int) -> float:
-    """Pixels of a photo per pixel that the extractor looks at, which shrinks photos to a long side of at
-    most `working_side` pixels; 1 for smaller photos."""
+    """See above: of an extractor that shrinks photos to a long side of at most `working_side` pixels."""
     return max(1.0, long_side / working_side)
 
 
 def unrotate_points(points: Array, turned_size: tuple[int, int], degrees: int) -> Array:
-    """Points of a turned image -> the image before it was turned.
-
-    Args:
-        points: (N, 2) in the turned image.
-        turned_size: (width, height) of the turned image.
-        degrees: 0, 90, 180 or 270, counter-clockwise as `numpy.rot90` turns (k = degrees / 90).
-    """
+    """Points (N, 2) of an image of `turned_size` (width, height) -> the image before it was turned by 0,
+    90, 180 or 270 degrees, counter-clockwise as `numpy.rot90` turns (k = degrees / 90)."""
     x, y = points[:, 0], points[:, 1]
     width, height = turned_size
     match degrees % 360:

@@ -25,6 +25,17 @@ def _check(condition: bool, message: str) -> None:
         raise InputError(message)
 
 
+def _check_array(
+    name: str, array: Array, form: str, shape: tuple[int | None, ...], *dtypes: type
+) -> None:
+    """`form` is the shape (None for any length) and the dtypes (none for any) in words."""
+    fits = len(array.shape) == len(shape) and all(
+        wanted in (None, length) for wanted, length in zip(shape, array.shape, strict=True)
+    )
+    got = f"{array.shape} {array.dtype}" if dtypes else f"{array.shape}"
+    _check(fits and (not dtypes or array.dtype in dtypes), f"{name} must be {form}, got {got}")
+
+
 def _check_finite(name: str, array: Array) -> None:
     _check(bool(np.isfinite(array).all()), f"{name} holds NaN or infinite values")
 
@@ -47,21 +58,10 @@ class Features:
 
     def __post_init__(self) -> None:
         n = len(self.keypoints)
-        _check(
-            self.keypoints.shape == (n, 2) and self.keypoints.dtype == np.float32,
-            f"keypoints must be N x 2 float32, got {self.keypoints.shape} {self.keypoints.dtype}",
-        )
-        _check(
-            self.scores.shape == (n,) and self.scores.dtype == np.float32,
-            f"scores must be {n} float32, got {self.scores.shape} {self.scores.dtype}",
-        )
-        _check(
-            self.descriptors.ndim == 2
-            and len(self.descriptors) == n
-            and self.descriptors.dtype in (np.float16, np.float32),
-            f"descriptors must be {n} x D float16 or float32, "
-            f"got {self.descriptors.shape} {self.descriptors.dtype}",
-        )
+        _check_array("keypoints", self.keypoints, "N x 2 float32", (n, 2), np.float32)
+        _check_array("scores", self.scores, f"{n} float32", (n,), np.float32)
+        form = f"{n} x D float16 or float32"
+        _check_array("descriptors", self.descriptors, form, (n, None), np.float16, np.float32)
         _check(min(self.image_size) > 0, f"image size must be positive, got {self.image_size}")
         for name in ("keypoints", "scores", "descriptors"):
             _check_finite(name, getattr(self, name))
@@ -69,8 +69,8 @@ class Features:
     def __len__(self) -> int:
         return len(self.keypoints)
 
-    def take(self, rows: Array) -> Features:
-        """Some of them, by their rows or N bool."""
+    def take(self, rows: Array | slice) -> Features:
+        """Some of them, by their rows, N bool or a slice."""
         parts = {name: getattr(self, name)[rows] for name in ("keypoints", "scores", "descriptors")}
         return replace(self, **parts)
 
@@ -90,22 +90,15 @@ class Extraction:
         )
         vector = self.global_descriptor
         if vector is not None:
-            _check(
-                vector.ndim == 1 and vector.dtype == np.float32,
-                f"a global descriptor must be D float32, got {vector.shape} {vector.dtype}",
-            )
+            _check_array("a global descriptor", vector, "D float32", (None,), np.float32)
             _check_finite("global descriptor", vector)
 
 
 @dataclass(frozen=True)
 class Projection:
-    """How a photo that is no perspective one was projected, by XMP's GPano (Google's Photo Sphere XMP).
-
-    Attributes:
-        kind: "equirectangular", "cylindrical", ..., in lower case.
-        full_size: (width, height) in pixels of the whole sphere, of which the photo is a part.
-        crop: (left, top, width, height) in those pixels of the photo.
-    """
+    """How a photo that is no perspective one was projected, by XMP's GPano (Google's Photo Sphere XMP):
+    the kind ("equirectangular", ..., in lower case), the (width, height) in pixels of the whole sphere,
+    and the (left, top, width, height) of the photo in those."""
 
     kind: str
     full_size: tuple[int, int] | None = None
@@ -155,10 +148,7 @@ class Photo:
     path: Path | None = None
 
     def __post_init__(self) -> None:
-        _check(
-            self.pixels.ndim == 3 and self.pixels.shape[2] == 3 and self.pixels.dtype == np.uint8,
-            f"pixels must be H x W x 3 uint8, got {self.pixels.shape} {self.pixels.dtype}",
-        )
+        _check_array("pixels", self.pixels, "H x W x 3 uint8", (None, None, 3), np.uint8)
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,13 +178,10 @@ class Verification:
 
     def __post_init__(self) -> None:
         m = len(self.matches)
-        _check(self.matches.shape == (m, 2), f"matches must be M x 2, got {self.matches.shape}")
+        _check_array("matches", self.matches, "M x 2", (m, 2))
         for points in (self.query_points, self.database_points):
-            _check(points.shape == (m, 2), f"points must be {m} x 2, got {points.shape}")
-        _check(
-            self.inliers.shape == (m,) and self.inliers.dtype == np.bool_,
-            f"inliers must be {m} bool, got {self.inliers.shape} {self.inliers.dtype}",
-        )
+            _check_array("points", points, f"{m} x 2", (m, 2))
+        _check_array("inliers", self.inliers, f"{m} bool", (m,), np.bool_)
 
     @property
     def inlier_count(self) -> int:
@@ -203,21 +190,15 @@ class Verification:
 
 @dataclass(frozen=True)
 class Shortlist:
-    """Database images by a search, best first.
-
-    Attributes:
-        image_ids: K ids of the catalogue.
-        scores: K cosine similarities of global descriptors, -1 to 1; or votes of local ones, above 0.
-    """
+    """Database images by a search, best first: K ids of the catalogue, and K cosine similarities of
+    global descriptors, -1 to 1, or votes of local ones, above 0."""
 
     image_ids: tuple[int, ...]
     scores: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        _check(
-            len(self.image_ids) == len(self.scores),
-            f"{len(self.image_ids)} ids but {len(self.scores)} scores",
-        )
+        ids, scores = len(self.image_ids), len(self.scores)
+        _check(ids == scores, f"{ids} ids but {scores} scores")
 
     def best(self, k: int) -> Shortlist:
         return Shortlist(self.image_ids[:k], self.scores[:k])
@@ -266,18 +247,12 @@ class Candidate:
         """JSON-able values; of the matches their counts alone."""
         proof = self.verification
         return {
-            "rank": self.rank,
-            "verdict": self.verdict,
-            "label": self.label,
-            "image": self.image,
+            **{name: getattr(self, name) for name in ("rank", "verdict", "label", "image")},
             "path": str(self.path),
             "inliers": self.inliers,
             "matches": len(proof.matches) if proof else None,
             "on_overlay": proof.on_overlay if proof else None,
-            "similarity": self.similarity,
-            "votes": self.votes,
-            "evidence": self.evidence,
-            "false_accept": self.false_accept,
+            **{n: getattr(self, n) for n in ("similarity", "votes", "evidence", "false_accept")},
         }
 
 

@@ -144,7 +144,10 @@ def test_importing_does_nothing_heavy():
 
 @pytest.mark.parametrize(
     ("words", "without"),
-    [(["models"], {"faiss", "cv2", "PIL"}), (["--help"], {"faiss", "cv2", "PIL", "torch", "rich"})],
+    [
+        (["models"], {"faiss", "cv2", "PIL", "torch"}),
+        (["--help"], {"faiss", "cv2", "PIL", "torch", "rich"}),
+    ],
 )
 def test_a_command_loads_what_it_needs(words, without):
     code = (

@@ -40,6 +40,8 @@ _FILES = ("cameras.bin", "images.bin", "points3D.bin", _RECORD)
 # others as they are.
 _SIZES = "sizes.json"
 _VERSION = 2  # 2: with a doubt
+# What reading damaged files raises.
+_DAMAGED = (OSError, ValueError, AttributeError, RuntimeError, IndexError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,8 @@ class MapRecord:
     extractor: name of what looked at the photos.
     units: "metre" if the poses are known to be metric, else "arbitrary".
     georef: see `locate.georef.georef`, or None.
-    systematic: share of systematic errors in the residuals of queries
-        (`locate.localization.refinement`), as the map's own photos show it; None if there are too
-        few to tell.
+    systematic: share of systematic errors in the residuals of queries, as the map's own photos show it
+        (`locate.localization.refinement`); None if there are too few to tell.
     summary: counts and errors of the last change, see `pipelines.mapping.summary`.
     doubt: why no pose in this map is certain (`locate.mapping.structure`); None if nothing is known.
     """
@@ -93,12 +94,8 @@ class MapFolder:
         return _whole(self._current)
 
     def read_record(self) -> MapRecord:
-        """
-        Raises:
-            DatabaseMissingError: there is no map.
-            DatabaseCorruptError: its record is damaged.
-            DatabaseMismatchError: a newer version of `locate` made it.
-        """
+        """`DatabaseMissingError` if there is no map, `DatabaseCorruptError` if its record is damaged,
+        `DatabaseMismatchError` if a newer version of `locate` made it."""
         if not self.exists():
             raise DatabaseMissingError(
                 f"no finished map at {self.folder}; make one with: locate build-map --out "
@@ -109,20 +106,15 @@ class MapFolder:
             newer = values.pop("version") > _VERSION  # one that may have further fields
             made = None if newer else MapRecord(**values)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-            raise DatabaseCorruptError(
-                f"{self.record} is damaged ({error}); make the map again"
-            ) from error
+            why = f"{self.record} is damaged ({error})"
+            raise DatabaseCorruptError(f"{why}; make the map again") from error
         if made is None:
-            raise DatabaseMismatchError(
-                f"{self.folder} was made by a newer version of locate; upgrade locate"
-            )
+            why = f"{self.folder} was made by a newer version of locate"
+            raise DatabaseMismatchError(f"{why}; upgrade locate")
         return made
 
     def read_model(self) -> pycolmap.Reconstruction:
-        """
-        Raises:
-            DatabaseCorruptError: its files are missing or damaged.
-        """
+        """`DatabaseCorruptError` if its files are missing or damaged."""
         folder = self._current
         try:
             sizes = json.loads((folder / _SIZES).read_text("utf-8"))
@@ -131,17 +123,9 @@ class MapFolder:
                 if written not in (found, found[0]):  # first versions knew the size only
                     raise ValueError(f"{name} is not as it was written")
             return pycolmap.Reconstruction(folder)
-        except (
-            OSError,
-            ValueError,
-            AttributeError,
-            RuntimeError,
-            IndexError,
-            MemoryError,
-        ) as error:
-            raise DatabaseCorruptError(
-                f"{folder} is damaged ({str(error).splitlines()[0]}); make the map again"
-            ) from error
+        except _DAMAGED as error:
+            why = f"{folder} is damaged ({str(error).splitlines()[0]})"
+            raise DatabaseCorruptError(f"{why}; make the map again") from error
 
     def write_record(self, record: MapRecord) -> None:
         """Change the record of the model that is there, wholly or not at all. Hold the lock."""

@@ -38,15 +38,10 @@ def update_images(
     camera_of: Callable[[ImageRow], KeyedCamera],
     keypoints_of: Callable[[int], Array],
 ) -> None:
-    """Bring the images of the database at `path` up to date with the catalogue: what belongs to
-    photos that are gone goes, and a database that is damaged is made anew.
-
-    Args:
-        rows: the photos, by id.
-        given: calibrated cameras by image id.
-        camera_of: the camera of any other photo. Photos of equal keys share one.
-        keypoints_of: K x 2 by image id, COLMAP's pixels.
-    """
+    """Bring the images of the database at `path` up to date with the catalogue (`rows` by id): what
+    belongs to photos that are gone goes, and a database that is damaged is made anew. Cameras are those
+    `given` by image id, or of `camera_of`, of which photos of equal keys share one; keypoints are K x 2
+    in COLMAP's pixels by image id."""
 
     def keyed(row: ImageRow) -> KeyedCamera:
         camera = given.get(row.id)
@@ -57,18 +52,14 @@ def update_images(
             log.warning("%s was damaged; its photos are matched again", path)
             delete(path)
         with closing(pycolmap.Database.open(path)) as database:
-            known = {image.image_id: image for image in database.read_all_images()}
+            known = {image.image_id: image.camera_id for image in database.read_all_images()}
             # What a killed run began to write has no keypoints yet, which come last.
             stale = {i for i in known if not database.exists_keypoints(i)}
-            cameras = {camera.camera_id: camera for camera in database.read_all_cameras()}
+            cameras = {camera.camera_id: _values(camera) for camera in database.read_all_cameras()}
         stale |= known.keys() - rows.keys()
-        stale |= {
-            image_id
-            for image_id, camera in given.items()
-            if image_id in known and _values(cameras[known[image_id].camera_id]) != _values(camera)
-        }
+        stale |= {i for i in given.keys() & known if cameras[known[i]] != _values(given[i])}
         _remove(path, stale)
-        ids = {image_id: known[image_id].camera_id for image_id in known.keys() - stale}
+        ids = {i: known[i] for i in known.keys() - stale}
         with closing(pycolmap.Database.open(path)) as database:
             _add_images(database, rows, ids, keyed, keypoints_of)
 
@@ -116,17 +107,10 @@ def _remove(path: Path, image_ids: Collection[int]) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         for i in image_ids:
             for table in ("matches", "two_view_geometries"):
-                connection.execute(
-                    f"DELETE FROM {table} WHERE pair_id / {_MAX_IMAGES} = ? "
-                    f"OR pair_id % {_MAX_IMAGES} = ?",
-                    (i, i),
-                )
-            for table, column in (
-                ("keypoints", "image_id"),
-                ("frame_data", "frame_id"),
-                ("frames", "frame_id"),
-                ("images", "image_id"),
-            ):
+                own = f"pair_id / {_MAX_IMAGES} = ? OR pair_id % {_MAX_IMAGES} = ?"
+                connection.execute(f"DELETE FROM {table} WHERE {own}", (i, i))
+            for table in ("keypoints", "frame_data", "frames", "images"):
+                column = "frame_id" if "frame" in table else "image_id"
                 connection.execute(f"DELETE FROM {table} WHERE {column} = ?", (i,))
         used = "NOT IN (SELECT camera_id FROM images)"
         connection.execute(f"DELETE FROM rigs WHERE rig_id {used}")

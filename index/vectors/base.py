@@ -19,7 +19,7 @@ VectorSource = Callable[[], Iterator[tuple[Array, Array]]]
 
 @dataclass(frozen=True)
 class VectorsInfo:
-    """The record of a derived index.
+    """The record of a derived index, whose file lies beside it.
 
     Attributes:
         generation: that of the catalogue that it was built from.
@@ -27,7 +27,6 @@ class VectorsInfo:
         factory: FAISS factory string; "Flat" is exact.
         nprobe: inverted lists visited by a search; 0 for an exact index.
         recall_at_10: measured against exact search when it was built; 1.0 for an exact index.
-        file, sha256: the index file beside this record.
     """
 
     generation: int
@@ -49,7 +48,6 @@ class LocalInfo:
         recall: share of descriptors whose true nearest other one is among the `NEIGHBORS` found, as
             measured when the index was trained; 1.0 for an exact index.
         trained_count: descriptors that it held then; the lists fit a collection of about that size.
-        rows_file, rows_sha256: the map of its rows.
     """
 
     generation: int
@@ -73,13 +71,10 @@ class DescriptorSource(Protocol):
     def generation(self) -> int: ...
 
     def feature_counts(self) -> tuple[Array, Array]:
-        """Ids of the images that have local features, ascending, and how many: both int64."""
+        """As of `index.catalog.Catalog`, and so are the `descriptors`."""
         ...
 
-    def descriptors(self, image_ids: Array) -> Iterator[tuple[Array, Array, Array]]:
-        """Of some images in chunks: ids (n,) and counts (n,) int64, and the descriptors of one after
-        the other, float32. Images that have none (any more) or damaged ones are left out."""
-        ...
+    def descriptors(self, image_ids: Array) -> Iterator[tuple[Array, Array, Array]]: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,8 +102,7 @@ class VectorIndex(Protocol):
         ...
 
     def search(self, vector: Array, k: int) -> Shortlist:
-        """The `k` nearest (fewer if there are not as many), best first, of a vector, D float32,
-        L2-normalised."""
+        """The `k` nearest (fewer if there are not as many) of a vector, D float32, L2-normalised."""
         ...
 
 

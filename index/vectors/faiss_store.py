@@ -35,8 +35,7 @@ def choose_factory(count: int, dim: int) -> str:
     """
     if count * dim <= EXACT_NUMBERS:
         return "Flat"
-    lists = 2 ** round(math.log2(4 * math.sqrt(count)))
-    return f"IVF{lists},SQ8"
+    return f"IVF{2 ** round(math.log2(4 * math.sqrt(count)))},SQ8"
 
 
 class FaissIndex:
@@ -151,6 +150,5 @@ def _tune(index: faiss.Index, source: VectorSource, count: int) -> tuple[int, fl
 
 def _to_gpu(index: faiss.Index) -> faiss.Index:
     """A copy on the graphics cards if FAISS was built for them and there are any."""
-    if getattr(faiss, "get_num_gpus", lambda: 0)() == 0:
-        return index
-    return faiss.index_cpu_to_all_gpus(index)
+    has_gpu = getattr(faiss, "get_num_gpus", lambda: 0)() > 0
+    return faiss.index_cpu_to_all_gpus(index) if has_gpu else index

@@ -24,17 +24,13 @@ Record = TypeVar("Record", VectorsInfo, LocalInfo)
 def publish(
     folder: Path, stem: str, writers: Mapping[str, tuple[str, Writer]], record: Record
 ) -> Record:
-    """Write a set of files and put it in the place of the old one, which stays until then; its
-    whole record.
+    """Write a set of files and put it in the place of the old one; its whole record. `DatabaseError` if
+    it cannot be written; the old set is still there.
 
     Args:
         stem: what the names of all files of the set begin with.
         writers: what writes a file, with the ending of its name, by the prefix of the fields of the
-            record ("file", "sha256") that get its name and sha256.
-        record: of the set, without these fields.
-
-    Raises:
-        DatabaseError: it cannot be written; the old set is still there.
+            record ("file", "sha256") that get its name and sha256, and which it lacks.
     """
     named: dict[str, Any] = {}
     try:

@@ -97,16 +97,16 @@ class LocalFaissStore:
 
     def load(self, *, to_change: bool = False) -> LocalFaissIndex | None:
         """One that is to be changed is read into memory however large it is."""
-        folder, info = self.folder, self.read_record()
-        if info is None or not is_intact(folder / info.file, info.sha256):
+        info = self.read_record()
+        if info is None:
             return None
-        if not is_intact(folder / info.rows_file, info.rows_sha256):
+        file, rows_file = self.folder / info.file, self.folder / info.rows_file
+        if not (is_intact(file, info.sha256) and is_intact(rows_file, info.rows_sha256)):
             return None
         try:
-            mapped = not to_change and (folder / info.file).stat().st_size > MMAP_BYTES
-            flags = faiss.IO_FLAG_MMAP if mapped else 0
-            index = faiss.read_index(str(folder / info.file), flags)
-            rows = RowMap.load(folder / info.rows_file)
+            mapped = not to_change and file.stat().st_size > MMAP_BYTES
+            index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP if mapped else 0)
+            rows = RowMap.load(rows_file)
         except (OSError, RuntimeError, ValueError, DatabaseCorruptError):
             return None
         if (index.ntotal, index.d, int(rows.counts.sum())) != (info.count, info.dim, info.count):

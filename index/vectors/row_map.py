@@ -25,9 +25,8 @@ class RowMap:
         arrays = (self.image_ids, self.first, self.counts)
         fits = all(a.shape == (n,) and a.dtype == np.int64 for a in arrays)
         if not fits or np.any(self.counts < 1) or np.any(np.diff(self.first) < self.counts[:-1]):
-            raise DatabaseCorruptError(
-                "the rows of the local search index overlap; run: locate check --repair"
-            )
+            why = "the rows of the local search index overlap"
+            raise DatabaseCorruptError(f"{why}; run: locate check --repair")
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -57,12 +56,9 @@ class RowMap:
     def extended(self, image_ids: Array, counts: Array, start: int) -> RowMap:
         """With further images whose rows begin at `start`."""
         counts = np.asarray(counts, np.int64)
-        first = start + np.cumsum(counts) - counts
-        return RowMap(
-            np.concatenate((self.image_ids, np.asarray(image_ids, np.int64))),
-            np.concatenate((self.first, first)),
-            np.concatenate((self.counts, counts)),
-        )
+        new = (np.asarray(image_ids, np.int64), start + np.cumsum(counts) - counts, counts)
+        own = (self.image_ids, self.first, self.counts)
+        return RowMap(*map(np.concatenate, zip(own, new, strict=True)))
 
     @classmethod
     def empty(cls) -> RowMap:

@@ -30,8 +30,7 @@ class VotingRule:
             by its nearest: repeated structure must not outvote everything else (Jegou, Douze,
             Schmid, "On the burstiness of visual elements", CVPR 2009: removal of multiple matches).
         length: an image's votes are divided by the number of its descriptors to this power, since one
-            that has many collects many by chance. (The number itself would favour images that have
-            hardly any.)
+            that has many collects many by chance. (1 would favour images that have hardly any.)
     """
 
     weight: str = MARGIN
@@ -40,10 +39,8 @@ class VotingRule:
 
     def __post_init__(self) -> None:
         if self.weight not in (COUNT, SIMILARITY, MARGIN):
-            raise InputError(
-                f"the weight of votes must be {COUNT}, {SIMILARITY} or {MARGIN}, "
-                f"got {self.weight!r}"
-            )
+            known = f"{COUNT}, {SIMILARITY} or {MARGIN}"
+            raise InputError(f"the weight of votes must be {known}, got {self.weight!r}")
 
 
 DEFAULT_RULE = VotingRule()

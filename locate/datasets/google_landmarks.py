@@ -18,10 +18,10 @@ from locate.datasets.records import (
     Query,
     Rankings,
     RetrievalData,
-    first_repeated,
     named,
     photos_by_stem,
     read_table,
+    refuse_repeated,
 )
 from locate.errors import InputError
 
@@ -92,18 +92,15 @@ def ignored_ids(folder: Path, task: str) -> frozenset[str]:
 def _solution_file(folder: Path, task: str) -> Path:
     files = solution_files(folder, task)
     if len(files) != 1:
-        raise InputError(
-            f"{folder} must hold one file *{task}_solution*.csv, "
-            f"found {named([f.name for f in files]) or 'none'}"
-        )
+        found = named([f.name for f in files]) or "none"
+        raise InputError(f"{folder} must hold one file *{task}_solution*.csv, found {found}")
     return files[0]
 
 
 def _read(
     folder: Path, task: str, column: str, photos: str
 ) -> tuple[tuple[Query, ...], dict[str, Path], tuple[str, ...]]:
-    """The queries that count, the database photos below the folder `photos`, and a note on queries that
-    do not count."""
+    """The queries that count, the database photos below `photos`, and a note on the other queries."""
     file = _solution_file(folder, task)
     rows = read_table(file, ("id", column, "Usage"))
     kept = [row for row in rows if row["Usage"].lower() != _IGNORED]
@@ -112,11 +109,10 @@ def _read(
     tests = _tests(folder, [row["id"] for row in kept])
     queries = []
     for row in kept:
-        right, photo = frozenset(row[column].split()), tests.get(row["id"])
-        of_images = task == "retrieval"
-        truth = GroundTruth(right) if of_images else GroundTruth()
-        landmarks = frozenset[str]() if of_images else right
-        queries.append(Query(row["id"], photo, None, row["Usage"], {"": truth}, landmarks))
+        right, none = frozenset(row[column].split()), frozenset[str]()
+        ok, landmarks = (right, none) if task == "retrieval" else (none, right)
+        truth = {"": GroundTruth(ok)}
+        queries.append(Query(row["id"], tests.get(row["id"]), None, row["Usage"], truth, landmarks))
     ignored = len(rows) - len(kept)
     database = photos_by_stem(folder / photos) if (folder / photos).is_dir() else {}
     notes = (f"queries marked as ignored and left out: {ignored}",) if ignored else ()
@@ -129,11 +125,10 @@ def _tests(folder: Path, ids: list[str]) -> dict[str, Path]:
     if not root.is_dir():
         return {}
     photos = {i: root / i[0:1] / i[1:2] / i[2:3] / f"{i}.jpg" for i in ids}
-    missing = [i for i, photo in photos.items() if not photo.is_file()]
+    missing = [photo for photo in photos.values() if not photo.is_file()]
     if missing:
-        raise InputError(
-            f"{len(missing)} of {len(ids)} test photos are not there, such as {photos[missing[0]]}"
-        )
+        count = f"{len(missing)} of {len(ids)}"
+        raise InputError(f"{count} test photos are not there, such as {missing[0]}")
     return photos
 
 
@@ -154,7 +149,5 @@ def _train_landmarks(folder: Path) -> dict[str, str]:
 
 def _answers(file: Path, column: str) -> list[dict[str, str]]:
     rows = read_table(file, ("id", column))
-    repeated = first_repeated(row["id"] for row in rows)
-    if repeated is not None:
-        raise InputError(f"{file} answers {repeated} twice")
+    refuse_repeated(f"{file} answers", (row["id"] for row in rows), "twice")
     return rows

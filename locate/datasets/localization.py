@@ -34,6 +34,7 @@ UNSCALED = frozenset({"fox"})
 
 _MODELS = ("colmap_gt", "sparse/0", "sparse", "model", ".")
 _PHOTOS = ("images", "rgb", ".")
+_CAMBRIDGE = ("dataset_train.txt", "dataset_test.txt", "reconstruction.nvm")
 _QUERIES = ("queries.txt", "queries_with_intrinsics.txt", "list_test.txt", "test.txt")
 
 
@@ -41,11 +42,8 @@ def find_scenes(
     folder: Path, layout: str = "auto", unscaled: Collection[str] = UNSCALED
 ) -> tuple[Scene, ...]:
     """The scene in `folder`, or those in its subfolders, by name. `layout` is one of `LAYOUTS`, or
-    "auto"; `unscaled` are names of scenes whose unit is not the metre.
-
-    Raises:
-        InputError: there is none (the message says what each layout lacks), or a file is damaged.
-    """
+    "auto"; `unscaled` are names of scenes whose unit is not the metre. `InputError` if there is none
+    (the message says what each layout lacks), or a file is damaged."""
     if layout not in ("auto", *LAYOUTS):
         raise UnknownNameError("layout of localization data", layout, ("auto", *LAYOUTS))
     if not folder.is_dir():
@@ -62,9 +60,8 @@ def find_scenes(
         if scenes:
             return tuple(scenes)
     lacks = "; ".join(f"{name}: {missing(folder)}" for name, (missing, _) in tried.items())
-    raise InputError(
-        f"{folder.name}: no known layout here or in its subfolders. Missing for {lacks}"
-    )
+    here = f"{folder.name}: no known layout here or in its subfolders"
+    raise InputError(f"{here}. Missing for {lacks}")
 
 
 def _scene(
@@ -148,11 +145,9 @@ def _read_cambridge(folder: Path, metric: bool) -> Scene:
             pose = np.c_[rotation, -rotation @ values[:3]]
             camera = pycolmap.Camera()
             if (folder / name).is_file():
-                width, height = _photo_size(folder / name)
-                params = [lens[0], width / 2, height / 2, -lens[1]]
-                camera = pycolmap.Camera(
-                    model="SIMPLE_RADIAL", width=width, height=height, params=params
-                )
+                w, h = _photo_size(folder / name)
+                params = [lens[0], w / 2, h / 2, -lens[1]]
+                camera = pycolmap.Camera(model="SIMPLE_RADIAL", width=w, height=h, params=params)
             posed.append(PosedPhoto(name, folder / name, camera, pose))
             queries += [name] if split == "test" else []
     notes = [f"{folder.name}: {unknown} photos without a focal length in the model are left out"]
@@ -186,9 +181,8 @@ def _photo_size(path: Path) -> tuple[int, int]:
 def _read_seven_scenes(folder: Path, metric: bool) -> Scene:
     """A frame's pose file is 4 x 4 world_from_cam. The cameras were not calibrated: the focal length is
     the 525 px that the literature uses for the colour image."""
-    camera = pycolmap.Camera(
-        model="SIMPLE_PINHOLE", width=640, height=480, params=[525.0, 320.0, 240.0]
-    )
+    params = [525.0, 320.0, 240.0]
+    camera = pycolmap.Camera(model="SIMPLE_PINHOLE", width=640, height=480, params=params)
     posed, queries = [], []
     for split in ("Train", "Test"):
         path = folder / f"{split}Split.txt"
@@ -229,9 +223,6 @@ Layout = tuple[Callable[[Path], str], Callable[[Path, bool], Scene]]  # what is 
 
 LAYOUTS: Mapping[str, Layout] = {
     "colmap": (_colmap_missing, _read_colmap),
-    "cambridge": (
-        _missing("dataset_train.txt", "dataset_test.txt", "reconstruction.nvm"),
-        _read_cambridge,
-    ),
+    "cambridge": (_missing(*_CAMBRIDGE), _read_cambridge),
     "7scenes": (_missing("TrainSplit.txt", "TestSplit.txt"), _read_seven_scenes),
 }

@@ -89,9 +89,8 @@ class HomographyPair:
     def __post_init__(self) -> None:
         h = self.b_from_a
         if h.shape != (3, 3) or not np.isfinite(h).all() or np.linalg.matrix_rank(h) < 3:
-            raise InputError(
-                f"b_from_a must be a finite, invertible 3 x 3 matrix, got {h.tolist()}"
-            )
+            form = "a finite, invertible 3 x 3 matrix"
+            raise InputError(f"b_from_a must be {form}, got {h.tolist()}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,12 +124,8 @@ class MatchingData:
 
 def read_matching_data(folder: Path, layout: str | None = None) -> MatchingData:
     """Read a dataset of pairs (or one sequence of it; for WxBS, a class or a pair); recognise its
-    layout by its files unless `layout` is given.
-
-    Raises:
-        InputError: no known layout, or a file of the dataset is missing or damaged; names it.
-        UnknownNameError: `layout` is not one of `LAYOUTS`.
-    """
+    layout by its files unless `layout`, one of `LAYOUTS`, is given. `InputError` if there is no known
+    layout, or a file of the dataset, which it names, is missing or damaged."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; name the folder of a dataset")
     if layout is None:
@@ -159,13 +154,8 @@ def d2net_pairs(pairs: Iterable[HomographyPair]) -> tuple[HomographyPair, ...]:
 def crop_to(pixels: Array, size: Size) -> tuple[Array, Array]:
     """A photo at the low resolution of SuperPoint's protocol (DeTone et al., CVPRW 2018, section
     7): H x W x 3 uint8, resized with its aspect ratio kept until it just covers `size` (width,
-    height), then cut to it around the centre.
-
-    Returns:
-        The result, and `view_from_photo`, 3 x 3: pixels of the photo -> pixels of the result. It keeps
-        corners on corners, so it carries half a pixel (`locate.pixels`), and holds the scale after
-        rounding to whole pixels.
-    """
+    height), then cut to it around the centre; and `view_from_photo`, 3 x 3: pixels of the photo ->
+    pixels of the result, corners on corners (`locate.pixels`), by the scale after rounding."""
     height, width = pixels.shape[:2]
     scale = max(size[0] / width, size[1] / height)
     resized = max(size[0], round(width * scale)), max(size[1], round(height * scale))
@@ -179,9 +169,6 @@ def crop_to(pixels: Array, size: Size) -> tuple[Array, Array]:
     )
     cut = pixels[top : top + size[1], left : left + size[0]]
     return np.ascontiguousarray(cut), view_from_photo
-
-
-# --- the layouts ------------------------------------------------------------------------------------
 
 
 def _recognise(folder: Path) -> str:
@@ -244,8 +231,9 @@ def _photo(folder: Path, rules: Layout, number: int) -> Path:
 def _truth(folder: Path, rules: Layout, number: int) -> Path:
     found = _files(folder, rules)[1].get(number)
     if found is None:
-        wanted = rules.truth_name.format(number)
-        raise InputError(f"{folder} has no {wanted}; complete the sequence")
+        raise InputError(
+            f"{folder} has no {rules.truth_name.format(number)}; complete the sequence"
+        )
     return found
 
 

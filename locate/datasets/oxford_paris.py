@@ -18,11 +18,12 @@ import numpy as np
 from locate.datasets.records import Box, GroundTruth, Query, RetrievalData, named, photos_by_stem
 from locate.datasets.safe_pickle import load_plain
 from locate.errors import ImageError, InputError
-from locate.metrics.retrieval import revisited_lists
+from locate.metrics.retrieval import Level, revisited_lists
+from locate.types import Array
 
 OXFORD, REVISITED = "oxford", "revisited"
 _PREFIX = "oxc1_"  # before the names of Oxford's query files, not before those of the photos
-_LEVELS = ("easy", "medium", "hard")
+_LEVELS: tuple[Level, ...] = ("easy", "medium", "hard")
 
 
 def oxford_files(folder: Path) -> list[Path]:
@@ -44,16 +45,16 @@ def read_oxford(folder: Path) -> RetrievalData:
         name, box = _query_line(file)
         if name not in photos:
             name = name.removeprefix(_PREFIX)
-        lists = [_names(file.with_name(f"{stem}_{part}.txt")) for part in ("good", "ok", "junk")]
-        good, ok, junk = (frozenset(n.removeprefix(_PREFIX) for n in names) for names in lists)
-        queries.append(
-            Query(
-                stem,
-                _query_photo(photos, name, file),
-                box,
-                truth={"": GroundTruth(good | ok, junk)},
+        good, ok, junk = (
+            frozenset(
+                line.strip().removeprefix(_PREFIX)
+                for line in _text(file.with_name(f"{stem}_{part}.txt")).splitlines()
+                if line.strip()
             )
+            for part in ("good", "ok", "junk")
         )
+        truth = {"": GroundTruth(good | ok, junk)}
+        queries.append(Query(stem, _query_photo(photos, name, file), box, truth=truth))
     return RetrievalData(OXFORD, tuple(queries), photos, notes=_missing(queries, photos))
 
 
@@ -65,10 +66,9 @@ def read_revisited(folder: Path) -> RetrievalData:
             f"{folder} holds {len(files)} files gnd_*.pkl ({named([f.name for f in files])}); "
             "give each its own folder"
         )
+    content = load_plain(files[0])
     try:
-        content = load_plain(files[0])
-        images = [str(name) for name in content["imlist"]]
-        names = [str(name) for name in content["qimlist"]]
+        images, names = ([str(name) for name in content[key]] for key in ("imlist", "qimlist"))
         entries = [_entry(gnd, images) for gnd in content["gnd"]]
     except (KeyError, TypeError, ValueError, IndexError) as error:
         if isinstance(error, InputError):
@@ -90,7 +90,7 @@ def read_revisited(folder: Path) -> RetrievalData:
     return RetrievalData(REVISITED, tuple(queries), database, numbered=tuple(images), notes=notes)
 
 
-def crop(pixels: Any, box: Box, photo: Path) -> Any:
+def crop(pixels: Array, box: Box, photo: Path) -> Array:
     """H x W x 3 pixels -> those in the box, its corners rounded and held inside the photo;
     `ImageError` if there are none."""
     height, width = pixels.shape[:2]
@@ -122,10 +122,6 @@ def _query_line(file: Path) -> tuple[str, Box]:
     return name, (x1, y1, x2, y2)
 
 
-def _names(file: Path) -> list[str]:
-    return [line.strip() for line in _text(file).splitlines() if line.strip()]
-
-
 def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8")
@@ -136,20 +132,19 @@ def _text(file: Path) -> str:
 def _entry(gnd: Mapping[str, Any], images: list[str]) -> tuple[Box, dict[str, GroundTruth]]:
     x1, y1, x2, y2 = (float(value) for value in gnd["bbx"])
     easy, hard, junk = (_listed(gnd[part], images) for part in ("easy", "hard", "junk"))
-    truth = {}
-    for level in _LEVELS:
-        ok, left_out = revisited_lists(easy, hard, junk, level)  # type: ignore[arg-type]
-        truth[level] = GroundTruth(frozenset(ok), frozenset(left_out))
+    truth: dict[str, GroundTruth] = {
+        level: GroundTruth(*map(frozenset, revisited_lists(easy, hard, junk, level)))
+        for level in _LEVELS
+    }
     return (x1, y1, x2, y2), truth
 
 
 def _listed(numbers: Iterable[Any], images: list[str]) -> list[str]:
-    listed = []
+    numbers = list(numbers)
     for number in numbers:
         if int(number) != number or not 0 <= number < len(images):
             raise ValueError(f"an image of number {number}, but imlist has {len(images)}")
-        listed.append(images[int(number)])
-    return listed
+    return [images[int(number)] for number in numbers]
 
 
 def _missing(

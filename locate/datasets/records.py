@@ -29,17 +29,16 @@ class GroundTruth:
     junk: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        both = sorted(self.ok & self.junk)
-        if both:
+        if both := sorted(self.ok & self.junk):
             raise InputError(f"images are both positive and junk: {', '.join(both[:5])}")
 
 
 @dataclass(frozen=True)
 class Query:
-    """One query; `photo` is None where there is none (then only finished rankings can be scored).
+    """One query by the id of the ground truth.
 
     Attributes:
-        id: as the ground truth calls it.
+        photo: None where there is none (then only finished rankings can be scored).
         box: (x1, y1, x2, y2) in pixels that the photo is cropped to, or None.
         group: the kind or the split that it is counted in.
         truth: by level; "" where the layout has only one.
@@ -62,7 +61,6 @@ class RetrievalData:
         database: the file of each image by its id; may lack images of the ground truth.
         landmarks: what database images show, by id; one that is not named shows none of them.
         numbered: ids by number where rankings may name images by number.
-        notes: what the reader of the numbers should know about the files.
     """
 
     layout: str
@@ -73,9 +71,7 @@ class RetrievalData:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        repeated = first_repeated(query.id for query in self.queries)
-        if repeated is not None:
-            raise InputError(f"the query {repeated} is listed twice")
+        refuse_repeated("the query", (query.id for query in self.queries), "is listed twice")
         if not self.queries:
             raise InputError("there are no queries to evaluate")
 
@@ -95,14 +91,13 @@ class RetrievalData:
         return [query for query in self.queries if group in (ALL, query.group)]
 
 
-def first_repeated(values: Iterable[str]) -> str | None:
-    """The first value that stood before, or None."""
+def refuse_repeated(before: str, values: Iterable[str], after: str) -> None:
+    """InputError that names the first value that stood before, between the given words."""
     seen: set[str] = set()
     for value in values:
         if value in seen:
-            return value
+            raise InputError(f"{before} {value} {after}")
         seen.add(value)
-    return None
 
 
 def read_table(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
@@ -145,9 +140,8 @@ def named(ids: Collection[str], most: int = 3) -> str:
 
 @dataclass(frozen=True, eq=False)
 class PosedPhoto:
-    """A photo (its `name` is relative to the folder of photos, with forward slashes) with its
-    `pycolmap.Camera`, whose pixels are COLMAP's (`locate.pixels`), and its pose, 3 x 4 float64 [R |
-    t]."""
+    """A photo (`name`: relative to the folder of photos, with forward slashes), its camera in COLMAP's
+    pixels (`locate.pixels`) and its pose, 3 x 4 float64 [R | t]."""
 
     name: str
     path: Path
@@ -161,13 +155,8 @@ class PosedPhoto:
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """Photos with poses, sorted by name.
-
-    Attributes:
-        queries: names of the photos that the benchmark asks for; empty if it does not say.
-        metric: the unit of the poses is the metre.
-        notes: what was left out and why, and what was read where files differ.
-    """
+    """Photos with poses (in metres if `metric`), sorted by name; `queries` are the names of those that
+    the benchmark asks for, if it says so; `notes` tell what was left out and why."""
 
     name: str
     layout: str

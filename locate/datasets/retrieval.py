@@ -24,11 +24,10 @@ from locate.datasets.oxford_paris import (
     read_revisited,
     revisited_files,
 )
-from locate.datasets.records import GroundTruth, Query, RetrievalData, first_repeated, read_table
+from locate.datasets.records import GroundTruth, Query, RetrievalData, read_table, refuse_repeated
 from locate.errors import InputError, UnknownNameError
 from locate.images.folder import scan
 from locate.metrics.retrieval import within_radius
-from locate.types import Array
 
 LABELS, PLACES = "labels", "places"
 PLACE_RADIUS = 25.0  # metres; that of Pittsburgh, Tokyo 24/7 and their successors
@@ -37,12 +36,8 @@ _SPLITS = ("query", "database", "distractor")
 
 def read_retrieval(folder: Path, layout: str | None = None) -> RetrievalData:
     """The queries, the database and the right answers of a folder, by default of the layout (one of
-    `LAYOUTS`) that its files show.
-
-    Raises:
-        InputError: the folder fits no layout or several, or a file of it is missing or wrong.
-        UnknownNameError: there is no such layout.
-    """
+    `LAYOUTS`) that its files show. `InputError` if it fits no layout or several, or a file of it is
+    missing or wrong."""
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; name the folder of the labelled photos")
     if layout is not None and layout not in LAYOUTS:
@@ -55,9 +50,8 @@ def _recognised(folder: Path) -> str:
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        raise InputError(
-            f"{folder} can be read as {' or as '.join(fitting)}; say which with --layout"
-        )
+        each = " or as ".join(fitting)
+        raise InputError(f"{folder} can be read as {each}; say which with --layout")
     known = "\n".join(f"  {name}: {layout.form}" for name, layout in LAYOUTS.items())
     raise InputError(f"{folder} holds the files of no known layout; understood are\n{known}")
 
@@ -71,17 +65,13 @@ def read_labels(folder: Path) -> RetrievalData:
     rows = read_table(file, ("image", "landmark", "split"))
     for row in rows:
         if row["split"] not in _SPLITS:
-            raise InputError(
-                f"{file}: the split of {row['image']} is {row['split']!r}; "
-                f"known: {', '.join(_SPLITS)}"
-            )
+            found = f"{file}: the split of {row['image']} is {row['split']!r}"
+            raise InputError(f"{found}; known: {', '.join(_SPLITS)}")
         if row["split"] == "query" and not row["landmark"]:
             raise InputError(f"{file}: the query {row['image']} has no landmark")
         if not (folder / row["image"]).is_file():
             raise InputError(f"{file} names {row['image']}, which is not below {folder}")
-    repeated = first_repeated(row["image"] for row in rows)
-    if repeated is not None:
-        raise InputError(f"{file} names {repeated} twice")
+    refuse_repeated(f"{file} names", (row["image"] for row in rows), "twice")
     stored = [row for row in rows if row["split"] != "query"]
     shown = {
         r["image"]: r["landmark"] for r in stored if r["split"] == "database" and r["landmark"]
@@ -110,19 +100,19 @@ def read_places(folder: Path) -> RetrievalData:
     The name of a photo is `@utm_east@utm_north@zone@letter@...@.jpg`; all after the second number may be
     left out. Positions in two zones do not compare, so photos of another zone are never right.
     """
-    photos = {part: _positioned(folder / part) for part in ("queries", "database")}
-    database = photos["database"]
-    ids = np.array([*database], dtype=object)
-    positions = _rows([p for p, _ in database.values()])
-    zones = np.array([zone for _, zone in database.values()], dtype=object)
+    asked, database = (_positioned(folder / part) for part in ("queries", "database"))
+    ids, zones = (
+        np.array(values, dtype=object)
+        for values in ([*database], [zone for _, zone in database.values()])
+    )
+    positions = np.array([position for position, _ in database.values()])
     queries = []
-    for name, (position, zone) in photos["queries"].items():
-        near = within_radius(_rows([position]), positions, PLACE_RADIUS)[0] & (zones == zone)
+    for name, (position, zone) in asked.items():
+        near = within_radius(np.array([position]), positions, PLACE_RADIUS)[0] & (zones == zone)
         truth = GroundTruth(frozenset(ids[near].tolist()))
         queries.append(Query(name, folder / "queries" / name, truth={"": truth}))
-    return RetrievalData(
-        PLACES, tuple(queries), {name: folder / "database" / name for name in database}
-    )
+    photos = {name: folder / "database" / name for name in database}
+    return RetrievalData(PLACES, tuple(queries), photos)
 
 
 def _positioned(folder: Path) -> dict[str, tuple[tuple[float, float], str]]:
@@ -141,10 +131,6 @@ def _positioned(folder: Path) -> dict[str, tuple[tuple[float, float], str]]:
     if not found:
         raise InputError(f"{folder} holds no photos")
     return found
-
-
-def _rows(positions: list[tuple[float, float]]) -> Array:
-    return np.asarray(positions, np.float64).reshape(-1, 2)
 
 
 def only(data: RetrievalData, kinds: tuple[str, ...]) -> RetrievalData:

@@ -1,8 +1,7 @@
 """What every extractor is: pixels in, local features and / or a global descriptor out.
 
 To add one: implement `Extractor` in a folder of its own, add an entry to `registry.EXTRACTORS`; the
-contract test `tests/extractors/test_contract.py` then runs over it.
-"""
+contract test `tests/extractors/test_contract.py` then runs over it."""
 
 from __future__ import annotations
 
@@ -18,6 +17,8 @@ from locate.errors import InputError
 from locate.matching.two_view import MAX_EPIPOLAR_ERROR
 from locate.types import FUNDAMENTAL, Array, Extraction, Features
 
+Size = tuple[int, int]  # (width, height) in pixels
+
 # What says how matches are judged, not what features are.
 _JUDGED = ("ratio", "query_ratio", "query_shares", "verification", "max_error")
 _LATER = ("parts", *_JUDGED)  # what infos did not have from the beginning
@@ -29,9 +30,8 @@ class ExtractorInfo:
 
     name: str  # as in the registry
     weights: str | None  # sha256 of the weights file; None without any
-    settings: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # all that changes its output, JSON-able
+    # All that changes its output, JSON-able.
+    settings: Mapping[str, Any] = field(default_factory=dict)
     global_dim: int = 0  # length of the global descriptor; 0 if it has none
     local_dim: int = 0  # length of a local descriptor; 0 if it has none
     rotation_invariant: bool = False  # local descriptors hardly change when the image is rotated
@@ -39,15 +39,11 @@ class ExtractorInfo:
     # where that of each stage, which was chosen for RootSIFT, does.
     ratio: float | None = None
     query_ratio: float | None = None  # in queries, where a match has to be a proof; None if `ratio`
-    parts: tuple[
-        int, ...
-    ] = ()  # lengths of those that a local descriptor is made of, if of several
+    parts: tuple[int, ...] = ()  # lengths of a local descriptor's parts, if of several
     # Of a cosine, which each part has in queries (`locate.matching.descriptors.weighted`); empty if as
     # they are stored.
     query_shares: tuple[float, ...] = ()
-    verification: str = (
-        FUNDAMENTAL  # the model, of `MODELS`, of the camera's motion that proves a place
-    )
+    verification: str = FUNDAMENTAL  # the model of the camera's motion that proves a place
     max_error: float = MAX_EPIPOLAR_ERROR  # from it, in pixels of what the extractor looks at
 
     def to_json(self) -> str:
@@ -83,9 +79,8 @@ class ExtractorInfo:
 class Extractor(Protocol):
     """Local features, a global descriptor, or both in one pass.
 
-    `max_side` tells the reader of files that no more than this many pixels along the long side
-    will be looked at. `extract` must be safe to call from several threads at once.
-    """
+    No more than `max_side` pixels along the long side of a photo are looked at. `extract` must be
+    safe to call from several threads at once."""
 
     @property
     def info(self) -> ExtractorInfo: ...
@@ -93,17 +88,10 @@ class Extractor(Protocol):
     @property
     def max_side(self) -> int: ...
 
-    def extract(
-        self, pixels: Array, size: tuple[int, int] | None = None, *, local: bool = True
-    ) -> Extraction:
-        """The features of one image; keypoints in pixels of the original.
-
-        Args:
-            pixels: H x W x 3 uint8, RGB.
-            size: (width, height) of the original if `pixels` is a reduced copy of it.
-            local: False if the local features are not wanted; an extractor that gives both may
-                then save the work.
-        """
+    def extract(self, pixels: Array, size: Size | None = None, *, local: bool = True) -> Extraction:
+        """The features of one image, H x W x 3 uint8, RGB; keypoints in pixels of the original, whose
+        (width, height) is `size` if `pixels` is a reduced copy of it. `local` is False if nobody wants
+        the local features, which may save work."""
         ...
 
 

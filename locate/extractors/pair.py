@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from locate.errors import InputError
-from locate.extractors.base import Extractor
+from locate.extractors.base import Extractor, Size
 from locate.types import Array, Extraction
 
 
@@ -28,9 +28,7 @@ class Pair:
             global_dim=first.info.global_dim,
         )
 
-    def extract(
-        self, pixels: Array, size: tuple[int, int] | None = None, *, local: bool = True
-    ) -> Extraction:
+    def extract(self, pixels: Array, size: Size | None = None, *, local: bool = True) -> Extraction:
         return Extraction(
             features=self._second.extract(pixels, size).features if local else None,
             global_descriptor=self._first.extract(pixels, size).global_descriptor,

@@ -1,10 +1,9 @@
 """The numbers in which the convolutions of extractors compute.
 
-bfloat16 has the range of float32 and 8 of its 24 binary digits. Where the processor has arithmetic for
-it convolutions take .6 to .7 of the time, elsewhere they would take more. Descriptors hardly change
-(`docs/experiments.md`, 24): an index made in one precision can be asked in the other, so it is no part
-of an extractor's fingerprint.
-"""
+bfloat16 has the range of float32 and 8 of its 24 binary digits. Where the processor has arithmetic
+for it convolutions take .6 to .7 of the time, elsewhere they would take more. Descriptors hardly
+change (`docs/experiments.md`, 24): an index made in one precision can be asked in the other, so it is
+no part of an extractor's fingerprint."""
 
 from __future__ import annotations
 
@@ -20,11 +19,8 @@ _NATIVE = ("avx512_bf16", "amx_bf16")  # measured with the first; the second is 
 
 
 def precision(device: torch.device) -> torch.dtype:
-    """bfloat16 on processors with arithmetic for it, else float32; or what `VARIABLE` says.
-
-    Raises:
-        UnknownNameError: it says something else.
-    """
+    """bfloat16 on processors with arithmetic for it, else float32; or what `VARIABLE` says,
+    `UnknownNameError` if that is something else."""
     wanted = os.environ.get(VARIABLE)
     if wanted:
         if wanted not in _KNOWN:

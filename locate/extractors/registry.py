@@ -119,18 +119,12 @@ def create(
     settings: Mapping[str, Any] | None = None,
     weights: Mapping[str, Path] | None = None,
 ) -> Extractor:
-    """Build the extractor `name`, ready to use; reads its weights.
+    """Build the extractor `name`, of `EXTRACTORS` or of another package, or two joined by "+" (global
+    first), with `settings_by_part` and, by extractor name, files that `locate train` made; others are
+    as they come (trained elsewhere, or the start of a training).
 
-    Args:
-        name: one of `EXTRACTORS` or of another package, or two joined by "+" (global first).
-        settings: that differ from the defaults, see `settings_by_part`.
-        weights: by extractor name, the file that `locate train` made; others are as they come
-            (trained elsewhere, or the start of a training).
-
-    Raises:
-        InputError: an extractor or a setting that there is not, or a value that does not fit it.
-        WeightsError: a file is missing or does not fit.
-    """
+    `InputError` for an extractor or a setting that there is not, or a value that does not fit it;
+    `WeightsError` if a file is missing or does not fit."""
     from locate.extractors.pair import Pair
 
     told = settings_by_part(name, settings or {})
@@ -263,8 +257,7 @@ def load_object(place: Any) -> Any:
 
 
 def _model(name: str, entry: Entry) -> Model:
-    from locate.extractors.backbones.efficientnet import imagenet_weights_path
-    from locate.extractors.bundled import BUNDLED, record_of, scores_of
+    from locate.extractors.bundled import BUNDLED, imagenet_weights_path, record_of, scores_of
 
     files = [imagenet_weights_path() if f == "imagenet" else BUNDLED[f] for f in entry.files]
     size = sum(file.stat().st_size for file in files) / 1e6
@@ -282,10 +275,14 @@ def _model(name: str, entry: Entry) -> Model:
 def _make(name: str, settings: Mapping[str, Any], weights: Path | None) -> Extractor:
     _, make = _loaded(name)
     start: Callable[..., Extractor] = getattr(make, "from_pretrained", make)
-    named = {} if weights is None else {"weights": weights}
-    # A function that takes anything takes weights, too.
-    if named and "weights" not in signature(start).parameters and settings_of(make) is not None:
-        raise WeightsError(f"{name} is not trained here, so {weights} is not for it")
+    named = {}
+    if weights is not None:
+        # A function that takes anything takes weights, too.
+        if "weights" not in signature(start).parameters and settings_of(make) is not None:
+            raise WeightsError(f"{name} is not trained here, so {weights} is not for it")
+        if name in EXTRACTORS:
+            _refuse_start(name, settings, weights)
+        named["weights"] = weights
     made = start(**settings, **named)
     if name not in EXTRACTORS and made.info.name != name:
         raise InputError(
@@ -293,6 +290,21 @@ def _make(name: str, settings: Mapping[str, Any], weights: Path | None) -> Extra
             "find it again; its package must use one name"
         )
     return made
+
+
+def _refuse_start(name: str, settings: Mapping[str, Any], weights: Path) -> None:
+    """`InputError` if a setting of where training starts from is not what the weights were trained
+    with."""
+    from locate.extractors.weights import read_record
+
+    built = read_record(weights).settings
+    for key in ("backbone", "backbone_weights", "taps"):
+        value = settings.get(key)
+        if value is not None and built.get(key) != (list(value) if key == "taps" else value):
+            raise InputError(
+                f"the weights decide the {key} of {name}: {weights} does not go with {key}={value}; "
+                "leave out the setting, or the weights"
+            )
 
 
 def _loaded(name: str, *, with_class: bool = True) -> tuple[Entry, Callable[..., Extractor]]:

@@ -25,17 +25,11 @@ def extract_rotations(
     mask: Mask | None = None,
 ) -> Iterator[tuple[int, Extraction]]:
     """What is in a photo upright, then rotated by 90, 180 and 270 degrees, each with the degrees and
-    extracted when it is asked for.
+    extracted when it is asked for; see `extract_rotated`.
 
-    The local features of a rotation-invariant extractor are extracted once: a rotated photo has those of
-    the upright one, and a global descriptor of its own.
-
-    Args:
-        size, mask: see `extract_rotated`.
-        local: False leaves the local features of rotated photos out, unless they are known.
-        vectors: False if nobody asks for global descriptors: of a rotation-invariant extractor the
-            upright photo is all then.
-    """
+    The local features of a rotation-invariant extractor are extracted once: a rotated photo has those
+    of the upright one, and a global descriptor of its own. If nobody asks for global `vectors`, the
+    upright photo is all then."""
     upright = extract_rotated(extractor, pixels, size, 0, local=True, mask=mask)
     yield 0, upright
     known = upright.features if extractor.info.rotation_invariant else None
@@ -56,12 +50,9 @@ def extract_rotated(
     local: bool,
     mask: Mask | None = None,
 ) -> Extraction:
-    """What is in an image rotated counter-clockwise; keypoints come back in the image as it was.
-
-    Args:
-        size: (width, height) of the original photo, upright.
-        local: False leaves the local features of a rotated image out.
-        mask: `pixels` were filled by it; there are no features in what it ignores.
+    """What is in an image rotated counter-clockwise; keypoints come back in the image as it was, in
+    pixels of the upright original of `size` (width, height). `local` False leaves the local features of
+    a rotated image out; `pixels` were filled by the mask, and there are no features in what it ignores.
     """
     rotated_size = size if degrees % 180 == 0 else size[::-1]
     rotated = np.ascontiguousarray(np.rot90(pixels, degrees // 90)) if degrees else pixels

@@ -24,9 +24,8 @@ class Setting(NamedTuple):
 def settings_of(make: Callable[..., Any]) -> dict[str, Setting] | None:
     """What may be said to a class or function by name, `weights` aside; None if it takes anything.
 
-    Of a class with `from_pretrained(..., **settings)` those are its own keywords and the constructor's,
-    or those of the class that it names as `settings_of`.
-    """
+    Of a class with `from_pretrained(..., **settings)` those are its own keywords and the
+    constructor's, or those of the class that it names as `settings_of`."""
     pretrained = getattr(make, "from_pretrained", None)
     known, takes_more = _keywords(pretrained or make)
     if takes_more and pretrained is None:
@@ -46,12 +45,10 @@ def typed(what: str, value: Any, setting: Setting) -> Any:
             return _as(value, kind)
         except (TypeError, ValueError):
             continue
+    words = f"of the kind of {setting.default!r}, which is the default"
     if setting.default is None:
         words = " or ".join(_name(kind) for kind in kinds)
-        raise InputError(f"{what} must be {words}; got {value!r}")
-    raise InputError(
-        f"{what} must be of the kind of {setting.default!r}, which is the default; got {value!r}"
-    )
+    raise InputError(f"{what} must be {words}; got {value!r}")
 
 
 def all_typed(
@@ -73,13 +70,11 @@ def _keywords(make: Callable[..., Any]) -> tuple[dict[str, Setting], bool]:
     except (NameError, TypeError):  # of types that are imported for a type checker alone
         hints = {}
     parameters = inspect.signature(make).parameters.values()
-    known = {
-        p.name: Setting(
-            hints.get(p.name, type(p.default) if p.default is not None else Any), p.default
-        )
-        for p in parameters
-        if p.default is not p.empty and p.kind is not p.POSITIONAL_ONLY
-    }
+    known = {}
+    for p in parameters:
+        if p.default is not p.empty and p.kind is not p.POSITIONAL_ONLY:
+            kind = type(p.default) if p.default is not None else Any
+            known[p.name] = Setting(hints.get(p.name, kind), p.default)
     return known, any(p.kind is p.VAR_KEYWORD for p in parameters)
 
 

@@ -3,15 +3,14 @@
 Lowe, "Distinctive Image Features from Scale-Invariant Keypoints", IJCV 2004; RootSIFT: Arandjelovic
 and Zisserman, "Three things everyone should know to improve object retrieval", CVPR 2012, section 3:
 L1-normalise, then take the square root of each element, so that the Euclidean distance of two
-descriptors is the Hellinger distance of the SIFT histograms.
-"""
+descriptors is the Hellinger distance of the SIFT histograms."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
-from locate.extractors.base import ExtractorInfo, no_features, require_positive
+from locate.extractors.base import ExtractorInfo, Size, no_features, require_positive
 from locate.extractors.blocks.detection import resize_image
 from locate.extractors.blocks.inference import sizes_of
 from locate.pixels import resize_points
@@ -37,26 +36,11 @@ class Sift:
         self.max_side = max_side
         self._max_keypoints = max_keypoints
         self._contrast_threshold = contrast_threshold
-        self.info = ExtractorInfo(
-            name="sift",
-            weights=None,
-            settings={
-                "max_keypoints": max_keypoints,
-                "max_side": max_side,
-                "contrast_threshold": contrast_threshold,
-                "unbiased": True,
-            },
-            local_dim=128,
-            rotation_invariant=True,
-        )
+        limits = {"max_keypoints": max_keypoints, "max_side": max_side}
+        settings = {**limits, "contrast_threshold": contrast_threshold, "unbiased": True}
+        self.info = ExtractorInfo("sift", None, settings, local_dim=128, rotation_invariant=True)
 
-    def extract(
-        self,
-        pixels: Array,
-        size: tuple[int, int] | None = None,
-        *,
-        local: bool = True,  # noqa: ARG002  there is nothing else to give
-    ) -> Extraction:
+    def extract(self, pixels: Array, size: Size | None = None, *, local: bool = True) -> Extraction:  # noqa: ARG002
         size, target = sizes_of(pixels, size, self.max_side)
         grey = resize_image(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), target)
         # A detector of its own for each call: cv2.SIFT keeps no promise about threads.
@@ -70,13 +54,10 @@ class Sift:
         scores = np.array([k.response for k in found], np.float32)
         # OpenCV keeps ties at the cut, so it may return a few more than asked.
         order = np.argsort(-scores, kind="stable")[: self._max_keypoints]
-        features = Features(
-            keypoints=resize_points(points[order], target, size),
-            scores=scores[order],
-            descriptors=root_sift(descriptors[order]),
-            image_size=size,
+        points = resize_points(points[order], target, size)
+        return Extraction(
+            Features(points, scores[order], root_sift(descriptors[order]), size), None
         )
-        return Extraction(features, None)
 
 
 def root_sift(descriptors: Array) -> Array:

@@ -1,28 +1,30 @@
 """Trained weights as files: safetensors, with a record of where they come from inside.
 
-Unlike a pickle such a file holds numbers and text alone; reading one cannot run anything.
-"""
+Unlike a pickle such a file holds numbers and text alone; reading one cannot run anything."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor, nn
 
 from locate.errors import WeightsError
 from locate.util.files import atomic_write, sha256_of
 
+if TYPE_CHECKING:  # records are read without torch, which takes a second to import
+    from torch import Tensor, nn
+
 _KEY = "locate"
 file_hash = sha256_of
+log = logging.getLogger("locate")
 
-Network = TypeVar("Network", bound=nn.Module)
+Network = TypeVar("Network", bound="nn.Module")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Record:
 def save_weights(path: Path, tensors: Mapping[str, Tensor], record: Record) -> str:
     """Write `tensors` and their record; the old file stays until the new one is complete. The sha256 of
     the file."""
+    from safetensors.torch import save
+
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = save(plain, metadata={_KEY: record.to_json()})
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,16 +76,16 @@ def load_weights(path: Path, system: str | None = None) -> tuple[dict[str, Tenso
 def load_network(
     path: Path, system: str, build: Callable[[Mapping[str, Any]], Network]
 ) -> tuple[Network, Mapping[str, Any], str]:
-    """The network of a weights file of `system`, the settings that it was built with, and the sha256 of
-    the file; `WeightsError` if it does not fit.
-
-    Args:
-        build: the network of such settings, with any weights.
-    """
+    """The network of a weights file of `system`, which `build` makes of the settings in it, these
+    settings, and the sha256 of the file; `WeightsError` if it does not fit."""
     tensors, record = load_weights(path, system)
     network = build(record.settings)
     load_into(network, tensors, path)
     return network, record.settings, file_hash(path)
+
+
+def warn_untrained(system: str, what: str) -> None:
+    log.warning("%s; train it with: locate train %s", what, system)
 
 
 def load_into(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -96,7 +100,7 @@ def load_into(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> 
 
 def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Tensor], Record]:
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="pt" if with_tensors else "np") as file:
             text = (file.metadata() or {}).get(_KEY)
             tensors = {n: file.get_tensor(n) for n in file.keys()} if with_tensors else {}  # noqa: SIM118
     except FileNotFoundError:

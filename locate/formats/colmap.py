@@ -8,8 +8,10 @@ are not read. A fault is told with file and line. Format: https://colmap.github.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pycolmap
@@ -21,19 +23,18 @@ from locate.formats.colmap_rigs import read_frame_poses
 from locate.formats.text import fault, integer, numbers, pose_matrix, read_lines, rows
 from locate.geometry.cameras import SPHERICAL, about_model, colmap_camera
 from locate.types import Array
+from locate.util.files import atomic_write
+
+Poses = Mapping[str, Array]  # 3 x 4 float64 `cam_from_world` by image name
 
 
 @dataclass(frozen=True, eq=False)
 class PoseModel:
-    """Attributes:
-    cameras: `pycolmap.Camera` by image name; images of one camera share the object.
-    poses: 3 x 4 float64 `cam_from_world` by image name.
-    notes: what lies in the folder as well but says otherwise, a sentence each.
-    """
+    """Cameras and poses by image name; images of one camera share the object."""
 
     cameras: Mapping[str, pycolmap.Camera]
-    poses: Mapping[str, Array]
-    notes: tuple[str, ...] = ()
+    poses: Poses
+    notes: tuple[str, ...] = ()  # what lies in the folder as well but says otherwise
 
 
 def is_model(folder: Path) -> bool:
@@ -53,9 +54,8 @@ def read_model(folder: Path) -> PoseModel:
         return model
     try:
         beside = _read_form(folder, other)
-        differs = colmap_files.difference(
-            (model.cameras, model.poses), (beside.cameras, beside.poses)
-        )
+        both = ((one.cameras, one.poses) for one in (model, beside))
+        differs = colmap_files.difference(*both)
     except InputError as error:
         differs = f"the other cannot be read: {error}"
     if not differs:
@@ -84,14 +84,20 @@ def read_reconstruction(folder: Path) -> pycolmap.Reconstruction:
 
 
 def write_model(
-    folder: Path, poses: Mapping[str, Array], cameras: Mapping[str, pycolmap.Camera]
+    folder: Path, poses: Poses, cameras: Mapping[str, pycolmap.Camera], comments: str = ""
 ) -> None:
     """Write a COLMAP text model without points into `folder`, made if need be, of poses (3 x 4
-    `cam_from_world`) and cameras by image name."""
+    `cam_from_world`) and cameras by image name, with lines of comments before the images. Each file
+    takes its place when all are written."""
     model = pycolmap.Reconstruction()
     add_views(model, [(name, cameras[name], poses[name], None) for name in sorted(poses)])
     folder.mkdir(parents=True, exist_ok=True)
-    model.write_text(folder)
+    with TemporaryDirectory(prefix=".", dir=folder) as made, ExitStack() as written:
+        model.write_text(made)
+        for file in sorted(Path(made).iterdir()):
+            first = comments if file.name == "images.txt" else ""
+            stream = written.enter_context(atomic_write(folder / file.name))
+            stream.write(first.encode("utf-8") + file.read_bytes())
 
 
 def add_views(
@@ -150,9 +156,7 @@ def _read_form(folder: Path, end: str) -> PoseModel:
     notes: tuple[str, ...] = ()
     if framed:
         turned = {name: by_frame[images[name].image_id] for name in framed}
-        differs = colmap_files.pose_difference(
-            [turned[n] for n in framed], [poses[n] for n in framed]
-        )
+        differs = colmap_files.pose_difference(turned, poses, framed)
         if differs:
             note = (
                 f"{folder}: frames.{end} and images.{end} differ ({differs}): frames.{end} was read, "

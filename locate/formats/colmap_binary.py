@@ -1,6 +1,5 @@
-"""COLMAP's binary cameras and images, read with every length checked: pycolmap never returns from a file
-that was cut off. Little-endian; format: https://colmap.github.io/format.html
-"""
+"""COLMAP's binary cameras and images, read with every length checked: pycolmap never returns from a
+file that was cut off. Little-endian; format: https://colmap.github.io/format.html"""
 
 from __future__ import annotations
 
@@ -79,14 +78,12 @@ def read_cameras_binary(path: Path) -> dict[int, pycolmap.Camera]:
     reader = Reader(path)
     cameras = {}
     for _ in reader.count():
-        camera_id, model_id, width, height = reader.integers("iiQQ")
+        camera_id, code, width, height = reader.integers("iiQQ")
         try:
-            model = pycolmap.CameraModelId(model_id)
+            model = pycolmap.CameraModelId(code)
             count = len(pycolmap.Camera.create_from_model_id(0, model, 1.0, 1, 1).params)
         except (ValueError, RuntimeError):
-            raise InputError(
-                f"{path}: unknown camera model {model_id}; is the file whole?"
-            ) from None
+            raise InputError(f"{path}: unknown camera model {code}; is the file whole?") from None
         params = reader.numbers(f"{count}d")
         camera = pycolmap.Camera(model=model, width=width, height=height, params=list(params))
         if not usable(camera):

@@ -1,7 +1,7 @@
 """Which files of a folder are read as its COLMAP model, and what lies beside them.
 
 COLMAP reads the binary where it is whole, else the text. A folder may hold both, of which one is of an
-older run, and a mapper writes its models into folders 0, 1, ... of the one that it was given.
+older run, and a mapper writes its models into folders 0, 1, ... of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from locate.types import Array
 FORMS = {"bin": "binary", "txt": "text"}
 _DEPTH = 3  # of folders that are looked through for a model
 _NAMED = 3
-_Model = tuple[Mapping[str, pycolmap.Camera], Mapping[str, Array]]  # cameras, poses; by name
+_Poses = Mapping[str, Array]
+_Model = tuple[Mapping[str, pycolmap.Camera], _Poses]  # by name
 _SAME = 1e-4  # radians, share of the extent, share of a camera's parameters: what rounding leaves
 
 
@@ -85,15 +86,15 @@ def difference(mine: _Model, other: _Model) -> str:
     others = sum(not _same_camera(cameras_a[name], cameras_b[name]) for name in names)
     found = (
         f"{lone} images are in one of them only" if lone else "",
-        names and pose_difference([poses_a[n] for n in names], [poses_b[n] for n in names]),
+        names and pose_difference(poses_a, poses_b, names),
         f"the cameras of {others} images are not the same" if others else "",
     )
     return "; ".join(text for text in found if text)
 
 
-def pose_difference(mine: Sequence[Array], other: Sequence[Array]) -> str:
-    """How poses, 3 x 4 each, differ from others of the same images; "" if they do not."""
-    a, b = np.array(mine), np.array(other)
+def pose_difference(mine: _Poses, other: _Poses, names: Sequence[str]) -> str:
+    """How some poses, 3 x 4 each by name, differ from others; "" if they do not."""
+    a, b = (np.array([poses[name] for name in names]) for poses in (mine, other))
     centres = [centers_of(poses) for poses in (a, b)]
     extents = [float(np.linalg.norm(np.ptp(c, axis=0))) for c in centres]
     apart = np.linalg.norm(centres[0] - centres[1], axis=1)

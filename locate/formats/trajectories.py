@@ -22,7 +22,7 @@ import numpy as np
 import pycolmap
 
 from locate.errors import InputError, UnknownNameError
-from locate.formats.colmap import is_model, read_images_text, read_model, write_model
+from locate.formats.colmap import Poses, is_model, read_images_text, read_model, write_model
 from locate.formats.text import fault, numbers, pose_matrix, rows
 from locate.geometry.rigid import invert
 from locate.images.reading import is_photo_name
@@ -30,7 +30,6 @@ from locate.types import Array
 from locate.util.files import atomic_write
 
 Direction = Literal["cam_from_world", "world_from_cam"]
-Poses = Mapping[str, Array]
 
 log = logging.getLogger("locate")
 
@@ -73,7 +72,8 @@ def write_poses(
     cameras: Mapping[str, pycolmap.Camera] | None = None,
     header: Sequence[str] = (),
 ) -> None:
-    """Write a file of poses, whole or not at all; for "colmap" the folder of the model.
+    """Write a file of poses, whole or not at all; for "colmap" the folder of the model, whose files
+    take their places when all are written.
 
     Args:
         poses: 3 x 4 or 4 x 4 `cam_from_world` by name; turned into the direction of the format. For
@@ -87,9 +87,7 @@ def write_poses(
     if kind.line is None:
         if cameras is None or any(name not in cameras for name in poses):
             raise InputError("a COLMAP model needs the camera of every image; give `cameras`")
-        write_model(path, poses, cameras)
-        images = path / "images.txt"
-        images.write_text(comments + images.read_text("utf-8"), "utf-8")
+        write_model(path, poses, cameras, comments)
         return
     turn = invert if kind.direction == "world_from_cam" else np.asarray
     text = "".join(kind.line(name, turn(pose)) + "\n" for name, pose in poses.items())
@@ -137,45 +135,53 @@ def _format(name: str) -> PoseFormat:
     return FORMATS[name]
 
 
-def _read_hloc(path: Path) -> dict[str, Array]:
-    poses: dict[str, Array] = {}
-    for number, line in rows(path):
-        name, *fields = line.rsplit(maxsplit=7)
-        if len(fields) != 7:
-            raise fault(path, number, "expected name qw qx qy qz tx ty tz", line)
-        values = numbers(path, number, fields)
-        if abs(np.linalg.norm(values[:4]) - 1) > 0.1 and abs(np.linalg.norm(values[3:]) - 1) < 0.01:
-            raise fault(path, number, "this looks like TUM's columns; name the format 'tum'", line)
-        _add(poses, path, number, name, pose_matrix(path, number, values))
-    return poses
+def _by_line(
+    parse: Callable[[Path, int, str], tuple[str, Array]],
+) -> Callable[..., dict[str, Array]]:
+    """A reader of poses by name, one a line; those without a name are numbered."""
+
+    def read(path: Path) -> dict[str, Array]:
+        poses: dict[str, Array] = {}
+        for number, line in rows(path):
+            name, pose = parse(path, number, line)
+            name = name or f"{len(poses):06d}"
+            if name in poses:
+                raise fault(path, number, "expected each name once", name)
+            poses[name] = pose
+        return poses
+
+    return read
 
 
-def _read_tum(path: Path) -> dict[str, Array]:
-    poses: dict[str, Array] = {}
-    for number, line in rows(path):
-        name, *fields = line.split()
-        if len(fields) != 7:
-            raise fault(path, number, "expected timestamp tx ty tz qx qy qz qw", line)
-        numbers(path, number, [name])
-        values = numbers(path, number, fields)
-        wxyz = [values[6], *values[3:6]]
-        _add(poses, path, number, name, pose_matrix(path, number, wxyz + values[:3]))
-    return poses
+def _parse_hloc(path: Path, number: int, line: str) -> tuple[str, Array]:
+    name, *fields = line.rsplit(maxsplit=7)
+    if len(fields) != 7:
+        raise fault(path, number, "expected name qw qx qy qz tx ty tz", line)
+    values = numbers(path, number, fields)
+    if abs(np.linalg.norm(values[:4]) - 1) > 0.1 and abs(np.linalg.norm(values[3:]) - 1) < 0.01:
+        raise fault(path, number, "this looks like TUM's columns; name the format 'tum'", line)
+    return name, pose_matrix(path, number, values)
 
 
-def _read_kitti(path: Path) -> dict[str, Array]:
-    poses: dict[str, Array] = {}
-    for number, line in rows(path):
-        fields = line.split()
-        if len(fields) != 12:
-            raise fault(path, number, "expected the 12 numbers of a 3 x 4 matrix", line)
-        pose = np.reshape(numbers(path, number, fields), (3, 4))
-        left, _, right = np.linalg.svd(pose[:, :3])
-        rotation = left @ right
-        if np.abs(rotation - pose[:, :3]).max() > _ORTHOGONALITY or np.linalg.det(rotation) < 0:
-            raise fault(path, number, "expected a rotation in the left 3 x 3", line)
-        poses[f"{len(poses):06d}"] = np.c_[rotation, pose[:, 3]]
-    return poses
+def _parse_tum(path: Path, number: int, line: str) -> tuple[str, Array]:
+    name, *fields = line.split()
+    if len(fields) != 7:
+        raise fault(path, number, "expected timestamp tx ty tz qx qy qz qw", line)
+    numbers(path, number, [name])
+    x, y, z, *quaternion, w = numbers(path, number, fields)
+    return name, pose_matrix(path, number, [w, *quaternion, x, y, z])
+
+
+def _parse_kitti(path: Path, number: int, line: str) -> tuple[str, Array]:
+    fields = line.split()
+    if len(fields) != 12:
+        raise fault(path, number, "expected the 12 numbers of a 3 x 4 matrix", line)
+    pose = np.reshape(numbers(path, number, fields), (3, 4))
+    left, _, right = np.linalg.svd(pose[:, :3])
+    rotation = left @ right
+    if np.abs(rotation - pose[:, :3]).max() > _ORTHOGONALITY or np.linalg.det(rotation) < 0:
+        raise fault(path, number, "expected a rotation in the left 3 x 3", line)
+    return "", np.c_[rotation, pose[:, 3]]
 
 
 def _read_colmap(path: Path) -> dict[str, Array]:
@@ -188,15 +194,9 @@ def _read_colmap(path: Path) -> dict[str, Array]:
     return {name: image.pose for name, image in images.items()}
 
 
-def _add(poses: dict[str, Array], path: Path, number: int, name: str, pose: Array) -> None:
-    if name in poses:
-        raise fault(path, number, "expected each name once", name)
-    poses[name] = pose
-
-
 def _hloc_line(name: str, pose: Array) -> str:
     x, y, z, w = _quaternion(pose)
-    return " ".join((name, *_texts((w, x, y, z, *pose[:3, 3]))))
+    return f"{name} {_texts((w, x, y, z, *pose[:3, 3]))}"
 
 
 def _tum_line(name: str, pose: Array) -> str:
@@ -205,11 +205,11 @@ def _tum_line(name: str, pose: Array) -> str:
         raise InputError(
             f"TUM's poses are named by timestamps in seconds, not {name!r}; number them instead"
         )
-    return " ".join((timestamp, *_texts((*pose[:3, 3], *_quaternion(pose)))))
+    return f"{timestamp} {_texts((*pose[:3, 3], *_quaternion(pose)))}"
 
 
 def _kitti_line(_: str, pose: Array) -> str:
-    return " ".join(_texts(pose[:3].ravel()))
+    return _texts(pose[:3].ravel())
 
 
 def _quaternion(pose: Array) -> tuple[float, ...]:
@@ -217,13 +217,13 @@ def _quaternion(pose: Array) -> tuple[float, ...]:
     return tuple(pycolmap.Rigid3d(np.ascontiguousarray(pose[:3], np.float64)).rotation.quat)
 
 
-def _texts(values: tuple[float, ...] | Array) -> list[str]:
-    return [repr(float(value)) for value in values]  # the shortest that reads back the same
+def _texts(values: tuple[float, ...] | Array) -> str:
+    return " ".join(repr(float(v)) for v in values)  # the shortest that read back the same
 
 
 FORMATS: Mapping[str, PoseFormat] = {
-    "hloc": PoseFormat("cam_from_world", _read_hloc, _hloc_line),
+    "hloc": PoseFormat("cam_from_world", _by_line(_parse_hloc), _hloc_line),
     "colmap": PoseFormat("cam_from_world", _read_colmap, None),
-    "tum": PoseFormat("world_from_cam", _read_tum, _tum_line),
-    "kitti": PoseFormat("world_from_cam", _read_kitti, _kitti_line),
+    "tum": PoseFormat("world_from_cam", _by_line(_parse_tum), _tum_line),
+    "kitti": PoseFormat("world_from_cam", _by_line(_parse_kitti), _kitti_line),
 }

@@ -48,17 +48,15 @@ class Camera:
     source: str = "given"
 
 
-def colmap_camera(camera: Camera | pycolmap.Camera, params: Array | None = None) -> pycolmap.Camera:
+def colmap_camera(like: Camera | pycolmap.Camera, params: Array | None = None) -> pycolmap.Camera:
     """The same camera, or one with other `params`, as an object of COLMAP's that no model holds."""
-    values = list(camera.params) if params is None else params
-    return pycolmap.Camera(
-        model=camera.model, width=camera.width, height=camera.height, params=values
-    )
+    values = list(like.params) if params is None else params
+    return pycolmap.Camera(model=like.model, width=like.width, height=like.height, params=values)
 
 
 def field_of_view(camera: pycolmap.Camera) -> float:
-    """Degrees across the longer side of a pinhole camera of this focal length; of a 360 degree photo,
-    across its views."""
+    """Degrees across the longer side of a pinhole camera of this focal length; of a sphere, across a
+    view."""
     if is_spherical(camera):
         return VIEW_FIELD
     side = max(camera.width, camera.height)
@@ -76,8 +74,7 @@ def is_spherical(camera: pycolmap.Camera) -> bool:
 
 
 def about_model(model: str) -> str:
-    """The parameters of a model; of a name that is none, what there is instead. A sentence without its
-    stop."""
+    """The parameters of a model, or what there is instead of it: a sentence without its stop."""
     if model in camera_models():
         made = pycolmap.Camera.create_from_model_name(0, model, 1.0, 1, 1)
         return f"The parameters of {model} are {made.params_info}"
@@ -97,8 +94,8 @@ def sphere_camera(size: tuple[int, int]) -> pycolmap.Camera:
 
 
 def tagged_sphere(info: PhotoInfo, name: str = "the photo") -> tuple[pycolmap.Camera, str]:
-    """The camera of the sphere that a photo shows by its XMP, whole or in part (see
-    `locate.geometry.panorama.panorama_of`), and its source."""
+    """The camera of the sphere that a photo shows, whole or in part, by its XMP (`panorama_of`), and
+    its source."""
     found = panorama_of(info, name)
     assert found is not None, "only of photos with such tags"
     return sphere_camera(found.full_size), "xmp"

@@ -32,15 +32,10 @@ _PAD = 4  # pixels around the sphere's picture that interpolation may ask for
 
 @dataclass(frozen=True)
 class Panorama:
-    """Which part of the sphere an equirectangular photo shows.
+    """Which part of the sphere an equirectangular photo shows: `crop`, (left, top, width, height) of its
+    edges in pixels of the whole sphere, may run over the right edge on to the left one."""
 
-    Attributes:
-        full_size: (width, height) of the whole sphere in pixels.
-        crop: (left, top, width, height) in those pixels, of the photo's edges; it may run over the right
-            edge on to the left one.
-    """
-
-    full_size: tuple[int, int]
+    full_size: tuple[int, int]  # (width, height) of the whole sphere
     crop: tuple[float, float, float, float]
 
     @classmethod
@@ -77,9 +72,7 @@ def panorama_of(info: PhotoInfo, name: str = "the photo") -> Panorama | None:
     part = f"{crop_width:g} x {crop_height:g} px at {left:g}, {top:g}"
     fits = 0 < crop_width <= full[0] and crop_height > 0 and 0 <= top <= full[1] - crop_height + 1
     if projection.kind != EQUIRECTANGULAR:
-        fault = (
-            f"is a {projection.kind} panorama (XMP GPano:ProjectionType), which is not supported"
-        )
+        why = f"is a {projection.kind} panorama (XMP GPano:ProjectionType), which is not supported"
         cure = (
             "stitch it as equirectangular, give one of the photos that it was made of, or cut a "
             "perspective view out of it and remove the tag (exiftool -XMP-GPano:all=)"
@@ -87,7 +80,7 @@ def panorama_of(info: PhotoInfo, name: str = "the photo") -> Panorama | None:
     elif projection.full_size is None:
         if projection.crop is None and is_whole(info.size):
             return Panorama.whole(info.size)
-        fault = (
+        why = (
             f"is a 360 degree photo of {width} x {height} px whose XMP does not say which part of "
             "the sphere it shows"
         )
@@ -96,16 +89,16 @@ def panorama_of(info: PhotoInfo, name: str = "the photo") -> Panorama | None:
             "its height, say --camera EQUIRECTANGULAR"
         )
     elif not is_whole(full):
-        fault = (
+        why = (
             f"cannot be a part of a sphere of {full[0]} x {full[1]} px (XMP GPano:FullPano...), whose "
             "width is not twice its height"
         )
         cure = f"correct the tags, or {untag}"
     elif not fits or not -full[0] < left < full[0]:
-        fault = f"shows by its XMP (GPano:CroppedArea...) {part} of a sphere of {full[0]} x {full[1]} px"
+        why = f"shows by its XMP (GPano:CroppedArea...) {part} of a sphere of {full[0]} x {full[1]} px"
         cure = f"correct the tags, or {untag}"
     elif abs(np.log(width / height * crop_height / crop_width)) > _RATIO + 1 / min(info.size):
-        fault = (
+        why = (
             f"is {width} x {height} px, but its XMP (GPano:CroppedArea...) tells of a photo of "
             f"{part}; it was cut since"
         )
@@ -115,7 +108,7 @@ def panorama_of(info: PhotoInfo, name: str = "the photo") -> Panorama | None:
         )
     else:
         return Panorama(full, (left, top, crop_width, crop_height))
-    raise ImageError(name, fault, cure)
+    raise ImageError(name, why, cure)
 
 
 def looked_at_flat(info: PhotoInfo) -> str:
@@ -153,8 +146,7 @@ def nearest_turn(x: Array, to: Array, width: int) -> Array:
 
 
 def view_rotation(yaw: float, pitch: float) -> Array:
-    """3 x 3 view_from_panorama of a view that looks `yaw` degrees to the right and `pitch` upwards, its
-    x axis level."""
+    """3 x 3 view_from_panorama of a level view, `yaw` degrees to the right and `pitch` upwards."""
     a, b = np.radians([yaw, pitch])
     forward = np.array([np.sin(a) * np.cos(b), -np.sin(b), np.cos(a) * np.cos(b)])
     right = np.array([np.cos(a), 0.0, -np.sin(a)])
@@ -163,9 +155,7 @@ def view_rotation(yaw: float, pitch: float) -> Array:
 
 def view_rotations(rows: Sequence[tuple[float, int]] = ROWS) -> Array:
     """V x 3 x 3 view_from_panorama of a rig of views, row by row from the front to the right."""
-    return np.stack(
-        [view_rotation(360 * k / count, pitch) for pitch, count in rows for k in range(count)]
-    )
+    return np.stack([view_rotation(360 * k / n, pitch) for pitch, n in rows for k in range(n)])
 
 
 def owners_of(rays: Array, rotations: Array) -> Array:
@@ -178,8 +168,8 @@ class ViewCutter:
     more pixels per degree than the views is shrunk first, by averaging, so that nothing is skipped."""
 
     def __init__(self, pixels: Array, panorama: Panorama, side: int) -> None:
-        """`pixels` (H x W x 3 uint8) of the photo are maybe fewer than the panorama says; `side`: of the
-        views in pixels."""
+        """H x W x 3 uint8 of the photo, maybe smaller than the panorama says; `side` of views in
+        pixels."""
         self.side = side
         self.focal = side / 2 / np.tan(np.radians(FIELD_OF_VIEW) / 2)
         self._panorama = panorama

@@ -64,7 +64,7 @@ def cross_matrices(vectors: Array) -> Array:
 
 def quaternion_of(rotation: Array) -> Array:
     """3 x 3 rotation -> unit quaternion (w, x, y, z), w >= 0 (Shepperd 1978: the largest of the four
-    is computed first, so that nothing is divided by a small number)."""
+    first, so that nothing is divided by a small number)."""
     r = np.asarray(rotation, np.float64)
     trace = float(np.trace(r))
     squares = np.array([trace, *np.diag(r)])

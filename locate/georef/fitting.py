@@ -23,6 +23,7 @@ from locate.formats.text import fault, numbers, rows
 from locate.pixels import to_colmap
 from locate.types import Array
 
+Ray = tuple[Array, Array]  # the camera's centre and the direction, of length 1, in the map
 Place = tuple[float, float, float | None]  # WGS84: latitude, longitude (degrees), altitude (metres)
 
 _TRIALS = 1000  # find three of a half that agrees with a probability of 1 - 1e-58
@@ -143,10 +144,7 @@ def camera_centers(model: pycolmap.Reconstruction) -> dict[str, Array]:
     return {image.name: np.asarray(image.projection_center()) for image in images}
 
 
-def ray_to(
-    model: pycolmap.Reconstruction, image: pycolmap.Image, seen: Observation
-) -> tuple[Array, Array]:
-    """The camera's centre and the direction, of length 1, in the map."""
+def ray_to(model: pycolmap.Reconstruction, image: pycolmap.Image, seen: Observation) -> Ray:
     camera = model.cameras[image.camera_id]
     pixel = to_colmap(np.array([[seen.x, seen.y]], np.float64))
     plane = camera.cam_from_img(pixel)[0]
@@ -160,7 +158,7 @@ def ray_to(
     return np.asarray(image.projection_center()), direction / np.linalg.norm(direction)
 
 
-def intersect(name: str, rays: Sequence[tuple[Array, Array]]) -> Array:
+def intersect(name: str, rays: Sequence[Ray]) -> Array:
     """The point nearest to all rays, in the least squares of the angles: distances from the rays are
     weighted by one over the distance from the camera, which takes a few rounds to settle."""
     centers, directions = (np.array(part) for part in zip(*rays, strict=True))
@@ -184,17 +182,17 @@ def intersect(name: str, rays: Sequence[tuple[Array, Array]]) -> Array:
     return np.asarray(point)
 
 
-_LOCAL = ("name", "x", "y", "z")
+_LOCAL = ("x", "y", "z")
+_GEOGRAPHIC = ("latitude", "longitude", "altitude")
 
 
 def read_places(path: Path) -> dict[str, Place]:
     """A CSV file `name,latitude,longitude[,altitude]` -> places by name; altitudes may be empty."""
     places: dict[str, Place] = {}
-    for number, row in _read_table(path, (("name", "latitude", "longitude"),), "altitude"):
+    for number, row in _read_table(path, [("name", *_GEOGRAPHIC[:2])], "altitude"):
         latitude, longitude = numbers(path, number, [row["latitude"], row["longitude"]])
         text = row.get("altitude", "")
-        height = numbers(path, number, [text])[0] if text else None
-        place = (latitude, longitude, height)
+        place = (latitude, longitude, numbers(path, number, [text])[0] if text else None)
         check_place(f"{path}, line {number}: {row['name']}", place)
         places[row["name"]] = place
     return places
@@ -202,22 +200,20 @@ def read_places(path: Path) -> dict[str, Place]:
 
 def read_centers(path: Path) -> dict[str, tuple[float, float, float]]:
     """A CSV file `name,x,y,z` in metres -> centres by name."""
-    return _read_points(path, (_LOCAL,))[0]
+    return _read_points(path, _LOCAL)[0]
 
 
 def read_control_points(path: Path) -> tuple[dict[str, tuple[float, float, float]], bool]:
     """A CSV file `name,x,y,z` in metres or `name,latitude,longitude,altitude` -> the points by name, and
     whether they are geographic."""
-    return _read_points(path, (_LOCAL, ("name", "latitude", "longitude", "altitude")))
+    return _read_points(path, _LOCAL, _GEOGRAPHIC)
 
 
 def read_observations(path: Path) -> list[Observation]:
     """A CSV file `point,image,x,y`, pixels with (0, 0) at the centre of the top-left one."""
-    found = []
-    for number, row in _read_table(path, (("point", "image", "x", "y"),), unique=False):
-        x, y = numbers(path, number, [row["x"], row["y"]])
-        found.append(Observation(row["point"], row["image"], x, y))
-    return found
+    table = _read_table(path, [("point", "image", "x", "y")], unique=False)
+    each = ((row, numbers(path, number, [row["x"], row["y"]])) for number, row in table)
+    return [Observation(row["point"], row["image"], x, y) for row, (x, y) in each]
 
 
 def check_place(name: str, place: Sequence[float | None]) -> None:
@@ -233,13 +229,13 @@ def check_place(name: str, place: Sequence[float | None]) -> None:
 
 
 def _read_points(
-    path: Path, kinds: tuple[tuple[str, ...], ...]
+    path: Path, *kinds: tuple[str, ...]
 ) -> tuple[dict[str, tuple[float, float, float]], bool]:
     points: dict[str, tuple[float, float, float]] = {}
     geographic = False
-    for number, row in _read_table(path, kinds):
+    for number, row in _read_table(path, [("name", *kind) for kind in kinds]):
         geographic = "latitude" in row
-        columns = ("latitude", "longitude", "altitude") if geographic else ("x", "y", "z")
+        columns = _GEOGRAPHIC if geographic else _LOCAL
         x, y, z = numbers(path, number, [row[column] for column in columns])
         if geographic:
             check_place(f"{path}, line {number}: {row['name']}", (x, y, z))
@@ -248,7 +244,7 @@ def _read_points(
 
 
 def _read_table(
-    path: Path, kinds: tuple[tuple[str, ...], ...], optional: str = "", *, unique: bool = True
+    path: Path, kinds: Sequence[tuple[str, ...]], optional: str = "", *, unique: bool = True
 ) -> list[tuple[int, dict[str, str]]]:
     """(line, fields by column) of a CSV file whose first line names the columns of one of `kinds`, in
     any order. Commas or semicolons part the fields, "" hold names with such, `#` begins a comment."""
@@ -266,8 +262,8 @@ def _read_table(
     for number, line in lines[1:]:
         fields = [field.strip() for field in next(csv.reader([line], delimiter=comma))]
         if len(fields) != len(columns):
-            expected = f"expected {len(columns)} fields, {comma.join(columns)}"
-            raise fault(path, number, expected, line)
+            wanted = f"expected {len(columns)} fields, {comma.join(columns)}"
+            raise fault(path, number, wanted, line)
         row = dict(zip(columns, fields, strict=True))
         if unique and row["name"] in known:
             raise fault(path, number, "expected each name once", line)

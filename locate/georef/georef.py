@@ -21,53 +21,32 @@ import pycolmap
 
 from locate.errors import DatabaseCorruptError, InputError
 from locate.formats.trajectories import pair_names
-from locate.georef.fitting import (
-    Observation,
-    Place,
-    Similarity,
-    camera_centers,
-    check_place,
-    intersect,
-    level,
-    ray_to,
-    robust_similarity,
-    up_direction,
-)
+from locate.georef import fitting
 from locate.types import Array
 
 GPS_ERROR, CENTER_ERROR, CONTROL_ERROR = 10.0, 1.0, 0.5  # metres, of an inlier, by default
 _LEVEL_BY_CAMERAS = 3.0  # degrees; places that tell the tilt worse leave it to the cameras
 _METRIC = 0.05  # of the scale, that a metric map may be off
+_earth = partial(pycolmap.GPSTransform, pycolmap.GPSTransformEllipsoid.WGS84)
 _UNDETERMINED = 20.0  # degrees of standard error, beyond which a rotation is no answer
 
 
 @dataclass(frozen=True, eq=False)
 class Georef:
-    """Attributes:
-    scale: metres per unit of the map.
-    rotation: 3 x 3 float64, from the axes of the map to East-North-Up.
-    translation: 3 float64, metres.
-    origin: WGS84 (latitude, longitude, altitude) of (0, 0, 0) in East-North-Up, or None.
-    used, inliers: places that it was fitted to, and those that agree.
-    error: median distance of the inliers from where the map says, in metres.
-    turn: standard error in degrees of its least certain rotation, as the inliers' residuals tell.
-    outliers: names of the places that do not agree.
-    source: "gps", "centers" or "control points".
-    vertical: what the direction of up and the heights come from: "places"; "cameras" (up as the
-        cameras were held, the height by the places' median altitude); "none" (up by the cameras;
-        heights are above the median camera, altitudes mean nothing).
-    """
+    """The similarity, and how it was found. `vertical` says what tells which way is up and the heights:
+    "places"; "cameras" (up as the cameras were held, the height by the places' median altitude); "none"
+    (up by the cameras; heights are above the median camera, altitudes mean nothing)."""
 
-    scale: float
-    rotation: Array
-    translation: Array
-    origin: tuple[float, float, float] | None
-    used: int
-    inliers: int
-    error: float
-    turn: float
-    outliers: tuple[str, ...] = ()
-    source: str = "places"
+    scale: float  # metres per unit of the map
+    rotation: Array  # 3 x 3 float64, from the axes of the map to East-North-Up
+    translation: Array  # 3 float64, metres
+    origin: tuple[float, float, float] | None  # WGS84 (latitude, longitude, altitude) of (0, 0, 0)
+    used: int  # places that it was fitted to
+    inliers: int  # of them
+    error: float  # median distance of the inliers from where the map says, in metres
+    turn: float  # standard error in degrees of the least certain rotation, by their residuals
+    outliers: tuple[str, ...] = ()  # names of the places that do not agree
+    source: str = "places"  # "gps", "centers" or "control points"
     vertical: str = "places"
 
     def __post_init__(self) -> None:
@@ -78,7 +57,7 @@ class Georef:
         if not (np.isfinite(self.translation).all() and 0 < self.scale < np.inf):
             raise InputError(f"a georeference needs a positive scale, got {self.scale}")
         if self.origin is not None:
-            check_place("the origin", self.origin)
+            fitting.check_place("the origin", self.origin)
 
     def enu(self, points: Array) -> Array:
         """Points of the map, N x 3 -> metres East-North-Up, N x 3 float64."""
@@ -105,9 +84,8 @@ class Georef:
         return np.asarray(np.c_[turned, moved])
 
     def enu_covariance(self, covariance: Array) -> Array:
-        """6 x 6 of (x, y, z, rotation about the map's axes), see `locate.localization.pose.Pose`
-        -> 6 x 6 of the same about East-North-Up, in metres and radians. How well the map itself is
-        placed is not in it."""
+        """A pose's covariance (6 x 6, see `locate.localization.pose.Pose`) in metres and radians
+        about East-North-Up, 6 x 6; how well the map itself is placed is not in it."""
         turn = np.zeros((6, 6))
         turn[:3, :3], turn[3:, 3:] = self.scale * self.rotation, self.rotation
         return np.asarray(turn @ covariance @ turn.T)
@@ -121,26 +99,17 @@ class Georef:
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able values, for `map.json`."""
-        values = {
-            name: value.tolist() if isinstance(value, np.ndarray) else value
-            for name, value in vars(self).items()
-        }
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+        values = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in vars(self).items()}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> Georef:
         """`DatabaseCorruptError` if they are not what `to_json` gives."""
         try:
-            origin = values["origin"]
-            return Georef(
-                **{
-                    **values,
-                    "rotation": np.array(values["rotation"], np.float64),
-                    "translation": np.array(values["translation"], np.float64),
-                    "origin": None if origin is None else tuple(float(v) for v in origin),
-                    "outliers": tuple(values["outliers"]),
-                }
-            )
+            origin, outliers = values["origin"], tuple(values["outliers"])
+            origin = None if origin is None else tuple(float(v) for v in origin)
+            arrays = {k: np.array(values[k], np.float64) for k in ("rotation", "translation")}
+            return Georef(**{**values, **arrays, "origin": origin, "outliers": outliers})
         except (KeyError, TypeError, ValueError) as error:  # an InputError is a ValueError
             raise DatabaseCorruptError(
                 f"the map's georeference is damaged ({error}); run locate georef again"
@@ -161,8 +130,7 @@ def fit_georef(
     """The similarity that most places agree with.
 
     Args:
-        map_points, targets: 3 coordinates in the map and metres East-North-Up by name; names that are
-            not in both are left out.
+        map_points, targets: 3 coordinates in the map and metres East-North-Up, by names in both.
         max_error: metres up to which a place agrees.
         up: direction of up in the map. If given, only the heading, the scale and the position are
             fitted, horizontally, and the height is the median one.
@@ -185,35 +153,27 @@ def fit_georef(
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         raise InputError("the coordinates of places must be finite numbers")
     if up is None:
-        fitted = robust_similarity(a, b, max_error, seed)
+        fitted = fitting.robust_similarity(a, b, max_error, seed)
     else:
-        a = a @ level(up).T
-        fitted = robust_similarity(a[:, :2], b[:, :2], max_error, seed)
+        a = a @ fitting.level(up).T
+        fitted = fitting.robust_similarity(a[:, :2], b[:, :2], max_error, seed)
     _check_fit(fitted, a, b, max_error, flat=up is not None)
     assert fitted is not None
     scale, rotation, translation = fitted.scale, fitted.rotation, fitted.translation
     if up is not None:
         above = b[:, 2] - scale * a[:, 2] if heights else -scale * a[:, 2]
-        rotation = np.block([[rotation, np.zeros((2, 1))], [np.zeros(2), 1.0]]) @ level(up)
+        rotation = np.block([[rotation, np.zeros((2, 1))], [np.zeros(2), 1.0]]) @ fitting.level(up)
         translation = np.append(translation, np.median(above[fitted.inliers]))
-    return Georef(
-        scale,
-        rotation,
-        translation,
-        origin,
-        used=len(names),
-        inliers=int(fitted.inliers.sum()),
-        error=float(np.median(fitted.residuals[fitted.inliers])),
-        turn=float(np.degrees(fitted.turn)),
-        outliers=tuple(n for n, good in zip(names, fitted.inliers, strict=True) if not good),
-        source=source,
-        vertical="places" if up is None else ("cameras" if heights else "none"),
-    )
+    agree, vertical = fitted.inliers, "places" if up is None else ("cameras" if heights else "none")
+    outliers = tuple(name for name, good in zip(names, agree, strict=True) if not good)
+    error, turn = float(np.median(fitted.residuals[agree])), float(np.degrees(fitted.turn))
+    how = len(names), int(agree.sum()), error, turn, outliers, source, vertical
+    return Georef(scale, rotation, translation, origin, *how)
 
 
 def georef_from_gps(
     model: pycolmap.Reconstruction,
-    places: Mapping[str, Place],
+    places: Mapping[str, fitting.Place],
     *,
     max_error: float = GPS_ERROR,
     seed: int = 0,
@@ -228,10 +188,10 @@ def georef_from_gps(
         places: (latitude, longitude, altitude or None) by the image's name, which may lack folders. If
             half of them or more have an altitude, the others are left out; else no altitude is used.
     """
-    centers = camera_centers(model)
+    centers = fitting.camera_centers(model)
     known = _by_image(places, centers)
     for name, place in known.items():
-        check_place(name, place)
+        fitting.check_place(name, place)
     high = {name: place for name, place in known.items() if place[2] is not None}
     heights = len(high) >= max(3, len(known) / 2)
     targets, origin = _to_enu(high if heights else {n: (*p[:2], 0.0) for n, p in known.items()})
@@ -241,7 +201,7 @@ def georef_from_gps(
             found = fit()
             if found.turn <= _LEVEL_BY_CAMERAS:
                 return found
-    return fit(up=up_direction(model), heights=heights)
+    return fit(up=fitting.up_direction(model), heights=heights)
 
 
 def georef_from_centers(
@@ -253,8 +213,8 @@ def georef_from_centers(
     seed: int = 0,
 ) -> Georef:
     """From known centres of cameras (x, y, z), by the image's name, which may lack folders, in local
-    metres: east, north, up if the WGS84 origin of their (0, 0, 0) is given."""
-    mapped = camera_centers(model)
+    metres: east, north, up if the WGS84 `origin` of their (0, 0, 0) is given."""
+    mapped = fitting.camera_centers(model)
     targets = {n: np.asarray(c, np.float64) for n, c in _by_image(centers, mapped).items()}
     return fit_georef(mapped, targets, max_error, origin=origin, source="centers", seed=seed)
 
@@ -262,38 +222,37 @@ def georef_from_centers(
 def georef_from_control_points(
     model: pycolmap.Reconstruction,
     points: Mapping[str, Sequence[float]],
-    observations: Sequence[Observation],
+    observations: Sequence[fitting.Observation],
     *,
     geographic: bool = False,
     max_error: float = CONTROL_ERROR,
     seed: int = 0,
 ) -> Georef:
     """From surveyed points, by name: metres (x, y, z) or, if `geographic`, (latitude, longitude,
-    altitude), that were clicked in at least two mapping photos each. `InputError` if a point of an
-    observation is not among them, or is seen once only or from one direction only; and see
-    `fit_georef`."""
+    altitude), each clicked in at least two mapping photos from different directions; `InputError`
+    for an observation of another point, and see `fit_georef`."""
     images = {model.images[i].name: model.images[i] for i in model.reg_image_ids()}
     full = pair_names(list(dict.fromkeys(o.image for o in observations)), list(images))
-    rays: dict[str, list[tuple[Array, Array]]] = {}
+    rays: dict[str, list[fitting.Ray]] = {}
     for seen in observations:
         if seen.point not in points:
             raise InputError(f"{seen.point!r} was clicked in {seen.image} but is no control point")
         if seen.image not in full:
             raise InputError(f"{seen.point!r} was clicked in {seen.image}, which is not in the map")
-        rays.setdefault(seen.point, []).append(ray_to(model, images[full[seen.image]], seen))
-    mapped = {name: intersect(name, found) for name, found in rays.items()}
-    origin = None
-    targets: Mapping[str, Array] = {n: np.asarray(points[n], np.float64) for n in mapped}
+        ray = fitting.ray_to(model, images[full[seen.image]], seen)
+        rays.setdefault(seen.point, []).append(ray)
+    mapped = {name: fitting.intersect(name, found) for name, found in rays.items()}
+    origin, targets = None, {n: np.asarray(points[n], np.float64) for n in mapped}
     if geographic:
         for name in mapped:
-            check_place(name, points[name])
+            fitting.check_place(name, points[name])
         targets, origin = _to_enu({n: tuple(points[n]) for n in mapped})
     return fit_georef(mapped, targets, max_error, origin=origin, source="control points", seed=seed)
 
 
 def metric_contradiction(found: Georef) -> str | None:
-    """How a georeference contradicts a map whose unit is said to be the metre; None if it does not, by
-    more than its own error or a few per cent."""
+    """How a georeference contradicts a map said to be in metres, by more than its own error or a few
+    per cent; None if it does not."""
     # The error of the scale, share of it, is at most that of the least certain rotation in radians.
     if abs(np.log(found.scale)) <= max(_METRIC, 3 * np.radians(found.turn)):
         return None
@@ -305,9 +264,8 @@ def metric_contradiction(found: Georef) -> str | None:
     )
 
 
-def metric_by_gps(model: pycolmap.Reconstruction, places: Mapping[str, Place]) -> list[str]:
-    """How GPS contradicts a model whose unit is said to be the metre; empty if it does not, or tells
-    nothing."""
+def metric_by_gps(model: pycolmap.Reconstruction, places: Mapping[str, fitting.Place]) -> list[str]:
+    """How GPS contradicts a model said to be in metres; empty if it does not, or tells nothing."""
     contradiction = None
     if len(places) >= 3:
         with suppress(InputError):
@@ -316,7 +274,7 @@ def metric_by_gps(model: pycolmap.Reconstruction, places: Mapping[str, Place]) -
 
 
 def _check_fit(
-    fitted: Similarity | None, a: Array, b: Array, max_error: float, *, flat: bool
+    fitted: fitting.Similarity | None, a: Array, b: Array, max_error: float, *, flat: bool
 ) -> None:
     """InputError if `fitted` is no answer."""
     dimension = 2 if flat else 3
@@ -356,10 +314,6 @@ def _by_image(values: Mapping[str, Any], images: Mapping[str, Array]) -> dict[st
             f"{next(iter(images), 'no image')}); check the names"
         )
     return {full: values[name] for name, full in pairs.items()}
-
-
-def _earth() -> pycolmap.GPSTransform:
-    return pycolmap.GPSTransform(pycolmap.GPSTransformEllipsoid.WGS84)
 
 
 def _to_enu(

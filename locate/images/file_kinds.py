@@ -62,9 +62,7 @@ _HEADS = (  # how files begin
     (b"#?RADIANCE", "Radiance HDR"),
     (b"#?RGBE", "Radiance HDR"),
 )
-READ = frozenset(
-    {"JPEG", "PNG", "GIF", "TIFF", "JPEG 2000", "WebP", "HEIC", "AVIF", "BMP", "netpbm"}
-)
+READ = {"JPEG", "PNG", "GIF", "TIFF", "JPEG 2000", "WebP", "HEIC", "AVIF", "BMP", "netpbm"}
 
 
 @dataclass(frozen=True)
@@ -111,9 +109,8 @@ def format_of(head: bytes) -> str | None:
 
 
 def kind_of(file: Path) -> FileKind | None:
-    """Which kind a file is of whose name is not that of a photo; None if it is no picture at all, as
-    pipes, devices and what cannot be opened. Endings that are known are believed; of others the first
-    bytes are read."""
+    """The kind of a file whose name is not that of a photo; None if it is no picture, or cannot be
+    opened. Endings that are known are believed; of others the first bytes are read."""
     ending = PurePath(file.name).suffix.lower()
     if ending in _NONE or ending.endswith(("_original", "~")):
         return None

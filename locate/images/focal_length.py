@@ -57,19 +57,13 @@ SENSORS: Sequence[tuple[str, float]] = (
 
 @dataclass(frozen=True)
 class ExifFocal:
-    """What EXIF says of a focal length.
-
-    Attributes:
-        sigma: standard deviation of its logarithm.
-        off_centre: standard deviation of each coordinate of the principal point, as a share of the
-            photo's longer side; 0 if EXIF says nothing of a crop.
-        doubt: in which ways EXIF contradicts itself or the photo; empty if it does not.
-    """
+    """What EXIF says of a focal length, and of the principal point: `off_centre` is the standard
+    deviation of each coordinate, share of the longer side; 0 where nothing is said of a crop."""
 
     pixels: float
-    sigma: float = SIGMA
+    sigma: float = SIGMA  # standard deviation of the logarithm of the focal length
     off_centre: float = 0.0
-    doubt: str = ""
+    doubt: str = ""  # in which ways EXIF contradicts itself or the photo
 
 
 def exif_focal(info: PhotoInfo) -> ExifFocal | None:
@@ -106,8 +100,7 @@ def exif_focal(info: PhotoInfo) -> ExifFocal | None:
 
 
 def _shares(info: PhotoInfo) -> tuple[list[float], list[str]]:
-    """Focal lengths in units of the width of the frame that the camera took, each possible; and why
-    there are several."""
+    """Possible focal lengths in widths of the frame that the camera took; and why they are several."""
     zoom = digital_zoom(info)
     film = info.focal_35mm / FILM_WIDTH if info.focal_35mm else None
     width = sensor_width(info.camera)

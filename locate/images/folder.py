@@ -28,8 +28,8 @@ class PhotoFile:
 
 @dataclass
 class Group:
-    """Files of one ending (in small letters, "" for none) that were passed over: the name of their kind,
-    why, the cure (`locate.images.file_kinds.FileKind`), the path of the first and how many there are."""
+    """Files of one ending (in small letters, "" for none) that were passed over: name, reason and
+    cure of their kind (`FileKind`), the path of the first, and how many there are."""
 
     ending: str
     kind: str
@@ -46,9 +46,9 @@ class Group:
 
 @dataclass
 class LeftOut:
-    """What a walk over folders passed over: pictures and videos, by ending and reason, each of which
-    makes a command exit with "some files could not be used"; and how many other files there are (text,
-    tables, ...), hidden ones not counted."""
+    """What a walk over folders passed over: pictures and videos, by ending and reason, which make a
+    command exit with "some files could not be used"; and how many other files (text, tables, ...),
+    but for hidden ones."""
 
     groups: dict[tuple[str, str], Group] = field(default_factory=dict)
     others: int = 0
@@ -160,9 +160,8 @@ def photo_file(file: Path, root: Path) -> PhotoFile:
     try:
         status = file.stat()
     except OSError as error:
-        return PhotoFile(
-            path, file, 0, 0, f"cannot be read ({error.strerror}); check the link or disk"
-        )
+        reason = f"cannot be read ({error.strerror}); check the link or disk"
+        return PhotoFile(path, file, 0, 0, reason)
     return PhotoFile(path, file, status.st_size, status.st_mtime_ns)
 
 

@@ -36,7 +36,7 @@ _one_at_a_time = threading.Lock()
 
 @contextmanager
 def alone_if_large(image: Image.Image, size: tuple[int, int]) -> Iterator[None]:
-    """Within, no other thread has a large photo, of `size` in the file, in its hands. Call after
+    """Within, this thread alone holds a large photo, of `size` in the file. Call after
     `decode_smaller`."""
     # Progressive JPEGs are held whole as coefficients, however small they come out.
     width, height = size if "progressive" in image.info else image.size
@@ -61,7 +61,7 @@ def decode_smaller(image: Image.Image, least: int) -> None:
 
 
 def shrunk(image: Image.Image, size: tuple[int, int], least: int | None) -> Image.Image:
-    """A photo of `size` (width, height) in the file, perhaps decoded by `decode_smaller`, made to cover
+    """A photo of `size` (width, height) in the file, perhaps from `decode_smaller`, made to cover
     the whole photo exactly, and a large one small: its long side keeps `least` pixels (None: all)."""
     if least is None:
         return image
@@ -90,13 +90,11 @@ def shrunk_pixels(pixels: Array, least: int | None) -> Array:
 
 def refuse_too_many(image: Image.Image, path: Path, *, in_file: bool = False) -> None:
     """`ImageError` if a photo, as it is going to be decoded, has too many pixels for memory, or
-    (`in_file`) in the file, which of a JPEG may be more. Cheap: a file may say of itself that it is
-    vast, and nothing is made room for before this. Call between `decode_smaller` and `image.load`."""
+    (`in_file`) in the file, which of a JPEG may be more. Call between `decode_smaller` and
+    `image.load`, as nothing is made room for before."""
     reducible = image.format in ("JPEG", "MPO") and "progressive" not in image.info
     most = MAX_JPEG_PIXELS if in_file and reducible else MAX_PIXELS
     if image.width * image.height > most:
-        reason = (
-            f"is too large ({image.width} x {image.height} px, more than {most // 10**6} million)"
-        )
+        why = f"is too large ({image.width} x {image.height} px, more than {most // 10**6} million)"
         cure = f"shrink it: magick {shlex.quote(path.name)} -resize 10000x10000 smaller.jpg"
-        raise ImageError(path, reason, cure)
+        raise ImageError(path, why, cure)

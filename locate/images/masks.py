@@ -36,9 +36,7 @@ _SHAPE = 0.01  # by which the ratio of a mask's sides may differ from the photo'
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """Attributes:
-    ignored: H x W bool, of the upright photo in at most `SIDE` pixels; True is ignored.
-    """
+    """`ignored`: H x W bool, of the upright photo in at most `SIDE` pixels; True is ignored."""
 
     ignored: Array
 
@@ -67,8 +65,7 @@ class Masks:
     """A folder of masks, or one mask for all photos."""
 
     def __init__(self, place: Path | str) -> None:
-        """`place` is a folder as above, or a PNG file that is for all photos; `InputError` if there is
-        none, or no mask in it."""
+        """`place` is such a folder, or a PNG file for all photos; `InputError` if there is no mask."""
         self.place = Path(place)
         if self.place.is_dir():
             if next(self.place.rglob("*.png"), None) is None:
@@ -81,8 +78,7 @@ class Masks:
         self._hash = cache(_hash)
 
     def path_of(self, name: str) -> Path | None:
-        """The mask of a photo, or None, by its path relative to the folder of photos, with forward
-        slashes."""
+        """The mask of a photo, or None, by its path (with forward slashes) in the folder of photos."""
         if not self.place.is_dir():
             return self.place
         own = PurePosixPath(name)
@@ -97,12 +93,10 @@ class Masks:
         place, root = self.place.resolve(), photos.resolve()
         path = file.absolute()
         if place == root:
-            return path.suffix.lower() == ".png" and (
-                path.name == FOR_ALL or path.with_suffix("").is_file()
-            )
-        return path == place or (
-            place.is_relative_to(root) and path.resolve().is_relative_to(place)
-        )
+            named = path.name == FOR_ALL or path.with_suffix("").is_file()
+            return path.suffix.lower() == ".png" and named
+        inside = place.is_relative_to(root) and path.resolve().is_relative_to(place)
+        return path == place or inside
 
     def hash_of(self, name: str) -> str:
         """What changes with the mask of a photo; "" for none."""
@@ -110,16 +104,16 @@ class Masks:
         return "" if path is None else self._hash(path)
 
     def of_photo(self, photo: Photo) -> Mask | None:
-        """The mask of a photo by the longest end of its path that one is named by, see `read`; pixels in
-        memory have only that for all photos."""
+        """`read` for the longest end of a photo's path that a mask is named by; pixels in memory
+        have only the one for all."""
         parts = photo.path.absolute().parts[1:] if photo.path else (FOR_ALL,)
         names = ["/".join(parts[k:]) for k in range(len(parts))]
         own = next((n for n in names if self.path_of(n) != self.path_of(FOR_ALL)), names[-1])
         return self.read(own, photo.info)
 
     def read(self, name: str, info: PhotoInfo) -> Mask | None:
-        """The mask of a photo (see `path_of`), or None; `ImageError` if it cannot be read, does not fit
-        the photo, or ignores all of it."""
+        """The mask of a photo (see `path_of`), or None; `ImageError` if it is broken, does not fit,
+        or ignores all."""
         path = self.path_of(name)
         return None if path is None else read_mask(path, info)
 
@@ -135,7 +129,9 @@ def read_mask(path: Path, info: PhotoInfo) -> Mask:
     try:
         with Image.open(path) as image:
             image.load()
-            kept = _is_not_black(image)
+            deep = image.mode in ("I", "F") or image.mode.startswith("I;16")
+            values = np.asarray(image if deep else image.convert("RGB"))
+            kept = np.asarray(values != 0 if deep else values.any(axis=2))
     except FileNotFoundError:
         raise ImageError(path, "does not exist", "check the name") from None
     except Exception as error:  # Pillow's decoders raise nearly every type on broken files
@@ -154,12 +150,6 @@ def read_mask(path: Path, info: PhotoInfo) -> Mask:
     small = fit_size((kept.shape[1], kept.shape[0]), SIDE)
     shrunk = cv2.resize((~kept).astype(np.float32), small, interpolation=cv2.INTER_AREA)
     return Mask(shrunk > 0)
-
-
-def _is_not_black(image: Image.Image) -> Array:
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return np.asarray(np.asarray(image) != 0)
-    return np.asarray(np.asarray(image.convert("RGB")).any(axis=2))
 
 
 def _same_shape(mask: Array, width: int, height: int) -> bool:

@@ -97,8 +97,7 @@ def read_photo(path: Path | str, min_long_side: int | None = None) -> Photo:
 
 
 def projection_in(path: Path) -> Projection | None:
-    """Of a photo file that is no perspective one, by its head alone; None of others, and of files that
-    cannot be read."""
+    """Of a photo that is no perspective one, by its head alone; None of others and of broken files."""
     if path.suffix.lower() in _HEIF:
         _register_heif()
     try:
@@ -110,9 +109,8 @@ def projection_in(path: Path) -> Projection | None:
 
 def decode_photo(data: bytes, path: Path, min_long_side: int | None = None) -> Photo:
     """Decode a photo held in memory, the content of `path`; `ImageError` if it is truncated,
-    animated, too small or too large, not an image, raw, holds NaN, ... It may come at a fraction of
-    its size, as long as its long side keeps `min_long_side` pixels, see
-    `locate.images.large_photos`."""
+    animated, too small or large, no image, raw, holds NaN, ... It may come at a fraction of its size
+    whose long side keeps `min_long_side` pixels, see `locate.images.large_photos`."""
     if data[4:8] == b"ftyp" and data[8:12] in file_kinds.HEIF_BRANDS:
         _register_heif()
     _check_png(data, path)
@@ -195,9 +193,7 @@ def _deep_to_rgb8(grey: Array, path: Path) -> Array:
     depth, thermal), so the 0.1 and 99.9 percentiles are put at 0 and 255."""
     if grey.dtype.kind == "f" and not np.isfinite(grey).all():
         raise ImageError(path, "holds NaN or infinite pixels", "export it again as integers")
-    step = (
-        1 if grey.size <= large_photos.LARGE else 4
-    )  # of so many pixels a part has the same percentiles
+    step = 1 if grey.size <= large_photos.LARGE else 4  # of so many a part has the same percentiles
     low, high = np.percentile(grey[::step, ::step].astype(np.float64), (0.1, 99.9))
     scale = 255.0 / max(high - low, 1e-12)
     pixels = np.empty((*grey.shape, 3), np.uint8)

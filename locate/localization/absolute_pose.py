@@ -1,8 +1,7 @@
 """Where a camera stood, from 2D-3D matches: RANSAC over P3P, then refinement on the inliers.
 
-Two solvers for the same problem: PoseLib's LO-RANSAC and COLMAP's. Over the 71 queries of four scenes
-their median errors differ by less than 2 %, now one is ahead and now the other; PoseLib, which takes a
-third of the time, is the default.
+Two solvers: PoseLib's LO-RANSAC and COLMAP's. Over the 71 queries of four scenes their median errors
+differ by less than 2 %, now one ahead, now the other; PoseLib's, the default, takes a third of the time.
 """
 
 from __future__ import annotations
@@ -48,11 +47,9 @@ def estimate_pose(
     """The pose of a calibrated camera; None if there is none, or of fewer than four matches.
 
     Args:
-        points: M x 2 in our pixels (`locate.pixels`), of which the camera's are half a pixel more.
-        world_points: M x 3, what they show.
+        points, world_points: M x 2 in our pixels (the camera's are half a pixel more), M x 3.
         solver: a name of `SOLVERS`.
-        max_error: of an inlier's projection, in pixels of the photo.
-        loss_scale: of the robust refinement, in pixels of the photo.
+        max_error, loss_scale: of an inlier and of the robust refinement, in pixels of the photo.
         seed: of RANSAC; the same input gives the same pose.
     """
     if solver not in SOLVERS:
@@ -84,9 +81,9 @@ def estimate_pose_and_focal(
     max_error: float = MAX_ERROR,
     seed: int = 0,
 ) -> tuple[PoseEstimate, pycolmap.Camera] | None:
-    """The pose and the camera with the focal length of one without distortion, or None: COLMAP's
-    LO-RANSAC over P4Pf. The arguments are those of `estimate_pose`; the focal length of `camera` is not
-    looked at."""
+    """COLMAP's LO-RANSAC over P4Pf: the pose and the camera with the focal length of one without
+    distortion, or None. The arguments are those of `estimate_pose`; the focal length of `camera` is
+    ignored."""
     if len(points) < 4:
         return None
     made, options = colmap_camera(camera), _colmap_options(max_error, seed)
@@ -111,9 +108,7 @@ def _colmap_options(max_error: float, seed: int) -> pycolmap.AbsolutePoseEstimat
     return options
 
 
-def poselib_options(
-    max_error: float, loss_scale: float, seed: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def poselib_options(max_error: float, loss_scale: float, seed: int) -> list[dict[str, Any]]:
     """PoseLib's of RANSAC and of the refinement."""
     ransac = {
         "max_reproj_error": max_error,
@@ -122,7 +117,7 @@ def poselib_options(
         "success_prob": _CONFIDENCE,
         "seed": seed,
     }
-    return ransac, {"loss_type": "CAUCHY", "loss_scale": loss_scale, "max_iterations": 100}
+    return [ransac, {"loss_type": "CAUCHY", "loss_scale": loss_scale, "max_iterations": 100}]
 
 
 def pinhole(focal: float) -> dict[str, Any]:

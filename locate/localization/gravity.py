@@ -45,12 +45,10 @@ class GravityPrior:
             raise InputError(f"up must be known to some degrees, 0 to 90, got {self.degrees}")
 
 
-def fuse_gravity(
-    cam_from_world: Array, covariance: Array, up: GravityPrior
-) -> tuple[Array, Array] | None:
+def fuse_gravity(pose: Array, covariance: Array, up: GravityPrior) -> tuple[Array, Array] | None:
     """A pose (3 x 4) and its covariance (6 x 6, see `locate.localization.pose.Pose`), knowing
     which way is up; None if the pose contradicts that."""
-    rotation = cam_from_world[:, :3]
+    rotation = pose[:, :3]
     expected = rotation @ up.in_world
     # R_wc -> exp(w) R_wc turns what the camera sees of a direction u by R_cw exp(-w): R_cw (u x w).
     by_error = np.zeros((3, 6))
@@ -63,4 +61,4 @@ def fuse_gravity(
         return None
     gain = covariance @ by_error.T @ np.linalg.inv(scatter)
     step, left = gain @ difference, (np.eye(6) - gain @ by_error) @ covariance
-    return moved_pose(cam_from_world, step), (left + left.T) / 2
+    return moved_pose(pose, step), (left + left.T) / 2

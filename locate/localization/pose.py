@@ -64,10 +64,8 @@ class Pose:
 
     def __post_init__(self) -> None:
         check_verdict(self.verdict, self.cam_from_world)
-        for name, value, shape in (
-            ("cam_from_world", self.cam_from_world, (3, 4)),
-            ("covariance", self.covariance, (6, 6)),
-        ):
+        for name, shape in (("cam_from_world", (3, 4)), ("covariance", (6, 6))):
+            value = getattr(self, name)
             if value is not None and (value.shape != shape or not np.isfinite(value).all()):
                 raise InputError(f"{name} must be {shape} finite numbers, got {value}")
 
@@ -100,6 +98,36 @@ class Pose:
             "images": list(self.images),
             "seconds": dict(self.seconds),
         }
+
+
+@dataclass(frozen=True, eq=False)
+class PosePrior:
+    """Where the camera is already believed to be: only map images near it are candidates.
+
+    Attributes:
+        center: 3, in the map.
+        direction: 3, unit vector along the optical axis, or None for any.
+        radius: in units of the map.
+        angle: degrees between the directions.
+    """
+
+    center: Array
+    direction: Array | None = None
+    radius: float = float("inf")
+    angle: float = 60.0
+
+    def __post_init__(self) -> None:
+        if np.shape(self.center) != (3,) or not np.isfinite(self.center).all():
+            raise InputError(f"a prior position is 3 finite numbers, got {self.center}")
+        if not (self.radius > 0 and 0 < self.angle <= 180):
+            raise InputError(
+                "a prior needs a positive radius and an angle of at most 180 degrees, got "
+                f"{self.radius}, {self.angle}"
+            )
+        if self.direction is not None and not (
+            np.shape(self.direction) == (3,) and abs(np.linalg.norm(self.direction) - 1) < 1e-3
+        ):
+            raise InputError(f"a prior direction is a unit vector, 3 numbers, got {self.direction}")
 
 
 def check_verdict(verdict: str, pose: Array | None) -> None:

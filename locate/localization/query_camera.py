@@ -78,8 +78,7 @@ class Device:
 
 
 def device_of(info: PhotoInfo) -> Device | None:
-    """None of a photo whose EXIF does not name its camera, or that was cropped since: every crop is a
-    camera of its own."""
+    """None of a photo whose EXIF does not name its camera, or a crop, whose camera is its own."""
     if info.camera is None or cropped_from(info) is not None:
         return None
     focals = info.focal_mm, info.focal_35mm
@@ -116,10 +115,8 @@ def choose_camera(
         if is_spherical(camera):
             camera, source = given_sphere(camera, given, info, name)
         elif (camera.width, camera.height) != size:
-            fault = (
-                f"is {size[0]} x {size[1]} px, but its camera is {camera.width} x {camera.height}"
-            )
-            raise ImageError(name, fault, "give the camera of the photo as it is")
+            why = f"is {size[0]} x {size[1]} px, but its camera is {camera.width} x {camera.height}"
+            raise ImageError(name, why, "give the camera of the photo as it is")
         return QueryCamera(camera, source, IntrinsicsPrior())
     if info.projection is not None:
         return QueryCamera(*tagged_sphere(info, name), IntrinsicsPrior())
@@ -152,8 +149,8 @@ def _zoomed(device: Device, known: Mapping[Device, pycolmap.Camera]) -> pycolmap
 
 
 def magnified(camera: pycolmap.Camera, factor: float) -> pycolmap.Camera:
-    """A camera whose photo is the middle of another's, enlarged to the same size. All distortion is a
-    matter of directions, so its parameters stay."""
+    """A camera whose photo is the middle of another's, enlarged to the same size; as distortion is a
+    matter of directions, its parameters stay."""
     params = np.array(camera.params)
     params[list(camera.focal_length_idxs())] *= factor
     middle = np.array([camera.width, camera.height]) / 2
@@ -169,8 +166,7 @@ def unknown_camera(size: tuple[int, int]) -> QueryCamera:
 
 def any_lens(focal: float, size: tuple[int, int]) -> pycolmap.Camera:
     """COLMAP's OPENCV without distortion, to begin with: with two radial terms, two focal lengths
-    and the principal point free it bends as other lenses do, fisheyes of up to 100 degrees among
-    them."""
+    and the principal point free it bends as other lenses do, even fisheyes of up to 100 degrees."""
     params = (focal, focal, size[0] / 2, size[1] / 2, 0.0, 0.0, 0.0, 0.0)
     return colmap_camera(Camera("OPENCV", *size, params))
 
@@ -182,9 +178,8 @@ def simple_camera(focal: float, size: tuple[int, int]) -> pycolmap.Camera:
 
 def plain_camera(camera: pycolmap.Camera, source: str) -> Camera:
     """A camera of COLMAP as plain values."""
-    return Camera(
-        camera.model.name, camera.width, camera.height, tuple(map(float, camera.params)), source
-    )
+    params = tuple(map(float, camera.params))
+    return Camera(camera.model.name, camera.width, camera.height, params, source)
 
 
 def _given(given: pycolmap.Camera | Camera | str | Path, size: tuple[int, int]) -> pycolmap.Camera:
@@ -220,11 +215,6 @@ def _given(given: pycolmap.Camera | Camera | str | Path, size: tuple[int, int]) 
             f"{text!r} is no camera; give f=PIXELS, MODEL,PARAMS as COLMAP has them (such as "
             f"PINHOLE,1380,1382,760,503), or a cameras.txt. {about}"
         ) from None
-
-
-def with_camera(query: QueryCamera, camera: pycolmap.Camera) -> QueryCamera:
-    """The same, with a camera that was found."""
-    return replace(query, camera=camera)
 
 
 AnyCamera: TypeAlias = pycolmap.Camera | Camera | str | Path | None

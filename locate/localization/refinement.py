@@ -56,39 +56,26 @@ RADIAL = {_ID.SIMPLE_RADIAL: 1, _ID.OPENCV: 2, _ID.OPENCV_FISHEYE: 2}
 
 @dataclass(frozen=True)
 class IntrinsicsPrior:
-    """What of the camera is refined with the pose: standard deviations, of which 0 keeps it.
+    """What of the camera is refined with the pose: standard deviations, of which 0 keeps it."""
 
-    Attributes:
-        focal: of the relative error of its focal length.
-        distortion, second: of the first and second radial term, of models that have them (`RADIAL`).
-        principal: of each coordinate of the principal point, as a share of the photo's longer side.
-        aspect: of the logarithm of the ratio of the focal lengths in x and in y, of models with two.
-    """
-
-    focal: float = 0.0
-    distortion: float = 0.0
-    principal: float = 0.0
-    second: float = 0.0
-    aspect: float = 0.0
+    focal: float = 0.0  # of the relative error of its focal length
+    distortion: float = 0.0  # of the first radial term, of models that have it (`RADIAL`)
+    principal: float = 0.0  # of each coordinate of the principal point, share of the longer side
+    second: float = 0.0  # of the second radial term
+    aspect: float = 0.0  # of the log of the ratio of the focal lengths in x and in y, of two
 
 
 @dataclass(frozen=True, eq=False)
 class Refined:
-    """Attributes:
-    cam_from_world: 3 x 4 float64.
-    camera: with the intrinsics that were found.
-    independent, correlated: 6 x 6 parts of the covariance: of independent noise and the priors, and of
-        a field of errors as large as that noise (a ratio of 1).
-    ratio: of the field.
-    residuals: M x 2, seen - projected, in pixels of the photo.
-    """
+    """A pose and camera that were refined; their covariance in two 6 x 6 parts: of independent noise and
+    the priors, and of a field of errors as large as that noise (a ratio of 1)."""
 
-    cam_from_world: Array
-    camera: pycolmap.Camera
+    cam_from_world: Array  # 3 x 4 float64
+    camera: pycolmap.Camera  # with the intrinsics that were found
     independent: Array
     correlated: Array
-    ratio: float
-    residuals: Array
+    ratio: float  # of the field
+    residuals: Array  # M x 2, seen - projected, in pixels of the photo
 
     @property
     def covariance(self) -> Array:
@@ -105,39 +92,27 @@ def refine_pose(
     world_points: Array,
     camera: pycolmap.Camera,
     cam_from_world: Array,
-    *,
     prior: IntrinsicsPrior | None = None,
     loss_scale: float = 1.0,
     correlated_ratio: float = CORRELATED_RATIO,
 ) -> Refined | None:
-    """Refine a pose (3 x 4, near the solution) on its inliers; None where they do not determine one.
-
-    Args:
-        points: M x 2 in COLMAP's pixels, M >= 4.
-        world_points: M x 3, in front of the camera.
-        loss_scale: pixels at which a residual counts half.
-        correlated_ratio: of the map's correlated errors to the noise.
-    """
+    """Refine a pose (3 x 4, near the solution) on its inliers, M >= 4 points (M x 2, COLMAP's
+    pixels) and what they show in front of the camera (M x 3); None where they do not determine one.
+    `loss_scale`: pixels at which a residual counts half; `correlated_ratio`: of the map's correlated
+    errors to the noise."""
     prior = prior or IntrinsicsPrior()
     problem = PoseOptimization(points, world_points, camera, prior, loss_scale)
     solution = problem.solve(PoseState(cam_from_world, camera))
     if solution is None:
         return None
     state, independent, correlated = solution
-    return Refined(
-        state.cam_from_world,
-        state.camera,
-        independent,
-        correlated,
-        problem.ratio(correlated_ratio),
-        problem.residuals(state),
-    )
+    fit = problem.ratio(correlated_ratio), problem.residuals(state)
+    return Refined(state.cam_from_world, state.camera, independent, correlated, *fit)
 
 
 @dataclass(frozen=True, eq=False)
 class PoseState:
-    """Where the optimization is: a pose, the camera as it is now, and the changes that made it, see
-    `INTRINSICS`."""
+    """Where the optimization is: a pose, the camera as it is now, its changes (see `INTRINSICS`)."""
 
     cam_from_world: Array
     camera: pycolmap.Camera
@@ -246,9 +221,9 @@ class PoseOptimization:
         return _mean_square(residuals, weights, len(self._information))
 
     def prior_variance(self, state: PoseState) -> float | None:
-        """Pixels squared: what a unit of information of a prior weighs among these residuals; None if
-        there are too few. Of a parameter they tell w^2 / (r^2 / 2) times their derivatives squared
-        (`covariances`), and hold it by w^2 times these: this is the ratio of the two."""
+        """Pixels squared: what a unit of information of a prior weighs among these residuals; None
+        if there are too few. Of a parameter they tell w^2 / (r^2 / 2) times their derivatives
+        squared (`covariances`), and hold it by w^2 times these: this is the ratio of the two."""
         residuals = self.residuals(state)
         squares = self._weights(residuals) ** 2
         return _mean_square(residuals, squares, len(self._information) * squares.mean())
@@ -290,9 +265,13 @@ class PoseOptimization:
         """M x P: the sum of all rows of `values`, M x P, by how near their points are."""
         length = CORRELATION_LENGTH * max(self._camera.width, self._camera.height)
         points = self._points / (np.sqrt(2) * length)
-        return in_blocks(
-            lambda some: np.exp(-_square_distances(points[some], points)) @ values, values
-        )
+        lengths = (points**2).sum(axis=1)
+
+        def smooth(some: slice) -> Array:
+            squares = lengths[some, None] + lengths - 2 * points[some] @ points.T
+            return np.asarray(np.exp(-np.maximum(squares, 0)) @ values)
+
+        return in_blocks(smooth, values)
 
     def _weights(self, residuals: Array) -> Array:
         return np.asarray(1 / (1 + (residuals**2).sum(axis=1) / self._scale**2))
@@ -328,8 +307,7 @@ class PoseOptimization:
 
 
 def moved_pose(pose: Array, step: Array) -> Array:
-    """A pose whose centre is moved by `step[:3]` and that is turned about the world's axes by
-    `step[3:6]`."""
+    """A pose with its centre moved by `step[:3]`, turned about the world's axes by `step[3:6]`."""
     rotation = pose[:, :3] @ rotation_of(step[3:6]).T
     return np.asarray(np.c_[rotation, -rotation @ (center_of(pose) + step[:3])])
 
@@ -345,11 +323,6 @@ def _mean_square(residuals: Array, weights: Array, parameters: float) -> float |
     if freedom <= 0:
         return None
     return float((weights * (residuals**2).sum(axis=1)).sum() / freedom)
-
-
-def _square_distances(a: Array, b: Array) -> Array:
-    squares = (a**2).sum(axis=1)[:, None] + (b**2).sum(axis=1)
-    return np.asarray(np.maximum(squares - 2 * a @ b.T, 0))
 
 
 def _project(camera: pycolmap.Camera, seen: Array) -> Array:

@@ -35,15 +35,11 @@ _REFERENCE = np.eye(4)[:3]
 
 @dataclass(frozen=True, eq=False)
 class RigCamera:
-    """Attributes:
-    prefix: what the names of its photos begin with.
-    cam_from_rig: 3 x 4 float64 [R | t], x_cam = R x_rig + t, t in units of the map.
-    camera: see `query_camera.choose_camera`; None is looked for in EXIF and in the map.
-    """
+    """A camera of a rig and its pose in it, x_cam = R x_rig + t."""
 
-    prefix: str
-    cam_from_rig: Array
-    camera: AnyCamera = None
+    prefix: str  # what the names of its photos begin with
+    cam_from_rig: Array  # 3 x 4 float64 [R | t], t in units of the map
+    camera: AnyCamera = None  # see `choose_camera`; None is looked for in EXIF and in the map
 
     def __post_init__(self) -> None:
         pose = np.asarray(self.cam_from_rig, np.float64)
@@ -88,8 +84,7 @@ class Frame:
 
 
 def read_rigs(path: Path) -> list[Rig]:
-    """The rigs of a rig_config.json; `InputError` names the rig, the camera and what is wrong with
-    it."""
+    """The rigs of a rig_config.json; `InputError` names the rig, the camera and what is wrong."""
     try:
         values = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
@@ -105,9 +100,7 @@ def find_frames(folder: Path, rigs: Sequence[Rig]) -> list[Frame]:
     """The photos below `folder`, by what is left of their names (with forward slashes) after the
     longest image_prefix that fits, rigs in their order, frames in the order of their names;
     `InputError` if no photo belongs to a rig."""
-    prefixes = [
-        (camera.prefix, r, c) for r, rig in enumerate(rigs) for c, camera in enumerate(rig.cameras)
-    ]
+    prefixes = [(c.prefix, r, k) for r, rig in enumerate(rigs) for k, c in enumerate(rig.cameras)]
     prefixes.sort(key=lambda item: -len(item[0]))
     taken: dict[tuple[int, str], dict[int, Path]] = {}
     for found in scan(folder):

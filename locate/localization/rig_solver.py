@@ -26,7 +26,7 @@ from locate.localization.refinement import (
     adjust_intrinsics,
     moved_pose,
 )
-from locate.localization.solver import LIMITS, fit_of, refine_in_turns, reprojection_errors
+from locate.localization.solver import LIMITS, alternate, fit_of, reprojection_errors
 from locate.pixels import to_colmap
 from locate.types import Array
 
@@ -35,47 +35,41 @@ _ROUNDS = 3  # of refining and choosing the inliers anew
 
 @dataclass(frozen=True, eq=False)
 class RigView:
-    """What one camera of a rig sees.
+    """What one camera of a rig sees. Residuals of photos of different sizes are compared in pixels that
+    the extractor looks at."""
 
-    Attributes:
-        points: M x 2 in our pixels of its photo.
-        world_points: M x 3, what they show.
-        cam_from_rig: 3 x 4.
-        prior: what of the camera is refined with the pose.
-        scale: `locate.pixels.extraction_scale` of the photo; residuals of photos of different sizes are
-            compared in pixels that the extractor looks at.
-    """
-
-    points: Array
-    world_points: Array
+    points: Array  # M x 2 in our pixels of its photo
+    world_points: Array  # M x 3, what they show
     camera: pycolmap.Camera
-    cam_from_rig: Array
-    prior: IntrinsicsPrior = field(default_factory=IntrinsicsPrior)
-    scale: float = 1.0
+    cam_from_rig: Array  # 3 x 4
+    prior: IntrinsicsPrior = field(default_factory=IntrinsicsPrior)  # refined with the pose
+    scale: float = 1.0  # `locate.pixels.extraction_scale` of the photo
 
     @property
     def pixels(self) -> Array:
         """The points in COLMAP's pixels."""
         return to_colmap(self.points.astype(np.float64))
 
+    @property
+    def world(self) -> Array:
+        return np.asarray(self.world_points, np.float64)
+
     def part(self, rows: Array) -> RigView:
         """Some of its matches."""
         return replace(self, points=self.points[rows], world_points=self.world_points[rows])
 
 
+Views = Sequence[RigView]
+
+
 @dataclass(frozen=True, eq=False)
 class RefinedRig:
-    """Attributes:
-    rig_from_world: 3 x 4 float64.
-    cameras: of the views, with what was found of their intrinsics.
-    covariance: 6 x 6 of the rig's origin and rotation, as `locate.localization.pose.Pose` has them.
-    residuals: M x 2 for each view, seen - projected, in pixels of its photo.
-    """
+    """A pose of a rig; its covariance is of the rig's origin and rotation, as `Pose` has them."""
 
-    rig_from_world: Array
-    cameras: tuple[pycolmap.Camera, ...]
+    rig_from_world: Array  # 3 x 4 float64
+    cameras: tuple[pycolmap.Camera, ...]  # of the views, with what was found of their intrinsics
     covariance: Array = field(default_factory=lambda: np.zeros((6, 6)))
-    residuals: tuple[Array, ...] = ()
+    residuals: tuple[Array, ...] = ()  # M x 2 each, seen - projected, in pixels of its photo
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,15 +81,15 @@ class RigSolution:
 
 
 def solve_rig(
-    views: Sequence[RigView],
+    views: Views,
     *,
     starts: Sequence[Array] = (),
     correlated_ratio: float = CORRELATED_RATIO,
     seed: int = 0,
 ) -> RigSolution | None:
     """The pose of the rig that most matches agree with; None if too few agree with any. `starts` (3
-    x 4 `rig_from_world`), such as single photos tell, compete with what RANSAC finds; the one that
-    fits best wins. The same input and seed give the same pose up to rounding."""
+    x 4 `rig_from_world`), such as single photos tell, compete with what RANSAC finds. The same input
+    and seed give the same pose up to rounding."""
     found = [estimate_rig_pose(views, max_error=limit, seed=seed) for limit in LIMITS]
     poses = [pose for pose in (*found, *starts) if pose is not None]
     if not poses:
@@ -108,7 +102,7 @@ def solve_rig(
         chosen = [view.part(rows) for view, rows in each]
         return refine_rig(chosen, start.rig_from_world, correlated_ratio=correlated_ratio)
 
-    done = refine_in_turns(
+    done = alternate(
         RefinedRig(best, given),
         lambda now: _errors(views, now.cameras, now.rig_from_world) <= MAX_ERROR,
         refine,
@@ -117,11 +111,9 @@ def solve_rig(
     return done and RigSolution(done[0], _by_view(views, done[1]))
 
 
-def estimate_rig_pose(
-    views: Sequence[RigView], *, max_error: float = MAX_ERROR, seed: int = 0
-) -> Array | None:
-    """3 x 4 `rig_from_world` by RANSAC; None of fewer than four matches. The tolerance is in pixels that
-    the extractor looks at."""
+def estimate_rig_pose(views: Views, *, max_error: float = MAX_ERROR, seed: int = 0) -> Array | None:
+    """3 x 4 `rig_from_world` by RANSAC, or None; `max_error` is in pixels that the extractor looks
+    at."""
     flat, world, poses, cameras = [], [], [], []
     for view in views:
         if not len(view.points):
@@ -133,7 +125,7 @@ def estimate_rig_pose(
         # In pixels of the size that the extractor looks at, so that one tolerance fits all photos.
         focal = view.camera.mean_focal_length() / view.scale
         flat.append(plane[usable] * focal)
-        world.append(np.asarray(view.world_points, np.float64)[usable])
+        world.append(view.world[usable])
         pose = poselib.CameraPose()
         pose.R, pose.t = view.cam_from_rig[:, :3], view.cam_from_rig[:, 3]
         poses.append(pose)
@@ -148,7 +140,7 @@ def estimate_rig_pose(
 
 
 def refine_rig(
-    views: Sequence[RigView], rig_from_world: Array, *, correlated_ratio: float = CORRELATED_RATIO
+    views: Views, rig_from_world: Array, *, correlated_ratio: float = CORRELATED_RATIO
 ) -> RefinedRig | None:
     """Refine the pose of a rig on the inliers of its views, some of which may have none, as
     `refinement.refine_pose` does; the loss scale is one pixel that the extractor looks at."""
@@ -170,20 +162,14 @@ def refine_rig(
 
 
 class RigOptimization(PoseOptimization):
-    """A system of the systems of single photos. Its state has the pose of the rig in the place of
-    the camera's, and the intrinsics of all cameras in a row; its residuals are in pixels that the
-    extractor looks at."""
+    """The systems of single photos as one. Its state has the pose of the rig in the place of the
+    camera's and the intrinsics of all cameras in a row; residuals are in pixels that the extractor
+    looks at."""
 
-    def __init__(self, views: Sequence[RigView]) -> None:
+    def __init__(self, views: Views) -> None:
         self._views = views
         self._parts = [
-            PoseOptimization(
-                view.pixels,
-                np.asarray(view.world_points, np.float64),
-                view.camera,
-                view.prior,
-                view.scale,
-            )
+            PoseOptimization(view.pixels, view.world, view.camera, view.prior, view.scale)
             for view in views
         ]
         self._scale = 1.0
@@ -233,20 +219,18 @@ class RigOptimization(PoseOptimization):
 
 
 def inliers_of(
-    views: Sequence[RigView], cameras: Sequence[pycolmap.Camera], rig_from_world: Array
+    views: Views, cameras: Sequence[pycolmap.Camera], rig_from_world: Array
 ) -> tuple[Array, ...]:
     """M bool for each view: which of its matches agree with a pose of the rig, 3 x 4."""
     return _by_view(views, _errors(views, cameras, rig_from_world) <= MAX_ERROR)
 
 
-def _by_view(views: Sequence[RigView], values: Array) -> tuple[Array, ...]:
+def _by_view(views: Views, values: Array) -> tuple[Array, ...]:
     """The values of the matches of each view, of those of all in a row."""
     return tuple(np.split(values, np.cumsum([len(view.points) for view in views])[:-1]))
 
 
-def _errors(
-    views: Sequence[RigView], cameras: Sequence[pycolmap.Camera], rig_from_world: Array
-) -> Array:
+def _errors(views: Views, cameras: Sequence[pycolmap.Camera], rig_from_world: Array) -> Array:
     """Distances in pixels that the extractor looks at, of the matches of all views in a row."""
     errors = [np.zeros(0)]
     for view, camera in zip(views, cameras, strict=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -11,14 +11,7 @@ import pycolmap
 
 from locate.geometry.rigid import transform
 from locate.localization.absolute_pose import MAX_ERROR, estimate_pose, estimate_pose_and_focal
-from locate.localization.query_camera import (
-    ESTIMATED,
-    GIVEN,
-    QueryCamera,
-    any_lens,
-    unknown_camera,
-    with_camera,
-)
+from locate.localization.query_camera import ESTIMATED, GIVEN, QueryCamera, any_lens, unknown_camera
 from locate.localization.refinement import CORRELATED_RATIO, PoseState, Refined, refine_pose
 from locate.pixels import to_colmap
 from locate.types import Array
@@ -41,8 +34,8 @@ RefinedT = TypeVar("RefinedT")
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """A pose, the camera that was used (its source, and what was free), and which of the M matches
-    are inliers."""
+    """A pose, the camera that was used (its source, and what was free), and which matches are
+    inliers, M bool."""
 
     refined: Refined
     camera: QueryCamera
@@ -74,15 +67,8 @@ def solve_pose(
         resolution: what the map's photos resolve, see `ratio_at_resolution`.
         seed: of RANSAC.
     """
-    task = _Task(
-        np.asarray(points, np.float64),
-        np.asarray(world_points, np.float64),
-        scale,
-        solver,
-        correlated_ratio,
-        resolution,
-        seed,
-    )
+    matches = np.asarray(points, np.float64), np.asarray(world_points, np.float64)
+    task = _Task(*matches, scale, solver, correlated_ratio, resolution, seed)
     found = task.solve(camera)
     if camera.source in (GIVEN, ESTIMATED):
         return found
@@ -94,7 +80,7 @@ def solve_pose(
     if found is not None and not contradicted and found.inliers.mean() > _MOST:
         # Without RANSAC, which takes longer than all else: is there a better lens nearby?
         lens = any_lens(found.camera.camera.mean_focal_length(), size)
-        near = task.refined(with_camera(free, lens), found.refined.cam_from_world, lens)
+        near = task.refined(replace(free, camera=lens), found.refined.cam_from_world, lens)
         if near is None or task.gain(found, near) <= _OVERRULED:
             return found
     other = task.solve(free)
@@ -108,9 +94,9 @@ def ratio_at_resolution(
 ) -> float:
     """The ratio of correlated errors for a photo that resolves less than the map's photos, which
     have `correlated_ratio` and `resolution` (pixels that the extractor looks at to a unit of the
-    normalized plane; None if it is not known), or more. A corner lies beside its place, by an amount
-    that grows with the blur at which it is found; what all photos of a map have in common does no
-    harm, but a photo of half the size sees its corners elsewhere."""
+    normalized plane, if known), or more. A corner lies beside its place by an amount that grows with
+    the blur: what all photos of a map have in common does no harm, but a photo of half the size sees
+    its corners elsewhere."""
     if resolution is None:
         return correlated_ratio
     halvings = np.log2(resolution * scale / camera.mean_focal_length())
@@ -144,31 +130,27 @@ class _Task:
         return float((losses[0] - losses[1]) / max(worth, 1e-12))
 
     def solve(self, camera: QueryCamera) -> Solution | None:
-        estimates = [self._estimate(camera, limit * self.scale) for limit in LIMITS]
+        estimates = [self._ransac(camera, limit * self.scale) for limit in LIMITS]
         found = [one for one in estimates if one is not None]
         if not found:
             return None
         pose, lens = max(found, key=lambda one: fit_of(self.errors(one[1], one[0]) / self.scale))
         # The priors hold the camera that was given or first estimated, not the last guess.
-        return self.refined(with_camera(camera, lens), pose, lens)
+        return self.refined(replace(camera, camera=lens), pose, lens)
 
-    def _estimate(
-        self, camera: QueryCamera, max_error: float
-    ) -> tuple[Array, pycolmap.Camera] | None:
+    def _ransac(self, camera: QueryCamera, limit: float) -> tuple[Array, pycolmap.Camera] | None:
         """The pose that RANSAC finds, and the camera with the focal length that belongs to it."""
         matches, seed = (self.points, self.world, camera.camera), self.seed
         if not camera.focal_known:
-            both = estimate_pose_and_focal(*matches, max_error=max_error, seed=seed)
+            both = estimate_pose_and_focal(*matches, max_error=limit, seed=seed)
             return None if both is None else (both[0].cam_from_world, both[1])
         pose = estimate_pose(
-            *matches, solver=self.solver, max_error=max_error, loss_scale=self.scale, seed=seed
+            *matches, solver=self.solver, max_error=limit, loss_scale=self.scale, seed=seed
         )
         return None if pose is None else (pose.cam_from_world, camera.camera)
 
-    def refined(
-        self, camera: QueryCamera, cam_from_world: Array, seen_by: pycolmap.Camera
-    ) -> Solution | None:
-        """A pose refined, whose priors hold `camera`; it begins with the camera `seen_by`."""
+    def refined(self, camera: QueryCamera, pose: Array, first: pycolmap.Camera) -> Solution | None:
+        """A pose refined, whose priors hold `camera`; it begins with the camera `first`."""
         pixels, scale = to_colmap(self.points), self.scale
 
         def refine(inliers: Array, start: PoseState | Refined) -> Refined | None:
@@ -184,16 +166,16 @@ class _Task:
                 ),
             )
 
-        done = refine_in_turns(
-            PoseState(cam_from_world, seen_by),
+        done = alternate(
+            PoseState(pose, first),
             lambda now: self.errors(now.camera, now.cam_from_world) <= MAX_ERROR * scale,
             refine,
             rounds=_ROUNDS,
         )
-        return done and Solution(done[0], with_camera(camera, done[0].camera), done[1])
+        return done and Solution(done[0], replace(camera, camera=done[0].camera), done[1])
 
 
-def refine_in_turns(
+def alternate(
     start: StartT,
     inliers_of: Callable[[StartT | RefinedT], Array],
     refine: Callable[[Array, StartT | RefinedT], RefinedT | None],

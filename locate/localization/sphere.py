@@ -28,13 +28,7 @@ from locate.localization.refinement import (
     Refined,
     in_blocks,
 )
-from locate.localization.solver import (
-    LIMITS,
-    Solution,
-    fit_of,
-    ratio_at_resolution,
-    refine_in_turns,
-)
+from locate.localization.solver import LIMITS, Solution, alternate, fit_of, ratio_at_resolution
 from locate.pixels import to_colmap
 from locate.types import Array
 
@@ -56,19 +50,12 @@ def solve_sphere(
     resolved: float | None = None,
     seed: int = 0,
 ) -> Solution | None:
-    """The pose that most matches agree with, as `solver.solve_pose` finds it, by points in our
-    pixels of the whole sphere.
-
-    Args:
-        scale: `extraction_scale` of the sphere at its equator.
-        resolution, resolved: pixels per radian, what the map's photos resolve and what the panorama
-            does, see `solver.ratio_at_resolution`.
-    """
+    """`solver.solve_pose` by points in our pixels of the whole sphere, of `scale` at its equator.
+    `resolution` and `resolved`: pixels per radian that the map's photos and the panorama resolve,
+    see `solver.ratio_at_resolution`."""
     size = camera.camera.width, camera.camera.height
-    rays, world = (
-        rays_of(np.asarray(points, np.float64), size),
-        np.asarray(world_points, np.float64),
-    )
+    rays = rays_of(np.asarray(points, np.float64), size)
+    world = np.asarray(world_points, np.float64)
     focal = camera.camera.width / (2 * np.pi)
     found = [estimate_sphere(rays, world, focal, limit * scale, scale, seed) for limit in LIMITS]
     poses = [pose for pose in found if pose is not None]
@@ -83,7 +70,7 @@ def solve_sphere(
         matches, pose = (rays[rows], world[rows], start.camera), start.cam_from_world
         return refine_sphere(*matches, pose, scale=scale, correlated_ratio=correlated_ratio)
 
-    done = refine_in_turns(
+    done = alternate(
         PoseState(best, camera.camera),
         lambda now: ray_errors(rays, world, now.cam_from_world) * focal <= MAX_ERROR * scale,
         refine,
@@ -124,8 +111,7 @@ def refine_sphere(
     scale: float = 1.0,
     correlated_ratio: float = CORRELATED_RATIO,
 ) -> Refined | None:
-    """Refine a pose on its inliers, M x 3 unit rays and what they show, as `refinement.refine_pose`
-    does."""
+    """`refinement.refine_pose` on inliers that are M x 3 unit rays and the points that they show."""
     problem = SphereOptimization(rays, world, camera, scale)
     solution = problem.solve(PoseState(cam_from_world, camera))
     if solution is None:

@@ -30,23 +30,15 @@ FIELD_OF_VIEW = (8.0, 150.0)  # degrees across the longer side; cameras beyond a
 
 @dataclass(frozen=True)
 class PoseQuality:
-    """What speaks for a pose: matches and inliers are different features of the photo.
-
-    Attributes:
-        coverage: share of the photo, see `coverage_of`.
-        position: standard deviation of the centre, worst direction, over the distance of the points.
-        rotation: standard deviation in degrees, worst axis.
-        field_of_view: degrees across the photo's longer side.
-        second_best: inliers of the best pose at another place of the map, 0 if there is none.
-    """
+    """What speaks for a pose: matches and inliers are different features of the photo."""
 
     matches: int
     inliers: int
-    coverage: float
-    position: float
-    rotation: float
-    field_of_view: float
-    second_best: int = 0
+    coverage: float  # share of the photo, see `coverage_of`
+    position: float  # standard deviation of the centre, worst axis, over the distance of the points
+    rotation: float  # standard deviation in degrees, worst axis
+    field_of_view: float  # degrees across the photo's longer side
+    second_best: int = 0  # inliers of the best pose at another place of the map
 
     @property
     def count(self) -> str:
@@ -70,7 +62,7 @@ def judge(quality: PoseQuality, map_doubt: str | None = None) -> tuple[str, str]
     if quality.inliers < need:
         return NOT_LOCALIZED, f"{count}; {int(np.ceil(need))} are needed"
     low, high = FIELD_OF_VIEW
-    cells, degrees = max(1, round(64 * quality.coverage)), quality.field_of_view
+    cells, fov = max(1, round(64 * quality.coverage)), quality.field_of_view
     doubts = {
         f"{int(np.ceil(SURE_FACTOR * need))} would be sure": quality.inliers < SURE_FACTOR * need,
         f"they lie in {cells} of 64 parts of the photo only": quality.coverage < MIN_COVERAGE,
@@ -83,9 +75,7 @@ def judge(quality: PoseQuality, map_doubt: str | None = None) -> tuple[str, str]
         f"but leave the direction unknown by {quality.rotation:.1f} degrees": (
             quality.rotation > MAX_ROTATION
         ),
-        f"but the camera would see {degrees:.0f} degrees; give it by --camera": (
-            not low <= degrees <= high
-        ),
+        f"but the camera would see {fov:.0f} degrees; give it by --camera": not low <= fov <= high,
         f"but the map is uncertain: {map_doubt}": map_doubt is not None,
     }
     reason = next((reason for reason, holds in doubts.items() if holds), None)
@@ -94,10 +84,8 @@ def judge(quality: PoseQuality, map_doubt: str | None = None) -> tuple[str, str]
 
 def worst_deviations(covariance: Array) -> tuple[float, float]:
     """Standard deviations along the worst axes: of the position, and of the rotation in degrees."""
-    position, rotation = (
-        float(np.sqrt(np.linalg.eigvalsh(part)[-1]))
-        for part in (covariance[:3, :3], covariance[3:, 3:])
-    )
+    parts = covariance[:3, :3], covariance[3:, 3:]
+    position, rotation = (float(np.sqrt(np.linalg.eigvalsh(part)[-1])) for part in parts)
     return position, float(np.degrees(rotation))
 
 

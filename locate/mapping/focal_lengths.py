@@ -110,8 +110,8 @@ def _linear(
     columns: dict[int, Array],
     rows: Array,
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """Of T observations: columns of the parameters (T x C), derivatives by these (T x 2 x C; those that
-    a camera lacks are nothing) and by the point (T x 2 x 3), residuals (T x 2), robust weights (T)."""
+    """Of T observations: columns of the parameters (T x C), derivatives by these (T x 2 x C; 0 where
+    a camera lacks one) and by the point (T x 2 x 3), residuals (T x 2), robust weights (T)."""
     most = 6 + max(len(own) for own in columns.values())
     at = np.zeros((len(rows), most), np.int64)
     by_own, by_point = np.zeros((len(rows), 2, most)), np.zeros((len(rows), 2, 3))
@@ -126,10 +126,7 @@ def _linear(
         residuals[some] = np.asarray(camera.img_from_cam(seen)) - pixels
         step = 1e-6 * np.abs(seen[:, 2:])
         sides = ((seen + step * axis, seen - step * axis) for axis in np.eye(3))
-        changes = (
-            np.asarray(camera.img_from_cam(more)) - camera.img_from_cam(less)
-            for more, less in sides
-        )
+        changes = (np.asarray(camera.img_from_cam(a)) - camera.img_from_cam(b) for a, b in sides)
         by_seen = np.stack([change / (2 * step) for change in changes], axis=2)
         by_turn = -cross_matrices(turned)
         by_lens = [_by_parameter(camera, seen, camera.focal_length_idxs(), relative=True)]

@@ -17,7 +17,7 @@ most .2 % of its points off the homography, the pairs of a photo that moved 5 to
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,13 +116,9 @@ def examine(
     calibrated: Collection[int] = (),
     fixed: Collection[int] = (),
 ) -> Structure:
-    """Which photos of a model have a structure that the matches of `pairs` prove.
-
-    Args:
-        scale: `extraction_scale` of the photos.
-        calibrated: ids of the cameras whose focal lengths are known, not guessed.
-        fixed: ids of photos that need no proof any more.
-    """
+    """Which photos of a model have a structure that the matches of `pairs` prove. `scale`:
+    `extraction_scale` of the photos; `calibrated`: ids of the cameras whose focal lengths are known,
+    not guessed; `fixed`: ids of photos that need no proof any more."""
     images = {i: model.images[i] for i in model.reg_image_ids()}
     seen = {i: _observations(image) for i, image in images.items()}
     centres = {i: np.asarray(image.projection_center()) for i, image in images.items()}
@@ -168,9 +164,8 @@ def leave_out(model: pycolmap.Reconstruction, photos: Iterable[int]) -> None:
 def examine_matches(
     database: pycolmap.Database, pairs: Mapping[Pair, int], *, scale: float
 ) -> float | None:
-    """Share of the pairs that a turn explains, where a homography explains all of them, by their
-    verified matches (whose counts are given) alone, without a model; None if some show depth or
-    there are no pairs."""
+    """Share of the pairs that a turn explains, by their verified matches (whose counts are given)
+    alone, where a homography explains all of them; None if some show depth or there are no pairs."""
     cameras = {image.image_id: image.camera_id for image in database.read_all_images()}
     turned = []
     for (i, j), count in pairs.items():
@@ -180,16 +175,11 @@ def examine_matches(
         matches = np.asarray(geometry.inlier_matches, np.int64).reshape(-1, 2)
         keypoints = [np.asarray(database.read_keypoints(k), np.float64) for k in (i, j)]
         pixels = [keypoints[side][matches[:, side], :2] for side in (0, 1)]
-        views = [
-            _view(database.read_camera(cameras[k]), xy)
-            for k, xy in zip((i, j), pixels, strict=True)
-        ]
-        one = cameras[i] == cameras[j]
-        plane = fit_plane(views[0], views[1], tolerance=DEPTH_ERROR * scale, one_lens=one)
-        if _many(plane.residuals, DEPTH_ERROR * scale):
+        own = [database.read_camera(cameras[k]) for k in (i, j)]
+        residuals, by_turning = _fit(own, pixels, DEPTH_ERROR * scale)
+        if _many(residuals, DEPTH_ERROR * scale):
             return None
-        turn = turned_only(views[0], views[1], plane, freedom=_ANY_FOCAL, one_lens=one)
-        turned.append(not _many(turn, DEPTH_ERROR * scale))
+        turned.append(by_turning(_ANY_FOCAL))
     return float(np.mean(turned)) if turned else None
 
 
@@ -201,35 +191,45 @@ def _classify(
     scale: float,
     calibrated: Collection[int],
 ) -> tuple[str | None, bool | None]:
-    """What a pair proves, None if it has too few points to tell; and of a flat one, whether a turn
-    explains it."""
+    """What a pair proves, None of too few points; and of a flat one, whether a turn explains it."""
     common, in_a, in_b = np.intersect1d(
         seen[a.image_id].ids, seen[b.image_id].ids, assume_unique=True, return_indices=True
     )
     if len(common) < MIN_POINTS:
         return None, None
     pixels = [seen[a.image_id].pixels[in_a], seen[b.image_id].pixels[in_b]]
-    views = [_view(image.camera, xy) for image, xy in zip((a, b), pixels, strict=True)]
-    one, tolerance = a.camera_id == b.camera_id, DEPTH_ERROR * scale
-    plane = fit_plane(views[0], views[1], tolerance=tolerance, one_lens=one)
-    if _many(plane.residuals, tolerance):
+    tolerance = DEPTH_ERROR * scale
+    residuals, by_turning = _fit([a.camera, b.camera], pixels, tolerance)
+    if _many(residuals, tolerance):
         return PROVEN, None
     known = a.camera_id in calibrated and b.camera_id in calibrated
-
-    def by_turning(freedom: float) -> bool:
-        missed = turned_only(views[0], views[1], plane, freedom=freedom, one_lens=one)
-        return not _many(missed, tolerance)
-
     if known and not by_turning(_FREEDOM):
         return PROVEN, None
     points = np.array([model.points3D[int(i)].xyz for i in common])
     noise = np.hypot(_errors(a, points, pixels[0]), _errors(b, points, pixels[1]))
     least = max(_WEAK_ERROR * scale, _NOISES * float(np.median(noise)))
     # By the model; the tails of keypoints' errors are long.
-    explained = plane.residuals[noise <= least]
+    explained = residuals[noise <= least]
     if _many(explained, min(least, tolerance), _WEAK_SHARE):
         return WEAK, None
     return FLAT, known or by_turning(_ANY_FOCAL)
+
+
+def _fit(
+    cameras: list[pycolmap.Camera], pixels: list[Array], tolerance: float
+) -> tuple[Array, Callable[[float], bool]]:
+    """Residuals of the plane that fits two views best, and whether a turn with so free focal lengths
+    explains them."""
+    each = zip(cameras, pixels, strict=True)
+    a, b = (View(xy, (c.width, c.height), c.mean_focal_length()) for c, xy in each)
+    one = cameras[0].camera_id == cameras[1].camera_id
+    plane = fit_plane(a, b, tolerance=tolerance, one_lens=one)
+
+    def by_turning(freedom: float) -> bool:
+        missed = turned_only(a, b, plane, freedom=freedom, one_lens=one)
+        return not _many(missed, tolerance)
+
+    return plane.residuals, by_turning
 
 
 def _many(residuals: Array, tolerance: float, share: float = _SHARE) -> bool:
@@ -272,10 +272,6 @@ def _observations(image: pycolmap.Image) -> _Observations:
     pixels = np.array([point.xy for point in points], np.float64).reshape(-1, 2)
     ids, first = np.unique(ids, return_index=True)
     return _Observations(ids, pixels[first])
-
-
-def _view(camera: pycolmap.Camera, pixels: Array) -> View:
-    return View(pixels, (camera.width, camera.height), camera.mean_focal_length())
 
 
 def _errors(image: pycolmap.Image, points: Array, pixels: Array) -> Array:

@@ -8,7 +8,6 @@ refined. All of it in memory, on one thread and seeded: the same input gives the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pycolmap
@@ -31,23 +30,6 @@ MIN_MATCHES = 15  # of a pair; fewer agree by chance too easily
 _ROUNDS = 10  # of Levenberg-Marquardt; points, independent of each other, converge quickly
 
 
-@dataclass(frozen=True, eq=False)
-class Triangulation:
-    """Attributes:
-    points: P x 3 float64 in the unit of the poses.
-    point_ids: for each photo, by name, N int64: which point each of its N features sees, -1 for none.
-    track_length: how many photos see a point, on average.
-    error: mean reprojection error in pixels.
-    model: image ids are positions in the photos given + 1.
-    """
-
-    points: Array
-    point_ids: Mapping[str, Array]
-    track_length: float
-    error: float
-    model: pycolmap.Reconstruction
-
-
 def triangulate(
     photos: Sequence[PosedPhoto],
     features: Sequence[Features],
@@ -57,16 +39,15 @@ def triangulate(
     max_error: float = 4.0,
     min_angle: float = 1.5,
     seed: int = 0,
-) -> Triangulation:
-    """Points that at least two photos see, with features of each photo, in its order.
+) -> pycolmap.Reconstruction:
+    """A model of the points that at least two photos see, with features of each photo, in its order;
+    image ids are positions in the photos + 1.
 
     Args:
         match: tentative matches between two of them, by position.
         pairs: which to match; by default `choose_pairs`.
-        max_error: in pixels of the photos, of matches to the epipolar line (Sampson distance) and of
-            observations to the point's projection.
+        max_error: pixels of the photos, of matches to the epipolar line (Sampson) and of projections.
         min_angle: least angle in degrees between two rays to a point.
-        seed: of the robust triangulation.
     """
     if len(photos) != len(features) or len({photo.name for photo in photos}) != len(photos):
         raise InputError(
@@ -92,22 +73,19 @@ def triangulate(
             graph.add_two_view_geometry(i + 1, j + 1, geometry)
     graph.finalize()
     _make_points(model, graph, max_error, min_angle, seed)
-    return _result(model, photos)
+    return model
 
 
 def choose_pairs(
     photos: Sequence[PosedPhoto], anchors: Iterable[int] | None = None, partners: int | None = None
 ) -> list[tuple[int, int]]:
     """Which photos to match, i < j, in order: all pairs of up to `ALL_PAIRS` photos, else those that
-    may see the same by their poses.
+    may see the same by their poses: of `anchors` (by default all photos) with at most `partners`
+    each.
 
     Partners of a photo look less than `MAX_TURN` away from its direction. Of these, ordered by the
     distance of the cameras, those at geometrically growing ranks are taken: the nearest, which match
     well, but also far ones, without which the frames of a video would leave no angle to triangulate by.
-
-    Args:
-        anchors: photos to find partners for; all by default.
-        partners: of each anchor at most; by default all for few photos, else `PARTNERS`.
     """
     n = len(photos)
     anchors = range(n) if anchors is None else anchors
@@ -148,15 +126,15 @@ def epipolar_errors(a: PosedPhoto, b: PosedPhoto, rays_a: Array, rays_b: Array) 
     return np.asarray(errors * focal)
 
 
-def scene_depth(triangulation: Triangulation) -> float:
+def scene_depth(model: pycolmap.Reconstruction) -> float:
     """How far the scene lies from the cameras: the median over photos of the median depth of the points
     they see, in the unit of the poses; NaN without points."""
     depths = []
-    for image in triangulation.model.images.values():
-        ids = triangulation.point_ids[image.name]
-        if (ids >= 0).any():
+    for image in model.images.values():
+        seen = [image.point2D(k).point3D_id for k in image.get_observation_point2D_idxs()]
+        if seen:
             pose = image.cam_from_world().matrix()
-            points = triangulation.points[ids[ids >= 0]]
+            points = np.array([model.point3D(i).xyz for i in seen])
             depths.append(np.median(points @ pose[2, :3] + pose[2, 3]))
     return float(np.median(depths)) if depths else float("nan")
 
@@ -225,18 +203,3 @@ def observed_points(image: pycolmap.Image, place: Mapping[int, int]) -> Array:
     for feature in image.get_observation_point2D_idxs():
         places[feature] = place[image.point2D(feature).point3D_id]
     return places
-
-
-def _result(model: pycolmap.Reconstruction, photos: Sequence[PosedPhoto]) -> Triangulation:
-    ids = sorted(model.point3D_ids())
-    place = {point_id: i for i, point_id in enumerate(ids)}
-    point_ids = {}
-    for i, photo in enumerate(photos):
-        point_ids[photo.name] = observed_points(model.images[i + 1], place)
-    points = np.array([model.point3D(point_id).xyz for point_id in ids], np.float64).reshape(-1, 3)
-    length = error = float("nan")
-    if ids:
-        model.update_point_3d_errors()
-        length = float(model.compute_mean_track_length())
-        error = float(model.compute_mean_reprojection_error())
-    return Triangulation(points, point_ids, length, error, model)

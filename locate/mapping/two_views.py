@@ -27,8 +27,8 @@ _STARTS = (0.35, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0)  # times the focal length
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """M x 2 pixels, those of the other view in the same order, (width, height) of the photo, and its
-    focal length in pixels as it is believed to be."""
+    """M x 2 pixels, those of the other view in the same order, (width, height) of the photo, its
+    focal length as believed."""
 
     points: Array
     size: tuple[int, int]
@@ -42,9 +42,8 @@ class View:
     @property
     def to_pixels(self) -> Array:
         """3 x 3, from half diagonals from the middle."""
-        return np.array(
-            [[self.unit, 0, self.size[0] / 2], [0, self.unit, self.size[1] / 2], [0, 0, 1]]
-        )
+        unit, (width, height) = self.unit, self.size
+        return np.array([[unit, 0, width / 2], [0, unit, height / 2], [0, 0, 1]])
 
     def normalized(self) -> Array:
         """From the middle, in half diagonals."""
@@ -108,8 +107,7 @@ def _straight(points: Array, bend: float) -> tuple[Array, Array]:
 
 
 def _transfer(values: Array, points: tuple[Array, Array]) -> tuple[Array, Array]:
-    """Residuals, M x 2, of the parameters (8 of the homography, 2 bends), and their derivatives,
-    M x 2 x 10."""
+    """Residuals, M x 2, of the parameters (8 of the homography, 2 bends); derivatives, M x 2 x 10."""
     matrix = np.append(values[:8], 1.0).reshape(3, 3)
     (source, by_a), (target, by_b) = map(_straight, points, values[8:])
     one = np.c_[source, np.ones(len(source))]
@@ -180,8 +178,8 @@ def _turn(
     freedom: float,
     one_lens: bool,
 ) -> Array:
-    """Distances of the points from where the best rotation takes them, from a start; the parameters are
-    a rotation vector and the logarithms of two factors of the focal lengths."""
+    """Distances of the points from where the best rotation takes them, from a start; its parameters
+    are a rotation vector and the logarithms of two factors of the focal lengths."""
     limit = np.log(freedom)
 
     def miss(values: Array, some: slice) -> Array:

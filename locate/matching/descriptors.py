@@ -25,8 +25,7 @@ class Ratios(Protocol):
 
 
 def ratio_for(purpose: Literal["query", "map"], own: Ratios) -> float:
-    """Lowe's ratio for a purpose: of a query with a database image, or of what a map is made of and what
-    is localized in it."""
+    """Lowe's ratio for a query with a database image, or for making and localizing in a map."""
     return (own.query_ratio if purpose == "query" else None) or own.ratio or _RATIOS[purpose]
 
 
@@ -57,8 +56,8 @@ def match_mutual(a: Array, b: Array, ratio: float | None = None) -> Array:
 
 
 def weighted(descriptors: Array, parts: Sequence[int], shares: Sequence[float]) -> Array:
-    """Descriptors (N x D float16 or float32) whose parts, of these lengths, have other weights: shares
-    of a cosine, 1 in all. N x (length of all parts with a share) float32; unit rows where no part is
+    """Descriptors (N x D float16 or float32) whose parts, of these lengths, weigh their share of a
+    cosine (1 in all): N x (length of all parts with a share) float32; unit rows where no part is
     zero."""
     ends = np.cumsum(parts)
     found = []

@@ -119,10 +119,8 @@ def on_overlay(
 def _motion_goes_on(
     places: Array, database: Features, matches: Array, still: Array, radius: float
 ) -> bool:
-    """Whether the matches around those that stand still have hardly moved either: then what stands still
-    is where a small motion of the camera happens to be none, such as the middle of a zoom or what is far
-    away.
-    """
+    """Whether the matches around those that stand still have hardly moved either: then these are
+    where a small motion of the camera is none, such as the middle of a zoom or what is far away."""
     others = matches[~still]
     shifts = np.linalg.norm(database.keypoints[others[:, 1]] - places[others[:, 0]], axis=1)
     # Some matches of an overlay are a little off as well.
@@ -184,8 +182,7 @@ def _similarities(query: Features, database: Features, a: Array, b: Array) -> Ar
 
 
 def _near(a: Array, b: Array, radius: float) -> tuple[Array, Array]:
-    """Indices (into a, into b) of all pairs of points, N x 2 and M x 2, that are at most `radius`
-    apart."""
+    """Indices (into a, into b) of all pairs of points, N x 2 and M x 2, at most `radius` apart."""
     cells = [np.floor(points / radius).astype(np.int64) for points in (a, b)]
     low = np.min([c.min(axis=0, initial=0) for c in cells], axis=0) - 1
     width = int(max(c[:, 0].max(initial=0) for c in cells) - low[0]) + 2
@@ -213,10 +210,8 @@ def _rest_has_moved(places: Array, database: Features, still: Array) -> bool:
     one rectangle without any holds a sixth of what should have been found, or less than half was found.
     """
     size = np.asarray(database.image_size)
-    seen_a, seen_b, found = (
-        _histogram(points, size) for points in (places, database.keypoints, places[still])
-    )
-    both = np.minimum(seen_a, seen_b)
+    a, b, found = (_histogram(p, size) for p in (places, database.keypoints, places[still]))
+    both = np.minimum(a, b)
     share = min(1.0, found.sum() / max(both.sum(), 1))
     expected = 1 - (1 - share) ** both
     total = expected.sum()
@@ -230,8 +225,8 @@ def _rest_has_moved(places: Array, database: Features, still: Array) -> bool:
 
 
 def _histogram(points: Array, size: Array) -> Array:
-    """GRID x GRID counts, rows from the top, of N x 2 pixels of an image of `size`; those outside
-    are left out."""
+    """GRID x GRID counts, rows from the top, of those of N x 2 pixels that are in an image of
+    `size`."""
     cells = np.floor((points + 0.5) * GRID / size).astype(np.int64)
     inside = ((cells >= 0) & (cells < GRID)).all(axis=1)
     flat = cells[inside, 1] * GRID + cells[inside, 0]

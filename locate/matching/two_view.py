@@ -47,8 +47,8 @@ def verify(
     with their inliers.
 
     Args:
-        working_side: long side in pixels that both images were shrunk to before detection. The
-            error tolerance holds at that size, as the precision of keypoints does.
+        working_side: long side in pixels that both images were shrunk to before detection, at which the
+            error tolerance holds, as the precision of keypoints does.
         model: one of `MODELS`.
         max_error: in pixels of that size, to the epipolar lines (Sampson), or in the database image to
             where the affine motion puts a point of the query.
@@ -56,41 +56,34 @@ def verify(
     """
     if model not in MODELS:
         raise UnknownNameError("model of verification", model, MODELS)
-    found = _verified(query, database, matches, working_side, model, max_error)
+    scale_q = min(1.0, working_side / max(query.image_size))
+    scale_d = min(1.0, working_side / max(database.image_size))
+
+    def verified(matches: Array) -> Verification:
+        points_q, points_d = query.keypoints[matches[:, 0]], database.keypoints[matches[:, 1]]
+        keep = distinct_matches(points_q * scale_q, points_d * scale_d)
+        matches, points_q, points_d = matches[keep], points_q[keep], points_d[keep]
+        work = points_q.astype(np.float64) * scale_q, points_d.astype(np.float64) * scale_d
+        found = (_fundamental if model == FUNDAMENTAL else _affine)(*work, max_error)
+        if found is None:
+            none = np.zeros(len(matches), np.bool_)
+            return Verification(matches, points_q, points_d, none, None, "none", model)
+        matrix, inliers = found
+        # Back to original pixels: x_work = diag(s, s, 1) x.
+        to_q, to_d = np.diag((scale_q, scale_q, 1.0)), np.diag((scale_d, scale_d, 1.0))
+        back = to_d if model == FUNDAMENTAL else np.linalg.inv(to_d)
+        return Verification(
+            matches, points_q, points_d, inliers, back @ matrix @ to_q, model, model
+        )
+
+    found = verified(matches)
     # Only where more agrees than by chance is it worth asking whether that is an overlay.
     if not overlays or evidence_of(found) <= _NO_EVIDENCE:
         return found
     on = on_overlay(query, database, found.matches, working_side)
     if not on.any():
         return found
-    rest = _verified(query, database, found.matches[~on], working_side, model, max_error)
-    return replace(rest, on_overlay=int(on.sum()))
-
-
-def _verified(
-    query: Features,
-    database: Features,
-    matches: Array,
-    working_side: int,
-    model: str,
-    max_error: float,
-) -> Verification:
-    scale_q = min(1.0, working_side / max(query.image_size))
-    scale_d = min(1.0, working_side / max(database.image_size))
-    points_q = query.keypoints[matches[:, 0]]
-    points_d = database.keypoints[matches[:, 1]]
-    keep = distinct_matches(points_q * scale_q, points_d * scale_d)
-    matches, points_q, points_d = matches[keep], points_q[keep], points_d[keep]
-    work = points_q.astype(np.float64) * scale_q, points_d.astype(np.float64) * scale_d
-    found = (_fundamental if model == FUNDAMENTAL else _affine)(*work, max_error)
-    if found is None:
-        none = np.zeros(len(matches), np.bool_)
-        return Verification(matches, points_q, points_d, none, None, "none", model)
-    matrix, inliers = found
-    # Back to original pixels: x_work = diag(s, s, 1) x.
-    to_q, to_d = np.diag((scale_q, scale_q, 1.0)), np.diag((scale_d, scale_d, 1.0))
-    matrix = to_d @ matrix @ to_q if model == FUNDAMENTAL else np.linalg.inv(to_d) @ matrix @ to_q
-    return Verification(matches, points_q, points_d, inliers, matrix, model, model)
+    return replace(verified(found.matches[~on]), on_overlay=int(on.sum()))
 
 
 def _fundamental(points_q: Array, points_d: Array, max_error: float) -> tuple[Array, Array] | None:
@@ -132,12 +125,9 @@ def transfer_errors(matrix: Array, points_a: Array, points_b: Array) -> Array:
 
 
 def distinct_matches(points_a: Array, points_b: Array) -> Array:
-    """Indices of matches that are evidence of their own.
-
-    A detector may report one spot several times (SIFT: once for every orientation), and then one
-    coincidence would count several times. Of the matches that share a pixel in either image (M x 2
-    each), the first is kept.
-    """
+    """Indices of matches that are evidence of their own: of those that share a pixel in either image
+    (M x 2 each), the first. A detector may report one spot several times (SIFT: once for every
+    orientation), and then one coincidence would count several times."""
     index = np.arange(len(points_a))
     for points in (points_a, points_b):
         _, first = np.unique(np.rint(points[index]).astype(np.int64), axis=0, return_index=True)
@@ -146,8 +136,8 @@ def distinct_matches(points_a: Array, points_b: Array) -> Array:
 
 
 def epipolar_distances(matrix: Array, points_a: Array, points_b: Array) -> Array:
-    """Sampson distance in pixels (Hartley and Zisserman, eq. 11.9) of M pairs to `matrix`, with
-    `x_b^T F x_a = 0`."""
+    """Sampson distance in pixels (Hartley and Zisserman, eq. 11.9) of M pairs to F, x_b^T F x_a =
+    0."""
     a = np.c_[points_a, np.ones(len(points_a))].astype(np.float64)
     b = np.c_[points_b, np.ones(len(points_b))].astype(np.float64)
     lines_b, lines_a = a @ matrix.T, b @ matrix

@@ -17,8 +17,7 @@ def average_precision(relevant: Array, positives: int | None = None) -> float:
 
     Args:
         relevant: N bool, in the order of the ranking.
-        positives: relevant images that exist; one that is not ranked contributes 0. By default those in
-            `relevant`.
+        positives: relevant images that exist, ranked or not; by default those in `relevant`.
     """
     relevant = np.asarray(relevant, np.bool_)
     total = int(relevant.sum()) if positives is None else positives
@@ -39,14 +38,8 @@ def mean_defined(values: Array) -> float:
 @dataclass(frozen=True)
 class OpenSet:
     """How a verdict by evidence fares when some queries, the negatives, show places that are not in the
-    index.
-
-    Attributes:
-        threshold: the least evidence that is accepted, in the unit of the evidence.
-        right, wrong: shares of the queries of known places that are accepted with a right, a wrong
-            answer; the rest are rejected.
-        false_accepts: share of the negatives that are accepted.
-    """
+    index: the least evidence that is accepted (`threshold`), the shares of the queries of known places
+    that are accepted with a right, a wrong answer, and of the negatives that are accepted."""
 
     threshold: float
     right: float
@@ -57,14 +50,12 @@ class OpenSet:
 def open_set_threshold(negatives: Array, rate: float = 0.01) -> float:
     """The least threshold, accepting `evidence >= threshold`, that at most `rate` of negatives reach.
 
+    It is the float64 next above the strongest evidence that has to be rejected, so of equal evidence all
+    is rejected or all accepted; -inf if all may be accepted; NaN without negatives.
+
     Args:
         negatives: the strongest evidence that each reached; -inf for one without a candidate.
-        rate: 0 to 1. It bounds the bare share; `locate.retrieval.verdict` bounds its confidence
-            interval.
-
-    Returns:
-        The float64 next above the strongest evidence that has to be rejected, so of equal evidence
-        all is rejected or all accepted; -inf if all may be accepted; NaN without negatives.
+        rate: 0 to 1, of the bare share; `locate.retrieval.verdict` bounds its confidence interval.
     """
     if not 0 <= rate <= 1:
         raise InputError(f"the rate of false accepts must be from 0 to 1, got {rate}")
@@ -76,17 +67,15 @@ def open_set_threshold(negatives: Array, rate: float = 0.01) -> float:
 
 
 def open_set(known: Array, right: Array, negatives: Array, rate: float = 0.01) -> OpenSet:
-    """The share of right answers when at most `rate` (0 to 1) of the negatives are accepted.
+    """The shares of answers when at most `rate` (0 to 1) of the negatives are accepted.
+
+    All K queries are the denominator of `right` and `wrong`: a rejected one is not right. Shares of no
+    queries are NaN; without negatives there is no threshold and all is NaN.
 
     Args:
-        known: K numbers, the evidence of the best answer to each query of a known place; -inf where
-            there was none.
+        known: K numbers, the evidence of the best answer to each query of a known place, or -inf.
         right: K bool, whether that answer is right.
-        negatives: the evidence of the best answer to each negative.
-
-    Returns:
-        All K queries are the denominator of `right` and `wrong`: a rejected one is not right. Shares
-        of no queries are NaN; without negatives there is no threshold and all is NaN.
+        negatives: see `open_set_threshold`.
     """
     known, negatives = _evidence("known", known), _evidence("negatives", negatives)
     right = np.asarray(right, np.bool_)

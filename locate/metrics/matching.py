@@ -32,13 +32,9 @@ HOMOGRAPHY_THRESHOLDS = (1, 3, 5)
 
 
 def in_view(points_a: Array, b_from_a: Array, size_b: Size) -> Array:
-    """Which of N points of image a are seen in image b.
-
-    Returns:
-        N bool: the mapped point has 0 <= x < width and 0 <= y < height, the half-open bounds of
-        rpautrat and KP2D (not the half pixel more on the left that a pixel's area covers). Points
-        mapped to infinity are not seen.
-    """
+    """Which of N points of image a are seen in image b, N bool: the mapped point has 0 <= x < width and
+    0 <= y < height, the half-open bounds of rpautrat and KP2D (not the half pixel more on the left that
+    a pixel's area covers). Points mapped to infinity are not seen."""
     mapped = _map(b_from_a, _points("points_a", points_a))
     return np.asarray(((mapped >= 0) & (mapped < np.asarray(size_b))).all(axis=1))
 
@@ -59,17 +55,10 @@ def best_in_view(
 def nearest_distances(
     points_a: Array, points_b: Array, b_from_a: Array, *, frames: Frames = "b"
 ) -> tuple[Array, Array]:
-    """How far each point lies from the nearest of the other image; choose them by `best_in_view`.
-
-    Args:
-        points_a, points_b: N x 2, M x 2.
-        frames: "b" measures both directions in image b (rpautrat, KP2D); "each" measures a -> b in
-            image b and b -> a in image a (the average over both cameras of UnsuperPoint).
-
-    Returns:
-        N distances of the points of a and M of those of b, in pixels; infinite where the other image
-        has no points.
-    """
+    """How far each of N and M points (choose them by `best_in_view`) lies from the nearest of the other
+    image: N distances of the points of a and M of those of b, in pixels; infinite where the other has
+    no points. Frames "b" measure both directions in image b (rpautrat, KP2D); "each" a -> b in image b
+    and b -> a in image a (the average over both cameras of UnsuperPoint)."""
     if frames not in ("b", "each"):
         raise UnknownNameError("choice of frames", frames, ("b", "each"))
     a, b = _points("points_a", points_a), _points("points_b", points_b)
@@ -95,9 +84,8 @@ def mutual_repeatability(
 
     rep = (#{a -> b nearest < threshold} + #{b -> a nearest < threshold}) / (N + M), where only the
     points count that are each other's nearest. It differs from `repeatability` in three more ways: a
-    point of a is compared with b's points in image a, a point of b with a's in image b; the
-    threshold (pixels) is exclusive; and all points are the denominator, seen in the other image or not.
-    The points are the strongest of each image (500 by SEKD), in view or not.
+    point of a is compared with b's points in image a, a point of b with a's in image b; the threshold
+    (pixels) is exclusive; and the points are the strongest of each image (500 by SEKD), in view or not.
     """
     a, b = _points("points_a", points_a), _points("points_b", points_b)
     if not len(a) or not len(b):
@@ -114,12 +102,8 @@ def localization_error(
     from_a: Array, from_b: Array, threshold: float = 3.0, *, pooled: bool = True
 ) -> float:
     """The mean distance in pixels of the points that were found again, as of `repeatability`; NaN
-    if there are none: leave such a pair out.
-
-    Args:
-        pooled: one mean over both directions (KP2D), else the mean of one mean for each direction
-            (UnsuperPoint); a direction without a correct pair is left out.
-    """
+    if there are none: leave such a pair out. `pooled` over both directions (KP2D), else the mean of
+    the mean of each direction that has a correct pair (UnsuperPoint)."""
     correct = [np.asarray(d, np.float64)[np.asarray(d) <= threshold] for d in (from_a, from_b)]
     if pooled:
         return mean_defined(np.concatenate(correct))
@@ -180,7 +164,8 @@ def matching_score(
 ) -> float:
     """M-score: the share of the features in the shared view whose nearest descriptor is the right one.
 
-    score = (correct_a / visible_a + correct_b / visible_b) / 2
+    score = (correct_a / visible_a + correct_b / visible_b) / 2, where a direction in which no feature
+    is visible contributes 0.
 
     Each feature is matched one way (no cross-check) to the nearest descriptor among ALL features of the
     other image. It is correct if it is visible and its own projection into the other image lies less
@@ -191,9 +176,6 @@ def matching_score(
         points_a, points_b: N x 2, M x 2; choose the strongest beforehand.
         descriptors_a, descriptors_b: N x D, M x D, compared by Euclidean distance.
         threshold: in pixels, exclusive.
-
-    Returns:
-        0 to 1; a direction in which no feature is visible contributes 0.
     """
     a, b, forward, backward = _matched_one_way(points_a, descriptors_a, points_b, descriptors_b)
     a_from_b = _inverse(b_from_a)
@@ -221,23 +203,16 @@ def nearest_neighbor_map(
     """NN-mAP: whether a small descriptor distance means a right match (SuperPoint, appendix).
 
     The matches of one direction, as of `matching_score`, are ranked by distance, and the AP of that
-    ranking is averaged over both directions. A match is right if its own feature, projected into the
-    other image, lies less than `threshold` (pixels) from its partner. Recall is relative to the
-    right matches of the ranking. Matches of equal distance enter together, so their order does not
-    matter.
-
-    Returns:
-        0 to 1; a direction without a right match contributes 0.
+    ranking is averaged over both directions; one without a right match contributes 0. Recall is relative
+    to the right matches of the ranking. Matches of equal distance enter together.
     """
     a, b, forward, backward = _matched_one_way(points_a, descriptors_a, points_b, descriptors_b)
     if not len(a) or not len(b):
         return 0.0
-    errors_a = match_errors(a, b[forward[0]], b_from_a)
-    errors_b = match_errors(b, a[backward[0]], _inverse(b_from_a))
-    return (
-        _tied_average_precision(errors_a < threshold, forward[1])
-        + _tied_average_precision(errors_b < threshold, backward[1])
-    ) / 2
+    right_a = match_errors(a, b[forward[0]], b_from_a) < threshold
+    right_b = match_errors(b, a[backward[0]], _inverse(b_from_a)) < threshold
+    each = ((right_a, forward[1]), (right_b, backward[1]))
+    return sum(_tied_average_precision(*ranking) for ranking in each) / 2
 
 
 _Nearest = tuple[Array, Array]  # which is the nearest, its distance

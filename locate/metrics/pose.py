@@ -69,13 +69,9 @@ def pose_recall(
     *,
     inclusive: bool = True,
 ) -> Array:
-    """The share of Q queries within both thresholds at once, for T pairs (metres, degrees); NaN for
-    no queries.
-
-    Args:
-        position_errors, rotation_errors: of `pose_errors`.
-        inclusive: <= as the benchmarks define it; False for the < of hloc.
-    """
+    """The share of Q queries, of whose errors see `pose_errors`, within both thresholds at once, for T
+    pairs (metres, degrees); NaN for no queries. `inclusive` is <= as the benchmarks define it; False
+    for the < of hloc."""
     position, rotation = _errors(position_errors), _errors(rotation_errors)
     if position.shape != rotation.shape:
         raise InputError(f"{len(position)} position errors, but {len(rotation)} rotation errors")
@@ -88,11 +84,11 @@ def pose_recall(
 def median_errors(position_errors: Array, rotation_errors: Array) -> tuple[float, float]:
     """The median position error in metres and the median rotation error in degrees, each by itself,
     of all Q queries: infinite once half of them are not localized, NaN for no queries."""
-    position, rotation = _errors(position_errors), _errors(rotation_errors)
-    return (
-        float(np.median(position)) if len(position) else float("nan"),
-        float(np.median(rotation)) if len(rotation) else float("nan"),
+    position, rotation = (
+        float(np.median(_errors(errors))) if len(errors) else float("nan")
+        for errors in (position_errors, rotation_errors)
     )
+    return position, rotation
 
 
 def _errors(errors: Array) -> Array:
@@ -109,10 +105,8 @@ def _rotation_translation(cam_from_world: Array) -> tuple[Array, Array]:
     if matrix.shape == (4, 4) and not np.allclose(matrix[3], (0, 0, 0, 1)):
         raise InputError(f"the last row of a pose must be 0 0 0 1, got {matrix[3]}")
     rotation = matrix[:3, :3]
-    if (
-        np.abs(rotation @ rotation.T - np.eye(3)).max() > _ORTHOGONALITY
-        or np.linalg.det(rotation) < 0
-    ):
+    off = np.abs(rotation @ rotation.T - np.eye(3)).max()
+    if off > _ORTHOGONALITY or np.linalg.det(rotation) < 0:
         raise InputError("the left 3 x 3 of a pose must be a rotation, this one is not")
     return rotation, matrix[:3, 3]
 

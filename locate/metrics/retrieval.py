@@ -23,21 +23,19 @@ from locate.types import Array
 RECALL_AT = (1, 5, 10, 20)
 PRECISION_AT = (1, 5, 10)
 Ids = Collection[Any] | Array
+Level = Literal["easy", "medium", "hard"]
 
 
-def revisited_lists(
-    easy: Ids, hard: Ids, junk: Ids, level: Literal["easy", "medium", "hard"]
-) -> tuple[list[Any], list[Any]]:
-    """(ok, junk) of one query of ROxford/RParis: easy: (easy, junk + hard); medium: (easy + hard, junk);
-    hard: (hard, junk + easy)."""
-    match level:
-        case "easy":
-            return [*easy], [*junk, *hard]
-        case "medium":
-            return [*easy, *hard], [*junk]
-        case "hard":
-            return [*hard], [*junk, *easy]
-    raise UnknownNameError("level", level, ("easy", "medium", "hard"))
+def revisited_lists(easy: Ids, hard: Ids, junk: Ids, level: Level) -> tuple[list[Any], list[Any]]:
+    """(ok, junk) of one query of ROxford/RParis at a level of difficulty."""
+    lists = {
+        "easy": ([*easy], [*junk, *hard]),
+        "medium": ([*easy, *hard], [*junk]),
+        "hard": ([*hard], [*junk, *easy]),
+    }
+    if level not in lists:
+        raise UnknownNameError("level", level, lists)
+    return lists[level]
 
 
 def ranks_without_junk(ranking: Ids, ok: Ids, junk: Ids = ()) -> Array:
@@ -45,7 +43,6 @@ def ranks_without_junk(ranking: Ids, ok: Ids, junk: Ids = ()) -> Array:
 
     Args:
         ranking: N distinct ids, best first; the whole database.
-        ok: the positives that exist.
         junk: ids that neither help nor harm, such as the query itself.
     """
     ids = np.asarray(ranking)
@@ -142,12 +139,8 @@ def global_average_precision(
 
     GAP = sum_i P(i) rel(i) / Q over the predictions by falling confidence (of equal confidence the
     smaller image id comes first), with Q the test images with a landmark, predicted or not; NaN if
-    Q is 0.
-
-    Args:
-        predictions: for each test image that is not abstained from, (class, confidence). One for an
-            image without a landmark is wrong and lowers the precision of all after it.
-        solution: for each test image its classes, none if it shows no landmark.
+    Q is 0. Predictions are (class, confidence) for each test image that is not abstained from; one for
+    an image without a landmark (no class in `solution`) is wrong and lowers the precision after it.
     """
     _check_known(predictions, solution)
     if any(np.isnan(confidence) for _, confidence in predictions.values()):
@@ -173,21 +166,13 @@ def recall_at(
     relevant: Sequence[Array], has_positive: Array, at: Sequence[int] = RECALL_AT
 ) -> Array:
     """Recall@N of place recognition: the share of queries with at least one right image among the
-    first N, for each N of `at`; NaN if no query has a positive.
-
-    Args:
-        relevant: for each of Q queries, bool in the order of its ranking.
-        has_positive: Q bool, whether the database holds a right image at all, ranked or not. The
-            others are dropped.
-    """
+    first N, for each N of `at`; NaN if no query has a positive. `relevant` has for each of Q queries
+    bool in the order of its ranking; Q bool tell whether the database `has_positive` images at all,
+    ranked or not: queries without are dropped."""
     has_positive = np.asarray(has_positive, np.bool_)
     if has_positive.shape != (len(relevant),):
         raise InputError(f"{len(relevant)} rankings, but has_positive is {has_positive.shape}")
-    first = np.full(len(relevant), np.inf)
-    for query, row in enumerate(relevant):
-        hits = np.flatnonzero(row)
-        if len(hits):
-            first[query] = hits[0] + 1
+    first = np.array([min(np.flatnonzero(row), default=np.inf) + 1 for row in relevant])
     if (np.isfinite(first) & ~has_positive).any():
         raise InputError("a query without positives has a right image in its ranking")
     return np.array([mean_defined(first[has_positive] <= n) for n in at])

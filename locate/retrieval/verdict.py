@@ -33,14 +33,13 @@ _TAIL = 0.25  # share of the photos whose evidence is kept; only the strong ones
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was measured for one extractor (its fingerprint).
+    """What was measured for one extractor (its fingerprint), on photos that `data` describes.
 
     Attributes:
         match_evidence, uncertain_evidence: the least evidence for each verdict.
         queries: photos of places that were left out of the index.
         tail: the strongest evidence that some of them reached, descending.
         shortlist: candidates that were verified for each.
-        data: what the photos were, in words.
     """
 
     extractor: str
@@ -90,25 +89,17 @@ def calibrate(
     reached = sorted((round(e, 2) for e in strongest), reverse=True)
     n = len(reached)
     if wilson_upper(0, n) > MATCH_RATE:
-        raise InputError(
-            f"{n} photos of unknown places cannot bound false matches by {MATCH_RATE:.0%}; "
-            "at least 381 are needed"
-        )
+        why = f"{n} photos of unknown places cannot bound false matches by {MATCH_RATE:.0%}"
+        raise InputError(f"{why}; at least 381 are needed")
 
     def least(rate: float) -> float:
         """Just above the strongest evidence that too many reach."""
         allowed = max(k for k in range(n) if wilson_upper(k, n) <= rate)
         return round(reached[allowed] + 0.01, 2)
 
-    return Calibration(
-        extractor=extractor,
-        match_evidence=least(MATCH_RATE),
-        uncertain_evidence=least(UNCERTAIN_RATE),
-        queries=n,
-        tail=tuple(reached[: math.ceil(_TAIL * n)]),
-        shortlist=shortlist,
-        data=data,
-    )
+    tail = tuple(reached[: math.ceil(_TAIL * n)])
+    bounds = least(MATCH_RATE), least(UNCERTAIN_RATE)
+    return Calibration(extractor, *bounds, n, tail, shortlist, data)
 
 
 def wilson_upper(successes: int, trials: int, z: float = 1.959964) -> float:

@@ -96,11 +96,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def refuse_difference(begun: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
-    """`InputError` naming what is asked for now and was not so at the beginning.
-
-    Args:
-        asked: what is None is not asked for. A mapping is compared key by key, and {} asks nothing.
-    """
+    """`InputError` naming what is asked for now and was not so at the beginning. What is None is not
+    asked for; a mapping is compared key by key, and {} asks nothing."""
     for name, now in asked.items():
         before = begun.get(name)
         if isinstance(now, Mapping):

@@ -1,8 +1,7 @@
 """The training loop: one for all recipes.
 
 On the CPU with one thread a training that was interrupted, however it was, and resumed gives bit for
-bit what it would have given otherwise. On CUDA losses are computed in bfloat16 autocast.
-"""
+bit what it would have given otherwise. On CUDA losses are computed in bfloat16 autocast."""
 
 from __future__ import annotations
 
@@ -21,19 +20,11 @@ from torch import nn
 from torch.optim import Optimizer
 
 from locate.errors import InputError, TrainingError
+from locate.training import steps as stepping
 from locate.training.checkpoint import Checkpoint, Log, save_checkpoint
 from locate.training.options import Options, TrainEvent
 from locate.training.recipe import Batch, Recipe, Stage, torch_seed
 from locate.training.schedule import Window, fitting_steps, planned_steps, rate, stage_window
-from locate.training.steps import (
-    Step,
-    held_out_batches,
-    held_out_losses,
-    make_optimiser,
-    stepwise,
-    take_step,
-    trial,
-)
 
 CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
@@ -59,16 +50,11 @@ def train(
     clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[Checkpoint, nn.Module]:
     """Train by `recipe`; writes checkpoint.pt and metrics.jsonl into the folder `out`, which exists.
+    The last checkpoint, `finished` or not, and the network.
 
-    Args:
-        checkpoint: to go on from; then `recipe` and `options` must be what they were at first.
-        begun: what the checkpoints shall remember of how the training was begun.
-        stop: asked before every step; once it says so a checkpoint is written and the training ends.
-        clock: seconds.
-
-    Returns:
-        The last checkpoint, `finished` or not, and the network.
-    """
+    From a checkpoint it goes on; then `recipe` and `options` must be what they were at first. `begun`
+    is what checkpoints shall remember of how the training was begun. `stop` is asked before every step;
+    once it says so a checkpoint is written and the training ends."""
     started = clock() - (checkpoint.elapsed if checkpoint else 0.0)
     steps = planned_steps(recipe.stages, options.steps)
     with _threads(options.threads):
@@ -82,7 +68,7 @@ def train(
         _refuse_full_disk(out, network)
         if options.seconds is not None and not run.paces:
             limit = _TRIAL * options.seconds
-            run.paces = trial(recipe, network, options.seed, options.threads, limit, clock)
+            run.paces = stepping.trial(recipe, network, options.seed, options.threads, limit, clock)
         with closing(Log(out / METRICS, run.log_bytes)) as log:
             one = _Training(recipe, network, options, run, out, log, show, stop, clock, started)
             while not run.finished and one.stage():
@@ -109,12 +95,12 @@ class _Training:
         index, stage = run.stage, self.recipe.stages[run.stage]
         optimiser, rates = self._begin(stage)
         count, threads = options.held_out_batches, options.threads
-        held_out = held_out_batches(self.recipe, stage, index, count, threads)
+        held_out = stepping.held_out_batches(self.recipe, stage, index, count, threads)
         timed: list[float] | None = None
         skipped, saved = 0, clock()
         numbers = (options.seed, index)
         now = self._position(run.step)
-        every_step = stepwise(self.recipe, self.network, stage, numbers, run.step, threads)
+        every_step = stepping.stepwise(self.recipe, self.network, stage, numbers, run.step, threads)
         with closing(every_step) as steps:
             while now < 1 and not self.stop():
                 began = clock()
@@ -126,7 +112,7 @@ class _Training:
                 scale = rate(stage, self._position(run.step + 0.5))
                 for group, base in zip(optimiser.param_groups, rates, strict=True):
                     group["lr"] = base * scale
-                step = take_step(
+                step = stepping.take_step(
                     self.recipe, self.network, optimiser, stage, batches, (*numbers, run.step)
                 )
                 run.step += 1
@@ -164,7 +150,7 @@ class _Training:
     def _begin(self, stage: Stage) -> tuple[Optimizer, list[float]]:
         run, budget = self.run, self.options.seconds
         torch.manual_seed(torch_seed(self.options.seed, run.stage))
-        optimiser, rates = make_optimiser(self.recipe.begin(self.network, stage), stage)
+        optimiser, rates = stepping.make_optimiser(self.recipe.begin(self.network, stage), stage)
         if run.optimiser is not None:  # resumed within this stage
             _restore(run, self.recipe, self.network)
             optimiser.load_state_dict(run.optimiser)
@@ -207,7 +193,7 @@ class _Training:
     def _measure(self, stage: Stage, batches: Sequence[Batch], passes: int) -> None:
         """The pass on held-out batches after which `passes` are done."""
         run, before = self.run, self.clock()
-        losses = held_out_losses(self.recipe, self.network, stage, batches)
+        losses = stepping.held_out_losses(self.recipe, self.network, stage, batches)
         run.held_out_passes, run.held_out_seconds = passes, self.clock() - before
         run.held_out.setdefault(stage.name, {"start": losses})["end"] = losses
         # JSON has no NaN.
@@ -215,7 +201,7 @@ class _Training:
         self._write("held-out", stage, losses=plain, elapsed=round(self._elapsed(), 3))
         self._show(stage, losses, held_out=True)
 
-    def _note(self, stage: Stage, step: Step, seconds: float, skipped: int) -> None:
+    def _note(self, stage: Stage, step: stepping.Step, seconds: float, skipped: int) -> None:
         run = self.run
         run.skipped += skipped > 0
         if skipped == _MOST_SKIPPED:
@@ -244,17 +230,12 @@ class _Training:
         run = self.run
         means = {name: total / count for name, (total, count) in run.means.items()}
         gradient = means.pop("gradient norm", None)
-        self._write(
-            "train",
-            stage,
-            losses=means,
-            learning_rate=learning_rate,
-            gradient_norm=gradient,
-            skipped=run.skipped,
-            elapsed=round(self._elapsed(), 3),
-            seconds=round(run.sums["seconds"], 3),
-            images_per_second=round(run.sums["images"] / max(run.sums["seconds"], 1e-6), 2),
-        )
+        seconds, images = run.sums["seconds"], run.sums["images"]
+        times = {"elapsed": round(self._elapsed(), 3), "seconds": round(seconds, 3)}
+        speed = {"images_per_second": round(images / max(seconds, 1e-6), 2)}
+        norms = {"gradient_norm": gradient, "skipped": run.skipped}
+        learned = {"losses": means, "learning_rate": learning_rate}
+        self._write("train", stage, **learned, **norms, **times, **speed)
         run.sums, run.means = {}, {}
 
     def _save(self, optimiser: Optimizer | None) -> float:

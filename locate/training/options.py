@@ -13,6 +13,8 @@ from locate.errors import InputError
 
 @dataclass(frozen=True)
 class Options:
+    """How a training is run, whatever the recipe."""
+
     seed: int = 0  # another one, another order of batches; 0 or more
     steps: int | None = None  # of all stages together; None for the recipe's own
     # The time budget, which then decides about the steps, be it fewer or more than the recipe's.

@@ -1,9 +1,8 @@
-"""What a training recipe is: data for the loop of `locate.training.loop`, and the few functions
-that differ from system to system.
+"""What a training recipe is: data for the loop of `locate.training.loop`, and the few functions that
+differ from system to system.
 
 Training can be resumed at any step because nothing is random but by number: a batch is a function of
-(seed, stage, step, place in the step) alone, and so is every random choice inside the losses.
-"""
+(seed, stage, step, place in the step) alone, and so is every random choice inside the losses."""
 
 from __future__ import annotations
 
@@ -36,9 +35,7 @@ class Stage:
     steps: int  # by default; `--steps` and `--time-budget` scale all stages alike
     learning_rate: float  # at its highest
     optimiser: _Optimiser = "adamw"  # or "sgd" (momentum 0.9)
-    schedule: _Schedule = (
-        "cosine"  # of the rate after the warm-up, to zero, as "linear", or "constant"
-    )
+    schedule: _Schedule = "cosine"  # after the warm-up, to zero, as "linear", or "constant"
     warmup: float = 0.05  # share of the steps over which the rate rises from zero
     weight_decay: float = 1e-4
     clip: float = 10.0  # largest norm of the gradient
@@ -70,17 +67,11 @@ class Recipe(ABC, Generic[Network]):
     many times `batch` and `losses`, and `finish`; at the end `tensors` and `settings` go into the
     weights file. torch's generator is seeded before each of them. A training that is resumed calls
     `prepare`, `network` and the stage's `begin` again, and then takes up the checkpoint's parameters,
-    buffers and `state`, whatever those three made of them.
+    buffers and `state`, whatever those three made of them."""
 
-    Attributes:
-        system: name of the extractor that the weights are for.
-        stages: in their order.
-        data_words: the data in words, with counts, as `prepare` found them.
-    """
-
-    system: ClassVar[str]
-    stages: tuple[Stage, ...]
-    data_words = ""
+    system: ClassVar[str]  # name of the extractor that the weights are for
+    stages: tuple[Stage, ...]  # in their order
+    data_words = ""  # the data, with counts, as `prepare` found them
 
     @abstractmethod
     def prepare(self, data: Path, cache: Path) -> None:
@@ -145,11 +136,7 @@ class Recipe(ABC, Generic[Network]):
 
 def require_views(system: str, crop: int, good: bool, rule: str, *values: object) -> None:
     """`InputError` if the side of the views that a recipe is fed with is not 64, 96, ... pixels, or
-    what else its `rule` says is not `good`.
-
-    Args:
-        values: that the rule is about, to be shown.
-    """
+    what else its `rule` says of `values` is not `good`."""
     if crop < 64 or crop % 32 or not good:
         given = ", ".join(map(str, (crop, *values)))
         raise InputError(f"{system}: crop must be 64, 96, ... pixels, {rule}; got {given}")

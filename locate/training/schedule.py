@@ -1,9 +1,8 @@
 """How long each stage lasts and how its learning rate moves.
 
 A stage's position runs from 0 to 1. It is the share of its planned steps that are done or, if that is
-more, the share of its time: a machine that becomes slower than it was when the steps were planned still
-ends in time, with the learning rate gone to zero.
-"""
+more, the share of its time: a machine that becomes slower than it was when the steps were planned
+still ends in time, with the learning rate gone to zero."""
 
 from __future__ import annotations
 
@@ -14,9 +13,7 @@ from dataclasses import dataclass
 from locate.errors import InputError
 from locate.training.recipe import Stage
 
-_FILLED = (
-    0.97  # of a stage's time is planned for, so that small delays do not speed up its schedule
-)
+_FILLED = 0.97  # of a stage's time is planned, so that small delays do not speed up its schedule
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -25,6 +26,8 @@ _TRIAL_STEPS = (3, 20)  # at least and at most
 
 @dataclass(frozen=True)
 class Step:
+    """What one step of a training has shown."""
+
     losses: dict[str, float]  # by name, the mean over the step's batches
     gradient: float  # its norm before clipping; if it is not finite, nothing was learned
     images: int  # B x 1 or 3 x H x W, in the batches
@@ -58,11 +61,8 @@ def take_step(
     numbers: tuple[int, ...],
 ) -> Step:
     """Average the gradients of `batches` (as many as the stage accumulates), clip, move. Nothing is
-    moved if a loss is not finite, which is a `TrainingError`.
-
-    Args:
-        numbers: (seed, index of the stage, step).
-    """
+    moved if a loss is not finite, which is a `TrainingError`. `numbers` are (seed, index of the stage,
+    step)."""
     device = next(network.parameters()).device
     optimiser.zero_grad(set_to_none=True)
     sums: dict[str, float] = {}
@@ -135,11 +135,9 @@ def held_out_batches(
     recipe: Recipe[Any], stage: Stage, index: int, count: int, threads: int
 ) -> list[Batch]:
     """The batches that the stage is measured on: the same in every training, whatever its seed."""
-
-    def make(number: int) -> Batch:
-        return recipe.batch(stage, generator(0, index, number), held_out=True)
-
-    return list(ordered_map(make, range(count), threads, threads + AHEAD))
+    make = partial(recipe.batch, stage, held_out=True)
+    rngs = (generator(0, index, number) for number in range(count))
+    return list(ordered_map(make, rngs, threads, threads + AHEAD))
 
 
 def held_out_losses(

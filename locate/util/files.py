@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from typing import BinaryIO
 from filelock import FileLock, Timeout
 
 _UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EACCES)  # a folder of which that cannot be asked
+_UNFINISHED = re.compile(r"\..+\.\d+-\d+\.writing", re.DOTALL)  # the names of `atomic_path`
 
 
 @contextmanager
@@ -95,4 +97,5 @@ def sole_writer(lock: Path, busy: Exception, timeout: float = 0.0) -> Iterator[N
 def sweep(folder: Path) -> None:
     """Delete what killed writers left unfinished in a folder that nobody else writes to now."""
     for file in folder.glob(".*.writing"):
-        file.unlink(missing_ok=True)
+        if _UNFINISHED.fullmatch(file.name):
+            file.unlink(missing_ok=True)

@@ -3,8 +3,7 @@ spelled out.
 
 A file name, a label or a camera's name in EXIF may hold anything: line breaks that forge lines, escape
 sequences that a terminal obeys, marks that turn the direction of writing (Unicode Technical Report 36,
-"Unicode security considerations"), halves of characters that no encoding has. JSON has escapes of its
-own and gets names as they are.
+"Unicode security considerations"), halves of characters. JSON has escapes and gets names as they are.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from locate.util.printable import in_markup as escape
 
@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
     from locate.images.folder import LeftOut
 
-_SHOWN_FAILURES = 20
+SHOWN = 20  # photos that something is wrong with
+_COLORS = {"match": "green", "localized": "green", "uncertain": "yellow"}
+_COLORS |= dict.fromkeys(("no match", "not localized"), "red")
+P = ParamSpec("P")
 
 
 def console() -> Console:
@@ -47,16 +50,33 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, default=str))
 
 
-def print_left_out(left_out: LeftOut) -> None:
-    """What was passed over in folders."""
+def print_result(
+    as_json: bool, value: Any, show: Callable[P, None], *args: P.args, **named: P.kwargs
+) -> None:
+    """A result as JSON, or as `show` prints it for people."""
+    if as_json:
+        print_json(value)
+    else:
+        show(*args, **named)
+
+
+def failures(failed: Sequence[tuple[str, str]], left_out: LeftOut) -> dict[str, Any]:
+    """JSON-able: what had no answer."""
+    reasons = [{"photo": name, "reason": reason} for name, reason in failed]
+    return {"failed": reasons, **left_out.to_json()}
+
+
+def colored(verdict: str) -> str:
+    color = _COLORS.get(verdict)
+    return f"[{color}]{verdict}[/]" if color else verdict
+
+
+def print_left_out(left_out: LeftOut, failed: Sequence[tuple[str, str]] = ()) -> None:
+    """Photos that could not be used, (name, reason), and what was passed over in folders."""
     out = console()
+    for name, reason in failed[:SHOWN]:
+        out.print(f"[red]failed[/] {escape(name)}: {escape(reason)}", soft_wrap=True)
+    if len(failed) > SHOWN:
+        out.print(f"... and {len(failed) - SHOWN} more; --json lists all")
     for line in left_out.lines():
         out.print(f"[yellow]left out[/] {escape(line)}", soft_wrap=True)
-
-
-def print_failed(failed: Sequence[tuple[str, str]]) -> None:
-    out = console()
-    for name, reason in failed[:_SHOWN_FAILURES]:
-        out.print(f"[red]failed[/] {escape(name)}: {escape(reason)}", soft_wrap=True)
-    if len(failed) > _SHOWN_FAILURES:
-        out.print(f"... and {len(failed) - _SHOWN_FAILURES} more; --json lists all")

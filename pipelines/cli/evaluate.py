@@ -4,46 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack
+from typing import Annotated, Any, TypedDict, Unpack
 
 import click
 from click.core import ParameterSource
 
 from locate.errors import InputError
 from locate.util.printable import in_markup as escape
-from pipelines.cli import exit_codes
-from pipelines.cli.console import console, new_table, print_json
-from pipelines.cli.options import (
-    Command,
-    Group,
-    Json,
-    Search,
-    Settings,
-    argument,
-    option,
-    parameters_of,
-    words_of,
-)
+from pipelines.cli import exit_codes, options
+from pipelines.cli.console import console, new_table, print_result
+from pipelines.cli.options import Json, Search, Settings, argument, option
 from pipelines.cli.progress import progress_bar
 from pipelines.cli.streams import print_line
 from pipelines.reports.report import Report
-
-if TYPE_CHECKING:
-    from locate.extractors.base import Extractor
 
 Judge = Callable[..., Report]
 _EXTRACTOR = "what to evaluate; may be repeated (default: the default extractor)"
 _WEIGHTS = "evaluate the system of these trained weights; may be repeated"
 _COMMON = ("folder", "extractor", "weights", "settings", "layout", "seed")
-_TEXT = "measure extractors on a dataset with ground truth"
+_TEXT = "Measure extractors on a dataset with ground truth."
 _EXAMPLE = "locate evaluate matching hpatches/ --extractor sift --out report/"
-evaluate = Group("evaluate", **words_of(_TEXT, _EXAMPLE))
-
-
-class _CommonOptions(TypedDict):
-    seed: int
-    progress: Callable[[int, int], None]
+evaluate = options.Group("evaluate", **options.words_of(_TEXT, _EXAMPLE))
 
 
 @dataclass(frozen=True)
@@ -58,25 +41,23 @@ class _Evaluation:
     seed: Annotated[int, option("of everything random (default 0)", "N", 0)]
     progress: Callable[[int, int], None]
 
-    @property
-    def how(self) -> _CommonOptions:
-        return {"seed": self.seed, "progress": self.progress}
-
-    def extractors(self) -> dict[str, Extractor]:
+    def evaluate(self, judge: Judge, **own: Any) -> Report:
+        """The report of `judge`, a function of `pipelines.evaluation`."""
         from locate.extractors.registry import named
 
-        return named(self.extractor, self.weights, self.settings)
+        extractors = named(self.extractor, self.weights, self.settings)
+        common = {"layout": self.layout, "seed": self.seed, "progress": self.progress}
+        return judge(self.folder, extractors, **common | own)
 
     def refuse_extractors(self, because_of: str) -> None:
         if self.extractor or self.weights:
-            raise InputError(
-                f"{because_of} judges finished answers; leave out --extractor and --weights"
-            )
+            cure = "judges finished answers; leave out --extractor and --weights"
+            raise InputError(f"{because_of} {cure}")
 
 
-def _kind(name: str, text: str, layouts: str, example: str) -> Callable[[Judge], Judge]:
-    """A kind of evaluation. The function gives its report; options that were not given keep the defaults
-    of the evaluation itself."""
+def _kind(layouts: str, example: str) -> Callable[[Judge], Judge]:
+    """A kind of evaluation, named and described by a function that gives its report; options that were
+    not given keep the defaults of the evaluation itself."""
 
     def add(judge: Judge) -> Judge:
         def run(
@@ -91,23 +72,16 @@ def _kind(name: str, text: str, layouts: str, example: str) -> Callable[[Judge],
                 report = judge(_Evaluation(**common, progress=progress), **own)
             if out:
                 report.save(out)
-            if as_json:
-                print_json(report.to_json())
-            else:
-                print_report(report)
-                if out:
-                    print_line(f"wrote {out}")
+            print_result(as_json, report.to_json(), print_report, report)
+            if out and not as_json:
+                print_line(f"wrote {out}")
             return exit_codes.OK
 
+        name = judge.__name__.removeprefix("_")
         shown = f"locate evaluate {name} ../shared/data/eval/{example}"
-        evaluate.add_command(
-            Command(
-                name,
-                callback=run,
-                params=[p for part in (_Evaluation, judge, run) for p in parameters_of(part)],
-                **words_of(text, shown, f"layouts: {layouts}\n\n"),
-            )
-        )
+        words = options.words_of(judge.__doc__ or "", shown, f"layouts: {layouts}\n\n")
+        parameters = [*chain(*map(options.parameters_of, (_Evaluation, judge, run)))]
+        evaluate.add_command(options.Command(name, callback=run, params=parameters, **words))
         return judge
 
     return add
@@ -127,22 +101,20 @@ class _MatchingOptions(TypedDict, total=False):
     protocol: Annotated[str, option("full, d2net or superpoint (default full)", "NAME")]
     max_keypoints: Annotated[int, option("the strongest that count", "N")]
     size: Annotated[
-        tuple[int, int],
-        option("superpoint's", "WxH", read=lambda text: _size(text) or (640, 480)),
+        tuple[int, int], option("superpoint's", "WxH", read=lambda text: _size(text) or (640, 480))
     ]
     estimator: Annotated[str, option("of homographies: ransac or magsac (default ransac)", "NAME")]
 
 
 @_kind(
-    "matching",
-    "match pairs with known homographies or correspondences",
     "HPatches (i_*/v_* folders), Oxford affine (img1, H1to2p, ...), WxBS (corrs.txt)",
     "matching/oxford-affine --extractor sift",
 )
 def _matching(asked: _Evaluation, **own: Unpack[_MatchingOptions]) -> Report:
-    from pipelines.evaluation.homographies import evaluate_matching as judge
+    """Match pairs with known homographies or correspondences."""
+    from pipelines.evaluation.homographies import evaluate_matching
 
-    return judge(asked.folder, asked.extractors(), layout=asked.layout, **asked.how, **own)
+    return asked.evaluate(evaluate_matching, **own)
 
 
 class _RepeatabilityOptions(TypedDict, total=False):
@@ -151,16 +123,12 @@ class _RepeatabilityOptions(TypedDict, total=False):
     size: Annotated[tuple[int, int] | None, option("default 320x240; or full", "WxH", read=_size)]
 
 
-@_kind(
-    "repeatability",
-    "detect points in pairs and look for each in the other image",
-    "HPatches or Oxford affine",
-    "matching/oxford-affine --extractor sift",
-)
+@_kind("HPatches or Oxford affine", "matching/oxford-affine --extractor sift")
 def _repeatability(asked: _Evaluation, **own: Unpack[_RepeatabilityOptions]) -> Report:
-    from pipelines.evaluation.repeatability import evaluate_repeatability as judge
+    """Detect points in pairs and look for each in the other image."""
+    from pipelines.evaluation.repeatability import evaluate_repeatability
 
-    return judge(asked.folder, asked.extractors(), layout=asked.layout, **asked.how, **own)
+    return asked.evaluate(evaluate_repeatability, **own)
 
 
 class _RetrievalOptions(TypedDict, total=False):
@@ -175,8 +143,6 @@ class _RetrievalOptions(TypedDict, total=False):
 
 
 @_kind(
-    "retrieval",
-    "index a labelled folder and score the answers to its queries",
     "labels.csv (image, landmark, split, kind), Oxford5k/Paris6k, ROxford/RParis pickles, Google "
     "Landmarks v2 CSVs, database/ and queries/ with @easting@northing@ in the names",
     "retrieval --kind web",
@@ -188,14 +154,15 @@ def _retrieval(
     ] = None,
     **own: Unpack[_RetrievalOptions],
 ) -> Report:
+    """Index a labelled folder and score the answers to its queries."""
     if rankings:
         from pipelines.evaluation.rankings import evaluate_rankings as score
 
         asked.refuse_extractors("--rankings")
         return score(asked.folder, rankings, layout=asked.layout, kinds=own.get("kinds", ()))
-    from pipelines.evaluation.retrieval import evaluate_retrieval as judge
+    from pipelines.evaluation.retrieval import evaluate_retrieval
 
-    return judge(asked.folder, asked.extractors(), layout=asked.layout, **asked.how, **own)
+    return asked.evaluate(evaluate_retrieval, **own)
 
 
 class _LocalizationOptions(TypedDict, total=False):
@@ -210,8 +177,6 @@ class _LocalizationOptions(TypedDict, total=False):
 
 
 @_kind(
-    "localization",
-    "map on true poses and localize the rest, or judge a file of poses",
     "a scene with images and a COLMAP model of true poses (colmap_gt/), or a folder of scenes; "
     "Cambridge Landmarks; 7-Scenes",
     "localization/fountain-P11 --extractor sift",
@@ -224,27 +189,23 @@ def _localization(
     queries: Annotated[Path | None, option("names of the queries", "FILE")] = None,
     **own: Unpack[_LocalizationOptions],
 ) -> Report:
+    """Map on true poses and localize the rest, or judge a file of poses."""
     layout = asked.layout or "auto"
     if poses:
-        from pipelines.evaluation.pose_file import evaluate_pose_file as score
+        from pipelines.evaluation.pose_tables import evaluate_pose_file as score
 
         asked.refuse_extractors("--poses")
         return score(poses, asked.folder, queries=queries, truth_format=layout)
-    from pipelines.evaluation.localization import evaluate_localization as judge
+    from pipelines.evaluation.localization import evaluate_localization
 
-    return judge(asked.folder, asked.extractors(), layout=layout, **asked.how, **own)
+    return asked.evaluate(evaluate_localization, layout=layout, **own)
 
 
 def print_report(report: Report) -> None:
     """The tables of an evaluation, and its notes."""
     out = console()
     for table in report.tables:
-        numbers = [
-            name
-            for i, name in enumerate(table.columns)
-            if not any(isinstance(row[i], str) for row in table.rows)
-        ]
-        shown = new_table(*table.columns, right=numbers)
+        shown = new_table(*table.columns, right=table.numbers)
         for row in table.rows:
             shown.add_row(*(escape(table.text(value)) for value in row))
         out.print(f"[bold]{escape(table.title)}[/]")

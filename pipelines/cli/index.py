@@ -9,73 +9,50 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack
 from locate.errors import InputError
 from locate.util.files import atomic_write
 from locate.util.printable import in_markup as escape
-from pipelines.cli import exit_codes
-from pipelines.cli.console import console, new_table, print_failed, print_json, print_left_out
-from pipelines.cli.options import (
-    Index,
-    Json,
-    KeptMasks,
-    Search,
-    Settings,
-    Weights,
-    Workers,
-    argument,
-    command,
-    find_index,
-    option,
-)
+from pipelines.cli import exit_codes, options
+from pipelines.cli.console import console, new_table, print_left_out, print_result
+from pipelines.cli.options import Index, Json, argument, command, find_index, option
 from pipelines.cli.progress import progress_bar
 from pipelines.indexing.labels import RULES
 
 if TYPE_CHECKING:
-    from index.vectors.base import LocalInfo
+    from index.vectors.base import LocalInfo, VectorsInfo
     from pipelines.indexing.build import BuildReport
     from pipelines.indexing.maintenance import CheckReport, DatabaseInfo
     from pipelines.retrieval.calibration import CalibrationReport
 
 _LABELS = f"where the landmark's name comes from: {', '.join(RULES)} (default folder)"
+_SEARCH = (
+    "what queries find their candidates by: the global descriptor, the votes of local features, "
+    "or both in turns (default: as before; global for a new database)"
+)
+_EXTRACTOR = "what looks at the photos (default: context; gem+sift with --search local or both)"
 
 
 class _AddOptions(TypedDict):
     label_from: Annotated[str, option(_LABELS, "RULE", "folder")]
-    masks: KeptMasks
+    masks: options.KeptMasks
     checksum: Annotated[
-        bool,
-        option("see what changed by the content of every photo, not by its size and date"),
+        bool, option("see what changed by the content of every photo, not by its size and date")
     ]
-    workers: Workers
+    workers: options.Workers
 
 
 class _BuildOptions(_AddOptions):
-    extractor: Annotated[
-        str | None,
-        option(
-            "what looks at the photos (default: context; gem+sift with --search local or both)",
-            "NAME",
-        ),
-    ]
-    weights: Weights
-    settings: Settings
-    search: Annotated[
-        Search | None,
-        option(
-            "what queries find their candidates by: the global descriptor, the votes of local features, "
-            "or both in turns (default: as before; global for a new database)"
-        ),
-    ]
+    extractor: Annotated[str | None, option(_EXTRACTOR, "NAME")]
+    weights: options.Weights
+    settings: options.Settings
+    search: Annotated[options.Search | None, option(_SEARCH)]
 
 
-@command(
-    "build-index",
-    "index a folder of photos; run it again and only what changed is done",
-    "locate build-index landmarks/",
-)
+@command("locate build-index landmarks/")
 def build_index(
     photos: Annotated[Path, argument("folder of photos, searched recursively")],
     index: Index,
     as_json: Json,
     **how: Unpack[_BuildOptions],
 ) -> int:
+    """Index a folder of photos; run it again and only what changed is done."""
     from pipelines.indexing.build import build_index as build
 
     index = index or Path(".locate")  # a new one belongs here, even if some folder above has one
@@ -84,13 +61,14 @@ def build_index(
     return _finish_build(report, index, as_json)
 
 
-@command("add", "add photos or further folders to the database", "locate add new.jpg more-photos/")
+@command("locate add new.jpg more-photos/")
 def add(
     photos: Annotated[tuple[Path, ...], argument("photo or folder", "PATH")],
     index: Index,
     as_json: Json,
     **how: Unpack[_AddOptions],
 ) -> int:
+    """Add photos or further folders to the database."""
     from pipelines.indexing.build import add_photos
 
     index = find_index(index)
@@ -100,20 +78,14 @@ def add(
 
 
 def _finish_build(report: BuildReport, index: Path, as_json: bool) -> int:
-    if as_json:
-        print_json({"index": str(index), **report.to_json()})
-    else:
-        print_build(report, index)
+    value = {"index": str(index), **report.to_json()}
+    print_result(as_json, value, _print_build, report, index)
     if not (report.added or report.updated or report.unchanged):
         return exit_codes.NOTHING_DONE
     return exit_codes.SOME_FAILED if report.failed or report.left_out else exit_codes.OK
 
 
-@command(
-    "remove",
-    "take images out of the database (the photos stay)",
-    "locate remove 'louvre/*' --missing",
-)
+@command("locate remove 'louvre/*' --missing")
 def remove(
     patterns: Annotated[
         tuple[str, ...], argument("path or glob, as indexed", "PATTERN", required=False)
@@ -123,39 +95,29 @@ def remove(
     index: Index,
     as_json: Json,
 ) -> int:
+    """Take images out of the database (the photos stay)."""
     from pipelines.indexing.build import remove_images
 
     if not (patterns or label or missing):
         raise InputError("say what to remove: a PATTERN, --label NAME or --missing")
     removed = remove_images(find_index(index), patterns, label=label, missing=missing)
-    if as_json:
-        print_json({"removed": removed})
-    else:
-        print_removed(removed)
+    print_result(as_json, {"removed": removed}, _print_removed, removed)
     return exit_codes.OK
 
 
-@command("info", "say what is in the database, who filled it, and its size", "locate info --images")
+@command("locate info --images")
 def info(images: Annotated[bool, option("list every image")], index: Index, as_json: Json) -> int:
+    """Say what is in the database, who filled it, and its size."""
     from pipelines.indexing.maintenance import database_info, image_rows
 
     index = find_index(index)
     found = database_info(index)
-    rows = image_rows(index) if images else []
-    if as_json:
-        print_json({**found.to_json(), **({"images": rows} if images else {})})
-    else:
-        print_info(found)
-        if images:
-            print_images(rows)
+    rows = {"images": image_rows(index)} if images else {}
+    print_result(as_json, {**found.to_json(), **rows}, _print_info, found, **rows)
     return exit_codes.OK
 
 
-@command(
-    "check",
-    "check every invariant of the database, checksums and the content of the photos included",
-    "locate check --repair",
-)
+@command("locate check --repair")
 def check(
     photos: Annotated[
         bool,
@@ -165,23 +127,17 @@ def check(
     index: Index,
     as_json: Json,
 ) -> int:
+    """Check every invariant of the database, checksums and the content of the photos included."""
     from pipelines.indexing.maintenance import check_database
 
     index = find_index(index)
     with progress_bar("reading photos") as progress:
         report = check_database(index, repair=repair, photos=photos, progress=progress)
-    if as_json:
-        print_json(vars(report))
-    else:
-        print_check(report, index)
+    print_result(as_json, vars(report), _print_check, report, index)
     return exit_codes.PROBLEMS if report.remaining else exit_codes.OK
 
 
-@command(
-    "calibrate",
-    "measure what proves a match: asks the labelled index for places that are left out of it",
-    "locate calibrate --index town/.locate --out calibration.json",
-)
+@command("locate calibrate --index town/.locate --out calibration.json")
 def calibrate(
     queries: Annotated[int, option("photos to ask (default 1500)", "N", 1500, least=1)],
     seed: Annotated[int, option("which photos (default 0)", "N", 0)],
@@ -190,6 +146,7 @@ def calibrate(
     index: Index,
     as_json: Json,
 ) -> int:
+    """Measure what proves a match: asks the labelled index for places that are left out of it."""
     from pipelines.retrieval.calibration import calibrate_database
 
     index = find_index(index)
@@ -198,18 +155,15 @@ def calibrate(
     if out:
         with atomic_write(out) as file:
             file.write((report.calibration.to_json() + "\n").encode())
-    if as_json:
-        print_json(report.to_json())
-    else:
-        print_calibration(report)
+    print_result(as_json, report.to_json(), _print_calibration, report)
     return exit_codes.OK
 
 
-def print_build(report: BuildReport, index: Path) -> None:
+def _print_build(report: BuildReport, index: Path) -> None:
     out = console()
     rate = f", {report.images_per_second:.1f} images/s" if report.added + report.updated else ""
     out.print(
-        f"{escape(str(index))}: {report.added} added, {report.updated} updated, {report.unchanged} "
+        f"{escape(index)}: {report.added} added, {report.updated} updated, {report.unchanged} "
         f"unchanged, {len(report.failed)} failed in {report.seconds['total']:.1f} s{rate}"
     )
     if report.missing:
@@ -217,14 +171,12 @@ def print_build(report: BuildReport, index: Path) -> None:
             f"{report.missing} images are no longer on disk; they are kept until: "
             "locate remove --missing"
         )
-    if report.vectors is not None and report.vectors.factory != "Flat":
-        out.print(
-            f"search index {report.vectors.factory}, recall@10 {report.vectors.recall_at_10:.3f}"
-        )
+    vectors = report.vectors
+    if vectors is not None and vectors.factory != "Flat":
+        out.print(f"search index {vectors.factory}, recall@10 {vectors.recall_at_10:.3f}")
     if report.local is not None:
-        out.print(_local_line(report.local))
-    print_failed(report.failed)
-    print_left_out(report.left_out)
+        out.print(f"local search index {_local_index(report.local)}")
+    print_left_out(report.left_out, report.failed)
     if not (report.added or report.updated or report.unchanged or report.failed):
         others = report.left_out.others
         beside = f"; files of other kinds there: {others}" if others else ""
@@ -234,100 +186,88 @@ def print_build(report: BuildReport, index: Path) -> None:
         )
 
 
-def _local_line(local: LocalInfo) -> str:
-    kind = f"{local.factory}, nprobe {local.nprobe}, recall {local.recall:.3f}"
-    kind = "exact" if local.factory == "Flat" else kind
-    return (
-        f"local search index {kind}, {local.count:,} x {local.dim} "
-        f"descriptors of {local.images:,} images"
-    )
+def _kind_of(found: VectorsInfo | LocalInfo) -> str:
+    return "exact" if found.factory == "Flat" else f"{found.factory}, nprobe {found.nprobe}"
 
 
-def print_removed(removed: Sequence[str]) -> None:
+def _local_index(local: LocalInfo) -> str:
+    recall = "" if local.factory == "Flat" else f", recall {local.recall:.3f}"
+    held = f"{local.count:,} x {local.dim} descriptors of {local.images:,} images"
+    return f"{_kind_of(local)}{recall}, {held}"
+
+
+def _print_removed(removed: Sequence[str]) -> None:
     out = console()
     for path in removed:
         out.print(f"removed {escape(path)}", soft_wrap=True)
     out.print(f"{len(removed)} images removed; the photos themselves were not touched")
 
 
-def print_info(info: DatabaseInfo) -> None:
+def _print_info(info: DatabaseInfo, images: Sequence[dict[str, Any]] | None = None) -> None:
     from rich.table import Table
 
-    out = console()
+    counts, extractor, vectors = info.counts, info.extractor, info.vectors
+    stale = "not up to date (rebuilt by the next build-index or check)"
+    rows = [("database", str(info.folder)), *(("photos", str(root)) for root in info.roots)]
+    found = f"{counts['ok']}, {counts['labels']} landmarks, {counts['failed']} failed"
+    rows += [("images", found), ("local features", f"{counts['features']:,}")]
+    if extractor is not None:
+        rows.append(("extractor", f"{extractor.name} ({extractor.fingerprint})"))
+        rows += [("", f"{name}: {value}") for name, value in extractor.settings.items()]
+        rows.append(("weights", extractor.weights or "none"))
+    if vectors is not None:
+        held = f"{vectors.count} x {vectors.dim}, recall@10 {vectors.recall_at_10:.3f}"
+    rows.append(("search index", f"{_kind_of(vectors)}, {held}" if vectors else stale))
+    if info.search not in (None, "global"):
+        rows.append(("local search", _local_index(info.local) if info.local else stale))
+    rows.append(("search by", info.search or ""))
+    if info.masks:
+        rows.append(("masks", info.masks))
+    size = ", ".join(f"{name} {_megabytes(bytes_)}" for name, bytes_ in info.disk.items())
+    rows.append(("on disk", f"{_megabytes(sum(info.disk.values()))} ({size})"))
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    counts = info.counts
-    table.add_row("database", escape(str(info.folder)))
-    for root in info.roots:
-        table.add_row("photos", escape(str(root)))
-    table.add_row(
-        "images", f"{counts['ok']}, {counts['labels']} landmarks, {counts['failed']} failed"
-    )
-    table.add_row("local features", f"{counts['features']:,}")
-    if info.extractor is not None:
-        table.add_row("extractor", f"{info.extractor.name} ({info.extractor.fingerprint})")
-        for name, value in info.extractor.settings.items():
-            table.add_row("", escape(f"{name}: {value}"))
-        table.add_row("weights", info.extractor.weights or "none")
-    if info.vectors is None:
-        table.add_row("search index", "not up to date (rebuilt by the next build-index or check)")
-    else:
-        exact = info.vectors.factory == "Flat"
-        kind = "exact" if exact else f"{info.vectors.factory}, nprobe {info.vectors.nprobe}"
-        table.add_row(
-            "search index",
-            f"{kind}, {info.vectors.count} x {info.vectors.dim}, "
-            f"recall@10 {info.vectors.recall_at_10:.3f}",
-        )
-    if info.search not in (None, "global"):
-        if info.local is None:
-            line = "not up to date (rebuilt by the next build-index or check)"
-        else:
-            line = _local_line(info.local).removeprefix("local search index ")
-        table.add_row("local search", line)
-    table.add_row("search by", info.search or "")
-    if info.masks:
-        table.add_row("masks", escape(info.masks))
-    size = ", ".join(f"{name} {_megabytes(bytes_)}" for name, bytes_ in info.disk.items())
-    table.add_row("on disk", f"{_megabytes(sum(info.disk.values()))} ({size})")
-    out.print(table)
+    for name, text in rows:
+        table.add_row(name, escape(text))
+    console().print(table)
+    if images is not None:
+        _print_images(images)
 
 
-def print_images(rows: Sequence[dict[str, Any]]) -> None:
+def _print_images(rows: Sequence[dict[str, Any]]) -> None:
     table = new_table("image", "label", "size", "taken", "camera", "status")
     for row in rows:
         size = f"{row['width']} x {row['height']}" if row["width"] else ""
         status = row["status"] if row["error"] is None else f"{row['status']}: {row['error']}"
         cells = (row["path"], row["label"], size, row["taken_at"], row["camera"], status)
-        table.add_row(*(escape(str(cell or "")) for cell in cells))
+        table.add_row(*(escape(cell or "") for cell in cells))
     console().print(table)
 
 
-def print_check(report: CheckReport, index: Path) -> None:
+def _print_check(report: CheckReport, index: Path) -> None:
     out = console()
-    for what in report.problems:
-        out.print(f"[red]problem[/] {escape(what)}", soft_wrap=True)
-    for what in report.repaired:
-        out.print(f"[yellow]repair[/] {escape(what)}", soft_wrap=True)
+    for text in report.problems:
+        out.print(f"[red]problem[/] {escape(text)}", soft_wrap=True)
+    for text in report.repaired:
+        out.print(f"[yellow]repair[/] {escape(text)}", soft_wrap=True)
     if report.absent:
         out.print(f"{report.absent} photos are not there or cannot be read, and were not compared")
     if not report.problems:
         photos = f"{report.compared} photos are as they were indexed"
         if report.compared is None:
             photos = "the photos were not compared with it (--no-photos)"
-        out.print(f"{escape(str(index))}: every invariant holds; {photos}")
+        out.print(f"{escape(index)}: every invariant holds; {photos}")
     elif not report.remaining:
-        out.print(f"{escape(str(index))}: repaired, every invariant holds now")
+        out.print(f"{escape(index)}: repaired, every invariant holds now")
     elif report.repaired:
         out.print(f"problems that remain: {len(report.remaining)}")
     else:
         out.print(f"problems: {len(report.problems)}; run: locate check --repair")
 
 
-def print_calibration(report: CalibrationReport) -> None:
-    out = console()
-    rule = report.calibration
+def _print_calibration(report: CalibrationReport) -> None:
+    out, rule = console(), report.calibration
     out.print(
         f"match from {rule.match_evidence:.1f} inliers beyond chance, uncertain from "
         f"{rule.uncertain_evidence:.1f} "

@@ -34,23 +34,19 @@ def run(command: Callable[[], int], *, own_process: bool) -> int:
         own_process: the interpreter is this command's alone and ends with it.
     """
     try:
-        return _ended(command)
+        try:
+            code = command()
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return code
+        except Exception as error:
+            return _report(error)
     except (KeyboardInterrupt, click.Abort):
         if own_process:  # whoever presses it again does not want to wait for threads
             signal.signal(signal.SIGINT, signal.SIG_DFL)
         complain("locate: interrupted; what was committed is kept, run the same command to go on")
         abandon_output()
         return exit_codes.INTERRUPTED
-
-
-def _ended(command: Callable[[], int]) -> int:
-    try:
-        code = command()
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        return code
-    except Exception as error:
-        return _report(error)
 
 
 def _report(error: Exception) -> int:
@@ -83,22 +79,17 @@ def _report(error: Exception) -> int:
 
 
 def _report_unforeseen(error: Exception) -> None:
-    """One line about what nobody foresaw."""
+    """One line about what nobody foresaw; the traceback as a file that is there whole or not at all."""
     what = f"{type(error).__name__}: {error}".strip().removesuffix(":")
     frames = traceback.extract_tb(error.__traceback__)
     where = f" in {Path(frames[-1].filename).name}, line {frames[-1].lineno}" if frames else ""
-    try:
-        kept = f"the traceback is in {_write(error)}; please report this with that file"
-    except OSError as failure:
-        kept = f"the traceback could not be written ({failure.strerror}); please report this"
-    complain(f"locate: internal error{where}: {what[:500]}; {kept}")
-
-
-def _write(error: Exception) -> Path:
-    """The traceback as a file that is there whole or not at all."""
     about = f"locate {__version__}, Python {platform.python_version()}, {platform.platform()}"
     text = f"{about}\n{sys.argv}\n\n{''.join(traceback.format_exception(error))}"
     path = Path(tempfile.gettempdir(), f"locate-{secrets.token_hex(4)}.traceback.txt")
-    with atomic_write(path) as file:
-        file.write(text.encode("utf-8", "backslashreplace"))
-    return path
+    try:
+        with atomic_write(path) as file:
+            file.write(text.encode("utf-8", "backslashreplace"))
+        kept = f"the traceback is in {path}; please report this with that file"
+    except OSError as failure:
+        kept = f"the traceback could not be written ({failure.strerror}); please report this"
+    complain(f"locate: internal error{where}: {what[:500]}; {kept}")

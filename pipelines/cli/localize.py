@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, Unpack, get_args
 
 from locate.errors import ImageError, InputError
 from locate.util.printable import in_markup as escape
 from pipelines.cli import exit_codes
-from pipelines.cli.console import console, new_table, print_json, print_left_out
+from pipelines.cli.console import (
+    colored,
+    console,
+    failures,
+    new_table,
+    print_json,
+    print_left_out,
+)
 from pipelines.cli.options import Json, Map, Masks, Photos, Workers, command, numbers_of, option
 from pipelines.cli.progress import progress_bar
 from pipelines.cli.streams import print_line
@@ -18,81 +27,56 @@ if TYPE_CHECKING:
     from locate.georef.georef import Georef
     from locate.localization.gravity import GravityPrior
     from locate.localization.pose import Pose
-    from pipelines.localization.localizer import Localizer
+    from pipelines.localization.rig_localizer import RigPose
 
+_PRIOR = "look only at photos of the map that were taken this near to this place"
+_CAMERA = (
+    "MODEL,PARAMS as COLMAP has them (PINHOLE,1380,1382,760,503), f=PIXELS, EQUIRECTANGULAR for "
+    "a 360 degree photo, or a cameras.txt (default: EXIF, XMP of 360 degree photos, else the "
+    "focal length is estimated)"
+)
+_RIG = (
+    "COLMAP's rig_config.json: PHOTO is a folder of photos that its cameras took together, "
+    "localized together; distances in units of the map, metres if it knows its metre"
+)
+_GRAVITY = (
+    "which way is UP in the axes of the camera or rig (x right, y down, z forward), as an "
+    "inertial sensor tells, to so many degrees (default 1); the map needs `locate georef`"
+)
+_FRAME = "of --out: the map's own, or metres East-North-Up of `locate georef` (default map)"
 Format = Literal["json", "colmap", "tum", "kitti", "hloc", "kapture", "geojson", "kml"]
-_COLOR = {"localized": "green", "uncertain": "yellow", "not localized": "red"}
 
 
 def _prior(text: str) -> Any:
     import numpy as np
 
-    from pipelines.localization.matcher import PosePrior
+    from locate.localization.pose import PosePrior
 
     *place, radius = numbers_of(text, (4,), "--prior-pose is X,Y,Z,RADIUS")
     return PosePrior(np.array(place), radius=radius)
 
 
 class _LocalizeOptions(TypedDict):
-    prior: Annotated[
-        Any,  # a PosePrior
-        option(
-            "look only at photos of the map that were taken this near to this place",
-            "X,Y,Z,RADIUS",
-            name="--prior-pose",
-            read=_prior,
-        ),
+    prior: Annotated[  # a PosePrior
+        Any, option(_PRIOR, "X,Y,Z,RADIUS", name="--prior-pose", read=_prior)
     ]
     candidates: Annotated[int, option("photos matched (default 20)", "N", 20, least=1)]
     seed: Annotated[int, option("of RANSAC (default 0)", "N", 0, least=0)]
 
 
-@command(
-    "localize",
-    "say where the camera of a photo stood in a map, and how sure that is",
-    "locate localize photo.jpg --map town.map --show pose.html",
-)
+@command("locate localize photo.jpg --map town.map --show pose.html")
 def localize(
     photos: Photos,
     map_folder: Map,
-    camera: Annotated[
-        str | None,
-        option(
-            "MODEL,PARAMS as COLMAP has them (PINHOLE,1380,1382,760,503), f=PIXELS, EQUIRECTANGULAR for "
-            "a 360 degree photo, or a cameras.txt (default: EXIF, XMP of 360 degree photos, else the "
-            "focal length is estimated)",
-            "CAMERA",
-        ),
-    ],
-    rig: Annotated[
-        Path | None,
-        option(
-            "COLMAP's rig_config.json: PHOTO is a folder of photos that its cameras took together, "
-            "localized together; distances in units of the map, metres if it knows its metre",
-            "FILE",
-        ),
-    ],
+    camera: Annotated[str | None, option(_CAMERA, "CAMERA")],
+    rig: Annotated[Path | None, option(_RIG, "FILE")],
     masks: Masks,
-    gravity: Annotated[
-        str | None,
-        option(
-            "which way is UP in the axes of the camera or rig (x right, y down, z forward), as an "
-            "inertial sensor tells, to so many degrees (default 1); the map needs `locate georef`",
-            "X,Y,Z[,DEGREES]",
-        ),
-    ],
+    gravity: Annotated[str | None, option(_GRAVITY, "X,Y,Z[,DEGREES]")],
     out: Annotated[Path | None, option("write the poses, see --format", "FILE")],
     form: Annotated[
         Format | None, option("of --out (default: by its ending, else json)", name="--format")
     ],
-    frame: Annotated[
-        Literal["map", "enu"],
-        option(
-            "of --out: the map's own, or metres East-North-Up of `locate georef` (default map)",
-            None,
-            "map",
-        ),
-    ],
+    frame: Annotated[Literal["map", "enu"], option(_FRAME, default="map")],
     numbered: Annotated[bool, option("tum: number the photos, they have no timestamps")],
     uncertain: Annotated[bool, option("write uncertain poses to --out as well")],
     show: Annotated[Path | None, option("write a page to look at in 3-D", "FILE")],
@@ -101,121 +85,72 @@ def localize(
     as_json: Json,
     **how: Unpack[_LocalizeOptions],
 ) -> int:
+    """Say where the camera of a photo stood in a map, and how sure that is."""
+    from locate.georef.georef import Georef
     from locate.images.folder import LeftOut
-    from pipelines.cli.named_photos import photos_below
+    from pipelines.cli.named_photos import answers, photos_below
     from pipelines.localization.localizer import Localizer
+    from pipelines.localization.rig_localizer import localize_rigs
     from pipelines.reports.map_viewer import make_scene, write_map_viewer
+    from pipelines.reports.picture_io import query_name
     from pipelines.reports.pose_export import poses_json, write_poses_as
+    from pipelines.reports.pose_pictures import save_reprojections
 
     if rig and (len(photos) != 1 or not photos[0].is_dir() or camera):
         raise InputError("--rig needs one folder of photos, and its cameras instead of --camera")
     left_out = LeftOut()
     named = photos_below(photos, left_out)
-    poses: list[Pose] = []
     failed: list[tuple[str, str]] = []
     with Localizer(map_folder, masks=masks, workers=workers) as localizer:
-        georef, units = _georef(localizer), localizer.map.record.units
-        up = _gravity(gravity, georef)
-        answers = _answers(localizer, named, camera, (rig, photos[0]) if rig else None, up, how)
+        record = localizer.map.record
+        georef = None if record.georef is None else Georef.from_json(record.georef)
+        units, up = record.units, _gravity(gravity, georef)
+        asked: dict[str, Any] = {"gravity": up, **how}
+        one = None if rig else lambda photo: localizer.localize(photo, camera, **asked)
+
+        def many(of: Sequence[Path]) -> Iterable[Pose | ImageError]:
+            if rig:
+                return _of_rigs(localize_rigs(localizer, rig, photos[0], **asked))
+            return localizer.localize_many(of, camera, **asked)
+
         with progress_bar("localizing") as progress:
-            for done, found in enumerate(answers, 1):
-                if isinstance(found, ImageError):
-                    failed.append((str(found.path), f"{found.reason}; {found.cure}"))
-                else:
-                    poses.append(found)
-                progress(done, len(named))
+            poses = list(answers(named, one, many, failed, progress))
+    where: dict[str, Any] = {"georef": georef, "units": units}
     # Before anything is written: what cannot be must not cost the answers.
     if as_json:
-        values = poses_json(poses, georef=georef, units=units)
-        values["failed"] = [{"photo": name, "reason": reason} for name, reason in failed]
-        print_json(values | left_out.to_json())
+        print_json(poses_json(poses, **where) | failures(failed, left_out))
     else:
-        print_poses(poses, failed, georef=georef, units=units)
-        print_left_out(left_out)
+        _print_poses(poses, failed, georef, units)
+        print_left_out(left_out, failed)
     wrote: list[object] = []
     if out:
         ending = out.suffix.lower().lstrip(".")
         written = form or (ending if ending in get_args(Format) else "json")
         count = write_poses_as(
-            out,
-            poses,
-            written,
-            georef=georef,
-            frame=frame,
-            units=units,
-            uncertain=uncertain,
-            numbered=numbered,
+            out, poses, written, frame=frame, uncertain=uncertain, numbered=numbered, **where
         )
         wrote.append(f"{count} poses to {out} ({written})")
     if show:
-        scene = make_scene(localizer.map.model, poses, georef=georef, units=units)
+        scene = make_scene(localizer.map.model, poses, **where)
         write_map_viewer(show, scene, title=map_folder.resolve().name)
         wrote.append(show)
     if save_matches:
-        _save_reprojections(save_matches, poses)
+        save_matches.mkdir(parents=True, exist_ok=True)
+        for number, pose in enumerate(poses, 1):
+            save_reprojections(pose, save_matches / f"{number:03d}--{query_name(pose.photo)}.jpg")
         wrote.append(save_matches)
     for what in () if as_json else wrote:
         print_line(f"wrote {what}")
-    return _exit_code(poses, len(failed), bool(left_out))
+    return exit_codes.of_answers({p.verdict for p in poses}, len(failed), bool(left_out))
 
 
-def _exit_code(poses: Sequence[Pose], failed: int, left_out: bool) -> int:
-    if not poses:
-        return exit_codes.NOTHING_DONE if failed > 1 else exit_codes.ERROR
-    if failed or left_out:
-        return exit_codes.SOME_FAILED
-    verdicts = {pose.verdict for pose in poses}
-    if "not localized" in verdicts:  # of several photos the weakest answer speaks
-        return exit_codes.NO_MATCH
-    return exit_codes.UNCERTAIN if "uncertain" in verdicts else exit_codes.OK
-
-
-def _answers(
-    localizer: Localizer,
-    photos: Sequence[Path],
-    camera: str | None,
-    rig: tuple[Path, Path] | None,
-    up: GravityPrior | None,
-    how: _LocalizeOptions,
-) -> Iterator[Pose | ImageError]:
-    """A pose of each photo; of those that a rig took, its file and their folder, each from its pose."""
-    if rig is not None:
-        yield from _rig_answers(localizer, *rig, up, how)
-    elif len(photos) > 1:
-        yield from localizer.localize_many(photos, camera, gravity=up, **how)
-    else:
-        try:  # a single photo has all cores to itself
-            yield localizer.localize(photos[0], camera, gravity=up, **how)
-        except ImageError as error:
-            yield error
-
-
-def _rig_answers(
-    localizer: Localizer, rig: Path, photos: Path, up: GravityPrior | None, how: _LocalizeOptions
-) -> Iterator[Pose | ImageError]:
-    from pipelines.localization.rig_photos import localize_rigs
-
-    for found in localize_rigs(localizer, rig, photos, gravity=up, **how):
-        if isinstance(found, ImageError):
-            yield found
+def _of_rigs(found: Iterable[RigPose | ImageError]) -> Iterator[Pose | ImageError]:
+    """The pose of each photo that a rig took."""
+    for one in found:
+        if isinstance(one, ImageError):
+            yield one
         else:
-            yield from (pose for pose in found.poses if pose.photo is not None)
-
-
-def _save_reprojections(folder: Path, poses: Sequence[Pose]) -> None:
-    from pipelines.reports.picture_io import query_name
-    from pipelines.reports.pose_pictures import save_reprojections
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, pose in enumerate(poses, 1):
-        save_reprojections(pose, folder / f"{number:03d}--{query_name(pose.photo)}.jpg")
-
-
-def _georef(localizer: Localizer) -> Georef | None:
-    from locate.georef.georef import Georef
-
-    stored = localizer.map.record.georef
-    return None if stored is None else Georef.from_json(stored)
+            yield from (pose for pose in one.poses if pose.photo is not None)
 
 
 def _gravity(text: str | None, georef: Georef | None) -> GravityPrior | None:
@@ -236,16 +171,10 @@ def _gravity(text: str | None, georef: Georef | None) -> GravityPrior | None:
         raise InputError(f"{form}, not {text!r}") from None
 
 
-def print_poses(
-    poses: Sequence[Pose],
-    failed: Sequence[tuple[str, str]],
-    *,
-    georef: Georef | None = None,
-    units: str = "arbitrary",
+def _print_poses(
+    poses: Sequence[Pose], failed: Sequence[tuple[str, str]], georef: Georef | None, units: str
 ) -> None:
     """One pose in full, several as a table."""
-    import numpy as np
-
     from locate.localization.pose import VERDICTS
 
     to = console()
@@ -257,31 +186,27 @@ def print_poses(
     numbers += ["latitude", "longitude"] if on_earth else []
     rows = new_table("photo", "verdict", *numbers, right=numbers)
     for pose in poses:
-        cells = [escape(str(pose.photo)), f"[{_COLOR[pose.verdict]}]{pose.verdict}[/]"]
+        cells = [escape(pose.photo), colored(pose.verdict)]
         if pose.center is None:
             cells += ["", "", "", "", "", str(pose.inliers), ""]
         else:
-            place, turn = sigmas(pose)
             cells += [f"{value:.3f}" for value in pose.center]
-            cells += [f"{place:.2g}", f"{turn:.2g}", str(pose.inliers), f"{pose.error:.2f}"]
+            cells += [*map("{:.2g}".format, _sigmas(pose)), str(pose.inliers), f"{pose.error:.2f}"]
             if on_earth and georef is not None:
                 latitude, longitude, _ = georef.wgs84(pose.center[None])[0]
                 cells += [f"{latitude:.7f}", f"{longitude:.7f}"]
         rows.add_row(*cells)
     if poses:
         to.print(rows)
-    for name, reason in failed:
-        to.print(f"[red]failed[/] {escape(name)}: {escape(reason)}")
-    counts = [(sum(p.verdict == verdict for p in poses), verdict) for verdict in VERDICTS]
-    spent = [pose.seconds.get("total", 0.0) for pose in poses]
-    to.print(
-        ", ".join(f"{count} {verdict}" for count, verdict in counts if count)
-        + (f", {len(failed)} failed" if failed else "")
-        + (f"; {np.mean(spent):.2f} s a photo" if spent else "")
-    )
+    counts = Counter(pose.verdict for pose in poses)
+    counts["failed"] = len(failed)
+    text = ", ".join(f"{counts[word]} {word}" for word in (*VERDICTS, "failed") if counts[word])
+    if poses:
+        text += f"; {mean(pose.seconds.get('total', 0.0) for pose in poses):.2f} s a photo"
+    to.print(text)
 
 
-def sigmas(pose: Pose) -> tuple[float, float]:
+def _sigmas(pose: Pose) -> tuple[float, float]:
     """Standard deviations of a pose: of the centre in units of the map and of the orientation in
     degrees, each the root of the sum of squares over the axes; NaN without a covariance."""
     import numpy as np
@@ -294,14 +219,11 @@ def sigmas(pose: Pose) -> tuple[float, float]:
 
 def _print_one(pose: Pose, georef: Georef | None, units: str) -> None:
     to = console()
-    name = escape(str(pose.photo))
-    to.print(
-        f"[{_COLOR[pose.verdict]}]{pose.verdict}[/] {name}: {escape(pose.reason)}",
-        soft_wrap=True,
-    )
+    what = f"{colored(pose.verdict)} {escape(pose.photo)}: {escape(pose.reason)}"
+    to.print(what, soft_wrap=True)
     if pose.center is None or pose.cam_from_world is None or pose.quaternion is None:
         return
-    place, turn = sigmas(pose)
+    place, turn = _sigmas(pose)
     unit = " m" if units == "metre" else ""
     center = ", ".join(f"{value:.4f}" for value in pose.center)
     to.print(f"centre          {center} (+- {place:.2g}{unit}, +- {turn:.2g} degrees)")

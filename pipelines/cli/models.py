@@ -10,12 +10,9 @@ from pipelines.cli.console import console, new_table, print_json
 from pipelines.cli.options import Json, command
 
 
-@command(
-    "models",
-    "list the extractors and the weights that come with them: licence, size, scores",
-    "locate models",
-)
+@command("locate models")
 def models(as_json: Json) -> int:
+    """List the extractors and the weights that come with them: licence, size, scores."""
     from locate.extractors.registry import list_models
 
     found = list_models()

@@ -1,16 +1,18 @@
-"""The photos that a command was given: files, folders, and "-" for standard input."""
+"""The photos that a command was given: files, folders, and "-" for standard input; and its answers."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-from locate.errors import InputError
+from locate.errors import ImageError, InputError
 from locate.images.folder import LeftOut, no_photo, scan
 from locate.images.reading import MAX_BYTES, hold
 
 STANDARD_INPUT = Path("-")
+T = TypeVar("T")
 
 
 def photos_below(paths: Sequence[Path], left_out: LeftOut | None = None) -> list[Path]:
@@ -38,6 +40,27 @@ def photos_below(paths: Sequence[Path], left_out: LeftOut | None = None) -> list
     if not photos:
         raise no_photo(", ".join(map(str, paths)), left_out)
     return photos
+
+
+def answers(
+    photos: Sequence[Path],
+    one: Callable[[Path], T] | None,
+    many: Callable[[Sequence[Path]], Iterable[T | ImageError]],
+    failed: list[tuple[str, str]],
+    progress: Callable[[int, int], None],
+) -> Iterator[T]:
+    """Of several photos by `many`, of a single one, which has all cores to itself, by `one`; `failed`
+    learns those without an answer, with the reason."""
+    try:
+        results = [one(photos[0])] if one and len(photos) == 1 else many(photos)
+    except ImageError as error:
+        results = [error]
+    for done, result in enumerate(results, 1):
+        if isinstance(result, ImageError):
+            failed.append((str(result.path), f"{result.reason}; {result.cure}"))
+        else:
+            yield result
+        progress(done, len(photos))
 
 
 def _read_standard_input() -> bytes:

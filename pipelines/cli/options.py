@@ -1,7 +1,8 @@
 """Commands from typed functions: name, type and default of an option are written once, where it is used.
 
-    @command("info", "say what is in the database", "locate info --images")
+    @command("locate info --images")
     def info(images: Annotated[bool, option("list every image")], index: Index, as_json: Json) -> int:
+        'Say what is in the database.'
 
 A bool is a flag, a tuple may be repeated, a Literal is a choice; `**how: Unpack[SomeTypedDict]` are
 options that are handed on to a stage as they are.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -21,6 +23,7 @@ from typing import (
     Literal,
     Union,
     Unpack,
+    cast,
     get_args,
     get_origin,
     get_type_hints,
@@ -57,13 +60,12 @@ def option(
 
     def make(parameter: str, hint: Any) -> click.Option:
         kind, many = (str, False) if read else _kind_of(hint)
+        kind = kind if least is None else click.IntRange(min=least)
         values: dict[str, Any] = {"type": kind, "multiple": many, "metavar": metavar}
         if hint is bool:
             values = {"is_flag": True, "flag_value": not default}
         if default is not None:
             values["default"] = default
-        if least is not None:
-            values["type"] = click.IntRange(min=least)
         if read:
             values["callback"] = lambda _, __, value: None if value is None else read(value)
         words = [name or f"--{parameter.replace('_', '-')}", parameter]
@@ -77,21 +79,13 @@ def argument(text: str, metavar: str | None = None, *, required: bool = True) ->
 
     def make(parameter: str, hint: Any) -> click.Argument:
         kind, many = _kind_of(hint)
+        values: dict[str, Any] = {"type": kind, "metavar": metavar, "help": text}
         if many:
             shown = f"{metavar}..." if required else f"[{metavar}]..."
-            return click.Argument(
-                [parameter], type=kind, nargs=-1, required=required, metavar=shown, help=text
-            )
-        return click.Argument([parameter], type=kind, metavar=metavar, help=text)
+            values |= {"nargs": -1, "required": required, "metavar": shown}
+        return click.Argument([parameter], **values)
 
     return make
-
-
-class _Path(click.Path):
-    """Whatever is named; the stages say what is wrong with it."""
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Path:  # noqa: ARG002
-        return Path(value)
 
 
 def _kind_of(hint: Any) -> tuple[Any, bool]:
@@ -102,7 +96,9 @@ def _kind_of(hint: Any) -> tuple[Any, bool]:
         return _kind_of(get_args(hint)[0])[0], True
     if get_origin(hint) is Literal:
         return click.Choice(get_args(hint)), False
-    return _Path() if hint is Path else hint, False
+    if hint is Path:  # whatever is named: the stages say what is wrong with it
+        return click.Path(readable=False, path_type=Path), False
+    return hint, False
 
 
 def parameters_of(function: Any) -> Iterator[click.Parameter]:
@@ -160,9 +156,8 @@ class Command(_Plain):
                     if value[:1] == "-" != value and not _NUMBERS.match(value):
                         if ctx.resilient_parsing:  # a shell asks what the value may be
                             return
-                        raise click.BadOptionUsage(
-                            name, f"Option {name!r} requires an argument.", ctx
-                        )
+                        wanted = f"Option {name!r} requires an argument."
+                        raise click.BadOptionUsage(name, wanted, ctx)
                     yield value
         yield from ("--", *others)
 
@@ -179,11 +174,10 @@ class Group(_Plain, click.Group):
         return [*self._files, *self.commands]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in self._files:
-            module = import_module(f"pipelines.cli.{self._files[cmd_name]}")
-            found: click.Command = getattr(module, cmd_name.replace("-", "_"))
-            return found
-        return super().get_command(ctx, cmd_name)
+        if cmd_name not in self._files:
+            return super().get_command(ctx, cmd_name)
+        module = import_module(f"pipelines.cli.{self._files[cmd_name]}")
+        return cast("click.Command", getattr(module, cmd_name.replace("-", "_")))
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         known = self.list_commands(ctx)
@@ -195,20 +189,20 @@ class Group(_Plain, click.Group):
 
 
 def words_of(text: str, example: str, more: str = "") -> dict[str, Any]:
-    """How a command says in one line what it does, and shows it."""
+    """How a command says in one sentence what it does, and shows it."""
     return {
-        "help": f"{text[0].upper()}{text[1:]}.",
-        "short_help": text,
+        "help": text,
+        "short_help": f"{text[:1].lower()}{text[1:]}".removesuffix("."),
         "epilog": f"{more}example:\n  {example}",
     }
 
 
-def command(name: str, text: str, example: str) -> Callable[[Callable[..., int]], Command]:
-    """Make a command of a function that gives its exit code."""
+def command(example: str) -> Callable[[Callable[..., int]], Command]:
+    """Make a command of a function that gives its exit code; its docstring is the help."""
 
     def add(function: Callable[..., int]) -> Command:
-        parameters = list(parameters_of(function))
-        return Command(name, callback=function, params=parameters, **words_of(text, example))
+        name, words = function.__name__.replace("_", "-"), words_of(function.__doc__ or "", example)
+        return Command(name, callback=function, params=[*parameters_of(function)], **words)
 
     return add
 
@@ -226,10 +220,9 @@ def settings_of(words: Sequence[str]) -> dict[str, str]:
 
 def numbers_of(text: str, counts: Sequence[int], form: str) -> list[float]:
     """Numbers "1,2,3", so many; an `InputError` that tells their form for anything else."""
-    try:
+    values: list[float] = []
+    with suppress(ValueError):
         values = [float(part) for part in text.split(",")]
-    except ValueError:
-        values = []
     if len(values) not in counts:
         raise InputError(f"{form}, not {text!r}")
     return values
@@ -255,9 +248,7 @@ Json = Annotated[bool, option("print JSON instead of a table", name="--json")]
 Index = Annotated[
     Path | None,
     option(
-        "the database folder (default: LOCATE_INDEX, else .locate)",
-        "PATH",
-        envvar="LOCATE_INDEX",
+        "the database folder (default: LOCATE_INDEX, else .locate)", "PATH", envvar="LOCATE_INDEX"
     ),
 ]
 Map = Annotated[Path, option("folder of the map", "MAP", name="--map", required=True)]
@@ -272,12 +263,8 @@ Masks = Annotated[Path | None, option(_MASKS, "DIR")]
 KeptMasks = Annotated[  # of a database or map that keeps it for later runs
     Path | None, option(f"{_MASKS} (default: as before; none: without any)", "DIR")
 ]
-Weights = Annotated[
-    tuple[Path, ...],
-    option(
-        "what `locate train` made, for the part of the extractor that it names (repeatable)", "FILE"
-    ),
-]
+_WEIGHTS = "what `locate train` made, for the part of the extractor that it names (repeatable)"
+Weights = Annotated[tuple[Path, ...], option(_WEIGHTS, "FILE")]
 Settings = Annotated[
     dict[str, str],
     option(

@@ -12,7 +12,6 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, TextIO
 
@@ -47,8 +46,9 @@ def print_line(text: object) -> None:
 
 def abandon_output() -> None:
     """Drop what could not be written, lest Python fails with it once more when it ends."""
-    if isinstance(sys.stdout, _Text):
-        sys.stdout.gone()
+    handle = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if isinstance(handle, _Handle):
+        handle.is_gone = True
 
 
 class _Handle(io.RawIOBase):
@@ -77,26 +77,16 @@ class _Handle(io.RawIOBase):
         return len(data)
 
 
-class _Text(io.TextIOWrapper):
-    """Text to a descriptor."""
-
-    def __init__(self, handle: _Handle, encoding: str, *, by_lines: bool) -> None:
-        super().__init__(
-            io.BufferedWriter(handle),
-            encoding=encoding,
-            errors="backslashreplace",
-            line_buffering=by_lines,
-        )
-        self.gone: Callable[[], None] = lambda: setattr(handle, "is_gone", True)
-
-
 def _opened(number: int, old: TextIO | None, forgiven: tuple[type[OSError], ...]) -> TextIO:
     encoding = getattr(old, "encoding", None) or "utf-8"
     with suppress(OSError, ValueError, AttributeError):
         if old is not None:
             old.flush()
     handle = _Handle(number, forgiven)
-    return _Text(handle, encoding, by_lines=number == 2 or handle.isatty())
+    by_lines = number == 2 or handle.isatty()
+    return io.TextIOWrapper(
+        io.BufferedWriter(handle), encoding, errors="backslashreplace", line_buffering=by_lines
+    )
 
 
 class _Lines(logging.Handler):

@@ -12,17 +12,14 @@ from pipelines.cli.options import Json, argument, command, option
 from pipelines.cli.streams import print_line
 
 
-@command(
-    "make-town",
-    "render a small town of landmarks with exact cameras, to try things on",
-    "locate make-town town/",
-)
+@command("locate make-town town/")
 def make_town(
     out: Annotated[Path, argument("folder to make")],
     seed: Annotated[int, option("another seed, another town", "N", 0)],
     index: Annotated[Path | None, option("nothing; it was always taken", hidden=True)],  # noqa: ARG001
     as_json: Json,
 ) -> int:
+    """Render a small town of landmarks with exact cameras, to try things on."""
     from pipelines.town.town import make_town as make
 
     try:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pipelines.training.train import TrainResult
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
+_TIME = "90s, 20m or 1.5h; as many steps as fit, be it fewer or more than usual"
 _THREADS = "threads that compute, and as many that prepare photos (default: one a core)"
 
 
@@ -37,14 +38,7 @@ def duration(text: str) -> float:
 class Training(TypedDict):
     """What tells one training from another, as it stands in the record's command."""
 
-    time_budget: Annotated[
-        float | None,
-        option(
-            "90s, 20m or 1.5h; as many steps as fit, be it fewer or more than usual",
-            "TIME",
-            read=duration,
-        ),
-    ]
+    time_budget: Annotated[float | None, option(_TIME, "TIME", read=duration)]
     steps: Annotated[int | None, option("steps in all (default: the recipe's)", "N")]
     seed: Annotated[int | None, option("another order of photos (default 0)", "N")]
     backbone: Annotated[str | None, option("network to start from (default lite0)", "NAME")]
@@ -56,11 +50,7 @@ class Training(TypedDict):
     ]
 
 
-@command(
-    "train",
-    "train a system on a folder of photos; an interrupted training goes on with --resume",
-    "locate train d2net --data photos/ --out d2net/ --time-budget 20m",
-)
+@command("locate train d2net --data photos/ --out d2net/ --time-budget 20m")
 def train(
     system: Annotated[str, argument(f"one of {', '.join(RECIPES)}", "NAME")],
     data: Annotated[Path | None, option("folder of photos to learn from", "DIR")],
@@ -72,6 +62,7 @@ def train(
     as_json: Json,
     **how: Unpack[Training],
 ) -> int:
+    """Train a system on a folder of photos; an interrupted training goes on with --resume."""
     from pipelines.training.train import TrainRequest, train_system
     from pipelines.training.train import export as write_weights
 

@@ -21,14 +21,10 @@ from pipelines.reports.report import Curves, Table
 
 Progress = Callable[[int, int], None]  # (done, in all)
 Prepare = Callable[[Array], tuple[Array, Array]]
-
-
 Pair = TypeVar("Pair", HomographyPair, CorrespondencePair)
 
 
 class Scored(Protocol):
-    """The scores of one pair."""
-
     @property
     def pair(self) -> HomographyPair | CorrespondencePair: ...
 
@@ -81,21 +77,6 @@ def require_positive(name: str, value: float | None) -> None:
         raise InputError(f"{name} must be above 0, got {value}")
 
 
-def strongest(features: Features, keep: int | None) -> Features:
-    """The `keep` best features; all if None."""
-    return selected(features, slice(keep))
-
-
-def selected(features: Features, index: Array | slice) -> Features:
-    """Some of the features."""
-    return Features(
-        features.keypoints[index],
-        features.scores[index],
-        features.descriptors[index],
-        features.image_size,
-    )
-
-
 def extract_views(
     photos: Sequence[Path],
     extractor: Extractor,
@@ -115,20 +96,14 @@ def score_pairs(
     prepare: Prepare | None = None,
     progress: Progress | None = None,
 ) -> tuple[dict[str, list[AnyScored]], dict[str, None]]:
-    """The scores of all pairs. Every image is looked at once by each extractor, and the views of one
-    sequence are held at a time.
+    """The scores of all pairs by name, and a sentence for every unreadable image, whose pairs are left
+    out (a dict's keys are a set in order); `InputError` if there are no scores. Every image is
+    extracted once by each extractor, and the views of one sequence are held at a time.
 
     Args:
         pairs: those of one sequence stand together.
         score: (extractor, number of the pair, pair, view of image a, of image b) -> scores by what is
             appended to the extractor's name in the table.
-
-    Returns:
-        The scores by name, and a sentence for every unreadable image, whose pairs are left out. (The
-        keys of a dict are a set in order: a second extractor adds nothing new.)
-
-    Raises:
-        InputError: there are no scores.
     """
     groups = [list(group) for _, group in groupby(enumerate(pairs), lambda item: item[1].sequence)]
     images = [
@@ -174,25 +149,22 @@ def pair_tables(
 ) -> tuple[Table, Table]:
     """The means over all pairs and over those in which the same changes (a table called `title`),
     and those by sequence. `row_of` maps scores to the values of `measures`."""
-    tables: list[dict[str, dict[str, list[AnyScored]]]] = [{}, {}]
-    for name, found in scores.items():
-        for scored in found:
-            kinds = ("all", scored.pair.kind) if scored.pair.kind else ("all",)
-            for table, groups in zip(tables, (kinds, (scored.pair.sequence,)), strict=True):
-                for group in groups:
-                    table.setdefault(group, {}).setdefault(name, []).append(scored)
-    first, second = (
-        tuple(
+
+    def table(title: str, label: str, groups_of: Callable[[Any], tuple[str, ...]]) -> Table:
+        groups: dict[str, dict[str, list[AnyScored]]] = {}
+        for name, found in scores.items():
+            for scored in found:
+                for group in groups_of(scored.pair):
+                    groups.setdefault(group, {}).setdefault(name, []).append(scored)
+        rows = [
             (group, name, len(members), *row_of(members))
-            for group, by_name in table.items()
+            for group, by_name in groups.items()
             for name, members in by_name.items()
-        )
-        for table in tables
-    )
-    return (
-        Table(title, ("images", "extractor", "pairs", *measures), first),
-        Table(by_sequence, ("sequence", "extractor", "pairs", *measures), second),
-    )
+        ]
+        return Table(title, (label, "extractor", "pairs", *measures), tuple(rows))
+
+    by_kind = table(title, "images", lambda p: ("all", p.kind) if p.kind else ("all",))
+    return by_kind, table(by_sequence, "sequence", lambda p: (p.sequence,))
 
 
 def mean_columns(rows: Sequence[Array | tuple[float, ...]]) -> Array:
@@ -226,17 +198,17 @@ class Steps:
             self._progress(self._done, self._total)
 
 
-class PartialSteps:
-    """Steps of a part that counts its own, each made once."""
+def steps_of_part(step: Callable[[], None]) -> Callable[[int], None]:
+    """Called with how many of a part are done, it makes each of these steps once."""
+    made = 0
 
-    def __init__(self, step: Callable[[], None]) -> None:
-        self._step, self._done = step, 0
+    def advance(done: int) -> None:
+        nonlocal made
+        for _ in range(made, done):
+            step()
+        made = max(made, done)
 
-    def advance(self, done: int) -> None:
-        """So many of the part are done."""
-        for _ in range(self._done, done):
-            self._step()
-        self._done = max(self._done, done)
+    return advance
 
 
 def _extract(path: Path, extractor: Extractor, prepare: Prepare | None) -> View | ImageError:

@@ -23,7 +23,6 @@ from pipelines.evaluation.common import (
     mean_columns,
     pair_tables,
     score_pairs,
-    strongest,
 )
 from pipelines.reports.report import Report
 
@@ -40,19 +39,9 @@ _NOTES = (
     "chance: the same where the other end of every match is drawn at random from all features.",
 )
 
-_CURVES = (  # name, title, y axis, attribute of the scores
-    (
-        "right-matches",
-        "Matches that agree with the clicked correspondences",
-        "share of the matches",
-        "right",
-    ),
-    (
-        "clicks",
-        "Clicked correspondences that agree with the matches",
-        "share of the clicks",
-        "annotated",
-    ),
+_CURVES = (  # name, title, whose share, attribute of the scores
+    ("right-matches", "Matches that agree with the clicked correspondences", "matches", "right"),
+    ("clicks", "Clicked correspondences that agree with the matches", "clicks", "annotated"),
 )
 
 
@@ -64,10 +53,8 @@ class CorrespondenceScores:
         right: share of the matches that agree with the annotated epipolar geometry, at each of
             `MMA_THRESHOLDS`; NaN if too little is annotated.
         near, near_right: matches near an annotated point, and how many of them are right.
-        annotated: share of the annotated correspondences that agree with the epipolar geometry of
-            the matches, at each of `MMA_THRESHOLDS`.
-        chance, near_chance, chance_annotated: the same for matches whose ends in image b are drawn
-            from all its features.
+        annotated: share of the annotated correspondences that agree with that of the matches.
+        chance, near_chance, chance_annotated: the same for matches that end at random features.
     """
 
     pair: CorrespondencePair
@@ -87,17 +74,16 @@ def evaluate_correspondences(
     settings: dict[str, Any],
     progress: Progress | None,
 ) -> Report:
-    """`evaluate_matching` where correspondences are annotated; the seed and the number of keypoints are
-    read from `settings`, which the report repeats."""
+    """`evaluate_matching` where correspondences are annotated; `settings` are those of its report."""
 
     def score(
         extractor: Extractor, number: int, pair: CorrespondencePair, a: View, b: View
     ) -> dict[str, CorrespondenceScores]:
-        features_a, features_b = (strongest(v.features, settings["max_keypoints"]) for v in (a, b))
         side, seed = extractor.max_side, (settings["seed"], number)
+        best_a, best_b = (v.features.take(slice(settings["max_keypoints"])) for v in (a, b))
         return {
             f" ({matcher})": score_correspondences(
-                pair, features_a, features_b, matcher, working_side=side, seed=seed
+                pair, best_a, best_b, matcher, working_side=side, seed=seed
             )
             for matcher in MATCHERS
         }
@@ -105,10 +91,8 @@ def evaluate_correspondences(
     scores, notes = score_pairs(pairs, extractors, score, progress=progress)
     few = sum(len(pair.points_a) < MIN_CORRESPONDENCES for pair in pairs)
     if few:
-        few_note = (
-            f"{few} pairs have fewer than {MIN_CORRESPONDENCES} clicks: right@t leaves them out."
-        )
-        notes[few_note] = None
+        text = f"{few} pairs have fewer than {MIN_CORRESPONDENCES} clicks: right@t leaves them out."
+        notes[text] = None
     measures = (
         *("right@3", "right@5", "chance@3", "chance@5"),
         *("near clicks", "right there", "chance there"),
@@ -128,14 +112,11 @@ def evaluate_correspondences(
             curves_over_pixels(
                 name,
                 title,
-                y_label,
+                f"share of the {whose}",
                 MMA_THRESHOLDS,
-                {
-                    label: mean_columns([s[of] for s in map(vars, own)])
-                    for label, own in scores.items()
-                },
+                {n: mean_columns([getattr(s, of) for s in own]) for n, own in scores.items()},
             )
-            for name, title, y_label, of in _CURVES
+            for name, title, whose, of in _CURVES
         ),
         notes=(*notes, *_NOTES),
     )
@@ -150,22 +131,18 @@ def score_correspondences(
     working_side: int = 1024,
     seed: tuple[int, ...] = (0,),
 ) -> CorrespondenceScores:
-    """Hold the matches of one pair against its annotated correspondences.
+    """Hold the matches of one pair against its annotated correspondences, which are few and lie
+    elsewhere than the keypoints, in three ways.
 
-    These are few and lie elsewhere than the keypoints, so a match is judged in two ways.
-
-    - By epipolar geometry, all matches: the annotated fundamental matrix (`annotated_geometry`) leaves a
-      match one coordinate to be wrong in. At a threshold of 3 px about 2 % of wrong matches agree by
-      chance; `chance` measures it. It is blind to wrong matches along an epipolar line.
+    - By the annotated epipolar geometry (`annotated_geometry`), all matches: it is blind to errors along
+      an epipolar line; about 2 % of wrong matches agree within 3 px, which `chance` measures.
     - Near annotated points, few matches, but in both coordinates: of those that begin within `NEAR` of
       one in image a, right are those that end within twice that distance, times the scale between
       the images (ratio of the spreads of the points), of its partner in image b. A point far before or
       behind it may be judged wrong.
-
-    The other way round, `verify` estimates the fundamental matrix from the matches, as a query does, and
-    the annotated correspondences are judged by it: their share that agrees is high only if the
-    matches fix the whole geometry, and many matches on one wall do not raise it. That is the idea of the
-    WxBS benchmark; its published numbers do not compare (its distance and thresholds are its own).
+    - By the fundamental matrix that `verify` estimates from the matches, as a query does: the annotated
+      correspondences agree only if the matches fix the whole geometry. That is the idea of WxBS, whose
+      published numbers do not compare (its distance and thresholds are its own).
 
     Args:
         matcher: one of `MATCHERS`.
@@ -185,16 +162,15 @@ def score_correspondences(
         _agreement(verify(a, b, m, working_side).matrix, pair.points_a, pair.points_b)
         for m in (matches, *at_random[:_CHANCE_ESTIMATES])
     )
-    right, *chance = (
-        np.full(len(MMA_THRESHOLDS), np.nan)
-        if truth is None
-        else _agreement(truth, *matched_points(a, b, m))
-        for m in (matches, *at_random)
-    )
+    right = chance = np.full(len(MMA_THRESHOLDS), np.nan)
+    if truth is not None:
+        right = _agreement(truth, *matched_points(a, b, matches))
+        each = [_agreement(truth, *matched_points(a, b, m)) for m in at_random]
+        chance = np.mean(each, axis=0)
     return CorrespondenceScores(
         pair,
         right=right,
-        chance=np.mean(chance, axis=0),
+        chance=chance,
         near=near,
         near_right=near_right,
         near_chance=float(np.mean(by_chance)),
@@ -241,16 +217,16 @@ def _agreement(matrix: Array | None, points_a: Array, points_b: Array) -> Array:
 
 
 def _row(scores: Sequence[CorrespondenceScores]) -> tuple[Any, ...]:
-    near = sum(s.near for s in scores)
-    right, chance = sum(s.near_right for s in scores), sum(s.near_chance for s in scores)
-    shares = mean_columns([s.right for s in scores]), mean_columns([s.chance for s in scores])
-    three, five = MMA_THRESHOLDS.index(3), MMA_THRESHOLDS.index(5)
+    def mean(of: str, threshold: int) -> float:
+        shares = mean_columns([getattr(s, of) for s in scores])
+        return float(shares[MMA_THRESHOLDS.index(threshold)])
+
+    near, right, chance = (
+        sum(getattr(s, of) for s in scores) for of in ("near", "near_right", "near_chance")
+    )
     return (
-        *(float(share[t]) for share in shares for t in (three, five)),
-        near,
-        right / near if near else None,
-        chance / near if near else None,
-        float(mean_columns([s.annotated for s in scores])[five]),
-        float(mean_columns([s.chance_annotated for s in scores])[five]),
+        *(mean("right", 3), mean("right", 5), mean("chance", 3), mean("chance", 5)),
+        *((near, right / near, chance / near) if near else (near, None, None)),
+        *(mean("annotated", 5), mean("chance_annotated", 5)),
         round(float(np.mean([s.matches for s in scores]))),
     )

@@ -43,26 +43,20 @@ from pipelines.evaluation.common import (
     require_local,
     require_positive,
     score_pairs,
-    selected,
-    strongest,
 )
 from pipelines.evaluation.correspondences import evaluate_correspondences
 from pipelines.reports.report import Report
 
 PROTOCOLS = ("full", "d2net", "superpoint")
 ESTIMATORS = {"ransac": cv2.RANSAC, "magsac": cv2.USAC_MAGSAC}
+RANSAC = (3.0, 5000, 0.9995)  # reprojection error in pixels, iterations, confidence
 RANSAC_RUNS = 5
-RANSAC_ERROR, RANSAC_ITERATIONS, RANSAC_CONFIDENCE = 3.0, 5000, 0.9995  # pixels
 
 
 @dataclass(frozen=True, eq=False)
 class HomographyScores:
-    """One pair by one extractor.
-
-    Attributes:
-        mma: share of right matches at each of `MMA_THRESHOLDS`.
-        corner_errors: of each RANSAC run, in pixels; infinite without a homography.
-    """
+    """One pair by one extractor: `mma` at each of `MMA_THRESHOLDS`, the corner error of each RANSAC
+    run in pixels, the number of keypoints by image."""
 
     pair: HomographyPair
     mma: Array
@@ -90,7 +84,7 @@ def evaluate_matching(
 
     Args:
         extractors: by the name shown in the table; each must give local features.
-        layout: one of `locate.datasets.matching.LAYOUTS`; None to recognise it.
+        layout: see `read_matching_data`.
         protocol: "full" for all pairs at full resolution with all features; "d2net" for the same less
             HPatches' eight sequences of very large images; "superpoint" for images cut to `size`
             (`crop_to`), where the homography is estimated from the strongest features of the
@@ -149,27 +143,16 @@ def _evaluate_homographies(
     size = settings.get("size")
     prepare = None if size is None else (lambda pixels: crop_to(pixels, (size[0], size[1])))
 
+    chosen = {key: settings[key] for key in ("max_keypoints", "estimator")}
+
     def score(
         _: Extractor, number: int, pair: HomographyPair, a: View, b: View
     ) -> dict[str, HomographyScores]:
-        scored = score_homography(
-            pair,
-            a,
-            b,
-            max_keypoints=settings["max_keypoints"],
-            shared_view=size is not None,
-            estimator=settings["estimator"],
-            seed=(settings["seed"], number),
-        )
-        return {"": scored}
+        seed = (settings["seed"], number)
+        return {"": score_homography(pair, a, b, shared_view=bool(size), seed=seed, **chosen)}
 
     scores, notes = score_pairs(pairs, extractors, score, prepare, progress)
-    ransac = {
-        "error": RANSAC_ERROR,
-        "iterations": RANSAC_ITERATIONS,
-        "confidence": RANSAC_CONFIDENCE,
-        "runs": RANSAC_RUNS,
-    }
+    ransac = dict(zip(("error", "iterations", "confidence"), RANSAC, strict=True))
     measures = (
         *(f"MMA@{t}" for t in (1, 3, 5, 10)),
         *(f"homography@{t}" for t in HOMOGRAPHY_THRESHOLDS),
@@ -177,7 +160,7 @@ def _evaluate_homographies(
     )
     return Report(
         "matching",
-        {**settings, "pairs": len(pairs), "ransac": ransac},
+        {**settings, "pairs": len(pairs), "ransac": {**ransac, "runs": RANSAC_RUNS}},
         tables=pair_tables(
             "Matching: mean over the pairs; thresholds in pixels",
             "Matching by sequence",
@@ -216,7 +199,7 @@ def score_homography(
     features of the shared view if `shared_view`, else of the whole images. `seed` is of the order
     of the matches."""
     b_from_a = homography_between(pair, view_a, view_b)
-    a, b = (strongest(view.features, max_keypoints) for view in (view_a, view_b))
+    a, b = (view.features.take(slice(max_keypoints)) for view in (view_a, view_b))
     matched_a, matched_b = matched_points(a, b, match_mutual(a.descriptors, b.descriptors))
     ends = matched_a, matched_b
     if shared_view:
@@ -236,30 +219,18 @@ def score_homography(
 
 
 def _corner_errors(
-    matched_a: Array,
-    matched_b: Array,
-    b_from_a: Array,
-    size_a: Size,
-    method: int,
-    seed: tuple[int, ...],
+    a: Array, b: Array, b_from_a: Array, size_a: Size, method: int, seed: tuple[int, ...]
 ) -> Array:
-    """The corner error of each of `RANSAC_RUNS` estimates.
-
-    OpenCV's RANSAC draws the same samples in every call, whatever `cv2.setRNGSeed` says; what makes a
-    run different is the order of the matches.
-    """
+    """The corner error of each of `RANSAC_RUNS` estimates. OpenCV's RANSAC draws the same samples in
+    every call, whatever `cv2.setRNGSeed` says, so the runs differ by the order of the matches."""
+    error, iterations, confidence = RANSAC
     errors = []
     for run in range(RANSAC_RUNS):
-        order = np.random.default_rng((*seed, run)).permutation(len(matched_a))
+        order = np.random.default_rng((*seed, run)).permutation(len(a))
         estimated = None
         if len(order) >= 4:
             estimated, _ = cv2.findHomography(
-                matched_a[order],
-                matched_b[order],
-                method,
-                RANSAC_ERROR,
-                maxIters=RANSAC_ITERATIONS,
-                confidence=RANSAC_CONFIDENCE,
+                a[order], b[order], method, error, maxIters=iterations, confidence=confidence
             )
         errors.append(corner_error(estimated, b_from_a, size_a))
     return np.array(errors)
@@ -267,7 +238,7 @@ def _corner_errors(
 
 def _in_view(features: Features, other_from_own: Array, size: Size, keep: int | None) -> Features:
     best = best_in_view(features.keypoints, features.scores, other_from_own, size, keep)
-    return selected(features, best)
+    return features.take(best)
 
 
 def _homography_row(scores: Sequence[HomographyScores]) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -35,12 +35,12 @@ from locate.metrics.common import mean_defined
 from locate.metrics.pose import Thresholds, pose_errors
 from locate.types import Array, Extraction, Features
 from pipelines.evaluation.common import (
-    PartialSteps,
     Progress,
     Steps,
     extractor_settings,
     folder_name,
     require_local,
+    steps_of_part,
 )
 from pipelines.evaluation.pose_tables import THRESHOLDS, Outcome, pose_curves, pose_tables
 from pipelines.localization.localizer import Localizer
@@ -55,8 +55,6 @@ _DEPTH_PARTNERS = 5
 Split = tuple[tuple[PosedPhoto, ...], tuple[PosedPhoto, ...]]  # (queries, the photos of the map)
 # A query photo and its camera -> 3 x 4 `cam_from_world`, or None: not localized.
 Localize = Callable[[Path, pycolmap.Camera], Array | None]
-
-
 # Makes a map of a scene's photos, those that are not asked; the rest of the scene is there to be looked
 # at in advance, not to be learned from.
 MakeLocalizer = Callable[[Scene, Sequence[PosedPhoto]], Localize]
@@ -120,15 +118,15 @@ def evaluate_localization(
             },
             on_query=steps,
         )
-    unused = dict.fromkeys(text for maker in makers.values() for text in maker.unused)
+    notes = dict.fromkeys(text for maker in makers.values() for text in maker.notes)
     tables = (*report.tables, _map_table(makers))
-    return replace(report, tables=tables, notes=(*report.notes, *unused))
+    return replace(report, tables=tables, notes=(*report.notes, *notes))
 
 
-@dataclass(frozen=True)
+@dataclass
 class MapFacts:
-    """A map and the answers to its queries (`poses` grows as they are asked); see
-    `pipelines.mapping.summary.MapReport`. 0 and NaN without a map."""
+    """What `pipelines.mapping.summary.MapReport` says about a map (0 and NaN without one), and the
+    answers to its queries so far."""
 
     scene: str
     points: int = 0
@@ -137,10 +135,10 @@ class MapFacts:
     poses: list[Pose] = field(default_factory=list)
 
 
-class MapMaker:
-    """Makes a map of each scene and fold by `import_map`; `maker(scene, photos)` localizes against
-    it. `ratio` is of Lowe's test in maps, `facts` are about the maps so far, `unused` holds a
-    sentence about each photo that cannot be read."""
+class MapMaker(AbstractContextManager["MapMaker"]):
+    """Makes a map of each scene and fold by `import_map`; `maker(scene, photos)` localizes in it.
+    `ratio` is of Lowe's test in maps, `facts` are about the maps so far, `notes` holds a sentence about
+    each photo that cannot be read and each reason why there is no map."""
 
     def __init__(
         self,
@@ -158,10 +156,7 @@ class MapMaker:
         self._open = ExitStack()  # the map that is asked
         self.ratio = ratio_for("map", info)
         self.facts: list[MapFacts] = []
-        self.unused: dict[str, None] = {}
-
-    def __enter__(self) -> MapMaker:
-        return self
+        self.notes: dict[str, None] = {}
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
@@ -179,7 +174,9 @@ class MapMaker:
             {name: photo.cam_from_world for name, photo in named.items()},
             {name: photo.camera for name, photo in named.items()},
         )
-        steps = PartialSteps(self._on_photo)
+        advance = steps_of_part(self._on_photo)
+        facts = MapFacts(scene.name)
+        self.facts.append(facts)
         try:
             made = import_map(
                 folder / "truth",
@@ -189,17 +186,15 @@ class MapMaker:
                 metric=scene.metric,
                 workers=self._workers,
                 seed=self._request.seed,
-                progress=lambda stage, done, _: steps.advance(done * (stage == "features")),
+                progress=lambda stage, done, _: advance(done * (stage == "features")),
             )
-        except NoMapError:
-            made = None
-        steps.advance(len(photos))
-        facts = MapFacts(scene.name)
-        if made is not None:
-            facts = MapFacts(scene.name, made.points, made.track_length, made.error)
-        self.facts.append(facts)
-        if made is None:
+        except NoMapError as error:
+            name = f"{scene.name}: no map by {self._extractor.info.name}"
+            self.notes[f"{name} for some queries, which count as not localized: {error}"] = None
             return lambda _photo, _camera: None
+        finally:
+            advance(len(photos))
+        facts.points, facts.track_length, facts.error = made.points, made.track_length, made.error
         localizer = self._open.enter_context(
             Localizer(folder / "map", extractor=self._extractor, workers=self._workers)
         )
@@ -209,7 +204,7 @@ class MapMaker:
                 pose = localizer.match(photo, camera, self._request).pose
             except ImageError as error:
                 note = f"{error.path.name} {error.reason}: it is on no map, and not localized as a query"
-                self.unused[f"{note}; {error.cure}"] = None
+                self.notes[f"{note}; {error.cure}"] = None
                 return None
             facts.poses.append(pose)
             return pose.cam_from_world
@@ -243,9 +238,8 @@ def evaluate_localizers(
     settings: Mapping[str, Any] | None = None,
     on_query: Callable[[], None] = lambda: None,
 ) -> Report:
-    """Judge any localizers, made by `makers` (by the name in the tables), on scenes with true
-    poses. `settings` is what else the numbers depend on, for the report; `on_query` is called after
-    each query."""
+    """Judge any localizers, made by `makers` (by the name in the tables), on scenes with true poses.
+    `settings` is what else the numbers depend on; `on_query` is called after each query."""
     depths = [reference_depth(scene) for scene in scenes]
     outcomes = []
     for name, make in makers.items():
@@ -260,11 +254,8 @@ def evaluate_localizers(
             errors = pose_errors(found, truth)
             outcomes.append(Outcome(name, scene.name, *errors, scene.metric, depth))
     notes = [note for scene in scenes for note in scene.notes]
-    notes += [
-        f"{scene.name} is not metric: its errors are told relative to its depth only"
-        for scene in scenes
-        if not scene.metric
-    ]
+    told = "is not metric: its errors are told relative to its depth only"
+    notes += [f"{scene.name} {told}" for scene in scenes if not scene.metric]
     shown = {
         "protocol": protocol,
         **({"folds": folds} if protocol == "folds" else {}),
@@ -334,16 +325,13 @@ def _map_table(makers: Mapping[str, MapMaker]) -> Table:
             facts = [fact for fact in maker.facts if fact.scene == scene]
             poses = [pose for fact in facts for pose in fact.poses]
             track, error = (
-                [getattr(fact, of) for fact in facts] for of in ("track_length", "error")
+                mean_defined(np.array([getattr(fact, of) for fact in facts]))
+                for of in ("track_length", "error")
             )
-            rows.append(
-                (
-                    *(name, scene, float(np.mean([fact.points for fact in facts]))),
-                    *(mean_defined(np.array(track)), mean_defined(np.array(error))),
-                    float(np.median([pose.inliers for pose in poses] or [0])),
-                    float(np.mean([float(pose.verdict == LOCALIZED) for pose in poses] or [0.0])),
-                )
-            )
+            points = float(np.mean([fact.points for fact in facts]))
+            inliers = float(np.median([pose.inliers for pose in poses] or [0]))
+            sure = float(np.mean([float(pose.verdict == LOCALIZED) for pose in poses] or [0.0]))
+            rows.append((name, scene, points, track, error, inliers, sure))
     return Table(
         "The maps (means over the folds), the inliers of a query (median), the share of sure poses",
         ("system", "scene", "points", "photos a point", "error px", "inliers", "sure"),

@@ -1,4 +1,4 @@
-"""Errors of camera poses as tables and curves.
+"""Errors of camera poses as tables and curves, and poses in a file judged by those of a scene.
 
 A query that was not localized has infinite errors and stays in every denominator. Positions are told in
 metres and centimetres where a scene is metric, and relative to its depth where that is known; the unit
@@ -9,13 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from locate.errors import InputError
+from locate.formats.text import read_lines
+from locate.formats.trajectories import guess_format, pair_names, read_poses
 from locate.metrics.common import mean_defined
-from locate.metrics.pose import OUTDOOR, SEVEN_SCENES, Thresholds, median_errors, pose_recall
+from locate.metrics.pose import (
+    OUTDOOR,
+    SEVEN_SCENES,
+    Thresholds,
+    median_errors,
+    pose_errors,
+    pose_recall,
+)
 from locate.types import Array
-from pipelines.reports.report import Curves, Table
+from pipelines.reports.report import Curves, Report, Table
 
 # (metres, degrees): finer ones for small scenes of good cameras, then those of the benchmarks
 FINE: Thresholds = ((0.005, 0.05), (0.01, 0.1), (0.02, 0.2), (0.05, 0.5))
@@ -30,15 +41,9 @@ _ANGLES = np.geomspace(1e-3, 180.0, 201)  # degrees
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """How one system fared in one scene.
-
-    Attributes:
-        system: the name of the extractor, localizer or file.
-        positions, rotations: Q errors in the unit of the scene, and in degrees; infinite where
-            not localized.
-        metric: the unit of the scene is the metre.
-        depth: how far from the cameras the scene lies, in its unit; NaN where that is not known.
-    """
+    """How one system (extractor, localizer or file) fared in one scene: Q errors of `positions` in the
+    unit of the scene, which is the metre if `metric`, and of `rotations` in degrees; infinite where
+    not localized. `depth` is how far from the cameras the scene lies; NaN where that is not known."""
 
     system: str
     scene: str
@@ -71,7 +76,8 @@ def pose_tables(outcomes: Sequence[Outcome], thresholds: Thresholds = THRESHOLDS
     rows = _rows(outcomes)
     tables = [_errors(rows)]
     if any(outcome.metric for outcome in outcomes):
-        names = [f"{_length(x)} {y:.6g}°" for x, y in thresholds]
+        lengths = [f"{x:.6g} m" if x >= 0.2 else f"{100 * x:.6g} cm" for x, _ in thresholds]
+        names = [f"{x} {y:.6g}°" for x, (_, y) in zip(lengths, thresholds, strict=True)]
         title = "Share of the queries within both a distance and an angle"
         tables.append(_recall(title, rows, thresholds, names, "metres"))
     if any(outcome.depth > 0 for outcome in outcomes):
@@ -103,11 +109,9 @@ def pose_curves(outcomes: Sequence[Outcome]) -> list[Curves]:
 
 
 def _rows(outcomes: Sequence[Outcome]) -> list[_Row]:
-    by_system: dict[str, list[Outcome]] = {}
-    for outcome in outcomes:
-        by_system.setdefault(outcome.system, []).append(outcome)
     rows: list[_Row] = []
-    for system, own in by_system.items():
+    for system in dict.fromkeys(outcome.system for outcome in outcomes):
+        own = [outcome for outcome in outcomes if outcome.system == system]
         rows += [(system, o.scene, [o]) for o in own]
         metric = [o for o in own if o.metric]
         if len(metric) > 1:
@@ -162,5 +166,57 @@ def _median(errors: Array) -> float:
     return float("nan") if np.isnan(errors).any() else median_errors(errors, errors)[0]
 
 
-def _length(metres: float) -> str:
-    return f"{metres:.6g} m" if metres >= 0.2 else f"{100 * metres:.6g} cm"
+def evaluate_pose_file(
+    result: Path,
+    truth: Path,
+    *,
+    thresholds: Thresholds = THRESHOLDS,
+    queries: Path | None = None,
+    result_format: str = "auto",
+    truth_format: str = "auto",
+    metric: bool = True,
+) -> Report:
+    """Judge a file of poses against the true ones. A query that has no pose in it counts as not
+    localized; a pose of no query is noted and left out. Names may lack folders, see `pair_names`.
+
+    Args:
+        truth: the folder of a COLMAP model (text or binary) or a file of poses, in metres if `metric`.
+        thresholds: (metres, degrees).
+        queries: a text file whose lines begin with the names of the queries; None for all of the truth.
+        result_format, truth_format: a name of `FORMATS`, or "auto".
+    """
+    true = read_poses(truth, truth_format)
+    names = list(true) if queries is None else read_names(queries)
+    missing = [name for name in names if name not in true]
+    if missing or not names:
+        named = ", ".join(missing[:5]) or "none"
+        raise InputError(f"{truth} lacks the true pose of queries: {named}; check the names")
+    found = read_poses(result, result_format)
+    pairs = pair_names(list(found), names)
+    if not pairs:
+        example = next(iter(found), "nothing")
+        raise InputError(f"{result}: no name is that of a query ({example}, {names[0]})")
+    poses = {full: found[name] for name, full in pairs.items()}
+    positions, rotations = pose_errors([poses.get(n) for n in names], [true[n] for n in names])
+    outcome = Outcome(result.name, truth.name, positions, rotations, metric)
+    notes = []
+    if len(poses) < len(names):
+        cure = "" if queries else "; if some of them are images of the map, give a list of queries"
+        notes.append(f"{len(names) - len(poses)} of {len(names)} queries have no pose{cure}")
+    if len(found) > len(pairs):
+        notes.append(f"{len(found) - len(pairs)} poses of {result.name} are of no query")
+    files = ((result, result_format), (truth, truth_format))
+    settings = {
+        "result": result.name,
+        "truth": truth.name,
+        "formats": [guess_format(path) if form == "auto" else form for path, form in files],
+        "queries": queries.name if queries else "all",
+    }
+    tables, curves = pose_tables([outcome], thresholds), pose_curves([outcome])
+    return Report("localization", settings, tuple(tables), tuple(curves), tuple(notes))
+
+
+def read_names(path: Path) -> list[str]:
+    """The first words of the lines of a list of images, each once; `#` begins a comment."""
+    lines = [line for line in read_lines(path) if line and not line.startswith("#")]
+    return list(dict.fromkeys(line.split()[0] for line in lines))

@@ -33,9 +33,7 @@ def evaluate_rankings(
         file: the CSV of a Google Landmarks submission, or JSON {query: [image, ...]} with the ids of the
             ground truth, best first and all that were ranked; for ROxford/RParis the images may be
             numbers into its imlist. A query that is not in it counts as answered by nothing.
-
-    Raises:
-        InputError: a query is not in the ground truth, no image is, or the file cannot be read.
+            `InputError` if it cannot be read, or knows a query or only images that nobody knows.
     """
     data = read_retrieval(folder, layout)
     kept = only(data, tuple(kinds)) if kinds else data
@@ -61,8 +59,7 @@ def evaluate_rankings(
                 f"{len(missing)} of {len(kept.queries)} ({named(missing)})"
             )
         own_rankings = {query.id: rankings.get(query.id, ()) for query in kept.queries}
-        by_level = dict.fromkeys(kept.levels, own_rankings)
-        results.runs.append(Run(file.stem, SUBMITTED, by_level))
+        results.runs.append(Run(file.stem, SUBMITTED, dict.fromkeys(kept.levels, own_rankings)))
     settings = {
         "data": folder_name(folder),
         "layout": data.layout,
@@ -81,9 +78,8 @@ def _read_json(file: Path, numbered: Sequence[str]) -> Rankings:
         raise InputError(f"cannot read the rankings {file}: {error}") from error
     if not isinstance(content, dict) or not all(isinstance(v, list) for v in content.values()):
         raise InputError(f"{file} must be an object of lists: {{query: [image, ...]}}")
-    rankings = {}
+    rankings, numbers = {}, range(len(numbered))
     for query, images in content.items():
-        numbers = range(len(numbered))
         wrong = [i for i in images if not (isinstance(i, str) or (type(i) is int and i in numbers))]
         if wrong:
             raise InputError(f"{file}: {wrong[0]!r} in the ranking of {query} is no image")
@@ -109,6 +105,6 @@ def _require_images(file: Path, rankings: Rankings, data: RetrievalData) -> None
     ranked = {image for ranking in rankings.values() for image in ranking}
     if ranked and not ranked & known:
         raise InputError(
-            f"{file} ranks no image of the ground truth; it says {named(ranked)}, the ground truth "
-            f"{named(known)}"
+            f"{file} ranks no image of the ground truth; it says {named(ranked)}, "
+            f"the ground truth {named(known)}"
         )

@@ -32,7 +32,6 @@ from pipelines.evaluation.common import (
     require_local,
     require_positive,
     score_pairs,
-    strongest,
 )
 from pipelines.reports.report import Report
 
@@ -54,12 +53,7 @@ _NOTES = (
 class RepeatabilityScores:
     """One pair by one extractor: `repeatability` and `localization_error` (pixels) with the
     distances measured in image b, or each direction in the image it goes to; NaN where nothing is
-    defined.
-
-    Attributes:
-        curve: `in_b` at each of `THRESHOLDS`.
-        points: those of both images that were compared.
-    """
+    defined. `curve` is `in_b` at each of `THRESHOLDS`, `points` how many of both images count."""
 
     pair: HomographyPair
     in_b: float
@@ -82,8 +76,8 @@ def evaluate_repeatability(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Report:
-    """Detect points in the pairs of a dataset with homographies (HPatches or Oxford affine) and
-    look for each in the other image.
+    """Detect points in the pairs of a dataset with homographies (HPatches or Oxford affine; `InputError`
+    if it has none, is unknown or damaged) and look for each in the other image.
 
     The defaults are the protocol of SuperPoint (DeTone et al., CVPRW 2018, section 7): the 300 strongest
     points of the shared view at 240 x 320 pixels, found again within 3 pixels.
@@ -95,9 +89,6 @@ def evaluate_repeatability(
         threshold: in pixels.
         size: (width, height) that the photos are cut to (`crop_to`); None for full resolution.
         seed: kept in the report; nothing here is random.
-
-    Raises:
-        InputError: the dataset is unknown or damaged, or has no homographies.
     """
     require_local(extractors)
     require_positive("max_keypoints", max_keypoints)
@@ -107,16 +98,13 @@ def evaluate_repeatability(
     pairs = data.homographies
     if not pairs:
         raise InputError(f"{folder} ({data.layout}) has no homographies, which repeatability needs")
-    prepare = None if size is None else (lambda pixels: crop_to(pixels, size))
-
-    def score(
-        _: Extractor, _number: int, pair: HomographyPair, a: View, b: View
-    ) -> dict[str, RepeatabilityScores]:
-        return {
-            "": score_repeatability(pair, a, b, max_keypoints=max_keypoints, threshold=threshold)
-        }
-
-    scores, notes = score_pairs(pairs, extractors, score, prepare, progress)
+    scores, notes = score_pairs(
+        pairs,
+        extractors,
+        lambda _, _n, p, a, b: {"": score_repeatability(p, a, b, max_keypoints, threshold)},
+        None if size is None else (lambda pixels: crop_to(pixels, size)),
+        progress,
+    )
     return Report(
         "repeatability",
         settings={
@@ -150,12 +138,7 @@ def evaluate_repeatability(
 
 
 def score_repeatability(
-    pair: HomographyPair,
-    view_a: View,
-    view_b: View,
-    *,
-    max_keypoints: int | None = 300,
-    threshold: float = 3.0,
+    pair: HomographyPair, view_a: View, view_b: View, max_keypoints: int | None, threshold: float
 ) -> RepeatabilityScores:
     """Look for the points of each image of a pair in the other; arguments as of the evaluation."""
     a, b = view_a.features, view_b.features
@@ -166,7 +149,7 @@ def score_repeatability(
     points = a.keypoints[seen_a], b.keypoints[seen_b]
     in_b = nearest_distances(*points, b_from_a)
     each = nearest_distances(*points, b_from_a, frames="each")
-    best = strongest(a, max_keypoints).keypoints, strongest(b, max_keypoints).keypoints
+    best = a.keypoints[:max_keypoints], b.keypoints[:max_keypoints]
     return RepeatabilityScores(
         pair,
         in_b=repeatability(*in_b, threshold),

@@ -31,13 +31,12 @@ from pipelines.evaluation.common import (
     folder_name,
     require_positive,
 )
-from pipelines.evaluation.open_set import OpenSetRun
 from pipelines.evaluation.retrieval_database import (
     EvaluationDatabase,
     QueryResult,
     evaluation_database,
 )
-from pipelines.evaluation.retrieval_scores import RetrievalResults, Run
+from pipelines.evaluation.retrieval_scores import OpenSetRun, RetrievalResults, Run
 from pipelines.reports.report import Report
 from pipelines.retrieval.query import SHORTLIST
 
@@ -104,12 +103,7 @@ def evaluate_retrieval(
         step = Steps(progress, total)
         for name, extractor in extractors.items():
             opened = evaluation_database(
-                database,
-                extractor,
-                Path(home),
-                search=searches[name],
-                workers=workers,
-                progress=step,
+                database, extractor, Path(home), searches[name], workers=workers, progress=step
             )
             can_verify = verify and extractor.info.local_dim > 0
             with opened as db:
@@ -166,21 +160,19 @@ class _Runner:
             exclude=exclude,
             done=self.step,
         )
-        for query, result in results.items():
-            if isinstance(result, ImageError):
-                self.results.notes.append(
-                    f"the query {query} is left out: it {result.reason}; {result.cure}"
-                )
+        self.results.notes += [
+            f"the query {query} is left out: it {error.reason}; {error.cure}"
+            for query, error in results.items()
+            if isinstance(error, ImageError)
+        ]
         return {q: result for q, result in results.items() if isinstance(result, QueryResult)}
 
     def rank(self) -> dict[str, QueryResult] | None:
         """The results at the last level after verification; None where there was none."""
         levels, runs = self.data.levels, self.results.runs
         runs.append(Run(self.name, BEFORE, dict.fromkeys(levels, _rankings(self.ask(False)))))
-        if not self.verify:
-            return None
         if not self.can_verify:
-            runs.append(Run(self.name, AFTER, None))
+            runs += [Run(self.name, AFTER, None)] * self.verify
             return None
         results: dict[str, QueryResult] = {}
         after = {}
@@ -229,17 +221,14 @@ class _Runner:
         self.results.open_set.append(run)
         count = len(run.excluded) + len(run.negatives)
         if count < 100:
-            self.results.notes.append(
-                f"absent queries: {count}, too few to show 1 %, so that the open set accepts none of "
-                "them"
-            )
+            why = "too few to show 1 %, so that the open set accepts none of them"
+            self.results.notes.append(f"absent queries: {count}, {why}")
 
     def note_database(self) -> None:
         if failed := self.database.failed:
-            image, reason = failed[0]
             self.results.notes.append(
-                f"database photos that cannot be used and count as never found: {len(failed)}, such as "
-                f"{image}, which {reason}"
+                "database photos that cannot be used and count as never found: "
+                f"{len(failed)}, such as {failed[0][0]}, which {failed[0][1]}"
             )
         if self.can_verify and not self.database.db.calibration.queries:
             self.results.notes.append(
@@ -253,7 +242,6 @@ def _rankings(results: Mapping[str, QueryResult]) -> Rankings:
 
 
 def _count_queries(data: RetrievalData, extractor: Extractor, verify: bool, negatives: int) -> int:
-    """How many will be asked."""
     queries = len(data.queries)
     if not (verify and extractor.info.local_dim):
         return queries
@@ -266,10 +254,8 @@ def _require_photos(folder: Path, data: RetrievalData) -> None:
     without = sum(query.photo is None for query in data.queries)
     if without or not data.database:
         what = f"queries without a photo: {without}" if without else "there are no database photos"
-        raise InputError(
-            f"{folder}: {what}; add the photos, or score finished answers without any: "
-            "--rankings FILE"
-        )
+        cure = "add the photos, or score finished answers without any: --rankings FILE"
+        raise InputError(f"{folder}: {what}; {cure}")
 
 
 def _with_distractors(data: RetrievalData, folders: Sequence[Path]) -> dict[str, Path]:

@@ -17,7 +17,7 @@ from locate.images.reading import is_photo_name, read_photo
 from locate.retrieval.ranking import score_of
 from locate.retrieval.search_mode import GLOBAL, LOCAL, refuse_unfit
 from locate.types import Answer, Array
-from pipelines.evaluation.common import PartialSteps
+from pipelines.evaluation.common import steps_of_part
 from pipelines.indexing.build import build_index, remove_images
 from pipelines.retrieval.database import Database
 from pipelines.retrieval.query import Exclude
@@ -25,14 +25,9 @@ from pipelines.retrieval.query import Exclude
 
 @dataclass(frozen=True)
 class QueryResult:
-    """What a database answered to one query.
-
-    Attributes:
-        ranking: ids, best first.
-        strongest: id of the candidate with the most evidence, the best-ranked of equals; None if
-            none was verified, and then `evidence` is -inf.
-        score: similarity of the first in the ranking, or its votes in a local search; else -inf.
-    """
+    """What a database answered to one query: a `ranking` of ids, best first, whose first has the
+    similarity (in a local search the votes) `score`, and the id with the most `evidence`, the
+    best-ranked of equals: None and -inf if none was verified."""
 
     ranking: tuple[str, ...]
     verdict: str
@@ -91,19 +86,14 @@ class EvaluationDatabase:
         return lambda row: self._ids[row.path] in hidden
 
     def _result(self, answer: Answer) -> QueryResult:
-        candidates = answer.candidates
-        best = max(candidates, key=score_of, default=None)
-        score = None
-        if candidates:
-            first = candidates[0]
-            score = first.votes if self.db.search == LOCAL else first.similarity
-        return QueryResult(
-            ranking=tuple(self._ids[c.image] for c in candidates),
-            verdict=answer.verdict,
-            strongest=None if best is None or best.evidence is None else self._ids[best.image],
-            evidence=-math.inf if best is None else score_of(best),
-            score=-math.inf if score is None else score,
-        )
+        ranking = tuple(self._ids[c.image] for c in answer.candidates)
+        if not ranking:
+            return QueryResult(ranking, answer.verdict, None, -math.inf, -math.inf)
+        first, best = answer.candidates[0], max(answer.candidates, key=score_of)
+        strongest = None if best.evidence is None else self._ids[best.image]
+        score = first.votes if self.db.search == LOCAL else first.similarity
+        score = -math.inf if score is None else score
+        return QueryResult(ranking, answer.verdict, strongest, score_of(best), score)
 
 
 @contextmanager
@@ -111,28 +101,22 @@ def evaluation_database(
     photos: Mapping[str, Path],
     extractor: Extractor,
     work: Path,
-    *,
     search: str = GLOBAL,
+    *,
     workers: int | None = None,
     progress: Callable[[], None] = lambda: None,
 ) -> Iterator[EvaluationDatabase]:
     """Index `photos` (by id) with an extractor and open the database, in a folder of its own below
-    `work`. What an earlier call left there is used again where the photos are the same.
-
-    Args:
-        search: as for `build_index`.
-        progress: called for every image that is extracted or need not be.
-
-    Raises:
-        InputError: an id cannot be a file's name, or `search` needs what the extractor lacks.
-    """
+    `work`. What an earlier call left there is used again where the photos are the same. `progress` is
+    called for every image that is extracted or need not be. `InputError` if an id cannot be a file's
+    name, or `search` (see `build_index`) needs what the extractor lacks."""
     info = extractor.info
     refuse_unfit(search, info)  # before anything is written
     home = work / f"{info.name}-{info.fingerprint}"
     index = home / "index.locate"
     links = _link_all(photos, home / "photos")
     ids = {path: image for image, path in links.items()}
-    steps = PartialSteps(progress)
+    advance = steps_of_part(progress)
     report = build_index(
         home / "photos",
         index,
@@ -140,9 +124,9 @@ def evaluation_database(
         search=search,
         label_from="none",
         workers=workers,
-        progress=lambda done, _: steps.advance(done),
+        progress=lambda done, _: advance(done),
     )
-    steps.advance(len(photos))
+    advance(len(photos))
     if report.missing:
         remove_images(index, missing=True)
     with Database(index, workers=workers, extractor=extractor) as db:
@@ -182,5 +166,4 @@ def _view(query: Query) -> Path | Array:
         raise InputError(f"there is no photo of the query {query.id}")
     if query.box is None:
         return query.photo
-    pixels: Array = crop(read_photo(query.photo).pixels, query.box, query.photo)
-    return pixels
+    return crop(read_photo(query.photo).pixels, query.box, query.photo)

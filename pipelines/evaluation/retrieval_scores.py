@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any
 
 import numpy as np
 
 from locate.datasets.google_landmarks import RETRIEVAL, Predictions
 from locate.datasets.oxford_paris import OXFORD, REVISITED
-from locate.datasets.records import ALL, GroundTruth, Query, Rankings, RetrievalData
+from locate.datasets.records import ALL, Query, Rankings, RetrievalData
 from locate.datasets.retrieval import LABELS, PLACES
-from locate.metrics.common import average_precision, mean_defined
+from locate.metrics.common import OpenSet, average_precision, mean_defined, open_set
 from locate.metrics.retrieval import (
     PRECISION_AT,
     RECALL_AT,
@@ -22,10 +23,12 @@ from locate.metrics.retrieval import (
     revisited_average_precision,
     revisited_precision_at,
 )
+from locate.retrieval.verdict import MATCH
 from locate.types import Array
-from pipelines.evaluation.open_set import OpenSetRun, open_set_curves, open_set_table
+from pipelines.evaluation.retrieval_database import QueryResult
 from pipelines.reports.report import Curves, Report, Table
 
+RATE = 0.01  # of false accepts that the table allows
 _RECALL_LEVELS = np.linspace(0, 1, 11)
 
 
@@ -44,18 +47,13 @@ def ranking_table(data: RetrievalData, runs: Sequence[Run]) -> Table:
     columns, score, title = _PROTOCOLS[data.layout]
     grouped, leveled = data.groups != [ALL], data.levels != ("",)
     rows = []
-    for run in runs:
-        for group in data.groups:
-            for level in data.levels:
-                # A query that could not be asked counts nowhere.
-                asked = None if run.rankings is None else run.rankings[level]
-                queries = [q for q in data.in_group(group) if asked is None or q.id in asked]
-                values: Sequence[Any] = [None] * len(columns)
-                if asked is not None:
-                    values = score(queries, asked, level)
-                key = (run.name, run.stage, *[group] * grouped, *[level] * leveled)
-                count = sum(bool(query.truth[level].ok) for query in queries)
-                rows.append((*key, count, *values))
+    for run, group, level in product(runs, data.groups, data.levels):
+        # A query that could not be asked counts nowhere.
+        asked = None if run.rankings is None else run.rankings[level]
+        queries = [q for q in data.in_group(group) if asked is None or q.id in asked]
+        values = [None] * len(columns) if asked is None else score(queries, asked, level)
+        key = (run.name, run.stage, *[group] * grouped, *[level] * leveled)
+        rows.append((*key, sum(bool(q.truth[level].ok) for q in queries), *values))
     names = ("extractor", "ranking", *["queries"] * grouped, *["level"] * leveled, "count")
     return Table(title, (*names, *columns), tuple(rows))
 
@@ -66,17 +64,14 @@ def recognition_table(
     """GAP, and the share of photos with a landmark whose landmark was named, of (extractor, stage,
     predictions)."""
     rows = []
-    for name, stage, predictions in runs:
-        for group in data.groups:
-            queries = data.in_group(group)
-            solution = {query.id: query.landmarks for query in queries}
-            row: tuple[Any, ...] = (None, None)
-            if predictions is not None:
-                own = {i: p for i, p in predictions.items() if i in solution}
-                right = [i in own and own[i][0] in shown for i, shown in solution.items() if shown]
-                row = (global_average_precision(own, solution), mean_defined(np.array(right)))
-            landmarks = sum(bool(query.landmarks) for query in queries)
-            rows.append((name, stage, group, len(queries), landmarks, *row))
+    for (name, stage, predictions), group in product(runs, data.groups):
+        solution = {query.id: query.landmarks for query in data.in_group(group)}
+        row: tuple[Any, ...] = (None, None)
+        if predictions is not None:
+            own = {i: p for i, p in predictions.items() if i in solution}
+            right = [i in own and own[i][0] in shown for i, shown in solution.items() if shown]
+            row = (global_average_precision(own, solution), mean_defined(np.array(right)))
+        rows.append((name, stage, group, len(solution), sum(map(bool, solution.values())), *row))
     columns = ("extractor", "ranking", "queries", "count", "with landmark", "GAP", "right")
     return Table("Landmark recognition (GAP)", columns, tuple(rows))
 
@@ -84,7 +79,7 @@ def recognition_table(
 def ranking_curves(data: RetrievalData, runs: Sequence[Run]) -> tuple[Curves, ...]:
     """Precision over recall; for places, recall over the length of the list."""
     places = data.layout == PLACES
-    if not places and data.layout not in (LABELS, OXFORD, REVISITED):
+    if data.layout not in (PLACES, LABELS, OXFORD, REVISITED):
         return ()  # their rankings stop at 100
     at = range(1, max(RECALL_AT) + 1)
     plots = []
@@ -125,16 +120,15 @@ def eleven_points(relevant: Array, positives: int) -> Array:
     return np.asarray(np.where(reached, precision[None], 0.0).max(axis=1, initial=0.0))
 
 
-def _relevant(ranking: Sequence[str], truth: GroundTruth) -> Array:
-    return np.array([i in truth.ok for i in ranking if i not in truth.junk], np.bool_)
-
-
 def _judged(
     queries: Sequence[Query], rankings: Rankings, level: str
 ) -> tuple[list[Array], list[int]]:
     """(what is relevant in the ranking of each query, how many positives it has)."""
-    rows = [_relevant(rankings[query.id], query.truth[level]) for query in queries]
-    return rows, [len(query.truth[level].ok) for query in queries]
+    asked = [(rankings[query.id], query.truth[level]) for query in queries]
+    return (
+        [np.array([i in t.ok for i in found if i not in t.junk], np.bool_) for found, t in asked],
+        [len(truth.ok) for _, truth in asked],
+    )
 
 
 def _score_labels(queries: Sequence[Query], rankings: Rankings, level: str) -> list[float]:
@@ -167,6 +161,78 @@ _PROTOCOLS: Mapping[str, tuple[tuple[str, ...], Any, str]] = {
 }
 
 
+@dataclass(frozen=True)
+class OpenSetRun:
+    """What one extractor answered to photos of places that are in its database (None where nothing is
+    verified), to the same with the images of their landmark excluded, and to photos of places that never
+    were in it; by query id."""
+
+    name: str
+    known: Mapping[str, QueryResult] | None = None
+    excluded: Mapping[str, QueryResult] = field(default_factory=dict)
+    negatives: Sequence[QueryResult] = ()
+
+    def answers(
+        self, queries: Sequence[Query]
+    ) -> tuple[list[QueryResult], Array, list[QueryResult]]:
+        """(of the known, whether their strongest candidate is right, of the negatives)."""
+        known = self.known or {}
+        asked = [query for query in queries if query.id in known]
+        # The strongest candidate of a match is the first, whose label is the answer.
+        right = [known[q.id].strongest in q.truth[""].ok for q in asked]
+        excluded = [self.excluded[q.id] for q in queries if q.id in self.excluded]
+        negatives = [*excluded, *self.negatives]
+        return [known[q.id] for q in asked], np.array(right, np.bool_), negatives
+
+
+def open_set_table(data: RetrievalData, runs: Sequence[OpenSetRun]) -> Table:
+    """How the verdicts fare, and what they could reach at 1 % of false accepts."""
+    rows: list[tuple[Any, ...]] = []
+    for run, group in product(runs, data.groups):
+        row: tuple[Any, ...] = (None,) * 8
+        if run.known is not None:
+            known, right, negatives = run.answers(data.in_group(group))
+            match, false = (
+                np.array([result.verdict == MATCH for result in results], np.bool_)
+                for results in (known, negatives)
+            )
+            best = _at(known, right, negatives, RATE)
+            row = (
+                *(len(known), len(negatives)),
+                *map(mean_defined, (match & right, match & ~right, false)),
+                *(best.right, best.wrong, best.threshold),
+            )
+        rows.append((run.name, group, *row))
+    columns = (
+        *("extractor", "queries", "known", "absent", "right match", "wrong match"),
+        *("false match", "right at 1 %", "wrong at 1 %", "least evidence"),
+    )
+    title = "Open set: shares of the known and of the absent queries, by verdict and by evidence"
+    return Table(title, columns, tuple(rows))
+
+
+def open_set_curves(data: RetrievalData, runs: Sequence[OpenSetRun]) -> Curves:
+    """Right answers against false accepts, from no false accept to all, over all queries."""
+    series = {}
+    for run in runs:
+        known, right, negatives = run.answers(data.in_group(ALL))
+        rates = np.arange(len(negatives) + 1) / max(len(negatives), 1)
+        points = [_at(known, right, negatives, rate) for rate in rates]
+        accepted = np.array([p.false_accepts for p in points])
+        series[run.name] = (accepted, np.array([p.right for p in points]))
+    x_label = "share of the queries of absent places that are accepted"
+    y_label = "share of the known queries answered right"
+    title = "Open set: right answers against false accepts"
+    return Curves("open-set", title, x_label, y_label, series)
+
+
+def _at(
+    known: Sequence[QueryResult], right: Array, negatives: Sequence[QueryResult], rate: float
+) -> OpenSet:
+    evidence = (np.array([result.evidence for result in part]) for part in (known, negatives))
+    return open_set(next(evidence), right, next(evidence), rate)
+
+
 @dataclass
 class RetrievalResults:
     """What was asked of all extractors so far."""
@@ -177,16 +243,16 @@ class RetrievalResults:
     notes: list[str] = field(default_factory=list)
 
     def report(self, data: RetrievalData, settings: Mapping[str, Any]) -> Report:
-        tables: tuple[Table, ...] = ()
-        curves: tuple[Curves, ...] = ()
+        tables: list[Table] = []
+        curves: list[Curves] = []
         if self.runs:
-            tables += (ranking_table(data, self.runs),)
+            tables.append(ranking_table(data, self.runs))
             curves += ranking_curves(data, self.runs)
         if self.recognition:
-            tables += (recognition_table(data, self.recognition),)
+            tables.append(recognition_table(data, self.recognition))
         if self.open_set:
-            tables += (open_set_table(data, self.open_set),)
-            answered = [run for run in self.open_set if run.known is not None]
-            curves += (open_set_curves(data, answered),) if answered else ()
+            tables.append(open_set_table(data, self.open_set))
+        if answered := [run for run in self.open_set if run.known is not None]:
+            curves.append(open_set_curves(data, answered))
         notes = tuple(dict.fromkeys(self.notes))  # two extractors fail on the same photo
-        return Report("retrieval", settings, tables, curves, notes)
+        return Report("retrieval", settings, tuple(tables), tuple(curves), notes)

@@ -113,17 +113,9 @@ def build_index(
     require_folder(photos)  # before anything is written
     with lock.writer(index), Catalog.create(index) as catalog:
         root_id = catalog.add_root(photos)
+        how = (extractor, weights, search, settings)
         builder = IndexBuilder(
-            catalog,
-            rule,
-            workers,
-            progress,
-            extractor,
-            weights,
-            search,
-            settings=settings,
-            checksum=checksum,
-            masks=masks,
+            catalog, rule, workers, progress, *how, checksum=checksum, masks=masks
         )
         # Some were added by name, which no name of a photo need be.
         known = {row.path for row in catalog.images("ok") if row.root_id == root_id}
@@ -164,9 +156,8 @@ def add_photos(
         for path in paths:
             for root, found in resolve(path, list(catalog.roots().values()), left_out):
                 groups.setdefault(catalog.add_root(root), []).append(found)
-        builder = IndexBuilder(
-            catalog, rule, workers, progress, extractor, checksum=checksum, masks=masks
-        )
+        how = (workers, progress, extractor)
+        builder = IndexBuilder(catalog, rule, *how, checksum=checksum, masks=masks)
         builder.report.left_out = left_out
         builder.index(groups)
         return builder.finish()
@@ -176,27 +167,22 @@ def remove_images(
     index: Path, patterns: Sequence[str] = (), *, label: str | None = None, missing: bool = False
 ) -> list[str]:
     """Take images out of the database, and return their paths; the photos themselves are never touched.
-
-    Args:
-        patterns: paths as `locate info --images` shows them, or globs ("louvre/*").
-        label: all images of this landmark.
-        missing: all images whose file is gone.
-
-    Raises:
-        InputError: a pattern or label that fits nothing; then nothing is removed.
-    """
+    Patterns are paths as `locate info --images` shows them, or globs ("louvre/*"); `label` takes all
+    images of a landmark, `missing` all whose file is gone. `InputError` if a pattern or the label fits
+    nothing; then nothing is removed."""
     with lock.writer(index), Catalog.create(index) as catalog:
         roots = catalog.roots()
         rows = list(catalog.images())
         chosen: dict[int, str] = {}
         for pattern in patterns:
-            fitting = {r.id: r.path for r in rows if fnmatch.fnmatchcase(r.path, pattern)}
-            fitting |= {r.id: r.path for r in rows if r.path == pattern}
+            fitting = {
+                r.id: r.path
+                for r in rows
+                if r.path == pattern or fnmatch.fnmatchcase(r.path, pattern)
+            }
             if not fitting:
-                raise InputError(
-                    f"no image of the database fits {pattern!r}; list them with: "
-                    "locate info --images"
-                )
+                why = f"no image of the database fits {pattern!r}"
+                raise InputError(f"{why}; list them with: locate info --images")
             chosen |= fitting
         if label is not None:
             fitting = {r.id: r.path for r in rows if r.label == label}
@@ -244,8 +230,8 @@ class IndexBuilder:
         extractor: str | Extractor | None = None,
         weights: Sequence[Path] = (),
         search: str | None = None,
-        *,
         settings: Mapping[str, Any] | None = None,
+        *,
         checksum: bool = False,
         masks: Path | str | None = None,
     ) -> None:
@@ -263,14 +249,12 @@ class IndexBuilder:
         """Those that are named, or else those of the runs before, which the database remembers."""
         if named is None:
             before = self._catalog.meta("masks")
-            if not before:
-                return None
-            if not Path(before).exists():
+            if before and not Path(before).exists():
                 raise InputError(
                     f"the masks {before} that {self._catalog.folder} was made with are gone; name them "
                     f"with --masks, or go on without any: --masks {NO_MASKS}"
                 )
-            return Masks(before)
+            return Masks(before) if before else None
         wanted = None if str(named) == NO_MASKS else Masks(named)
         stored = str(wanted.place.resolve()) if wanted else ""
         if stored != (self._catalog.meta("masks") or ""):
@@ -289,9 +273,8 @@ class IndexBuilder:
         name = extractor if isinstance(extractor, str) else None
         made = None if isinstance(extractor, str) else extractor
         if made is not None and (weights or settings):
-            raise InputError(
-                "an extractor that is made has its weights and settings; leave those out"
-            )
+            why = "an extractor that is made has its weights and settings"
+            raise InputError(f"{why}; leave those out")
         stored = self._catalog.meta("extractor")
         files: Mapping[str, Path] = {}
         if stored is not None:
@@ -346,9 +329,9 @@ class IndexBuilder:
                     relabelled.append((row.id, row.file, self._rule(item.path)))
         if relabelled:
             self._catalog.touch(relabelled)
-        self._look_at(todo)
+        self._extract(todo)
 
-    def _look_at(self, todo: list[tuple[int, PhotoFile, ImageRow | None]]) -> None:
+    def _extract(self, todo: list[tuple[int, PhotoFile, ImageRow | None]]) -> None:
         photos = (item for _, item, _ in todo)
         known = self._catalog.contents()
         results = extract_all(photos, self._get_extractor, known, self._workers, self.masks)
@@ -356,9 +339,7 @@ class IndexBuilder:
         last_commit = time.perf_counter()
         try:
             for done, ((root_id, _, row), result) in enumerate(zip(todo, results, strict=True), 1):
-                entry = self._record_result(root_id, row, result)
-                if entry is not None:
-                    batch.append(entry)
+                batch += self._record_result(root_id, row, result)
                 now = time.perf_counter()
                 if len(batch) >= COMMIT_IMAGES or now - last_commit > COMMIT_SECONDS:
                     self._commit(batch)
@@ -375,7 +356,7 @@ class IndexBuilder:
 
     def _record_result(
         self, root_id: int, row: ImageRow | None, result: ExtractionResult
-    ) -> Entry | None:
+    ) -> list[Entry]:
         """Count one result and say what to write about it, if anything."""
         for part, seconds in result.seconds.items():
             self.report.add_time(part, seconds)
@@ -387,31 +368,28 @@ class IndexBuilder:
             self.report.unchanged += 1  # a new date on the same content
             if (row.file, row.label) != (result.file, label):
                 self._catalog.touch([(row.id, result.file, label)])
-            return None
+            return []
         try:
             info = self._catalog.image(result.same_as).info
             result = replace(result, info=info, extraction=self._catalog.extraction(result.same_as))
         except DatabaseCorruptError:
             # Damaged, or replaced a moment ago in this very run (two files changed names).
-            again = extract_all(
-                [result.photo], self._get_extractor, {}, workers=1, masks=self.masks
-            )
-            (result,) = again
+            (result,) = extract_all([result.photo], self._get_extractor, {}, 1, self.masks)
         return self._entry(root_id, row, label, result)
 
     def _entry(
         self, root_id: int, row: ImageRow | None, label: str | None, result: ExtractionResult
-    ) -> Entry | None:
+    ) -> list[Entry]:
         path, file = result.photo.path, result.file
         if result.error is not None:
             self.report.failed.append((path, result.error))
             if row is not None and (row.error, row.file.sha256) == (result.error, file.sha256):
-                return None  # nothing new to say about it
+                return []  # nothing new to say about it
         elif row is None or row.status == "failed":
             self.report.added += 1
         else:
             self.report.updated += 1
-        return Entry(root_id, path, label, file, result.info, result.extraction, result.error)
+        return [Entry(root_id, path, label, file, result.info, result.extraction, result.error)]
 
     def finish(self) -> BuildReport:
         """Bring the search index up to date and close the books."""

@@ -40,12 +40,9 @@ def extract_all(
     masks: Masks | None = None,
 ) -> Iterator[ExtractionResult]:
     """Extract from `files` on a pool of threads, in order, while whoever consumes the iterator writes.
-    One bad file is a result with an error, never the end.
-
-    Args:
-        get_extractor: called when the first file really needs it (networks load slowly).
-        known: ids by sha256 of content and of mask that need not be extracted again.
-    """
+    One bad file is a result with an error, never the end. `get_extractor` is called when the first
+    file really needs it (networks load slowly); `known` are ids by sha256 of content and of mask that
+    need not be extracted again."""
     return ordered_map(lambda item: _extract(item, get_extractor, known, masks), files, workers)
 
 

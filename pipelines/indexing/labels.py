@@ -64,14 +64,8 @@ def _from_regex(pattern: str) -> LabelRule:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise InputError(
-            f"label rule regex:{pattern} is not a regular expression: {error}"
-        ) from None
+        why = f"is not a regular expression: {error}"
+        raise InputError(f"label rule regex:{pattern} {why}") from None
     if compiled.groups < 1:
         raise InputError(f"label rule regex:{pattern} needs a group in brackets")
-
-    def rule(path: str) -> str | None:
-        found = compiled.search(path)
-        return (found[1] or None) if found else None
-
-    return rule
+    return lambda path: (found[1] or None) if (found := compiled.search(path)) else None

@@ -31,9 +31,7 @@ class DatabaseInfo:
         roots: folders that image paths are relative to.
         search: what queries find their shortlist by unless they say otherwise; None if empty.
         vectors, local: the search indices; None if there is none or it is not up to date.
-        disk: bytes by file.
-        labels: images by landmark.
-        masks: the folder of masks that photos are extracted through, or None.
+        disk, labels: bytes by file, images by landmark.
     """
 
     folder: Path
@@ -56,9 +54,8 @@ def database_info(index: Path) -> DatabaseInfo:
     """Reads only."""
     with Catalog.open(index) as catalog:
         store, weights = open_store(index), index / weights_files.FOLDER
-        record, local = store.vectors.read_record(), store.local.read_record()
-        fresh = record is not None and record.generation == catalog.generation
-        fresh_local = local is not None and local.generation == catalog.generation
+        vectors, local = store.vectors.read_record(), store.local.read_record()
+        now = catalog.generation
         labels = Counter(row.label or "" for row in catalog.images("ok"))
         return DatabaseInfo(
             folder=index,
@@ -66,8 +63,8 @@ def database_info(index: Path) -> DatabaseInfo:
             roots=list(catalog.roots().values()),
             extractor=extractor_of(catalog),
             search=search_of(catalog),
-            vectors=record if fresh else None,
-            local=local if fresh_local else None,
+            vectors=vectors if vectors and vectors.generation == now else None,
+            local=local if local and local.generation == now else None,
             disk={
                 file.relative_to(index).as_posix(): file.stat().st_size
                 for file in [*sorted(index.iterdir()), *sorted(weights.glob("*.safetensors"))]
@@ -81,12 +78,8 @@ def database_info(index: Path) -> DatabaseInfo:
 @dataclass(frozen=True)
 class CheckReport:
     """What does not hold, what was done about it, and what still does not hold after the repair
-    (without one, the same).
-
-    Attributes:
-        compared: photos whose content was compared with what was indexed; None if none was to be.
-        absent: photos that are not there or cannot be read.
-    """
+    (without one, the same); how many photos were compared with what was indexed (None if none was to
+    be), and how many are absent or cannot be read."""
 
     problems: list[str]
     repaired: list[str]
@@ -104,12 +97,8 @@ def check_database(
 ) -> CheckReport:
     """Check every invariant; with `repair`, rebuild what is derived: the search index from the
     catalogue, damaged or outdated features from their photo. An image that is damaged and whose photo
-    is gone is marked as failed.
-
-    Args:
-        photos: read those that are there, and compare them with what was indexed.
-        progress: called with (photos read, in all) from this thread.
-    """
+    is gone is marked as failed. `photos` that are there are compared with what was indexed; `progress`
+    is called with (photos read, in all) from this thread."""
     if not repair:
         with Catalog.open(index) as catalog:
             problems, compared, absent = _check_all(catalog, photos, progress)
@@ -150,36 +139,30 @@ def _check(catalog: Catalog) -> list[Violation]:
 
 def _extract_again(catalog: Catalog, problems: list[Violation]) -> list[str]:
     """Extract anew from the photos of the images that have a problem."""
-    damaged = sorted({p.image_id for p in problems if p.image_id is not None})
+    damaged = {p.image_id for p in problems if p.image_id is not None}
     if not damaged:
         return []
-    roots = catalog.roots()
-    rows = [catalog.image(image_id) for image_id in damaged]
+    roots, rows = catalog.roots(), [catalog.image(i) for i in sorted(damaged)]
     extractor = load_extractor(catalog)
     files = [photo_file(roots[row.root_id] / row.path, roots[row.root_id]) for row in rows]
     place = catalog.meta("masks")
     found = extract_all(files, lambda: extractor, {}, masks=Masks(place) if place else None)
     done = []
-    for row, seen in zip(rows, found, strict=True):
-        entry = Entry(
-            row.root_id, row.path, row.label, seen.file, seen.info, seen.extraction, seen.error
-        )
-        catalog.write([entry])
-        done.append(
-            f"{row.path} could not be read again: {seen.error}"
-            if seen.error
-            else f"extracted {row.path} again"
-        )
+    for row, new in zip(rows, found, strict=True):
+        own = (row.root_id, row.path, row.label)
+        catalog.write([Entry(*own, new.file, new.info, new.extraction, new.error)])
+        failed = f"{row.path} could not be read again: {new.error}"
+        done.append(failed if new.error else f"extracted {row.path} again")
     return done
 
 
 def image_rows(index: Path) -> list[dict[str, Any]]:
     """Every image of the catalogue, as flat JSON-able rows in the order of their path."""
+    rows = []
     with Catalog.open(index) as catalog:
-        rows = []
         for row in catalog.images():
             values = asdict(row)
             file, info = values.pop("file"), values.pop("info")
             width, height = info.pop("size")
             rows.append({**values, **file, **info, "width": width, "height": height})
-        return rows
+    return rows

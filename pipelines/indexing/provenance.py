@@ -101,17 +101,10 @@ def refuse_other_extractor(
 def first_extractor(
     name: str | None, weights: Sequence[Path], settings: Mapping[str, Any] | None = None
 ) -> tuple[Extractor, dict[str, Path]]:
-    """The extractor for a new database, and its weights files by the part of its name.
-
-    Args:
-        name: of the registry; by default the system that the weights are for, paired with `gem` or
-            `sift` where it gives only one kind of descriptor.
-        settings: see `registry.create`.
-
-    Raises:
-        UnknownNameError, InputError: two files for one part, or one that is for none.
-        WeightsError: a file is none, or fits no extractor.
-    """
+    """The extractor for a new database, and its weights files by the part of its name. By default it is
+    the system that the weights are for, paired with `gem` or `sift` where it gives only one kind of
+    descriptor. `InputError` if two files are for one part, or one is for none; `WeightsError` if a file
+    is none, or fits no extractor."""
     by_system = systems_of(weights)
     name = name or _name_for(by_system)
     parts = registry.parts_of(name)
@@ -143,9 +136,8 @@ def systems_of(weights: Sequence[Path]) -> dict[str, Path]:
     for path in weights:
         system = read_record(path).system
         if not registry.is_known(system):
-            raise WeightsError(
-                f"{path} holds weights of {system!r}, which no extractor of this version is called"
-            )
+            why = "which no extractor of this version is called"
+            raise WeightsError(f"{path} holds weights of {system!r}, {why}")
         if system in by_system:
             raise InputError(f"{by_system[system]} and {path} are both weights of {system}")
         by_system[system] = path
@@ -172,9 +164,9 @@ def _name_for(by_system: Mapping[str, Path]) -> str:
     infos = [registry.create(s, weights={s: path}).info for s, path in by_system.items()]
     if len(infos) == 1:
         (info,) = infos
-        if info.global_dim and info.local_dim:
-            return info.name
-        return f"{info.name}+{_LOCAL_MATE}" if info.global_dim else f"{_GLOBAL_MATE}+{info.name}"
+        before = "" if info.global_dim else f"{_GLOBAL_MATE}+"
+        after = "" if info.local_dim else f"+{_LOCAL_MATE}"
+        return before + info.name + after
     for first, second in permutations(infos) if len(infos) == 2 else ():
         if first.global_dim and second.local_dim:
             return f"{first.name}+{second.name}"

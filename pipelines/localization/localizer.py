@@ -14,7 +14,6 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Unpack
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -26,22 +25,13 @@ from locate.geometry.panorama import is_whole
 from locate.images.masks import Mask, Masks, hidden
 from locate.images.reading import as_photo, read_photo
 from locate.localization.gravity import CONTRADICTED, GravityPrior, fuse_gravity
-from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Pose
+from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Pose, PosePrior
 from locate.localization.query_camera import AnyCamera, QueryCamera, choose_camera
 from locate.localization.solver import solve_pose
 from locate.types import Array, Photo
 from locate.util.parallel import one_thread_each, ordered_map
 from locate.util.timing import Clock
-from pipelines.localization.matcher import (
-    CANDIDATES,
-    Asked,
-    Attempt,
-    Map,
-    MapMatcher,
-    PosePrior,
-    Query,
-    Request,
-)
+from pipelines.localization.matcher import CANDIDATES, Attempt, Map, MapMatcher, Query, Request
 from pipelines.localization.panorama import match_panorama
 from pipelines.localization.reference_map import ReferenceMap
 
@@ -50,8 +40,8 @@ AnyPhoto = Path | str | Array
 
 @dataclass(frozen=True, eq=False)
 class MatchedPhoto:
-    """A photo (its path, None of pixels, and (width, height)), the camera that was chosen for it,
-    its `extraction_scale`, the attempt, of those with the photo turned, that tells most, and the
+    """A photo (its path, None of pixels, and (width, height)), the camera chosen for it, its
+    `extraction_scale`, the attempt, of those with the photo turned, that tells most, and the
     answer."""
 
     path: Path | None
@@ -142,13 +132,15 @@ class Localizer:
         photos: Iterable[AnyPhoto],
         cameras: AnyCamera | Sequence[AnyCamera] = None,
         *,
+        prior: PosePrior | None = None,
         gravity: GravityPrior | None = None,
-        **asked: Unpack[Asked],
+        candidates: int = CANDIDATES,
+        exclude: Callable[[str], bool] | None = None,
+        seed: int = 0,
     ) -> Iterator[Pose | ImageError]:
-        """`localize` for many photos, one a core, in their order and with its arguments, and one
-        camera for all or one for each; a photo that cannot be used gives its error in place of a
-        pose."""
-        for found in self.match_many(photos, cameras, Request(**asked)):
+        """`localize` for many photos, one a core, in their order, with one camera for all or one for
+        each; a photo that cannot be used gives its error in place of a pose."""
+        for found in self.match_many(photos, cameras, Request(prior, candidates, exclude, seed)):
             yield found if isinstance(found, ImageError) else _with_gravity(found.pose, gravity)
 
     def match(
@@ -201,7 +193,8 @@ class Localizer:
         opened, mask = hidden(opened, matcher.masks)
         size, name = opened.info.size, str(path or "the photo")
         camera = choose_camera(opened.info, given, name=name, known=self.map.devices)
-        query = Query(path, camera, request, matcher.allowed(request), map_, clock)
+        scale, solve = self.map.extraction_scale(size), partial(solve_pose, solver=request.solver)
+        query = Query(path, camera, request, matcher.allowed(request), map_, clock, scale, solve)
         reason = "no features were found: a plain, dark or blurred photo"
         attempts: Iterable[Attempt] = ()
         if not len(query.allowed):
@@ -217,30 +210,24 @@ class Localizer:
                 best = attempt
             if attempt.pose.verdict == LOCALIZED:
                 break
-        pose = best.pose if given else _hinted(best.pose, size)
-        seconds = clock.seconds
+        reason, seconds = best.pose.reason, clock.seconds
+        if not given and best.pose.verdict != LOCALIZED and is_whole(size):  # but nobody says so
+            reason += "; if it is a (stitched) 360 degree photo, say --camera EQUIRECTANGULAR"
         seconds["total"] = sum(v for part, v in seconds.items() if part != "load")
-        pose = replace(pose, seconds=seconds)
-        return MatchedPhoto(path, size, camera, self.map.extraction_scale(size), best, pose)
+        pose = replace(best.pose, reason=reason, seconds=seconds)
+        return MatchedPhoto(path, size, camera, scale, best, pose)
 
     def _attempts(self, photo: Photo, mask: Mask | None, query: Query) -> Iterator[Attempt]:
         """What the photo has in common with the map, turned by 0, 90, 180 and 270 degrees."""
-        matcher, size = self._matcher, photo.info.size
         several = len(query.allowed) > query.request.candidates
-        views = extract_rotations(
-            matcher.extractor(), photo.pixels, size, vectors=several, mask=mask
-        )
-        scale, solve = (
-            self.map.extraction_scale(size),
-            partial(solve_pose, solver=query.request.solver),
-        )
-        for _, seen in views:
+        shown = self._matcher.extractor(), photo.pixels, photo.info.size
+        for _, seen in extract_rotations(*shown, vectors=several, mask=mask):
             query.clock.lap("extract")
             if seen.features is None or not len(seen.features):
                 break
             vector = seen.global_descriptor
             vectors = None if vector is None else vector[None]
-            yield matcher.attempt(query, seen.features, vectors, scale, solve=solve)
+            yield self._matcher.attempt(query, seen.features, vectors)
 
 
 def _with_gravity(pose: Pose, gravity: GravityPrior | None) -> Pose:
@@ -251,11 +238,3 @@ def _with_gravity(pose: Pose, gravity: GravityPrior | None) -> Pose:
     if fused is None:
         return replace(pose, verdict=UNCERTAIN, reason=f"{pose.reason}; {CONTRADICTED}")
     return replace(pose, cam_from_world=fused[0], covariance=fused[1])
-
-
-def _hinted(pose: Pose, size: tuple[int, int]) -> Pose:
-    """With a hint, where the photo has the shape of a 360 degree one, but nobody says that it is one."""
-    if pose.verdict == LOCALIZED or not is_whole(size):
-        return pose
-    hint = "if it is a (stitched) 360 degree photo, say --camera EQUIRECTANGULAR"
-    return replace(pose, reason=f"{pose.reason}; {hint}")

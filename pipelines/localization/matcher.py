@@ -4,10 +4,10 @@ global descriptor -> groups of map images that see the same points -> matching -
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 
@@ -18,18 +18,11 @@ from locate.extractors.base import Extractor
 from locate.geometry.cameras import field_of_view
 from locate.geometry.rigid import center_of
 from locate.images.masks import Masks
+from locate.localization import verdict as verdicts
 from locate.localization.absolute_pose import SOLVERS
-from locate.localization.pose import NOT_LOCALIZED, VERDICTS, Pose
+from locate.localization.pose import NOT_LOCALIZED, VERDICTS, Pose, PosePrior
 from locate.localization.query_camera import QueryCamera, plain_camera
-from locate.localization.solver import Solution, solve_pose
-from locate.localization.verdict import (
-    PoseQuality,
-    coverage_of,
-    judge,
-    min_inliers,
-    too_few,
-    worst_deviations,
-)
+from locate.localization.solver import Solution
 from locate.matching.descriptors import match_mutual, ratio_for
 from locate.retrieval.search_mode import LOCAL
 from locate.types import Array, Features
@@ -44,45 +37,6 @@ _ALL = 2  # times the candidates: so large a map is searched whole without a glo
 _VOTES = 10  # nearest descriptors that each of a query votes by
 
 Map = Callable[..., Iterable[Any]]  # as the built-in `map`, maybe on several threads
-
-
-@dataclass(frozen=True, eq=False)
-class PosePrior:
-    """Where the camera is already believed to be: only map images near it are candidates.
-
-    Attributes:
-        center: 3, in the map.
-        direction: 3, unit vector along the optical axis, or None for any.
-        radius: in units of the map.
-        angle: degrees between the directions.
-    """
-
-    center: Array
-    direction: Array | None = None
-    radius: float = float("inf")
-    angle: float = 60.0
-
-    def __post_init__(self) -> None:
-        if np.shape(self.center) != (3,) or not np.isfinite(self.center).all():
-            raise InputError(f"a prior position is 3 finite numbers, got {self.center}")
-        if not (self.radius > 0 and 0 < self.angle <= 180):
-            raise InputError(
-                "a prior needs a positive radius and an angle of at most 180 degrees, got "
-                f"{self.radius}, {self.angle}"
-            )
-        if self.direction is not None and not (
-            np.shape(self.direction) == (3,) and abs(np.linalg.norm(self.direction) - 1) < 1e-3
-        ):
-            raise InputError(f"a prior direction is a unit vector, 3 numbers, got {self.direction}")
-
-
-class Asked(TypedDict, total=False):
-    """The arguments of `Request` that every way to localize takes."""
-
-    prior: PosePrior | None
-    candidates: int
-    exclude: Callable[[str], bool] | None
-    seed: int
 
 
 @dataclass(frozen=True)
@@ -107,15 +61,19 @@ class Request:
 
 @dataclass(frozen=True, eq=False)
 class Query:
-    """A photo to be matched: `allowed` are rows of the map's images that may be candidates, `map_`
-    is as the built-in one, maybe on several threads."""
+    """A photo to be matched: `allowed` are rows of the map's images that may be candidates, `map_` is
+    as the built-in one, maybe on several threads, `scale` its `extraction_scale`; how its pose is
+    solved, and how the verdict counts which part of it the inliers cover."""
 
     path: Path | None
     camera: QueryCamera
     request: Request
     allowed: Array
     map_: Map
-    clock: Clock = field(default_factory=Clock)
+    clock: Clock
+    scale: float
+    solve: Callable[..., Solution | None]
+    coverage: Callable[[Array, tuple[int, int]], float] = verdicts.coverage_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,9 +110,7 @@ class Attempt:
 class MapMatcher:
     """A map in memory and the extractor that made it. Safe to share between threads."""
 
-    def __init__(
-        self, folder: Path, extractor: Extractor | None = None, masks: Masks | None = None
-    ) -> None:
+    def __init__(self, folder: Path, extractor: Extractor | None, masks: Masks | None) -> None:
         self.map = ReferenceMap(folder)
         self.masks = masks
         info = self.map.extractor_info
@@ -194,35 +150,20 @@ class MapMatcher:
             return "no image of the map is near the prior pose"
         return "all images of the map that might be candidates are excluded"
 
-    def attempt(
-        self,
-        query: Query,
-        features: Features,
-        vectors: Array | None,
-        scale: float,
-        *,
-        solve: Callable[..., Solution | None] = solve_pose,
-        coverage: Callable[[Array, tuple[int, int]], float] = coverage_of,
-    ) -> Attempt:
-        """The poses by features of a query, and the best one judged.
-
-        Args:
-            vectors: V x G, global descriptors of the query's views, of which the most similar counts.
-            scale: `extraction_scale` of the query.
-            coverage: of the query's points, as the verdict counts it.
-        """
-        rows = self._shortlist(vectors, features, query.allowed, query.request.candidates)
+    def attempt(self, query: Query, features: Features, vectors: Array | None) -> Attempt:
+        """The poses by features of a query, and the best one judged; `vectors`: V x G, global
+        descriptors of the query's views, of which the most similar counts."""
+        rows = self._shortlist(query, features, vectors)
         query.clock.lap("search")
-        hypotheses = self._hypotheses(query, features, rows, scale, solve)
+        hypotheses = self._hypotheses(query, features, rows)
         attempt = Attempt(features, hypotheses, Pose(query.path, NOT_LOCALIZED, ""))
-        attempt = replace(attempt, pose=self._judged(query.path, features, attempt, coverage))
+        attempt = replace(attempt, pose=self._judged(query, features, attempt))
         query.clock.lap("pose")
         return attempt
 
-    def _shortlist(
-        self, vectors: Array | None, features: Features, allowed: Array, count: int
-    ) -> list[int]:
-        """Rows of the `count` map images that resemble the query most."""
+    def _shortlist(self, query: Query, features: Features, vectors: Array | None) -> list[int]:
+        """Rows of the map images that resemble the query most."""
+        allowed, count = query.allowed, query.request.candidates
         if len(allowed) > count and vectors is not None and self.map.vectors is not None:
             similar = (self.map.vectors[allowed] @ vectors.T).max(axis=1)
             allowed = allowed[np.argsort(-similar, kind="stable")[:count]]
@@ -235,12 +176,7 @@ class MapMatcher:
         return [int(row) for row in allowed]
 
     def _hypotheses(
-        self,
-        query: Query,
-        features: Features,
-        rows: list[int],
-        scale: float,
-        solve: Callable[..., Solution | None],
+        self, query: Query, features: Features, rows: list[int]
     ) -> tuple[PoseHypothesis, ...]:
         """A pose by each group of candidates that see the same points, the best first."""
         ratio = ratio_for("map", self.map.extractor_info)
@@ -250,20 +186,18 @@ class MapMatcher:
 
         found = dict(zip(rows, query.map_(match, rows), strict=True))
         query.clock.lap("match")
-        groups = [
-            np.unique(np.concatenate([found[row] for row in group]), axis=0)
-            for group in self.map.clusters(rows)
-        ]
+        parts = ([found[row] for row in group] for group in self.map.clusters(rows))
+        groups = [np.unique(np.concatenate(part), axis=0) for part in parts]
         groups.sort(key=lambda pairs: -len(np.unique(pairs[:, 0])))
         made = []
         for which, points in (pairs.T for pairs in groups[:_CLUSTERS]):
             solution, agreeing = None, 0
-            if len(np.unique(which)) >= min_inliers(0):
-                solution = solve(
+            if len(np.unique(which)) >= verdicts.min_inliers(0):
+                solution = query.solve(
                     features.keypoints[which],
                     self.map.points[points],
                     query.camera,
-                    scale=scale,
+                    scale=query.scale,
                     correlated_ratio=self.map.correlated_ratio,
                     resolution=self.map.resolution,
                     seed=query.request.seed,
@@ -273,34 +207,28 @@ class MapMatcher:
             made.append(PoseHypothesis(which, points, solution, agreeing))
         return tuple(sorted(made, key=lambda hypothesis: -hypothesis.num_inliers))
 
-    def _judged(
-        self,
-        path: Path | None,
-        features: Features,
-        attempt: Attempt,
-        coverage: Callable[[Array, tuple[int, int]], float],
-    ) -> Pose:
+    def _judged(self, query: Query, features: Features, attempt: Attempt) -> Pose:
         """The best hypothesis as an answer, with its verdict."""
-        best = attempt.hypotheses[0]
+        path, best = query.path, attempt.hypotheses[0]
         matched, solution = len(np.unique(best.features)), best.solution
         if solution is None:
-            return Pose(path, NOT_LOCALIZED, too_few(matched), matches=matched)
+            return Pose(path, NOT_LOCALIZED, verdicts.too_few(matched), matches=matched)
         refined, inliers = solution.refined, solution.inliers
         seen = features.keypoints[best.features[inliers]].astype(np.float64)
         rows = best.points[inliers]
         world, pose = self.map.points[rows], refined.cam_from_world
         depth = float(np.median(np.linalg.norm(world - center_of(pose), axis=1)))
-        position, rotation = worst_deviations(refined.covariance)
-        quality = PoseQuality(
+        position, rotation = verdicts.worst_deviations(refined.covariance)
+        quality = verdicts.PoseQuality(
             matches=matched,
             inliers=best.num_inliers,
-            coverage=coverage(seen, features.image_size),
+            coverage=query.coverage(seen, features.image_size),
             position=position / depth,
             rotation=rotation,
             field_of_view=field_of_view(refined.camera),
             second_best=attempt.second_best,
         )
-        verdict, reason = judge(quality, self.map.record.doubt)
+        verdict, reason = verdicts.judge(quality, self.map.record.doubt)
         if solution.camera.doubt:
             reason += f" (EXIF in doubt: {solution.camera.doubt})"
         answer = Pose(
@@ -309,7 +237,7 @@ class MapMatcher:
             reason,
             matches=matched,
             inliers=best.num_inliers,
-            spread=coverage_of(seen, features.image_size),
+            spread=verdicts.coverage_of(seen, features.image_size),
             error=float(np.sqrt((refined.residuals**2).sum(axis=1).mean())),
         )
         if verdict == NOT_LOCALIZED:
@@ -327,16 +255,13 @@ class MapMatcher:
 
     def agreeing_images(self, rows: Array) -> tuple[str, ...]:
         """Names of the map's images that see points of these rows, most first, ten at most."""
-        counts = {
-            image.name: int(np.isin(image.point_rows, rows).sum()) for image in self.map.images
-        }
+        counts = {i.name: int(np.isin(i.point_rows, rows).sum()) for i in self.map.images}
         ranked = sorted((name for name in counts if counts[name]), key=lambda n: -counts[n])
         return tuple(ranked[:10])
 
 
 def match_points(features: Features, image: MapImage, ratio: float) -> Array:
-    """M x 2 int64: which feature of a query may see which row of the map's points, by one image and the
-    ratio of Lowe's test."""
+    """M x 2 int64: which feature of a query may see which row of the map's points, by one image."""
     pairs = match_mutual(features.descriptors, image.descriptors, ratio)
     points = image.point_rows[pairs[:, 1]]
     return np.stack((pairs[:, 0], points), axis=1)[points >= 0]

@@ -8,23 +8,14 @@ put back on the sphere and matched and judged as those of one photo, whose camer
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 
 from locate.extractors.base import Extractor
 from locate.extractors.rotated import extract_rotated
-from locate.geometry.panorama import (
-    FIELD_OF_VIEW,
-    ROWS,
-    Panorama,
-    ViewCutter,
-    owners_of,
-    panorama_of,
-    pixels_of,
-    view_rotations,
-)
+from locate.geometry import panorama as geometry
 from locate.images.masks import Mask, hidden
 from locate.images.reading import MIN_SIDE, read_photo
 from locate.localization.sphere import solve_sphere
@@ -43,17 +34,18 @@ def match_panorama(matcher: MapMatcher, photo: Photo, query: Query) -> Iterator[
     """What it has in common with the map, by more and more views; it is read again if these need
     more pixels than a photo of its size. The camera's axes are those of `locate.geometry.panorama`."""
     extractor, clock = matcher.extractor(), query.clock
-    panorama = panorama_of(photo.info) if query.camera.source == "xmp" else None
-    panorama = panorama or Panorama.whole(photo.info.size)
+    panorama = geometry.panorama_of(photo.info) if query.camera.source == "xmp" else None
+    panorama = panorama or geometry.Panorama.whole(photo.info.size)
     if photo.path is not None:
         photo = read_photo(photo.path, decoded_side(panorama, extractor.max_side))
     photo, mask = hidden(photo, matcher.masks)
     views = PanoramaViews(photo.pixels, panorama, extractor)
     clock.lap("decode")
     solve = partial(solve_sphere, resolved=views.resolved)
+    query = replace(query, scale=views.scale, solve=solve, coverage=coverage_of_views)
     turns = (0, 90, 180, 270)
     # (how many views, turned by): the next is tried where the last one did not tell.
-    ways: list[tuple[int, tuple[int, ...]]] = [(ROWS[0][1], (0,)), (len(views), (0,))]
+    ways: list[tuple[int, tuple[int, ...]]] = [(geometry.ROWS[0][1], (0,)), (len(views), (0,))]
     if not extractor.info.rotation_invariant:
         ways += [(len(views), (turn,)) for turn in turns[1:]]
     elif len(query.allowed) > query.request.candidates:  # the same features, but other candidates
@@ -61,31 +53,26 @@ def match_panorama(matcher: MapMatcher, photo: Photo, query: Query) -> Iterator[
     for number, degrees in ways:
         features = views.features(number, degrees[0], query.map_)
         if features is not None and mask is not None:
-            features = _outside(mask, features, panorama, photo.info.size)
+            points = panorama.to_photo(features.keypoints, photo.info.size)
+            features = _outside(mask, features, points, photo.info.size)
         vectors = views.vectors(number, degrees, query.map_)
         clock.lap("extract")
         if features is not None and len(features):
-            yield matcher.attempt(
-                query, features, vectors, views.scale, solve=solve, coverage=coverage_of_views
-            )
+            yield matcher.attempt(query, features, vectors)
 
 
-def decoded_side(panorama: Panorama, max_side: int) -> int:
+def decoded_side(panorama: geometry.Panorama, max_side: int) -> int:
     """How long the longer side of a panorama has to be at least, so that the middle of a view has all
     pixels that an extractor of `max_side` looks at."""
-    focal = max_side / 2 / np.tan(np.radians(FIELD_OF_VIEW) / 2)
+    focal = max_side / 2 / np.tan(np.radians(geometry.FIELD_OF_VIEW) / 2)
     shown = max(panorama.crop[2], panorama.crop[3]) / panorama.full_size[0]
     return int(np.ceil(2 * np.pi * focal * shown))
 
 
-def _outside(mask: Mask, features: Features, panorama: Panorama, size: tuple[int, int]) -> Features:
-    """Without the features that a mask of the photo, (width, height) pixels large, ignores."""
-    numbered = Features(
-        panorama.to_photo(features.keypoints, size).astype(np.float32),
-        np.arange(len(features), dtype=np.float32),
-        features.descriptors,
-        size,
-    )
+def _outside(mask: Mask, features: Features, points: Array, size: tuple[int, int]) -> Features:
+    """Without those that a mask ignores at their points in the photo, (width, height) pixels large."""
+    number = np.arange(len(features), dtype=np.float32)
+    numbered = Features(points.astype(np.float32), number, features.descriptors, size)
     return features.take(mask.outside(numbered).scores.astype(np.int64))
 
 
@@ -93,13 +80,14 @@ class PanoramaViews:
     """A panorama (H x W x 3 uint8, maybe smaller than it says of itself) cut into views, as large as the
     extractor looks at, but not much larger than the photo is sharp; what was seen in each is kept."""
 
-    def __init__(self, pixels: Array, panorama: Panorama, extractor: Extractor) -> None:
+    def __init__(self, pixels: Array, panorama: geometry.Panorama, extractor: Extractor) -> None:
         self.panorama = panorama
         self._extractor = extractor
         self._dense = pixels.shape[1] * panorama.full_size[0] / panorama.crop[2] / (2 * np.pi)
-        side = int(_ENLARGED * 2 * self._dense * np.tan(np.radians(FIELD_OF_VIEW) / 2))
-        self._cutter = ViewCutter(pixels, panorama, min(max(side, MIN_SIDE), extractor.max_side))
-        self._rotations = view_rotations()
+        side = int(_ENLARGED * 2 * self._dense * np.tan(np.radians(geometry.FIELD_OF_VIEW) / 2))
+        side = min(max(side, MIN_SIDE), extractor.max_side)
+        self._cutter = geometry.ViewCutter(pixels, panorama, side)
+        self._rotations = geometry.view_rotations()
         self._seen: dict[tuple[int, int], _View] = {}
 
     def __len__(self) -> int:
@@ -116,15 +104,15 @@ class PanoramaViews:
         return float(self.panorama.full_size[0] / (2 * np.pi) / self._cutter.focal)
 
     def features(self, count: int, degrees: int, map_: Map) -> Features | None:
-        """The features of the first `count` views, turned by `degrees` counter-clockwise, each of the
-        view that looks closest at it, best first; their keypoints in pixels of the whole sphere. None
+        """Features of the first `count` views, turned by `degrees` counter-clockwise, each of the
+        view that looks closest at it, best first; keypoints in pixels of the whole sphere. None
         without any."""
         parts = []
         for number, seen in self._views(count, degrees, map_):
             if seen.features is None:
                 continue
-            own = owners_of(seen.rays, self._rotations[:count]) == number
-            points = pixels_of(seen.rays[own], self.panorama.full_size).astype(np.float32)
+            own = geometry.owners_of(seen.rays, self._rotations[:count]) == number
+            points = geometry.pixels_of(seen.rays[own], self.panorama.full_size).astype(np.float32)
             parts.append((points, seen.features.scores[own], seen.features.descriptors[own]))
         if not sum(len(points) for points, _, _ in parts):
             return None
@@ -133,8 +121,8 @@ class PanoramaViews:
         return Features(points[order], scores[order], descriptors[order], self.panorama.full_size)
 
     def vectors(self, count: int, degrees: Iterable[int], map_: Map) -> Array | None:
-        """V x G: global descriptors of the first views, turned by each of `degrees`; None of an
-        extractor that has none."""
+        """V x G: global descriptors of the first views, turned by each of `degrees`; None without
+        any."""
         seen = [view for turn in degrees for _, view in self._views(count, turn, map_)]
         vectors = [view.vector for view in seen if view.vector is not None]
         return np.stack(vectors) if vectors else None
@@ -162,8 +150,7 @@ class PanoramaViews:
 
 @dataclass(frozen=True, eq=False)
 class _View:
-    """What was seen in one view: features and where they look in the panorama's frame, M x 3; its global
-    descriptor."""
+    """Features seen in one view, M x 3 rays to them in the panorama's frame, the global descriptor."""
 
     features: Features | None = None
     rays: Array = field(default_factory=lambda: np.zeros((0, 3)))

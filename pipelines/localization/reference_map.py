@@ -35,20 +35,12 @@ class MapImage:
 
 
 class ReferenceMap:
-    """All of a map that queries need, among it its `MapRecord`, model and extractor.
-
-    Attributes:
-        images: in the order of their names; the rows of the arrays below.
-        points: P x 3 float64.
-        track_lengths: P, how many photos see each.
-        centers: N x 3, of the cameras.
-        directions: N x 3, unit vectors along their optical axes.
-        vectors: N x G float32 global descriptors, or None.
-        devices: cameras of photos whose EXIF names the device, of those that have one in all photos.
-        correlated_ratio: of correlated errors to the noise, see `locate.localization.refinement`.
-        resolution: median of what its photos resolve, see `solver.ratio_at_resolution`.
-        depth: median distance of a point from a camera that sees it, in units of the map.
-    """
+    """All of a map that queries need, among it its `MapRecord`, model and extractor: P x 3 float64
+    points and how many photos see each; its N images in the order of their names, as rows of the
+    cameras' centers and directions (N x 3, unit vectors along the optical axes) and of the global
+    descriptors (N x G float32, or None). Its `resolution` is the median of its photos'
+    (`solver.ratio_at_resolution`), its `depth` the median distance of a point from a camera that
+    sees it, in units of the map."""
 
     def __init__(
         self,
@@ -56,7 +48,7 @@ class ReferenceMap:
         record: MapRecord | None = None,
         model: pycolmap.Reconstruction | None = None,
     ) -> None:
-        """`record` and `model` are of a map that has none yet. Raises DatabaseMissingError and
+        """`record` and `model`: of a map without any yet. DatabaseMissingError,
         DatabaseCorruptError."""
         files = MapFolder(folder)
         self.folder = files.folder
@@ -95,9 +87,8 @@ class ReferenceMap:
                 seen = observed_points(image, row_of)
                 self.images.append(MapImage(image.name, row.id, features.descriptors, seen))
                 poses.append(image.cam_from_world().matrix())
-                resolved.append(
-                    image.camera.mean_focal_length() / self.extraction_scale(row.info.size)
-                )
+                focal = image.camera.mean_focal_length()
+                resolved.append(focal / self.extraction_scale(row.info.size))
                 device = device_of(row.info) if row.info else None
                 if device is not None:
                     cameras.setdefault(device, {})[image.camera_id] = image.camera
@@ -106,7 +97,7 @@ class ReferenceMap:
                     f"none of the model's images is in {files.features}; make the map again"
                 )
             found = catalog.vectors_of([image.id for image in self.images])
-        # Where each photo has a camera of its own, none of them is that of another photo.
+        # By EXIF's names; where each photo has a camera of its own, none is that of another photo.
         self.devices = {
             device: colmap_camera(camera)
             for device, (camera, *others) in ((d, c.values()) for d, c in cameras.items())
@@ -114,11 +105,12 @@ class ReferenceMap:
         }
         whole = len(found) == len(self.images)
         self.vectors = np.stack([found[i.id] for i in self.images]) if whole and found else None
-        stack = np.array(poses)
-        self.centers = centers_of(stack)
+        stack = np.array(poses)  # the optical axis in the world is the last row of R
+        self.centers, self.directions = centers_of(stack), stack[:, 2, :3]
         self.resolution = float(np.median(resolved))
-        self.directions = stack[:, 2, :3]  # the optical axis in the world is the last row of R
-        self.depth = self._median_depth()
+        seen_by = ((self.seen(k), center) for k, center in enumerate(self.centers))
+        depths = [np.linalg.norm(self.points[s] - c, axis=1) for s, c in seen_by if len(s)]
+        self.depth = float(np.median([np.median(d) for d in depths])) if depths else float("nan")
 
     def extraction_scale(self, size: tuple[int, int]) -> float:
         """`locate.pixels.extraction_scale` of a photo of that size."""
@@ -130,8 +122,8 @@ class ReferenceMap:
         return np.unique(rows[rows >= 0])
 
     def clusters(self, rows: Sequence[int]) -> list[list[int]]:
-        """Groups of images that are linked by points that two of them see, the largest first, in each
-        the order of `rows`."""
+        """Groups of images linked by points that two see, the largest first, each in the order of
+        `rows`."""
         seen = {row: self.seen(row) for row in rows}
         groups: list[list[int]] = []
 
@@ -152,11 +144,3 @@ class ReferenceMap:
         if direction is not None:
             close &= self.directions @ direction >= np.cos(np.radians(angle))
         return np.flatnonzero(close)
-
-    def _median_depth(self) -> float:
-        depths = [
-            np.median(np.linalg.norm(self.points[seen] - self.centers[row], axis=1))
-            for row in range(len(self.images))
-            if len(seen := self.seen(row))
-        ]
-        return float(np.median(depths)) if depths else float("nan")

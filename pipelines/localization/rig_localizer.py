@@ -13,23 +13,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 import numpy as np
 
 from locate.errors import ImageError, InputError
 from locate.geometry.rigid import adjoint, compose
+from locate.georef.georef import Georef
 from locate.localization.gravity import CONTRADICTED, GravityPrior, fuse_gravity
-from locate.localization.pose import NOT_LOCALIZED, UNCERTAIN, Pose, check_verdict, motion_to_json
+from locate.localization.pose import (
+    NOT_LOCALIZED,
+    UNCERTAIN,
+    Pose,
+    PosePrior,
+    check_verdict,
+    motion_to_json,
+)
 from locate.localization.query_camera import plain_camera, unknown_camera
-from locate.localization.rig import Frame, Rig
+from locate.localization.rig import Frame, Rig, find_frames, read_rigs
 from locate.localization.rig_solver import RigSolution, RigView, solve_rig
 from locate.localization.solver import ratio_at_resolution
 from locate.localization.verdict import coverage_of, min_inliers, too_few
 from locate.types import Array
 from locate.util.timing import Clock
 from pipelines.localization.localizer import Localizer
-from pipelines.localization.matcher import CANDIDATES, Asked, PosePrior, Request
+from pipelines.localization.matcher import CANDIDATES, Request
 from pipelines.localization.rig_matching import RigPhoto, chi2_per_dof, judge_rig, match_rig
 
 
@@ -116,22 +124,48 @@ def localize_rig(
     clock.lap("match")
     answer = _answer(localizer, seen, gravity, seed)
     clock.lap("pose")
-    seconds = clock.seconds | {"total": sum(clock.seconds.values())}
-    return replace(answer, seconds=seconds)
+    return replace(answer, seconds=clock.seconds | {"total": sum(clock.seconds.values())})
+
+
+def localize_rigs(
+    localizer: Localizer,
+    rig_config: Path,
+    photos: Path,
+    *,
+    prior: PosePrior | None = None,
+    gravity: GravityPrior | None = None,
+    candidates: int = CANDIDATES,
+    seed: int = 0,
+) -> Iterator[RigPose | ImageError]:
+    """One rig pose a frame (photos of one instant), in the order of their names; the error of a frame
+    of which no photo can be used.
+
+    Args:
+        localizer: a map. If it is georeferenced, the rig's distances are metres and are brought to the
+            units of the map; otherwise they are those units.
+        rig_config: COLMAP's rig_config.json.
+        photos: the folder that its image prefixes are relative to.
+        prior, gravity, candidates, seed: see `localize_rig`.
+
+    Raises:
+        InputError: what is wrong with the rigs, or that no photo belongs to one.
+    """
+    rigs, stored = read_rigs(rig_config), localizer.map.record.georef
+    if stored is not None:
+        metres = Georef.from_json(stored).scale
+        rigs = [rig.scaled(1 / metres) for rig in rigs]
+    asked = {"prior": prior, "gravity": gravity, "candidates": candidates, "seed": seed}
+    return localize_frames(localizer, find_frames(photos, rigs), **asked)
 
 
 def localize_frames(
-    localizer: Localizer,
-    frames: Iterable[Frame],
-    *,
-    gravity: GravityPrior | None = None,
-    **asked: Unpack[Asked],
+    localizer: Localizer, frames: Iterable[Frame], **asked: Any
 ) -> Iterator[RigPose | ImageError]:
-    """`localize_rig` for many frames, in their order, and with its arguments; one of which no photo can
-    be used gives the error in place of a pose."""
+    """`localize_rig`, whose keywords `asked` are, for many frames, in their order; one of which no photo
+    can be used gives the error."""
     for frame in frames:
         try:
-            yield localize_rig(localizer, frame.photos, frame.rig, gravity=gravity, **asked)
+            yield localize_rig(localizer, frame.photos, frame.rig, **asked)
         except ImageError as error:
             yield error
 
@@ -142,7 +176,10 @@ def _answer(
     views = [_view(localizer, one) for one in seen]
     matches = sum(one.count() for one in seen)
     starts = [one.start for one in seen if one.start is not None]
-    ratio = max(_ratio(localizer, one) for one in seen)
+    ratio, resolution = localizer.map.correlated_ratio, localizer.map.resolution
+    lenses = ((one.camera.camera, one.scale) for one in seen if one.camera is not None)
+    # That of the coarsest photo counts for all.
+    ratio = max([ratio, *(ratio_at_resolution(ratio, resolution, *one) for one in lenses)])
     solution = None
     if matches >= min_inliers(0):
         solution = solve_rig(views, starts=starts, correlated_ratio=ratio, seed=seed)
@@ -162,37 +199,16 @@ def _answer(
         verdict, reason = UNCERTAIN, f"{reason}; {CONTRADICTED}"
     squares = np.concatenate([(r**2).sum(axis=1) for r in refined.residuals])
     poses = [_pose(localizer, one, k, solution, verdict, reason) for k, one in enumerate(seen)]
-    return RigPose(
-        verdict,
-        reason,
-        pose if known else None,
-        covariance if known else None,
-        matches,
-        sum(pose.inliers for pose in poses),
-        min(1.0, sum(pose.spread for pose in poses)),
-        float(np.sqrt(squares.mean())),
-        tuple(poses),
-    )
-
-
-def _ratio(localizer: Localizer, one: RigPhoto) -> float:
-    """Of correlated errors in its photo; that of the coarsest counts for all."""
-    map_ = localizer.map
-    if one.camera is None:
-        return map_.correlated_ratio
-    return ratio_at_resolution(map_.correlated_ratio, map_.resolution, one.camera.camera, one.scale)
+    motion: tuple[Array | None, Array | None] = (pose, covariance) if known else (None, None)
+    inliers, spread = sum(one.inliers for one in poses), min(1.0, sum(one.spread for one in poses))
+    error = float(np.sqrt(squares.mean()))
+    return RigPose(verdict, reason, *motion, matches, inliers, spread, error, tuple(poses))
 
 
 def _view(localizer: Localizer, one: RigPhoto) -> RigView:
     query = one.camera or unknown_camera(one.size)  # that has no matches then
-    return RigView(
-        one.keypoints,
-        localizer.map.points[one.rows],
-        query.camera,
-        one.place.cam_from_rig,
-        query.prior,
-        one.scale,
-    )
+    seen = one.keypoints, localizer.map.points[one.rows], query.camera
+    return RigView(*seen, one.place.cam_from_rig, query.prior, one.scale)
 
 
 def _pose(

@@ -12,23 +12,13 @@ import numpy as np
 from locate.errors import ImageError
 from locate.geometry.cameras import field_of_view
 from locate.geometry.rigid import compose, invert
+from locate.localization import verdict as verdicts
 from locate.localization.pose import NOT_LOCALIZED, UNCERTAIN
 from locate.localization.query_camera import QueryCamera
 from locate.localization.refinement import refine_pose
 from locate.localization.rig import RigCamera
-from locate.localization.rig_solver import RigSolution, RigView, estimate_rig_pose, inliers_of
-from locate.localization.verdict import (
-    FIELD_OF_VIEW,
-    MAX_SECOND_BEST,
-    SURE_FACTOR,
-    PoseQuality,
-    coverage_of,
-    judge,
-    min_inliers,
-    worst_deviations,
-)
+from locate.localization.rig_solver import RigSolution, Views, estimate_rig_pose, inliers_of
 from locate.metrics.pose import pose_error
-from locate.pixels import to_colmap
 from locate.types import Array
 from pipelines.localization.localizer import Localizer, MatchedPhoto
 from pipelines.localization.matcher import Request
@@ -46,31 +36,21 @@ _NO_FOCAL = (
 
 @dataclass(frozen=True, eq=False)
 class RigPhoto:
-    """A photo of a rig and its 2D-3D matches with the map.
-
-    Attributes:
-        why: it tells nothing, or None.
-        camera: that took it; None if nobody knows its focal length, then there are no matches.
-        scale: its `extraction_scale`.
-        keypoints: M x 2 in our pixels, of the 2D-3D matches.
-        features, rows: M, which feature of the photo each is and which point of the map it sees.
-        alone: how many different features agree with the photo's own pose.
-        start: 3 x 4 `rig_from_world` by the photo alone, or None.
-        sure: that pose is beyond doubt.
-    """
+    """A photo of a rig and its 2D-3D matches with the map: M keypoints in our pixels, which feature each
+    is and which row of the map's points it sees."""
 
     path: Path
     place: RigCamera
-    why: str | None = None
+    why: str | None = None  # it tells nothing
     size: tuple[int, int] = (1, 1)
-    camera: QueryCamera | None = None
-    scale: float = 1.0
+    camera: QueryCamera | None = None  # None without a focal length, then there are no matches
+    scale: float = 1.0  # its `extraction_scale`
     keypoints: Array = field(default_factory=lambda: np.zeros((0, 2)))
     features: Array = field(default_factory=lambda: np.zeros(0, np.int64))
     rows: Array = field(default_factory=lambda: np.zeros(0, np.int64))
-    alone: int = 0
-    start: Array | None = None
-    sure: bool = False
+    alone: int = 0  # how many different features agree with the photo's own pose
+    start: Array | None = None  # 3 x 4 `rig_from_world` by the photo alone
+    sure: bool = False  # that pose is beyond doubt
 
     def count(self, chosen: Array | slice = slice(None)) -> int:
         """Different features among the matches, or among some of them."""
@@ -80,8 +60,7 @@ class RigPhoto:
 def match_rig(
     localizer: Localizer, photos: Sequence[tuple[Path, RigCamera]], request: Request
 ) -> list[RigPhoto]:
-    """What the photos of a frame have in common with the map, one a core; `ImageError` if none of
-    them can be used."""
+    """2D-3D matches of the photos of a frame, one a core; `ImageError` if none of them can be used."""
     paths, cameras = [path for path, _ in photos], [place.camera for _, place in photos]
     found = [_no_sphere(one) for one in localizer.match_many(paths, cameras, request)]
     errors = [one for one in found if isinstance(one, ImageError)]
@@ -110,8 +89,8 @@ def _of_rig(path: Path, place: RigCamera, one: MatchedPhoto) -> RigPhoto:
         return empty
     pairs = np.unique(np.concatenate([np.c_[h.features, h.points] for h in hypotheses]), axis=0)
     first, count = hypotheses[0].solution, hypotheses[0].num_inliers
-    enough = count >= SURE_FACTOR * min_inliers(len(np.unique(pairs[:, 0])))
-    sure = enough and one.best.second_best <= MAX_SECOND_BEST * count
+    enough = count >= verdicts.SURE_FACTOR * verdicts.min_inliers(len(np.unique(pairs[:, 0])))
+    sure = enough and one.best.second_best <= verdicts.MAX_SECOND_BEST * count
     camera = one.camera if one.camera.focal_known else None
     if first is not None and sure and (camera is None or first.camera.source != one.camera.source):
         camera = first.camera  # there was none, or EXIF is wrong
@@ -135,14 +114,13 @@ def _of_rig(path: Path, place: RigCamera, one: MatchedPhoto) -> RigPhoto:
 
 def judge_rig(
     seen: Sequence[RigPhoto],
-    views: Sequence[RigView],
+    views: Views,
     solution: RigSolution,
     chi2: float,
     seed: int,
     map_doubt: str | None = None,
 ) -> tuple[str, str]:
-    """By the rule for a photo; and then, whether each photo agrees, and all with each other
-    (`chi2_per_dof`)."""
+    """By the rule for a photo; then, whether each agrees, and all with each other (`chi2_per_dof`)."""
     refined, inliers = solution.refined, solution.inliers
     counts = [one.count(rows) for one, rows in zip(seen, inliers, strict=True)]
     depths, fields, coverages = [], [], []
@@ -151,10 +129,10 @@ def judge_rig(
             centre = invert(compose(view.cam_from_rig, refined.rig_from_world))[:, 3]
             depths.append(np.linalg.norm(view.world_points[rows] - centre, axis=1))
             fields.append(field_of_view(camera))
-            coverages.append(coverage_of(view.points[rows], one.size))
-    low, high = FIELD_OF_VIEW
-    position, rotation = worst_deviations(refined.covariance)
-    quality = PoseQuality(
+            coverages.append(verdicts.coverage_of(view.points[rows], one.size))
+    low, high = verdicts.FIELD_OF_VIEW
+    position, rotation = verdicts.worst_deviations(refined.covariance)
+    quality = verdicts.PoseQuality(
         matches=sum(one.count() for one in seen),
         inliers=sum(counts),
         coverage=min(1.0, sum(coverages)),
@@ -163,7 +141,7 @@ def judge_rig(
         field_of_view=max(fields, key=lambda degrees: max(low - degrees, degrees - high)),
         second_best=_second_best(seen, views, inliers, sum(counts), seed),
     )
-    verdict, reason = judge(quality, map_doubt)
+    verdict, reason = verdicts.judge(quality, map_doubt)
     against = ", ".join(
         f"{one.path.name} ({one.alone} matches, of which {n} agree with the rig)"
         for one, n in zip(seen, counts, strict=True)
@@ -178,16 +156,12 @@ def judge_rig(
 
 
 def _second_best(
-    seen: Sequence[RigPhoto],
-    views: Sequence[RigView],
-    inliers: Sequence[Array],
-    best: int,
-    seed: int,
+    seen: Sequence[RigPhoto], views: Views, inliers: Sequence[Array], best: int, seed: int
 ) -> int:
     """Inliers of the best pose among the matches that do not agree with the pose that was found."""
     rest = [view.part(~rows) for view, rows in zip(views, inliers, strict=True)]
     left = [one.count(~rows) for one, rows in zip(seen, inliers, strict=True)]
-    if sum(left) <= MAX_SECOND_BEST * best:
+    if sum(left) <= verdicts.MAX_SECOND_BEST * best:
         return 0  # too few to matter
     pose = estimate_rig_pose(rest, seed=seed)
     if pose is None:
@@ -197,7 +171,7 @@ def _second_best(
     return sum(one.count(np.flatnonzero(~rows)[also]) for one, rows, also in each)
 
 
-def chi2_per_dof(views: Sequence[RigView], solution: RigSolution, correlated_ratio: float) -> float:
+def chi2_per_dof(views: Views, solution: RigSolution, correlated_ratio: float) -> float:
     """How many times the poses that the photos would have each by itself, refined from the rig's,
     scatter about it as much as their covariances say, at least 1: chi-squared over its degrees of
     freedom, the square of the Birge ratio (Birge 1932). So much the rig's covariance has to be widened,
@@ -207,15 +181,9 @@ def chi2_per_dof(views: Sequence[RigView], solution: RigSolution, correlated_rat
         if rows.sum() < _ENOUGH:
             continue
         by_rig = compose(view.cam_from_rig, solution.refined.rig_from_world)
-        alone = refine_pose(
-            to_colmap(view.points[rows]),
-            view.world_points[rows],
-            view.camera,
-            by_rig,
-            prior=view.prior,
-            loss_scale=view.scale,
-            correlated_ratio=correlated_ratio,
-        )
+        part = view.part(rows)
+        given = part.pixels, part.world_points, view.camera, by_rig, view.prior, view.scale
+        alone = refine_pose(*given, correlated_ratio=correlated_ratio)
         if alone is not None:
             error = pose_error(alone.cam_from_world, by_rig)
             squares.append(float(error @ np.linalg.solve(alone.covariance, error)))

@@ -191,27 +191,17 @@ def _extend(
         found = mapper.find_next_images(registering, structure_less=False)
         return next((int(i) for i in found if mapper.register_next_image(registering, i)), None)
 
+    rounds = options.ba_local_max_refinements, options.ba_local_max_refinement_change
     while (image_id := register_next()) is not None:
         mapper.triangulate_image(making, image_id)
-        mapper.iterative_local_refinement(
-            options.ba_local_max_refinements,
-            options.ba_local_max_refinement_change,
-            registering,
-            options.get_local_bundle_adjustment(),
-            making,
-            image_id,
-        )
+        how = registering, options.get_local_bundle_adjustment(), making
+        mapper.iterative_local_refinement(*rounds, *how, image_id)
         registered.append(image_id)
         progress("mapping", len(registered), total)
     if registered:
-        mapper.iterative_global_refinement(
-            options.ba_global_max_refinements,
-            options.ba_global_max_refinement_change,
-            registering,
-            options.get_global_bundle_adjustment(),
-            making,
-            normalize_reconstruction=False,
-        )
+        rounds = options.ba_global_max_refinements, options.ba_global_max_refinement_change
+        how = registering, options.get_global_bundle_adjustment(), making
+        mapper.iterative_global_refinement(*rounds, *how, normalize_reconstruction=False)
     mapper.end_reconstruction(False)
     for image_id in registered:
         if model.images[image_id].num_points3D < MIN_POINTS:

@@ -168,31 +168,26 @@ def silence_colmap() -> Iterator[None]:
 
 
 def _map(
-    folder: MapFolder,
-    catalog: Catalog,
-    mapper: str,
-    workers: int | None,
-    seed: int,
-    progress: Progress,
+    folder: MapFolder, catalog: Catalog, by: str, workers: int | None, seed: int, progress: Progress
 ) -> list[pycolmap.Reconstruction]:
-    """Models of photos that hang together, the largest first."""
+    """Models of photos that hang together, the largest first, `by` one of `MAPPERS`."""
     total = len(features.mapped_rows(catalog))
     temporary = folder.folder / "mapping"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     progress("mapping", 0, total)
     scale = features.median_scale(catalog)
-    auto = mapper == "auto" and total <= BOTH
+    auto = by == "auto" and total <= BOTH
     options = pycolmap.IncrementalPipelineOptions(), pycolmap.GlobalPipelineOptions()
     for of_mapper in options:
         of_mapper.random_seed, of_mapper.num_threads = seed, workers or -1
     found: list[Mapping[int, pycolmap.Reconstruction]] = []
     try:
         with silence_colmap():
-            if mapper != "global":
+            if by != "global":
                 scale_errors(options[0], scale)
                 found.append(_incremental(folder.matches, temporary, options[0], total, progress))
-            if mapper == "global" or auto:  # its tolerances are angles; it tells no progress
+            if by == "global" or auto:  # its tolerances are angles; it tells no progress
                 where = folder.matches, temporary, temporary
                 found.append(dict(pycolmap.global_mapping(*where, options[1])))
     except RuntimeError as error:
@@ -211,9 +206,8 @@ def _map(
             turned = structure.examine_matches(database, pairs, scale=scale)
         if turned is not None:
             count = len({i for pair, inliers in pairs.items() if inliers for i in pair})
-            raise InputError(
-                f"no map: {structure.nothing_moved(count, turned, alone=count == total)}"
-            )
+            told = structure.nothing_moved(count, turned, alone=count == total)
+            raise InputError(f"no map: {told}")
         if total < MIN_MODEL:
             raise InputError(
                 f"no map: {total} photos have features, {MIN_MODEL} or more are needed without poses; "
@@ -282,17 +276,11 @@ def _incremental(
             failures.append(error)
             token.cancel()
 
+    calls = dict.fromkeys(("initial_image_pair_callback", "next_image_callback"), registered)
+    where = database, temporary, temporary
     try:
         return dict(
-            pycolmap.incremental_mapping(
-                database,
-                temporary,
-                temporary,
-                options,
-                initial_image_pair_callback=registered,
-                next_image_callback=registered,
-                cancellation_token=token,
-            )
+            pycolmap.incremental_mapping(*where, options, cancellation_token=token, **calls)
         )
     except InterruptedError:
         raise failures[0] from None

@@ -87,9 +87,9 @@ class PoseConsistency:
             )
 
     def _fit(self, pair: Pair, tolerance: float = 1.0, focal_factor: float = 1.0) -> float | None:
-        """Which share of a pair's verified matches, found without poses, agree with the poses, with
-        a tolerance of a share of `max_error`; None without any, or if the photos are from one place,
-        which leaves matches free."""
+        """Which share of a pair's verified matches, found without poses, agree with the poses, up to
+        a share of `max_error`; None without any, or of photos from one place, which leaves matches
+        free."""
         geometry = self.database.read_two_view_geometry(*pair)
         matches = np.asarray(geometry.inlier_matches, np.int64).reshape(-1, 2)
         if len(matches) == 0:

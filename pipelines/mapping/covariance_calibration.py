@@ -44,8 +44,8 @@ _CONDITION = 1e8  # of a point's normal equations; beyond, its rays are parallel
 def measure_correlated_ratio(
     folder: MapFolder, record: MapRecord, model: pycolmap.Reconstruction
 ) -> float | None:
-    """The ratio of correlated errors to the noise of a map's own photos, within `RATIO_LIMITS`; None
-    if fewer than six can be localized by the others. The folder holds the features."""
+    """The ratio of correlated errors to the noise of a map's own photos (the folder holds their
+    features), within `RATIO_LIMITS`; None if fewer than six can be localized by the others."""
     if not model.num_points3D():
         return None
     map_ = ReferenceMap(folder.folder, record, model)
@@ -58,8 +58,8 @@ def measure_correlated_ratio(
 
 
 def fit_correlated_ratio(found: Sequence[tuple[Refined, Array]]) -> float | None:
-    """The ratio at which the median of the normalized squared errors is right, by poses and their
-    errors, 6 each in the order of the covariance."""
+    """The ratio that makes the median of the normalized squared errors right, by poses and their
+    errors (6 each, in the order of the covariance)."""
     if len(found) < _LEAST:
         return None
 
@@ -111,8 +111,8 @@ def _observations(map_: ReferenceMap) -> _Observations:
 
 
 def _points_without(map_: ReferenceMap, seen: _Observations, row: int) -> Array:
-    """P x 3: the points, those that an image sees moved to where the other images alone put them; NaN
-    where fewer than two others see them."""
+    """P x 3: the points, those that an image sees as the other images alone put them; NaN where
+    fewer than two others see them."""
     moved = map_.points.copy()
     own = map_.seen(row)
     moved[own[map_.track_lengths[own] < _PART_OF_COMMON]] = np.nan

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from itertools import combinations
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,13 @@ from pipelines.indexing.build import COMMIT_IMAGES, build_index, refresh_local, 
 from pipelines.indexing.provenance import copy_settings, sfm_extractor, working_side
 from pipelines.retrieval.search import Retriever
 
+_content = attrgetter("file.sha256", "file.mask", "error")
 _OWN = {"features", "model", "model.new", "model.old", "matches.db", "lock", "mapping"}
 
 
 def init_map_folder(out: Path, made_by: str) -> MapFolder:
-    """The folder for a new map or one that the same command has begun; `InputError` if it is
-    another's."""
+    """The folder for a new map or one that the same command has begun, not another's
+    (`InputError`)."""
     folder = MapFolder(out)
     if out.exists() and not out.is_dir():
         raise InputError(f"{out} is a file; name a folder for the map")
@@ -55,13 +57,9 @@ def init_map_folder(out: Path, made_by: str) -> MapFolder:
 
 
 def require_unique_names(catalog: Catalog, current: Collection[int]) -> None:
-    """The model names its images by the paths of the catalogue, which two roots may share:
-    `InputError` names two photos of one name.
-
-    Args:
-        current: ids of the roots that the map is made of now. A photo of another root gives way if its
-            file is gone: its folder was moved.
-    """
+    """`InputError` names two photos of one name, by which the model knows them: two roots may share
+    a path. A photo of a root that is not among the map's `current` ones (ids) gives way if its file
+    is gone: its folder was moved."""
     by_name: dict[str, list[ImageRow]] = {}
     for row in catalog.images():
         by_name.setdefault(row.path, []).append(row)
@@ -214,10 +212,6 @@ def copy_index(index: Path, folder: MapFolder, progress: Progress) -> set[int]:
             progress("features", start + len(part), len(new_keys))
         _refresh(catalog)
         return set(roots.values())
-
-
-def _content(row: ImageRow) -> tuple[str, str, str | None]:
-    return row.file.sha256, row.file.mask, row.error
 
 
 def _copy_extractor(source: Catalog, catalog: Catalog) -> None:

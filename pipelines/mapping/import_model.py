@@ -93,7 +93,7 @@ def import_map(
         builder.finish()
         features.require_unique_names(catalog, {root})
         clock.lap("features")
-        photos = _posed_photos(catalog, root, images, posed)
+        photos = _posed(catalog, root, images, posed)
         ids = list(photos)
         pairs = [(ids[a], ids[b]) for a, b in choose_pairs(list(photos.values()))]
         cameras = {i: photo.camera for i, photo in photos.items()}
@@ -143,9 +143,7 @@ def import_map(
         return replace(report, warnings=(*posed.notes, *report.warnings))
 
 
-def _posed_photos(
-    catalog: Catalog, root: int, images: Path, posed: PoseModel
-) -> dict[int, PosedPhoto]:
+def _posed(catalog: Catalog, root: int, images: Path, posed: PoseModel) -> dict[int, PosedPhoto]:
     """The photos that have features, by id, ascending, with the camera and pose of the model."""
     photos: dict[int, PosedPhoto] = {}
     rows = [r for r in catalog.images("ok") if r.root_id == root and r.path in posed.poses]
@@ -212,7 +210,7 @@ def _triangulated(
         pairs=[(place[i], place[j]) for i, j in pairs if i in place and j in place],
         max_error=witness.max_error,
         seed=seed,
-    ).model
+    )
     count = found.num_points3D()
     if found.compute_num_observations() < MIN_POINTS * len(photos):
         turned = examine_matches(witness.database, verified, scale=witness.max_error / MAX_ERROR)

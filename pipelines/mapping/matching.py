@@ -100,14 +100,10 @@ def match_photos(
 
 
 def _geometry(
-    points: Sequence[Array],
-    matches: Array,
-    cameras: Sequence[pycolmap.Camera],
-    scale: float,
-    seed: int,
+    points: list[Array], matches: Array, cameras: list[pycolmap.Camera], scale: float, seed: int
 ) -> pycolmap.TwoViewGeometry:
-    """The motion that most matches (M x 2 indices of points) agree with, with points in COLMAP's pixels
-    at `extraction_scale`; one without inliers if too few do."""
+    """The motion that most matches (M x 2 indices of points) agree with, by points in COLMAP's
+    pixels at `extraction_scale`; without inliers if too few agree."""
     options = pycolmap.TwoViewGeometryOptions()
     options.min_num_inliers, options.detect_watermark = MIN_INLIERS, False
     options.ransac.max_error = MAX_EPIPOLAR_ERROR * scale

@@ -29,10 +29,9 @@ _ALIKE: tuple[tuple[str, Callable[[str], str]], ...] = (
 def named_by_path(model: Path, posed: PoseModel) -> PoseModel:
     """Names as the catalogue writes paths; `InputError` if there are too few, one leads out of the
     folder, or two are one path."""
-    if len(posed.poses) < 2:
-        raise InputError(
-            f"{model} holds {len(posed.poses)} images with poses; a map needs two or more"
-        )
+    count = len(posed.poses)
+    if count < 2:
+        raise InputError(f"{model} holds {count} images with poses; a map needs two or more")
     paths = {name: PurePosixPath(name.replace("\\", "/")) for name in posed.poses}
     names: dict[str, str] = {}
     for name, path in paths.items():
@@ -53,11 +52,9 @@ def named_by_path(model: Path, posed: PoseModel) -> PoseModel:
     )
 
 
-def present(
-    model: Path, images: Path, posed: PoseModel, *, skip: bool
-) -> tuple[PoseModel, list[str]]:
-    """The model of the photos that are there, and the names of the others, sorted, which are left out
-    with `skip`; else `InputError` names the cause where there is one to be seen."""
+def present(model: Path, images: Path, posed: PoseModel, skip: bool) -> tuple[PoseModel, list[str]]:
+    """The model of the photos that are there, and the names of the others, sorted, which are left
+    out with `skip`; else `InputError` names the cause, where one shows."""
     if not images.is_dir():
         raise InputError(f"{images} is no folder; name the one that holds the model's photos")
     missing = sorted(name for name in posed.poses if not (images / name).is_file())
@@ -94,11 +91,6 @@ def _cause(images: Path, missing: Sequence[str]) -> str | None:
         if found:
             example = f"the model has {found[0]}, the folder {known[key(found[0])]}"
             return f"{said} ({example}; {len(found)} such); rename the photos or the model's images"
-    return _other_folder(images, there, missing)
-
-
-def _other_folder(images: Path, there: Sequence[str], missing: Sequence[str]) -> str | None:
-    """Where photos that are not in `images` lie, below it or above."""
     name = missing[0]
     below = next((path for path in there if path.endswith(f"/{name}")), None)
     above = next((up for up in images.resolve().parents if (up / name).is_file()), None)

@@ -13,6 +13,7 @@ from index.catalog import Catalog
 from index.records import ImageRow
 
 Pair = tuple[int, int]
+_Ids = Collection[int]
 _NAN = ("track_length", "error")  # without points
 
 
@@ -64,20 +65,15 @@ def summarize(
     catalog: Catalog,
     pairs: Mapping[Pair, int],
     *,
-    separate: Sequence[Collection[int]] = (),
+    separate: Sequence[_Ids] = (),
     unused: Mapping[int, str] | None = None,
-    added: Collection[int] = (),
+    added: _Ids = (),
     warnings: Sequence[str] = (),
     seconds: Mapping[str, float] | None = None,
 ) -> MapReport:
-    """The report on a map, with its warnings and the seconds by stage.
-
-    Args:
-        pairs: `index.maps.matches.verified_pairs`.
-        separate: the image ids of each further model.
-        unused: reasons, by id, of photos that nobody tried to register.
-        added: ids of photos that were added just now.
-    """
+    """The report on a map, by `verified_pairs`, the image ids of each `separate` model, the reasons,
+    by id, of `unused` photos that nobody tried to register, the ids of photos `added` just now,
+    warnings, and seconds by stage."""
     registered, rows = set(model.reg_image_ids()), catalog.images()
     partners: dict[int, set[int]] = {row.id: set() for row in rows}
     for (i, j), inliers in pairs.items():
@@ -110,11 +106,7 @@ def summarize(
 
 
 def _reason(
-    row: ImageRow,
-    seen: bool,
-    partners: Collection[int],
-    registered: Collection[int],
-    separate: Sequence[Collection[int]],
+    row: ImageRow, seen: bool, partners: _Ids, registered: _Ids, separate: Sequence[_Ids]
 ) -> str:
     """Why a photo is not in the map."""
     if row.error is not None:

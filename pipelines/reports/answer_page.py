@@ -31,15 +31,11 @@ def write_report(
     title: str = "Where was this?",
     failed: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Write the answers as a page for people.
+    """Write the answers, and (photo, reason) of what failed, as a page for people.
 
     Each query has its verdict and reason, a table of candidates and drawings of the matches: of
     the candidates with evidence, at most `MAX_DRAWINGS`, or of the most similar failure, so that
     one sees why nothing matched. Photos that are gone become gray panels that say so.
-
-    Args:
-        file: replaced when the page is complete; its folder is made if need be.
-        failed: (photo, reason) of the photos that could not be asked for.
     """
     write_page(
         file,
@@ -59,20 +55,16 @@ def _queries(answers: Sequence[Answer]) -> Iterator[dict[str, Any]]:
     """What the template shows of each query, its pictures made when it is its turn."""
     for number, answer in enumerate(answers, 1):
         query, drawn = query_picture(answer.photo), _to_draw(answer)
-        drawings = [
-            draw_candidate(query, c, rotation=answer.rotation, max_width=_DRAWING_WIDTH)
-            for c in drawn
-        ]
-        others = [c for c in answer.candidates if c not in drawn]
+        how = {"rotation": answer.rotation, "max_width": _DRAWING_WIDTH}
+        others = (c for c in answer.candidates if c not in drawn)
+        pictures = ((c, read_picture(c.path, 2 * _THUMB_SIDE)) for c in others)
         yield {
             "number": number,
             "answer": answer,
             "name": answer.photo.name if answer.photo else f"pixels in memory ({number})",
             "picture": _thumbnail(query, _QUERY_SIDE),
-            "drawings": [(c, _encoded(d)) for c, d in zip(drawn, drawings, strict=True)],
-            "others": [
-                (c, _thumbnail(read_picture(c.path, 2 * _THUMB_SIDE), _THUMB_SIDE)) for c in others
-            ],
+            "drawings": [(c, _encoded(draw_candidate(query, c, **how))) for c in drawn],
+            "others": [(c, _thumbnail(photo, _THUMB_SIDE)) for c, photo in pictures],
         }
 
 
@@ -104,12 +96,9 @@ def _encoded(pixels: Array) -> dict[str, Any]:
 def _times(seconds: Mapping[str, float]) -> str:
     """Time by part, the total first; parts that round to nothing are left out."""
     total = seconds.get("total", sum(seconds.values()))
-    parts = [
-        f"{part} {_duration(time)}"
-        for part, time in seconds.items()
-        if part != "total" and time >= 0.0005
-    ]
-    return f"{_duration(total)}" + (f" ({', '.join(parts)})" if parts else "")
+    shown = {part: s for part, s in seconds.items() if part != "total" and s >= 0.0005}
+    parts = ", ".join(f"{part} {_duration(s)}" for part, s in shown.items())
+    return _duration(total) + (f" ({parts})" if parts else "")
 
 
 def _duration(seconds: float) -> str:

@@ -1,4 +1,7 @@
-"""The canvas of pictures: a caption above a photo, dots and lines at parts of pixels, text in boxes."""
+"""The canvas of pictures: a caption above a photo, dots and lines at parts of pixels, text in boxes.
+
+Points are (x, y) in our pixels: a pixel's center is an integer for OpenCV as well.
+"""
 
 from __future__ import annotations
 
@@ -39,11 +42,8 @@ _SUBPIXEL = 4  # fractional bits of the coordinates handed to OpenCV
 
 
 def spread_evenly(points: Array, count: int) -> Array:
-    """Farthest point sampling: indices of at most `count` points, each the farthest from those before.
-
-    Args:
-        points: N x D; the first chosen is the one nearest to their mean.
-    """
+    """Farthest point sampling of N x D points: indices of at most `count`, each the farthest from those
+    before; the first is the one nearest to their mean."""
     if len(points) <= count:
         return np.arange(len(points))
     chosen = [int(np.argmin(np.linalg.norm(points - points.mean(axis=0), axis=1)))]
@@ -57,9 +57,6 @@ def spread_evenly(points: Array, count: int) -> Array:
 def blank(width: int, height: int) -> Array:
     """(`BAR_HEIGHT` + height) x width x 3 uint8 RGB: the caption's bar and room for photos."""
     return np.full((BAR_HEIGHT + height, width, 3), BACKGROUND, np.uint8)
-
-
-# On arrays. Points are (x, y) in our pixels: a pixel's center is an integer for OpenCV as well.
 
 
 def draw_dot(canvas: Array, point: Array, radius: float, color: Color) -> None:
@@ -84,10 +81,7 @@ def _fixed(points: Array) -> Array:
 
 
 def _rgb(color: Color) -> tuple[int, ...]:
-    return tuple(int(c) for c in color)
-
-
-# Text: words that fit and that the font can draw
+    return tuple(map(int, color))
 
 
 @lru_cache(maxsize=16)
@@ -192,10 +186,7 @@ def missing_photo(error: ImageError, size: tuple[int, int]) -> Array:
     """height x width x 3 uint8 RGB: a gray panel that says why there is no photo."""
     panel, font = Image.new("RGB", size, _NO_PHOTO), load_font(16)
     reason = wrapped(f"{error.path.name} {error.reason}", font, size[0] * 0.85, 6)
-    draw, middle, text = (
-        ImageDraw.Draw(panel),
-        (size[0] / 2, size[1] / 2),
-        f"no picture\n\n{reason}",
-    )
-    draw.multiline_text(middle, text, _TEXT, font, anchor="mm", align="center", spacing=6)
+    place, text = (size[0] / 2, size[1] / 2), f"no picture\n\n{reason}"
+    draw = ImageDraw.Draw(panel)
+    draw.multiline_text(place, text, _TEXT, font, anchor="mm", align="center", spacing=6)
     return np.array(panel)

@@ -8,7 +8,7 @@ else the map turned so that the cameras stand upright, in its own unit.
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,48 +33,16 @@ _LOW, _HIGH = np.array([70, 90, 130]), np.array([235, 215, 170])  # RGB of point
 
 
 @dataclass(frozen=True, eq=False)
-class ShownCamera:
-    """The frustum of a photo's camera.
-
-    Attributes:
-        center: 3 float64.
-        axes: 3 x 3 float64, rows: right, down and forward.
-        corners: 4 x 2 float64, the photo's corners on the plane at depth 1, clockwise from the top left.
-    """
-
-    name: str
-    center: Array
-    axes: Array
-    corners: Array
-
-
-@dataclass(frozen=True, eq=False)
-class ShownQuery:
-    """A photo that was asked for.
-
-    Attributes:
-        pose: as it was found, in the frame of the map.
-        camera: None if it was not localized.
-        ellipsoid: 3 x 3 float64, rows are the half axes of the center's 95 % ellipsoid; None if unknown.
-        seen: M x 3 float64, inliers' points, at most `MAX_LINES`.
-        facts: (name, value) pairs for people.
-    """
-
-    pose: Pose
-    name: str
-    camera: ShownCamera | None
-    ellipsoid: Array | None
-    seen: Array
-    facts: tuple[tuple[str, str], ...]
-
-
-@dataclass(frozen=True, eq=False)
 class MapScene:
     """All that the page shows: point cloud, mapping cameras, queries, and how to look at first.
 
     Attributes:
         points, colors: N x 3 float64 and uint8, N at most `MAX_POINTS`.
         total: how many points the map has.
+        cameras: JSON-able frusta: axes are right, down and forward; corners those of the photo on the
+            plane at depth 1, clockwise from the top left.
+        queries: JSON-able but for `seen`, the inliers' points, M x 3 float64, at most `MAX_LINES`; rows
+            of `ellipsoid` are half axes of the center's 95 % ellipsoid; that and `camera` may be None.
         radius: of what is worth looking at; stray points lie beyond.
         depth: how far mapping cameras are from what they see, the median.
         forward: 3 float64 of length 1, where mapping cameras look on average.
@@ -84,8 +52,8 @@ class MapScene:
     points: Array
     colors: Array
     total: int
-    cameras: tuple[ShownCamera, ...]
-    queries: tuple[ShownQuery, ...]
+    cameras: list[dict[str, Any]]
+    queries: list[dict[str, Any]]
     radius: float
     depth: float
     forward: Array
@@ -94,7 +62,7 @@ class MapScene:
     @property
     def camera_size(self) -> float:
         """A good length for a camera's frustum: a part of the distance to the next camera."""
-        centers = np.array([camera.center for camera in self.cameras]).reshape(-1, 3)
+        centers = np.array([camera["center"] for camera in self.cameras]).reshape(-1, 3)
         if len(centers) < 2:
             return 0.06 * self.radius
         some = centers[spread_evenly(centers, 200)]
@@ -106,7 +74,7 @@ class MapScene:
     @property
     def exaggeration(self) -> float:
         """By how much to blow ellipsoids up so that most can be seen: 1, 2, 5, 10, ..., 1000."""
-        ellipsoids = [query.ellipsoid for query in self.queries if query.ellipsoid is not None]
+        ellipsoids = [query["ellipsoid"] for query in self.queries if query["ellipsoid"]]
         sizes = [np.linalg.norm(axes, axis=1).max() for axes in ellipsoids]
         if not sizes or np.median(sizes) <= 0:
             return 1.0
@@ -160,27 +128,36 @@ def make_scene(
     move = move - middle
     unit = "m" if georef is not None or units == "metre" else "units"
 
-    def shown(name: str, pose: Array, camera: pycolmap.Camera | None) -> ShownCamera:
+    def shown(name: str, pose: Array, camera: pycolmap.Camera | None) -> dict[str, Any]:
         center = scale * rotation @ (-pose[:, :3].T @ pose[:, 3]) + move
-        return ShownCamera(name, center, pose[:, :3] @ rotation.T, _corners(camera))
+        arrays = {"center": center, "axes": pose[:, :3] @ rotation.T, "corners": _corners(camera)}
+        return {"name": visible(name), **{key: array.tolist() for key, array in arrays.items()}}
 
-    cameras = tuple(shown(*view) for view in views)
+    cameras = [shown(*view) for view in views]
     queries = []
     for name, pose in zip(photo_names(poses) if names is None else names, poses, strict=True):
         camera = pose.camera and colmap_camera(pose.camera)
         matrix = pose.cam_from_world
-        at = None if matrix is None else shown(name, matrix, camera)
         chosen = pose.world_points[spread_evenly(pose.points, MAX_LINES)]
-        seen = scale * chosen.reshape(-1, 3) @ rotation.T + move
         axes = _ellipsoid(pose.covariance, scale * rotation)
         facts = _facts(pose, georef, axes, unit)
-        queries.append(ShownQuery(pose, name, at, axes, seen, facts))
-    forwards = np.array([camera.axes[2] for camera in cameras]).reshape(-1, 3).sum(axis=0)
+        query = {
+            "name": visible(name),
+            "verdict": pose.verdict,
+            "inliers": pose.inliers,
+            "error": None if np.isnan(pose.error) else pose.error,
+            "facts": [[fact, visible(value)] for fact, value in facts],
+            "camera": None if matrix is None else shown(name, matrix, camera),
+            "ellipsoid": None if axes is None else axes.tolist(),
+            "seen": scale * chosen.reshape(-1, 3) @ rotation.T + move,
+        }
+        queries.append(query)
+    forwards = np.array([camera["axes"][2] for camera in cameras]).reshape(-1, 3).sum(axis=0)
     length = float(np.linalg.norm(forwards))
     points, total = points - middle, model.num_points3D()
     depth = _depth(points, cameras, radius)
     forward = forwards / length if length > 1e-6 else np.array([0.0, 1.0, 0.0])
-    return MapScene(points, colors, total, cameras, tuple(queries), radius, depth, forward, unit)
+    return MapScene(points, colors, total, cameras, queries, radius, depth, forward, unit)
 
 
 def _points(model: pycolmap.Reconstruction, limit: int) -> tuple[Array, Array]:
@@ -220,12 +197,12 @@ def _ellipsoid(covariance: Array | None, turn: Array) -> Array | None:
     return np.asarray((CONFIDENCE * np.sqrt(np.maximum(values, 0)) * vectors).T)
 
 
-def _depth(points: Array, cameras: Sequence[ShownCamera], radius: float) -> float:
+def _depth(points: Array, cameras: Sequence[Mapping[str, Any]], radius: float) -> float:
     """The median over cameras of the median depth of the points in their view."""
     depths = []
     for camera in cameras:
-        x, y, z = camera.axes @ (points - camera.center).T
-        low, high = camera.corners.min(axis=0), camera.corners.max(axis=0)
+        x, y, z = np.array(camera["axes"]) @ (points - camera["center"]).T
+        low, high = np.min(camera["corners"], axis=0), np.max(camera["corners"], axis=0)
         ahead = z > 0
         x, y, z = x[ahead], y[ahead], z[ahead]
         inside = (x > low[0] * z) & (x < high[0] * z) & (y > low[1] * z) & (y < high[1] * z)
@@ -236,7 +213,8 @@ def _depth(points: Array, cameras: Sequence[ShownCamera], radius: float) -> floa
 
 def _facts(
     pose: Pose, georef: Georef | None, axes: Array | None, unit: str
-) -> tuple[tuple[str, str], ...]:
+) -> list[tuple[str, str]]:
+    """(name, value) pairs for people."""
     inliers = f"{pose.inliers} of {pose.matches} matches"
     facts = [("verdict", pose.verdict), ("reason", pose.reason), ("inliers", inliers)]
     if np.isfinite(pose.error):
@@ -254,35 +232,19 @@ def _facts(
                 facts.append(("latitude, longitude", f"{latitude:.7f}, {longitude:.7f}"))
     if pose.images:
         facts.append(("seen in", ", ".join(pose.images[:3])))
-    return tuple(facts)
+    return facts
 
 
 def _scene_json(scene: MapScene) -> dict[str, Any]:
     def packed(values: Array, kind: str) -> str:
         return base64.b64encode(np.ascontiguousarray(values, kind).tobytes()).decode()
 
-    def camera_json(camera: ShownCamera) -> dict[str, Any]:
-        arrays = {name: getattr(camera, name).tolist() for name in ("center", "axes", "corners")}
-        return {"name": visible(camera.name), **arrays}
-
     return {
         "points": packed(scene.points, "<f4"),
         "colors": packed(scene.colors, "u1"),
         "total": scene.total,
-        "cameras": [camera_json(camera) for camera in scene.cameras],
-        "queries": [
-            {
-                "name": visible(query.name),
-                "verdict": query.pose.verdict,
-                "inliers": query.pose.inliers,
-                "error": None if np.isnan(query.pose.error) else query.pose.error,
-                "facts": [[visible(part) for part in fact] for fact in query.facts],
-                "camera": None if query.camera is None else camera_json(query.camera),
-                "ellipsoid": None if query.ellipsoid is None else query.ellipsoid.tolist(),
-                "seen": packed(query.seen, "<f4"),
-            }
-            for query in scene.queries
-        ],
+        "cameras": scene.cameras,
+        "queries": [{**query, "seen": packed(query["seen"], "<f4")} for query in scene.queries],
         "radius": scene.radius,
         "depth": scene.depth,
         "forward": scene.forward.tolist(),

@@ -51,14 +51,10 @@ def draw_matches(
         query, database: photos (perhaps reduced: points are scaled from `info.size`), pixels
             H x W x 3 uint8 RGB at full size, or the error that is shown in place of the photo.
         verification: points in original pixels; None draws the photos side by side.
-        verdict, label, image, similarity: for the caption; `image` is the candidate's name.
         rotation: `Answer.rotation`; the query is drawn turned as it was recognised.
-        max_width: pixels of the whole.
-
-    Returns:
-        H x W x 3 uint8 RGB.
+        max_width: pixels of the whole, H x W x 3 uint8 RGB.
     """
-    photos, turns = [picture_io.as_photo(query), picture_io.as_photo(database)], [rotation, 0]
+    photos, turns = [*map(picture_io.as_photo, (query, database))], (rotation, 0)
     originals = [_turned_size(photo, turn) for photo, turn in zip(photos, turns, strict=True)]
     sizes = _panel_sizes(originals, max_width)
     both = sizes[0][0] + _GAP + sizes[1][0]
@@ -68,21 +64,19 @@ def draw_matches(
     points = [np.zeros((0, 2), np.float32)] * 2
     if verification is not None:
         points = [verification.query_points, verification.database_points]
-    rooms = [
-        paper[canvas.BAR_HEIGHT :, x : x + size[0]] for x, size in zip(lefts, sizes, strict=True)
-    ]
+    below = paper[canvas.BAR_HEIGHT :]
+    rooms = [below[:, x : x + size[0]] for x, size in zip(lefts, sizes, strict=True)]
     panels = [*map(_place, rooms, photos, points, turns, lefts)]
     drawing = Image.fromarray(paper)
     name = f": {photos[0].path.name}" if photos[0].path else ""
     turned = f" (turned by {rotation}°)" if rotation else ""
     canvas.draw_tag(drawing, lefts[0], sizes[0][0], f"query{name}{turned}")
     canvas.draw_tag(drawing, lefts[1], sizes[1][0], "database")
+    facts: list[str] = []
     if verification is not None:  # after the tags, which must hide no evidence
         drawing = Image.fromarray(_draw_points(np.array(drawing), panels, verification.inliers))
-    facts = [] if similarity is None else [f"similarity {similarity:.2f}"]
-    if verification is not None:
-        total = len(verification.matches)
-        facts.insert(0, f"{verification.inlier_count} of {total} matches agree")
+        facts = [f"{verification.inlier_count} of {len(verification.matches)} matches agree"]
+    facts += [] if similarity is None else [f"similarity {similarity:.2f}"]
     canvas.draw_caption(drawing, verdict, label or image, image if label else "", facts)
     if note := _note(verification):
         canvas.draw_note(drawing, note)
@@ -109,41 +103,35 @@ def draw_candidate(
 def save_matches(
     answer: Answer, folder: Path, limit: int, *, query_pixels: Array | None = None
 ) -> list[Path]:
-    """Draw the best verified candidates into `folder`, which is made if need be.
+    """Draw the best verified candidates, at most `limit`, into `folder`, made if need be; the files.
 
-    Files are named `<query>--<rank>--<verdict>--<candidate>.jpg`. Asking for the same photo again
+    They are named `<query>--<rank>--<verdict>--<candidate>.jpg`. Asking for the same photo again
     replaces its drawings; another photo of the same name gets a number behind.
 
     Args:
-        limit: at most so many drawings.
         query_pixels: H x W x 3 uint8 RGB at full size, for an answer to pixels in memory.
-
-    Returns:
-        The files, best candidate first.
     """
     query = picture_io.query_picture(answer.photo, query_pixels)
+    origin = str(answer.photo.absolute()) if answer.photo else "pixels"
     if query_pixels is not None:
         origin = "pixels " + hashlib.sha256(query_pixels.tobytes()).hexdigest()
-    else:
-        origin = str(answer.photo.absolute()) if answer.photo else "pixels"
-    stem = picture_io.query_name(answer.photo)
     verified = [c for c in answer.candidates if c.verification is not None][: max(0, limit)]
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for candidate in verified:
-        verdict = picture_io.safe_name(candidate.verdict.replace(" ", "-"))
-        shown = picture_io.safe_name(Path(candidate.image).stem)
+        parts = candidate.verdict.replace(" ", "-"), Path(candidate.image).stem
+        verdict, shown = map(picture_io.safe_name, parts)
+        stem = picture_io.query_name(answer.photo)
         name = f"{stem}--{candidate.rank:02d}--{verdict}--{shown}"
-        comment = _comment(origin, candidate)
+        # Which photos it shows, so that it is known again; the format holds 65,533 bytes.
+        text = f"locate\nquery: {origin}\ncandidate: {candidate.path}"
+        comment = text.encode("utf-8", "backslashreplace")[:60_000]
         path = picture_io.free_path(folder, name, comment)
         drawing = draw_candidate(query, candidate, rotation=answer.rotation)
         with atomic_write(path) as file:
             file.write(picture_io.encode_jpeg(drawing, comment=comment))
         written.append(path)
     return written
-
-
-# Geometry
 
 
 def _turned_size(photo: Photo | ImageError, rotation: int) -> tuple[int, int]:
@@ -177,14 +165,7 @@ def _place(room: Array, photo: Photo | ImageError, points: Array, turn: int, lef
 
 
 def position_colors(points: Array) -> Array:
-    """A color for each place: hue by x, paleness by y, both over the extent of the points.
-
-    Args:
-        points: N x 2 pixels.
-
-    Returns:
-        N x 3 uint8, RGB.
-    """
+    """A color for each of N x 2 places: hue by x, paleness by y, over their extent; N x 3 uint8 RGB."""
     if not len(points):
         return np.zeros((0, 3), np.uint8)
     # Percentiles, so that a few stray points do not take most of the colors.
@@ -194,9 +175,6 @@ def position_colors(points: Array) -> Array:
     hsv = np.stack((300 * x, 1 - 0.5 * y, np.ones(len(x))), axis=1).astype(np.float32)
     rgb = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]
     return np.asarray(np.rint(255 * rgb), np.uint8)
-
-
-# Drawing
 
 
 def _draw_points(paper: Array, panels: list[_Panel], inliers: Array) -> Array:
@@ -216,10 +194,8 @@ def _draw_points(paper: Array, panels: list[_Panel], inliers: Array) -> Array:
         (a, in_a), (b, in_b) = drawn
         both = np.flatnonzero(inliers & in_a & in_b)
         joined = both[canvas.spread_evenly(np.c_[a, b][both], MAX_LINES)]
-        for width, opacity, color in (
-            (3, _SHADE_OPACITY, canvas.OUTLINE),
-            (1, _LINE_OPACITY, None),
-        ):
+        layers = (3, _SHADE_OPACITY, canvas.OUTLINE), (1, _LINE_OPACITY, None)
+        for width, opacity, color in layers:
             lines = paper.copy()
             for i in joined:
                 canvas.draw_line(lines, a[i], b[i], colors[i] if color is None else color, width)
@@ -242,15 +218,4 @@ def _note(verification: Verification | None) -> str:
         return "not verified"
     if len(verification.matches) == 0:
         return "no local feature of one looks like one of the other"
-    if verification.inlier_count == 0:
-        return "no camera motion explains the matches"
-    return ""
-
-
-# File names
-
-
-def _comment(origin: str, candidate: Candidate) -> bytes:
-    """Which two photos a drawing shows, for its JPEG's comment: so its maker knows it again."""
-    text = f"locate\nquery: {origin}\ncandidate: {candidate.path}"
-    return text.encode("utf-8", "backslashreplace")[:60_000]  # the format holds 65,533 bytes
+    return "" if verification.inlier_count else "no camera motion explains the matches"

@@ -64,11 +64,10 @@ def write_poses_as(
     uncertain: bool = False,
     numbered: bool = False,
 ) -> int:
-    """Write what `locate localize` found, whole or not at all.
+    """Write what `locate localize` found, whole or not at all; the number of poses written.
 
     Args:
         path: the file, or for "colmap" and "kapture" the folder; replaced.
-        form: one of `FORMS`.
         georef: of the map. "geojson" and "kml" need one with an origin; "json" gains by any.
         frame: "enu" writes poses in metres East-North-Up, which needs `georef`.
         units: of the map: "metre" or "arbitrary", see `MapRecord`.
@@ -76,9 +75,6 @@ def write_poses_as(
         uncertain: write poses of that verdict too. "json" has every record anyway.
         numbered: "tum" gets the positions in `poses`, 0, 1, 2, ..., for timestamps; otherwise photos
             must be named by them.
-
-    Returns:
-        How many poses were written.
 
     Raises:
         InputError: the form needs what is missing, or cannot hold a name; the message has the cure.
@@ -96,26 +92,26 @@ def write_poses_as(
         if _is_wanted(pose, uncertain)
     ]
     if form == "json":
-        _write(path, _dumped(poses_json(poses, georef=georef, units=units, names=called)))
+        _write(path, poses_json(poses, georef=georef, units=units, names=called))
         return len(poses)
     if form in ("geojson", "kml"):
-        features = _geojson(called, poses, _on_earth(georef, form), uncertain)
-        _write(path, _kml(features) if form == "kml" else _dumped(features))
+        if georef is None or georef.origin is None:
+            raise InputError(
+                f"{'KML' if form == 'kml' else 'GeoJSON'} needs to know where on the earth the map "
+                "lies; run locate georef with GPS tags or coordinates in degrees first"
+            )
+        features = _geojson(called, poses, georef, uncertain)
+        _write(path, _kml(features) if form == "kml" else features)
         return len(kept)
     _check_names([name for name, _, _ in kept], "" if numbered else form)
     world = georef if frame == "enu" else None
     matrices = {}
     for name, pose, _ in kept:
         assert pose.cam_from_world is not None
-        matrices[name] = (
-            pose.cam_from_world if world is None else world.enu_pose(pose.cam_from_world)
-        )
+        matrices[name] = world.enu_pose(pose.cam_from_world) if world else pose.cam_from_world
     direction = FORMATS[form].direction if form in FORMATS else "cam_from_world"
-    header = [
-        f"{_DIRECTIONS[direction]}; {_AXES}",
-        f"world: {_frame_text(world, units)}",
-        f"columns: {_COLUMNS[form]}",
-    ]
+    header = [f"{_DIRECTIONS[direction]}; {_AXES}", f"world: {_frame_text(world, units)}"]
+    header.append(f"columns: {_COLUMNS[form]}")
     numbered = numbered and form == "tum"
     if form == "kitti" or numbered:
         rows = [number if numbered else row for row, (_, _, number) in enumerate(kept)]
@@ -144,14 +140,10 @@ def photo_names(poses: Sequence[Pose]) -> list[str]:
     photos = [pose.photo and pose.photo.absolute() for pose in poses]
     try:
         base = os.path.commonpath([photo.parent for photo in photos if photo] or [Path.cwd()])
+        photos = [photo and photo.relative_to(base) for photo in photos]
     except ValueError:  # on several drives
-        return [
-            f"pixels-{i}" if p.photo is None else p.photo.as_posix() for i, p in enumerate(poses)
-        ]
-    return [
-        photo.relative_to(base).as_posix() if photo else f"pixels-{number}"
-        for number, photo in enumerate(photos)
-    ]
+        photos = [pose.photo for pose in poses]
+    return [photo.as_posix() if photo else f"pixels-{i}" for i, photo in enumerate(photos)]
 
 
 def poses_json(
@@ -178,23 +170,19 @@ def poses_json(
 def _geojson(
     names: Sequence[str], poses: Sequence[Pose], georef: Georef, uncertain: bool
 ) -> dict[str, Any]:
-    """A FeatureCollection of the cameras' centres, longitude first (RFC 7946). Without known heights
-    (`Georef.vertical` is "none") positions have no altitude."""
+    """A FeatureCollection of the centres, longitude first (RFC 7946), without unknown heights."""
     features, missing = [], []
     for name, pose in zip(names, poses, strict=True):
         if not _is_wanted(pose, uncertain):
             missing.append({"name": name, "verdict": pose.verdict, "reason": pose.reason})
             continue
         found = _placed(pose, georef)
-        where = found["wgs84"]
-        position = [where["longitude"], where["latitude"]]
-        if where["altitude"] is not None:
-            position.append(where["altitude"])
+        where = [found["wgs84"][name] for name in ("longitude", "latitude", "altitude")]
+        position = [value for value in where if value is not None]
         facts = {
             "name": name,
             "verdict": pose.verdict,
-            "heading_deg": found["enu"]["heading_deg"],
-            "pitch_deg": found["enu"]["pitch_deg"],
+            **{key: found["enu"][key] for key in ("heading_deg", "pitch_deg")},
             "inliers": pose.inliers,
             "error_px": None if np.isnan(pose.error) else pose.error,
         }
@@ -210,29 +198,27 @@ def _geojson(
 def _kml(collection: Mapping[str, Any]) -> str:
     """`_geojson` as KML 2.2: a placemark each, with a line along its optical axis and a view to fly to.
     Altitudes count from sea level; without known heights all lie on the ground."""
-    marks = map(_placemark, collection["features"])
+    marks = []
+    earth = pycolmap.GPSTransform(pycolmap.GPSTransformEllipsoid.WGS84)
+    for feature in collection["features"]:
+        facts = feature["properties"]
+        longitude, latitude, *known = feature["geometry"]["coordinates"]
+        altitude = known[0] if known else 0.0
+        h, p = np.radians([facts["heading_deg"], facts["pitch_deg"]])
+        step = _VIEW * np.array([np.sin(h) * np.cos(p), np.cos(h) * np.cos(p), np.sin(p)])
+        lat, lon, alt = earth.enu_to_ellipsoid(step[None], latitude, longitude, altitude)[0]
+        mark = {
+            "name": _line(facts["name"]),
+            "about": ", ".join(f"{key} {value}" for key, value in facts.items() if key != "name"),
+            "place": (longitude, latitude, altitude),
+            "ahead": (lon, lat, alt),
+            "high": bool(known),
+            "heading": facts["heading_deg"],
+            "tilt": np.clip(facts["pitch_deg"] + 90, 0, 180),
+        }
+        marks.append(mark)
     left = [(_line(one["name"]), _line(one["reason"])) for one in collection["left_out"]]
     return "".join(render("poses.kml", marks=marks, left=left))
-
-
-def _placemark(feature: Mapping[str, Any]) -> dict[str, Any]:
-    """What the template shows of a feature of GeoJSON."""
-    facts = feature["properties"]
-    longitude, latitude, *known = feature["geometry"]["coordinates"]
-    altitude = known[0] if known else 0.0
-    h, p = np.radians([facts["heading_deg"], facts["pitch_deg"]])
-    step = _VIEW * np.array([np.sin(h) * np.cos(p), np.cos(h) * np.cos(p), np.sin(p)])
-    earth = pycolmap.GPSTransform(pycolmap.GPSTransformEllipsoid.WGS84)
-    lat, lon, alt = earth.enu_to_ellipsoid(step[None], latitude, longitude, altitude)[0]
-    return {
-        "name": _line(facts["name"]),
-        "about": ", ".join(f"{key} {value}" for key, value in facts.items() if key != "name"),
-        "place": (longitude, latitude, altitude),
-        "ahead": (lon, lat, alt),
-        "high": bool(known),
-        "heading": facts["heading_deg"],
-        "tilt": np.clip(facts["pitch_deg"] + 90, 0, 180),
-    }
 
 
 def _is_wanted(pose: Pose, uncertain: bool) -> bool:
@@ -247,33 +233,26 @@ def _placed(pose: Pose, georef: Georef | None) -> dict[str, Any]:
         return {"enu": None, "wgs84": None}
     matrix = georef.enu_pose(pose.cam_from_world)
     heading, pitch = georef.heading_pitch(pose.cam_from_world)
-    covariance = None if pose.covariance is None else georef.enu_covariance(pose.covariance)
+    known, quaternion = pose.covariance, quaternion_of(matrix[:, :3]).tolist()
     enu = {
-        "cam_from_enu": {
-            "quaternion_wxyz": quaternion_of(matrix[:, :3]).tolist(),
-            "translation": matrix[:, 3].tolist(),
-        },
+        "cam_from_enu": {"quaternion_wxyz": quaternion, "translation": matrix[:, 3].tolist()},
         "center": georef.enu(pose.center)[0].tolist(),
-        "covariance": None if covariance is None else covariance.tolist(),
+        "covariance": None if known is None else georef.enu_covariance(known).tolist(),
         "heading_deg": heading,
         "pitch_deg": pitch,
     }
     if georef.origin is None:
         return {"enu": enu, "wgs84": None}
-    latitude, longitude, altitude = georef.wgs84(pose.center)[0].tolist()
-    known = None if georef.vertical == "none" else altitude
-    place = {"latitude": latitude, "longitude": longitude, "altitude": known}
-    return {"enu": enu, "wgs84": place}
-
-
-def _on_earth(georef: Georef | None, form: str) -> Georef:
-    if georef is None or georef.origin is None:
-        what = "KML" if form == "kml" else "GeoJSON"
-        raise InputError(
-            f"{what} needs to know where on the earth the map lies; run locate georef with GPS tags or "
-            "coordinates in degrees first"
+    place = dict(
+        zip(
+            ("latitude", "longitude", "altitude"),
+            georef.wgs84(pose.center)[0].tolist(),
+            strict=True,
         )
-    return georef
+    )
+    if georef.vertical == "none":
+        place["altitude"] = None
+    return {"enu": enu, "wgs84": place}
 
 
 def _frame_text(georef: Georef | None, units: str) -> str:
@@ -345,11 +324,11 @@ def _write_kapture(
         _write(place / file, "\n".join([*comments, *lines]) + "\n")
 
 
-def _dumped(values: dict[str, Any]) -> str:
-    return json.dumps(values, indent=1, allow_nan=False) + "\n"
-
-
-def _write(path: Path, text: str) -> None:
+def _write(path: Path, content: str | dict[str, Any]) -> None:
+    """Text, or values as JSON."""
+    text = content
+    if not isinstance(text, str):
+        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as file:
         file.write(text.encode("utf-8", "replace"))  # file names may hold broken characters

@@ -28,15 +28,12 @@ _MARK = 8.0  # pixels of the picture around a point that its mark takes
 def draw_reprojections(
     pose: Pose, picture: Picture | None = None, *, magnify: float = 1.0
 ) -> Array:
-    """The photo with its inliers: a circle where each was seen, a cross where the point of the map
-    projects, a line between, colored from green to red by the distance.
+    """The photo with its inliers, H x W x 3 uint8 RGB: a circle where each was seen, a cross where the
+    point of the map projects, a line between, colored from green to red by the distance.
 
     Args:
         picture: by default read from `pose.photo`; pixels H x W x 3 uint8 RGB at full size.
         magnify: draws distances so many times as long as they are; the caption says so.
-
-    Returns:
-        H x W x 3 uint8 RGB.
     """
     photo = query_picture(pose.photo) if picture is None else as_photo(picture)
     seen, projected = inlier_projections(pose)
@@ -77,12 +74,7 @@ def draw_reprojections(
 def save_reprojections(
     pose: Pose, out: Path, *, pixels: Array | None = None, magnify: float = 1.0
 ) -> None:
-    """`draw_reprojections` as a JPEG file, whole or not at all.
-
-    Args:
-        out: replaced; its folder is made if need be.
-        pixels: H x W x 3 uint8 RGB at full size, for a pose of pixels in memory.
-    """
+    """`draw_reprojections` as a JPEG file, whole or not at all; its folder is made if need be."""
     drawing = draw_reprojections(pose, pixels, magnify=magnify)
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(out) as file:

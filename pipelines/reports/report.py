@@ -16,14 +16,8 @@ from locate.util.files import atomic_write
 
 @dataclass(frozen=True)
 class Table:
-    """One table.
-
-    Attributes:
-        title: what the numbers are, with their unit.
-        columns: the first one names the row.
-        rows: one value a column: text, a number, or None where there is none (NaN counts as none).
-        digits: decimals of the floats.
-    """
+    """One table: its title tells the unit, its first column names the row; values are text, numbers, or
+    None where there is none (NaN counts as none); floats have so many decimals (`digits`)."""
 
     title: str
     columns: tuple[str, ...]
@@ -35,6 +29,12 @@ class Table:
             if len(row) != len(self.columns):
                 raise InputError(f"{self.title}: {len(row)} values for {len(self.columns)} columns")
 
+    @property
+    def numbers(self) -> list[str]:
+        """The columns without text."""
+        cells = {n: [row[i] for row in self.rows] for i, n in enumerate(self.columns)}
+        return [n for n, column in cells.items() if not any(isinstance(c, str) for c in column)]
+
     def text(self, value: Any) -> str:
         """One value as it is shown."""
         value = value.item() if hasattr(value, "item") else value
@@ -45,16 +45,11 @@ class Table:
         return str(value)
 
     def to_json(self) -> dict[str, Any]:
-        rows = [
-            {name: _plain(value) for name, value in zip(self.columns, row, strict=True)}
-            for row in self.rows
-        ]
+        rows = [dict(zip(self.columns, map(_plain, row), strict=True)) for row in self.rows]
         return {"title": self.title, "columns": list(self.columns), "rows": rows}
 
     def to_markdown(self) -> str:
-        values = zip(*self.rows, strict=True) if self.rows else ((),) * len(self.columns)
-        texts = [any(isinstance(value, str) for value in column) for column in values]
-        lines = [self.columns, ["---" if text else "---:" for text in texts]]
+        lines = [self.columns, ["---:" if c in self.numbers else "---" for c in self.columns]]
         lines += [[self.text(value) for value in row] for row in self.rows]
         cells = ([cell.replace("|", "\\|") for cell in line] for line in lines)
         return f"**{self.title}**\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in cells)
@@ -65,13 +60,8 @@ _BESIDE = 5  # names of curves stand beside the plot if they are more
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """One plot.
-
-    Attributes:
-        name: of the PNG file, without its ending.
-        series: by the name in the legend, (x, y) of equal length.
-        y_range: limits of the y axis, None to fit the data.
-    """
+    """One plot, `name`.png; series are (x, y) of equal length by the name in the legend; `y_range` None
+    fits the data."""
 
     name: str
     title: str
@@ -83,7 +73,7 @@ class Curves:
 
     def to_json(self) -> dict[str, Any]:
         series = {
-            name: {"x": [_plain(v) for v in x], "y": [_plain(v) for v in y]}
+            name: {"x": [*map(_plain, x)], "y": [*map(_plain, y)]}
             for name, (x, y) in self.series.items()
         }
         labels = {"name": self.name, "title": self.title, "x": self.x_label, "y": self.y_label}
@@ -152,14 +142,12 @@ class Report:
         """Write report.json, report.md and a PNG a plot into `folder`, made if need be."""
         folder.mkdir(parents=True, exist_ok=True)
         written = [curves.save(folder) for curves in self.curves]
-        texts = {
-            "report.md": self.to_markdown(),
-            "report.json": json.dumps(self.to_json(), indent=1) + "\n",
-        }
-        for name, text in texts.items():
+        values = json.dumps(self.to_json(), indent=1) + "\n"
+        for name, text in (("report.md", self.to_markdown()), ("report.json", values)):
             with atomic_write(folder / name) as stream:
                 stream.write(text.encode())
-        return [*written, *(folder / name for name in texts)]
+            written.append(folder / name)
+        return written
 
 
 def _plain(value: Any) -> Any:

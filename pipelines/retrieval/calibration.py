@@ -19,7 +19,7 @@ from locate.retrieval.verdict import MATCH, Calibration, calibrate
 from locate.types import Answer
 from pipelines.indexing.build import Progress
 from pipelines.retrieval.database import Database
-from pipelines.retrieval.query import SHORTLIST
+from pipelines.retrieval.query import SHORTLIST, Exclude
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,7 @@ class CalibrationReport:
     Attributes:
         false_accepts: share of the photos of left-out places that the rule calls "match".
         known_queries: photos that were also asked for with their place in the index (itself left out).
-        right_answers, wrong_answers: shares of these whose verdict is "match" with the right, a
-            wrong label.
+        right_answers, wrong_answers: shares of these that it calls "match" with a right, a wrong label.
         worst: (photo, evidence, image) of the strongest false candidates: check them, a label may lie.
     """
 
@@ -58,13 +57,12 @@ def calibrate_database(
     """Ask a labelled index for its own photos, once without any image of their landmark (whatever
     is found then is chance) and once without only themselves.
 
+    `InputError` if there are fewer than two landmarks, or too few photos to bound false matches by 1 %.
+
     Args:
         queries: so many of its photos, drawn by `seed` evenly over the landmarks.
         known: ask the second question as well; the rule follows from the first alone.
         save: keep the rule in the database, which then judges by it.
-
-    Raises:
-        InputError: fewer than two landmarks, or too few photos to bound false matches by 1 %.
     """
     with Catalog.open(index) as catalog:
         rows = [row for row in catalog.images("ok") if row.label is not None]
@@ -79,8 +77,10 @@ def calibrate_database(
     unknown: list[tuple[float, str, str]] = []
     answered: list[tuple[ImageRow, Answer]] = []
     with_place = [row for row in chosen if sizes[row.label] > 1] if known else []
-    questions = [(row, _label_is(row.label)) for row in chosen]
-    questions += [(row, _is_image(row.id)) for row in with_place]
+    questions: list[tuple[ImageRow, Exclude]] = [
+        *((row, lambda other, row=row: other.label == row.label) for row in chosen),
+        *((row, lambda other, row=row: other.id == row.id) for row in with_place),
+    ]
     with Database(index) as db:
         fingerprint = db.extractor_info.fingerprint
         # Judge nothing yet, so that every photo is tried turned too and the strongest evidence wins.
@@ -129,14 +129,6 @@ def _evenly(rows: Sequence[ImageRow], count: int, seed: int) -> list[ImageRow]:
         generator.shuffle(group)
     turns = zip_longest(*(reversed(group) for group in by_label.values()))
     return [row for turn in turns for row in turn if row is not None][:count]
-
-
-def _label_is(label: str | None) -> Any:
-    return lambda row: row.label == label
-
-
-def _is_image(image_id: int) -> Any:
-    return lambda row: row.id == image_id
 
 
 def _answers(rule: Calibration, known: Sequence[tuple[ImageRow, Answer]]) -> tuple[float, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
@@ -29,7 +30,7 @@ from pipelines.retrieval.search import Retriever
 AnyPhoto = Path | str | Array
 
 
-class Database:
+class Database(AbstractContextManager["Database"]):
     """A database folder opened for queries. It changes nothing on disk.
 
     Safe to share between threads. Use it as a context manager, or call `close`.
@@ -43,17 +44,14 @@ class Database:
         extractor: Extractor | None = None,
         masks: Path | str | None = None,
     ) -> None:
-        """
+        """`DatabaseError` if the folder, made by `locate build-index`, cannot be used.
+
         Args:
-            folder: made by `locate build-index`.
             workers: threads that match and verify; by default one a core.
             extractor: the one that filled the database, where it is loaded already or is none that the
                 registry can make again; by default it is loaded with the first query.
             masks: a folder of masks of the photos that will be asked (see `locate.images.masks`), or one
                 for all.
-
-        Raises:
-            DatabaseMissingError, DatabaseMismatchError, DatabaseCorruptError
         """
         self.folder = Path(folder)
         self._masks = None if masks is None else Masks(masks)
@@ -85,9 +83,6 @@ class Database:
         self._pool.shutdown(cancel_futures=True)
         self._catalog.close()
 
-    def __enter__(self) -> Database:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
@@ -101,12 +96,8 @@ class Database:
         options: QueryOptions | None = None,
         **settings: Unpack[QuerySettings],
     ) -> Answer:
-        """Which images show the same place?
-
-        Args:
-            photo: a file, or H x W x 3 uint8 RGB pixels.
-            options: see `QueryOptions`.
-            settings: single ones of them by name, such as `top=3`.
+        """Which images show the same place as a photo (a file, or H x W x 3 uint8 RGB pixels)?
+        `settings` are single ones of the options by name, such as `top=3`.
 
         Raises:
             ImageError: the photo cannot be used.
@@ -169,19 +160,12 @@ class Database:
         clock = Clock()
         extractor = self._load(options.search or self.search)
         clock.lap("load")
-        opened = Opened(
-            self._catalog,
-            self._retriever,
-            extractor,
-            self.extractor_info,
-            self.calibration,
-            self._masks,
-        )
+        info, rule = self.extractor_info, self.calibration
+        opened = Opened(self._catalog, self._retriever, extractor, info, rule, self._masks)
         return Query(opened, photo, options, map_, clock).answer()
 
     def _find_calibration(self) -> Calibration:
-        own = self._catalog.meta("calibration")
-        fingerprint = self.extractor_info.fingerprint
+        own, fingerprint = self._catalog.meta("calibration"), self.extractor_info.fingerprint
         if own is not None:
             return Calibration.from_json(own)
         return bundled().get(fingerprint) or uncalibrated(fingerprint)

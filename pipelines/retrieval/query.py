@@ -28,8 +28,7 @@ from locate.retrieval.search_mode import BOTH, GLOBAL, LOCAL
 from locate.retrieval.verdict import MATCH, Calibration
 from locate.types import Answer, Array, Candidate, Extraction, Features, Shortlist, Verification
 from locate.util.timing import Clock
-from pipelines.retrieval.query_expansion import expanded
-from pipelines.retrieval.search import Retriever, SearchResult, candidates
+from pipelines.retrieval.search import Retriever, SearchResult, candidates, expanded
 
 SHORTLIST = 30
 TOP = 10
@@ -135,28 +134,18 @@ class _View:
 
 
 class Query:
-    """One photo (a file, or H x W x 3 uint8 RGB pixels) that is asked for.
-
-    Args:
-        options: their `search` says which.
-        map_: as the built-in one, maybe on several threads.
-        clock: to go on with.
-
-    Raises:
-        ImageError: the photo cannot be used.
-    """
+    """One photo (a file, or H x W x 3 uint8 RGB pixels) that is asked for. `map_` is as the built-in,
+    maybe on several threads; `clock` goes on. `ImageError` if the photo cannot be used."""
 
     def __init__(
         self, db: Opened, photo: Path | str | Array, options: QueryOptions, map_: Map, clock: Clock
     ) -> None:
         self._db, self._options, self._map, self._clock = db, options, map_, clock
         self._search = options.search or GLOBAL
-        self._path = None if isinstance(photo, np.ndarray) else Path(photo)
-        opened = (
-            as_photo(photo)
-            if isinstance(photo, np.ndarray)
-            else read_photo(Path(photo), db.extractor.max_side)
-        )
+        if isinstance(photo, np.ndarray):
+            self._path, opened = None, as_photo(photo)
+        else:
+            self._path, opened = Path(photo), read_photo(Path(photo), db.extractor.max_side)
         self._photo, self._mask = hidden(opened, db.masks)
         clock.lap("decode")
         self._exclude: set[int] = set()
@@ -179,8 +168,8 @@ class Query:
         if options.verify:
             view = self._verified(view)
             if options.rotate and view.score[0] < 2:
-                turned = [self._view(*seen, upright) for seen in rotations]
-                view = self._best(view, turned, upright)
+                rotated = [self._view(*seen, upright) for seen in rotations]
+                view = self._best(view, rotated, upright)
         ordered = sorted(view.candidates, key=rank_key)
         if self._search != LOCAL and any(c.verdict == MATCH for c in ordered):
             ordered = expanded(self._db.catalog, view.vector, ordered, self._search_global)
@@ -228,10 +217,10 @@ class Query:
         self._clock.lap("search")
         return _View(rotation, seen.features, vector, found, listed)
 
-    def _best(self, view: _View, turned: Iterable[_View], upright: _View) -> _View:
+    def _best(self, view: _View, rotated: Iterable[_View], upright: _View) -> _View:
         """A photo that lies on its side looks more like its place when it is turned. Only then are the
         turned ones verified: guesses would cost time and false matches."""
-        for other in sorted(turned, key=lambda v: -v.similarity_gain(upright)):
+        for other in sorted(rotated, key=lambda v: -v.similarity_gain(upright)):
             if other.similarity_gain(upright) <= 0:
                 break
             judged = self._verified(other)
@@ -247,13 +236,9 @@ class Query:
         extractor, info = self._db.extractor, self._db.info
         features = view.features
         if features is None and extractor.info.local_dim:
+            pixels, size = self._photo.pixels, self._photo.info.size
             features = extract_rotated(
-                extractor,
-                self._photo.pixels,
-                self._photo.info.size,
-                view.rotation,
-                local=True,
-                mask=self._mask,
+                extractor, pixels, size, view.rotation, local=True, mask=self._mask
             ).features
             self._clock.lap("extract")
         if features is None:
@@ -268,16 +253,13 @@ class Query:
             if other is None:
                 return None
             proof = reweighted(other, info)
-            ratio = ratio_for("query", info)
-            matches = match_mutual(asked.descriptors, proof.descriptors, ratio)
-            return verify(
-                asked, proof, matches, extractor.max_side, info.verification, info.max_error
-            )
+            matches = match_mutual(asked.descriptors, proof.descriptors, ratio_for("query", info))
+            how = (extractor.max_side, info.verification, info.max_error)
+            return verify(asked, proof, matches, *how)
 
         found = self._map(match, stored)
-        judged = [
-            c if v is None else self._candidate(c, v) for c, v in zip(head, found, strict=True)
-        ]
+        both = zip(head, found, strict=True)
+        judged = [c if v is None else self._candidate(c, v) for c, v in both]
         self._clock.lap("match and verify")
         return replace(view, features=features, candidates=judged + tail)
 

@@ -1,19 +1,23 @@
-"""Which database images are worth a closer look: by the global descriptor, by local ones, or both."""
+"""Which database images are worth a closer look: by the global descriptor, by local ones, or both;
+and average query expansion: what is proven helps to rank what is not."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from threading import Lock
+
+import numpy as np
 
 from index.catalog import Catalog
 from index.vectors.base import LocalIndex, VectorIndex
 from index.vectors.stores import open_store
 from index.vectors.voting import vote
+from locate.retrieval.ranking import ORDER, score_of
 from locate.retrieval.search_mode import GLOBAL, LOCAL
-from locate.retrieval.verdict import UNVERIFIED
+from locate.retrieval.verdict import MATCH, UNCERTAIN, UNVERIFIED
 from locate.types import Array, Candidate, Features, Shortlist
 
 log = logging.getLogger("locate")
@@ -92,17 +96,15 @@ class Retriever:
                 store = self._store.local.load() or store
             if store is not None and store.info.generation != generation:
                 log.info("the local search index is not up to date; what changed is read anew")
-                store = store.updated(self._catalog) or self._changeable()
+                store = store.updated(self._catalog)
+                # One that was mapped into memory only is read whole to be changed.
+                if store is None and (stored := self._store.local.load(to_change=True)):
+                    store = stored.updated(self._catalog, in_place=True)
             if store is None:
                 log.info("there is no local search index; searching the catalogue itself")
                 store = self._store.local.in_memory(self._catalog)
             self._local = store
             return store
-
-    def _changeable(self) -> LocalIndex | None:
-        """The stored index was mapped into memory only; read it whole and bring it up to date."""
-        stored = self._store.local.load(to_change=True)
-        return stored and stored.updated(self._catalog, in_place=True)
 
 
 def candidates(catalog: Catalog, found: SearchResult, vector: Array | None) -> list[Candidate]:
@@ -130,3 +132,36 @@ def candidates(catalog: Catalog, found: SearchResult, vector: Array | None) -> l
         for rank, i in enumerate(ids, 1)
         if i in rows
     ]
+
+
+def expanded(
+    catalog: Catalog,
+    vector: Array | None,
+    ordered: Sequence[Candidate],
+    search: Callable[[Array], Shortlist],
+) -> list[Candidate]:
+    """Average query expansion (Chum et al., "Total Recall", ICCV 2007): the candidates (`ordered`,
+    matches first) that are not proven are ranked by their similarity to the global descriptor of the
+    query (without one nothing changes) and those of its matches together; images that look like these
+    join."""
+    if vector is None:
+        return list(ordered)
+    matches = [c for c in ordered if c.verdict == MATCH]
+    rest = {c.image_id: c for c in ordered[len(matches) :]}
+    proven = {c.image_id for c in matches}
+    vectors = catalog.vectors_of([*proven])
+    together = np.sum([vector, *vectors.values()], axis=0)
+    together /= np.linalg.norm(together)
+    found = candidates(catalog, SearchResult(search(together), None), None)
+    new = [c for c in found if c.image_id not in proven | rest.keys()]
+    seen = catalog.vectors_of([c.image_id for c in (*rest.values(), *new)])
+
+    def key(c: Candidate) -> tuple[int, float, float]:
+        hinted = -score_of(c) if c.verdict == UNCERTAIN else 0.0
+        return ORDER[c.verdict], hinted, -float(seen[c.image_id] @ together)
+
+    # The similarity that is shown is that to the query itself, as for all others.
+    new = [
+        replace(c, similarity=float(seen[c.image_id] @ vector)) for c in new if c.image_id in seen
+    ]
+    return matches + sorted([*(c for c in rest.values() if c.image_id in seen), *new], key=key)

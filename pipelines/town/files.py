@@ -54,9 +54,8 @@ class Shot:
     def to_json(self) -> dict[str, Any]:
         """Its entry in truth.json."""
         k, pose = self.k, {"quaternion": self.quaternion, "translation": self.translation}
-        own = {name: getattr(self, name) for name in ("file", "landmark", "width", "height")}
         return {
-            **own,
+            **{name: getattr(self, name) for name in ("file", "landmark", "width", "height")},
             "K": {"fx": k[0, 0], "fy": k[1, 1], "cx": k[0, 2], "cy": k[1, 2]},
             "cam_from_world": {name: values.tolist() for name, values in pose.items()},
             "centre": self.centre.tolist(),
@@ -96,11 +95,10 @@ def _exif(camera: Camera, number: int) -> Image.Exif:
     detail[0xA405] = film  # FocalLengthIn35mmFilm
     lat, lon, height = geodetic(camera.centre)
     gps = exif.get_ifd(0x8825)
-    gps[0] = b"\x02\x03\x00\x00"
-    gps[1], gps[2] = "N" if lat >= 0 else "S", _sexagesimal(abs(lat))
-    gps[3], gps[4] = "E" if lon >= 0 else "W", _sexagesimal(abs(lon))
-    gps[5] = b"\x00" if height >= 0 else b"\x01"
-    gps[6] = IFDRational(round(abs(height) * 1000), 1000)
+    # The town lies north, east and above the sea.
+    gps[0], gps[1], gps[2] = b"\x02\x03\x00\x00", "N", _sexagesimal(lat)
+    gps[3], gps[4] = "E", _sexagesimal(lon)
+    gps[5], gps[6] = b"\x00", IFDRational(round(height * 1000), 1000)
     return exif
 
 
@@ -170,12 +168,11 @@ def write_colmap(folder: Path, shots: list[Shot]) -> None:
         pose = " ".join(map(str, (*shot.quaternion.tolist(), *shot.translation.tolist())))
         name = shot.file.removeprefix("landmarks/")
         images += [f"{len(images) // 2} {pose} {camera_id} {name}", ""]
+    numbered = [f"{number} {camera}" for camera, number in cameras.items()]
     texts = {
-        "cameras": ["# CAMERA_ID, MODEL, WIDTH, HEIGHT, f, cx, cy"]
-        + [f"{number} {camera}" for camera, number in cameras.items()],
+        "cameras": ["# CAMERA_ID, MODEL, WIDTH, HEIGHT, f, cx, cy", *numbered],
         "images": images,
         "points3D": ["# POINT3D_ID, X, Y, Z, R, G, B, ERROR, TRACK[] (none)"],
     }
     for name, lines in texts.items():
-        text = "\n".join(lines) + "\n"
-        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
+        (folder / f"{name}.txt").write_text("\n".join([*lines, ""]), encoding="utf-8")

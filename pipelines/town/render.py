@@ -45,7 +45,10 @@ def render(
     faces: Sequence[Face], camera: Camera, light: Light, sky: Sky, rng: Rng, *, focus: Array
 ) -> Rendering:
     """Draw faces. Sun shadows are cast round focus (3,)."""
-    big = _doubled(camera)
+    w, h = 2 * camera.width, 2 * camera.height
+    big = replace(
+        camera, width=w, height=h, focal=2 * camera.focal
+    )  # its exact centre IS 2 c + 1/2
     projected = [p for p in (_project(face, big) for face in faces) if p is not None]
     inverse = np.zeros((big.height, big.width), np.float32)  # 1 / z, 0 is sky
     owner = np.zeros(inverse.shape, np.int32)  # 0 is sky, i is projected[i - 1]
@@ -56,7 +59,7 @@ def render(
     albedo = np.zeros((*inverse.shape, 4), np.uint8)
     for i in np.flatnonzero(np.bincount(owner.ravel())[1:]).tolist():
         _paint(projected[i], owner, i + 1, albedo)
-    lit = _sun_visible(faces, projected, camera, light, inverse, owner, focus)
+    lit = _sun_visible(faces, projected, big, light, inverse, owner, focus)
     linear = _shade(projected, light, lit, albedo, inverse, owner)
     open_ = owner == 0
     behind = _draw_sky(camera, light, sky, np.flatnonzero(open_.any(axis=1)))
@@ -65,12 +68,6 @@ def render(
     small = cv2.resize(linear, (camera.width, camera.height), interpolation=cv2.INTER_AREA)
     planes = np.array([np.zeros(3), *(p.score for p in projected)])
     return Rendering(_develop(small, light, rng), inverse, owner, planes)
-
-
-def _doubled(camera: Camera) -> Camera:
-    """The camera of the 2 x 2 supersampled picture: its exact centre IS 2 c + 1/2."""
-    w, h, focal = 2 * camera.width, 2 * camera.height, 2 * camera.focal
-    return replace(camera, width=w, height=h, focal=focal)
 
 
 def _linear(row: Array, x: Array, y: Array, kind: npt.DTypeLike = np.float32) -> Array:
@@ -238,7 +235,7 @@ def _paint(p: _Projected, owner: Array, label: int, albedo: Array) -> None:
 def _sun_visible(
     faces: Sequence[Face],
     projected: Sequence[_Projected],
-    camera: Camera,
+    big: Camera,
     light: Light,
     inverse: Array,
     owner: Array,
@@ -259,13 +256,11 @@ def _sun_visible(
         if caster is not None:
             _rasterize(caster, height, unused, 1)
     # z (K^-1 pixel) rotated to the map's axes; the upper left sub-pixel stands for its pixel
-    rays = axes @ camera.rotation.T @ np.linalg.inv(_doubled(camera).matrix)
+    rays = axes @ big.rotation.T @ np.linalg.inv(big.matrix)
     z = np.float32(1) / np.maximum(inverse[::2, ::2], np.float32(1e-4))
-    x, y = np.arange(0.0, 2 * camera.width, 2), np.arange(0.0, 2 * camera.height, 2)
-    u, v, up = (
-        _linear(row, x, y) * z + np.float32(o)
-        for row, o in zip(rays, axes @ (camera.centre - focus), strict=True)
-    )
+    x, y = np.arange(0.0, big.width, 2), np.arange(0.0, big.height, 2)
+    at = zip(rays, axes @ (big.centre - focus), strict=True)
+    u, v, up = (_linear(row, x, y) * z + np.float32(o) for row, o in at)
     u, v = (part / np.float32(cell) + np.float32((SHADOW_CELLS - 1) / 2) for part in (u, v))
     slope = np.array([0.0] + [max(float(p.normal @ sun), 0.0) for p in projected])
     # crossed planes of leaves would each draw a dark seam down the other
@@ -276,8 +271,8 @@ def _sun_visible(
     lit = np.zeros(own.shape, np.float32)
     taps = ((-0.7, -0.2), (0.2, -0.7), (0.7, 0.2), (-0.2, 0.7))
     for du, dv in taps:
-        at = u + np.float32(du), v + np.float32(dv)
-        lit += own >= cv2.remap(height, *at, cv2.INTER_NEAREST, borderValue=far)
+        tap = u + np.float32(du), v + np.float32(dv)
+        lit += own >= cv2.remap(height, *tap, cv2.INTER_NEAREST, borderValue=far)
     return lit / len(taps)
 
 
@@ -353,14 +348,12 @@ def _shade(
     owner: Array,
 ) -> Array:
     """Ambient + Lambert + glow + haze: linear RGB (2 h, 2 w, 3)."""
-    sun = np.zeros((len(projected) + 1, 3), np.float32)
-    ambient = np.ones_like(sun)
-    for i, p in enumerate(projected, 1):
-        lambert = 0.55 if p.face.soft else max(float(p.normal @ light.sun), 0.0)
-        sun[i] = light.sun_rgb * lambert
-        # from above comes the sky, from below what the paving throws back
-        ambient[i] = light.ambient_rgb * (0.80 + 0.20 * p.normal[2])
-        ambient[i] += 0.06 * light.sun_rgb  # rounded twice: not the sum in one line
+    lambert = [0.55 if p.face.soft else max(float(p.normal @ light.sun), 0.0) for p in projected]
+    sun = np.outer([0.0, *lambert], light.sun_rgb).astype(np.float32)
+    # from above comes the sky, from below what the paving throws back
+    above = [0.80 + 0.20 * p.normal[2] for p in projected]
+    ambient = np.outer([1.0, *above], light.ambient_rgb).astype(np.float32)
+    ambient += 0.06 * light.sun_rgb  # rounded twice: not the sum in one line
     shadow = cv2.resize(lit, owner.shape[::-1], interpolation=cv2.INTER_NEAREST)
     table = ((np.arange(256) / 255.0) ** GAMMA).astype(np.float32)
     out = np.empty((*owner.shape, 3), np.float32)

@@ -177,10 +177,8 @@ def _pave(c: Canvas, pattern: str) -> None:
         """A rectangle without its corners, r metres of each side."""
         for left in (x, x + (-c.width if x + w > c.width else c.width)):
             for low in (y, y + (-c.height if y + h > c.height else c.height)):
-                xs, ys = (
-                    (left, left + r, left + w - r, left + w),
-                    (low, low + r, low + h - r, low + h),
-                )
+                xs = (left, left + r, left + w - r, left + w)
+                ys = (low, low + r, low + h - r, low + h)
                 corners = ((1, 0), (2, 0), (3, 1), (3, 2), (2, 3), (1, 3), (0, 2), (0, 1))
                 c.poly([(xs[i], ys[j]) for i, j in corners], rgb)
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +28,9 @@ from pipelines.town.model import Camera
 from pipelines.town.paint import seeded
 from pipelines.town.scene import ELSEWHERE, LANDMARKS, Site, build_site, horizon, meadow
 from pipelines.town.view import photograph_one
+
+# A picture to take: its file, its site, the name if that is a landmark, which view (see plan_view).
+_View = tuple[str, Site, str | None, int]
 
 
 @dataclass(frozen=True)
@@ -86,23 +89,13 @@ def _existing(out: Path, settings: dict[str, Any]) -> Town:
     data = json.loads(truth.read_text(encoding="utf-8"))
     found = data.get("settings") if isinstance(data, dict) else None
     if found != settings:
-        raise ValueError(
-            f"{out} holds a town made with {found}, not {settings}; name another folder"
-        )
+        what = f"a town made with {found}, not {settings}"
+        raise ValueError(f"{out} holds {what}; name another folder")
     shots = tuple(map(Shot.from_json, data["images"]))
     missing = [s.file for s in shots if not (out / s.file).is_file()]
     if missing:
         raise ValueError(f"{out} lacks {missing[0]} and {len(missing) - 1} more; delete it")
     return Town(out, False, tuple(data["landmarks"]), shots)
-
-
-class _View(NamedTuple):
-    """A picture to take: its file, its site, which view of it (see plan_view)."""
-
-    file: str
-    site: Site
-    landmark: str | None
-    number: int
 
 
 def _photograph(
@@ -122,12 +115,12 @@ def _photograph(
     (root / "queries").mkdir()
 
     def take(item: tuple[int, _View]) -> Shot:
-        count, view = item
-        camera, picture = photograph_one(faces, view.site, sky, seed, view.number, views, size)
+        count, (file, site, landmark, number) = item
+        camera, picture = photograph_one(faces, site, sky, seed, number, views, size)
         image = picture.image
-        if view.number > views:
+        if number > views:
             camera, image = _turned(camera, image)
-        return save(root, view.file, view.landmark, camera, image, count)
+        return save(root, file, landmark, camera, image, count)
 
     wanted = enumerate(_views(sites, names, turned, views))
     return list(ordered_map(take, wanted, workers, start=None))
@@ -138,10 +131,10 @@ def _views(sites: Sequence[Site], names: Sequence[str], turned: str, views: int)
     for site in sites:
         landmark = site.name if site.name in names else None
         for i in range(views if landmark else 0):
-            yield _View(f"landmarks/{site.name}/{i + 1:02d}.jpg", site, landmark, i)
-        yield _View(f"queries/{site.name}.jpg", site, landmark, views)
+            yield f"landmarks/{site.name}/{i + 1:02d}.jpg", site, landmark, i
+        yield f"queries/{site.name}.jpg", site, landmark, views
         if landmark == turned:
-            yield _View(f"queries/{site.name}-turned.jpg", site, landmark, views + 1)
+            yield f"queries/{site.name}-turned.jpg", site, landmark, views + 1
 
 
 def _turned(camera: Camera, image: Array) -> tuple[Camera, Array]:
@@ -150,6 +143,6 @@ def _turned(camera: Camera, image: Array) -> tuple[Camera, Array]:
     Pixel (x, y) goes to (y, w - 1 - x): the camera's x axis becomes its old y, its y the old -x.
     """
     turn = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
-    rotation, translation = turn @ camera.rotation, turn @ camera.translation
-    moved = Camera(camera.height, camera.width, camera.focal, rotation, translation)
+    pose = turn @ camera.rotation, turn @ camera.translation
+    moved = Camera(camera.height, camera.width, camera.focal, *pose)
     return moved, np.ascontiguousarray(np.rot90(image))

@@ -30,11 +30,8 @@ LICENCE = "Apache-2.0"
 def write_weights(
     recipe: Recipe[Any], network: nn.Module, checkpoint: Checkpoint, out: Path
 ) -> tuple[Record, str]:
-    """Write weights.safetensors, record.json and loss.png of a checkpoint into `out`.
-
-    Returns:
-        The record and the sha256 of the weights file.
-    """
+    """Write weights.safetensors, record.json and loss.png of a checkpoint into `out`; the record and
+    the sha256 of the weights file."""
     scores = {
         f"{stage}: held-out {name}, {when}": value
         for stage, measured in checkpoint.held_out.items()
@@ -42,15 +39,11 @@ def write_weights(
         for name, value in losses.items()
         if math.isfinite(value)
     }
+    words = checkpoint.description, checkpoint.begun["command"]
+    commit = commit_of(Path(locate.__file__).parent)
+    seconds = round(checkpoint.elapsed, 1)
     record = Record(
-        system=recipe.system,
-        settings=recipe.settings(),
-        data=checkpoint.description,
-        command=checkpoint.begun["command"],
-        commit=commit_of(Path(locate.__file__).parent),
-        seconds=round(checkpoint.elapsed, 1),
-        scores=scores,
-        licence=LICENCE,
+        recipe.system, recipe.settings(), *words, commit, seconds, scores, licence=LICENCE
     )
     with torch.no_grad():
         sha256 = save_weights(out / WEIGHTS, recipe.tensors(network), record)

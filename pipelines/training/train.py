@@ -74,8 +74,7 @@ def train_system(
     """Train, or go on with it; writes checkpoint.pt, metrics.jsonl and, at the end,
     weights.safetensors, record.json and loss.png.
 
-    The first Ctrl-C or SIGTERM ends it with a checkpoint, the second one at once.
-    """
+    The first Ctrl-C or SIGTERM ends it with a checkpoint, the second one at once."""
     create_recipe(request.system, request.settings)  # refuse what is wrong before a folder is made
     begun = None if resume else _begun(request, None)
     if begun:
@@ -116,12 +115,9 @@ def export(request: TrainRequest) -> TrainResult:
         recipe = create_recipe(request.system, begun["settings"])
         network = _network_of(recipe, Path(begun["data"]), checkpoint, request.out)
         if not checkpoint.finished:
-            stage, planned = (
-                recipe.stages[checkpoint.stage].name,
-                checkpoint.steps[checkpoint.stage],
-            )
+            stage, done, planned = checkpoint.stage, checkpoint.step, checkpoint.steps
             words = "these weights are of an unfinished training: stage %s, step %d of %d"
-            log.warning(words, stage, checkpoint.step, planned)
+            log.warning(words, recipe.stages[stage].name, done, planned[stage])
         return _written(recipe, network, checkpoint, request.out)
 
 
@@ -149,13 +145,8 @@ def _begun(request: TrainRequest, checkpoint: Checkpoint | None) -> dict[str, An
                 f"{now} now); bring those back, or train anew into another --out"
             )
         return {**checkpoint.begun, "data": str(data.absolute())}
-    return {
-        **asked,
-        "seed": request.seed or 0,
-        "data": str(data.absolute()),
-        "files": files,
-        "command": request.command,
-    }
+    here = {"data": str(data.absolute()), "files": files, "command": request.command}
+    return {**asked, "seed": request.seed or 0, **here}
 
 
 def _files_below(data: Path, out: Path) -> dict[str, Any]:

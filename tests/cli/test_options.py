@@ -281,7 +281,8 @@ def test_a_command_of_a_typed_function():
         return plain
 
     seen = []
-    one = command("make", "make it", "locate make x")(function)
+    function.__name__, function.__doc__ = "make", "Make it."
+    one = command("locate make x")(function)
 
     def run(*words):
         with one.make_context("make", list(words)) as context:

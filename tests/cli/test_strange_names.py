@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pycolmap
 import pytest
 from markupsafe import escape
 from PIL import Image
@@ -18,6 +19,8 @@ from locate.util.printable import in_markup, visible
 from pipelines.cli import exit_codes
 from pipelines.cli.main import main
 from pipelines.indexing.build import build_index
+from pipelines.reports.map_viewer import make_scene
+from tests.helpers.poses import pose_of
 
 ROOT = Path(__file__).resolve().parents[2]
 # Line break, tab, an escape sequence (red), a mark that turns the text round, a C1 control, a zero-width
@@ -134,16 +137,8 @@ def test_pages_and_pictures(home, capsys):
 
 
 def test_a_page_of_poses_is_harmless():
-    from pipelines.reports.map_viewer import ShownCamera, _scene_json
-
-    camera = ShownCamera(HARMFUL, np.zeros(3), np.eye(3), np.zeros((4, 3)))
-    scene = type("S", (), {})()
-    for field in ("points", "colors", "forward"):
-        setattr(scene, field, np.zeros(3))
-    for field in ("total", "radius", "depth", "camera_size", "exaggeration"):
-        setattr(scene, field, 1.0)
-    scene.cameras, scene.queries, scene.unit = (camera,), (), "m"
-    assert _scene_json(scene)["cameras"][0]["name"] == SHOWN
+    (query,) = make_scene(pycolmap.Reconstruction(), [pose_of()], names=[HARMFUL]).queries
+    assert query["name"] == query["camera"]["name"] == SHOWN
 
 
 def test_a_name_of_255_bytes(home, photo_factory, capsys):

@@ -18,7 +18,13 @@ from locate.extractors.base import ExtractorInfo
 from locate.extractors.sift import Sift
 from locate.formats.colmap import write_model
 from locate.localization.absolute_pose import SOLVERS, estimate_pose
-from locate.mapping.triangulation import choose_pairs, epipolar_errors, scene_depth, triangulate
+from locate.mapping.triangulation import (
+    choose_pairs,
+    epipolar_errors,
+    observed_points,
+    scene_depth,
+    triangulate,
+)
 from locate.metrics.pose import pose_errors
 from locate.types import Extraction, Features
 from pipelines.evaluation.localization import (
@@ -307,6 +313,18 @@ def test_an_extractor_without_points_localizes_nothing(scene_folder, world):
     assert np.isinf(degrees)
     assert report.tables[1].rows[0][2:] == (0.0,) * 8
     assert (report.curves[0].series["planted"][1] == 0).all()
+    assert sum(note.startswith("box: no map by planted") for note in report.notes) == 1
+
+
+def test_a_model_that_does_not_fit_the_photos_is_told(scene_folder, world):
+    """By the scene and the reason; of several folds each reason once."""
+    (scene,) = find_scenes(scene_folder)
+    shuffled = Planted((world[0], world[1][::-1]))
+    report = run(scene_folder, shuffled)
+    told = [note for note in report.notes if "the model does not fit the photos" in note]
+    assert medians(report)[2] == 0
+    assert len(told) == len(set(told)) >= 1
+    assert all(note.startswith(f"{scene.name}: ") and "not localized" in note for note in told)
 
 
 def test_any_localizer_can_be_judged(scene_folder, world):
@@ -362,7 +380,7 @@ def test_a_query_of_another_size_is_told(scene_folder, world):
     )
     with MapMaker(Planted(world), workers=1) as make:
         assert make(scene, scene.photos[1:])(scene.photos[0].path, other) is None
-    (told,) = make.unused
+    (told,) = make.notes
     assert "00.png is 320 x 240 px, but its camera is 320 x 241" in told
 
 
@@ -474,6 +492,17 @@ def planted(world, **options):
     return [extractor.extract(p).features for p in pixels]
 
 
+def points_of(model):
+    """P x 3, in the order of their ids."""
+    return np.array([model.point3D(i).xyz for i in sorted(model.point3D_ids())])
+
+
+def seen_by(model, photo):
+    """The row of the point that each feature of a photo sees, -1 for none."""
+    rows = {point_id: row for row, point_id in enumerate(sorted(model.point3D_ids()))}
+    return observed_points(model.find_image_with_name(photo.name), rows)
+
+
 def test_triangulated_points_are_the_true_ones(world):
     points, poses = world
     photos, features = posed(poses[:4]), planted((points, poses[:4]))
@@ -486,19 +515,20 @@ def test_triangulated_points_are_the_true_ones(world):
         return np.r_[good, bad]
 
     made = triangulate(photos, features, match)
-    assert len(made.points) > 0.9 * POINTS
-    assert made.error < 0.01
+    assert made.num_points3D() > 0.9 * POINTS
+    made.update_point_3d_errors()
+    assert made.compute_mean_reprojection_error() < 0.01
     for i, photo in enumerate(photos):
-        ids = made.point_ids[photo.name]
+        ids = seen_by(made, photo)
         assert ids.shape == (len(features[i]),)
         seen = ids >= 0
         assert seen.mean() > 0.85
-        off = np.linalg.norm(made.points[ids[seen]] - points[where[i][seen]], axis=1)
+        off = np.linalg.norm(points_of(made)[ids[seen]] - points[where[i][seen]], axis=1)
         assert np.median(off) < 1e-3
         assert (off < 0.05).mean() > 0.98
         assert len(np.unique(ids[seen])) == seen.sum()
     again = triangulate(photos, features, match)
-    np.testing.assert_array_equal(made.points, again.points)
+    np.testing.assert_array_equal(points_of(made), points_of(again))
     depths = [np.median(project(points[where[i]], poses[i])[1]) for i in range(4)]
     assert scene_depth(made) == pytest.approx(np.median(depths), rel=0.02)
 
@@ -512,10 +542,10 @@ def test_two_photos_are_enough_and_one_place_is_not(world):
         for k in keypoints
     ]
     made = triangulate(posed(poses[:2]), features, lambda i, j: everything)
-    assert len(made.points) > 250
-    assert made.track_length == 2
+    assert made.num_points3D() > 250
+    assert made.compute_mean_track_length() == 2
     same = triangulate(posed([poses[0]] * 2), [features[0]] * 2, lambda i, j: everything)
-    assert len(same.points) == 0
+    assert same.num_points3D() == 0
     assert np.isnan(scene_depth(same))
     with pytest.raises(InputError, match="2 photos of different names"):
         triangulate(posed(poses[:2]), features[:1], lambda i, j: everything)
@@ -543,8 +573,8 @@ def test_matches_off_the_epipolar_line_make_no_points(world):
             for k in where
         ]
         made = triangulate(photos, features, lambda i, j: everything, max_error=1.0)
-        assert (len(made.points) > 250) == found
-        assert (len(made.points) > 0) == found
+        assert (made.num_points3D() > 250) == found
+        assert (made.num_points3D() > 0) == found
 
 
 def test_points_stand_where_their_projections_fit_best(world):
@@ -562,15 +592,15 @@ def test_points_stand_where_their_projections_fit_best(world):
     def costs(points):
         total = np.zeros(len(points))
         for photo, own in zip(photos, features, strict=True):
-            ids = made.point_ids[photo.name]
+            ids = seen_by(made, photo)
             seen = np.flatnonzero(ids >= 0)
             off = project(points[ids[seen]], photo.cam_from_world)[0] - own.keypoints[seen]
             np.add.at(total, ids[seen], 2 * (np.sqrt(1 + (off**2).sum(axis=1)) - 1))
         return total
 
-    best = costs(made.points)
+    best = costs(points_of(made))
     for step in np.r_[np.eye(3), -np.eye(3)] * 3e-3:
-        assert (costs(made.points + step) >= best).mean() > 0.95
+        assert (costs(points_of(made) + step) >= best).mean() > 0.95
 
 
 def test_strong_lenses_are_not_skipped(world):
@@ -584,7 +614,7 @@ def test_strong_lenses_are_not_skipped(world):
     ]
     everything = np.stack([np.arange(100)] * 2, axis=1)
     made = triangulate(posed(poses[:3], lens), features, lambda i, j: everything)
-    assert len(made.points) > 50
+    assert made.num_points3D() > 50
 
 
 def test_epipolar_errors_by_hand():

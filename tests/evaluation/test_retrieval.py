@@ -21,11 +21,10 @@ from locate.extractors.base import ExtractorInfo
 from locate.matching.evidence import chance_inliers
 from locate.retrieval.verdict import MATCH, NO_MATCH
 from locate.types import Extraction, Features
-from pipelines.evaluation.open_set import OpenSetRun, open_set_curves
 from pipelines.evaluation.rankings import evaluate_rankings
 from pipelines.evaluation.retrieval import evaluate_retrieval
 from pipelines.evaluation.retrieval_database import QueryResult
-from pipelines.evaluation.retrieval_scores import eleven_points
+from pipelines.evaluation.retrieval_scores import OpenSetRun, eleven_points, open_set_curves
 
 MAX_RED = 26
 

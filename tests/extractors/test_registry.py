@@ -14,9 +14,12 @@ import locate
 from index.catalog import Catalog
 from locate.errors import DatabaseMismatchError, InputError, UnknownNameError, WeightsError
 from locate.extractors import registry
+from locate.extractors.backbones.registry import create_backbone
+from locate.extractors.d2net.network import D2Network
 from locate.extractors.recipes import create_recipe
 from locate.extractors.settings import Setting, typed
 from locate.extractors.sift import Sift
+from locate.extractors.weights import Record, save_weights
 from pipelines.cli.main import main
 from pipelines.indexing.build import add_photos, build_index
 from pipelines.indexing.provenance import load_extractor
@@ -195,6 +198,27 @@ def test_settings_find_their_part():
     ):
         with pytest.raises(InputError, match=message):
             registry.create("gem+sift", wrong)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("backbone", "resnet50"), ("taps", "stage2"), ("backbone_weights", "x.pth")],
+)
+def test_weights_decide_about_the_start(setting, value, photos, tmp_path, capsys):
+    taps = ["expand4"]
+    network = D2Network(create_backbone("lite0"), taps)
+    file = tmp_path / "w.safetensors"
+    settings = {"backbone": "lite0", "taps": taps}
+    save_weights(file, network.state_dict(), Record("d2net", settings))
+    with pytest.raises(InputError, match=f"the weights decide the {setting} of d2net"):
+        registry.create("d2net", {setting: value}, {"d2net": file})
+    words = ["build-index", str(photos), "--index", str(tmp_path / "index"), "--weights", str(file)]
+    assert main([*words, "--set", f"{setting}={value}"]) == 2
+    assert "leave out the setting, or the weights" in " ".join(capsys.readouterr().err.split())
+    # What the weights say themselves is no contradiction: a database remembers it.
+    made = registry.create("d2net", settings, {"d2net": file})
+    again = registry.create("d2net", registry.settings_in(made.info), {"d2net": file})
+    assert made.info == again.info
 
 
 def test_the_default_takes_the_settings_of_its_parts():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import numpy as np
 import pycolmap
 import pytest
@@ -10,7 +13,7 @@ from locate.errors import InputError, UnknownNameError
 from locate.formats.colmap import is_model, read_model
 from locate.formats.trajectories import FORMATS, pair_names, read_poses, write_poses
 from locate.geometry.rigid import invert
-from pipelines.evaluation.pose_file import evaluate_pose_file, read_names
+from pipelines.evaluation.pose_tables import evaluate_pose_file, read_names
 
 # A camera at (1, 2, 3), turned by 90 degrees about z: what lies along the world's x axis lies along the
 # camera's y axis. By hand: R = [[0, -1, 0], [1, 0, 0], [0, 0, 1]], t = -R (1, 2, 3) = (2, -1, -3);
@@ -157,6 +160,27 @@ def test_files_that_cannot_be_read(tmp_path):
         read_poses(tmp_path / "b.txt", "g2o")
     with pytest.raises(InputError, match="needs the camera"):
         write_poses(tmp_path / "m", {"a": BY_HAND}, "colmap")
+
+
+def test_models_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    folder, cameras = tmp_path / "model", {"a.jpg": camera()}
+    write_poses(folder, {"a.jpg": BY_HAND}, "colmap", cameras=cameras, header=["first"])
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert sorted(before) == ["cameras.txt", "frames.txt", "images.txt", "points3D.txt", "rigs.txt"]
+    assert before["images.txt"].startswith(b"# first\n# Image list")
+    poses, wide = {"a.jpg": BY_HAND + np.eye(3, 4, 3)}, {"a.jpg": camera(800)}
+
+    def full_disk(fd):
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        write_poses(folder, poses, "colmap", cameras=wide)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    monkeypatch.undo()
+    write_poses(folder, poses, "colmap", cameras=wide)
+    assert read_model(folder).cameras["a.jpg"].width == 800
+    assert sorted(file.name for file in folder.iterdir()) == sorted(before)
 
 
 def test_models_are_read_as_colmap_reads_them(tmp_path):

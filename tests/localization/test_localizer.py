@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 
 import numpy as np
@@ -13,10 +14,9 @@ from locate.errors import DatabaseMismatchError, ImageError, InputError
 from locate.extractors.sift import Sift
 from locate.geometry.cameras import Camera
 from locate.localization.gravity import GravityPrior
-from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Pose
+from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, Pose, PosePrior
 from locate.types import Extraction
 from pipelines.localization.localizer import Localizer
-from pipelines.localization.matcher import PosePrior
 from pipelines.mapping.import_model import import_map
 from tests.helpers.small_town import errors, nees, queries_of, same, small_town
 
@@ -331,6 +331,14 @@ def test_many_are_as_one_by_one_in_their_order(town_and_map, queries, given, els
     assert found[-1].verdict == NOT_LOCALIZED
     with pytest.raises(ImageError, match="truncated"):
         Localizer(town_and_map[1], workers=1).localize(cut)
+
+
+def test_the_keywords_of_many_are_those_of_one():
+    """Spelled out, so that `help` and editors show them."""
+    one, many = (
+        inspect.signature(f).parameters for f in (Localizer.localize, Localizer.localize_many)
+    )
+    assert [p for p in one.values() if p.kind is p.KEYWORD_ONLY] == list(many.values())[3:]
 
 
 def test_one_camera_for_many(localizer, queries, given):

@@ -16,15 +16,19 @@ from locate.errors import ImageError, InputError
 from locate.formats.colmap import read_model, write_model
 from locate.geometry.rigid import quaternion_of, rotation_of
 from locate.localization.gravity import GravityPrior
-from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN
+from locate.localization.pose import LOCALIZED, NOT_LOCALIZED, UNCERTAIN, PosePrior
 from locate.localization.rig import Frame, Rig, RigCamera, find_frames, read_rigs
 from locate.metrics.pose import pose_error
 from pipelines.cli.main import main
 from pipelines.localization.localizer import Localizer
-from pipelines.localization.matcher import PosePrior, Request
-from pipelines.localization.rig_localizer import RigPose, localize_frames, localize_rig
+from pipelines.localization.matcher import Request
+from pipelines.localization.rig_localizer import (
+    RigPose,
+    localize_frames,
+    localize_rig,
+    localize_rigs,
+)
 from pipelines.localization.rig_matching import match_rig
-from pipelines.localization.rig_photos import localize_rigs
 from pipelines.mapping.georef import georeference_map
 from pipelines.mapping.import_model import import_map
 from pipelines.town.town import make_town

@@ -386,7 +386,7 @@ def test_limits():
     pose = pose_of(world_points=world, points=by_hand(pose_of().cam_from_world, world))
     scene = make_scene(model_of(cloud()), [pose], max_points=50)
     assert (len(scene.points), scene.total) == (50, 300)
-    assert len(scene.queries[0].seen) == MAX_LINES
+    assert len(scene.queries[0]["seen"]) == MAX_LINES
     assert len(np.unique(make_scene(model_of(cloud(), np.zeros((300, 3))), []).colors)) > 20
 
 

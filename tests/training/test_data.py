@@ -276,6 +276,8 @@ def test_another_program_can_write_pairs_by_the_documented_layout(three):
         ("points_a", np.zeros((3, 2), np.float32), "offsets"),
         ("points_b", np.full((2, 2), np.nan, np.float32), "NaN"),
         ("images", np.array([1, 2]), "strings"),
+        ("sources", np.array("my matcher"), "strings"),
+        ("points_a", np.array(1, np.float32), "float32"),
         ("images", np.array(["a", None]), "is no file of pairs"),  # an object needs a pickle
     ):
         np.savez(root / "bad.npz", **layout | {key: value})

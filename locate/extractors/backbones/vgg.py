@@ -1,8 +1,7 @@
 """VGG16: Simonyan and Zisserman, ICLR 2015, configuration D, without its fully connected part.
 
-Parameter names are torchvision's (`features.N.weight`), so that its checkpoint `vgg16-*.pth` loads
-as it is (the `classifier.*` entries are passed over).
-"""
+Parameter names are torchvision's (`features.N.weight`), so that its checkpoint `vgg16-*.pth` loads as
+it is (the `classifier.*` entries are passed over)."""
 
 from __future__ import annotations
 
@@ -90,5 +89,6 @@ class _DilatedAverage(nn.Module):
         self.dilation = dilation
 
     def forward(self, x: Tensor) -> Tensor:
+        """B x C x H x W -> B x C x H - dilation x W - dilation."""
         d = self.dilation
         return (x[..., :-d, :-d] + x[..., d:, :-d] + x[..., :-d, d:] + x[..., d:, d:]) / 4

@@ -1,9 +1,7 @@
-"""Steps that several detectors share: local maxima, edge test, sub-pixel step, suppression,
-pyramid.
+"""Steps that several detectors share: local maxima, edge test, sub-pixel step, suppression, pyramid.
 
-Maps are C x H x W; positions are cells, (x, y) where they are points and (channel, y, x), N each, where
-they are indices.
-"""
+Maps are C x H x W; positions are cells, (x, y) where they are points and (channel, y, x), N each,
+where they are indices."""
 
 from __future__ import annotations
 
@@ -44,8 +42,7 @@ class Derivatives:
 
     @classmethod
     def at(cls, maps: Tensor, index: Index) -> Derivatives:
-        """At cells off the border. Only there: the Hessians of all channels and cells would not fit
-        into memory."""
+        """At cells off the border alone: those of all channels and cells would not fit into memory."""
         c, y, x = index
         here = maps[c, y, x]
         left, right = maps[c, y, x - 1], maps[c, y, x + 1]
@@ -56,13 +53,8 @@ class Derivatives:
             - maps[c, y - 1, x + 1]
             + maps[c, y - 1, x - 1]
         )
-        return cls(
-            dx=(right - left) / 2,
-            dy=(down - up) / 2,
-            dxx=left - 2 * here + right,
-            dyy=up - 2 * here + down,
-            dxy=corners / 4,
-        )
+        first = (right - left) / 2, (down - up) / 2
+        return cls(*first, left - 2 * here + right, up - 2 * here + down, corners / 4)
 
     @property
     def determinant(self) -> Tensor:

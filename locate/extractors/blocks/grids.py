@@ -1,11 +1,9 @@
 """Where the cells of a feature map lie in the image that the network was given.
 
-Cell (i, j) of a map is centred on image pixel (stride * j + offset, stride * i + offset). The
-offset differs from network to network: 0 for ResNet (odd kernels, padded on both sides), (stride -
-1) / 2 for VGG (2 x 2 pooling) and for EfficientNet-Lite0. Maps that are added, and keypoints that
-are to be right to the pixel, must take it into account; `tests/extractors/backbones/test_backbones.py`
-measures it.
-"""
+Cell (i, j) of a map is centred on image pixel (stride * j + offset, stride * i + offset). The offset
+differs from network to network: 0 for ResNet (odd kernels, padded on both sides), (stride - 1) / 2 for
+VGG (2 x 2 pooling) and for EfficientNet-Lite0. Maps that are added, and keypoints that are to be right
+to the pixel, must take it into account; `tests/extractors/backbones/test_backbones.py` measures it."""
 
 from __future__ import annotations
 

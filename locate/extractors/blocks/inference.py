@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from copy import deepcopy
 from typing import TypeVar
 
 import torch
 from torch import nn
 
+from locate.extractors.base import Size
 from locate.pixels import fit_size
 from locate.types import Array
 
 Network = TypeVar("Network", bound=nn.Module)
-Size = tuple[int, int]
-
-log = logging.getLogger("locate")
 
 
 def default_device() -> torch.device:
@@ -33,10 +30,6 @@ def for_use(network: Network, device: torch.device) -> Network:
     copy = deepcopy(network).eval().requires_grad_(False).to(device)
     copy.backbone.fuse()  # type: ignore[operator,union-attr]
     return channels_last(copy, device)
-
-
-def warn_untrained(system: str, what: str) -> None:
-    log.warning("%s; train it with: locate train %s", what, system)
 
 
 def sizes_of(pixels: Array, size: Size | None, max_side: int) -> tuple[Size, Size]:

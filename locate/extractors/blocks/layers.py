@@ -88,8 +88,7 @@ class GeM(nn.Module):
     """Generalised-mean pooling, Radenovic et al., TPAMI 2018, eq. 2: f = (mean x^p)^(1/p) over all
     positions; p = 1 is the average, p -> infinity the maximum. It is meant for maps that are not
     negative: what is below `eps` counts as `eps`, so that of a map with signs the negative values are
-    dropped. B x C x H x W -> B x C.
-    """
+    dropped. B x C x H x W -> B x C."""
 
     def __init__(self, p: float = 3.0, eps: float = 1e-6) -> None:
         super().__init__()

@@ -1,8 +1,7 @@
-"""How much a cell of a map is detected, as a number that has a gradient: Dusmanu et al., "D2-Net", CVPR
-2019, section 3.2. UR2KiD takes it over.
+"""How much a cell of a map is detected, as a number that has a gradient: Dusmanu et al., "D2-Net",
+CVPR 2019, section 3.2. UR2KiD takes it over.
 
-Maps are B x C x h x w and not negative; D^k_ij of the paper is `maps[:, k, i, j]`.
-"""
+Maps are B x C x h x w and not negative; D^k_ij of the paper is `maps[:, k, i, j]`."""
 
 from __future__ import annotations
 
@@ -16,9 +15,8 @@ _TINY = 1e-8
 def soft_local_max(maps: Tensor, radius: int = 1) -> Tensor:
     """Eq. 4: alpha^k_ij = exp(D^k_ij) / sum of exp(D^k) over the window of (2 radius + 1)^2 cells.
 
-    As in the authors' code, D is divided by the largest value of the whole map first, which makes alpha
-    independent of the scale of the features, and beyond the border exp(D) counts as 1.
-    """
+    As in the authors' code, D is divided by the largest value of the whole map first, which makes
+    alpha independent of the scale of the features, and beyond the border exp(D) counts as 1."""
     largest = maps.amax(dim=(1, 2, 3), keepdim=True).clamp(min=_TINY)
     exponential = torch.exp(maps / largest)
     side = 2 * radius + 1

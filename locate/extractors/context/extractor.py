@@ -5,10 +5,9 @@ network that was trained to recognise things, and that runs for the global descr
 maps say at a keypoint joins the keypoint's own descriptor, as in Luo et al., "ContextDesc", CVPR 2019
 (section 3.2, where both are trained; here linear maps are fitted, `projection`).
 
-ImageNet's photos are the right way up, as most are. What is not turned needs no descriptors that a turn
-does not change, and those tell less apart. So the likelihood that a photo is the right way up
-(`upright`) decides how much its upright descriptors weigh, its turned ones, and the context.
-"""
+ImageNet's photos are the right way up, as most are. What is not turned needs no descriptors that a
+turn does not change, and those tell less apart. So the likelihood that a photo is the right way up
+(`upright`) decides how much its upright descriptors weigh, its turned ones, and the context."""
 
 from __future__ import annotations
 
@@ -24,12 +23,12 @@ from torch.nn import functional
 
 from locate.errors import WeightsError
 from locate.extractors.backbones import efficientnet
-from locate.extractors.base import ExtractorInfo
+from locate.extractors.base import ExtractorInfo, Size
 from locate.extractors.blocks.detection import resize_image, to_input
 from locate.extractors.blocks.grids import Grid, sample
 from locate.extractors.blocks.inference import channels_last, default_device
 from locate.extractors.blocks.layers import GeM
-from locate.extractors.bundled import BUNDLED
+from locate.extractors.bundled import BUNDLED, imagenet_weights_path
 from locate.extractors.context.projection import Projection
 from locate.extractors.context.upright import Upright, layout
 from locate.extractors.precision import precision
@@ -56,26 +55,20 @@ _LEAST = 0.02  # upright descriptors of less weight have none; turned ones have 
 
 
 class BackboneMaps:
-    """EfficientNet-Lite0 on a photo that is shrunk so that its long side is at most `max_side`: its
-    maps for a context, by tap, and their GeM-pooled head."""
+    """EfficientNet-Lite0 on a photo that is shrunk so that its long side is at most `SIDE`: its maps of
+    `TAPS` and their GeM-pooled head."""
 
-    def __init__(
-        self,
-        network: efficientnet.EfficientNetLite0,
-        taps: Sequence[str] = TAPS,
-        max_side: int = SIDE,
-    ) -> None:
+    def __init__(self, network: efficientnet.EfficientNetLite0) -> None:
         self.device = default_device()
-        self.taps, self.max_side = tuple(taps), max_side
         plain = efficientnet.fused(network, precision(self.device))
         self._network = channels_last(plain, self.device)
         self._pool = GeM(_EXPONENT).eval().to(self.device)
 
     def feature_maps(self, pixels: Array) -> tuple[dict[str, Tensor], tuple[int, int]]:
         """Maps by tap, and the size (width, height) of the image that they are of."""
-        size = fit_size((pixels.shape[1], pixels.shape[0]), self.max_side)
+        size = fit_size((pixels.shape[1], pixels.shape[0]), SIDE)
         x = to_input(resize_image(pixels, size), self.device, _MULTIPLE)
-        maps = self._network.taps(self._network.normalise(x), {*self.taps, "head"})
+        maps = self._network.taps(self._network.normalise(x), {*TAPS, "head"})
         return {tap: one.float() for tap, one in maps.items()}, size
 
     def global_vector(self, maps: Mapping[str, Tensor], size: tuple[int, int]) -> Tensor:
@@ -97,7 +90,7 @@ class BackboneMaps:
         """N x K: the maps at N x 2 points in pixels of the image that they are of; with a projection
         C x K, N x C. Cells are projected, not points: both are linear, and of cells there are fewer."""
         places = torch.from_numpy(points).to(self.device, torch.float32)[None]
-        cells = [(self._network.grid(tap), maps[tap]) for tap in self.taps]
+        cells = [(self._network.grid(tap), maps[tap]) for tap in TAPS]
         if projection is not None:
             parts = torch.split(projection, [one.shape[1] for _, one in cells], dim=1)
             alike: dict[Grid, Tensor] = {}  # whose cells lie at the same places are read together
@@ -111,14 +104,7 @@ class BackboneMaps:
 
 class Context:
     """Keypoints and their own descriptors are `steered`'s, the context and the global descriptor
-    `deep`'s.
-
-    Args:
-        projection: joins them.
-        upright: judges whether a photo is the right way up.
-        weights_hash: of everything that was learned.
-        shares: of a cosine that are the context's, in turned photos and in upright ones.
-    """
+    `deep`'s; `projection` joins them."""
 
     settings_of = Steered  # those that `from_pretrained` takes besides its own
 
@@ -128,7 +114,7 @@ class Context:
         deep: BackboneMaps,
         projection: Projection,
         upright: Upright,
-        weights_hash: str,
+        weights_hash: str,  # of everything that was learned
         shares: tuple[float, float] = SHARES,
     ) -> None:
         self.max_side = steered.max_side
@@ -141,9 +127,9 @@ class Context:
             weights=weights_hash,
             settings={
                 "steered": dict(steered.info.settings),
-                "taps": list(deep.taps),
+                "taps": list(TAPS),
                 "p": _EXPONENT,
-                "global side": deep.max_side,
+                "global side": SIDE,
                 "shares": list(shares),
                 "even, sharpness, least": [_EVEN, _SHARPNESS, _LEAST],
             },
@@ -159,12 +145,8 @@ class Context:
     def from_pretrained(
         cls, weights: Path | None = None, *, shares: tuple[float, float] = SHARES, **settings: Any
     ) -> Context:
-        """With weights of `locate train context`, by default those that come with the package;
-        `WeightsError` if they do not fit, or were fitted to other steered features.
-
-        Args:
-            settings: of `Steered`.
-        """
+        """With weights of `locate train context`, by default those that come with the package, and
+        settings of `Steered`; `WeightsError` if they do not fit, or were fitted to other features."""
         weights = weights or BUNDLED[SYSTEM]
         tensors, record = load_weights(weights, SYSTEM)
         steered = Steered.from_pretrained(**settings)
@@ -178,14 +160,12 @@ class Context:
             projection = Projection(**tensors)
         except (KeyError, TypeError) as error:
             raise WeightsError(f"{weights} does not fit: {error}") from error
-        imagenet = efficientnet.imagenet_weights_path()
+        imagenet = imagenet_weights_path()
         deep = BackboneMaps(efficientnet.load_imagenet(imagenet))
         hashes = (file_hash(imagenet), steered.info.weights or "", file_hash(weights))
         return cls(steered, deep, projection, judge, " ".join(hashes), shares)
 
-    def extract(
-        self, pixels: Array, size: tuple[int, int] | None = None, *, local: bool = True
-    ) -> Extraction:
+    def extract(self, pixels: Array, size: Size | None = None, *, local: bool = True) -> Extraction:
         with torch.inference_mode():
             maps, small = self._deep.feature_maps(pixels)
             vector = self._deep.global_vector(maps, small)

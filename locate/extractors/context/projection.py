@@ -9,10 +9,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from locate.errors import InputError
-from locate.extractors.blocks.discriminative import discriminative
+from locate.extractors.blocks.discriminative import discriminative, principal
 
 
 class Projection(NamedTuple):
+    """The linear maps that a descriptor is made by."""
+
     mean: Tensor  # K, of what the deep network sees at keypoints
     context: Tensor  # C x K: keeps of it what tells places apart
     own_turned: Tensor  # T x L: what is kept of a descriptor that is turned with its keypoint
@@ -26,14 +28,10 @@ class Projection(NamedTuple):
     def descriptors(
         self, turned: Tensor, upright: Tensor | None, seen: Tensor, weight: float, share: float
     ) -> Tensor:
-        """N x (T + U + C), unit vectors in three parts.
-
-        Args:
-            turned, upright: N x L, unit vectors; None for upright ones without weight.
-            seen: N x C, `context` times what the deep network sees.
-            weight: 0 to 1, of the upright ones among the keypoint's own.
-            share: 0 to 1, of a cosine that is the context's.
-        """
+        """N x (T + U + C), unit vectors in three parts, of N x L unit vectors, turned and upright (None
+        for upright ones without weight), and of N x C, `context` times what the deep network sees.
+        `weight`, 0 to 1, is that of the upright ones among the keypoint's own, `share` of a cosine the
+        context's."""
         own = functional.normalize(functional.linear(turned, self.own_turned), dim=-1)
         still = own.new_zeros(len(own), len(self.own_upright))
         if upright is not None:
@@ -45,15 +43,9 @@ class Projection(NamedTuple):
 
 
 def fit_context(a: Tensor, b: Tensor, dim: int, ridge: float) -> tuple[Tensor, Tensor]:
-    """The projection under which matches are alike and all else is not (`discriminative`): linear
-    discriminant analysis with a class for each match.
-
-    Args:
-        a, b: M x K, what is seen at the two ends of each match.
-
-    Returns:
-        mean K and projection C x K, float64.
-    """
+    """The mean K and the projection C x K, float64, under which matches are alike and all else is not
+    (`discriminative`), of what is seen at the two ends of each match, M x K: linear discriminant
+    analysis with a class for each match."""
     if len(a) <= dim:
         raise InputError(f"{len(a)} matches are too few for a context of {dim} numbers")
     a, b = a.double(), b.double()
@@ -66,5 +58,4 @@ def strongest(x: Tensor, dim: int) -> Tensor:
     """The `dim` dimensions that hold most of N x L, orthonormal rows dim x L, float64: cosines hardly
     change."""
     x = x.double()
-    found: Tensor = torch.linalg.eigh(x.T @ x)[1].flip(1)[:, :dim].T
-    return found.contiguous()
+    return principal(x.T @ x, dim)[1]

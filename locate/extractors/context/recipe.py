@@ -1,11 +1,10 @@
-"""How context is fitted: linear maps in closed form, to spots seen twice, and to photos the right way up
-and turned. It takes two minutes.
+"""How context is fitted: linear maps in closed form, to spots seen twice, and to photos the right way
+up and turned. It takes two minutes.
 
     locate train context --data ../shared/data/train --out build/context --set matches=pairs.npz
     locate train context --data ../shared/data/train --out build/context --set context_of=OLD
 
-The matches are of photos of one scene (`locate.training.data.teacher_files` makes them).
-"""
+The matches are of photos of one scene (`locate.training.data.teacher_files` makes them)."""
 
 from __future__ import annotations
 
@@ -68,10 +67,9 @@ class ContextRecipe(Recipe[nn.Module]):
     def __post_init__(self) -> None:
         counts = (self.pairs, self.points, self.photos, self.keypoints, self.own)
         if min(*counts, self.context) < 1 or self.own > WIDTH:
-            raise InputError(
-                f"context: all counts must be at least 1 and own at most {WIDTH}; got "
-                f"{', '.join(map(str, counts))} and {self.context}"
-            )
+            given = f"{', '.join(map(str, counts))} and {self.context}"
+            rule = f"all counts must be at least 1 and own at most {WIDTH}"
+            raise InputError(f"context: {rule}; got {given}")
         if self.matches is not None and self.context_of is not None:
             raise InputError("context: leave out either matches or context_of")
         parts = ("own",) if self.context_of else ("context", "upright", "own")
@@ -119,13 +117,11 @@ class ContextRecipe(Recipe[nn.Module]):
 
     def finish(self, network: nn.Module, stage: Stage) -> None:
         fit = {"context": self._fit_context, "upright": self._fit_upright, "own": self._fit_own}
-        fitted = fit[stage.name]()
-        with torch.no_grad():
-            for name, values in fitted.items():
-                network.get_parameter(name).copy_(values)
+        for name, values in fit[stage.name]().items():
+            network.get_parameter(name).data.copy_(values)
 
     def _fit_context(self) -> dict[str, Tensor]:
-        deep, rng = _backbone_maps(), self._rng
+        deep, rng = BackboneMaps(efficientnet.load_imagenet()), self._rng
         with torch.inference_mode():
             ends = [matched_spots(deep, pair, self.points, rng) for pair in self._pairs]
             a, b = (torch.cat([end[side] for end in ends]) for side in (0, 1))
@@ -134,7 +130,7 @@ class ContextRecipe(Recipe[nn.Module]):
 
     def _fit_upright(self) -> dict[str, Tensor]:
         """How well it does on every seventh photo when fitted to the others goes into the log."""
-        deep, rng = _backbone_maps(), np.random.default_rng(0)
+        deep, rng = BackboneMaps(efficientnet.load_imagenet()), np.random.default_rng(0)
         with torch.inference_mode():
             views = [turned_views(deep, path, rng) for path in self._photos]
         aside = torch.tensor([i % 7 == 3 for i, (found, _) in enumerate(views) for _ in found])
@@ -175,10 +171,6 @@ class _Weights(nn.Module):
         self.upright = nn.Module()
         self.upright.weight = nn.Parameter(torch.zeros(widths["head"] + 2 * widths["stage7"]))
         self.upright.bias = nn.Parameter(torch.zeros(1))
-
-
-def _backbone_maps() -> BackboneMaps:
-    return BackboneMaps(efficientnet.load_imagenet(efficientnet.imagenet_weights_path()))
 
 
 def matched_spots(

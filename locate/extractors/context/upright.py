@@ -1,8 +1,7 @@
 """Whether a photo is the right way up: what an ImageNet network sees of a turned photo is worth less.
 
-Sky above and ground below say it as much as things do, so the likelihood is a logistic function of what
-the photo shows and of how its halves differ.
-"""
+Sky above and ground below say it as much as things do, so the likelihood is a logistic function of
+what the photo shows and of how its halves differ."""
 
 from __future__ import annotations
 
@@ -20,6 +19,8 @@ _LEAST = 1e-4  # of a deviation: what never changes tells nothing
 
 
 class Upright(NamedTuple):
+    """A logistic regression that says whether a photo is the right way up."""
+
     weight: Tensor  # V + 2 C, of `layout`
     bias: Tensor  # 1
 
@@ -29,13 +30,9 @@ class Upright(NamedTuple):
 
 
 def layout(vector: Tensor, cells: Tensor) -> Tensor:
-    """V + 2 C numbers: what a photo shows, how its upper half differs from the lower one, and its left
-    half from the right one. The middle row or column of an odd number belongs to both halves.
-
-    Args:
-        vector: V, the global descriptor.
-        cells: C x h x w, of a deep map.
-    """
+    """V + 2 C numbers: what a photo shows, its global descriptor V, and how the upper half of a deep
+    map, C x h x w, differs from the lower one, the left half from the right one. The middle row or
+    column of an odd number belongs to both halves."""
     height, width = cells.shape[1:]
     length = cells.mean(dim=(1, 2)).norm().clamp(min=1e-6)
     upper, lower = cells[:, : (height + 1) // 2], cells[:, height // 2 :]
@@ -47,12 +44,8 @@ def layout(vector: Tensor, cells: Tensor) -> Tensor:
 
 
 def fit_upright(seen: Tensor, upright: Tensor, penalty: float) -> Upright:
-    """Logistic regression with a squared penalty on the weights of standardised numbers; float64.
-
-    Args:
-        seen: N x (V + 2 C), of `layout`.
-        upright: N, 1 where the photo is the right way up, else 0.
-    """
+    """Logistic regression with a squared penalty on the weights of standardised numbers, float64: of N
+    x (V + 2 C) of `layout`, and of N, 1 where the photo is the right way up, else 0."""
     seen, upright = seen.double(), upright.double()
     mean, deviation = seen.mean(dim=0), seen.std(dim=0) + _LEAST
     standard = (seen - mean) / deviation

@@ -1,9 +1,8 @@
-"""Hard detection on a map of features, as in use. Dusmanu et al., CVPR 2019, section 3.1. The soft one
-of training is in `locate.extractors.blocks.soft_detection`.
+"""Hard detection on a map of features, as in use. Dusmanu et al., CVPR 2019, section 3.1. The soft
+one of training is in `locate.extractors.blocks.soft_detection`.
 
-A map is C x h x w, not negative; D^k_ij of the paper is `maps[k, i, j]`. An index is (channel, y, x) of
-N cells.
-"""
+A map is C x h x w, not negative; D^k_ij of the paper is `maps[k, i, j]`. An index is (channel, y, x)
+of N cells."""
 
 from __future__ import annotations
 
@@ -49,8 +48,7 @@ def distinctness(maps: Tensor, index: Index, radius: int = 2) -> Tensor:
     |D_ij - mean D|. Beyond the border of the map its last cells count again.
 
     Ours: keypoints are ranked by it. The paper's D^k_ij is large all over a textured area, where one
-    cell is easily taken for the next.
-    """
+    cell is easily taken for the next."""
     height, width = maps.shape[-2:]
     _, y, x = index
     reach = torch.arange(-radius, radius + 1, device=maps.device)

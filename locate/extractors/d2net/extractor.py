@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,13 @@ import torch
 from torch import Tensor
 
 from locate.extractors.backbones.registry import create_backbone, load_backbone
-from locate.extractors.base import ExtractorInfo, require_positive
+from locate.extractors.base import ExtractorInfo, Size, require_positive
 from locate.extractors.blocks.detection import resize_image, select, to_input
 from locate.extractors.blocks.grids import Grid, resample
-from locate.extractors.blocks.inference import default_device, for_use, sizes_of, warn_untrained
+from locate.extractors.blocks.inference import default_device, for_use, sizes_of
 from locate.extractors.d2net.detection import describe, distinctness, keypoints
 from locate.extractors.d2net.network import STRIDE, SYSTEM, D2Network
-from locate.extractors.weights import load_network
+from locate.extractors.weights import load_network, warn_untrained
 from locate.pixels import resize_points
 from locate.types import Array, Extraction, Features
 
@@ -47,20 +48,10 @@ class D2Net:
         self._network = for_use(network, self.device)
         self._max_keypoints = max_keypoints
         self._scales = SCALES if multiscale else (1.0,)
-        self.info = ExtractorInfo(
-            name=SYSTEM,
-            weights=weights_hash,
-            settings={
-                "backbone": network.backbone.name,
-                "taps": list(network.taps),
-                "max_keypoints": max_keypoints,
-                "max_side": max_side,
-                "multiscale": multiscale,
-            },
-            local_dim=network.width,
-            ratio=RATIO,
-            query_ratio=QUERY_RATIO,
-        )
+        built = {"backbone": network.backbone.name, "taps": list(network.taps)}
+        used = {"max_keypoints": max_keypoints, "max_side": max_side, "multiscale": multiscale}
+        info = ExtractorInfo(SYSTEM, weights_hash, built | used, local_dim=network.width)
+        self.info = replace(info, ratio=RATIO, query_ratio=QUERY_RATIO)
 
     @classmethod
     def from_pretrained(
@@ -72,13 +63,9 @@ class D2Net:
         taps: Sequence[str] | None = None,
         **settings: Any,
     ) -> D2Net:
-        """With weights of `locate train d2net`, which say what network they are for, or the backbone as
-        ImageNet left it (the paper's "off-the-shelf"); `WeightsError` if a file does not fit.
-
-        Args:
-            backbone, backbone_weights: see `load_backbone`.
-            taps: of the backbone; None for the default.
-        """
+        """With weights of `locate train d2net`, which say what network they are for, or the backbone of
+        `load_backbone` as ImageNet left it (the paper's "off-the-shelf"); `WeightsError` if a file does
+        not fit."""
         if weights is not None:
             network, _, digest = load_network(weights, SYSTEM, build)
             return cls(network, digest, **settings)
@@ -86,25 +73,14 @@ class D2Net:
         loaded, weights_hash = load_backbone(backbone, backbone_weights)
         return cls(D2Network(loaded, taps, STRIDE), weights_hash, **settings)
 
-    def extract(
-        self,
-        pixels: Array,
-        size: tuple[int, int] | None = None,
-        *,
-        local: bool = True,  # noqa: ARG002  there is nothing else to give
-    ) -> Extraction:
+    def extract(self, pixels: Array, size: Size | None = None, *, local: bool = True) -> Extraction:  # noqa: ARG002
         size, working = sizes_of(pixels, size, self.max_side)
         if len(self._scales) > 1:  # even, so that the levels' sizes are exact multiples
             working = (working[0] + working[0] % 2, working[1] + working[1] % 2)
         with torch.inference_mode():
             points, scores, descriptors = self._detect_and_describe(pixels, working)
-        features = Features(
-            keypoints=resize_points(points.astype(np.float64), working, size).astype(np.float32),
-            scores=scores,
-            descriptors=descriptors,
-            image_size=size,
-        )
-        return Extraction(features, None)
+        points = resize_points(points.astype(np.float64), working, size).astype(np.float32)
+        return Extraction(Features(points, scores, descriptors, size), None)
 
     def _detect_and_describe(
         self, pixels: Array, working: tuple[int, int]
@@ -119,7 +95,9 @@ class D2Net:
             # Not of the cells whose centre lies on what `to_input` added.
             maps = self._network.grid.crop(maps, (level.shape[1], level.shape[0]))
             shape = (maps.shape[-2], maps.shape[-1])
-            grid = _seen_from(self._network.grid, scale)
+            # Of an image `scale` times as large, in pixels of the working size.
+            own = self._network.grid
+            grid = Grid(own.stride / scale, (own.offset + 0.5) / scale - 0.5)
             banned = torch.zeros(shape, dtype=torch.bool, device=maps.device)
             if before is not None:
                 # The running sum over the levels, and where coarser ones have found something.
@@ -142,11 +120,6 @@ class D2Net:
 def build(settings: Mapping[str, Any]) -> D2Network:
     """The network of a weights file's settings, with random weights."""
     return D2Network(create_backbone(settings["backbone"]), settings["taps"], STRIDE)
-
-
-def _seen_from(grid: Grid, scale: float) -> Grid:
-    """The grid of an image that is `scale` times as large, in pixels of the image itself."""
-    return Grid(grid.stride / scale, (grid.offset + 0.5) / scale - 0.5)
 
 
 def _on_grid(mask: Tensor, grid: Grid, to_grid: Grid, size: tuple[int, int]) -> Tensor:

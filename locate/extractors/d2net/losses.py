@@ -1,9 +1,8 @@
 """The training loss of D2-Net: Dusmanu et al., CVPR 2019, section 4.1.
 
 A correspondence c joins a point A of the first image to a point B of the second. Descriptors are
-L2-normalised, so that squared distances are 2 - 2 d . d'. Positions are cells, (x, y). Where the paper
-reads maps at the nearest cell, here they are interpolated, as for the descriptors in use.
-"""
+L2-normalised, so that squared distances are 2 - 2 d . d'. Positions are cells, (x, y). Where the
+paper reads maps at the nearest cell, here they are interpolated, as for the descriptors in use."""
 
 from __future__ import annotations
 
@@ -24,16 +23,9 @@ def positive_distance(descriptors_a: Tensor, descriptors_b: Tensor) -> Tensor:
 
 
 def hardest_negative(descriptors: Tensor, dense: Tensor, matches: Tensor, radius: float) -> Tensor:
-    """Squared distance to the most similar descriptor of the other image that is not at the match: N,
-    the smallest over all cells whose Chebyshev distance from the match is more than `radius`; above
-    the largest possible distance, 4, where there is none.
-
-    Args:
-        descriptors: N x D of one image.
-        dense: D x h x w, the other image's, L2-normalised.
-        matches: N x 2, where in the other image the N truly lie.
-        radius: K, in cells.
-    """
+    """Squared distance of N x D descriptors to the most similar one of the other image, D x h x w,
+    L2-normalised, whose cell is farther (Chebyshev) than `radius`, K in cells, from where the match
+    lies, N x 2: N, above the largest possible distance, 4, where there is none."""
     height, width = dense.shape[-2:]
     rows = torch.arange(height, device=dense.device, dtype=matches.dtype)
     columns = torch.arange(width, device=dense.device, dtype=matches.dtype)
@@ -63,12 +55,9 @@ def d2_loss(
     margin: float = 1.0,
 ) -> dict[str, Tensor]:
     """The loss of one pair of images, from their maps C x h x w, not negative, and their N x 2 points
-    (x, y) in cells, row by row the same spot.
-
-    Returns:
-        Scalars: "loss", and to be shown "positive" and "negative", the plain means of p(c)^2 and
-        n(c)^2, and "right", the share of the correspondences with p(c) < n(c).
-    """
+    (x, y) in cells, row by row the same spot. Scalars: "loss", and to be shown "positive" and
+    "negative", the plain means of p(c)^2 and n(c)^2, and "right", the share of the correspondences with
+    p(c) < n(c)."""
     ends = tuple(zip(maps, points, strict=True))
     scores = [sample(soft_scores(m[None])[None], p[None])[0, :, 0] for m, p in ends]
     a, b = (describe(m, p) for m, p in ends)

@@ -1,21 +1,20 @@
 """The network of D2-Net: one map of features that is detector and descriptor at once.
 
-Dusmanu et al., CVPR 2019. The paper takes VGG16 up to conv4_3, at stride 8 in training and at stride 4
-in use (same weights, the last pooling without its stride, holes in the convolutions after it), and
+Dusmanu et al., CVPR 2019. The paper takes VGG16 up to conv4_3, at stride 8 in training and at stride
+4 in use (same weights, the last pooling without its stride, holes in the convolutions after it), and
 trains conv4_3 alone. So does this network with a single tap of any backbone.
 
 Cell i of VGG16's map of stride 4 is centred on pixel 4 i + 3.5, as cell i of the one of stride 8 that
-was trained is on 8 i + 3.5: each of three poolings, also that without a stride, moves cells by half of
-one. The authors' code has 4 i + 1.5, from two of them. `tests/extractors/backbones/test_backbones.py`
-measures where cells look.
+was trained is on 8 i + 3.5: each of three poolings, also that without a stride, moves cells by half
+of one. The authors' code has 4 i + 1.5, from two of them.
+`tests/extractors/backbones/test_backbones.py` measures where cells look.
 
 With several taps, the default on EfficientNet-Lite0, it is ours and not the paper's: the maps are
 brought to the grid of the finest, put side by side and mixed by a 1 x 1 convolution with a ReLU, the
 head, which alone is trained. Layers of Lite0 are either precise (stage 2) or distinctive (stage 5);
 conv4_3 of VGG16, at many times the work, is both. One pass at the natural strides gives a map of
-stride 4, in training and in use. Before training the head passes on the positive and the negative part
-of every channel.
-"""
+stride 4, in training and in use. Before training the head passes on the positive and the negative
+part of every channel."""
 
 from __future__ import annotations
 
@@ -57,17 +56,11 @@ PLANS: Mapping[str, Plan] = {
 
 
 class D2Network(nn.Module):
-    """Pixels in, one map of features out.
+    """Pixels in, one map of features out, of `width` channels.
 
-    Args:
-        backbone: at its natural strides. It is changed in place: what the taps do not depend on is taken
-            out of it.
-        taps: of the backbone; None for those of `PLANS`.
-        stride: pixels per cell of a single tap: finer than its own, and the backbone gets holes.
-
-    Attributes:
-        width: channels of the map, the length of a descriptor.
-    """
+    Of the backbone, at its natural strides, what the `taps` (None for those of `PLANS`) do not depend
+    on is taken out. `stride` is the pixels per cell of a single tap: finer than its own, and the
+    backbone gets holes."""
 
     def __init__(
         self, backbone: Backbone, taps: Sequence[str] | None = None, stride: int = TRAINING_STRIDE

@@ -1,9 +1,8 @@
 """How D2-Net is trained: on points that are known to be the same in two images.
 
-The paper takes them from the depth maps of MegaDepth. Here some pairs are two views of one photo with a
-known homography between them and different light, the others two photos of one scene with the points of
-a COLMAP model, or with the matches of another extractor that its geometry confirms.
-"""
+The paper takes them from the depth maps of MegaDepth. Here some pairs are two views of one photo with
+a known homography between them and different light, the others two photos of one scene with the
+points of a COLMAP model, or with the matches of another extractor that its geometry confirms."""
 
 from __future__ import annotations
 
@@ -24,9 +23,9 @@ from locate.extractors.sift import Sift
 from locate.images.reading import read_photo
 from locate.training.data.correspondences import crop_matched_pair
 from locate.training.data.homographies import best_of, visible_grid, warped_pair
-from locate.training.data.pairs import known_pairs
 from locate.training.data.photometric import PhotometricSettings, photometric_noise
 from locate.training.data.photos import PhotoPool
+from locate.training.data.scenes import known_pairs
 from locate.training.recipe import (
     Batch,
     Parameters,
@@ -48,6 +47,8 @@ _Views = tuple[Array, Array, Array, Array]  # image a, image b, points a, points
 
 @dataclass(eq=False)
 class D2NetRecipe(Recipe[D2Network]):
+    """D2-Net's recipe: one stage, on pairs of views with known correspondences."""
+
     system = SYSTEM
     stages = (Stage("describe and detect", steps=1500, learning_rate=1e-3),)
 
@@ -62,9 +63,7 @@ class D2NetRecipe(Recipe[D2Network]):
     # are half as wide and which shall tell neighbours apart, 1.5 (6 pixels).
     radius: float | None = None
     margin: float = 1.0  # M
-    matched: float = (
-        0.3  # share of the pairs that are two photos of one scene, where there are scenes
-    )
+    matched: float = 0.3  # share of the pairs that are two photos of one scene, if there are any
     # A file of such pairs, see `locate.training.data.correspondences`, of which those of photos outside
     # the data folder do not count; None for those of COLMAP models below the data folder, and verified
     # RootSIFT matches of scenes that have none.
@@ -121,10 +120,8 @@ class D2NetRecipe(Recipe[D2Network]):
 
     def _draws(self, rng: np.random.Generator, held_out: bool) -> Iterator[_Views]:
         for _ in range(_TRIES):
-            if not held_out and self._matched and rng.random() < self.matched:
-                views = self._matched_views(rng)
-            else:
-                views = self._warped_views(rng, held_out)
+            matched = not held_out and self._matched and rng.random() < self.matched
+            views = self._matched_views(rng) if matched else self._warped_views(rng, held_out)
             if views is not None:
                 yield views
 
@@ -152,15 +149,11 @@ class D2NetRecipe(Recipe[D2Network]):
         assert self.radius is not None
         with torch.autocast(maps.device.type, enabled=False):  # 2 - 2 d . d' needs the digits
             maps, cells = maps.float(), network.grid.to_map(batch["points"])
-            found = [
-                d2_loss(
-                    (maps[2 * p], maps[2 * p + 1]),
-                    (cells[2 * p, :count], cells[2 * p + 1, :count]),
-                    self.radius,
-                    self.margin,
-                )
-                for p, count in enumerate(batch["counts"])
-            ]
+            found = []
+            for p, count in enumerate(batch["counts"]):
+                a, b = 2 * p, 2 * p + 1
+                ends = (maps[a], maps[b]), (cells[a, :count], cells[b, :count])
+                found.append(d2_loss(*ends, self.radius, self.margin))
         return {name: torch.stack([f[name] for f in found]).mean() for name in found[0]}
 
     def settings(self) -> dict[str, Any]:

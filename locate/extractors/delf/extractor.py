@@ -1,12 +1,10 @@
-"""DELF as an extractor: an image pyramid, the best-attended cells, 40 numbers for each.
-
-Section 3.3 and 4 of Noh et al., ICCV 2017. There is no sub-pixel step and no edge test: a feature
-lies in the middle of its cell, and tolerances have to be wide.
-"""
+"""DELF as an extractor: an image pyramid, the best-attended cells, 40 numbers for each (Noh et al., ICCV
+2017, sections 3.3 and 4). A feature lies in the middle of its cell, so tolerances have to be wide."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +13,11 @@ import torch
 from torch import Tensor
 
 from locate.extractors.backbones.registry import create_backbone, load_backbone
-from locate.extractors.base import ExtractorInfo, no_features, require_positive
+from locate.extractors.base import ExtractorInfo, Size, no_features, require_positive
 from locate.extractors.blocks.detection import resize_image, to_input
-from locate.extractors.blocks.inference import (
-    default_device,
-    for_use,
-    scaled,
-    sizes_of,
-    warn_untrained,
-)
+from locate.extractors.blocks.inference import default_device, for_use, scaled, sizes_of
 from locate.extractors.delf.network import DelfNetwork
-from locate.extractors.weights import load_network
+from locate.extractors.weights import load_network, warn_untrained
 from locate.pixels import resize_points
 from locate.types import AFFINE, Array, Extraction, Features
 
@@ -64,15 +56,9 @@ class Delf:
         self._max_keypoints = max_keypoints
         self._iou = iou
         self.max_side = max_side
-        self.info = ExtractorInfo(
-            name=SYSTEM,
-            weights=weights_hash,
-            settings={**settings, "max_keypoints": max_keypoints, "max_side": max_side, "iou": iou},
-            local_dim=len(network.components),
-            ratio=RATIO,
-            verification=AFFINE,
-            max_error=MAX_ERROR,
-        )
+        used = {"max_keypoints": max_keypoints, "max_side": max_side, "iou": iou}
+        info = ExtractorInfo(SYSTEM, weights_hash, {**settings, **used}, 0, len(network.components))
+        self.info = replace(info, ratio=RATIO, verification=AFFINE, max_error=MAX_ERROR)
 
     @classmethod
     def from_pretrained(
@@ -92,48 +78,33 @@ class Delf:
         network, digest = start(backbone, backbone_weights)
         return cls(network, digest, {"backbone": backbone, "dim": 40, "trained": False}, **settings)
 
-    def extract(
-        self,
-        pixels: Array,
-        size: tuple[int, int] | None = None,
-        *,
-        local: bool = True,  # noqa: ARG002  there is nothing else to give
-    ) -> Extraction:
+    def extract(self, pixels: Array, size: Size | None = None, *, local: bool = True) -> Extraction:  # noqa: ARG002
         size, base = sizes_of(pixels, size, self.max_side)
         if np.ptp(pixels) < _MIN_CONTRAST:  # every cell alike: attention would rank noise
             return Extraction(no_features(size, len(self._network.components)), None)
-        points, scores, found, sides = [], [], [], []
+        levels = []
         with torch.inference_mode():
             for scale in SCALES:
                 target = scaled(base, scale)
                 if min(target) < _MIN_SIDE and target != base:
                     continue
-                at, attention, features = self._level(resize_image(pixels, target))
-                points.append(resize_points(at, target, size))
-                scores.append(attention)
-                found.append(features)
-                sides.append(np.full(len(at), _RECEPTIVE_FIELD * size[0] / target[0], np.float32))
-            centres, attended, boxes = map(np.concatenate, (points, scores, sides))
+                at, *seen = self._level(resize_image(pixels, target))
+                side = np.full(len(at), _RECEPTIVE_FIELD * size[0] / target[0], np.float32)
+                levels.append((resize_points(at, target, size), side, *seen))
+            points, sides, scores, found = zip(*levels, strict=True)
+            centres, boxes, attended = map(np.concatenate, (points, sides, scores))
             kept = self._select(centres, attended, boxes)
             descriptors = self._network.shorten(torch.cat(found)[torch.from_numpy(kept)])
-        kept_features = Features(
-            keypoints=centres[kept].astype(np.float32),
-            scores=attended[kept],
-            descriptors=descriptors.cpu().numpy().astype(np.float32),
-            image_size=size,
-        )
-        return Extraction(kept_features, None)
+        numbers = descriptors.cpu().numpy().astype(np.float32)
+        features = Features(centres[kept].astype(np.float32), attended[kept], numbers, size)
+        return Extraction(features, None)
 
     def _level(self, pixels: Array) -> tuple[Array, Array, Tensor]:
         """Of one level of the pyramid: centres N x 2 in its pixels, attention N, features N x C."""
         features, attention = self._network(to_input(pixels, self.device))
         features, attention = features[0], attention[0]
-        rows, columns = torch.meshgrid(
-            torch.arange(attention.shape[0]), torch.arange(attention.shape[1]), indexing="ij"
-        )
-        centres = self._network.grid.to_image(
-            torch.stack((columns, rows), dim=-1).reshape(-1, 2).float()
-        ).numpy()
+        cells = torch.ones(attention.shape).nonzero().flip(1).float()  # (x, y), row by row
+        centres = self._network.grid.to_image(cells).numpy()
         scores = attention.reshape(-1).cpu().numpy()
         # The network saw the image continued by mirroring; what lies there is not in it.
         inside = np.all(centres <= (pixels.shape[1] - 1, pixels.shape[0] - 1), axis=1)

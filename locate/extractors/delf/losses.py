@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from locate.extractors.blocks.discriminative import principal
+
 
 def pooled_feature(features: Tensor) -> Tensor:
     """Global average pooling B x C x H x W -> B x C, for the fine-tuning of the descriptors
@@ -15,12 +17,11 @@ def pooled_feature(features: Tensor) -> Tensor:
 
 
 def attended_feature(features: Tensor, scores: Tensor) -> Tensor:
-    """The sum of features weighted by attention, eq. 1 without its W: sum_n alpha(f_n) f_n / N, B x C,
-    of features B x C x H x W, not normalised, and their attention alpha, B x H x W.
+    """The sum of features weighted by attention, eq. 1 without its W: sum_n alpha(f_n) f_n / N, B x
+    C, of features B x C x H x W, not normalised, and their attention alpha, B x H x W.
 
-    The f_n that are summed are L2-normalised, while alpha saw them as they were; the mean instead
-    of the sum makes it independent of the image's size. Both follow the authors' code.
-    """
+    The f_n that are summed are L2-normalised, while alpha saw them as they were; the mean instead of
+    the sum makes it independent of the image's size. Both follow the authors' code."""
     unit = functional.normalize(features, dim=1)
     return (scores[:, None] * unit).mean(dim=(-2, -1))
 
@@ -33,19 +34,11 @@ def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def fit_pca(features: Tensor, dim: int) -> tuple[Tensor, Tensor, float]:
-    """Principal components of L2-normalised features N x C, N at least 2.
-
-    Returns:
-        The mean (C,), the components dim x C in the order of falling variance with orthonormal rows
-        (of each the largest entry is positive, so that the result is unique), and the share of the
-        variance that they keep.
-    """
+    """Of L2-normalised features N x C, N at least 2, the mean (C,), the principal components dim x C
+    (`principal`), and the share of the variance that they keep."""
     unit = functional.normalize(features.double(), dim=1)
     mean = unit.mean(dim=0)
     centred = unit - mean
-    values, vectors = torch.linalg.eigh(centred.T @ centred / (len(unit) - 1))
-    components = vectors.flip(1)[:, :dim].T
-    largest = components.gather(1, components.abs().argmax(dim=1, keepdim=True))
-    components = components * largest.sign()
-    kept = float(values.flip(0)[:dim].sum() / values.sum().clamp(min=1e-30))
+    values, components = principal(centred.T @ centred / (len(unit) - 1), dim)
+    kept = float(values[:dim].sum() / values.sum().clamp(min=1e-30))
     return mean.to(features.dtype), components.to(features.dtype), kept

@@ -1,11 +1,9 @@
 """DELF's network: a backbone cut off in the middle, an attention score for each cell, a PCA.
 
-Noh, Araujo, Sim, Weyand, Han: "Large-Scale Image Retrieval with Attentive Deep Local Features",
-ICCV 2017, sections 3.1 and 3.2. The paper takes ResNet-50 up to conv4_x ("layer3"). On
-EfficientNet-Lite0 our choice is "expand6": like conv4_x it has stride 16, and it is the widest map
-there (672 channels after a ReLU), which the descriptors need more than the depth of the maps
-behind it.
-"""
+Noh, Araujo, Sim, Weyand, Han: "Large-Scale Image Retrieval with Attentive Deep Local Features", ICCV
+2017, sections 3.1 and 3.2. The paper takes ResNet-50 up to conv4_x ("layer3"). On EfficientNet-Lite0
+our choice is "expand6": like conv4_x it has stride 16, and it is the widest map there (672 channels
+after a ReLU), which the descriptors need more than the depth of the maps behind it."""
 
 from __future__ import annotations
 
@@ -30,12 +28,11 @@ FINE_TUNED: Mapping[str, tuple[str, ...]] = {
 
 
 class Attention(nn.Module):
-    """alpha(f): two 1 x 1 convolutions with a ReLU between, then softplus (section 3.2): B x C x H x W
-    features, not normalised -> B x H x W scores above 0.
+    """alpha(f): two 1 x 1 convolutions with a ReLU between, then softplus (section 3.2): B x C x H x
+    W features, not normalised -> B x H x W scores above 0.
 
     At the start it is nearly the same everywhere, so that pooling by it is the plain mean that the
-    descriptors were trained with (ours): what a random start prefers would take long to unlearn.
-    """
+    descriptors were trained with (ours): what a random start prefers would take long to unlearn."""
 
     def __init__(self, channels: int, hidden: int = 512) -> None:
         super().__init__()
@@ -45,6 +42,7 @@ class Attention(nn.Module):
             self.conv2.weight.mul_(0.01)
 
     def forward(self, features: Tensor) -> Tensor:
+        """B x C x h x w -> B x h x w, attention of 0 or more."""
         scores: Tensor = functional.softplus(self.conv2(functional.relu(self.conv1(features))))
         return scores[:, 0]
 
@@ -53,17 +51,11 @@ class DelfNetwork(nn.Module):
     """Features and their attention; the PCA that shortens the descriptors is fitted after training.
 
     The backbone, "lite0", "resnet50" or "resnet101", is changed in place: what the tap does not need is
-    taken out of it.
+    taken out of it."""
 
-    Attributes:
-        mean (C,), components (dim x C): of the PCA. Before it is fitted, the first `dim` directions
-            of a fixed random rotation.
-        threshold: the attention below which a feature is not kept.
-    """
-
-    mean: Tensor
-    components: Tensor
-    threshold: Tensor
+    mean: Tensor  # C, of the PCA
+    components: Tensor  # dim x C; before it is fitted, of a fixed random rotation
+    threshold: Tensor  # the attention below which a feature is not kept
 
     def __init__(self, backbone: Backbone, dim: int = 40) -> None:
         super().__init__()

@@ -27,13 +27,8 @@ from torch.nn import functional
 
 from locate.errors import ImageError, InputError
 from locate.extractors.blocks.detection import resize_image, to_input
+from locate.extractors.delf import losses as loss
 from locate.extractors.delf.extractor import SYSTEM, start
-from locate.extractors.delf.losses import (
-    attended_feature,
-    classification_loss,
-    fit_pca,
-    pooled_feature,
-)
 from locate.extractors.delf.network import DelfNetwork
 from locate.pixels import fit_size
 from locate.training.data.homographies import HomographySettings, random_view
@@ -78,6 +73,8 @@ class TrainingNetwork(nn.Module):
 
 @dataclass(eq=False)
 class DelfRecipe(Recipe[TrainingNetwork]):
+    """DELF's recipe: the descriptors first, then the attention alone."""
+
     system = SYSTEM
     stages = (
         Stage(DESCRIPTORS, steps=300, learning_rate=1e-3, warmup=0.1),
@@ -90,9 +87,7 @@ class DelfRecipe(Recipe[TrainingNetwork]):
     dim: int = 40  # length of the descriptors after PCA
     batch_size: int = 24  # crops a step in stage "descriptors"
     views: int = 64  # the same in stage "attention"
-    crop: int = (
-        224  # their side in pixels; stage "attention" shrinks it by a random factor down to 0.5
-    )
+    crop: int = 224  # their side in pixels; stage "attention" shrinks it by up to a half at random
     singles: int = 1000  # at most so many single photos become classes
 
     def __post_init__(self) -> None:
@@ -178,7 +173,9 @@ class DelfRecipe(Recipe[TrainingNetwork]):
     def losses(self, network: TrainingNetwork, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         delf, classes, labels = network.delf, network.classifier(stage), batch.get("labels")
         if stage.name == DESCRIPTORS:
-            pooled = functional.normalize(pooled_feature(delf.features(batch["images"])), dim=1)
+            pooled = functional.normalize(
+                loss.pooled_feature(delf.features(batch["images"])), dim=1
+            )
             logits = SCALE * pooled @ functional.normalize(classes.weight, dim=1).T
         else:
             if "views" in batch:
@@ -187,10 +184,10 @@ class DelfRecipe(Recipe[TrainingNetwork]):
                 features, labels = kept[chosen].float().to(device), known[chosen].to(device)
             else:
                 features = _shrunk_features(delf, batch["images"], batch["side"])
-            logits = classes(attended_feature(features, delf.attention(features)))
+            logits = classes(loss.attended_feature(features, delf.attention(features)))
         assert labels is not None
         return {
-            "loss": classification_loss(logits, labels),
+            "loss": loss.classification_loss(logits, labels),
             "accuracy": (logits.argmax(dim=1) == labels).float().mean(),
         }
 
@@ -248,7 +245,7 @@ class DelfRecipe(Recipe[TrainingNetwork]):
             if stage.name == ATTENTION:
                 features = [functional.normalize(f, dim=1) for f in features]
             if features:
-                mean = torch.stack([pooled_feature(f)[0] for f in features]).mean(dim=0)
+                mean = torch.stack([loss.pooled_feature(f)[0] for f in features]).mean(dim=0)
                 weight[label] = functional.normalize(mean, dim=0)
         if stage.name == ATTENTION:
             # What all classes share tells none of them apart, and would only make all logits large.
@@ -271,7 +268,7 @@ class DelfRecipe(Recipe[TrainingNetwork]):
             best = attention.flatten().argsort(descending=True)[:_PCA_FEATURES]
             features.append(found[0].flatten(1).T[best])
             scores.append(attention.flatten())
-        mean, components, _ = fit_pca(torch.cat(features), self.dim)
+        mean, components, _ = loss.fit_pca(torch.cat(features), self.dim)
         delf.mean.copy_(mean)
         delf.components.copy_(components)
         delf.threshold.copy_(torch.cat(scores).quantile(1 - _KEPT))

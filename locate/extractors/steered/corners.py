@@ -1,11 +1,10 @@
-"""Where to look: corners at several scales, to a fraction of a pixel.
+"""Where to look, and which way up: corners at several scales, to a fraction of a pixel.
 
 Rohr, "Modelling and identification of characteristic intensity variations", IVC 1992: the determinant
 of the second-moment matrix of the gradient, at its local maxima over the image, at every level of a
 pyramid. It is smooth where the smaller eigenvalue (Shi and Tomasi, CVPR 1994) has a kink, so that its
-maxima are found again at the same place. A corner is found again more precisely than what networks this
-small learn to detect (`docs/experiments.md`, 3 and 16).
-"""
+maxima are found again at the same place. A corner is found again more precisely than what networks
+this small learn to detect (`docs/experiments.md`, 3 and 16)."""
 
 from __future__ import annotations
 
@@ -23,6 +22,9 @@ from locate.types import Array
 _BORDER = 4  # pixels at the border of a level in which nothing is detected
 LEAST = 1e-6  # strength, for grey values of 0 to 1: below there is only noise
 _FURTHEST = 0.7  # pixels: a maximum that lies further from its pixel is none
+# Of orientations, which a network that learned them found less well (`docs/experiments.md`, 13).
+BLUR = 5.0  # pixels: standard deviation of the Gaussian
+_FLAT = 1e-6  # of the gradient, in grey levels: below there is none
 
 
 @dataclass(frozen=True)
@@ -40,15 +42,12 @@ class CornerSettings:
 def corners(
     grey: Array, scales: Sequence[float], settings: CornerSettings | None = None
 ) -> tuple[Array, Array, Array]:
-    """Corners of H x W uint8 in levels of these scales, 1 and less, level by level.
-
-    Returns:
-        N x 2 float64 places (x, y) in pixels of the image; N places in `scales`; N float32 strengths,
-        the geometric mean of the two eigenvalues.
-    """
+    """Corners of H x W uint8 in levels of these scales, 1 and less, level by level: N x 2 float64
+    places (x, y) in pixels of the image; N places in `scales`; N float32 strengths, the geometric mean
+    of the two eigenvalues."""
     settings = settings or CornerSettings()
     height, width = grey.shape
-    points, levels, strengths = [np.zeros((0, 2))], [np.zeros(0, np.int64)], [np.zeros(0)]
+    found = [(np.zeros((0, 2)), np.zeros(0, np.int64), np.zeros(0))]
     pyramid = {1.0: grey}
     for number, scale in enumerate(scales):
         size = (round(width * scale), round(height * scale))
@@ -60,15 +59,11 @@ def corners(
             level = cv2.resize(pyramid[source], size, interpolation=cv2.INTER_AREA)
             pyramid[scale] = np.asarray(level)
         level = pyramid.get(scale, grey)
-        found, values = _at(level.astype(np.float32) / 255, settings)
-        points.append(resize_points(found, size, (width, height)))
-        levels.append(np.full(len(found), number, np.int64))
-        strengths.append(values)
-    return (
-        np.concatenate(points),
-        np.concatenate(levels),
-        np.concatenate(strengths).astype(np.float32),
-    )
+        here, values = _at(level.astype(np.float32) / 255, settings)
+        there = resize_points(here, size, (width, height))
+        found.append((there, np.full(len(here), number, np.int64), values))
+    points, levels, strengths = map(np.concatenate, zip(*found, strict=True))
+    return points, levels, strengths.astype(np.float32)
 
 
 def distinct(points: Array, side: float) -> Array:
@@ -108,3 +103,21 @@ def _at(image: Array, settings: CornerSettings) -> tuple[Array, Array]:
     step = parabola.step().numpy()
     good = (parabola.determinant > 0).numpy() & (np.abs(step) < _FURTHEST).all(axis=1)
     return (np.stack((x, y), axis=1) + step)[good].astype(np.float64), strength[y, x][good]
+
+
+def orientations(grey: Array, points: Array) -> Array:
+    """The direction of steepest ascent of brightness of H x W uint8 at N x 2 points (x, y): N x 2
+    float32, unit vectors, (1, 0) where the image is flat. It turns with the image; points beyond the
+    border face as the border does."""
+    border = cv2.BORDER_REPLICATE
+    smooth = cv2.GaussianBlur(grey.astype(np.float32), (0, 0), BLUR, borderType=border)
+    x, y = np.ascontiguousarray(points.T, np.float32)
+    found = np.zeros((len(points), 2), np.float32)
+    for axis in (0, 1):
+        slope = cv2.Sobel(smooth, cv2.CV_32F, 1 - axis, axis, scale=1 / 8, borderType=border)
+        if len(points):
+            at = (x[None], y[None], cv2.INTER_LINEAR)
+            found[:, axis] = cv2.remap(slope, *at, borderMode=border)[0]
+    length = np.linalg.norm(found, axis=1, keepdims=True)
+    flat = np.array((1.0, 0.0), np.float32)
+    return np.where(length > _FLAT, found / np.maximum(length, _FLAT), flat)

@@ -1,10 +1,9 @@
 """Convolutions that know quarter turns: turn the image, and the maps turn with it, exactly.
 
 A field is four channels, one for each quarter turn (the regular representation of the group C4). When
-the image is turned by 90 degrees, counter-clockwise as it is seen, the maps of a field turn too and move
-on by one: channel o becomes channel o + 1. Cohen and Welling, "Group Equivariant Convolutional
-Networks", ICML 2016, section 6. Channels are ordered field by field: 4 f + o.
-"""
+the image is turned by 90 degrees, counter-clockwise as it is seen, the maps of a field turn too and
+move on by one: channel o becomes channel o + 1. Cohen and Welling, "Group Equivariant Convolutional
+Networks", ICML 2016, section 6. Channels are ordered field by field: 4 f + o."""
 
 from __future__ import annotations
 
@@ -16,14 +15,9 @@ TURNS = 4
 
 
 class GroupConv(nn.Module):
-    """A convolution from fields to fields, without a bias.
-
-    Args:
-        inputs: fields of the input; 0 for an image of one channel, which turns without moving on.
-        outputs: fields of the output.
-        size, stride: of the kernel; padded so that an even input keeps its size divided by the
-            stride, symmetrically: the centre of the image stays that of the map.
-    """
+    """A convolution without a bias from `inputs` fields (0 for an image of one channel, which turns
+    without moving on) to `outputs`, padded so that an even input keeps its size divided by the stride,
+    symmetrically: the centre of the image stays that of the map."""
 
     def __init__(self, inputs: int, outputs: int, size: int = 3, stride: int = 1) -> None:
         super().__init__()
@@ -36,10 +30,8 @@ class GroupConv(nn.Module):
 
     def kernel(self) -> Tensor:
         """The same as an ordinary kernel: 4 outputs x (4 inputs, or 1) x size x size."""
-        turned = [
-            torch.rot90(torch.roll(self.weight, turn, dims=2), turn, dims=(-2, -1))
-            for turn in range(TURNS)
-        ]
+        rolled = (torch.roll(self.weight, turn, dims=2) for turn in range(TURNS))
+        turned = [torch.rot90(one, turn, dims=(-2, -1)) for turn, one in enumerate(rolled)]
         stacked = torch.stack(turned, dim=1)
         outputs, _, inputs, orders, *size = stacked.shape
         return stacked.reshape(TURNS * outputs, inputs * orders, *size)
@@ -60,20 +52,12 @@ def steered(fields: Tensor, direction: Tensor) -> Tensor:
     """What fields look like to someone who faces `direction`: unchanged when both are turned.
 
     The four channels are taken apart into what turns not at all, once and twice with the image (the
-    irreducible representations of C4), and the latter two are turned back: ... x F x 4 and unit vectors
-    ... x 2, y down, give ... x 5 F.
-    """
+    irreducible representations of C4), and the latter two are turned back: ... x F x 4 and unit
+    vectors ... x 2, y down, give ... x 5 F."""
     x, y = (part.unsqueeze(-1) for part in direction.unbind(-1))
     right, up, left, down = fields.unbind(-1)
     along_x, along_y = right - left, down - up
-    twice = right - up + left - down
-    return torch.cat(
-        (
-            right + up + left + down,
-            along_x * x + along_y * y,
-            along_y * x - along_x * y,
-            twice * (x * x - y * y),
-            twice * (2 * x * y),
-        ),
-        dim=-1,
-    )
+    once = (along_x * x + along_y * y, along_y * x - along_x * y)
+    half = right - up + left - down
+    twice = (half * (x * x - y * y), half * (2 * x * y))
+    return torch.cat((right + up + left + down, *once, *twice), dim=-1)

@@ -12,15 +12,21 @@ import numpy as np
 import torch
 
 from locate.errors import InputError
-from locate.extractors.base import ExtractorInfo, require_positive
+from locate.extractors.base import ExtractorInfo, Size, require_positive
 from locate.extractors.blocks.detection import resize_image, to_input
 from locate.extractors.blocks.inference import channels_last, default_device, scaled, sizes_of
 from locate.extractors.bundled import BUNDLED
 from locate.extractors.precision import precision
-from locate.extractors.steered.corners import LEAST, CornerSettings, corners, distinct
+from locate.extractors.steered.corners import (
+    BLUR,
+    LEAST,
+    CornerSettings,
+    corners,
+    distinct,
+    orientations,
+)
 from locate.extractors.steered.fusion import fused
 from locate.extractors.steered.network import MULTIPLE, SYSTEM, WIDTH, SteeredNetwork, build
-from locate.extractors.steered.orientation import BLUR, orientations
 from locate.extractors.weights import load_network
 from locate.pixels import resize_points
 from locate.types import Array, Extraction, Features
@@ -81,13 +87,7 @@ class Steered:
         network, _, digest = load_network(weights or BUNDLED[SYSTEM], SYSTEM, build)
         return cls(network, digest, **settings)
 
-    def extract(
-        self,
-        pixels: Array,
-        size: tuple[int, int] | None = None,
-        *,
-        local: bool = True,  # noqa: ARG002  there is nothing else to give
-    ) -> Extraction:
+    def extract(self, pixels: Array, size: Size | None = None, *, local: bool = True) -> Extraction:  # noqa: ARG002
         return Extraction(self.features(pixels, size, (self._upright,))[0], None)
 
     def features(
@@ -96,10 +96,10 @@ class Steered:
         """The same keypoints once for each of `ways`: with upright descriptors, or with turned ones."""
         size, working = sizes_of(pixels, size, self.max_side)
         grey = cv2.cvtColor(resize_image(pixels, working), cv2.COLOR_RGB2GRAY)
-        points, scales, strengths = corners(grey, self._scales, self._found_by)
-        order = np.argsort(-strengths, kind="stable")
-        best = order[distinct(points[order], self._found_by.cell)][: self._max_keypoints]
-        points, scales, strengths = points[best], scales[best], strengths[best]
+        found = corners(grey, self._scales, self._found_by)
+        order = np.argsort(-found[2], kind="stable")
+        best = order[distinct(found[0][order], self._found_by.cell)][: self._max_keypoints]
+        points, scales, strengths = (part[best] for part in found)
         descriptors = np.zeros((len(ways), len(points), WIDTH), np.float32)
         with torch.inference_mode():
             for number, scale in enumerate(self._seen_at):
@@ -110,10 +110,7 @@ class Steered:
                         resize_image(grey, level), resize_points(points[here], working, level), ways
                     )
         keypoints = resize_points(points, working, size).astype(np.float32)
-        return [
-            Features(keypoints=keypoints, scores=strengths, descriptors=found, image_size=size)
-            for found in descriptors
-        ]
+        return [Features(keypoints, strengths, found, size) for found in descriptors]
 
     def _describe(self, grey: Array, points: Array, ways: Sequence[bool]) -> Array:
         """W x N x 128 float32 at N x 2 points in pixels of the image, H x W uint8."""

@@ -1,7 +1,6 @@
 """The losses: no spot is taken for another.
 
-All take matched rows: row i of a and row i of b are the same spot.
-"""
+All take matched rows: row i of a and row i of b are the same spot."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
 """The network: a C4-equivariant pyramid, and descriptors at keypoints.
 
-Everything up to the map of fields turns with the image by construction (`group`). A keypoint comes with
-a direction; the places around it at which the descriptor looks are turned by it, and so are the
+Everything up to the map of fields turns with the image by construction (`group`). A keypoint comes
+with a direction; the places around it at which the descriptor looks are turned by it, and so are the
 channels, so that the descriptor does not change when the image is turned. Training makes that hold
-between quarter turns too.
-"""
+between quarter turns too."""
 
 from __future__ import annotations
 
@@ -46,27 +45,22 @@ class Residual(nn.Module):
         self.norm = FieldNorm(fields)
 
     def forward(self, x: Tensor) -> Tensor:
+        """B x 4 F x H x W -> the same shape."""
         return functional.relu(x + self.norm(self.second(self.first(x))), inplace=True)
 
 
 class SteeredNetwork(nn.Module):
-    """
-    Args:
-        widths: fields at strides 2, 4, 8, 16 and 32.
-        fields: F, of the map that descriptors are made of.
-        residuals: how many there are at strides 4, 8, 16 and 32.
-        hidden: numbers between the two layers that make a descriptor.
-    """
+    """A C4-equivariant network: grey pixels in, scores and descriptors that turn with the image out."""
 
     grey: Tensor
     around: Tensor
 
     def __init__(
         self,
-        widths: Sequence[int] = (6, 8, 24, 48, 64),
-        fields: int = 16,
-        residuals: Sequence[int] = (1, 1, 2, 2),
-        hidden: int = 256,
+        widths: Sequence[int] = (6, 8, 24, 48, 64),  # fields at strides 2, 4, 8, 16 and 32
+        fields: int = 16,  # F, of the map that descriptors are made of
+        residuals: Sequence[int] = (1, 1, 2, 2),  # how many at strides 4, 8, 16 and 32
+        hidden: int = 256,  # numbers between the two layers that make a descriptor
     ) -> None:
         super().__init__()
         self.widths, self.fields, self.residuals = tuple(widths), fields, tuple(residuals)
@@ -130,7 +124,6 @@ class SteeredNetwork(nn.Module):
 
 
 def build(settings: Mapping[str, Any]) -> SteeredNetwork:
-    """The network of a weights file's settings."""
     return SteeredNetwork(**settings)
 
 

@@ -1,10 +1,9 @@
 """A narrower steered network from a wider one: it sees what that sees, in less time.
 
 The start is the wider one without its later residuals and the fields that count least (Li et al.,
-"Pruning filters for efficient ConvNets", ICLR 2017; here by the weights that read a field, not by those
-that make it). Then the narrow one learns to describe any spot of any view as the wide one does (Hinton,
-Vinyals, Dean, "Distilling the knowledge in a neural network", 2015), turned and upright.
-"""
+"Pruning filters for efficient ConvNets", ICLR 2017; here by the weights that read a field, not by
+those that make it). Then the narrow one learns to describe any spot of any view as the wide one does
+(Hinton, Vinyals, Dean, "Distilling the knowledge in a neural network", 2015), turned and upright."""
 
 from __future__ import annotations
 
@@ -16,15 +15,14 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from locate.errors import InputError
-from locate.extractors.steered.corners import corners
-from locate.extractors.steered.equivariant import FieldNorm, GroupConv
+from locate.extractors.steered.corners import corners, orientations
+from locate.extractors.steered.equivariant import GroupConv
 from locate.extractors.steered.fusion import fused
-from locate.extractors.steered.network import SYSTEM, Residual, SteeredNetwork, build
-from locate.extractors.steered.orientation import orientations
+from locate.extractors.steered.network import SYSTEM, SteeredNetwork, build
 from locate.extractors.weights import load_network
 from locate.training.data.homographies import HomographySettings, random_view
 from locate.training.data.photometric import PhotometricSettings, photometric_noise
@@ -43,6 +41,8 @@ _LIGHT = PhotometricSettings(contrast=0.5, gamma=0.7, season_chance=0.1)
 
 @dataclass(eq=False)
 class PruningRecipe(Recipe[SteeredNetwork]):
+    """Structured pruning: the student keeps what counts and learns the rest from its teacher."""
+
     system = SYSTEM
     stages = (Stage("narrow", steps=8000, learning_rate=3e-3, clip=5.0),)
 
@@ -85,19 +85,18 @@ class PruningRecipe(Recipe[SteeredNetwork]):
 
     def batch(self, stage: Stage, rng: np.random.Generator, *, held_out: bool = False) -> Batch:  # noqa: ARG002
         """images: B x 3 x S x S; points and orientations B x N x 2."""
-        views, points, faced = [], [], []
+        drawn = []
         for _ in range(self.views):
             photo = self._pool.draw(rng, held_out, _READ_SIDE)
             view, inside = random_view(photo, rng, (self.crop, self.crop), _WARP)
             view = photometric_noise(view, rng, _LIGHT)
             view[~inside] = 0
             grey = cv2.cvtColor(view, cv2.COLOR_RGB2GRAY)
-            chosen = self._spots(grey, rng)
-            facing = orientations(grey, chosen)
+            spots = self._spots(grey, rng)
+            facing = orientations(grey, spots)
             facing[1::2] = (1, 0)
-            views.append(view)
-            points.append(chosen)
-            faced.append(facing)
+            drawn.append((view, spots, facing))
+        views, points, faced = zip(*drawn, strict=True)
         return {
             "images": images_to_tensor(views),
             "points": torch.from_numpy(np.stack(points).astype(np.float32)),
@@ -143,17 +142,17 @@ def pruned(
         len(b) != len(a) or min(b) < 1 or any(y > x for x, y in zip(a, b, strict=True))
         for a, b in zip(before, after, strict=True)
     ):
-        names = "of widths {}, residuals {} and fields, hidden {}"
-        raise InputError(
-            f"a network {names.format(*map(list, before))} cannot be pruned to one "
-            f"{names.format(*map(list, after))}"
+        old, new = (
+            "of widths {}, residuals {} and fields, hidden {}".format(*map(list, sizes))
+            for sizes in (before, after)
         )
+        raise InputError(f"a network {old} cannot be pruned to one {new}")
     student = SteeredNetwork(widths, fields, residuals, hidden)
-    with torch.no_grad():
-        _copy_strongest(teacher, student)
+    _copy_strongest(teacher, student)
     return student
 
 
+@torch.no_grad()
 def _copy_strongest(teacher: Any, student: Any) -> None:  # torch does not tell the types of parts
     """Copy what is kept, layer by layer; `kept` are fields of what is between two."""
     names = ("to4", "to8", "to16", "to32")
@@ -170,7 +169,9 @@ def _copy_strongest(teacher: Any, student: Any) -> None:  # torch does not tell 
         after = _strongest(student.widths[number + 1], *readers)
         _copy_block(a[0], b[0], kept, after)
         for one, other in zip(a[1:], b[1:], strict=False):
-            _copy_residual(one, other, after)
+            inner = _strongest(len(after), one.second)
+            _copy_block(one.first, other.first, after, inner)
+            _copy_block((one.second, one.norm), (other.second, other.norm), inner, after)
         kept = after
         outputs.append(after)
     at8 = _strongest(student.fields, teacher.join[0][0])
@@ -191,40 +192,24 @@ def _copy_strongest(teacher: Any, student: Any) -> None:  # torch does not tell 
     student.describe[2].bias.copy_(second.bias)
 
 
-def _copy_block(
-    teacher: nn.Sequential, student: nn.Sequential, inputs: Tensor | None, outputs: Tensor
-) -> None:
+def _copy_block(teacher: Any, student: Any, inputs: Tensor | None, outputs: Tensor) -> None:
+    """A convolution and its normalisation."""
     _copy(teacher[0], student[0], inputs, outputs)
-    _copy_norm(teacher[1], student[1], outputs)
+    for name, value in teacher[1].state_dict().items():
+        student[1].state_dict()[name].copy_(value if value.ndim == 0 else value[outputs])
 
 
-def _copy_residual(teacher: Residual, student: Residual, fields: Tensor) -> None:
-    inner = _strongest(len(fields), teacher.second)
-    _copy_block(teacher.first, student.first, fields, inner)
-    _copy(teacher.second, student.second, inner, fields)
-    _copy_norm(teacher.norm, student.norm, fields)
+def _copy(teacher: GroupConv, student: GroupConv, inputs: Tensor | None, outputs: Tensor) -> None:
+    kept = teacher.weight[outputs]
+    student.weight.copy_(kept if inputs is None else kept[:, inputs])
 
 
-def _strongest(count: int, *readers: nn.Module) -> Tensor:
+def _strongest(count: int, *readers: GroupConv) -> Tensor:
     """The fields that are read with the largest weights."""
-    weights = [reader.weight for reader in readers if isinstance(reader, GroupConv)]
-    return _largest(sum(one.square().mean(dim=0).sum(dim=(1, 2, 3)) for one in weights), count)
+    weights = [reader.weight.square().mean(dim=0).sum(dim=(1, 2, 3)) for reader in readers]
+    return _largest(sum(weights), count)
 
 
 def _largest(strengths: Any, count: int) -> Tensor:
     found: Tensor = strengths.topk(count).indices.sort().values
     return found
-
-
-def _copy(teacher: nn.Module, student: nn.Module, inputs: Tensor | None, outputs: Tensor) -> None:
-    assert isinstance(teacher, GroupConv)
-    assert isinstance(student, GroupConv)
-    kept = teacher.weight[outputs]
-    student.weight.copy_(kept if inputs is None else kept[:, inputs])
-
-
-def _copy_norm(teacher: nn.Module, student: nn.Module, fields: Tensor) -> None:
-    assert isinstance(teacher, FieldNorm)
-    assert isinstance(student, FieldNorm)
-    for name, value in teacher.state_dict().items():
-        student.state_dict()[name].copy_(value if value.ndim == 0 else value[fields])

@@ -1,10 +1,9 @@
 """How the steered network is trained: by a teacher that sees upright photos, and by known turns.
 
 The teacher's descriptors of a photo are what a student shall find in any view of it, however it is
-turned, when it is told which way up the view is. In two views of a photo, or two photos that the teacher
-matched, it has to find the same without being told; at the teacher's keypoints and, in views of one
-photo, at corners as well, since these are what it will be asked for.
-"""
+turned, when it is told which way up the view is. In two views of a photo, or two photos that the
+teacher matched, it has to find the same without being told; at the teacher's keypoints and, in views
+of one photo, at corners as well, since these are what it will be asked for."""
 
 from __future__ import annotations
 
@@ -20,20 +19,14 @@ from torch import Tensor
 
 from locate.errors import InputError
 from locate.extractors.steered import losses
-from locate.extractors.steered.corners import corners
+from locate.extractors.steered.corners import corners, orientations
 from locate.extractors.steered.network import SYSTEM, WIDTH, SteeredNetwork
-from locate.extractors.steered.orientation import orientations
 from locate.extractors.weights import load_into, load_weights
 from locate.images.reading import read_photo
 from locate.pixels import apply_homography, resize_points
+from locate.training.data import homographies
 from locate.training.data.correspondences import load_pairs
-from locate.training.data.homographies import (
-    HomographySettings,
-    best_of,
-    random_homography,
-    render_view,
-    window,
-)
+from locate.training.data.homographies import HomographySettings
 from locate.training.data.photometric import PhotometricSettings, photometric_noise
 from locate.training.data.photos import PhotoPool
 from locate.training.data.teacher import load_teacher
@@ -68,18 +61,17 @@ _LIGHT = PhotometricSettings(contrast=0.5, gamma=0.7, season_chance=0.25)
 
 
 class _View(NamedTuple):
-    """A view of a photo; the photo's keypoints that lie in it, as places in their list and in pixels;
-    and where "right" of the photo points at them."""
-
     photo: int
     image: Array
-    rows: Array
-    points: Array
-    upright: Array
+    rows: Array  # places, among those of the photo, of the keypoints that lie in the view
+    points: Array  # these in its pixels
+    upright: Array  # where "right" of the photo points at them
 
 
 @dataclass(eq=False)
 class SteeredRecipe(Recipe[SteeredNetwork]):
+    """Distillation of a teacher's keypoints and descriptors."""
+
     system = SYSTEM
     stages = (
         Stage("distil", steps=6000, learning_rate=2e-3, clip=5.0),
@@ -103,12 +95,8 @@ class SteeredRecipe(Recipe[SteeredNetwork]):
     matched: float = 0.35  # share of the pairs that are two photos of one scene
 
     def __post_init__(self) -> None:
-        if (
-            len(self.widths) != 5
-            or min(*self.widths, self.fields, self.hidden) < 1
-            or len(self.residuals) != 4
-            or min(self.residuals) < 0
-        ):
+        right = (len(self.widths), len(self.residuals)) == (5, 4) and min(self.residuals) >= 0
+        if not right or min(*self.widths, self.fields, self.hidden) < 1:
             raise InputError(
                 "steered: widths must be five numbers of fields, at strides 2 to 32, fields and "
                 "hidden one, all at least 1, residuals four; "
@@ -165,7 +153,7 @@ class SteeredRecipe(Recipe[SteeredNetwork]):
         drawn = []
         for _ in range(self.pairs):
             draws = self._draws(rng, held_out)
-            drawn.append(best_of(draws, lambda draw: len(draw[2]), self.points // 2))
+            drawn.append(homographies.best_of(draws, lambda draw: len(draw[2]), self.points // 2))
         counts, rows = [], []
         for a, b, common in drawn:
             chosen = common[rng.permutation(len(common))[: self.points]]
@@ -222,8 +210,9 @@ class SteeredRecipe(Recipe[SteeredNetwork]):
         room = np.array((photo.shape[1], photo.shape[0])) - zoom * side
         corner = keypoints[spot] + 0.5 - zoom * side * rng.uniform(0.25, 0.75, 2)
         corner = np.clip(corner, np.minimum(0, room), np.maximum(0, room))
-        warp = random_homography(rng, (side, side), _WARP) @ window(corner, zoom)
-        image, valid = render_view(photo, warp, (side, side))
+        tilted = homographies.random_homography(rng, (side, side), _WARP)
+        warp = tilted @ homographies.window(corner, zoom)
+        image, valid = homographies.render_view(photo, warp, (side, side))
         image = photometric_noise(image, rng, _LIGHT)
         image[~valid] = 0
         points = apply_homography(warp, keypoints)

@@ -1,8 +1,7 @@
 """Group-Concept Detect-and-Describe: Yang et al., arXiv 2001.07252. A map F is K x h x w.
 
 D2-Net looks at the largest channel of a cell; here a group of channels answers together, by its
-length.
-"""
+length."""
 
 from __future__ import annotations
 
@@ -25,15 +24,12 @@ def group_responses(maps: Tensor, groups: int) -> Tensor:
 def keypoints(
     responses: Tensor, strictness: float = 1.0, merge: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """The union over the groups of the local maxima of R^g that are no edges, move by less than half a
-    cell when fitted by a parabola, and exceed mean + `strictness` x deviation of R^g in this image.
+    """N x 2 places (x, y) in cells, best first, and N scores, deviations above the mean: the union over
+    the groups of the local maxima of R^g that are no edges, move by less than half a cell when fitted
+    by a parabola, and exceed mean + `strictness` x deviation of R^g in this image.
 
-    Of several that lie within `merge` cells the one whose response is most deviations above the mean
-    of its group is kept: so no group rules because its channels are large.
-
-    Returns:
-        N x 2 places (x, y) in cells, best first, and N scores, deviations above the mean.
-    """
+    Of several that lie within `merge` cells the one of the highest score is kept: so no group rules
+    because its channels are large."""
     height, width = responses.shape[-2:]
     if height < 3 or width < 3:
         return responses.new_zeros((0, 2)), responses.new_zeros(0)

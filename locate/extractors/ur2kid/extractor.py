@@ -12,18 +12,12 @@ from torch import Tensor
 
 from locate.errors import InputError
 from locate.extractors.backbones.registry import create_backbone, load_backbone
-from locate.extractors.base import ExtractorInfo
+from locate.extractors.base import ExtractorInfo, Size
 from locate.extractors.blocks.detection import resize_image, suppress, to_input
-from locate.extractors.blocks.inference import (
-    default_device,
-    for_use,
-    scaled,
-    sizes_of,
-    warn_untrained,
-)
+from locate.extractors.blocks.inference import default_device, for_use, scaled, sizes_of
 from locate.extractors.ur2kid.detection import group_responses, keypoints
 from locate.extractors.ur2kid.network import UR2KiDNetwork
-from locate.extractors.weights import file_hash, load_into, load_weights
+from locate.extractors.weights import file_hash, load_into, load_weights, warn_untrained
 from locate.pixels import fit_size, resize_points
 from locate.types import Array, Extraction, Features
 
@@ -47,7 +41,7 @@ class UR2KiD:
         strictness: float = 1.0,  # how many deviations above its mean a group's response must be
         multiscale: bool = False,  # half, full and double size: five times the pixels
     ) -> None:
-        if max_keypoints < 1 or max_side < 1 or global_side < 0:
+        if min(max_keypoints, max_side, global_side + 1) < 1:
             raise InputError(
                 "max_keypoints and max_side must be at least 1 and global_side at least 0, "
                 f"got {max_keypoints}, {max_side} and {global_side}"
@@ -59,21 +53,11 @@ class UR2KiD:
         self._max_keypoints = max_keypoints
         self._strictness = strictness
         self._scales = SCALES if multiscale else (1.0,)
-        self.info = ExtractorInfo(
-            name=SYSTEM,
-            weights=weights_hash,
-            settings={
-                **network_settings(network),
-                "max_keypoints": max_keypoints,
-                "max_side": max_side,
-                "global_side": global_side,
-                "strictness": strictness,
-                "multiscale": multiscale,
-            },
-            global_dim=network.global_dim,
-            local_dim=network.dim,
-            ratio=RATIO,
-        )
+        sides = {"max_side": max_side, "global_side": global_side}
+        found = {"max_keypoints": max_keypoints, "strictness": strictness, "multiscale": multiscale}
+        settings = network_settings(network) | sides | found
+        dims = network.global_dim, network.dim
+        self.info = ExtractorInfo(SYSTEM, weights_hash, settings, *dims, ratio=RATIO)
 
     @classmethod
     def from_pretrained(
@@ -95,15 +79,11 @@ class UR2KiD:
             load_into(network, random | tensors, weights)
             return cls(network, file_hash(weights), **settings)
         network, digest = start(backbone, backbone_weights)
-        warn_untrained(
-            SYSTEM,
-            "ur2kid: no trained weights are given, so this is the untrained start on ImageNet's",
-        )
+        words = "ur2kid: no trained weights are given, so this is the untrained start on ImageNet's"
+        warn_untrained(SYSTEM, words)
         return cls(network, digest, **settings)
 
-    def extract(
-        self, pixels: Array, size: tuple[int, int] | None = None, *, local: bool = True
-    ) -> Extraction:
+    def extract(self, pixels: Array, size: Size | None = None, *, local: bool = True) -> Extraction:
         size, working = sizes_of(pixels, size, self.max_side)
         small = fit_size(working, self._global_side)
         with torch.inference_mode():
@@ -120,17 +100,13 @@ class UR2KiD:
         taps: dict[str, Tensor] = self._network.taps(to_input(pixels, self.device))
         return taps
 
-    def _cropped(self, taps: Mapping[str, Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
+    def _cropped(self, taps: Mapping[str, Tensor], size: Size) -> dict[str, Tensor]:
         """Of the maps to be pooled the cells that saw the image, and not what `to_input` added."""
         to_pool = self._network.to_pool(taps).items()
         return {name: self._network.grid_of(name).crop(maps, size) for name, maps in to_pool}
 
     def _local(
-        self,
-        pixels: Array,
-        working: tuple[int, int],
-        size: tuple[int, int],
-        taps: Mapping[str, Tensor],
+        self, pixels: Array, working: Size, size: Size, taps: Mapping[str, Tensor]
     ) -> Features:
         """Features of all scales; `taps` are those of the working size."""
         found = []
@@ -143,15 +119,10 @@ class UR2KiD:
         # Within one scale neighbours are merged already.
         radius = self._network.pyramid.grid.stride * size[0] / working[0] if len(found) > 1 else 0.0
         best = suppress(points, scores, radius)[: self._max_keypoints]
-        return Features(
-            keypoints=points[best].astype(np.float32),
-            scores=scores[best],
-            descriptors=descriptors[best],
-            image_size=size,
-        )
+        return Features(points[best].astype(np.float32), scores[best], descriptors[best], size)
 
     def _detect_and_describe(
-        self, taps: Mapping[str, Tensor], size: tuple[int, int]
+        self, taps: Mapping[str, Tensor], size: Size
     ) -> tuple[Array, Array, Array]:
         """Of an image of `size`: N x 2 float64 places in its pixels, N scores, N x D descriptors, the
         best `max_keypoints`."""
@@ -163,12 +134,8 @@ class UR2KiD:
         at, scores = keypoints(group_responses(fine, network.groups), self._strictness, merge)
         at, scores = at[: self._max_keypoints], scores[: self._max_keypoints]
         points = network.fine.grid.to_image(at)
-        descriptors = network.describe(taps, points)
-        return (
-            points.double().cpu().numpy(),
-            scores.float().cpu().numpy(),
-            descriptors.float().cpu().numpy(),
-        )
+        plain = points.double(), scores.float(), network.describe(taps, points).float()
+        return tuple(part.cpu().numpy() for part in plain)  # type: ignore[return-value]
 
 
 def network_settings(network: UR2KiDNetwork) -> dict[str, Any]:

@@ -1,11 +1,10 @@
 """What UR2KiD is trained by: Yang et al., arXiv 2001.07252. Nothing here knows which point is which.
 
-All that is known is which images show the same place: an anchor a and a positive p, and which do not: a
-negative n. Descriptors of N positions stand in rows, N x D, L2-normalised; dense maps are D x h x w,
-L2-normalised along D; positions are (x, y) in cells of these maps. M = F_a F_b^T is the affinity matrix:
-the cosine of every position of a with every one of b. What a docstring calls "ours" is a choice that
-the paper, as far as we know it, does not make.
-"""
+All that is known is which images show the same place: an anchor a and a positive p, and which do not:
+a negative n. Descriptors of N positions stand in rows, N x D, L2-normalised; dense maps are D x h x
+w, L2-normalised along D; positions are (x, y) in cells of these maps. M = F_a F_b^T is the affinity
+matrix: the cosine of every position of a with every one of b. What a docstring calls "ours" is a
+choice that the paper, as far as we know it, does not make."""
 
 from __future__ import annotations
 
@@ -41,12 +40,8 @@ def found_again(
 
 
 def runner_up(rows: Tensor, best: Tensor, width: int, radius: float) -> Tensor:
-    """The largest value of each row farther than `radius` cells, along x or y, from the best one; -2
-    where no cell is so far away.
-
-    Args:
-        rows: N x (h w), affinity with all cells of a map w wide. best: N, of each row the largest.
-    """
+    """The largest value of each row, N x (h w) affinities with all cells of a map `width` wide, farther
+    than `radius` cells, along x or y, from the best one, N indices; -2 where no cell is so far away."""
     cells = _cells(torch.arange(rows.shape[1], device=rows.device), width)
     near = (cells[None] - _cells(best, width)[:, None]).abs().amax(dim=2) <= radius
     return rows.masked_fill(near, _NONE).amax(dim=1)
@@ -55,14 +50,11 @@ def runner_up(rows: Tensor, best: Tensor, width: int, radius: float) -> Tensor:
 def position_loss(
     best: Tensor, others: Sequence[Tensor], counts: Tensor, margin: float = 0.2
 ) -> Tensor:
-    """sum_k max(0, m - max_j M_ij + o_ki), the mean over the positions i that count (ours).
+    """sum_k max(0, m - max_j M_ij + o_ki), the mean over the positions i that count, N bool (ours), of
+    N row maxima with the positive and `others`, the o_k, N each.
 
     The hinge of the means in `matching_loss` is soon satisfied; this one goes on wherever a position is
-    told apart badly, from the best cell of a negative or from the runner-up in the positive itself.
-
-    Args:
-        best: N, the row maxima with the positive. others: the o_k, N each. counts: N bool.
-    """
+    told apart badly, from the best cell of a negative or from the runner-up in the positive itself."""
     hinges = functional.relu(margin - best + torch.stack(list(others))).sum(dim=0)
     weights = counts.to(hinges.dtype)
     return (weights * hinges).sum() / weights.sum().clamp(min=1)

@@ -18,6 +18,7 @@ Yang et al., arXiv 2001.07252. The paper takes ResNet-101. Where its text leaves
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
@@ -76,13 +77,9 @@ class Pyramid(nn.Module):
     """Maps of several strides joined on the grid of the finest: a lateral 1 x 1 convolution each, then
     from the coarsest down resampled to the next finer grid and added.
 
-    Args:
-        backbone: whose taps they are.
-        lengths: tap -> length of its features at the start, see `balance`; from fine to coarse.
-        width: channels of the result; 0 for as many as the taps have together.
-        groups: every group of the result's channels gets its share of every level, as far as there is
-            room for the levels side by side.
-    """
+    `lengths` are those of the taps' features at the start, see `balance`, from fine to coarse; the
+    result has `width` channels, 0 for as many as the taps have together, and every group of them gets
+    its share of every level, as far as there is room for the levels side by side."""
 
     gains: Tensor
 
@@ -175,30 +172,19 @@ class Pyramid(nn.Module):
 
 
 class UR2KiDNetwork(nn.Module):
-    """The pyramid gives F, of K channels, the fine one the map to detect on.
-
-    Args:
-        dim: D, the length of a local descriptor.
-        groups: G, of the channels that detect; see `locate.extractors.ur2kid.detection`.
-        stride: of F in pixels, 4 or 8.
-        global_dim: length of the global vector, which a linear layer then makes of the pooled levels
-            ("whitening"); 0 for the pooled levels themselves.
-        local_share: length of the part of the global vector that is pooled from F, 0 for none. The paper
-            has one; at the start it repeats what the levels give, and F has to be computed for it.
-        dropout: chance that a channel of F, a "concept", is left out of the local descriptors in
-            training.
-    """
+    """The pyramid gives F, of K channels, the fine one the map to detect on. The paper pools a part of
+    the global vector from F; at the start that repeats what the levels give, and F is work."""
 
     def __init__(
         self,
         backbone: Backbone,
         *,
-        dim: int = 128,
-        groups: int = 8,
-        stride: int = 4,
-        global_dim: int = 0,
-        local_share: float = 0.0,
-        dropout: float = 0.5,
+        dim: int = 128,  # D, the length of a local descriptor
+        groups: int = 8,  # G, of the channels that detect, see `detection`
+        stride: int = 4,  # of F in pixels, 4 or 8
+        global_dim: int = 0,  # of the pooled levels a linear layer ("whitening") makes; 0 for these
+        local_share: float = 0.0,  # length of the part that is pooled from F; 0 for none
+        dropout: float = 0.5,  # chance that training leaves a channel of F, a "concept", out
     ) -> None:
         super().__init__()
         if backbone.name not in PLANS:
@@ -288,13 +274,10 @@ class UR2KiDNetwork(nn.Module):
     def balance(self) -> None:
         """Set the gains of the pyramids, on an image that no data are needed for: noise with the
         spectrum of natural images."""
-        modes = {module: module.training for module in self.modules()}
         with torch.no_grad():
-            taps = self.eval().taps(natural_noise().to(self.reduce.weight.device))
+            taps = deepcopy(self).eval().taps(natural_noise().to(self.reduce.weight.device))
             self.pyramid.balance(taps)
             self.fine.balance(taps)
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _places(

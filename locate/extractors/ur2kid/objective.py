@@ -24,6 +24,8 @@ RUNNER_UP_RADIUS = 3.0  # cells around the best that are not another place
 
 @dataclass(frozen=True)
 class Objective:
+    """What UR2KiD's losses are put together by."""
+
     positions: int = 512  # detected places of an image that are matched, at most
     matching: str = "positions"  # for `losses.position_loss`, "images" for `losses.matching_loss`
     margin: float = 0.2  # of the matching loss

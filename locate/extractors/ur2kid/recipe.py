@@ -33,10 +33,9 @@ from locate.extractors.ur2kid.whitening import discriminative_projection, whiten
 from locate.images.folder import photos_in
 from locate.training.data.correspondences import MatchedPair, load_pairs
 from locate.training.data.homographies import HomographySettings, warped_pair
-from locate.training.data.pairs import pairs_of_models
 from locate.training.data.photometric import PhotometricSettings
 from locate.training.data.photos import PhotoPool, name_fraction
-from locate.training.data.scenes import scenes_of
+from locate.training.data.scenes import pairs_of_models, scenes_of
 from locate.training.data.tuples import TupleMiner
 from locate.training.recipe import Batch, Parameters, Recipe, Stage, generator, images_to_tensor
 from locate.types import Array
@@ -55,6 +54,8 @@ _TRIES = 50
 
 @dataclass(eq=False, kw_only=True)
 class UR2KiDRecipe(Recipe[UR2KiDNetwork]):
+    """UR2KiD's recipe: retrieval, matching and distillation together."""
+
     system = SYSTEM
 
     backbone: str = "lite0"  # see `load_backbone`
@@ -137,9 +138,8 @@ class UR2KiDRecipe(Recipe[UR2KiDNetwork]):
         none = np.zeros((0, 2), np.float32)
         for photos in scenes.values():
             if reconstructed.isdisjoint(photos):
-                pairs += [
-                    MatchedPair(a, b, none, none, "folder") for a, b in combinations(photos, 2)
-                ]
+                ends = combinations(photos, 2)
+                pairs += [MatchedPair(*both, none, none, "folder") for both in ends]
         return pairs
 
     def network(self) -> UR2KiDNetwork:
@@ -237,10 +237,8 @@ class UR2KiDRecipe(Recipe[UR2KiDNetwork]):
 
     def _mine(self, network: UR2KiDNetwork, rng: np.random.Generator) -> None:
         """For every scene the photos of other scenes that are most like one of three of its own."""
-        anchors = {
-            name: [photos[i] for i in rng.permutation(len(photos))[:3]]
-            for name, photos in self._scenes.items()
-        }
+        scenes = self._scenes.items()
+        anchors = {n: [photos[i] for i in rng.permutation(len(photos))[:3]] for n, photos in scenes}
         others = [self._singles[i] for i in rng.permutation(len(self._singles))[:_MINED_FROM]]
         candidates = [*others, *(path for photos in anchors.values() for path in photos)]
         vectors = dict(self._vectors(network, candidates, self.crop))
@@ -268,12 +266,8 @@ class UR2KiDRecipe(Recipe[UR2KiDNetwork]):
                 yield path, network.pooled(network.to_pool(taps))[0].cpu().numpy()
 
     def state(self) -> dict[str, Any]:
-        return {
-            "mined": {
-                name: [path.relative_to(self._data).as_posix() for path in paths]
-                for name, paths in self._mined.items()
-            }
-        }
+        mined = self._mined.items()
+        return {"mined": {n: [p.relative_to(self._data).as_posix() for p in ps] for n, ps in mined}}
 
     def set_state(self, state: dict[str, Any]) -> None:
         mined = state.get("mined", {})

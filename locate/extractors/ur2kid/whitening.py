@@ -15,17 +15,13 @@ from locate.extractors.blocks.discriminative import discriminative
 def discriminative_projection(
     pairs: Iterable[tuple[Tensor, Tensor]], dim: int, ridge: float = 1.0, best: float = 0.5
 ) -> Tensor:
-    """The projection under which matches are alike and all else is not, D x K float64 (`discriminative`;
-    for images Radenovic et al., TPAMI 2018, section 3.3). Features that are not scaled, and not
-    centred, are to be multiplied by it.
+    """The projection under which matches are alike and all else is not, D x K float64
+    (`discriminative`; for images Radenovic et al., TPAMI 2018, section 3.3), of the features, N x K and
+    M x K, of the keypoints of two images of one place. Features that are neither scaled nor centred are
+    to be multiplied by it.
 
-    Nobody says what the matches are: they are mutual nearest neighbours of two images that show the
-    same, the more similar half; `InputError` if there are none.
-
-    Args:
-        pairs: features of the keypoints of two images of one place, N x K and M x K.
-        best: share of the mutual neighbours of a pair that are taken for matches.
-    """
+    Nobody says what the matches are: they are mutual nearest neighbours, of these the more similar
+    share `best`; `InputError` if there are none."""
     features, differences = [], []
     for a, b in pairs:
         features += [a.double(), b.double()]
@@ -58,14 +54,9 @@ def whitening(vectors: Tensor, dim: int, ridge: float = 0.3) -> tuple[Tensor, Te
     for whatever reason, weighs less. Jegou and Chum, "Negative evidences and co-occurences in image
     retrieval", ECCV 2012, section 3.
 
-    Args:
-        vectors: N x C, of N images, of which the D directions of most variance are kept.
-        ridge: added to the eigenvalues, as a share of the mean of those that are kept: directions of
-            little variance are mostly noise.
-
-    Returns:
-        weight D x C and bias D, for `linear`; float64. If N or C is too small the last rows are 0.
-    """
+    Of N x C vectors the D directions of most variance, as weight D x C and bias D for `linear`,
+    float64; if N or C is too small the last rows are 0. `ridge` is added to the eigenvalues, as a share
+    of the mean of those that are kept: directions of little variance are mostly noise."""
     vectors = vectors.double()
     mean = vectors.mean(dim=0)
     _, values, directions = torch.linalg.svd(vectors - mean, full_matrices=False)

@@ -18,10 +18,11 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from locate.training.data.homographies import render_view, window
 from locate.types import Array
 from locate.util.files import atomic_write
 
+_WHAT = "pairs"
 _KEYS = ("images", "pairs", "offsets", "points_a", "points_b", "sources")
 _NEIGHBORS = 50  # points that say how large things are in one image relative to the other
 _LEAST_OF_ROOM = 0.7  # a window shows at least this much of the most that it could, along a side
@@ -52,13 +54,11 @@ class MatchedPair:
         m = len(self.points_a)
         for name, points in (("points_a", self.points_a), ("points_b", self.points_b)):
             if points.shape != (m, 2) or points.dtype != np.float32:
-                raise InputError(
-                    f"{name} must be {m} x 2 float32, got {points.shape} {points.dtype}"
-                )
+                given = f"{points.shape} {points.dtype}"
+                raise InputError(f"{name} must be {m} x 2 float32, got {given}")
             if not np.isfinite(points).all():
-                raise InputError(
-                    f"{name} of {self.image_a} and {self.image_b} hold NaN or infinity"
-                )
+                photos = f"{self.image_a} and {self.image_b}"
+                raise InputError(f"{name} of {photos} hold NaN or infinity")
 
     def __len__(self) -> int:
         return len(self.points_a)
@@ -67,11 +67,8 @@ class MatchedPair:
 def save_pairs(
     file: Path | str, pairs: Sequence[MatchedPair], root: Path | str | None = None
 ) -> None:
-    """Write pairs to an .npz file; it is there complete or not at all.
-
-    Args:
-        root: the data folder that image paths are written relative to; None for the file's own.
-    """
+    """Write pairs to an .npz file, which is there complete or not at all, image paths relative to the
+    data folder `root`; None for the file's own."""
     file = Path(file)
     images = dict.fromkeys(image for pair in pairs for image in (pair.image_a, pair.image_b))
     place = {image: number for number, image in enumerate(images)}
@@ -96,39 +93,33 @@ def relative_names(images: Iterable[Path], root: Path) -> Array:
 
 
 def load_pairs(file: Path | str, root: Path | str | None = None) -> list[MatchedPair]:
-    """Read pairs that `save_pairs` or another matcher wrote; `InputError` if there is no such file, it
-    is not of the layout above, or an image is not there.
-
-    Args:
-        root: the data folder that image paths are relative to; None for the file's own.
-    """
+    """Read pairs that `save_pairs` or another matcher wrote, image paths relative to the data folder
+    `root`, None for the file's own; `InputError` if there is no such file, it is not of the layout
+    above, or an image is not there."""
     file = Path(file)
     root = file.parent if root is None else Path(root)
-    images, pairs, offsets, points_a, points_b, sources = _read_arrays(file)
-    count = len(sources)
+    images, pairs, offsets, points_a, points_b, sources = read_arrays(file, _KEYS, _WHAT)
+    count, points = sources.size, (points_a, points_b)
     rules = {
-        f"`pairs` must be {count} x 2 integers, as there are {count} `sources`": (
-            pairs.shape == (count, 2) and pairs.dtype.kind in "iu"
+        f"`pairs` must be {count} x 2 integers, as there are {count} `sources`": has_form(
+            pairs, (count, 2), np.integer
         ),
-        f"`offsets` must be {count + 1} integers": (
-            offsets.shape == (count + 1,) and offsets.dtype.kind in "iu"
-        ),
-        "`images` and `sources` must be strings": (
-            images.ndim == sources.ndim == 1
-            and all(a.dtype.kind == "U" or a.size == 0 for a in (images, sources))
+        f"`offsets` must be {count + 1} integers": has_form(offsets, (count + 1,), np.integer),
+        "`images` and `sources` must be strings": all(
+            a.ndim == 1 and (a.dtype.kind == "U" or a.size == 0) for a in (images, sources)
         ),
         "`points_a` and `points_b` must be M x 2 float32": all(
-            p.ndim == 2 and p.shape[1] == 2 and p.dtype == np.float32 for p in (points_a, points_b)
+            has_form(p, (*p.shape[:1], 2), np.float32) for p in points
         ),
     }
-    _demand(file, rules)
+    demand(file, _WHAT, rules)
     rules = {
         "`pairs` must be places in `images`": bool(((pairs >= 0) & (pairs < len(images))).all()),
-        "`offsets` must rise from 0 to the number of points": (
-            rise_from_zero(offsets) and int(offsets[-1]) == len(points_a) == len(points_b)
+        "`offsets` must rise from 0 to the number of points": all(
+            rise_to(offsets, len(p)) for p in points
         ),
     }
-    _demand(file, rules)
+    demand(file, _WHAT, rules)
     paths = [root / str(name) for name in images]
     missing = [path for path in paths if not path.is_file()]
     if missing:
@@ -143,32 +134,39 @@ def load_pairs(file: Path | str, root: Path | str | None = None) -> list[Matched
     ]
 
 
-def rise_from_zero(offsets: Array) -> bool:
-    return int(offsets[0]) == 0 and bool((np.diff(offsets.astype(np.int64)) >= 0).all())
+def rise_to(offsets: Array, count: int) -> bool:
+    """Whether these are where the rows of each of several things begin, of `count` in all."""
+    steps = np.diff(offsets.astype(np.int64))
+    return int(offsets[0]) == 0 and bool((steps >= 0).all()) and int(offsets[-1]) == count
 
 
-def _read_arrays(file: Path) -> list[Array]:
+def has_form(array: Array, shape: tuple[int, ...], dtype: Any) -> bool:
+    return array.shape == shape and bool(np.issubdtype(array.dtype, dtype))
+
+
+def read_arrays(file: Path, keys: Sequence[str], what: str) -> list[Array]:
+    """Those of an .npz archive that is a file of `what`; `InputError` if it is none, or lacks one."""
     try:
         with file.open("rb") as stream:  # numpy forgets to close a damaged archive itself
             archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise InputError(f"{file} is one array; a file of pairs is an .npz archive")
-            absent = [key for key in _KEYS if key not in archive]
-            if absent:
-                raise InputError(f"{file} is no file of pairs: it lacks {', '.join(absent)}")
-            return [archive[key] for key in _KEYS]
+                raise InputError(f"{file} is one array; a file of {what} is an .npz archive")
+            absent = [key for key in keys if key not in archive]
+            demand(file, what, {f"it lacks {', '.join(absent)}": not absent})
+            return [archive[key] for key in keys]
     except FileNotFoundError:
-        raise InputError(f"{file} does not exist; check the name") from None
+        raise InputError(f"{file} does not exist; name a file of {what}") from None
     except InputError:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{file} is no file of pairs ({error}); write it again") from error
+        raise InputError(f"{file} is no file of {what} ({error}); write it again") from error
 
 
-def _demand(file: Path, rules: dict[str, bool]) -> None:
+def demand(file: Path, what: str, rules: Mapping[str, bool]) -> None:
+    """`InputError` naming the first of the rules of a file of `what` that does not hold."""
     for rule, holds in rules.items():
         if not holds:
-            raise InputError(f"{file} is no file of pairs: {rule}")
+            raise InputError(f"{file} is no file of {what}: {rule}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,25 +188,17 @@ def crop_matched_pair(
     sizes: tuple[tuple[int, int], tuple[int, int]] | None = None,
     scale_jitter: float = 1.5,
 ) -> MatchedCrop:
-    """Cut a window out of each photo, around one of the points that they share.
+    """Cut a window of `size` pixels out of each photo, around one of the points that they share.
+    `sizes` are the (width, height) of both original photos, if `images` are reduced copies of them.
 
     How much of photo a its window shows is random, between `size` of the photo's pixels (or 0.7 of the
-    largest square that fits, if that is less) and that square. The window of b is chosen to show
-    things as large as that of a does, times a random factor, as far as b has room. Both are shifted at
-    random, so that the point that was drawn does not always lie in the middle. No window reaches
-    beyond its photo; small photos are enlarged.
-
-    Args:
-        size: side of the crops in pixels.
-        sizes: (width, height) of both original photos, if `images` are reduced copies of them.
-        scale_jitter: things are up to this much larger or smaller in b's crop than in a's, 1 or more.
-
-    """
+    largest square that fits, if that is less) and that square. The window of b is chosen to show things
+    as large as that of a does, up to `scale_jitter` larger or smaller, as far as b has room. Both are
+    shifted at random, so that the point that was drawn does not always lie in the middle. No window
+    reaches beyond its photo; small photos are enlarged."""
     if size < 2 or scale_jitter < 1:
-        raise InputError(
-            f"a crop needs a size of at least 2 and a scale jitter of at least 1, "
-            f"got {size} and {scale_jitter}"
-        )
+        rule = "a size of at least 2 and a scale jitter of at least 1"
+        raise InputError(f"a crop needs {rule}, got {size} and {scale_jitter}")
     points = [given.astype(np.float64) for given in (pair.points_a, pair.points_b)]
     if sizes is not None:
         ends = zip(points, sizes, map(_size, images), strict=True)
@@ -228,21 +218,16 @@ def crop_matched_pair(
     zooms = (zoom_a, min(zoom_a * ratio * jitter, room[1]))
     crops, moved = [], []
     for image, spots, zoom in zip(images, points, zooms, strict=True):
-        crop_from_image = _window(rng, _size(image), spots[anchor], zoom, size)
+        side = zoom * size
+        place = rng.uniform(0.25, 0.75, 2)  # of the point, as a share of the window
+        corner = np.clip(
+            spots[anchor] + 0.5 - place * side, 0, np.maximum(np.array(_size(image)) - side, 0)
+        )
+        crop_from_image = window(corner, zoom)
         crops.append(render_view(image, crop_from_image, (size, size))[0])
         moved.append(apply_homography(crop_from_image, spots).astype(np.float32))
     keep = _inside(moved[0], (size, size)) & _inside(moved[1], (size, size))
     return MatchedCrop(crops[0], crops[1], moved[0][keep], moved[1][keep])
-
-
-def _window(
-    rng: np.random.Generator, room: tuple[int, int], around: Array, zoom: float, size: int
-) -> Array:
-    """crop_from_image, 3 x 3: a square of `size` zoomed pixels in the photo, around a point."""
-    side = zoom * size
-    place = rng.uniform(0.25, 0.75, 2)  # of the point, as a share of the window
-    corner = np.clip(around + 0.5 - place * side, 0, np.maximum(np.array(room) - side, 0))
-    return window(corner, zoom)
 
 
 def _size_ratio(points_a: Array, points_b: Array, anchor: int) -> float:

@@ -5,8 +5,7 @@ from pixels of the photo to pixels of the view. Both views of a pair are cut fro
 neither is interpolated twice, and `b_from_a = view_b_from_image @ inverse(view_a_from_image)`.
 
 The idea of training on such pairs: DeTone, Malisiewicz and Rabinovich, "SuperPoint", CVPR Workshops
-2018, section 5. The sampler here is our own.
-"""
+2018, section 5. The sampler here is our own."""
 
 from __future__ import annotations
 
@@ -40,9 +39,7 @@ class HomographySettings:
     # edge of the view, relative to the centre. 0 to 0.4.
     perspective: float = 0.15
     translation: float = 0.15  # largest shift along each axis, as a share of the view's side
-    anisotropy: float = (
-        1.2  # largest stretch along one direction (any) to the other; makes shear too
-    )
+    anisotropy: float = 1.2  # largest stretch along one direction (any) to the other; shears too
     full_circle: float = 0.0  # chance that the turn is drawn from all 360 degrees instead
     # Smallest and largest side of view a, relative to the largest window that fits into the photo.
     # Small ones leave room around a for b.
@@ -86,9 +83,8 @@ def random_homography(
 ) -> Array:
     """A random `b_from_a` between two views of `size` (width, height), 3 x 3 float64.
 
-    Tilt, stretch, turn, scale and shift, in this order, about the centre of the view. The
-    homogeneous coordinate is positive over all of view a and, backwards, over all of view b.
-    """
+    Tilt, stretch, turn, scale and shift, in this order, about the centre of the view. The homogeneous
+    coordinate is positive over all of view a and, backwards, over all of view b."""
     settings = settings or HomographySettings()
     tilt = settings.perspective
     while True:
@@ -126,25 +122,14 @@ def warped_pair(
     settings: HomographySettings | None = None,
     photometric: PhotometricSettings | None = None,
 ) -> WarpedPair:
-    """Two random views of a photo H x W x 3 uint8: a is an upright window; b sees it through
-    `random_homography`.
-
-    Args:
-        size: (width, height) of both views in pixels.
-        photometric: light and noise, drawn for each view on its own; None for none.
+    """Two random views of `size` (width, height) of a photo H x W x 3 uint8: a is an upright window; b
+    sees it through `random_homography`. Light and noise are drawn for each view on its own, if at all.
     """
-    _check(image, size)
-    settings = settings or HomographySettings()
-    a_from_image, b_from_image, b_from_a = best_of(
-        _draws(image, rng, size, settings),
-        lambda draw: _overlap(image, draw[0], draw[1], size),
-        settings.min_overlap,
-    )
+    a_from_image, b_from_image, b_from_a = _drawn(image, rng, size, settings, (0, 1))
     image_a, valid_a = render_view(image, a_from_image, size)
     image_b, valid_b = render_view(image, b_from_image, size)
     if photometric is not None:
-        image_a = photometric_noise(image_a, rng, photometric)
-        image_b = photometric_noise(image_b, rng, photometric)
+        image_a, image_b = (photometric_noise(v, rng, photometric) for v in (image_a, image_b))
     return WarpedPair(image_a, image_b, b_from_a, valid_a, valid_b, a_from_image, b_from_image)
 
 
@@ -154,20 +139,10 @@ def random_view(
     size: tuple[int, int],
     settings: HomographySettings | None = None,
 ) -> tuple[Array, Array]:
-    """One random view of a photo H x W x 3 uint8: an upright window seen through `random_homography`.
-    `min_overlap` is how much of it must show the photo, if a few draws reach it.
-
-    Returns:
-        The view, H x W x 3 uint8, black where the photo has ended; H x W bool, where it has not.
-    """
-    _check(image, size)
-    settings = settings or HomographySettings()
-    _, view_from_image, _ = best_of(
-        _draws(image, rng, size, settings),
-        lambda draw: _overlap(image, draw[1], draw[1], size),
-        settings.min_overlap,
-    )
-    return render_view(image, view_from_image, size)
+    """One random view of a photo H x W x 3 uint8: an upright window seen through `random_homography`,
+    black where the photo has ended; and H x W bool, where it has not. `min_overlap` is how much of it
+    must show the photo, if a few draws reach it."""
+    return render_view(image, _drawn(image, rng, size, settings, (1, 1))[1], size)
 
 
 def best_of(draws: Iterable[T], score: Callable[[T], float], enough: float) -> T:
@@ -182,6 +157,22 @@ def best_of(draws: Iterable[T], score: Callable[[T], float], enough: float) -> T
     if best is None:
         raise InputError("no photo of the training data can be used any more; look at the log")
     return best
+
+
+def _drawn(
+    image: Array,
+    rng: np.random.Generator,
+    size: tuple[int, int],
+    settings: HomographySettings | None,
+    judged: tuple[int, int],  # the two of a draw that must share enough
+) -> tuple[Array, Array, Array]:
+    require_image(image)
+    if min(size) < 2:
+        raise InputError(f"a view must be at least 2 pixels wide and high, got {size}")
+    settings = settings or HomographySettings()
+    draws = _draws(image, rng, size, settings)
+    a, b = judged
+    return best_of(draws, lambda d: _overlap(image, d[a], d[b], size), settings.min_overlap)
 
 
 def _draws(
@@ -199,43 +190,31 @@ def _draws(
 
 
 def window(corner: Array, zoom: float) -> Array:
-    """view_from_image of an upright window, 3 x 3.
-
-    Args:
-        corner: (x, y) of its top left corner in the image, whose own is (0, 0).
-        zoom: pixels of the image per pixel of the view.
-    """
+    """view_from_image of an upright window, 3 x 3, by (x, y) of its top left corner in the image, whose
+    own is (0, 0), and the pixels of the image per pixel of the view."""
     # Edges on edges: image + 0.5 = corner + zoom (view + 0.5)
     offset = (0.5 - corner) / zoom - 0.5
     return np.array([[1 / zoom, 0, offset[0]], [0, 1 / zoom, offset[1]], [0, 0, 1]])
 
 
-def _check(image: Array, size: tuple[int, int]) -> None:
-    require_image(image)
-    if min(size) < 2:
-        raise InputError(f"a view must be at least 2 pixels wide and high, got {size}")
-
-
 def render_view(image: Array, view_from_image: Array, size: tuple[int, int]) -> tuple[Array, Array]:
-    """What a view of `size` (width, height) sees of an image H x W x 3 uint8; no horizon may run through
-    it. Bilinear. Where the view shrinks the image, the image is first averaged down by area to the
-    resolution that the view has in the middle of what it sees.
-
-    Returns:
-        The view, H x W x 3 uint8, black outside of the image; H x W bool, inside.
-    """
+    """What a view of `size` (width, height) sees of an image H x W x 3 uint8, black outside of it; and
+    H x W bool, inside. Bilinear; no horizon may run through it. Where the view shrinks the image, the
+    image is first averaged down by area to the resolution that the view has in the middle of what it
+    sees."""
     height, width = image.shape[:2]
     shrink = 1 / _magnification(view_from_image, size)
     if shrink > 1.1:
         target = (max(1, round(width / shrink)), max(1, round(height / shrink)))
         image = cv2.resize(image, target, interpolation=cv2.INTER_AREA)
-        view_from_image = view_from_image @ _resizing(target, (width, height))
+        x, y = width / target[0], height / target[1]  # corners on corners
+        resized = np.array([[x, 0, x / 2 - 0.5], [0, y, y / 2 - 0.5], [0, 0, 1]])
+        view_from_image = view_from_image @ resized
     image_from_view = np.linalg.inv(view_from_image)
     linear, nearest = (cv2.WARP_INVERSE_MAP | how for how in (cv2.INTER_LINEAR, cv2.INTER_NEAREST))
     # Replicated, then masked: mixing in a constant would darken the last row.
-    view = cv2.warpPerspective(
-        image, image_from_view, size, flags=linear, borderMode=cv2.BORDER_REPLICATE
-    )
+    border = cv2.BORDER_REPLICATE
+    view = cv2.warpPerspective(image, image_from_view, size, flags=linear, borderMode=border)
     everywhere = np.full(image.shape[:2], 255, np.uint8)
     inside = cv2.warpPerspective(everywhere, image_from_view, size, flags=nearest) > 0
     view[~inside] = 0
@@ -308,12 +287,6 @@ def _least_depth(b_from_a: Array, size: tuple[int, int]) -> float:
     corners = np.array([(-0.5, -0.5), (right, -0.5), (-0.5, low), (right, low)])
     depths = _depths(b_from_a, corners)
     return float(depths.min() / abs(depths.mean()))
-
-
-def _resizing(from_size: tuple[int, int], to_size: tuple[int, int]) -> Array:
-    """The homography of a resize that keeps corners on corners."""
-    x, y = to_size[0] / from_size[0], to_size[1] / from_size[1]
-    return np.array([[x, 0, x / 2 - 0.5], [0, y, y / 2 - 0.5], [0, 0, 1]])
 
 
 def _translation(by: Array) -> Array:

@@ -2,9 +2,8 @@
 
 The order is that of a camera: shadows fall on the scene, the lens blurs, exposure and colour are set,
 the sensor adds noise, the file is compressed. Pixels never move. Before that, now and then, comes what
-no pair of photos in a training set may show: the place at night, in another season's colours, by another
-sensor, all of it crude.
-"""
+no pair of photos in a training set may show: the place at night, in another season's colours, by
+another sensor, all of it crude."""
 
 from __future__ import annotations
 
@@ -58,9 +57,8 @@ class PhotometricSettings:
             value = getattr(self, item.name)
             most = 1.0 if item.name.endswith("_chance") or item.name in _SHARES else math.inf
             if not 0 <= value <= most:
-                raise InputError(
-                    f"{item.name} of photometric noise must be 0 to {most}, got {value}"
-                )
+                limits = f"must be 0 to {most}, got {value}"
+                raise InputError(f"{item.name} of photometric noise {limits}")
         if not 1 <= self.jpeg_quality <= 95:
             raise InputError(f"jpeg_quality must be 1 to 95, got {self.jpeg_quality}")
 
@@ -164,9 +162,8 @@ def _quantiles() -> Array:
 
 def _jpeg(image: Array, quality: int) -> Array:
     # The codec takes blue first; colours must come back as they were.
-    done, coded = cv2.imencode(
-        ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
-    )
+    turned = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    done, coded = cv2.imencode(".jpg", turned, [cv2.IMWRITE_JPEG_QUALITY, quality])
     assert done
     return np.asarray(cv2.cvtColor(cv2.imdecode(coded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
 
@@ -183,8 +180,7 @@ def _erase(image: Array, rng: np.random.Generator, s: PhotometricSettings) -> Ar
 
 def augment_appearance(image: Array, rng: np.random.Generator) -> Array:
     """Night, other colours or another sensor, H x W x 3 uint8."""
-    change = (_night, _colors, _sensor)[int(rng.integers(3))]
-    return change(image, rng)
+    return (_night, _colors, _sensor)[int(rng.integers(3))](image, rng)
 
 
 def _night(image: Array, rng: np.random.Generator) -> Array:
@@ -197,10 +193,8 @@ def _night(image: Array, rng: np.random.Generator) -> Array:
     for _ in range(int(rng.integers(_LAMPS + 1))):
         at = rng.uniform(0, 1, 2) * (width, height)
         reach = rng.uniform(0.04, 0.25) * max(width, height)
-        bell = [
-            np.exp(-((v - np.float32(w)) ** 2) / np.float32(2 * reach**2))
-            for v, w in zip((x, y), at, strict=True)
-        ]
+        far = ((v - np.float32(w)) ** 2 for v, w in zip((x, y), at, strict=True))
+        bell = [np.exp(-squared / np.float32(2 * reach**2)) for squared in far]
         light = rng.uniform(0.5, 3) * rng.uniform(0.6, 1.2, 3)
         dark *= 1 + (bell[0] * bell[1])[..., None] * light.astype(np.float32)
     return np.asarray(np.clip(255 * dark, 0, 255).astype(np.uint8))

@@ -1,9 +1,8 @@
 """A folder of photos to train on: which ones there are, which are held out, and their pixels.
 
 Training must give the same batch for the same (seed, step) whenever it is asked, so nothing here
-depends on what was read before: which photo is drawn depends on the caller's random numbers and on the
-files, not on the cache.
-"""
+depends on what was read before: which photo is drawn depends on the caller's random numbers and on
+the files, not on the cache."""
 
 from __future__ import annotations
 
@@ -32,28 +31,19 @@ _SHARES = (0.05, 0.2, 0.5)  # that are tried until one photo is held out
 
 
 class PhotoPool:
-    """Photos by number, with a cache. Safe to use from several threads.
+    """Photos by number, their place in `paths`, with a cache. Safe to use from several threads. `train`
+    and `held_out` are indices, int64, ascending; together all photos.
 
-    Args:
-        paths: the photo files; a photo's index is its place here.
-        root: the folder that names are relative to; None for the bare file names.
-        held_out: share of the photos, 0 to below 1, that training never sees. Whether a photo is one
-            of them follows from its name alone, so it does not change when photos are added. None
-            for 0.05, and more of a few photos, so that at least one is.
-        cache_bytes: how much memory decoded photos may take.
-
-    Attributes:
-        index: by path.
-        names: relative to `root`, with forward slashes.
-        train, held_out: indices, int64, ascending; together all photos.
-    """
+    Of the photos the share `held_out`, 0 to below 1, is never seen by training. Whether a photo is one
+    of them follows from its name alone, so it does not change when photos are added. None for 0.05, and
+    more of a few photos, so that at least one is."""
 
     def __init__(
         self,
         paths: Sequence[Path | str],
-        root: Path | str | None = None,
+        root: Path | str | None = None,  # of `names`; None for the bare file names
         held_out: float | None = 0.05,
-        cache_bytes: int = CACHE_BYTES,
+        cache_bytes: int = CACHE_BYTES,  # that decoded photos may take
     ) -> None:
         if not paths:
             raise InputError("there is no photo to train on; name a folder or files that hold some")

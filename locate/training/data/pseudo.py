@@ -3,8 +3,7 @@
 What survives mutual nearest neighbours, the ratio test and RANSAC between two photos of one scene is
 nearly always right, and it is there for any folder of photos. A network that learns from it can only
 learn what the teacher finds; a better matcher may write a file of pairs
-(`locate.training.data.correspondences`).
-"""
+(`locate.training.data.correspondences`)."""
 
 from __future__ import annotations
 
@@ -54,30 +53,27 @@ def pseudo_pairs(
     min_inliers: int = 30,
     max_pairs_per_scene: int = 200,
 ) -> list[MatchedPair]:
-    """Verified matches between photos of the same scene: pairs with their inliers only, scene by scene
-    in the order of names.
+    """Verified matches between photos of the same scene (scene name -> photos): pairs with their
+    inliers only, scene by scene in the order of names. `rng` draws the pairs that are tried where a
+    scene has more than `max_pairs_per_scene`.
 
-    Pairs are left out whose inliers cover less than 2 % of either image, and those in which they lie at
-    the same place in both: a watermark, a date, or the same shot twice.
-
-    Args:
-        scenes: scene name -> photos, see `locate.training.data.scenes.scenes_of`.
-        rng: draws the pairs that are tried where a scene has more than `max_pairs_per_scene`.
-        min_inliers: fewer matches that agree with a fundamental matrix prove nothing.
+    Pairs are left out whose inliers are less than `min_inliers` or cover less than 2 % of either image,
+    and those in which they lie at the same place in both: a watermark, a date, or the same shot twice.
     """
     if min_inliers < 1 or max_pairs_per_scene < 1:
-        raise InputError(
-            f"min_inliers and max_pairs_per_scene must be at least 1, "
-            f"got {min_inliers} and {max_pairs_per_scene}"
-        )
+        given = f"{min_inliers} and {max_pairs_per_scene}"
+        raise InputError(f"min_inliers and max_pairs_per_scene must be at least 1, got {given}")
     drawn = {name: _draw(len(scenes[name]), max_pairs_per_scene, rng) for name in sorted(scenes)}
     found = []
     for name, pairs in drawn.items():
-        for a, b, features in _features_of(scenes[name], pairs, extractor):
-            pair = features and _verified(*features, extractor.max_side, min_inliers)
-            if pair is not None:
+        for a, b, (one, other) in _features_of(scenes[name], pairs, extractor):
+            if one is None or other is None:
+                continue
+            matches = match_mutual(one.descriptors, other.descriptors, _RATIO)
+            points = verified(one, other, matches, extractor.max_side, min_inliers)
+            if points is not None:
                 paths = scenes[name][a], scenes[name][b]
-                found.append(MatchedPair(*paths, *pair, source=extractor.info.name))
+                found.append(MatchedPair(*paths, *points, source=extractor.info.name))
     return found
 
 
@@ -87,18 +83,15 @@ def _draw(count: int, budget: int, rng: np.random.Generator) -> list[tuple[int, 
         return list(combinations(range(count), 2))
     # Pair k of those in the order (0, 1), (0, 2), (1, 2), (0, 3), ...: b is the largest with
     # b (b - 1) / 2 <= k.
-    chosen = rng.choice(math.comb(count, 2), budget, replace=False)
-    pairs = []
-    for k in chosen.tolist():
-        b = (1 + math.isqrt(1 + 8 * k)) // 2
-        pairs.append((k - b * (b - 1) // 2, b))
-    return sorted(pairs)
+    chosen = rng.choice(math.comb(count, 2), budget, replace=False).tolist()
+    ends = ((k, (1 + math.isqrt(1 + 8 * k)) // 2) for k in chosen)
+    return sorted((k - b * (b - 1) // 2, b) for k, b in ends)
 
 
 def _features_of(
     photos: Sequence[Path], pairs: Sequence[tuple[int, int]], extractor: Teacher
-) -> Iterator[tuple[int, int, tuple[Features, Features] | None]]:
-    """Each pair with the features of both; None if one of them cannot be read. A photo is read once, and
+) -> Iterator[tuple[int, int, tuple[Features | None, Features | None]]]:
+    """Each pair with the features of both, None of what cannot be read. A photo is read once, and
     forgotten after its last pair."""
     last = {index: k for k, pair in enumerate(pairs) for index in pair}
     kept: dict[int, Features | None] = {}
@@ -106,8 +99,7 @@ def _features_of(
         for index in (a, b):
             if index not in kept:
                 kept[index] = _extract(photos[index], extractor)
-        one, other = kept[a], kept[b]
-        yield a, b, None if one is None or other is None else (one, other)
+        yield a, b, (kept[a], kept[b])
         for index in (a, b):
             if last[index] == k:
                 del kept[index]
@@ -128,29 +120,25 @@ def _extract(path: Path, extractor: Teacher) -> Features | None:
     return replace(features, descriptors=features.descriptors.astype(np.float16))
 
 
-def _verified(
-    a: Features, b: Features, working_side: int, min_inliers: int
+def verified(
+    a: Features, b: Features, matches: Array, working_side: int, min_inliers: int
 ) -> tuple[Array, Array] | None:
-    """The inliers' points in both images, or None if the pair proves nothing."""
-    matches = match_mutual(a.descriptors, b.descriptors, _RATIO)
-    verification = verify(a, b, matches, working_side)
-    if verification.inlier_count < min_inliers or is_degenerate(
-        verification, a.image_size, b.image_size, working_side
+    """The points in both images of the matches that one fundamental matrix explains, or None if the pair
+    proves nothing."""
+    found = verify(a, b, matches, working_side)
+    if found.inlier_count < min_inliers or is_degenerate(
+        found, a.image_size, b.image_size, working_side
     ):
         return None
-    keep = verification.inliers
-    return verification.query_points[keep], verification.database_points[keep]
+    return found.query_points[found.inliers], found.database_points[found.inliers]
 
 
 def is_degenerate(
-    verification: Verification,
-    size_a: tuple[int, int],
-    size_b: tuple[int, int],
-    working_side: int = 1024,
+    found: Verification, size_a: tuple[int, int], size_b: tuple[int, int], working_side: int = 1024
 ) -> bool:
     """Whether the inliers lie on one spot or one line of an image, or at the same place in both."""
-    a = verification.query_points[verification.inliers].astype(np.float64)
-    b = verification.database_points[verification.inliers].astype(np.float64)
+    a = found.query_points[found.inliers].astype(np.float64)
+    b = found.database_points[found.inliers].astype(np.float64)
     if min(spread(a, size_a), spread(b, size_b)) < _MIN_SPREAD:
         return True
     # In shares of the long side, so that one shot in two resolutions counts as the same place.
@@ -164,8 +152,7 @@ def spread(points: Array, size: tuple[int, int]) -> float:
     evenly, 0 if they lie on a line.
 
     Only the 3/4 of them that lie nearest to their median count, since some wrong matches always agree
-    with a fundamental matrix and lie anywhere.
-    """
+    with a fundamental matrix and lie anywhere."""
     if len(points) < 4:
         return 0.0
     shares = np.asarray(points, np.float64) / size

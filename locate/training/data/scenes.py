@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +16,11 @@ from locate.formats.colmap_files import models_below
 from locate.images.exif import read_exif
 from locate.images.folder import photos_in
 from locate.pixels import from_colmap
-from locate.training.data.correspondences import MatchedPair
+from locate.training.data.correspondences import MatchedPair, load_pairs, save_pairs
+from locate.training.data.pseudo import Teacher, pseudo_pairs
 from locate.types import Array
+
+log = logging.getLogger("locate")
 
 _SINGLES = frozenset({"photos", "distractors"})  # folders of photos that have nothing in common
 
@@ -25,32 +30,23 @@ def scenes_of(folder: Path | str) -> dict[str, tuple[Path, ...]]:
 
     If there is a folder `scenes` in `folder`, each folder in that is a scene. If not, each folder in
     `folder` is one, but for `photos` and `distractors`. Folders within a scene belong to it; folders
-    with less than two photos are no scenes, and neither are hidden ones.
-    """
+    with less than two photos are no scenes, and neither are hidden ones."""
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; name the one that holds the scenes")
     explicit = folder / "scenes"
     parent = explicit if explicit.is_dir() else folder
-    scenes = {
-        sub.name: tuple(photos_in(sub).values())
-        for sub in sorted(parent.iterdir())
-        if sub.is_dir()
-        and not sub.name.startswith(".")
-        and (parent == explicit or sub.name not in _SINGLES)
-    }
+    none = frozenset() if parent == explicit else _SINGLES
+    folders = [f for f in sorted(parent.iterdir()) if f.is_dir() and f.name not in none]
+    scenes = {f.name: tuple(photos_in(f).values()) for f in folders if not f.name.startswith(".")}
     return {name: photos for name, photos in scenes.items() if len(photos) > 1}
 
 
 def singles_of(folder: Path | str) -> tuple[Path, ...]:
     """Photos that show nothing that another one does, in the order of names: those that lie in `folder`
     itself and those below its folders `photos` and `distractors`. None is in a scene of `scenes_of`."""
-    folder = Path(folder)
-    return tuple(
-        path
-        for name, path in photos_in(folder).items()
-        if "/" not in name or name.split("/")[0] in _SINGLES
-    )
+    photos = photos_in(Path(folder)).items()
+    return tuple(p for name, p in photos if "/" not in name or name.split("/")[0] in _SINGLES)
 
 
 def find_models(folder: Path | str) -> tuple[Path, ...]:
@@ -73,12 +69,8 @@ class _View(NamedTuple):
 def model_pairs(
     model_folder: Path | str, images_folder: Path | str, min_shared: int = 30
 ) -> list[MatchedPair]:
-    """All pairs of a COLMAP model's images that share at least `min_shared` 3D points, with these, in
-    the order of the image names.
-
-    Args:
-        images_folder: what the image names in the model are relative to.
-    """
+    """All pairs of a COLMAP model's images (names relative to `images_folder`) that share at least
+    `min_shared` 3D points, with these, in the order of the image names."""
     if min_shared < 1:
         raise InputError(f"pairs must share at least 1 point, got min_shared = {min_shared}")
     views = _views(read_model(Path(model_folder)), Path(model_folder), Path(images_folder))
@@ -112,9 +104,8 @@ def read_model(folder: Path) -> Any:
 
 def _views(model: Any, model_folder: Path, images_folder: Path) -> list[_View]:
     """The images of a model that have a pose, in the order of their names."""
-    images = sorted(
-        (image for image in model.images.values() if image.has_pose), key=lambda i: str(i.name)
-    )
+    posed = (image for image in model.images.values() if image.has_pose)
+    images = sorted(posed, key=lambda image: str(image.name))
     if not images:
         raise InputError(f"no image of the COLMAP model {model_folder} has a pose; register some")
     missing = [image.name for image in images if not (images_folder / image.name).is_file()]
@@ -148,3 +139,51 @@ def _upright_size(path: Path) -> tuple[int, int]:
             return read_exif(image, turned=image.format == "TIFF").size
     except Exception as error:
         raise ImageError(path, f"is damaged ({error})", "copy it again from its source") from error
+
+
+def known_pairs(
+    data: Path, cache: Path, teacher: Teacher, file: Path | None = None, tries: int = 60
+) -> list[MatchedPair]:
+    """All pairs of photos of a training folder whose correspondences are known: those of `file`
+    (`load_pairs`), or else of models and, where no model tells them, the matches of `teacher` in
+    `tries` pairs of a scene; these take minutes, and `cache` keeps them."""
+    if file is not None:
+        return load_pairs(file, data)
+    found = pairs_of_models(data)
+    reconstructed = {path for pair in found for path in (pair.image_a, pair.image_b)}
+    every = scenes_of(data).items()
+    scenes = {name: photos for name, photos in every if reconstructed.isdisjoint(photos)}
+    if not scenes:
+        return found
+    names = "\n".join(path.as_posix() for photos in scenes.values() for path in photos)
+    key = hashlib.sha256(f"{tries}\n{names}".encode()).hexdigest()[:12]
+    kept = cache / f"pairs-{key}.npz"
+    if not kept.exists():
+        rng = np.random.default_rng(0)
+        verified = pseudo_pairs(scenes, teacher, rng=rng, max_pairs_per_scene=tries)
+        save_pairs(kept, verified, data)
+        return found + verified
+    return found + load_pairs(kept, data)
+
+
+def pairs_of_models(data: Path) -> list[MatchedPair]:
+    """The pairs of all COLMAP models below `data` whose images are there too: in a folder `images`, or
+    without one, beside the model or beside a folder that it lies in."""
+    pairs: list[MatchedPair] = []
+    for model in find_models(data):
+        if (images := _images_of(model, data)) is not None:
+            pairs += model_pairs(model, images)
+        else:
+            log.warning("%s: its images are not below %s; the model is left out", model, data)
+    return pairs
+
+
+def _images_of(model: Path, data: Path) -> Path | None:
+    names = [image.name for image in read_model(model).images.values()]
+    for folder in (model, *model.parents):
+        for images in (folder / "images", folder):
+            if names and (images / min(names)).is_file():
+                return images
+        if folder == data:
+            break
+    return None

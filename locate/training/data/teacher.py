@@ -13,7 +13,6 @@ A file of teacher's features (.npz) holds arrays and no Python objects, so any n
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,11 +20,17 @@ from pathlib import Path
 
 import numpy as np
 
-from locate.errors import InputError
-from locate.training.data.correspondences import relative_names, rise_from_zero
+from locate.training.data.correspondences import (
+    demand,
+    has_form,
+    read_arrays,
+    relative_names,
+    rise_to,
+)
 from locate.types import Array
 from locate.util.files import atomic_write
 
+_WHAT = "a teacher's features"
 _KEYS = ("images", "offsets", "keypoints", "scores", "descriptors", "teacher")
 
 
@@ -66,56 +71,26 @@ def save_teacher(
 
 
 def load_teacher(file: Path, root: Path) -> TeacherFeatures:
-    """Read what `save_teacher` or another program wrote; `InputError` if there is no such file, or it is
-    not of the layout above.
-
-    Args:
-        root: the data folder that image paths are relative to.
-    """
-    try:
-        with np.load(file, allow_pickle=False) as stored:
-            missing = [key for key in _KEYS if key not in stored]
-            if missing:
-                raise InputError(
-                    f"{file}: {', '.join(missing)} missing; see locate.training.data.teacher"
-                )
-            images, offsets, keypoints, scores, descriptors, name = (stored[k] for k in _KEYS)
-    except FileNotFoundError:
-        raise InputError(f"{file} does not exist; name a file of a teacher's features") from None
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{file} is no file of a teacher's features ({error})") from error
+    """What `save_teacher` or another program wrote of photos below `root`; `InputError` if there is no
+    such file, or it is not of the layout above."""
+    images, offsets, keypoints, scores, descriptors, name = read_arrays(file, _KEYS, _WHAT)
+    count, m, dims = images.size, len(np.atleast_1d(keypoints)), descriptors.shape[1:]
     rules = {
-        "`images` must be one or more strings": images.ndim == 1 and images.dtype.kind == "U",
-        f"`offsets` must be {len(images) + 1} integers that rise from 0": (
-            offsets.shape == (len(images) + 1,)
-            and offsets.dtype.kind in "iu"
-            and rise_from_zero(offsets)
-        ),
+        "`images` must be one or more strings": has_form(images, (count,), np.str_) and count > 0,
         "`keypoints` must be M x 2 float32 and finite": (
-            keypoints.ndim == 2
-            and keypoints.shape[1] == 2
-            and keypoints.dtype == np.float32
-            and bool(np.isfinite(keypoints).all())
+            has_form(keypoints, (m, 2), np.float32) and bool(np.isfinite(keypoints).all())
         ),
         "`scores` must be M float32, 0 to 1": (
-            scores.shape == keypoints.shape[:1]
-            and scores.dtype == np.float32
-            and bool(((scores >= 0) & (scores <= 1)).all())
+            has_form(scores, (m,), np.float32) and bool(((scores >= 0) & (scores <= 1)).all())
         ),
         "`descriptors` must be M x D float16": (
-            descriptors.ndim == 2
-            and len(descriptors) == len(keypoints) == int(offsets[-1])
-            and descriptors.dtype == np.float16
+            has_form(descriptors, (m, *dims), np.float16) and len(dims) == 1
+        ),
+        f"`offsets` must be {count + 1} integers that rise from 0 to the number of keypoints": (
+            has_form(offsets, (count + 1,), np.integer) and rise_to(offsets, m)
         ),
     }
-    for rule, kept in rules.items():
-        if not kept:
-            raise InputError(f"{file}: {rule}; see locate.training.data.teacher")
-    rows = dict(
-        zip((root / str(image) for image in images), pairwise(offsets.tolist()), strict=True)
-    )
-    return TeacherFeatures(
-        {path: keypoints[a:b] for path, (a, b) in rows.items()},
-        {path: descriptors[a:b] for path, (a, b) in rows.items()},
-        str(name),
-    )
+    demand(file, _WHAT, rules)
+    rows = dict(zip((root / str(image) for image in images), pairwise(offsets), strict=True))
+    seen, said = ({p: a[i:j] for p, (i, j) in rows.items()} for a in (keypoints, descriptors))
+    return TeacherFeatures(seen, said, str(name))

@@ -1,10 +1,9 @@
 """From what a stronger network saw, the files that `locate train steered` and `context` read.
 
 The teacher is ALIKED-n16 with LightGlue (BSD-3, Apache-2.0), run in an environment of its own; its
-features are an .npz file with `model`, `count` and for each photo i `i|name`, `i|size` (width, height),
-`i|keypoints` N x 2, `i|scores` N and `i|descriptors` N x D, its matches one with `i|j` M x 2.
-`benchmarks/ablations/teacher.py` runs all steps in their order.
-"""
+features are an .npz file with `model`, `count` and for each photo i `i|name`, `i|size` (width,
+height), `i|keypoints` N x 2, `i|scores` N and `i|descriptors` N x D, its matches one with `i|j` M x
+2. `benchmarks/ablations/teacher.py` runs all steps in their order."""
 
 from __future__ import annotations
 
@@ -16,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from locate.matching.two_view import verify
 from locate.training.data.correspondences import MatchedPair, save_pairs
-from locate.training.data.pseudo import is_degenerate
+from locate.training.data.pseudo import verified
 from locate.training.data.teacher import save_teacher
 from locate.types import Array, Features
 
@@ -30,12 +28,8 @@ _FEWEST = 30  # matches that agree with a fundamental matrix
 
 
 def candidate_pairs(features: Path, describe: Callable[[Path], Array]) -> list[tuple[int, int]]:
-    """Photos of a scene that may show the same, by their numbers: any of a small scene, neighbours of a
-    large one.
-
-    Args:
-        describe: the global descriptor of a photo, D.
-    """
+    """Photos of a scene that may show the same, by their numbers: any of a small scene, of a large one
+    neighbours by the global descriptor D that `describe` gives."""
     rng = np.random.default_rng(0)
     scenes = defaultdict(list)
     with np.load(features) as stored:
@@ -80,18 +74,14 @@ def write_pairs(out: Path, features: Path, matches: Path, data: Path) -> tuple[i
     with np.load(features) as seen, np.load(matches) as stored:
         keys = [key for key in stored if not key.endswith("scores")]
         for key in keys:
-            i, j = key.split("|")
-            a, b = (_features(seen, int(k)) for k in (i, j))
-            verification = verify(a, b, stored[key].astype(np.int32), 1024)
-            sizes = (a.image_size, b.image_size)
-            if verification.inlier_count < _FEWEST or is_degenerate(verification, *sizes):
-                continue
-            keep = verification.inliers
-            image_a, image_b = (Path(str(seen[f"{k}|name"])) for k in (i, j))
-            sides = (verification.query_points, verification.database_points)
-            points_a, points_b = (side[keep].astype(np.float32) for side in sides)
-            source = "aliked-n16 + lightglue"
-            found.append(MatchedPair(image_a, image_b, points_a, points_b, source))
+            ends = key.split("|")
+            a, b = (_features(seen, int(k)) for k in ends)
+            points = verified(a, b, stored[key].astype(np.int32), 1024, _FEWEST)
+            if points is not None:
+                image_a, image_b = (Path(str(seen[f"{k}|name"])) for k in ends)
+                here, there = (side.astype(np.float32) for side in points)
+                source = "aliked-n16 + lightglue"
+                found.append(MatchedPair(image_a, image_b, here, there, source))
     save_pairs(out, found, data)
     return len(found), sum(map(len, found))
 

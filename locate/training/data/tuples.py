@@ -1,15 +1,15 @@
 """Which photo goes with which, known for whole images only: an anchor, a positive, negatives.
 
-As in Radenovic, Tolias and Chum, "Fine-tuning CNN image retrieval with no human annotation", TPAMI 2018,
-section 4.2: positives are photos proven to show what the anchor shows, negatives come from other
-scenes, and the hardest of those are the ones that the network of today finds most similar, at most one
-per scene, since several photos of one scene teach the same.
-"""
+As in Radenovic, Tolias and Chum, "Fine-tuning CNN image retrieval with no human annotation", TPAMI
+2018, section 4.2: positives are photos proven to show what the anchor shows, negatives come from
+other scenes, and the hardest of those are the ones that the network of today finds most similar, at
+most one per scene, since several photos of one scene teach the same."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -30,15 +30,12 @@ class TrainingTuple:
 
 
 class TupleMiner:
-    """Draws tuples from scenes and single photos.
+    """Draws tuples from scenes, by name of two photos or more, and single photos, each a scene of its
+    own.
 
-    Args:
-        scenes: scene name -> its photos, two or more.
-        singles: photos that show nothing that another one does; each is a scene of its own.
-        pairs: photos proven to show the same. If given, only they are anchors and positives of scenes;
-            photos of a scene without one are negatives at most. Pairs of unknown photos are ignored.
-        single_share: chance that the anchor is a single photo.
-    """
+    If `pairs` of photos proven to show the same are given, only they are anchors and positives of
+    scenes; photos of a scene without one are negatives at most. Pairs of unknown photos are ignored.
+    `single_share` is the chance that the anchor is a single photo."""
 
     def __init__(
         self,
@@ -65,10 +62,8 @@ class TupleMiner:
         self._scene = np.repeat(np.arange(len(sizes)), sizes)
         self._scene_count = len(groups)
         self._partners = self._positives(pairs)
-        anchors = [
-            [k for k in range(self._starts[s], self._starts[s + 1]) if len(self._partners[k])]
-            for s in range(len(groups))
-        ]
+        ranges = [range(*ends) for ends in pairwise(self._starts[: len(groups) + 1])]
+        anchors = [[k for k in group if len(self._partners[k])] for group in ranges]
         self._anchors = [group for group in anchors if group]
         self._single_share = single_share if self._anchors and singles else float(bool(singles))
         if not self._anchors and not singles:
@@ -82,11 +77,8 @@ class TupleMiner:
     def _positives(self, pairs: Iterable[MatchedPair] | None) -> list[Array]:
         """For each photo the places of its possible positives."""
         if pairs is None:
-            return [
-                np.delete(np.arange(start, stop), k)
-                for start, stop in zip(self._starts[:-1], self._starts[1:], strict=True)
-                for k in range(stop - start)
-            ]
+            ranges = [np.arange(*ends) for ends in pairwise(self._starts)]
+            return [np.delete(group, k) for group in ranges for k in range(len(group))]
         partners: list[set[int]] = [set() for _ in self._photos]
         for pair in pairs:
             a, b = self._place.get(pair.image_a), self._place.get(pair.image_b)
@@ -126,12 +118,8 @@ class TupleMiner:
         )
 
     def hardest(self, vectors: Mapping[Path, Array], anchor: Path, count: int) -> tuple[Path, ...]:
-        """At most `count` photos of other scenes, one of each, that are most similar to the anchor, best
-        first.
-
-        Args:
-            vectors: photo -> D, L2-normalised; of the anchor and of those to choose from.
-        """
+        """At most `count` photos of other scenes, one of each, that are most similar to the anchor,
+        best first; by the vectors D, L2-normalised, of the anchor and of those to choose from."""
         if anchor not in vectors:
             raise InputError(f"{anchor} has no descriptor; compute it before mining")
         unknown = next((path for path in vectors if path not in self._place), None)

@@ -120,6 +120,20 @@ def test_the_dimensions_that_hold_most_are_kept():
     np.testing.assert_allclose(kept @ kept.T, np.eye(2), atol=1e-9)
     found = plane @ kept.numpy().T
     np.testing.assert_allclose(found @ found.T, plane @ plane.T, atol=1e-9)
+    largest = np.abs(kept.numpy()).argmax(axis=1)
+    assert (kept.numpy()[[0, 1], largest] > 0).all()
+
+
+def test_their_sign_does_not_depend_on_the_solver(monkeypatch):
+    x = torch.from_numpy(np.random.default_rng(4).normal(size=(50, 6)))
+    kept, solve = strongest(x, 4), torch.linalg.eigh
+
+    def other(matrix):
+        values, vectors = solve(matrix)
+        return values, vectors * torch.tensor([1, -1, -1, 1, 1, -1])
+
+    monkeypatch.setattr(torch.linalg, "eigh", other)
+    assert torch.equal(strongest(x, 4), kept)
 
 
 # --- the right way up

@@ -106,7 +106,7 @@ def test_verified_pairs_are_found_once_and_never_held_out(recipe, folder, tmp_pa
     def never(*_, **__):
         raise AssertionError
 
-    monkeypatch.setattr("locate.training.data.pairs.pseudo_pairs", never)
+    monkeypatch.setattr("locate.training.data.scenes.pseudo_pairs", never)
     again.prepare(folder, tmp_path)
     aside = again._matched[0].image_a
     monkeypatch.setattr(module.PhotoPool, "scan", scan_with_held_out(aside, folder))

@@ -12,12 +12,11 @@ import torch
 
 from locate.errors import InputError
 from locate.extractors.steered import losses
-from locate.extractors.steered.corners import CornerSettings, corners, distinct
+from locate.extractors.steered.corners import CornerSettings, corners, distinct, orientations
 from locate.extractors.steered.equivariant import FieldNorm, GroupConv, steered
 from locate.extractors.steered.extractor import SCALES, Steered, nearest_levels
 from locate.extractors.steered.fusion import fused
 from locate.extractors.steered.network import SteeredNetwork
-from locate.extractors.steered.orientation import orientations
 from tests.helpers.drawings import squares
 
 

@@ -9,10 +9,10 @@ import torch
 
 from locate.errors import InputError, WeightsError
 from locate.extractors.recipes import create_recipe
+from locate.extractors.steered.corners import orientations
 from locate.extractors.steered.equivariant import FieldNorm, GroupConv
 from locate.extractors.steered.extractor import Steered
 from locate.extractors.steered.network import SteeredNetwork
-from locate.extractors.steered.orientation import orientations
 from locate.extractors.steered.pruning import PruningRecipe, pruned
 from locate.extractors.weights import Record, save_weights
 from locate.training.recipe import generator

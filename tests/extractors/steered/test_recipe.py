@@ -287,7 +287,9 @@ def test_what_a_teacher_found_is_read_as_it_was_written(folder):
         ("scores", np.full(3, 0.5, np.float32), "must be M float32, 0 to 1"),
         ("descriptors", np.zeros((3, 128), np.float16), "must be M x D float16"),
         ("images", np.arange(30), "must be one or more strings"),
-        ("teacher", None, "teacher missing"),
+        ("images", np.array("05.png"), "must be one or more strings"),
+        ("keypoints", np.array(1, np.float32), "must be M x 2 float32"),
+        ("teacher", None, "lacks teacher"),
     ],
 )
 def test_damaged_files_of_a_teacher(name, value, rule, folder, tmp_path):
