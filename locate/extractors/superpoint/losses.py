@@ -30,7 +30,7 @@ def valid_cells(valid: Tensor) -> Tensor:
 
 
 def detector_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-    """L_p, equations 2 and 3: the mean over valid cells of the cross-entropy over 65 classes.
+    """L_p: the mean over valid cells of the cross-entropy over 65 classes.
 
     Args:
         logits: B x 65 x h x w.
@@ -42,7 +42,7 @@ def detector_loss(logits: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
 
 
 def correspondence(b_from_a: Tensor, shape: tuple[int, int], near: float = NEAR) -> Tensor:
-    """s of equation 4: whether the centre of a cell of a, brought into b, is at most `near` pixels from
+    """s: whether the centre of a cell of a, brought into b, is at most `near` pixels from
     that of a cell of b. B x 3 x 3 -> B x h w x h w bool, rows for a.
 
     Args:
@@ -65,7 +65,7 @@ def hinge_loss(
     positive_weight: float = 250.0,
     margins: tuple[float, float] = (1.0, 0.2),
 ) -> Tensor:
-    """L_d, equations 5 and 6: the mean over all pairs of cells, those of b valid, of
+    """L_d: the mean over all pairs of cells, those of b valid, of
     lambda_d s max(0, m_p - d . d') + (1 - s) max(0, d . d' - m_n).
 
     Args:

@@ -53,7 +53,7 @@ class SuperPointNetwork(nn.Module):
 
     def _apply_layer(self, x: Tensor, name: str) -> Tensor:
         x = self.get_submodule(f"conv{name}")(x)
-        return self.get_submodule(f"norm{name}")(x) if self.normalised else x  # type: ignore[no-any-return]
+        return self.get_submodule(f"norm{name}")(x) if self.normalised else x
 
     def encode(self, images: Tensor) -> Tensor:
         """B x 1 x H x W of 0 to 1, H and W multiples of 8 -> B x 128 x H / 8 x W / 8."""
@@ -85,7 +85,7 @@ class SuperPointNetwork(nn.Module):
     def fused(self) -> SuperPointNetwork:
         """The same function, in evaluation mode, by the published network."""
         plain = SuperPointNetwork()
-        state = {}
+        state: dict[str, Tensor] = {}
         source = copy.deepcopy(self).eval()
         for name, layer in source.named_children():
             if isinstance(layer, nn.Conv2d):

@@ -179,8 +179,8 @@ class SuperPointRecipe(Recipe[SuperPointNetwork]):
     # --- batches
 
     def batch(self, stage: Stage, rng: np.random.Generator, *, held_out: bool = False) -> Batch:
-        """images: B x 1 x H x W, 0 to 1; points, valid: B x H x W bool. Of photos, pairs of views: a and b
-        in turn, and b_from_a, B / 2 x 3 x 3."""
+        """images: B x 1 x H x W, 0 to 1; points, valid: B x H x W bool. Of photos, pairs of views: a and
+        b in turn, and b_from_a, B / 2 x 3 x 3."""
         if stage.name == SHAPES_STAGE:
             return _stacked([self._shape(rng) for _ in range(self.batch_size)])
         pairs = [self._pair(rng, held_out) for _ in range(self.batch_size // 2)]
@@ -222,7 +222,7 @@ class SuperPointRecipe(Recipe[SuperPointNetwork]):
         }
         if stage.name == JOINT_STAGE:
             a, b = (network.describe(encoded[side::2]).float() for side in (0, 1))
-            same = correspondence(batch["b_from_a"], a.shape[-2:], self.near)
+            same = correspondence(batch["b_from_a"], (a.shape[-2], a.shape[-1]), self.near)
             found["descriptor"] = hinge_loss(a, b, same, valid[1::2], self.positive_weight)
         loss = 2 * found["detector"]  # L_p of both views; the mean is over all
         loss = loss + self.descriptor_weight * found.get("descriptor", 0.0)

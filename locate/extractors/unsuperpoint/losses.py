@@ -1,5 +1,5 @@
-"""The losses of UnsuperPoint (Christiansen et al., 2019, section 3.3), of one pair of images; each a sum, as the
-paper writes it, beside the number of its terms.
+"""The losses of UnsuperPoint (Christiansen et al., arXiv 1907.04011), of one pair of images; each a
+sum, as the paper writes it, beside the number of its terms.
 
 Points of a and b are brought together by the known homography: g_ij = |H p_i - p_j|.
 """
@@ -20,11 +20,11 @@ class Loss(NamedTuple):
     """A sum and how many terms it has."""
 
     total: Tensor
-    count: int
+    terms: int
 
     @property
     def mean(self) -> Tensor:
-        return self.total / max(self.count, 1)
+        return self.total / max(self.terms, 1)
 
 
 class Pairs(NamedTuple):
@@ -36,7 +36,7 @@ class Pairs(NamedTuple):
 
 
 def distances(places_a: Tensor, places_b: Tensor, b_from_a: Tensor) -> Tensor:
-    """g, equation 4: M_A x M_B pixels of b; infinite for points of a behind the horizon.
+    """g: M_A x M_B, in pixels of b; infinite for points of a behind the horizon.
 
     Args:
         places_a, places_b: M x 2 (x, y) in pixels.
@@ -62,18 +62,18 @@ def nearest_pairs(g: Tensor, allowed_a: Tensor, allowed_b: Tensor, near: float =
 
 
 def position_loss(pairs: Pairs) -> Loss:
-    """L_position, equation 7: sum_k d_k."""
+    """L_position: sum_k d_k."""
     return Loss(pairs.distance.sum(), len(pairs.a))
 
 
 def score_loss(scores_a: Tensor, scores_b: Tensor, pairs: Pairs) -> Loss:
-    """L_score, equation 8: sum_k (s_k^A - s_k^B)^2."""
+    """L_score: sum_k (s_k^A - s_k^B)^2."""
     return Loss(((scores_a[pairs.a] - scores_b[pairs.b]) ** 2).sum(), len(pairs.a))
 
 
 def usp_loss(scores_a: Tensor, scores_b: Tensor, pairs: Pairs) -> Loss:
-    """L_usp, equations 9 and 10: sum_k s_k (d_k - mean d), s_k the mean score of the pair: where points lie
-    nearer to each other than is usual, scores rise."""
+    """L_usp: sum_k s_k (d_k - mean d), s_k the mean score of the pair: where points lie nearer to each
+    other than is usual, scores rise."""
     both = (scores_a[pairs.a] + scores_b[pairs.b]) / 2
     if len(pairs.a) == 0:
         return Loss(both.sum(), 0)
@@ -81,8 +81,8 @@ def usp_loss(scores_a: Tensor, scores_b: Tensor, pairs: Pairs) -> Loss:
 
 
 def uniform_loss(relative: Tensor) -> Loss:
-    """L_uni_xy, equations 11 to 13, with the square of equation 11 in both: the sorted values of each
-    coordinate against evenly spread ones, sum_i (x_i - (i - 1) / (M - 1))^2, of M x 2 relative places."""
+    """L_uni_xy: the sorted values of each coordinate of M x 2 relative places against evenly spread
+    ones, sum_i (x_i - (i - 1) / (M - 1))^2, with the square in both coordinates."""
     ranked = relative.sort(dim=0).values
     even = torch.linspace(0, 1, len(ranked)).to(ranked)
     return Loss(((ranked - even[:, None]) ** 2).sum(), len(ranked))
@@ -97,7 +97,7 @@ def descriptor_loss(
     positive_weight: float = 250.0,
     near: float = 8.0,
 ) -> Loss:
-    """L_desc, equations 14 and 15: the sum over all i, j of
+    """L_desc: the sum over all i, j of
     lambda_d c_ij max(0, m_p - f_i . f_j) + (1 - c_ij) max(0, f_i . f_j - m_n), c_ij = [g_ij <= near].
 
     Args:
@@ -120,8 +120,8 @@ def triplet_loss(
     margin: float = 0.2,
     near: float = 8.0,
 ) -> Loss:
-    """KP2D's: sum_k max(0, |f_k^A - f_k^B| - |f_k^A - f_n^B| + margin) with the most similar descriptor of
-    b that is farther than `near` pixels away (Tang et al., ICLR 2020, equation 3)."""
+    """KP2D's: sum_k max(0, |f_k^A - f_k^B| - |f_k^A - f_n^B| + margin) with the most similar descriptor
+    of b that is farther than `near` pixels away (Tang et al., ICLR 2020)."""
     similarity = descriptors_a[pairs.a] @ descriptors_b.T
     hardest = similarity.masked_fill(g[pairs.a] <= near, -1.0).amax(dim=1)
     same = similarity[torch.arange(len(pairs.a)), pairs.b]
@@ -130,7 +130,7 @@ def triplet_loss(
 
 
 def decorrelation_loss(descriptors: Tensor) -> Loss:
-    """L_decorr, equations 16 and 17: sum over i != j of r_ij^2, the correlation (Pearson's) of two
+    """L_decorr: sum over i != j of r_ij^2, the correlation (Pearson's) of two
     dimensions of M x D descriptors over the points."""
     centred = descriptors - descriptors.mean(dim=0)
     unit = centred / centred.norm(dim=0).clamp(min=_TINY)

@@ -1,4 +1,4 @@
-"""The network of UnsuperPoint: Christiansen et al., 2019, section 3.1.
+"""The network of UnsuperPoint: Christiansen et al., arXiv 1907.04011.
 
 Each cell of 8 x 8 pixels gives one point: a score, a place and a descriptor, which is read from the map
 of descriptors at that place inside the network, so that places and descriptors are trained together.
@@ -39,7 +39,7 @@ class UnsuperPointNetwork(nn.Module):
     Args:
         reach: how far a point may lie from its cell's centre, in halves of a cell. 1, the paper's, is a
             sigmoid across the cell; more, a tanh across it and its neighbours, as in KP2D (Tang et al.,
-            "Neural Outlier Rejection for Self-Supervised Keypoint Learning", ICLR 2020, section 3.1).
+            "Neural Outlier Rejection for Self-Supervised Keypoint Learning", ICLR 2020).
     """
 
     def __init__(self, reach: float = 1.0) -> None:
@@ -75,7 +75,7 @@ class UnsuperPointNetwork(nn.Module):
 
     @staticmethod
     def places(relative: Tensor, shape: tuple[int, int]) -> Tensor:
-        """Equation 1: (column + p_x, row + p_y) cells, from the image's corner; in pixels whose centres
+        """(column + p_x, row + p_y) cells, from the image's corner; in pixels whose centres
         are whole numbers.
 
         Args:

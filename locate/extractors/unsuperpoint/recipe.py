@@ -1,10 +1,10 @@
-"""How UnsuperPoint is trained (Christiansen et al., 2019, sections 3.2 and 3.3): on two views of a photo with
-a known homography and light of their own, without any labels.
+"""How UnsuperPoint is trained (Christiansen et al., arXiv 1907.04011): on two views of a photo with a
+known homography and light of their own, without any labels.
 
 `variant` "paper" has its four losses; points then tend to be spread evenly, as in every open
 re-implementation. "kp2d" has the mends of KP2D (Tang et al., ICLR 2020): points may reach into
-neighbouring cells, nothing spreads them, cells at the border do not count, and descriptors learn from the
-hardest negative.
+neighbouring cells, nothing spreads them, cells at the border do not count, and descriptors learn from
+the hardest negative.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class UnsuperPointRecipe(Recipe[UnsuperPointNetwork]):
     width: int = 208  # pixels of the views, multiples of 8
     height: int = 160
     pairs: int = 6  # of views in a batch
-    # Weights of the losses. With `sums`, the losses are those of the paper, for which it has 1, 2, 1, 100,
-    # 0.001, 0.03; else each is the mean of its terms.
+    # Weights of the losses. With `sums`, the losses are those of the paper, for which it has 1, 2, 1,
+    # 100, 0.001, 0.03; else each is the mean of its terms.
     sums: bool = False
     position: float = 1.0
     score: float = 2.0
@@ -104,7 +104,8 @@ class UnsuperPointRecipe(Recipe[UnsuperPointNetwork]):
         allowed = self._allowed(points.places, batch["valid"])
         found = [
             self._pair_losses(
-                *(Points(*(part[i] for part in points)) for i in (2 * p, 2 * p + 1)),
+                Points(*(part[2 * p] for part in points)),
+                Points(*(part[2 * p + 1] for part in points)),
                 (allowed[2 * p], allowed[2 * p + 1]),
                 b_from_a,
             )
@@ -121,7 +122,7 @@ class UnsuperPointRecipe(Recipe[UnsuperPointNetwork]):
     def _pair_losses(
         self, a: Points, b: Points, allowed: tuple[Tensor, Tensor], b_from_a: Tensor
     ) -> dict[str, Tensor]:
-        """The losses of one pair by the names of their weights, and the distance of its pairs of points."""
+        """The losses of one pair by the names of their weights, and how far its points are apart."""
         g = terms.distances(a.places, b.places, b_from_a)
         pairs = terms.nearest_pairs(g, *allowed)
         found = {
@@ -163,5 +164,5 @@ class UnsuperPointRecipe(Recipe[UnsuperPointNetwork]):
 def _added(*losses: terms.Loss) -> terms.Loss:
     """Losses of both images as one, whose mean is of one image."""
     return terms.Loss(
-        torch.stack([loss.total for loss in losses]).sum(), sum(loss.count for loss in losses)
+        torch.stack([loss.total for loss in losses]).sum(), sum(loss.terms for loss in losses)
     )

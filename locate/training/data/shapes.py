@@ -96,7 +96,7 @@ class _Canvas:
     def place(self, margin: float = 0.1) -> Array:
         """A random point away from the border by a share of the shorter side."""
         edge = margin * self.side
-        return self.rng.uniform(edge, np.asarray(self.size) - 1 - edge)
+        return np.asarray(self.rng.uniform(edge, np.asarray(self.size) - 1 - edge))
 
     def warp(self, points: Array) -> Array:
         """Points seen at a slant and turned, which keeps lines straight."""
@@ -119,7 +119,7 @@ class _Canvas:
     def _fixed(points: Array) -> Array:
         """Edges on edges: fine + 0.5 = _FINE (pixel + 0.5)."""
         fine = (np.asarray(points) + 0.5) * _FINE - 0.5
-        return np.rint(fine * 2**_SHIFT).astype(np.int32)
+        return np.asarray(np.rint(fine * 2**_SHIFT).astype(np.int32))
 
 
 def _apart(points: list[Array], new: Array, least: float) -> bool:
