@@ -21,10 +21,10 @@ from rich.table import Table
 from locate.extractors.backbones.efficientnet import (
     MEAN,
     SCALE,
-    imagenet_weights_path,
     load_imagenet,
 )
 from locate.extractors.blocks.layers import GeM
+from locate.extractors.bundled import imagenet_weights_path
 from locate.images.reading import read_photo
 from locate.metrics.common import average_precision
 from locate.pixels import fit_size

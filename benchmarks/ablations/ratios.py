@@ -32,11 +32,11 @@ from locate.extractors.base import Extractor
 from locate.images.reading import read_photo
 from locate.matching.descriptors import match_mutual
 from locate.matching.evidence import evidence_of
-from locate.matching.two_view import FUNDAMENTAL, MODELS, verify
+from locate.matching.two_view import verify
 from locate.pixels import apply_homography
 from locate.training.data.homographies import warped_pair
 from locate.training.data.photometric import PhotometricSettings
-from locate.types import Array, Features
+from locate.types import FUNDAMENTAL, MODELS, Array, Features
 from pipelines.cli.evaluate import print_report
 from pipelines.reports.report import Report, Table
 

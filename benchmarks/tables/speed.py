@@ -30,7 +30,8 @@ from threadpoolctl import threadpool_limits
 from torch.nn import functional
 
 import locate
-from locate.extractors.backbones.efficientnet import imagenet_weights_path, load_imagenet
+from locate.extractors.backbones.efficientnet import load_imagenet
+from locate.extractors.bundled import imagenet_weights_path
 from locate.extractors.registry import create
 
 THREADS = os.cpu_count() or 1

@@ -46,15 +46,17 @@ _DAMAGED = (OSError, ValueError, AttributeError, RuntimeError, IndexError, Memor
 
 @dataclass(frozen=True)
 class MapRecord:
-    """Attributes:
-    made_by: "build-map" or "import-map".
-    extractor: name of what looked at the photos.
-    units: "metre" if the poses are known to be metric, else "arbitrary".
-    georef: see `locate.georef.georef`, or None.
-    systematic: share of systematic errors in the residuals of queries, as the map's own photos show it
-        (`locate.localization.refinement`); None if there are too few to tell.
-    summary: counts and errors of the last change, see `pipelines.mapping.summary`.
-    doubt: why no pose in this map is certain (`locate.mapping.structure`); None if nothing is known.
+    """What a map remembers of itself, in map.json.
+
+    Attributes:
+        made_by: "build-map" or "import-map".
+        extractor: name of what looked at the photos.
+        units: "metre" if the poses are known to be metric, else "arbitrary".
+        georef: see `locate.georef.georef`, or None.
+        systematic: share of systematic errors in the residuals of queries, as the map's own photos
+            show it (`locate.localization.refinement`); None if there are too few to tell.
+        summary: counts and errors of the last change, see `pipelines.mapping.summary`.
+        doubt: why no pose in this map is certain (`locate.mapping.structure`); None if nothing is known.
     """
 
     made_by: str

@@ -73,7 +73,7 @@ def write_poses(
     header: Sequence[str] = (),
 ) -> None:
     """Write a file of poses, whole or not at all; for "colmap" the folder of the model, whose files
-    take their places when all are written.
+    take their places one after the other when all are written.
 
     Args:
         poses: 3 x 4 or 4 x 4 `cam_from_world` by name; turned into the direction of the format. For

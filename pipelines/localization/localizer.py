@@ -76,7 +76,7 @@ class Localizer:
             workers: threads that match; by default one a core.
         """
         if workers is not None and workers < 1:
-            raise InputError(f"at least 1 worker is min_inliers, got {workers}")
+            raise InputError(f"at least 1 worker is needed, got {workers}")
         self._matcher = MapMatcher(Path(map_), extractor, None if masks is None else Masks(masks))
         self._workers = workers or os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(self._workers, "locate-localize", one_thread_each)

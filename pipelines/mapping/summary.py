@@ -19,18 +19,20 @@ _NAN = ("track_length", "error")  # without points
 
 @dataclass(frozen=True)
 class MapReport:
-    """Attributes:
-    registered: photos whose pose is in the map.
-    images: photos in all, unreadable ones too.
-    points: 3-D points.
-    track_length: how many photos see a point, on average; NaN without points.
-    error: mean reprojection error in pixels of the photos; NaN without points.
-    observations: keypoints that see a point, per registered photo.
-    unregistered: (name, reason) of each other photo.
-    separate: how many photos each further model has that does not hang together with the map.
-    verified: of each photo that was added, with how many of the photos before it verified.
-    warnings: what the user should know of the map as a whole, a sentence each.
-    seconds: by stage; empty if there was nothing to do.
+    """What a map is now, and what came of its photos.
+
+    Attributes:
+        registered: photos whose pose is in the map.
+        images: photos in all, unreadable ones too.
+        points: 3-D points.
+        track_length: how many photos see a point, on average; NaN without points.
+        error: mean reprojection error in pixels of the photos; NaN without points.
+        observations: keypoints that see a point, per registered photo.
+        unregistered: (name, reason) of each other photo.
+        separate: how many photos each further model has that does not hang together with the map.
+        verified: of each photo that was added, with how many of the photos before it verified.
+        warnings: what the user should know of the map as a whole, a sentence each.
+        seconds: by stage; empty if there was nothing to do.
     """
 
     registered: int

@@ -64,10 +64,11 @@ def write_poses_as(
     uncertain: bool = False,
     numbered: bool = False,
 ) -> int:
-    """Write what `locate localize` found, whole or not at all; the number of poses written.
+    """Write what `locate localize` found; the number of poses written.
 
     Args:
-        path: the file, or for "colmap" and "kapture" the folder; replaced.
+        path: the file, replaced whole or not at all; for "colmap" and "kapture" the folder, whose files
+            are replaced so one after the other.
         georef: of the map. "geojson" and "kml" need one with an origin; "json" gains by any.
         frame: "enu" writes poses in metres East-North-Up, which needs `georef`.
         units: of the map: "metre" or "arbitrary", see `MapRecord`.
