@@ -30,7 +30,7 @@ FLOORS = [
     (5, "locate.training", "locate.metrics"),
     (4, "locate.formats"),
     (3, "locate.images", "locate.geometry", "locate.matching"),
-    (2, "locate.pixels"),
+    (2, "locate.pixels", "locate.precision"),
     (1, "locate.types"),
     (0, "locate.errors", "locate.util"),
 ]

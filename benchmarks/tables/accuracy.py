@@ -41,10 +41,10 @@ from benchmarks.tables.extractors import clicks, distractors, kept, over_all, re
 from locate.extractors import bundled, registry
 from locate.extractors.base import Extractor, ExtractorInfo
 from locate.extractors.pair import Pair
-from locate.extractors.precision import precision
 from locate.extractors.weights import file_hash
 from locate.images.reading import read_photo
 from locate.pixels import resize_points
+from locate.precision import precision
 from locate.types import Array, Extraction, Features
 from pipelines.cli.evaluate import print_report
 from pipelines.evaluation.homographies import evaluate_matching

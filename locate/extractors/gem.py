@@ -19,8 +19,8 @@ from locate.extractors.blocks.detection import resize_image
 from locate.extractors.blocks.inference import channels_last, default_device, sizes_of
 from locate.extractors.blocks.layers import GeM
 from locate.extractors.bundled import imagenet_weights_path
-from locate.extractors.precision import precision
 from locate.extractors.weights import file_hash
+from locate.precision import precision
 from locate.types import Array, Extraction
 
 _WIDTHS = {"stage5": 112, "stage6": 192, "stage7": 320, "head": 1280}

@@ -31,10 +31,10 @@ from locate.extractors.blocks.layers import GeM
 from locate.extractors.bundled import BUNDLED, imagenet_weights_path
 from locate.extractors.context.projection import Projection
 from locate.extractors.context.upright import Upright, layout
-from locate.extractors.precision import precision
 from locate.extractors.steered.extractor import Steered
 from locate.extractors.weights import file_hash, load_weights
 from locate.pixels import fit_size, resize_points
+from locate.precision import precision
 from locate.types import Array, Extraction, Features
 
 SYSTEM = "context"

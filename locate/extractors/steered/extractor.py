@@ -16,7 +16,6 @@ from locate.extractors.base import ExtractorInfo, Size, require_positive
 from locate.extractors.blocks.detection import resize_image, to_input
 from locate.extractors.blocks.inference import channels_last, default_device, scaled, sizes_of
 from locate.extractors.bundled import BUNDLED
-from locate.extractors.precision import precision
 from locate.extractors.steered.corners import (
     BLUR,
     LEAST,
@@ -29,6 +28,7 @@ from locate.extractors.steered.fusion import fused
 from locate.extractors.steered.network import MULTIPLE, SYSTEM, WIDTH, SteeredNetwork, build
 from locate.extractors.weights import load_network
 from locate.pixels import resize_points
+from locate.precision import precision
 from locate.types import Array, Extraction, Features
 
 SCALES = tuple(2 ** (-k / 2) for k in range(6))  # of the pyramid in which corners are found

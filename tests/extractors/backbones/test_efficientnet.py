@@ -21,7 +21,7 @@ from locate.extractors.backbones.efficientnet import (
 )
 from locate.extractors.blocks.layers import GeM, Pointwise, SameConv2d
 from locate.extractors.gem import Gem
-from locate.extractors.precision import VARIABLE
+from locate.precision import VARIABLE
 
 REFERENCE = {
     (224, 224): ([906, 885, 807, 490, 629], [8.9986, 6.0857, 5.2163, 5.0847, 4.9877], 1.4161),

@@ -13,11 +13,11 @@ from locate.extractors.context.extractor import SIDE, BackboneMaps, Context, wei
 from locate.extractors.context.projection import Projection, fit_context, strongest
 from locate.extractors.context.upright import Upright, fit_upright, layout
 from locate.extractors.gem import Gem
-from locate.extractors.precision import VARIABLE
 from locate.extractors.steered.extractor import Steered
 from locate.extractors.weights import load_weights, save_weights
 from locate.images.reading import read_photo
 from locate.matching.descriptors import match_mutual
+from locate.precision import VARIABLE
 from pipelines.retrieval.query import reweighted
 from tests.helpers.drawings import squares
 

@@ -6,8 +6,8 @@ import torch
 
 from locate.errors import UnknownNameError
 from locate.extractors import registry
-from locate.extractors.precision import VARIABLE, precision
 from locate.matching.descriptors import match_mutual
+from locate.precision import VARIABLE, precision
 from pipelines.retrieval.query import reweighted
 
 CPU = torch.device("cpu")
