@@ -1,7 +1,8 @@
 """The training loop: one for all recipes.
 
 On the CPU with one thread a training that was interrupted, however it was, and resumed gives bit for
-bit what it would have given otherwise. On CUDA losses are computed in bfloat16 autocast."""
+bit what it would have given otherwise. Networks compute in bfloat16 where the device has arithmetic for
+it, see `locate.precision`."""
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from locate.errors import InputError, TrainingError
+from locate.precision import precision
 from locate.training.recipe import Batch, Recipe, Stage, generator, to_device, torch_seed
 from locate.util.parallel import ordered_map
 
@@ -198,10 +199,10 @@ def trial(
 
 
 def autocast(device: torch.device) -> AbstractContextManager[Any]:
-    """bfloat16 on CUDA, nothing elsewhere."""
-    if device.type != "cuda":
-        return nullcontext()
-    return torch.autocast("cuda", torch.bfloat16)
+    """bfloat16 where the device has arithmetic for it, see `locate.precision`; parameters and their
+    gradients stay float32."""
+    reduced = device.type == "cuda" or precision(device) is torch.bfloat16
+    return torch.autocast(device.type, torch.bfloat16) if reduced else nullcontext()
 
 
 @contextmanager

@@ -333,10 +333,12 @@ def test_the_visible_grid_heeds_both_masks():
     everywhere = np.ones((16, 24), np.bool_)
     hole = everywhere.copy()
     hole[11, 12] = False  # one pixel of the cell centre (11.5, 11.5)
-    full = WarpedPair(image, image, np.eye(3), everywhere, everywhere)
+    views = (np.eye(3), np.eye(3))
+    full = WarpedPair(image, image, np.eye(3), everywhere, everywhere, *views)
     assert len(visible_grid(full, 8)[0]) == 6
     for valid_a, valid_b in ((hole, everywhere), (everywhere, hole)):
-        cells, _ = visible_grid(WarpedPair(image, image, np.eye(3), valid_a, valid_b), 8)
+        pair = WarpedPair(image, image, np.eye(3), valid_a, valid_b, *views)
+        cells, _ = visible_grid(pair, 8)
         assert [1, 1] not in cells.tolist()
         assert len(cells) == 5
     with pytest.raises(InputError, match="stride"):

@@ -70,11 +70,11 @@ class SuperPointNetwork(nn.Module):
 
     def detect(self, encoded: Tensor) -> Tensor:
         """B x 128 x h x w -> logits, B x 65 x h x w."""
-        return self._head(encoded, "P")
+        return self._head(encoded, "P").float()
 
     def describe(self, encoded: Tensor) -> Tensor:
         """B x 128 x h x w -> B x 256 x h x w, of length 1 in each cell."""
-        return functional.normalize(self._head(encoded, "D"), dim=1)
+        return functional.normalize(self._head(encoded, "D").float(), dim=1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """B x 1 x H x W of 0 to 1 -> logits B x 65 x H / 8 x W / 8, descriptors B x 256 x H / 8 x W / 8

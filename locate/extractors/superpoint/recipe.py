@@ -37,15 +37,19 @@ from locate.training.data.photometric import PhotometricSettings, photometric_no
 from locate.training.data.photos import PhotoPool, name_fraction
 from locate.training.data.shapes import SHAPES, draw_shape
 from locate.training.recipe import Batch, Recipe, Stage
+from locate.training.steps import autocast
 from locate.types import Array
 from locate.util.files import atomic_write
 
 SHAPES_STAGE, JOINT_STAGE = "shapes", "joint"
-_VIEWS = HomographySettings(rotation=45, scale=(0.6, 1.6), perspective=0.2, full_circle=0.1)
+# Windows of about half the photo: its pixels are seen at the size at which they were labelled.
+_VIEWS = HomographySettings(
+    rotation=45, scale=(0.6, 1.6), perspective=0.2, full_circle=0.1, crop=(0.4, 0.8)
+)
 _LIGHT = PhotometricSettings(noise=12.0, noise_chance=0.7, blur_chance=0.4, motion_chance=0.2)
 _LABEL_THRESHOLD, _LABEL_RADIUS = 0.015, 4  # of the points that become labels
 _EVERY = 50  # steps between additions to the labelled photos
-_FIRST, _MORE = 24, 8  # photos that are labelled before the first step, and at each addition
+_FIRST, _MORE = 24, 3  # photos that are labelled before the first step, and at each addition
 
 _View = tuple[Array, Array, Array]  # image H x W x 3 uint8, points and valid H x W bool
 
@@ -59,7 +63,7 @@ class SuperPointRecipe(Recipe[SuperPointNetwork]):
     _: KW_ONLY
     width: int = 160  # pixels of the views, multiples of 8
     height: int = 120
-    batch_size: int = 16  # images of shapes, or views of photos
+    batch_size: int = 8  # images of shapes, or views of photos
     rounds: int = 2  # of homographic adaptation before the descriptor is trained
     homographies: int = 30  # of adaptation; the paper has 100
     labels: int = 300  # points of a labelled photo at most, for 240 x 320 pixels
@@ -111,13 +115,13 @@ class SuperPointRecipe(Recipe[SuperPointNetwork]):
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-        return network
+        return channels_last(network, torch.device("cpu"))
 
     def begin(self, network: SuperPointNetwork, stage: Stage) -> Iterable[nn.Parameter]:
         network.train()
         self._labelled, self._digest = [], ""
         if stage.name != SHAPES_STAGE:
-            self._label_more(stage, _FIRST)
+            self._label_more(network, stage, _FIRST)
         if stage.name == JOINT_STAGE:
             return network.parameters()
         # MagicPoint has no descriptors.
@@ -127,19 +131,22 @@ class SuperPointRecipe(Recipe[SuperPointNetwork]):
 
     def finish(self, network: SuperPointNetwork, stage: Stage) -> None:
         if stage.name != JOINT_STAGE:
-            path = self._teacher_path(stage)
-            save_weights(path, dict(network.fused().state_dict()), Record(SYSTEM))
+            save_weights(self._teacher_path(stage), self.tensors(network), Record(SYSTEM))
 
     def refresh_every(self, stage: Stage) -> int:
         return 0 if stage.name == SHAPES_STAGE else _EVERY
 
-    def refresh(self, network: SuperPointNetwork, stage: Stage, step: int) -> None:  # noqa: ARG002
+    def refresh(self, network: SuperPointNetwork, stage: Stage, step: int) -> None:
         if stage.name != SHAPES_STAGE:
-            self._label_more(stage, _FIRST + _MORE * (step // _EVERY))
+            self._label_more(network, stage, _FIRST + _MORE * (step // _EVERY))
 
-    def _label_more(self, stage: Stage, wanted: int) -> None:
+    def _label_more(self, network: SuperPointNetwork, stage: Stage, wanted: int) -> None:
         """Label photos by the detector of the stage before until so many are."""
         path = self._teacher_path(self.stages[self.stages.index(stage) - 1])
+        if (
+            not path.exists()
+        ):  # all stages are tried out before the first, to see how long they take
+            save_weights(path, self.tensors(network), Record(SYSTEM))
         digest, teacher = file_hash(path)[:12], None
         for index in self._order[len(self._labelled) : wanted]:
             file = self._cache / f"{digest}-{index}.npy"  # a run that was killed has left some
@@ -215,15 +222,15 @@ class SuperPointRecipe(Recipe[SuperPointNetwork]):
     def losses(self, network: SuperPointNetwork, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         encoded = network.encode(batch["images"])
         valid = valid_cells(batch["valid"])
-        found = {
-            "detector": detector_loss(
-                network.detect(encoded).float(), cell_labels(batch["points"]), valid
-            )
-        }
+        labels = cell_labels(batch["points"])
+        found = {"detector": detector_loss(network.detect(encoded), labels, valid)}
         if stage.name == JOINT_STAGE:
-            a, b = (network.describe(encoded[side::2]).float() for side in (0, 1))
-            same = correspondence(batch["b_from_a"], (a.shape[-2], a.shape[-1]), self.near)
-            found["descriptor"] = hinge_loss(a, b, same, valid[1::2], self.positive_weight)
+            described = network.describe(encoded)
+            with torch.autocast(described.device.type, enabled=False):  # cosines need the digits
+                shape = (described.shape[-2], described.shape[-1])
+                same = correspondence(batch["b_from_a"], shape, self.near)
+                a, b = described[::2], described[1::2]
+                found["descriptor"] = hinge_loss(a, b, same, valid[1::2], self.positive_weight)
         loss = 2 * found["detector"]  # L_p of both views; the mean is over all
         loss = loss + self.descriptor_weight * found.get("descriptor", 0.0)
         return {"loss": loss, **found}
@@ -242,7 +249,7 @@ def _detector(path: Path) -> Detect:
 
     def detect(images: Array) -> Array:
         given = torch.from_numpy(images)[:, None].to(default_device()).float() / 255
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast(given.device):
             heat = heat_map(network.detect(network.encode(given)))
         return heat.float().cpu().numpy()
 

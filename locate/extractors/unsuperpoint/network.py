@@ -62,10 +62,11 @@ class UnsuperPointNetwork(nn.Module):
     def forward(self, images: Tensor) -> Points:
         """B x 3 x H x W of -1 to 1, H and W multiples of 8 -> the points of all cells."""
         maps = self.backbone(images)
-        scores = torch.sigmoid(self.score(maps)).flatten(1)
-        relative = self._relative(self.position(maps)).flatten(2).mT
+        scores = torch.sigmoid(self.score(maps).float()).flatten(1)
+        # bfloat16 has 8 binary digits: too few for a place in a photo.
+        relative = self._relative(self.position(maps).float()).flatten(2).mT
         places = self.places(relative, (maps.shape[-2], maps.shape[-1]))
-        read = sample(self.descriptor(maps), GRID.to_map(places))
+        read = sample(self.descriptor(maps).float(), GRID.to_map(places))
         return Points(scores, relative, places, functional.normalize(read, dim=2))
 
     def _relative(self, found: Tensor) -> Tensor:

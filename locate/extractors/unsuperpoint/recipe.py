@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from locate.errors import InputError, UnknownNameError
+from locate.extractors.blocks.inference import channels_last
 from locate.extractors.unsuperpoint import losses as terms
 from locate.extractors.unsuperpoint.network import (
     CELL,
@@ -33,7 +34,9 @@ from locate.training.recipe import Batch, Parameters, Recipe, Stage, images_to_t
 
 PAPER, KP2D = "paper", "kp2d"
 _READ_SIDE = 480  # pixels: photos are kept in memory at this size
-_VIEWS = HomographySettings(rotation=30, scale=(0.7, 1.4), perspective=0.15, min_overlap=0.6)
+_VIEWS = HomographySettings(
+    rotation=30, scale=(0.7, 1.4), perspective=0.15, crop=(0.4, 0.9), min_overlap=0.6
+)
 _LIGHT = PhotometricSettings()
 
 
@@ -79,7 +82,8 @@ class UnsuperPointRecipe(Recipe[UnsuperPointNetwork]):
         )
 
     def network(self) -> UnsuperPointNetwork:
-        return UnsuperPointNetwork(2.0 if self.variant == KP2D else 1.0)
+        reach = 2.0 if self.variant == KP2D else 1.0
+        return channels_last(UnsuperPointNetwork(reach), torch.device("cpu"))
 
     def begin(self, network: UnsuperPointNetwork, stage: Stage) -> Parameters:  # noqa: ARG002
         network.train()
@@ -100,7 +104,11 @@ class UnsuperPointRecipe(Recipe[UnsuperPointNetwork]):
         }
 
     def losses(self, network: UnsuperPointNetwork, batch: Batch, stage: Stage) -> dict[str, Tensor]:  # noqa: ARG002
-        points = Points(*(part.float() for part in network(to_range(batch["images"]))))
+        points = network(to_range(batch["images"]))
+        with torch.autocast(points.scores.device.type, enabled=False):  # distances need the digits
+            return self._point_losses(points, batch)
+
+    def _point_losses(self, points: Points, batch: Batch) -> dict[str, Tensor]:
         allowed = self._allowed(points.places, batch["valid"])
         found = [
             self._pair_losses(
