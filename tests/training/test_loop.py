@@ -30,7 +30,7 @@ from locate.training.schedule import (
     rate,
     stage_window,
 )
-from locate.training.steps import held_out_losses, stepwise
+from locate.training.steps import autocast, held_out_losses, stepwise
 from tests.helpers.training_toys import (
     QUICK,
     Clock,
@@ -275,7 +275,7 @@ def test_held_out_losses_are_of_evaluation_mode_and_put_the_modes_back():
     assert modes["norm"] is False
     assert modes["dropout"] is True
     network.eval()
-    with torch.no_grad():
+    with torch.no_grad(), autocast(torch.device("cpu")):
         by_hand = [recipe.losses(network, b, recipe.stages[0])["loss"].item() for b in batches]
     assert found["loss"] == pytest.approx(np.mean(by_hand), rel=1e-6)
     assert all(p.grad is None for p in network.parameters())
