@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from locate.errors import InputError, TrainingError
+from locate.precision import VARIABLE
 from locate.training import loop
 from locate.training.checkpoint import (
     load_checkpoint,
@@ -351,7 +352,8 @@ def test_groups_move_at_their_own_rate(photos, out):
     )
 
 
-def test_accumulated_batches_are_one_big_batch(photos, out):
+def test_accumulated_batches_are_one_big_batch(photos, out, monkeypatch):
+    monkeypatch.setenv(VARIABLE, "float32")
     made = []
 
     class Plain(OneStage):
