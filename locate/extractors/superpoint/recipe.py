@@ -167,7 +167,9 @@ class SuperPointRecipe(Recipe[SuperPointNetwork]):
         return self._cache / f"{stage.name.replace(' ', '-')}.safetensors"
 
     def _label(self, detect: Detect, index: int) -> Array:
-        """Points of a photo, N x 2 float32 in pixels of it at `label_side`."""
+        """Points of a photo, N x 2 float32 in pixels of it at `label_side`; none of a broken file."""
+        if not self._pool.usable(index):
+            return np.zeros((0, 2), np.float32)
         grey = cv2.cvtColor(self._read(index), cv2.COLOR_RGB2GRAY)
         rng = np.random.default_rng(index)  # the same whenever a photo is labelled
         heat = adapted_heat_map(detect, grey, rng, self.homographies)
@@ -205,7 +207,7 @@ class SuperPointRecipe(Recipe[SuperPointNetwork]):
 
     def _pair(self, rng: np.random.Generator, held_out: bool) -> tuple[list[_View], Array]:
         aside = set(self._pool.held_out.tolist())
-        able = [i for i in self._labelled if (i in aside) == held_out]
+        able = [i for i in self._labelled if (i in aside) == held_out and self._pool.usable(i)]
         index = able[int(rng.integers(len(able)))]
         points = np.load(self._cache / f"{self._digest}-{index}.npy").astype(np.float64)
         size = (self.width, self.height)
