@@ -19,7 +19,7 @@ import torch
 
 from benchmarks.tables.extractors import clicks, kept, over_all, speeds
 from locate.extractors.base import Extractor
-from locate.extractors.steered.corners import CornerSettings
+from locate.extractors.blocks.corners import CornerSettings
 from locate.extractors.steered.extractor import Steered
 from pipelines.cli.evaluate import print_report
 from pipelines.evaluation.homographies import evaluate_matching

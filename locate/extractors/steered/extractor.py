@@ -13,10 +13,7 @@ import torch
 
 from locate.errors import InputError
 from locate.extractors.base import ExtractorInfo, Size, require_positive
-from locate.extractors.blocks.detection import resize_image, to_input
-from locate.extractors.blocks.inference import channels_last, default_device, scaled, sizes_of
-from locate.extractors.bundled import BUNDLED
-from locate.extractors.steered.corners import (
+from locate.extractors.blocks.corners import (
     BLUR,
     LEAST,
     CornerSettings,
@@ -24,6 +21,9 @@ from locate.extractors.steered.corners import (
     distinct,
     orientations,
 )
+from locate.extractors.blocks.detection import resize_image, to_input
+from locate.extractors.blocks.inference import channels_last, default_device, scaled, sizes_of
+from locate.extractors.bundled import BUNDLED
 from locate.extractors.steered.fusion import fused
 from locate.extractors.steered.network import MULTIPLE, SYSTEM, WIDTH, SteeredNetwork, build
 from locate.extractors.weights import load_network

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from locate.errors import InputError
-from locate.extractors.steered.corners import corners, orientations
+from locate.extractors.blocks.corners import corners, orientations
 from locate.extractors.steered.equivariant import GroupConv
 from locate.extractors.steered.fusion import fused
 from locate.extractors.steered.network import SYSTEM, SteeredNetwork, build

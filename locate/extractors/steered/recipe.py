@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from locate.errors import InputError
+from locate.extractors.blocks.corners import corners, orientations
 from locate.extractors.steered import losses
-from locate.extractors.steered.corners import corners, orientations
 from locate.extractors.steered.network import SYSTEM, WIDTH, SteeredNetwork
 from locate.extractors.weights import load_into, load_weights
 from locate.images.reading import read_photo

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from locate.errors import InputError
+from locate.extractors.blocks.corners import CornerSettings, corners, distinct, orientations
 from locate.extractors.steered import losses
-from locate.extractors.steered.corners import CornerSettings, corners, distinct, orientations
 from locate.extractors.steered.equivariant import FieldNorm, GroupConv, steered
 from locate.extractors.steered.extractor import SCALES, Steered, nearest_levels
 from locate.extractors.steered.fusion import fused

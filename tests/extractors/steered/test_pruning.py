@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from locate.errors import InputError, WeightsError
+from locate.extractors.blocks.corners import orientations
 from locate.extractors.recipes import create_recipe
-from locate.extractors.steered.corners import orientations
 from locate.extractors.steered.equivariant import FieldNorm, GroupConv
 from locate.extractors.steered.extractor import Steered
 from locate.extractors.steered.network import SteeredNetwork
