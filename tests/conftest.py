@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from locate.extractors import registry
+from locate.precision import VARIABLE
 from locate.types import Array
 from tests.helpers.fake_extractor import FakeExtractor
 
@@ -79,3 +80,11 @@ def fake_extractor(monkeypatch: pytest.MonkeyPatch) -> str:
     """The name "fake", registered for this test."""
     monkeypatch.setitem(registry.EXTRACTORS, "fake", FakeExtractor)
     return "fake"
+
+
+@pytest.fixture(scope="module")
+def float32() -> Iterator[None]:
+    """Networks compute in float32, also where the processor has arithmetic for bfloat16."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, "float32")
+        yield

@@ -41,6 +41,12 @@ class Backbone(nn.Module, ABC):
         """Feature maps by name, of B x 3 x H x W, normalised; those on the way come too, but nothing
         beyond the last of `names` (None for all) is computed."""
 
+    def maps(self, pixels: Tensor, names: Collection[str] | None = None) -> dict[str, Tensor]:
+        """`taps` of B x 3 x H x W float, RGB 0..255; float whatever the network computes in."""
+        inner = next(self.parameters()).dtype
+        taps = self.taps(self.normalise(pixels).to(inner), names)
+        return {name: maps.to(pixels.dtype) for name, maps in taps.items()}
+
     @abstractmethod
     def dilate(self, stride: int) -> None:
         """Change the network in place so that no tap is coarser than `stride`: strides beyond it

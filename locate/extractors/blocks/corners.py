@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import torch
 
-from locate.extractors.blocks.detection import Derivatives
+from locate.extractors.blocks.detection import Derivatives, pairs_within
 from locate.pixels import resize_points
 from locate.types import Array
 
@@ -64,6 +64,26 @@ def corners(
         found.append((there, np.full(len(here), number, np.int64), values))
     points, levels, strengths = map(np.concatenate, zip(*found, strict=True))
     return points, levels, strengths.astype(np.float32)
+
+
+def to_corners(points: Array, image: Array, distance: float) -> tuple[Array, Array]:
+    """Move N x 2 points (x, y), best first, to the nearest corner of the image, H x W x 3 uint8: the
+    numbers of the K that have one within `distance` pixels, of those that share one the best; K x 2
+    their corners.
+
+    For detectors that choose points on a coarse map, whose maxima move by more than a pixel when the
+    view changes; the image places them to a fraction of one."""
+    there, _, _ = corners(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (1.0,))
+    if len(there) == 0 or len(points) == 0:
+        return np.zeros(0, np.int64), np.zeros((0, 2))
+    one, other = pairs_within(np.concatenate((points, there)), distance)
+    mixed = (one < len(points)) & (other >= len(points))
+    one, other = one[mixed], other[mixed] - len(points)
+    order = np.lexsort((((points[one] - there[other]) ** 2).sum(axis=1), one))
+    kept, first = np.unique(one[order], return_index=True)
+    nearest = other[order][first]
+    own = np.sort(np.unique(nearest, return_index=True)[1])
+    return kept[own], there[nearest[own]]
 
 
 def distinct(points: Array, side: float) -> Array:

@@ -103,7 +103,7 @@ def suppress(points: Array, scores: Array, radius: float) -> Array:
     if radius <= 0 or len(points) == 0:
         return order
     ranked = points[order]
-    better, worse = _near(ranked, radius)
+    better, worse = pairs_within(ranked, radius)
     kept, open_ = np.zeros(len(order), np.bool_), np.ones(len(order), np.bool_)
     while open_.any():  # all at once that have no better neighbour left, then the same again
         new = open_.copy()
@@ -116,7 +116,7 @@ def suppress(points: Array, scores: Array, radius: float) -> Array:
     return np.asarray(order[kept])
 
 
-def _near(points: Array, radius: float) -> tuple[Array, Array]:
+def pairs_within(points: Array, radius: float) -> tuple[Array, Array]:
     """Indices (i, j), i < j, of all pairs of N x 2 points that are no farther apart than `radius`."""
     cells = np.floor(points / radius).astype(np.int64)
     cells -= cells.min(axis=0)

@@ -10,6 +10,7 @@ from torch import nn
 
 from locate.extractors.base import Size
 from locate.pixels import fit_size
+from locate.precision import precision
 from locate.types import Array
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -26,9 +27,11 @@ def channels_last(network: Network, device: torch.device) -> Network:
 
 
 def for_use(network: Network, device: torch.device) -> Network:
-    """A copy of a network with a `backbone`, for use alone: evaluation mode, normalisation fused."""
+    """A copy of a network with a `backbone`, for use alone: evaluation mode, normalisation fused, the
+    backbone in the device's `precision`."""
     copy = deepcopy(network).eval().requires_grad_(False).to(device)
     copy.backbone.fuse()  # type: ignore[operator,union-attr]
+    copy.backbone.to(precision(device))  # type: ignore[operator,union-attr]
     return channels_last(copy, device)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from locate.extractors.backbones.registry import create_backbone, load_backbone
 from locate.extractors.base import ExtractorInfo, Size, require_positive
+from locate.extractors.blocks.corners import to_corners
 from locate.extractors.blocks.detection import resize_image, select, to_input
 from locate.extractors.blocks.grids import Grid, resample
 from locate.extractors.blocks.inference import default_device, for_use, sizes_of
@@ -41,6 +42,9 @@ class D2Net:
         max_keypoints: int = 2048,  # the best are kept
         max_side: int = 1024,  # the image is shrunk to at most this many pixels along its long side
         multiscale: bool = False,  # half, full and double size (the paper's "MS"): 5 times the pixels
+        # Pixels within which the nearest corner of the image places a keypoint; without one it is
+        # dropped. 0 for the paper's, which the map places.
+        corner_distance: float = 8.0,
     ) -> None:
         require_positive(max_keypoints=max_keypoints, max_side=max_side)
         self.max_side = max_side
@@ -48,8 +52,10 @@ class D2Net:
         self._network = for_use(network, self.device)
         self._max_keypoints = max_keypoints
         self._scales = SCALES if multiscale else (1.0,)
+        self._corner_distance = corner_distance
         built = {"backbone": network.backbone.name, "taps": list(network.taps)}
         used = {"max_keypoints": max_keypoints, "max_side": max_side, "multiscale": multiscale}
+        used["corner_distance"] = corner_distance
         info = ExtractorInfo(SYSTEM, weights_hash, built | used, local_dim=network.width)
         self.info = replace(info, ratio=RATIO, query_ratio=QUERY_RATIO)
 
@@ -107,7 +113,13 @@ class D2Net:
             contrast = _has_contrast(level, self._network.grid.to_image(places))
             index, places = select(index, contrast), places[contrast]
             scores = distinctness(maps, index) / number
-            best = torch.argsort(-scores, stable=True)[: self._max_keypoints]
+            best = torch.argsort(-scores, stable=True)
+            if self._corner_distance:
+                at = self._network.grid.to_image(places[best])
+                kept, moved = to_corners(at.cpu().numpy(), level, self._corner_distance)
+                best = best[torch.from_numpy(kept).to(best.device)]
+                places[best] = self._network.grid.to_map(torch.from_numpy(moved).to(places))
+            best = best[: self._max_keypoints]
             levels.append((grid.to_image(places[best]), scores[best], describe(maps, places[best])))
             banned[index[1], index[2]] = True
             before = maps, grid, banned

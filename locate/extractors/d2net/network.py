@@ -89,7 +89,7 @@ class D2Network(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """RGB of 0 to 255, B x 3 x H x W, sides multiples of 32 -> B x `width` x h x w, not negative."""
-        maps = self.backbone.taps(self.backbone.normalise(pixels), self.taps)
+        maps = self.backbone.maps(pixels, self.taps)
         finest = maps[self._finest]
         if self.head is None:
             return functional.relu(finest)

@@ -81,8 +81,7 @@ class DelfNetwork(nn.Module):
 
     def features(self, pixels: Tensor) -> Tensor:
         """B x 3 x H x W, RGB 0..255 -> B x C x h x w, not normalised."""
-        x = self.backbone.normalise(pixels)
-        return self.backbone.taps(x, [self.tap])[self.tap]
+        return self.backbone.maps(pixels, [self.tap])[self.tap]
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """B x 3 x H x W, RGB 0..255 -> features B x C x h x w and their attention B x h x w."""

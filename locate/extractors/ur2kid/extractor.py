@@ -13,6 +13,7 @@ from torch import Tensor
 from locate.errors import InputError
 from locate.extractors.backbones.registry import create_backbone, load_backbone
 from locate.extractors.base import ExtractorInfo, Size
+from locate.extractors.blocks.corners import to_corners
 from locate.extractors.blocks.detection import resize_image, suppress, to_input
 from locate.extractors.blocks.inference import default_device, for_use, scaled, sizes_of
 from locate.extractors.ur2kid.detection import group_responses, keypoints
@@ -40,6 +41,9 @@ class UR2KiD:
         global_side: int = 448,
         strictness: float = 1.0,  # how many deviations above its mean a group's response must be
         multiscale: bool = False,  # half, full and double size: five times the pixels
+        # Pixels, of what is looked at, within which the nearest corner of the image places a keypoint;
+        # without one it is dropped. 0 for the paper's, which the map of responses places.
+        corner_distance: float = 5.0,
     ) -> None:
         if min(max_keypoints, max_side, global_side + 1) < 1:
             raise InputError(
@@ -53,8 +57,10 @@ class UR2KiD:
         self._max_keypoints = max_keypoints
         self._strictness = strictness
         self._scales = SCALES if multiscale else (1.0,)
+        self._corner_distance = corner_distance
         sides = {"max_side": max_side, "global_side": global_side}
         found = {"max_keypoints": max_keypoints, "strictness": strictness, "multiscale": multiscale}
+        found["corner_distance"] = corner_distance
         settings = network_settings(network) | sides | found
         dims = network.global_dim, network.dim
         self.info = ExtractorInfo(SYSTEM, weights_hash, settings, *dims, ratio=RATIO)
@@ -112,8 +118,9 @@ class UR2KiD:
         found = []
         for scale in self._scales:
             level = scaled(working, scale)
-            maps = taps if scale == 1.0 else self._taps(resize_image(pixels, level))
-            points, scores, descriptors = self._detect_and_describe(maps, level)
+            image = resize_image(pixels, level)
+            maps = taps if scale == 1.0 else self._taps(image)
+            points, scores, descriptors = self._detect_and_describe(maps, image)
             found.append((resize_points(points, level, size), scores, descriptors))
         points, scores, descriptors = (np.concatenate(parts) for parts in zip(*found, strict=True))
         # Within one scale neighbours are merged already.
@@ -122,18 +129,22 @@ class UR2KiD:
         return Features(points[best].astype(np.float32), scores[best], descriptors[best], size)
 
     def _detect_and_describe(
-        self, taps: Mapping[str, Tensor], size: Size
+        self, taps: Mapping[str, Tensor], image: Array
     ) -> tuple[Array, Array, Array]:
-        """Of an image of `size`: N x 2 float64 places in its pixels, N scores, N x D descriptors, the
-        best `max_keypoints`."""
+        """Of an image H x W x 3 uint8: N x 2 float64 places in its pixels, N scores, N x D descriptors,
+        the best `max_keypoints`."""
         network = self._network
-        columns, rows = network.fine.grid.cells(size)
+        columns, rows = network.fine.grid.cells((image.shape[1], image.shape[0]))
         fine = network.fine(taps)[0, :, :rows, :columns]
         # Merged within a cell of F, beyond which descriptors differ little.
         merge = network.pyramid.grid.stride / network.fine.grid.stride
         at, scores = keypoints(group_responses(fine, network.groups), self._strictness, merge)
-        at, scores = at[: self._max_keypoints], scores[: self._max_keypoints]
         points = network.fine.grid.to_image(at)
+        if self._corner_distance:
+            kept, moved = to_corners(points.cpu().numpy(), image, self._corner_distance)
+            points = torch.from_numpy(moved).to(points)
+            scores = scores[torch.from_numpy(kept).to(scores.device)]
+        points, scores = points[: self._max_keypoints], scores[: self._max_keypoints]
         plain = points.double(), scores.float(), network.describe(taps, points).float()
         return tuple(part.cpu().numpy() for part in plain)  # type: ignore[return-value]
 

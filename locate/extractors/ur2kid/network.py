@@ -218,7 +218,7 @@ class UR2KiDNetwork(nn.Module):
     def taps(self, pixels: Tensor) -> dict[str, Tensor]:
         """RGB of 0 to 255, B x 3 x H x W, sides multiples of 32 -> all maps that are needed."""
         wanted = {*self.pyramid.names, *self.fine.names, *self.shares} - {LOCAL}
-        return self.backbone.taps(self.backbone.normalise(pixels), wanted)
+        return self.backbone.maps(pixels, wanted)
 
     def low(self, taps: Mapping[str, Tensor], kept: Tensor | None = None) -> Tensor:
         """The low-dimensional map, Conv1x1(Dropout2D(F)), B x D x h x w, not normalised; of the channels

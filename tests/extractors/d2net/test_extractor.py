@@ -33,6 +33,8 @@ from locate.extractors.weights import Record, save_weights
 from locate.matching.descriptors import match_mutual
 from locate.pixels import apply_homography
 
+pytestmark = pytest.mark.usefixtures("float32")  # compared digit by digit
+
 
 def random_maps(*shape, seed=0):
     """Not negative, about a third of the entries zero, as after a ReLU."""
@@ -482,11 +484,12 @@ def test_features_turn_with_the_image(d2net, degrees):
     rng = np.random.default_rng(1)
     places = np.array([(x, y) for x in range(40, 300, 48) for y in range(40, 230, 48)], np.float64)
     places += rng.uniform(-6, 6, places.shape)
+    plain = D2Net(d2net._network, "", corner_distance=0)  # a dot is no corner
     upright = dots(places)
     turned = np.rot90(upright, degrees).copy()
     errors = []
     for pixels, image in ((upright, 0), (turned, degrees)):
-        found = d2net.extract(pixels).features.keypoints
+        found = plain.extract(pixels).features.keypoints
         width, height = upright.shape[1], upright.shape[0]
         back = found
         if image == 1:  # counter-clockwise: (x, y) of the turned image is (width - 1 - y, x)
@@ -531,8 +534,9 @@ def test_the_pyramid_begins_with_half_the_size_and_bans_its_cells(d2net, texture
     """Also where a level has not twice the cells of the one before."""
     pixels = texture(size, seed=7)
     half = cv2.resize(pixels, (size[0] // 2, size[1] // 2), interpolation=cv2.INTER_AREA)
-    first = d2net.extract(half, size).features
-    many = D2Net(d2net._network, "", multiscale=True, max_keypoints=10_000)
+    plain = D2Net(d2net._network, "", corner_distance=0)
+    first = plain.extract(half, size).features
+    many = D2Net(d2net._network, "", multiscale=True, corner_distance=0, max_keypoints=10_000)
     assert many.info.settings["multiscale"] is True
     found = many.extract(pixels).features
     place = {tuple(p): i for i, p in enumerate(found.keypoints.round(3))}
@@ -562,8 +566,8 @@ def test_the_second_level_is_the_sum_of_both(d2net, texture):
             network(torch.from_numpy(p).permute(2, 0, 1)[None].float())[0] for p in (half, pixels)
         )
     raised = np.stack([cv2.resize(m, (80, 64)) for m in coarse.numpy()])
-    first = d2net.extract(half, (320, 256)).features
-    both = D2Net(network, "", multiscale=True, max_keypoints=10_000)
+    first = D2Net(network, "", corner_distance=0).extract(half, (320, 256)).features
+    both = D2Net(network, "", multiscale=True, corner_distance=0, max_keypoints=10_000)
     both._scales = (0.5, 1.0)
     found = both.extract(pixels).features
     old = {tuple(p) for p in first.keypoints.round(3)}
@@ -579,7 +583,7 @@ def test_the_second_level_is_the_sum_of_both(d2net, texture):
 
 
 def test_the_pyramid_has_no_offset(d2net, texture):
-    many = D2Net(d2net._network, "", multiscale=True, max_keypoints=3000)
+    many = D2Net(d2net._network, "", multiscale=True, corner_distance=0, max_keypoints=3000)
     bias, error, count = shifted_error(many, texture, (8, 16))
     assert count > 100
     assert np.abs(bias).max() < 0.5

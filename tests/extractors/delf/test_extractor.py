@@ -21,6 +21,8 @@ from locate.extractors.delf.losses import (
 from locate.extractors.delf.network import Attention, DelfNetwork
 from locate.extractors.weights import Record, save_weights
 
+pytestmark = pytest.mark.usefixtures("float32")  # compared digit by digit
+
 
 @pytest.fixture(scope="module")
 def delf():

@@ -32,6 +32,8 @@ from locate.extractors.weights import Record, save_weights
 from locate.matching.descriptors import match_mutual
 from locate.pixels import resize_points
 
+pytestmark = pytest.mark.usefixtures("float32")  # compared digit by digit
+
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
@@ -315,11 +317,11 @@ def offset_of(extractor, size=None):
 
 
 def test_places_are_exact_whatever_the_grids_are(fake_plan):
-    extractor = UR2KiD(UR2KiDNetwork(FakeBackbone(), dim=7, groups=2), "-")
+    extractor = UR2KiD(UR2KiDNetwork(FakeBackbone(), dim=7, groups=2), "-", corner_distance=0)
     assert np.abs(offset_of(extractor)).max() < 0.15
     twice = offset_of(extractor, (320, 256))  # pixels are a copy reduced by two
     assert np.abs(twice).max() < 0.3
-    wrong = UR2KiD(UR2KiDNetwork(FakeBackbone(shift=4.0), dim=7, groups=2), "-")
+    wrong = UR2KiD(UR2KiDNetwork(FakeBackbone(shift=4.0), dim=7, groups=2), "-", corner_distance=0)
     assert np.abs(offset_of(wrong)).max() > 0.3  # half a coarse cell is noticed
 
 
