@@ -31,7 +31,7 @@ def for_use(network: Network, device: torch.device) -> Network:
     backbone in the device's `precision`."""
     copy = deepcopy(network).eval().requires_grad_(False).to(device)
     copy.backbone.fuse()  # type: ignore[operator,union-attr]
-    copy.backbone.to(precision(device))  # type: ignore[operator,union-attr]
+    copy.backbone.to(precision(device))
     return channels_last(copy, device)
 
 

@@ -53,7 +53,10 @@ class D2Net:
         self._max_keypoints = max_keypoints
         self._scales = SCALES if multiscale else (1.0,)
         self._corner_distance = corner_distance
-        built = {"backbone": network.backbone.name, "taps": list(network.taps)}
+        built: dict[str, Any] = {
+            "backbone": network.backbone.name,
+            "taps": list(network.taps),
+        }
         used = {"max_keypoints": max_keypoints, "max_side": max_side, "multiscale": multiscale}
         used["corner_distance"] = corner_distance
         info = ExtractorInfo(SYSTEM, weights_hash, built | used, local_dim=network.width)
