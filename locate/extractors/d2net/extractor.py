@@ -53,13 +53,15 @@ class D2Net:
         self._max_keypoints = max_keypoints
         self._scales = SCALES if multiscale else (1.0,)
         self._corner_distance = corner_distance
-        built: dict[str, Any] = {
+        settings = {
             "backbone": network.backbone.name,
             "taps": list(network.taps),
+            "max_keypoints": max_keypoints,
+            "max_side": max_side,
+            "multiscale": multiscale,
+            "corner_distance": corner_distance,
         }
-        used = {"max_keypoints": max_keypoints, "max_side": max_side, "multiscale": multiscale}
-        used["corner_distance"] = corner_distance
-        info = ExtractorInfo(SYSTEM, weights_hash, built | used, local_dim=network.width)
+        info = ExtractorInfo(SYSTEM, weights_hash, settings, local_dim=network.width)
         self.info = replace(info, ratio=RATIO, query_ratio=QUERY_RATIO)
 
     @classmethod
