@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from locate.errors import MissingExtraError
+from locate.errors import MissingExtraError, WeightsError
 from locate.extractors.weights import Record, file_hash, read_record
 
 _FOLDER = Path(__file__).parent
@@ -14,9 +14,18 @@ SCORES = _FOLDER / "scores.json"  # written by benchmarks/tables/accuracy.py
 
 # By the name of the system; beside each file lies nothing that is needed to use it.
 BUNDLED: Mapping[str, Path] = {
-    "context": _FOLDER / "context" / "weights.safetensors",
-    "steered": _FOLDER / "steered" / "weights.safetensors",
+    name: _FOLDER / name / "weights.safetensors" for name in ("context", "steered")
 }
+
+
+def bundled_weights(system: str) -> Path:
+    """The weights of a system that come with the package; `WeightsError` if there are none."""
+    if system not in BUNDLED or not BUNDLED[system].is_file():
+        raise WeightsError(
+            f"{system} needs weights and none came with this installation; "
+            f"make some with: locate train {system}"
+        )
+    return BUNDLED[system]
 
 
 def imagenet_weights_path() -> Path:

@@ -49,15 +49,23 @@ class Record:
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], record: Record) -> str:
     """Write `tensors` and their record; the old file stays until the new one is complete. The sha256 of
-    the file."""
+    the file. Matrices and kernels are kept in float16, which takes half the room; statistics and
+    biases, whose range is wide, as they are."""
     from safetensors.torch import save
 
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    plain = {name: _stored(tensor.detach().cpu()) for name, tensor in tensors.items()}
     data = save(plain, metadata={_KEY: record.to_json()})
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as stream:
         stream.write(data)
     return hashlib.sha256(data).hexdigest()
+
+
+def _stored(tensor: Tensor) -> Tensor:
+    if tensor.ndim > 1 and tensor.is_floating_point():
+        half = tensor.half()
+        tensor = half if half.isfinite().all() else tensor
+    return tensor.contiguous()
 
 
 def read_record(path: Path) -> Record:
@@ -66,8 +74,9 @@ def read_record(path: Path) -> Record:
 
 
 def load_weights(path: Path, system: str | None = None) -> tuple[dict[str, Tensor], Record]:
-    """Tensors (on the CPU) and record of `path`; `WeightsError` if they are not for `system`."""
+    """Tensors (on the CPU, float32) and record of `path`; `WeightsError` if not for `system`."""
     tensors, record = _read(path, with_tensors=True)
+    tensors = {n: t.float() if t.is_floating_point() else t for n, t in tensors.items()}
     if system is not None and record.system != system:
         raise WeightsError(f"{path} holds weights of {record.system}, not of {system}")
     return tensors, record

@@ -18,6 +18,7 @@ from locate.extractors.blocks.corners import to_corners
 from locate.extractors.blocks.detection import resize_image, select, to_input
 from locate.extractors.blocks.grids import Grid, resample
 from locate.extractors.blocks.inference import default_device, for_use, sizes_of
+from locate.extractors.bundled import BUNDLED
 from locate.extractors.d2net.detection import describe, distinctness, keypoints
 from locate.extractors.d2net.network import STRIDE, SYSTEM, D2Network
 from locate.extractors.weights import load_network, warn_untrained
@@ -69,19 +70,21 @@ class D2Net:
         cls,
         weights: Path | None = None,
         *,
-        backbone: str = "lite0",
+        backbone: str | None = None,
         backbone_weights: Path | None = None,
         taps: Sequence[str] | None = None,
         **settings: Any,
     ) -> D2Net:
-        """With weights of `locate train d2net`, which say what network they are for, or the backbone of
-        `load_backbone` as ImageNet left it (the paper's "off-the-shelf"); `WeightsError` if a file does
-        not fit."""
+        """With the weights that come with `locate`, or those of `locate train d2net`, which say what
+        network they are for; or, where a `backbone` is named, that of `load_backbone` as ImageNet left
+        it (the paper's "off-the-shelf"). `WeightsError` if a file does not fit."""
+        if weights is None and backbone is None:
+            weights = BUNDLED.get(SYSTEM)
         if weights is not None:
             network, _, digest = load_network(weights, SYSTEM, build)
             return cls(network, digest, **settings)
         warn_untrained(SYSTEM, "d2net starts from ImageNet and was not trained further")
-        loaded, weights_hash = load_backbone(backbone, backbone_weights)
+        loaded, weights_hash = load_backbone(backbone or "lite0", backbone_weights)
         return cls(D2Network(loaded, taps, STRIDE), weights_hash, **settings)
 
     def extract(self, pixels: Array, size: Size | None = None, *, local: bool = True) -> Extraction:  # noqa: ARG002

@@ -16,6 +16,7 @@ from locate.extractors.backbones.registry import create_backbone, load_backbone
 from locate.extractors.base import ExtractorInfo, Size, no_features, require_positive
 from locate.extractors.blocks.detection import resize_image, to_input
 from locate.extractors.blocks.inference import default_device, for_use, scaled, sizes_of
+from locate.extractors.bundled import BUNDLED
 from locate.extractors.delf.network import DelfNetwork
 from locate.extractors.weights import load_network, warn_untrained
 from locate.pixels import resize_points
@@ -65,16 +66,19 @@ class Delf:
         cls,
         weights: Path | None = None,
         *,
-        backbone: str = "lite0",
+        backbone: str | None = None,
         backbone_weights: Path | None = None,
         **settings: Any,
     ) -> Delf:
-        """With weights of `locate train delf`, or the untrained start on a pretrained backbone;
-        `WeightsError` if a file does not fit."""
+        """With the weights that come with `locate`, or those of `locate train delf`; or, where a
+        `backbone` is named, the untrained start on it. `WeightsError` if a file does not fit."""
+        if weights is None and backbone is None:
+            weights = BUNDLED.get(SYSTEM)
         if weights is not None:
             network, built_with, digest = load_network(weights, SYSTEM, build)
             return cls(network, digest, built_with, **settings)
         warn_untrained(SYSTEM, "delf starts from ImageNet with attention that was never trained")
+        backbone = backbone or "lite0"
         network, digest = start(backbone, backbone_weights)
         return cls(network, digest, {"backbone": backbone, "dim": 40, "trained": False}, **settings)
 

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from locate.errors import WeightsError
 from locate.extractors.base import ExtractorInfo, require_positive
 from locate.extractors.blocks.detection import resize_image, to_input
 from locate.extractors.blocks.grids import sample
 from locate.extractors.blocks.inference import channels_last, default_device, sizes_of
+from locate.extractors.bundled import bundled_weights
 from locate.extractors.superpoint.detection import find_points, soft_peak
 from locate.extractors.superpoint.network import (
     CELL,
@@ -68,9 +68,9 @@ class SuperPoint:
 
     @classmethod
     def from_pretrained(cls, weights: Path | None = None, **settings: Any) -> SuperPoint:
-        """With weights of `locate train superpoint`; `WeightsError` if the file does not fit."""
-        if weights is None:
-            raise WeightsError("superpoint needs weights; make some with: locate train superpoint")
+        """With the weights that come with `locate`, or those of `locate train superpoint`;
+        `WeightsError` if the file does not fit."""
+        weights = weights or bundled_weights(SYSTEM)
         network, _, digest = load_network(weights, SYSTEM, build)
         return cls(network, digest, **settings)
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from locate.errors import WeightsError
 from locate.extractors.base import ExtractorInfo, require_positive
 from locate.extractors.blocks.detection import resize_image, suppress, to_input
 from locate.extractors.blocks.inference import channels_last, default_device, sizes_of
+from locate.extractors.bundled import bundled_weights
 from locate.extractors.unsuperpoint.network import (
     CELL,
     SYSTEM,
@@ -58,11 +58,9 @@ class UnsuperPoint:
 
     @classmethod
     def from_pretrained(cls, weights: Path | None = None, **settings: Any) -> UnsuperPoint:
-        """With weights of `locate train unsuperpoint`; `WeightsError` if the file does not fit."""
-        if weights is None:
-            raise WeightsError(
-                "unsuperpoint needs weights; make some with: locate train unsuperpoint"
-            )
+        """With the weights that come with `locate`, or those of `locate train unsuperpoint`;
+        `WeightsError` if the file does not fit."""
+        weights = weights or bundled_weights(SYSTEM)
         network, _, digest = load_network(weights, SYSTEM, build)
         return cls(network, digest, **settings)
 

@@ -16,6 +16,7 @@ from locate.extractors.base import ExtractorInfo, Size
 from locate.extractors.blocks.corners import to_corners
 from locate.extractors.blocks.detection import resize_image, suppress, to_input
 from locate.extractors.blocks.inference import default_device, for_use, scaled, sizes_of
+from locate.extractors.bundled import BUNDLED
 from locate.extractors.ur2kid.detection import group_responses, keypoints
 from locate.extractors.ur2kid.network import UR2KiDNetwork
 from locate.extractors.weights import file_hash, load_into, load_weights, warn_untrained
@@ -70,13 +71,15 @@ class UR2KiD:
         cls,
         weights: Path | None = None,
         *,
-        backbone: str = "lite0",
+        backbone: str | None = None,
         backbone_weights: Path | None = None,
         **settings: Any,
     ) -> UR2KiD:
-        """With weights of `locate train ur2kid`, which say what backbone they are for, or the untrained
-        start on the ImageNet weights of "lite0", "resnet50" or "resnet101", see `load_backbone`;
-        `WeightsError` if a file does not fit."""
+        """With the weights that come with `locate`, or those of `locate train ur2kid`, which say what
+        backbone they are for; or, where a `backbone` is named, "lite0", "resnet50" or "resnet101", the
+        untrained start on ImageNet's weights. `WeightsError` if a file does not fit."""
+        if weights is None and backbone is None:
+            weights = BUNDLED.get(SYSTEM)
         if weights is not None:
             tensors, record = load_weights(weights, SYSTEM)
             network = build(record.settings)
@@ -84,7 +87,7 @@ class UR2KiD:
             random = {name: network.state_dict()[name] for name in never_used}
             load_into(network, random | tensors, weights)
             return cls(network, file_hash(weights), **settings)
-        network, digest = start(backbone, backbone_weights)
+        network, digest = start(backbone or "lite0", backbone_weights)
         words = "ur2kid: no trained weights are given, so this is the untrained start on ImageNet's"
         warn_untrained(SYSTEM, words)
         return cls(network, digest, **settings)
