@@ -36,8 +36,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.common.pose_errors import errors_of, geometric_ratio, interval, ratio_interval
-from benchmarks.tables.extractors import clicks, distractors, kept, over_all, retrieval, speeds
+from benchmarks.common.pose_errors import geometric_ratio, interval, ratio_interval
+from benchmarks.tables.extractors import (
+    SCENES,
+    Errors,
+    clicks,
+    distractors,
+    kept,
+    medians,
+    over_all,
+    poses,
+    retrieval,
+    speeds,
+)
 from locate.extractors import bundled, registry
 from locate.extractors.base import Extractor, ExtractorInfo
 from locate.extractors.pair import Pair
@@ -51,18 +62,10 @@ from pipelines.evaluation.homographies import evaluate_matching
 from pipelines.reports.report import Report, Table
 
 NAMES = ("sift", "gem+sift", "gem+steered", "context")
-SCENES = {  # by the name in the tables
-    "fountain": "fountain-P11",
-    "Herz-Jesus": "Herz-Jesus-P25",
-    "tum": "tum-fr2-desk",
-    "fox": "fox",
-}
-STRECHA = ("fountain", "Herz-Jesus")
 THRESHOLDS = (1, 3, 5)
 _PEER = "aliked-n16"
 
 Scores = dict[str, float | None]
-Errors = dict[str, list[float]]  # by scene and unit, query by query
 
 
 def main() -> None:
@@ -112,23 +115,6 @@ def planes(extractor: Extractor, data: Path, work: Path) -> Scores:  # noqa: ARG
     names = [f"{kind}@{t}" for kind in ("MMA", "homography") for t in THRESHOLDS]
     (bark,) = [found["homography@3"] for found in sequences if found["sequence"] == "bark"]
     return {name: row[name] for name in names} | {"bark@3": bark}
-
-
-def poses(extractor: Extractor, data: Path, work: Path) -> Errors:  # noqa: ARG001
-    found: Errors = {}
-    for scene, folder in SCENES.items():
-        millimetres, degrees = errors_of(extractor, data / "eval/localization" / folder)
-        found |= {f"{scene} mm": millimetres.tolist(), f"{scene} degrees": degrees.tolist()}
-    return found
-
-
-def medians(errors: Errors) -> Scores:
-    found: Scores = {}
-    for scene in STRECHA:
-        for unit in ("mm", "degrees"):
-            found[f"{scene} {unit}"] = float(np.median(errors[f"{scene} {unit}"]))
-        found[f"{scene} localized"] = float(np.isfinite(errors[f"{scene} mm"]).mean())
-    return found
 
 
 def pose_table(errors: Mapping[str, Errors]) -> Table:
