@@ -34,7 +34,7 @@ _ROWS: tuple[tuple[str, str, tuple[str, ...], tuple[float, ...], str], ...] = (
     ("delf", _D2, _MMA, (0.437, 0.489, 0.572), "D2-Net's repository"),
     ("delf", _OXFORD, ("mAP",), (0.838,), "its paper"),
     ("ur2kid", _AACHEN, (".5 m", "1 m", "5 m"), (0.469, 0.673, 0.888), "SuperGlue's paper"),
-    ("sift", _HALF, _SUPERPOINT, (0.495, 0.833, 0.424, 0.676, 0.759, 0.313), "SuperPoint's paper"),
+    ("sift", _HALF, _SUPERPOINT[2:5], (0.424, 0.676, 0.759), "SuperPoint's paper"),
 )
 
 

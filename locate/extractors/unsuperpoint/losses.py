@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from locate.extractors.unsuperpoint.network import CELL, Points
+
 MARGINS = (1.0, 0.2)  # m_p, m_n
 _TINY = 1e-8  # pixels^2 under a root, whose gradient at 0 is not finite
 
@@ -127,6 +129,21 @@ def triplet_loss(
     same = similarity[torch.arange(len(pairs.a)), pairs.b]
     positive, negative = ((2 - 2 * s).clamp(min=_TINY).sqrt() for s in (same, hardest))
     return Loss(functional.relu(positive - negative + margin).sum(), len(pairs.a))
+
+
+def corner_losses(points: Points, places: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
+    """Ours, of a start at the image's own corners: the mean distance in pixels of points from the corner
+    that their cell holds, and the binary cross-entropy of all scores towards the corners' ranks.
+
+    Args:
+        places: B x M x 2 across each cell from 0 to 1, NaN where there is no corner.
+        ranks: B x M, 0 to 1.
+    """
+    held = places[..., 0].isfinite()
+    apart = ((points.relative[held] - places[held]) * CELL).square().sum(dim=-1)
+    distance = (apart + _TINY).sqrt().sum() / held.sum().clamp(min=1)
+    scores = points.scores.clamp(1e-6, 1 - 1e-6)
+    return distance, functional.binary_cross_entropy(scores, ranks)
 
 
 def decorrelation_loss(descriptors: Tensor) -> Loss:

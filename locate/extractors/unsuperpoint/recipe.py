@@ -4,20 +4,23 @@ known homography and light of their own, without any labels.
 `variant` "paper" has its four losses; points then tend to be spread evenly, as in every open
 re-implementation. "kp2d" has the mends of KP2D (Tang et al., ICLR 2020): points may reach into
 neighbouring cells, nothing spreads them, cells at the border do not count, and descriptors learn from
-the hardest negative.
+the hardest negative. On few photos it would take days until points leave the middle of their cells; so
+a short first stage of "kp2d", which is ours, teaches each cell where the image's strongest corner lies.
 """
 
 from __future__ import annotations
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from locate.errors import InputError, UnknownNameError
+from locate.extractors.blocks.corners import corners
 from locate.extractors.blocks.inference import channels_last
 from locate.extractors.unsuperpoint import losses as terms
 from locate.extractors.unsuperpoint.network import (
@@ -31,8 +34,10 @@ from locate.training.data.homographies import HomographySettings, warped_pair
 from locate.training.data.photometric import PhotometricSettings
 from locate.training.data.photos import PhotoPool
 from locate.training.recipe import Batch, Parameters, Recipe, Stage, images_to_tensor
+from locate.types import Array
 
 PAPER, KP2D = "paper", "kp2d"
+CORNERS_STAGE = "corners"
 _READ_SIDE = 480  # pixels: photos are kept in memory at this size
 _VIEWS = HomographySettings(
     rotation=30, scale=(0.7, 1.4), perspective=0.15, crop=(0.4, 0.9), min_overlap=0.6
@@ -45,7 +50,6 @@ class UnsuperPointRecipe(Recipe[UnsuperPointNetwork]):
     """Siamese training on pairs of warped views."""
 
     system = SYSTEM
-    stages = (Stage("siamese", steps=40000, learning_rate=1e-3),)
 
     _: KW_ONLY
     variant: str = KP2D
@@ -63,6 +67,7 @@ class UnsuperPointRecipe(Recipe[UnsuperPointNetwork]):
     decorrelation: float = 0.03
     positive_weight: float = 250.0  # lambda_d, of "paper"
     margin: float = 0.2  # of "kp2d"
+    stages: tuple[Stage, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         if self.variant not in (PAPER, KP2D):
@@ -73,6 +78,9 @@ class UnsuperPointRecipe(Recipe[UnsuperPointNetwork]):
                 "unsuperpoint: width and height must be 64, 72, ... pixels and pairs at least 1; got "
                 f"{self.width}, {self.height} and {self.pairs}"
             )
+        siamese = Stage("siamese", steps=36000, learning_rate=1e-3)
+        corners = Stage(CORNERS_STAGE, steps=4000, learning_rate=1e-3)
+        self.stages = (siamese,) if self.variant == PAPER else (corners, siamese)
 
     def prepare(self, data: Path, cache: Path) -> None:  # noqa: ARG002
         self._pool = PhotoPool.scan(data, held_out=None)
@@ -89,24 +97,36 @@ class UnsuperPointRecipe(Recipe[UnsuperPointNetwork]):
         network.train()
         return network.parameters()
 
-    def batch(self, stage: Stage, rng: np.random.Generator, *, held_out: bool = False) -> Batch:  # noqa: ARG002
+    def batch(self, stage: Stage, rng: np.random.Generator, *, held_out: bool = False) -> Batch:
         """images: 2 P x 3 x H x W, a and b of each pair in turn; valid: 2 P x H x W bool; b_from_a:
-        P x 3 x 3."""
+        P x 3 x 3; of the stage of corners what `strongest_corners` gives of each image."""
         size = (self.width, self.height)
         pairs = [
             warped_pair(self._pool.draw(rng, held_out, _READ_SIDE), rng, size, _VIEWS, _LIGHT)
             for _ in range(self.pairs)
         ]
-        return {
-            "images": images_to_tensor(image for p in pairs for image in (p.image_a, p.image_b)),
+        images = [image for p in pairs for image in (p.image_a, p.image_b)]
+        batch = {
+            "images": images_to_tensor(images),
             "valid": torch.from_numpy(np.stack([v for p in pairs for v in (p.valid_a, p.valid_b)])),
             "b_from_a": torch.from_numpy(np.stack([p.b_from_a for p in pairs])).float(),
         }
+        if stage.name == CORNERS_STAGE:
+            found = zip(*(strongest_corners(image) for image in images), strict=True)
+            places, ranks = (torch.from_numpy(np.stack(part)) for part in found)
+            batch |= {"corners": places, "ranks": ranks}
+        return batch
 
-    def losses(self, network: UnsuperPointNetwork, batch: Batch, stage: Stage) -> dict[str, Tensor]:  # noqa: ARG002
+    def losses(self, network: UnsuperPointNetwork, batch: Batch, stage: Stage) -> dict[str, Tensor]:
         points = network(to_range(batch["images"]))
         with torch.autocast(points.scores.device.type, enabled=False):  # distances need the digits
-            return self._point_losses(points, batch)
+            found = self._point_losses(points, batch)
+            if stage.name == CORNERS_STAGE:
+                place, rank = terms.corner_losses(points, batch["corners"], batch["ranks"])
+                found |= {"corner": place, "rank": rank}
+                # Points are not yet where they would meet.
+                found["loss"] = place + rank + self.descriptor * found["descriptor"]
+            return found
 
     def _point_losses(self, points: Points, batch: Batch) -> dict[str, Tensor]:
         allowed = self._allowed(points.places, batch["valid"])
@@ -167,6 +187,23 @@ class UnsuperPointRecipe(Recipe[UnsuperPointNetwork]):
 
     def settings(self) -> dict[str, Any]:
         return {"reach": self.network().reach}
+
+
+def strongest_corners(image: Array) -> tuple[Array, Array]:
+    """Of each of M cells of an image H x W x 3 uint8, row by row, the place of its strongest corner,
+    across the cell from 0 to 1, M x 2 float32, NaN where there is none; and its rank by strength, from 1
+    for the strongest of all down towards 0, 0 where there is none."""
+    rows, columns = image.shape[0] // CELL, image.shape[1] // CELL
+    places = np.full((rows * columns, 2), np.nan, np.float32)
+    ranks = np.zeros(rows * columns, np.float32)
+    points, _, strengths = corners(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (1.0,))
+    order = np.argsort(strengths, kind="stable")  # the strongest is written last
+    within = (points[order] + 0.5) / CELL
+    cell = np.floor(within).astype(np.int64)
+    number = cell[:, 1] * columns + cell[:, 0]
+    places[number] = within - cell
+    ranks[number] = (np.arange(len(order)) + 1) / max(len(order), 1)
+    return places, ranks
 
 
 def _added(*losses: terms.Loss) -> terms.Loss:

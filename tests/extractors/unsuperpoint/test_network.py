@@ -8,7 +8,7 @@ import torch
 
 from locate.errors import InputError
 from locate.extractors.unsuperpoint import losses
-from locate.extractors.unsuperpoint.network import UnsuperPointNetwork
+from locate.extractors.unsuperpoint.network import Points, UnsuperPointNetwork
 
 H = np.array([[0.9, 0.1, 3], [-0.05, 1.1, -2], [0.001, -0.0005, 1]])
 
@@ -178,3 +178,25 @@ def test_decorrelation_by_hand(rng):
     found = losses.decorrelation_loss(*torched(x))
     assert found.total.item() == pytest.approx(expected)
     assert found.terms == 20
+
+
+def test_corner_losses_by_hand(rng):
+    relative = rng.uniform(0, 1, (2, 6, 2))
+    places = rng.uniform(0, 1, (2, 6, 2))
+    places[0, 1] = places[1, 4] = np.nan
+    scores, ranks = rng.uniform(0.1, 0.9, (2, 6)), rng.uniform(0, 1, (2, 6))
+    r, s = (torch.from_numpy(x).requires_grad_() for x in (relative, scores))
+    points = Points(s, r, r, r)
+    distance, rank = losses.corner_losses(points, torch.from_numpy(places), torch.from_numpy(ranks))
+    away = [
+        8 * np.hypot(*(relative[b, m] - places[b, m]))
+        for b in range(2)
+        for m in range(6)
+        if not np.isnan(places[b, m, 0])
+    ]
+    assert distance.item() == pytest.approx(np.mean(away), rel=1e-6)
+    entropy = -(ranks * np.log(scores) + (1 - ranks) * np.log(1 - scores))
+    assert rank.item() == pytest.approx(entropy.mean(), rel=1e-6)
+    (distance + rank).backward()
+    assert r.grad.isfinite().all()
+    assert not r.grad[0, 1].any()

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from locate.errors import InputError, UnknownNameError
+from locate.extractors.blocks.corners import corners
 from locate.extractors.recipes import create_recipe
 from locate.extractors.unsuperpoint.extractor import UnsuperPoint
-from locate.extractors.unsuperpoint.recipe import KP2D, PAPER, UnsuperPointRecipe
+from locate.extractors.unsuperpoint.recipe import KP2D, PAPER, UnsuperPointRecipe, strongest_corners
 from locate.extractors.weights import Record, save_weights
 from locate.training import loop
 from locate.training.options import Options
@@ -36,7 +37,7 @@ def recipe(folder, tmp_path, request):
 
 
 def test_batches_depend_on_their_number_alone(recipe):
-    stage = recipe.stages[0]
+    stage = recipe.stages[-1]
     a, b, other = (recipe.batch(stage, generator(0, 0, n)) for n in (3, 3, 4))
     assert all(torch.equal(value, b[name]) for name, value in a.items())
     assert not torch.equal(a["images"], other["images"])
@@ -48,7 +49,7 @@ def test_batches_depend_on_their_number_alone(recipe):
 def test_views_agree_by_their_homography(recipe):
     right, wrong = [], []
     for n in range(6):
-        batch = recipe.batch(recipe.stages[0], generator(0, 0, n))
+        batch = recipe.batch(recipe.stages[-1], generator(0, 0, n))
         for p, b_from_a in enumerate(batch["b_from_a"].double().numpy()):
             a, b = (batch["images"][2 * p + i].mean(dim=0).numpy() for i in (0, 1))
             inside = batch["valid"][2 * p + 1].numpy().astype(np.float32)
@@ -66,8 +67,9 @@ def test_views_agree_by_their_homography(recipe):
 def test_losses_are_weighed_by_their_names(recipe):
     torch.manual_seed(0)
     network = recipe.network()
-    recipe.begin(network, recipe.stages[0])
-    losses = recipe.losses(network, recipe.batch(recipe.stages[0], generator(0, 0, 0)), None)
+    stage = recipe.stages[-1]
+    recipe.begin(network, stage)
+    losses = recipe.losses(network, recipe.batch(stage, generator(0, 0, 0)), stage)
     names = {"position", "score", "usp", "descriptor"}
     if recipe.variant == PAPER:
         names |= {"uniform", "decorrelation"}
@@ -97,12 +99,60 @@ def test_the_papers_sums_are_the_default_means_times_their_terms(folder, tmp_pat
 
 
 def test_points_on_nothing_do_not_count(recipe):
-    stage = recipe.stages[0]
+    stage = recipe.stages[-1]
     batch = dict(recipe.batch(stage, generator(0, 0, 0)))
     batch["valid"] = torch.zeros_like(batch["valid"])
     losses = recipe.losses(recipe.network().eval(), batch, stage)
     for name in ("position", "score", "usp", "descriptor"):
         assert losses[name].item() == 0
+
+
+def test_the_strongest_corner_of_each_cell_against_a_loop(texture):
+    image = texture((96, 80), seed=3)
+    points, _, strengths = corners(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (1.0,))
+    places, ranks = strongest_corners(image)
+    assert places.shape == (120, 2)
+    held = 0
+    for row in range(10):
+        for column in range(12):
+            low = np.array((column, row)) * 8 - 0.5  # the corner of the cell, in pixels
+            inside = ((points >= low) & (points < low + 8)).all(axis=1)
+            cell = 12 * row + column
+            if not inside.any():
+                assert np.isnan(places[cell]).all()
+                assert ranks[cell] == 0
+                continue
+            held += 1
+            best = np.flatnonzero(inside)[strengths[inside].argmax()]
+            np.testing.assert_allclose(places[cell], (points[best] - low) / 8, atol=1e-5)
+            assert ranks[cell] == pytest.approx(np.mean(strengths <= strengths[best]))
+    assert held > 15
+    flat_places, flat_ranks = strongest_corners(np.full((16, 16, 3), 9, np.uint8))
+    assert np.isnan(flat_places).all()
+    assert not flat_ranks.any()
+
+
+def test_the_first_stage_of_kp2d_learns_corners(folder, tmp_path):
+    recipe = UnsuperPointRecipe(variant=KP2D, **SMALL)
+    recipe.prepare(folder, tmp_path)
+    assert [stage.name for stage in recipe.stages] == ["corners", "siamese"]
+    assert [s.name for s in UnsuperPointRecipe(variant=PAPER).stages] == ["siamese"]
+    torch.manual_seed(0)
+    network = recipe.network()
+    stage = recipe.stages[0]
+    optimiser = torch.optim.AdamW(recipe.begin(network, stage), lr=2e-3)
+    batch = recipe.batch(stage, generator(0, 0, 0))
+    seen = []
+    for _ in range(12):
+        losses = recipe.losses(network, batch, stage)
+        weighed = losses["corner"] + losses["rank"] + recipe.descriptor * losses["descriptor"]
+        torch.testing.assert_close(losses["loss"], weighed)
+        seen.append((losses["corner"].item(), losses["rank"].item()))
+        optimiser.zero_grad()
+        losses["loss"].backward()
+        optimiser.step()
+    assert seen[-1][0] < seen[0][0] - 0.3
+    assert seen[-1][1] < seen[0][1] - 0.05
 
 
 def test_a_short_training_brings_points_together_and_extracts(folder, tmp_path, texture):
