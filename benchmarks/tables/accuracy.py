@@ -36,7 +36,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.common.pose_errors import errors_of, geometric_ratio, interval, ratio_interval
+from benchmarks.common.bootstrap import geometric_ratio, interval, ratio_interval
+from benchmarks.common.pose_errors import errors_of
 from benchmarks.tables.extractors import clicks, distractors, kept, over_all, retrieval, speeds
 from locate.extractors import bundled, registry
 from locate.extractors.base import Extractor, ExtractorInfo
