@@ -9,7 +9,6 @@ import pytest
 
 from benchmarks.tables import validation
 
-
 STEPS = {"zoom": (2,), "blur": (2,)}
 
 

@@ -192,6 +192,13 @@ def of_place_held_out(own: str) -> bool:
     return 0 < depth <= len(folders) and name_fraction(folders[depth - 1]) < share
 
 
+def never_trained_on(path: Path, root: Path | str) -> bool:
+    """Whether a photo below `root` is held out by the rules of a `PhotoPool` at its default, for recipes
+    that draw from other lists."""
+    own = own_name(path, root)
+    return name_fraction(own) < _SHARES[0] or of_place_held_out(own)
+
+
 def name_fraction(name: str) -> float:
     """0 to 1, by the name alone: where it is below a share, the photo belongs to that."""
     digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
