@@ -33,7 +33,7 @@ SINGLES = ("photos", "distractors")  # folders of photos that have nothing in co
 PLACES: Mapping[str, tuple[int, float]] = {
     "scenes": (1, 0.2),
     "landmarks": (1, 0.3),
-    "places": (2, 0.3),
+    "places": (2, 0.6),
 }
 
 
