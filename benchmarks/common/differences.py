@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common.bootstrap import mean_interval
+from benchmarks.common.bootstrap import geometric_ratio, interval, mean_interval
 from locate.metrics.common import mean_defined
 from locate.types import Array
 from pipelines.reports.report import Table
@@ -68,6 +68,29 @@ def difference_table(title: str, found: Found, reference: str, main: Sequence[st
                     rows.append((group, measure, name, len(values), *mean_interval(values, units)))
     columns = ("group", "measure", "extractor", "count", "difference", "from", "to")
     return Table(f"{title}: differences to {reference}, 95 % intervals", columns, tuple(rows))
+
+
+def error_table(title: str, found: Found, reference: str) -> Table:
+    """Medians of errors, by group, and their ratio to those of `reference` in the geometric mean over the
+    same queries, with 95 % intervals over the queries; errors must be above 0."""
+    rows = []
+    for group in _groups(found, fine=False):
+        for measure in _measures(found):
+            theirs = _by_name(found[reference], measure)
+            for name, all_rows in found.items():
+                own = _by_name(_in_group(all_rows, group), measure)
+                values = np.array(list(own.values()))
+                both = [key for key in own if key in theirs]
+                ends = (np.array([side[key] for key in both]) for side in (own, theirs))
+                ratio = (None,) * 3 if name == reference else geometric_ratio(*ends)
+                rows.append((group, measure, name, len(values), *interval(values), *ratio))
+    columns = ("group", "error", "extractor", "count", "median", "from", "to")
+    ratios = (f"of {reference}'s", "ratio from", "ratio to")
+    return Table(f"{title}: medians, 95 % intervals", (*columns, *ratios), tuple(rows))
+
+
+def _by_name(rows: Sequence[Row], measure: str) -> dict[str, float]:
+    return {row.name: row.values[measure] for row in rows}
 
 
 def noise(title: str, found: Found, reference: str) -> str:

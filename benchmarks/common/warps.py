@@ -23,10 +23,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from benchmarks.common.held_out import held_out_photos
 from locate.errors import InputError
 from locate.images.reading import read_photo
 from locate.training.data.homographies import render_view
-from locate.training.data.photos import PhotoPool, name_fraction
 from locate.types import Array
 
 VERSION = 1  # of what is written
@@ -154,12 +154,6 @@ CHANGES: Mapping[str, Callable[[Array, float, np.random.Generator], Array]] = {
     "blur": blurred,
     "jpeg": compressed,
 }
-
-
-def held_out_photos(data: Path) -> list[Path]:
-    """Of `train/photos`, by what decides that they are held out, so that sources are mixed."""
-    pool = PhotoPool.scan(data / "train" / "photos", held_out=None)
-    return sorted((pool.paths[i] for i in pool.held_out), key=lambda path: name_fraction(path.name))
 
 
 def write_warps(data: Path, work: Path) -> dict[str, Path]:

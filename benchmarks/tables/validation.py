@@ -7,6 +7,11 @@ opened here, it reports.
 - warps: pairs of views of single photos (`benchmarks/common/warps.py`), by what changes in them: MMA,
   homography accuracy (MAGSAC, mean of five orders of the matches) and M-score with 2,048 keypoints,
   repeatability and localization error (pixels) of 300.
+- retrieval: places looked for among other photos (`benchmarks/common/held_out_retrieval.py`): mAP before and
+  after verification, first answers, verdicts, what is proven at 1 % of false accepts.
+- pairs: two photos of a scene, matched and put together (`benchmarks/common/held_out_scenes.py`): right
+  matches and relative poses, against poses of our own maps of these scenes by RootSIFT.
+- poses: photos localized in a map of others, against the same poses.
 
 Each extractor is compared with RootSIFT (`sift`, with GeM before it where a global descriptor is
 needed) on the same pairs: 95 % intervals by the bootstrap over photos. --quick looks at 126 pairs
@@ -24,7 +29,15 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.common.differences import Row, difference_table, mean_table, noise
+from benchmarks.common.differences import (
+    Row,
+    difference_table,
+    error_table,
+    mean_table,
+    noise,
+)
+from benchmarks.common.held_out_retrieval import retrieval_scores
+from benchmarks.common.held_out_scenes import pair_scores, pose_scores
 from benchmarks.common.warp_scores import warp_scores
 from locate.errors import LocateError, UnknownNameError
 from locate.extractors import registry
@@ -45,11 +58,15 @@ class Part:
 
     measure: Callable[[Extractor, Path, Path], Sequence[Row]]
     reference: str
-    main: tuple[str, ...]
+    main: tuple[str, ...] = ()
+    errors: bool = False  # the measures are errors, whose medians count
 
 
 PARTS: Mapping[str, Part] = {
     "warps": Part(warp_scores, "sift", ("MMA@3", "homography@3")),
+    "retrieval": Part(retrieval_scores, "gem+sift", ("mAP", "right at 1 %")),
+    "pairs": Part(pair_scores, "sift", ("right matches", "AUC@5")),
+    "poses": Part(pose_scores, "sift", errors=True),
 }
 QUICK: Mapping[str, Part] = {
     "warps-quick": Part(partial(warp_scores, quick=True), "sift", ("MMA@3", "homography@3")),
@@ -104,6 +121,9 @@ def validate(
         base = reference or part.reference
         if base not in found:
             raise UnknownNameError("extractor of the table", base, found)
+        if part.errors:
+            tables.append(error_table(name, found, base))
+            continue
         tables.append(mean_table(f"{name}: means", found))
         tables.append(difference_table(name, found, base, part.main))
         if any(len(row.groups) > 1 for rows in found.values() for row in rows) and name in PARTS:

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from benchmarks.common import warps
-from benchmarks.common.warps import STEPS, held_out_photos, make_warp, tilted, write_warps
+from benchmarks.common.held_out import held_out_photos
+from benchmarks.common.warps import STEPS, make_warp, tilted, write_warps
 from locate.datasets.matching import read_matching_data
 from locate.training.data.photos import PhotoPool
 
