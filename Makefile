@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 DATA ?= ../shared/data
 WORK ?= build/bench
 
-.PHONY: setup demo test lint type format bench bench-retrieval bench-localize bench-learning bench-extractors bench-accuracy bench-proofs bench-overlays bench-steered clean
+.PHONY: setup demo test lint type format bench bench-retrieval bench-localize bench-learning bench-extractors bench-accuracy bench-proofs bench-overlays bench-steered bench-validation clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make bench-proofs             how well the default proves a place, by Lowe's ratio (30 min)"
 	@echo "make bench-overlays           what captions, frames, watermarks, ... prove (20 min)"
 	@echo "make bench-steered            the shipped features at other settings, and pictures of where the default fails"
+	@echo "make bench-validation         what settings and weights are chosen by: photos that no training sees"
 	@echo "make bench-extractors         all extractors in one table, with the weights of bench-learning (1 h)"
 
 setup: $(VENV)/.ready
@@ -103,6 +104,11 @@ bench-overlays: setup
 bench-steered: setup
 	$(BIN)/python benchmarks/ablations/steered.py --data $(DATA) --work $(WORK)/extractors --out docs/benchmarks
 	$(BIN)/python benchmarks/ablations/failures.py --work $(WORK)/town --out docs/benchmarks
+
+# WEIGHTS and EXTRACTORS: those to compare with each other and with RootSIFT.
+bench-validation: setup
+	$(BIN)/python benchmarks/tables/validation.py --data $(DATA) --work $(WORK)/validation --out $(WORK)/validation \
+		--extractor $(EXTRACTORS) --weights $(WEIGHTS)
 
 clean:
 	rm -rf build demo .pytest_cache .mypy_cache .ruff_cache

@@ -23,7 +23,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.common.pose_errors import errors_of, interval
+from benchmarks.common.bootstrap import interval
+from benchmarks.common.pose_errors import errors_of
 from locate.extractors import sift
 from locate.extractors.sift import Sift
 from pipelines.cli.evaluate import print_report

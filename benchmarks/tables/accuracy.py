@@ -36,7 +36,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.common.pose_errors import geometric_ratio, interval, ratio_interval
+from benchmarks.common.bootstrap import geometric_ratio, interval, ratio_interval
 from benchmarks.tables.extractors import (
     SCENES,
     Errors,

@@ -61,6 +61,7 @@ def evaluate_retrieval(
     workers: int | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    results: RetrievalResults | None = None,
 ) -> Report:
     """Index the photos of a labelled folder and score the answers to its queries.
 
@@ -82,6 +83,7 @@ def evaluate_retrieval(
         search: None for "local" where an extractor has no global descriptor and "global" elsewhere.
         shortlist: candidates that are verified.
         work: keeps the databases, which a second call then need not fill again.
+        results: is filled with the answers to each query, for who wants more than the tables.
 
     Raises:
         InputError: what is missing or wrong in the folder or the options, and the cure.
@@ -95,7 +97,8 @@ def evaluate_retrieval(
     database = _with_distractors(data, distractors)
     negatives = _negatives(data, database, foreign, foreign_count, seed, verify)
     searches = {name: search or default_search(e.info) for name, e in extractors.items()}
-    results = RetrievalResults(notes=list(data.notes))
+    results = results or RetrievalResults()
+    results.notes += data.notes
     total = len(extractors) * len(database) + sum(
         _count_queries(data, extractor, verify, len(negatives)) for extractor in extractors.values()
     )

@@ -61,6 +61,36 @@ def test_held_out_photos_stay_held_out_when_others_come():
     assert aside < {more.names[i] for i in more.held_out}
 
 
+def test_a_photo_is_held_out_whichever_folder_was_named():
+    """Of the photos of a place all or none are, and of single photos the same by any root."""
+    singles = [f"photos/{k}.jpg" for k in range(300)]
+    scenes = [f"scenes/s{k // 8}/{k % 8}.jpg" for k in range(800)]
+    places = [f"places/set/p{k // 8}/{k % 8}.jpg" for k in range(800)]
+    names = [*singles, *scenes, *places]
+    aside = held_out_below("/data/train", names)
+    assert aside == {
+        n[len("train/") :] for n in held_out_below("/data", [f"train/{n}" for n in names])
+    }
+    for kind in ("photos", "scenes", "places"):
+        inner = [n.removeprefix(f"{kind}/") for n in names if n.startswith(kind)]
+        found = {f"{kind}/{n}" for n in held_out_below(f"/data/train/{kind}", inner)}
+        assert found == {n for n in aside if n.startswith(kind)}
+    counts = np.array([sum(f"scenes/s{k}/{j}.jpg" in aside for j in range(8)) for k in range(100)])
+    assert 10 < (counts == 8).sum() < 30
+    assert counts[counts < 8].sum() < 0.1 * 640  # the usual share of the others
+    few = held_out_below("/data/train", [*scenes[:8], *scenes[80:88]])
+    assert few & set(scenes[:8]) == aside & set(scenes[:8])
+    (place,) = [k for k in range(100) if counts[k] == 8][:1]
+    alone = held_out_below("/data/train", scenes[8 * place : 8 * place + 8])
+    assert len(alone) < 8  # or nothing were left to train on
+
+
+def held_out_below(root, names):
+    pool = PhotoPool([f"{root}/{name}" for name in names], root)
+    assert sorted([*pool.train, *pool.held_out]) == list(range(len(names)))
+    return {pool.names[i] for i in pool.held_out}
+
+
 def test_reading_shrinks_by_area_and_never_enlarges(tmp_path):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (81, 120, 3), np.uint8)

@@ -34,6 +34,7 @@ from locate.images.folder import scan
 from locate.images.reading import read_photo
 from locate.pixels import fit_size, resize_points
 from locate.training.data.correspondences import MatchedPair, load_pairs
+from locate.training.data.photos import never_trained_on
 from locate.training.recipe import Batch, Parameters, Recipe, Stage
 from locate.types import Array
 
@@ -77,7 +78,8 @@ class ContextRecipe(Recipe[nn.Module]):
 
     def prepare(self, data: Path, cache: Path) -> None:  # noqa: ARG002
         folder = data / "photos" if (data / "photos").is_dir() else data
-        self._photos = [found.absolute for found in scan(folder)]
+        photos = [found.absolute for found in scan(folder)]
+        self._photos = [path for path in photos if not never_trained_on(path, data)]
         if not self._photos:
             raise InputError(f"{folder} holds no photos to fit context to")
         self._some = self._photos[:: max(1, len(self._photos) // self.photos)]
@@ -91,7 +93,11 @@ class ContextRecipe(Recipe[nn.Module]):
                 "(locate.training.data.teacher_files says how one is made), or weights that have a "
                 "context by --set context_of=FILE"
             )
-        found = load_pairs(self.matches, data)
+        found = [
+            pair
+            for pair in load_pairs(self.matches, data)
+            if not any(never_trained_on(path, data) for path in (pair.image_a, pair.image_b))
+        ]
         self._rng = np.random.default_rng(0)
         self._pairs = [found[i] for i in self._rng.permutation(len(found))[: self.pairs]]
         count = sum(min(self.points, len(pair)) for pair in self._pairs)

@@ -16,6 +16,7 @@ trainings:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from locate.extractors.delf.network import DelfNetwork
 from locate.pixels import fit_size
 from locate.training.data.homographies import HomographySettings, random_view
 from locate.training.data.photometric import PhotometricSettings, photometric_noise
-from locate.training.data.photos import PhotoPool
+from locate.training.data.photos import PhotoPool, never_trained_on
 from locate.training.data.scenes import scenes_of, singles_of
 from locate.training.recipe import Batch, Parameters, Recipe, Stage, generator, images_to_tensor
 from locate.types import Array
@@ -96,7 +97,9 @@ class DelfRecipe(Recipe[TrainingNetwork]):
         self._last = 0  # the number of the newest block
 
     def prepare(self, data: Path, cache: Path) -> None:  # noqa: ARG002  nothing takes long
-        scenes, singles = scenes_of(data), singles_of(data)
+        found = {n: self._to_learn(photos, data) for n, photos in scenes_of(data).items()}
+        scenes = {name: photos for name, photos in found.items() if len(photos) > 1}
+        singles = self._to_learn(singles_of(data), data)
         if len(scenes) + len(singles) < 2:
             raise InputError(
                 f"{data} must hold at least two scenes (folders of photos of one place) or single "
@@ -116,6 +119,10 @@ class DelfRecipe(Recipe[TrainingNetwork]):
             f"{sum(map(len, of_scenes))} photos of {len(scenes)} scenes and {len(chosen)} single photos "
             f"in {data.name}"
         )
+
+    @staticmethod
+    def _to_learn(photos: Sequence[Path], data: Path) -> list[Path]:
+        return [path for path in photos if not never_trained_on(path, data)]
 
     def network(self) -> TrainingNetwork:
         delf, _ = start(self.backbone, self.backbone_weights, self.dim)

@@ -34,7 +34,7 @@ from locate.images.folder import photos_in
 from locate.training.data.correspondences import MatchedPair, load_pairs
 from locate.training.data.homographies import HomographySettings, warped_pair
 from locate.training.data.photometric import PhotometricSettings
-from locate.training.data.photos import PhotoPool, name_fraction
+from locate.training.data.photos import PhotoPool, name_fraction, of_place_held_out, own_name
 from locate.training.data.scenes import pairs_of_models, scenes_of
 from locate.training.data.tuples import TupleMiner
 from locate.training.recipe import Batch, Parameters, Recipe, Stage, generator, images_to_tensor
@@ -108,9 +108,12 @@ class UR2KiDRecipe(Recipe[UR2KiDNetwork]):
         in_scenes = [path for photos in scenes.values() for path in photos]
         self._pool = PhotoPool((*singles, *in_scenes), data)
         self._scene_of = {path: name for name, photos in scenes.items() for path in photos}
-        names = {path.relative_to(data).as_posix(): path for path in singles}
+        names = {own_name(path, data): path for path in singles}
         aside = set_aside(list(names), HELD_OUT_PHOTOS, 2)
         scenes_aside = set_aside(list(scenes), HELD_OUT_SCENES, 0 if aside else 2)
+        places = {n for n, p in scenes.items() if of_place_held_out(own_name(p[0], data))}
+        if len(scenes_aside | places) < len(scenes):
+            scenes_aside |= places
         pairs = self._known_positives(scenes)
         self._miners = {}
         for held_out in (True, False):  # the latter's scenes and photos are kept

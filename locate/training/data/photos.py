@@ -10,7 +10,7 @@ import hashlib
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -28,15 +28,23 @@ log = logging.getLogger("locate")
 Split = Literal["train", "held_out"]
 CACHE_BYTES = 10**9
 _SHARES = (0.05, 0.2, 0.5)  # that are tried until one photo is held out
+SINGLES = ("photos", "distractors")  # folders of photos that have nothing in common
+# Folders of places: how many folders below them name one, and which share of them no training sees.
+PLACES: Mapping[str, tuple[int, float]] = {
+    "scenes": (1, 0.2),
+    "landmarks": (1, 0.3),
+    "places": (2, 0.6),
+}
 
 
 class PhotoPool:
     """Photos by number, their place in `paths`, with a cache. Safe to use from several threads. `train`
     and `held_out` are indices, int64, ascending; together all photos.
 
-    Of the photos the share `held_out`, 0 to below 1, is never seen by training. Whether a photo is one
-    of them follows from its name alone, so it does not change when photos are added. None for 0.05, and
-    more of a few photos, so that at least one is."""
+    Of the photos the share `held_out`, 0 to below 1, is never seen by training, nor are those of places
+    held out (`of_place_held_out`). Whether a photo is one of them follows from its name alone, so it
+    does not change when photos are added. None for 0.05, and more of a few photos, so that at least one
+    is. If all photos were of places held out, that rule does not count."""
 
     def __init__(
         self,
@@ -52,9 +60,11 @@ class PhotoPool:
         self.paths = tuple(Path(p) for p in paths)
         self.names = tuple(_name(p, root) for p in self.paths)
         self.index = {path: i for i, path in enumerate(self.paths)}
-        fractions = np.array([name_fraction(name) for name in self.names])
+        own = [own_name(path, root) for path in self.paths]
+        fractions = np.array([name_fraction(name) for name in own])
+        of_places = np.array([of_place_held_out(name) for name in own])
         for share in _SHARES if held_out is None else (held_out,):
-            aside = fractions < share
+            aside = (fractions < share) | (of_places & ~of_places.all())
             if 0 < aside.sum() < len(aside):
                 break
         self.train: Array = np.flatnonzero(~aside)
@@ -161,6 +171,32 @@ def _name(path: Path, root: Path | str | None) -> str:
         return path.relative_to(root).as_posix()
     except ValueError:
         raise InputError(f"{path} is not below {root}; name the folder of all photos") from None
+
+
+def own_name(path: Path, root: Path | str | None) -> str:
+    """The name that decides what a photo is held out by: relative to `root`, from the first folder on
+    that is one of `SINGLES` or `PLACES`, so that it is the same whether that or a folder around it was
+    named as the root; None for the bare file name."""
+    if root is None:
+        return path.name
+    parts = (Path(root).resolve().name, *_name(path, root).split("/"))
+    known = (i for i, part in enumerate(parts[:-1]) if part in SINGLES or part in PLACES)
+    return "/".join(parts[next(known, 1) :])
+
+
+def of_place_held_out(own: str) -> bool:
+    """Whether a photo, by its `own_name`, shows a place that no training sees: in one of `PLACES` some
+    folders, by their names alone. Their photos are what settings are chosen by."""
+    kind, *folders = own.split("/")[:-1] or [""]
+    depth, share = PLACES.get(kind, (0, 0.0))
+    return 0 < depth <= len(folders) and name_fraction(folders[depth - 1]) < share
+
+
+def never_trained_on(path: Path, root: Path | str) -> bool:
+    """Whether a photo below `root` is held out by the rules of a `PhotoPool` at its default, for recipes
+    that draw from other lists."""
+    own = own_name(path, root)
+    return name_fraction(own) < _SHARES[0] or of_place_held_out(own)
 
 
 def name_fraction(name: str) -> float:

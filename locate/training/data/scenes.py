@@ -17,12 +17,11 @@ from locate.images.exif import read_exif
 from locate.images.folder import photos_in
 from locate.pixels import from_colmap
 from locate.training.data.correspondences import MatchedPair, load_pairs, save_pairs
+from locate.training.data.photos import SINGLES
 from locate.training.data.pseudo import Teacher, pseudo_pairs
 from locate.types import Array
 
 log = logging.getLogger("locate")
-
-_SINGLES = frozenset({"photos", "distractors"})  # folders of photos that have nothing in common
 
 
 def scenes_of(folder: Path | str) -> dict[str, tuple[Path, ...]]:
@@ -36,7 +35,7 @@ def scenes_of(folder: Path | str) -> dict[str, tuple[Path, ...]]:
         raise InputError(f"{folder} is not a folder; name the one that holds the scenes")
     explicit = folder / "scenes"
     parent = explicit if explicit.is_dir() else folder
-    none = frozenset() if parent == explicit else _SINGLES
+    none = () if parent == explicit else SINGLES
     folders = [f for f in sorted(parent.iterdir()) if f.is_dir() and f.name not in none]
     scenes = {f.name: tuple(photos_in(f).values()) for f in folders if not f.name.startswith(".")}
     return {name: photos for name, photos in scenes.items() if len(photos) > 1}
@@ -46,7 +45,7 @@ def singles_of(folder: Path | str) -> tuple[Path, ...]:
     """Photos that show nothing that another one does, in the order of names: those that lie in `folder`
     itself and those below its folders `photos` and `distractors`. None is in a scene of `scenes_of`."""
     photos = photos_in(Path(folder)).items()
-    return tuple(p for name, p in photos if "/" not in name or name.split("/")[0] in _SINGLES)
+    return tuple(p for name, p in photos if "/" not in name or name.split("/")[0] in SINGLES)
 
 
 def find_models(folder: Path | str) -> tuple[Path, ...]:

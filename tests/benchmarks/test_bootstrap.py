@@ -7,7 +7,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from benchmarks.common.pose_errors import geometric_ratio, interval, ratio_interval
+from benchmarks.common.bootstrap import geometric_ratio, interval, mean_interval, ratio_interval
 
 
 def quantile_of_medians(n: int, share: float) -> int:
@@ -53,3 +53,15 @@ def test_the_interval_of_a_geometric_mean_by_its_standard_error():
     assert np.log([low, high]) == pytest.approx(
         [logs.mean() - error, logs.mean() + error], abs=0.004
     )
+
+
+def test_rows_of_one_photo_are_drawn_together():
+    values = np.random.default_rng(5).normal(size=100)
+    photos = np.arange(100)
+    mean, low, high = mean_interval(values, photos)
+    assert mean == pytest.approx(values.mean())
+    half = 1.96 * values.std() / 10
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=0.1 * half)
+    again = mean_interval(np.tile(values, 7), np.tile(photos, 7))
+    assert again == pytest.approx((mean, low, high))
+    assert all(np.isnan(mean_interval(np.zeros(0), np.zeros(0))))
