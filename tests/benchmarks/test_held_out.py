@@ -129,10 +129,19 @@ def test_a_relative_pose_is_found_from_exact_points_and_judged_by_its_angles():
     points = seen(a), seen(b)
     assert relative_pose_error(a, b, *points) < 0.05
     assert relative_pose_error(a, b, points[0][:4], points[1][:4]) == 180
-    turned = posed(np.array((-0.1, -0.2, 0.2)), np.array((1.5, 0.3, -5.2)), 500.0)
-    about = posed(np.array((0, 0, math.radians(7))), np.zeros(3)).cam_from_world[:, :3]
-    wrong = PosedPhoto("x", None, turned.camera, np.c_[about @ turned.cam_from_world])
-    assert relative_pose_error(a, wrong, *points) >= 6.9
+    # Another truth for the same points: the rotation, or the direction, is off by 7 degrees.
+    rotation = b.cam_from_world[:, :3] @ a.cam_from_world[:, :3].T
+    t = b.cam_from_world[:, 3] - rotation @ a.cam_from_world[:, 3]
+    aside = np.cross(t, (0, 0, 1))
+    about = posed(math.radians(7) * aside / np.linalg.norm(aside), np.zeros(3)).cam_from_world[
+        :, :3
+    ]
+    for off, direction in ((about, t), (np.eye(3), about @ t), (np.eye(3), -t)):
+        turned = off @ rotation @ a.cam_from_world[:, :3]
+        moved = direction + off @ rotation @ a.cam_from_world[:, 3]
+        wrong = PosedPhoto("x", None, b.camera, np.c_[turned, moved])
+        expected = 180 if direction is not t and direction @ t < 0 else 7
+        assert relative_pose_error(a, wrong, *points) == pytest.approx(expected, abs=0.1)
 
 
 def test_ratios_of_errors_are_of_the_same_queries():

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from locate.extractors.recipes import create_recipe
-from locate.training.data.photos import PhotoPool, never_trained_on
+from locate.training.data.photos import PhotoPool, never_trained_on, of_place_held_out
 from locate.training.recipe import generator
 
 RECIPES = {
     "d2net": {"matched": 0, "crop": 64, "pairs": 8},
     "delf": {"batch_size": 16, "crop": 64},
     "unsuperpoint": {},
-    "ur2kid": {"crop": 64, "tuples": 8},
+    "ur2kid": {"crop": 64, "tuples": 8, "single_share": 0.3},
 }
 
 
@@ -21,9 +21,9 @@ def folder(tmp_path_factory, photo_factory):
     root = tmp_path_factory.mktemp("train")
     for k in range(40):
         photo_factory(root / f"photos/{k}.png", (120, 90), k)
-    for k in range(12):
+    for k in range(30):
         for i in range(3):
-            photo_factory(root / f"scenes/s{k}/{i}.png", (120, 90), 100 + k)
+            photo_factory(root / f"scenes/p{k}/{i}.png", (120, 90), 100 + k)
     return root
 
 
@@ -41,6 +41,12 @@ def test_no_batch_shows_what_is_held_out(name, folder, tmp_path, monkeypatch):
     for step in range(12):
         recipe.batch(recipe.stages[0], generator(0, 0, step))
     assert len(seen) > 20
-    assert not [path for path in seen if never_trained_on(path, folder)]
-    aside = {path for path in folder.rglob("*.png") if never_trained_on(path, folder)}
-    assert {path.parent.parent.name for path in aside} == {folder.name, "scenes"}
+    singles = {path for path in folder.glob("photos/*.png") if never_trained_on(path, folder)}
+    scenes = {
+        path
+        for path in folder.glob("scenes/*/*.png")
+        if of_place_held_out(path.relative_to(folder).as_posix())
+    }
+    assert singles
+    assert scenes
+    assert not seen & (singles | scenes)
