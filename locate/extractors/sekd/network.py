@@ -40,7 +40,7 @@ class _Residual(nn.Module):
         super().__init__()
         self.convb = nn.Sequential(
             nn.BatchNorm2d(inputs),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(inputs, outputs, 3, stride, padding=1),
         )
         self.conv_residual = (
@@ -50,8 +50,8 @@ class _Residual(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        beside: Tensor = x if self.conv_residual is None else self.conv_residual(x)
-        return beside + self.convb(x)
+        found: Tensor = self.convb(x)
+        return found.add_(x if self.conv_residual is None else self.conv_residual(x))
 
 
 class SEKDNetwork(nn.Module):
@@ -101,7 +101,7 @@ def _upwards(inputs: int, outputs: int) -> nn.Sequential:
     """To twice the resolution: cell i lies on cell 2 i."""
     return nn.Sequential(
         nn.BatchNorm2d(inputs),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.ConvTranspose2d(inputs, outputs, 3, 2, padding=1, output_padding=1, groups=8),
     )
 
