@@ -65,19 +65,17 @@ class Keypoints:
         path = self._cache / f"{self._state['digest']}.safetensors"
         before, _, _ = load_network(path, SYSTEM, lambda _: SEKDNetwork())
         self._network = channels_last(before.eval().requires_grad_(False), default_device())
+        for index in self._state["photos"]:  # in case that somebody has tidied up
+            self._label(index)
         return self._network
 
     def find(self, wanted: int) -> None:
         """Go on until so many photos are tried."""
         for index in self._order[self._state["tried"] : wanted]:
-            file = self._file(index)  # a run that was killed has left some
-            if not file.exists() and self._pool.usable(index):
-                points = self._find(index)
-                with atomic_write(file) as stream:
-                    np.save(stream, points)
-            self._state["tried"] += 1
-            if file.exists():
+            if self._pool.usable(index):
+                self._label(index)
                 self._state["photos"].append(index)
+            self._state["tried"] += 1
 
     def draw(self, rng: np.random.Generator, *, held_out: bool) -> tuple[Array, Array]:
         """A random photo H x W x 3 uint8, and its keypoints N x 2 float64 (x, y), best first."""
@@ -99,6 +97,14 @@ class Keypoints:
 
     def _file(self, index: int) -> Path:
         return self._cache / f"{self._state['digest']}-{self._kind}-{index}.npy"
+
+    def _label(self, index: int) -> None:
+        """Find the keypoints of a photo, unless a run that was killed has done it."""
+        file = self._file(index)
+        if not file.exists():
+            points = self._find(index)
+            with atomic_write(file) as stream:
+                np.save(stream, points)
 
     def _find(self, index: int) -> Array:
         """N x 2 float32, in pixels of the photo as `_read` gives it."""
