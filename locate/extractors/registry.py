@@ -111,6 +111,13 @@ EXTRACTORS: dict[str, Entry | Callable[..., Extractor]] = {
         weights="none: `locate train unsuperpoint` makes some",
         licence="Apache-2.0",
     ),
+    "sekd": Entry(
+        f"{_HERE}.sekd.extractor:SEKD",
+        (LOCAL,),
+        {"sekd": f"{_HERE}.sekd.recipe:SEKDRecipe"},
+        weights="none: `locate train sekd` makes some",
+        licence="Apache-2.0",
+    ),
 }
 
 

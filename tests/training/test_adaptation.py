@@ -65,3 +65,20 @@ def test_what_lies_at_the_edge_of_the_photo_is_left_out(monkeypatch):
     assert found.max() < 0.05
     monkeypatch.setattr(adaptation, "_ERODED", 0)
     assert adapted_heat_map(edges, image, np.random.default_rng(0), 40).max() > 0.2
+
+
+def test_edges_of_views_do_not_count():
+    """What a detector sees along the edges of its image is there in the first answer alone."""
+    image = np.full((64, 80), 90, np.uint8)
+
+    def detect(views):
+        found = np.zeros(views.shape, np.float32)
+        found[:, :5] = found[:, -5:] = found[:, :, :5] = found[:, :, -5:] = 1
+        return found
+
+    def mean_inside(edge):
+        rng = np.random.default_rng(0)
+        return adapted_heat_map(detect, image, rng, 20, edge=edge)[8:-8, 8:-8].mean()
+
+    assert mean_inside(0) > 0.01
+    assert mean_inside(6) < 1e-6

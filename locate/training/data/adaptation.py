@@ -31,6 +31,7 @@ def adapted_heat_map(
     count: int = 100,
     settings: HomographySettings = VIEWS,
     batch: int = 10,
+    edge: int = 0,
 ) -> Array:
     """F(I), H x W float32.
 
@@ -39,16 +40,18 @@ def adapted_heat_map(
         image: H x W uint8, grey.
         count: homographies, the identity among them.
         batch: views that are looked at together.
+        edge: pixels along the edges of a view that do not count, but in the image as it is.
     """
     height, width = image.shape
     size = (width, height)
     views = [np.eye(3)] + [random_homography(rng, size, settings) for _ in range(count - 1)]
-    total, seen = np.zeros((2, height, width), np.float32)
+    total, seen, inner = np.zeros((3, height, width), np.float32)
+    inner[edge : height - edge, edge : width - edge] = 1
     for start in range(0, count, batch):
         some = views[start : start + batch]
         found = detect(np.stack([_look(image, view, cv2.INTER_LINEAR) for view in some]))
-        for view, probabilities in zip(some, found, strict=True):
-            inside = _inside(size, view)
+        for number, (view, probabilities) in enumerate(zip(some, found, strict=True), start):
+            inside = _inside(size, view) * (inner if number else 1)
             back = np.linalg.inv(view)
             total += _look(probabilities * inside, back, cv2.INTER_LINEAR)
             seen += _look(inside, back, cv2.INTER_LINEAR)
