@@ -111,6 +111,13 @@ EXTRACTORS: dict[str, Entry | Callable[..., Extractor]] = {
         weights="none: `locate train unsuperpoint` makes some",
         licence="Apache-2.0",
     ),
+    "lfnet": Entry(
+        f"{_HERE}.lfnet.extractor:LFNet",
+        (LOCAL,),
+        {"lfnet": f"{_HERE}.lfnet.recipe:LFNetRecipe"},
+        weights="none: `locate train lfnet` makes some",
+        licence="Apache-2.0",
+    ),
 }
 
 

@@ -109,7 +109,8 @@ class _Training:
                     self._measure(stage, held_out, passes=1)
                     began = clock()
                 # In the middle of the step, so that neither the first nor the last one is for nothing.
-                scale = rate(stage, self._position(run.step + 0.5))
+                self.recipe.position = self._position(run.step + 0.5)
+                scale = rate(stage, self.recipe.position)
                 for group, base in zip(optimiser.param_groups, rates, strict=True):
                     group["lr"] = base * scale
                 step = stepping.take_step(
