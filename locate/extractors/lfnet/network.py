@@ -7,6 +7,7 @@ A detector that gives a score, a scale and an orientation for every pixel, and a
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -109,7 +110,7 @@ class Descriptor(nn.Module):
         super().__init__()
         widths = (1, 64, 128, 256)
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(widths, widths[1:], strict=False):
+        for inputs, outputs in pairwise(widths):
             convolution = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=False)
             layers += [convolution, nn.BatchNorm2d(outputs, eps=_EPSILON), nn.ReLU(inplace=True)]
         self.convolutions = nn.Sequential(*layers)
