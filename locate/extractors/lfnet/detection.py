@@ -42,7 +42,8 @@ def maxima(score: Tensor) -> Tensor:
 
 
 def best(score: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Values and places x + width * y, B x K, of the highest of B x H x W, at most `count`, best first."""
+    """The `count` highest values (or all) of B x H x W, best first, and their places x + width * y:
+    B x K each."""
     flat = score.flatten(1)
     values, places = flat.topk(min(count, flat.shape[1]), dim=1)
     return values, places

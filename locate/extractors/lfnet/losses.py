@@ -1,5 +1,5 @@
-"""The losses of LF-Net (Ono et al., section 3.2), in one direction: from images i, which have a gradient,
-to the other ones of their pairs, j, which give targets.
+"""The losses of LF-Net (Ono et al., section 3.2), in one direction: images i have a gradient, the other
+ones of their pairs, j, give targets.
 """
 
 from __future__ import annotations
