@@ -93,7 +93,7 @@ def refine(score: Tensor, points: Tensor, scales: Tensor, strength: float) -> Te
     upright = torch.zeros_like(points)
     upright[..., 0] = 1
     where = sampling_grid(points, scales, upright, _PEAK)  # B x K x 81 x 2
-    read = sample(score[:, None], where.flatten(1, 2)).unflatten(1, where.shape[1:3])[..., 0]
+    read = sample(score[:, None], where.flatten(1, 2)).view(where.shape[:3])
     weights = torch.softmax(strength * read, dim=2)
     return (weights[..., None] * where).sum(dim=2)
 

@@ -58,8 +58,8 @@ def geometry_losses(maps: Maps, other: Maps, field: Field) -> tuple[Tensor, Tens
     cos_j, sin_j = look(other.orientation, there).unbind(2)
     cos, sin = (part.flatten(1) for part in field.turn())
     back = torch.stack((cos * cos_j + sin * sin_j, cos * sin_j - sin * cos_j), dim=1)
-    apart = ((maps.orientation - back.unflatten(2, shape)) ** 2).sum(dim=1)
-    log_there = look(other.scale[:, None], there)[..., 0].log().unflatten(1, shape)
+    apart = ((maps.orientation - back.view_as(maps.orientation)) ** 2).sum(dim=1)
+    log_there = look(other.scale[:, None], there).log().view_as(maps.scale)
     wanted = (log_there - field.log_scale()).clamp(-LOG_RANGE, LOG_RANGE)
     return masked_mean(apart, field.seen), masked_mean((maps.scale.log() - wanted) ** 2, field.seen)
 
@@ -106,4 +106,4 @@ def triplet_loss(
 def hardest_of(position: float, most: int, least: int) -> int:
     """M, from which negatives are drawn, at `position` (0 to 1) of the training: the paper's falls from
     64 by a factor of 0.9 each 1,000 of 50,000 steps, to 5."""
-    return max(least, math.floor(most * 0.9 ** (50 * position)))
+    return max(least, int(most * math.pow(0.9, 50 * position)))

@@ -81,9 +81,9 @@ def losses_of(
                 look(others.orientation, pixels),
             )
     with torch.no_grad():
-        targets = network.descriptor(there).unflatten(0, places.shape[:2])
+        targets = network.descriptor(there).view(*places.shape[:2], -1)
     held = crops.detach().requires_grad_()
-    descriptors = network.descriptor(held).unflatten(0, places.shape[:2])
+    descriptors = network.descriptor(held).view(*places.shape[:2], -1)
     real = points.scores > 0
     with torch.autocast(images.device.type, enabled=False):
         triplet = terms.triplet_loss(descriptors, targets, places, real, counts.hardest, margin)
@@ -136,4 +136,4 @@ def to_inputs(loss: Tensor, held: Tensor, inputs: Tensor) -> Tensor:
 
 def swapped(part: Tensor) -> Tensor:
     """Of each pair a in the place of b and b in that of a: 2 P x ..."""
-    return part.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+    return part.view(-1, 2, *part.shape[1:]).flip(1).flatten(0, 1)

@@ -97,7 +97,9 @@ def test_points_are_refined_by_hand(rng):
     scales = rng.uniform(0.7, 1.42, (2, 2))
     found = refine(*torched(score, points, scales), 6.0).numpy()
     for b, k in np.ndindex(2, 2):
-        steps = [(dx * scales[b, k], dy * scales[b, k]) for dy in range(-4, 5) for dx in range(-4, 5)]
+        steps = [
+            (dx * scales[b, k], dy * scales[b, k]) for dy in range(-4, 5) for dx in range(-4, 5)
+        ]
         values = [bilinear(score[b], *(points[b, k] + step)) for step in steps]
         weights = np.exp(6 * np.array(values))
         expected = points[b, k] + (weights / weights.sum()) @ np.array(steps)
