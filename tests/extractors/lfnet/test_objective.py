@@ -200,6 +200,20 @@ def test_right_maps_have_no_loss_and_the_inverse_homography_is_told():
     assert wrong["scale"] > 0.03
 
 
+def test_the_same_spot_turned_has_the_same_descriptor(given):
+    """By maps that know that the image was turned by a quarter."""
+    _, images, field = given
+    b_from_a = np.array([[0.0, 1, 0], [-1, 0, SIDE - 1], [0, 0, 1]])
+    dots = np.array([(x, y) for x in range(20, 80, 9) for y in range(22, 80, 9)], np.float64)
+    network = Oracle(b_from_a, dots, -np.pi / 2, 1.0).eval()
+    none = torch.zeros(2, dtype=torch.bool)
+    found = losses_of(network, images, field, none, Counts(40, 30, 3), WEIGHTS, 1.0)
+    assert found["points"] == 30
+    assert found["pair"] == pytest.approx(0, abs=1e-5)
+    network = Oracle(b_from_a, dots, 0.0, 1.0).eval()  # their orientations disagree
+    assert losses_of(network, images, field, none, Counts(40, 30, 3), WEIGHTS, 1.0)["pair"] > 1e-3
+
+
 def test_around_known_points_only_the_other_images_keypoints_are_drawn():
     """The edge of what is known is a maximum of what is known, but no keypoint."""
     y, x = np.mgrid[:SIDE, :SIDE]
