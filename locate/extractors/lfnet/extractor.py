@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from locate.errors import WeightsError
-from locate.extractors.base import ExtractorInfo, no_features, require_positive
+from locate.extractors.base import ExtractorInfo, require_positive
 from locate.extractors.blocks.detection import resize_image, to_input
 from locate.extractors.blocks.inference import channels_last, default_device, sizes_of
 from locate.extractors.lfnet.detection import Keypoints, cut, detect, inner
-from locate.extractors.lfnet.network import BORDER, SYSTEM, WIDTH, LFNetwork, Maps
+from locate.extractors.lfnet.network import SYSTEM, WIDTH, LFNetwork, Maps
 from locate.extractors.weights import load_network
 from locate.pixels import resize_points
 from locate.types import Array, Extraction, Features
@@ -73,8 +73,6 @@ class LFNet:
     ) -> Extraction:
         """H x W x 3 uint8, RGB -> local features alone."""
         size, working = sizes_of(pixels, size, self.max_side)
-        if min(working) <= 2 * BORDER:
-            return Extraction(no_features(size, WIDTH), None)
         grey = cv2.cvtColor(resize_image(pixels, working), cv2.COLOR_RGB2GRAY)
         with torch.inference_mode():
             maps = self._network(to_input(grey, self.device, 1) / 255)

@@ -28,6 +28,7 @@ LOG_RANGE = math.log(2) / 2  # of scales, either way
 _SLOPE = 0.2  # of leaky ReLUs
 _EPSILON = 1e-3  # of variances
 _WINDOW, _SHARPNESS = 15, 3.0  # of the soft suppression: pixels of its side, and its strength
+_TILE = 4  # pixels of its side, see `NarrowConv2d`
 _SELECTION = 100.0  # strength of the choice of a scale
 
 
@@ -74,8 +75,8 @@ class Detector(nn.Module):
         self.blocks = nn.Sequential(*(_Block() for _ in range(BLOCKS)))
         self.last = _activation(CHANNELS)
         # What is added to a whole level is taken away by its normalisation: no bias.
-        self.scores = nn.ModuleList(_convolution(CHANNELS, 1) for _ in range(LEVELS))
-        self.orientation = _convolution(CHANNELS, 2, bias=True)
+        self.scores = nn.ModuleList(NarrowConv2d(1) for _ in range(LEVELS))
+        self.orientation = NarrowConv2d(2, bias=True)
         nn.init.zeros_(self.orientation.weight)
         with torch.no_grad():
             assert self.orientation.bias is not None
@@ -144,8 +145,26 @@ class _Block(nn.Module):
         return x + added
 
 
-def _convolution(inputs: int, outputs: int, *, bias: bool = False) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 5, padding=2, bias=bias)
+class NarrowConv2d(nn.Conv2d):
+    """A convolution of 5 x 5 with few outputs, at half the time or less: processors compute sixteen
+    outputs as fast as one, so those of 4 x 4 pixels are computed as channels, by one kernel of 8 x 8
+    that holds the kernel of each pixel at its place."""
+
+    def __init__(self, outputs: int, *, bias: bool = False) -> None:
+        super().__init__(CHANNELS, outputs, 5, padding=2, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, (height, width) = _TILE, x.shape[-2:]
+        padded = functional.pad(x, (2, 2 + -width % n, 2, 2 + -height % n))
+        places = [(row, column) for row in range(n) for column in range(n)]
+        kernels = [functional.pad(self.weight, (c, n - 1 - c, r, n - 1 - r)) for r, c in places]
+        bias = None if self.bias is None else self.bias.repeat_interleave(n * n)
+        tiles = functional.conv2d(padded, torch.stack(kernels, dim=1).flatten(0, 1), bias, stride=n)
+        return functional.pixel_shuffle(tiles, n)[..., :height, :width]
+
+
+def _convolution(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 5, padding=2, bias=False)
 
 
 def _activation(channels: int) -> nn.Sequential:

@@ -10,6 +10,7 @@ from locate.errors import InputError
 from locate.extractors.lfnet.network import (
     FACTORS,
     LFNetwork,
+    NarrowConv2d,
     fuse,
     normalise,
     soft_suppression,
@@ -128,3 +129,21 @@ def test_the_descriptor_tells_crops_apart_and_learns(rng):
     network.descriptor(crops)[:, 0].sum().backward()
     assert crops.grad.abs().amax(dim=(1, 2, 3)).min() > 0
     assert all(p.grad is not None for p in network.descriptor.parameters())
+
+
+@pytest.mark.parametrize("size", [(8, 12), (9, 7), (1, 2)])
+def test_a_narrow_convolution_is_a_convolution(size):
+    torch.manual_seed(0)
+    narrow = NarrowConv2d(2, bias=True).double()
+    x = torch.randn(2, 16, *size, dtype=torch.float64, requires_grad=True)
+    found = narrow(x)
+    weight, bias = narrow.weight, narrow.bias
+    expected = torch.nn.functional.conv2d(x, weight, bias, padding=2)
+    torch.testing.assert_close(found, expected)
+    direction = torch.randn_like(found)
+    for ours, theirs in zip(
+        torch.autograd.grad(found, (x, weight, bias), direction),
+        torch.autograd.grad(expected, (x, weight, bias), direction),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)

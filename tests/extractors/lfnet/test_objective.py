@@ -210,8 +210,10 @@ def test_the_same_spot_turned_has_the_same_descriptor(given):
     found = losses_of(network, images, field, none, Counts(40, 30, 3), WEIGHTS, 1.0)
     assert found["points"] == 30
     assert found["pair"] == pytest.approx(0, abs=1e-5)
-    network = Oracle(b_from_a, dots, 0.0, 1.0).eval()  # their orientations disagree
-    assert losses_of(network, images, field, none, Counts(40, 30, 3), WEIGHTS, 1.0)["pair"] > 1e-3
+    for turn, grown in ((0.0, 1.0), (-np.pi / 2, 1.3)):  # orientations or scales disagree
+        network = Oracle(b_from_a, dots, turn, grown).eval()
+        found = losses_of(network, images, field, none, Counts(40, 30, 3), WEIGHTS, 1.0)
+        assert found["pair"] > 1e-3
 
 
 def test_around_known_points_only_the_other_images_keypoints_are_drawn():
