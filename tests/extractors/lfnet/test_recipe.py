@@ -14,8 +14,11 @@ from locate.extractors.lfnet import recipe as module
 from locate.extractors.lfnet.extractor import LFNet
 from locate.extractors.lfnet.recipe import LFNetRecipe, field_of
 from locate.extractors.weights import Record, save_weights
+from locate.training import loop
+from locate.training.checkpoint import load_checkpoint
 from locate.training.data.correspondences import MatchedPair, save_pairs
 from locate.training.data.photometric import PhotometricSettings
+from locate.training.options import Options
 from locate.training.recipe import generator
 
 NO_NOISE = PhotometricSettings(
@@ -170,6 +173,28 @@ def test_the_loss_falls_and_the_weights_extract(recipe, tmp_path, texture):
     extractor = LFNet.from_pretrained(tmp_path / "w.safetensors")
     assert extractor.info.settings["strength"] == recipe.strength
     assert len(extractor.extract(texture((160, 128))).features) > 20
+
+
+def test_an_interrupted_training_goes_on_as_if_it_had_not_been(folder, tmp_path):
+    """The choice of negatives and of keypoints, and the position, included."""
+    settings = {"crop": 64, "pairs": 1, "keypoints": 8, "described": 6, "matched": 0.0}
+    options = Options(steps=4, threads=1, held_out_batches=1)
+    ends = []
+    for parts in ([None], [2, None]):
+        out, checkpoint = tmp_path / str(len(parts)), None
+        out.mkdir()
+        for steps in parts:
+            made = LFNetRecipe(**settings)
+            asked = iter(range(99))
+
+            def stop(asked=asked, steps=steps):
+                return next(asked) == steps
+
+            loop.train(made, folder, out, options, checkpoint, stop=stop)
+            checkpoint = load_checkpoint(out / loop.CHECKPOINT)
+        ends.append(checkpoint)
+    assert [end.finished for end in ends] == [True, True]
+    assert all(torch.equal(value, ends[1].network[n]) for n, value in ends[0].network.items())
 
 
 def test_losses_are_finite_in_bfloat16(recipe):
