@@ -67,6 +67,17 @@ def _untrained(name: str, kind: str, *gives: str) -> Entry:
     )
 
 
+def _from_nothing(name: str, kind: str) -> Entry:
+    """A published system of local features, which starts with random weights."""
+    return Entry(
+        f"{_HERE}.{name}.extractor:{kind}",
+        (LOCAL,),
+        {name: f"{_HERE}.{name}.recipe:{kind}Recipe"},
+        weights=f"none: `locate train {name}` makes some",
+        licence="Apache-2.0",
+    )
+
+
 # The ready ones first. In place of an `Entry` its `load` does.
 EXTRACTORS: dict[str, Entry | Callable[..., Extractor]] = {
     "context": Entry(
@@ -97,27 +108,10 @@ EXTRACTORS: dict[str, Entry | Callable[..., Extractor]] = {
     "d2net": _untrained("d2net", "D2Net", LOCAL),
     "delf": _untrained("delf", "Delf", LOCAL),
     "ur2kid": _untrained("ur2kid", "UR2KiD", GLOBAL, LOCAL),
-    "superpoint": Entry(
-        f"{_HERE}.superpoint.extractor:SuperPoint",
-        (LOCAL,),
-        {"superpoint": f"{_HERE}.superpoint.recipe:SuperPointRecipe"},
-        weights="none: `locate train superpoint` makes some",
-        licence="Apache-2.0",
-    ),
-    "unsuperpoint": Entry(
-        f"{_HERE}.unsuperpoint.extractor:UnsuperPoint",
-        (LOCAL,),
-        {"unsuperpoint": f"{_HERE}.unsuperpoint.recipe:UnsuperPointRecipe"},
-        weights="none: `locate train unsuperpoint` makes some",
-        licence="Apache-2.0",
-    ),
-    "sekd": Entry(
-        f"{_HERE}.sekd.extractor:SEKD",
-        (LOCAL,),
-        {"sekd": f"{_HERE}.sekd.recipe:SEKDRecipe"},
-        weights="none: `locate train sekd` makes some",
-        licence="Apache-2.0",
-    ),
+    "superpoint": _from_nothing("superpoint", "SuperPoint"),
+    "unsuperpoint": _from_nothing("unsuperpoint", "UnsuperPoint"),
+    "sekd": _from_nothing("sekd", "SEKD"),
+    "lfnet": _from_nothing("lfnet", "LFNet"),
 }
 
 

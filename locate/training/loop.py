@@ -109,8 +109,7 @@ class _Training:
                 if run.held_out_passes == 0:
                     self._measure(stage, held_out, passes=1)
                     began = clock()
-                # In the middle of the step, so that neither the first nor the last one is for nothing.
-                scale = rate(stage, self._position(run.step + 0.5))
+                scale = self._rate_of_step(stage)
                 for group, base in zip(optimiser.param_groups, rates, strict=True):
                     group["lr"] = base * scale
                 step = stepping.take_step(
@@ -171,6 +170,12 @@ class _Training:
         """Where the stage is when `done` steps are, see `locate.training.schedule`."""
         by_time = Window(*self.run.window).position(self._elapsed()) if self.run.window else 0.0
         return min(1.0, max(done / self.run.steps[self.run.stage], by_time))
+
+    def _rate_of_step(self, stage: Stage) -> float:
+        """What the learning rate is multiplied with in the step that comes; the recipe is told when."""
+        # In the middle of the step, so that neither the first nor the last one is for nothing.
+        self.recipe.position = self._position(self.run.step + 0.5)
+        return rate(stage, self.recipe.position)
 
     def _measuring_is_dear(self) -> bool:
         """Whether a stage so short must do with the held-out passes at its start and its end."""

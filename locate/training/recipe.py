@@ -72,6 +72,9 @@ class Recipe(ABC, Generic[Network]):
     system: ClassVar[str]  # name of the extractor that the weights are for
     stages: tuple[Stage, ...]  # in their order
     data_words = ""  # the data, with counts, as `prepare` found them
+    position = (
+        0.0  # of the step under way in its stage, 0 to 1, as the loop says, for `losses` alone
+    )
 
     @abstractmethod
     def prepare(self, data: Path, cache: Path) -> None:

@@ -73,6 +73,22 @@ def test_every_tuple_of_numbers_has_its_own_generator():
     assert all(0 <= seed < 2**64 for seed in seeds)
 
 
+def test_a_recipe_is_told_where_a_step_is(photos, out):
+    """In its middle; and so in every stage."""
+    told = []
+
+    class Told(OneStage):
+        def losses(self, network, batch, stage):
+            if network.training:
+                told.append((stage.name, self.position))
+            return super().losses(network, batch, stage)
+
+    stages = (Stage("one", 4, 0.05), Stage("two", 2, 0.05))
+    loop.train(Told(*stages), photos, out, QUICK)
+    asked = [("one", (i + 0.5) / 4) for i in range(4)] + [("two", 0.25), ("two", 0.75)]
+    assert told == asked
+
+
 # --- schedule ----------------------------------------------------------------------------------
 
 

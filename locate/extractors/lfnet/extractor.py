@@ -1,0 +1,109 @@
+"""LF-Net as an extractor: pixels in, keypoints and descriptors out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from locate.errors import WeightsError
+from locate.extractors.base import ExtractorInfo, require_positive
+from locate.extractors.blocks.detection import resize_image, to_input
+from locate.extractors.blocks.inference import channels_last, default_device, sizes_of
+from locate.extractors.lfnet.detection import Keypoints, cut, detect, inner
+from locate.extractors.lfnet.network import SYSTEM, WIDTH, LFNetwork, Maps
+from locate.extractors.weights import load_network
+from locate.pixels import resize_points
+from locate.types import Array, Extraction, Features
+
+_TOGETHER = 256  # crops that are described at once
+
+
+class LFNet:
+    """LF-Net: maxima of the score map, each described by a crop of its scale and orientation."""
+
+    def __init__(
+        self,
+        network: LFNetwork,
+        weights_hash: str,  # sha256 of the file
+        *,
+        max_keypoints: int = 2048,  # the best are kept; the paper has 512
+        max_side: int = 1024,  # the image is shrunk to at most this many pixels along its long side
+        # Least score of a point; the paper has 0. Without any structure it is 1 / 1125 everywhere.
+        threshold: float = 0.002,
+    ) -> None:
+        require_positive(max_keypoints=max_keypoints, max_side=max_side)
+        self.max_side = max_side
+        self.device = default_device()
+        self._network = channels_last(network.eval().requires_grad_(False), self.device)
+        self._max_keypoints, self._threshold = max_keypoints, threshold
+        self.info = ExtractorInfo(
+            name=SYSTEM,
+            weights=weights_hash,
+            settings={
+                "max_keypoints": max_keypoints,
+                "max_side": max_side,
+                "threshold": threshold,
+                "strength": network.strength,
+            },
+            local_dim=WIDTH,
+            # By the paper's authors no ratio test: of crops alike the nearest is not much nearer.
+            ratio=1.0,
+        )
+
+    @classmethod
+    def from_pretrained(cls, weights: Path | None = None, **settings: Any) -> LFNet:
+        """With weights of `locate train lfnet`; `WeightsError` if the file does not fit."""
+        if weights is None:
+            raise WeightsError("lfnet needs weights; make some with: locate train lfnet")
+        network, _, digest = load_network(weights, SYSTEM, build)
+        return cls(network, digest, **settings)
+
+    def extract(
+        self,
+        pixels: Array,
+        size: tuple[int, int] | None = None,
+        *,
+        local: bool = True,  # noqa: ARG002  there is nothing else to give
+    ) -> Extraction:
+        """H x W x 3 uint8, RGB -> local features alone."""
+        size, working = sizes_of(pixels, size, self.max_side)
+        grey = cv2.cvtColor(resize_image(pixels, working), cv2.COLOR_RGB2GRAY)
+        with torch.inference_mode():
+            maps = self._network(to_input(grey, self.device, 1) / 255)
+            found = self._detect(maps)
+            descriptors = self._describe(maps.image, found)
+        points = found.points[0].cpu().numpy().astype(np.float64)
+        features = Features(
+            keypoints=resize_points(points, working, size).astype(np.float32),
+            scores=found.scores[0].cpu().numpy(),
+            descriptors=descriptors.cpu().numpy(),
+            image_size=size,
+        )
+        return Extraction(features, None)
+
+    def _detect(self, maps: Maps) -> Keypoints:
+        height, width = maps.score.shape[-2:]
+        allowed = inner((height, width), self.device) & (maps.score > self._threshold)
+        found = detect(maps, allowed, self._max_keypoints, self._network.strength)
+        count = int((found.scores > 0).sum())
+        return Keypoints(*(part[:, :count] for part in found))
+
+    def _describe(self, image: Tensor, points: Keypoints) -> Tensor:
+        """N x 256."""
+        described = [torch.zeros(0, WIDTH, device=self.device)]
+        for start in range(0, points.scores.shape[1], _TOGETHER):
+            few = slice(start, start + _TOGETHER)
+            shapes = points.scales[:, few], points.orientations[:, few]
+            described.append(self._network.descriptor(cut(image, points.points[:, few], *shapes)))
+        return torch.cat(described)
+
+
+def build(settings: Mapping[str, Any]) -> LFNetwork:
+    """The network of a weights file's settings, with random weights."""
+    return LFNetwork(settings["strength"])
