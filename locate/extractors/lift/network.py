@@ -145,12 +145,10 @@ class LiftNetwork(nn.Module):
         self.orientation = Orientation(pooled=pooled, by_patch=by_patch)
         self.descriptor = Descriptor(published=published, by_patch=by_patch)
 
-    def turned(self, patches: Tensor, shift: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The windows of patches B x 1 x 128 x 128 turned back by what `orientation` says of them,
-        B x 1 x 64 x 64, and that, B x 2; see `crop`."""
+    def direction(self, patches: Tensor, shift: Tensor | None = None) -> Tensor:
+        """What `orientation` says of the windows of patches B x 1 x 128 x 128, see `crop`: B x 2."""
         upright = patches.new_tensor((1.0, 0.0)).expand(len(patches), 2)
-        direction = self.orientation(crop(patches, upright, shift))
-        return crop(patches, direction, shift), direction
+        return self.orientation(crop(patches, upright, shift))
 
 
 def build(settings: Mapping[str, Any]) -> LiftNetwork:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from locate.errors import UnknownNameError
 from locate.extractors.lift import losses as terms
-from locate.extractors.lift.network import CROP, PATCH, SMALL, WINDOW_REACH, LiftNetwork
+from locate.extractors.lift.network import CROP, PATCH, SMALL, WINDOW_REACH, LiftNetwork, crop
 from locate.extractors.lift.network import REACH as PATCH_REACH
 
 PAIRS, TRIPLET = FORMS = ("pairs", "triplet")
@@ -24,6 +24,7 @@ class Objective:
     margin: float = 1.0  # of it; the paper has 4
     turn: float = 1.0  # weight of `losses.turn_loss` beside L_ori; the paper has 0
     classes: float = 1.0  # gamma, of L_class beside L_pair; the paper has 1e-5
+    described: int = 32  # pairs of a batch, at most, whose descriptors are compared after stage one
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
@@ -64,10 +65,12 @@ class Objective:
 
     def orientation(self, network: LiftNetwork, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Of `patch_batch`: L_ori (eq. 4), and `turn_loss`."""
-        windows, direction = network.turned(batch["patches"])
-        first, second = self.describe(network, windows).chunk(2)
-        pair = terms.distance(first, second).mean()
+        patches, count = batch["patches"], self.described
+        direction = network.direction(patches)
         a, b = direction.chunk(2)
+        few = torch.cat([part[:count] for part in patches.chunk(2)])
+        windows = crop(few, torch.cat((a[:count], b[:count])))
+        pair = terms.distance(*self.describe(network, windows).chunk(2)).mean()
         turn = terms.turn_loss(a, b, batch["turn"])
         near = _within(a, b, batch["turn"], 15.0)
         return {"loss": pair + self.turn * turn, "pair": pair, "turn": turn, "within 15": near}
@@ -82,7 +85,9 @@ class Objective:
         found = _from_keypoint(places, batch)
         apart = (found[:, 0] - found[:, 1]).detach().norm(dim=1).mean()
         if "patches" in batch:
-            windows, _ = network.turned(batch["patches"], places * (PATCH / SMALL))
+            count = 2 * self.described
+            patches, shift = batch["patches"][:count], places[:count] * (PATCH / SMALL)
+            windows = crop(patches, network.direction(patches, shift), shift)
             said = self.describe(network, windows)
             pair = terms.distance(said[0::2], said[1::2]).mean()
         else:

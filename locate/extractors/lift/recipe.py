@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from locate.errors import ImageError, InputError
+from locate.extractors.blocks.inference import channels_last
 from locate.extractors.lift.network import SYSTEM, LiftNetwork
 from locate.extractors.lift.objective import PAIRS, TRIPLET, Objective
 from locate.extractors.lift.stages import (
@@ -46,11 +48,11 @@ from locate.training.data.scenes import known_pairs
 from locate.training.recipe import Batch, Parameters, Recipe, Stage
 from locate.types import Array
 
-_READ_SIDE = 576  # pixels: photos are kept in memory at this size
-_VIEWS = HomographySettings(
+READ_SIDE = 576  # pixels: photos are kept in memory at this size
+VIEWS = HomographySettings(
     rotation=30, scale=(0.55, 1.7), perspective=0.25, anisotropy=1.4, full_circle=0.3
 )
-_LIGHT = PhotometricSettings(noise=10.0, blur_chance=0.4)
+LIGHT = PhotometricSettings(noise=10.0, blur_chance=0.4)
 _TRIES = 30  # draws of photos in a row that may have nothing to show
 
 
@@ -72,10 +74,11 @@ class LiftRecipe(Recipe[LiftNetwork]):
     pooled: bool = True  # these three: see `LiftNetwork`
     published: bool = False
     by_patch: bool = True
-    form: str = TRIPLET  # these four: see `Objective`
+    form: str = TRIPLET  # these five: see `Objective`
     margin: float = 1.0
     turn: float = 1.0
     classes: float = 1.0
+    described: int = 32
     upright: bool = False  # patches as photos are held, for photos of one camera's hand alone
     # Of "pairs": after so many steps the hardest pairs are chosen from twice as many; at most.
     mining_every: int = 5000
@@ -90,7 +93,9 @@ class LiftRecipe(Recipe[LiftNetwork]):
                 "lift: quads must be at least 2, per_photo, mining_every and most_mined at least 1 and "
                 f"matched 0 to 1; got {self.quads}, {', '.join(map(str, counts))}, {self.matched}"
             )
-        self._objective = Objective(self.form, self.margin, self.turn, self.classes)
+        self._objective = Objective(
+            self.form, self.margin, self.turn, self.classes, self.described
+        )
         self._jitter = Jitter(upright=self.upright)
         self._ratio = 1
 
@@ -111,7 +116,7 @@ class LiftRecipe(Recipe[LiftNetwork]):
         )
 
     def network(self) -> LiftNetwork:
-        return LiftNetwork(**self.settings())
+        return channels_last(LiftNetwork(**self.settings()), torch.device("cpu"))
 
     def begin(self, network: LiftNetwork, stage: Stage) -> Parameters:
         self._ratio = 1
@@ -141,7 +146,10 @@ class LiftRecipe(Recipe[LiftNetwork]):
     def batch(self, stage: Stage, rng: np.random.Generator, *, held_out: bool = False) -> Batch:
         """See `stages`."""
         mined = stage.name == DESCRIBE and not held_out
-        drawn = self._quadruplets(rng, held_out, self.quads * (self._ratio if mined else 1))
+        # A detector of 10,016 numbers learns from keypoints of fewer photos.
+        each = self.per_photo * (2 if stage.name in (OVERLAP, DETECT) else 1)
+        count = self.quads * (self._ratio if mined else 1)
+        drawn = self._quadruplets(rng, held_out, count, each)
         if stage.name == DESCRIBE:
             return window_batch(drawn, rng, self._jitter)
         if stage.name == ORIENT:
@@ -149,11 +157,11 @@ class LiftRecipe(Recipe[LiftNetwork]):
         return detector_batch(drawn, rng, self._jitter, wide=stage.name == DETECT)
 
     def _quadruplets(
-        self, rng: np.random.Generator, held_out: bool, count: int
+        self, rng: np.random.Generator, held_out: bool, count: int, each: int
     ) -> list[Quadruplets]:
         drawn: list[Quadruplets] = []
         found, tries = 0, 0
-        for quads in self._draws(rng, held_out, min(self.per_photo, count)):
+        for quads in self._draws(rng, held_out, min(each, count)):
             tries = 0 if quads else tries + 1
             if tries == _TRIES:
                 raise InputError(
@@ -175,9 +183,9 @@ class LiftRecipe(Recipe[LiftNetwork]):
                 yield self._of_matched(rng, count)
             else:
                 index = self._pool.pick(rng, "held_out" if held_out else "train")
-                photo = self._pool.read(index, _READ_SIDE)
+                photo = self._pool.read(index, READ_SIDE)
                 frames = self._frames(index)
-                yield warped_quadruplets(photo, frames, find_frames, rng, count, _VIEWS, _LIGHT)
+                yield warped_quadruplets(photo, frames, find_frames, rng, count, VIEWS, LIGHT)
 
     def _of_matched(self, rng: np.random.Generator, count: int) -> Quadruplets | None:
         pair = self._matched[int(rng.integers(len(self._matched)))]
@@ -185,7 +193,7 @@ class LiftRecipe(Recipe[LiftNetwork]):
         for path, given in ((pair.image_a, pair.points_a), (pair.image_b, pair.points_b)):
             index = self._pool.index[path]
             try:
-                photo = self._pool.read(index, _READ_SIDE)
+                photo = self._pool.read(index, READ_SIDE)
             except ImageError:  # it was there when the pairs were found; the pool has said so
                 return None
             photos.append(photo)
@@ -193,12 +201,12 @@ class LiftRecipe(Recipe[LiftNetwork]):
             points.append(resize_points(given.astype(np.float64), self._sizes[path], size))
             frames.append(self._frames(index))
         ends = ((photos[0], photos[1]), (points[0], points[1]), (frames[0], frames[1]))
-        return matched_quadruplets(*ends, rng, count, _LIGHT)
+        return matched_quadruplets(*ends, rng, count, LIGHT)
 
     def _frames(self, index: int) -> Array:
-        """Keypoints of a photo at `_READ_SIDE`; the same however often and by whom they are found."""
+        """Keypoints of a photo at `READ_SIDE`; the same however often and by whom they are found."""
         if index not in self._found:
-            self._found[index] = find_frames(to_grey(self._pool.read(index, _READ_SIDE)))
+            self._found[index] = find_frames(to_grey(self._pool.read(index, READ_SIDE)))
         return self._found[index]
 
     def losses(self, network: LiftNetwork, batch: Batch, stage: Stage) -> dict[str, Tensor]:

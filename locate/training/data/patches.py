@@ -23,7 +23,8 @@ from locate.types import Array
 Find = Callable[[Array], Array]  # H x W uint8 -> N x 4 frames of its keypoints
 
 _SMALLEST = 16  # pixels of a pyramid's last image
-_PLACES = 24  # that are tried for one without a keypoint
+_TRIED = 6  # times as many keypoints are looked for in the other view as are wanted
+_PLACES = 12  # that are tried for one without a keypoint
 _TURN = math.radians(30)  # most between a frame that was carried over and the one found there
 _GROWN = 1.4  # the same of their scales
 _BINS = 36  # of the turn between two photos
@@ -104,16 +105,16 @@ def wrapped(angles: Array) -> Array:
 
 
 def found_again(expected: Array, found: Array) -> Array:
-    """Pairs (i, j), M x 2 int64: frames where `expected[i]`, N x 4 and maybe NaN, says that one should
-    be, `found[j]` the nearest that is as large and turned alike."""
+    """Pairs (i, j), M x 2 int64: of frames N x 4, those of which one of `found` lies where they are
+    expected, as large and turned alike: the nearest."""
     if not (len(expected) and len(found)):
         return np.zeros((0, 2), np.int64)
-    expected = np.where(np.isfinite(expected), expected, -1e9)
-    far = np.linalg.norm(expected[:, None, :2] - found[None, :, :2], axis=2)
-    sizes = np.maximum(expected[:, 2], 1e-9)[:, None], found[None, :, 2]
-    grown = np.abs(np.log(sizes[1] / sizes[0])) < math.log(_GROWN)
-    turned = np.abs(wrapped(found[None, :, 3] - expected[:, None, 3])) < _TURN
-    far[~(grown & turned & (far < 1 + 0.5 * sizes[1]))] = np.inf
+    x, y, scale, angle = (found[None, :, k] - expected[:, None, k] for k in range(4))
+    ratio = found[None, :, 2] / (found[None, :, 2] - scale)
+    grown = (ratio < _GROWN) & (ratio > 1 / _GROWN)
+    turned = np.cos(angle) > math.cos(_TURN)
+    far = np.hypot(x, y)
+    far[~(grown & turned & (far < 1 + 0.5 * found[:, 2]))] = np.inf
     nearest = far.argmin(axis=1)
     kept = np.flatnonzero(np.isfinite(far.min(axis=1)))
     return np.stack((kept, nearest[kept]), axis=1)
@@ -151,8 +152,9 @@ def empty_places(
     room = np.asarray(size, np.float64)
     margin = np.minimum(_WINDOW * scales[:, None], room / 4)[:, None]
     places = margin + rng.uniform(0, 1, (len(scales), _PLACES, 2)) * (room - 1 - 2 * margin)
-    far = np.abs(places[:, :, None] - frames[None, None, :, :2]).max(axis=3)
-    far[np.broadcast_to((frames[:, 2] < scales[:, None] / 2)[:, None], far.shape)] = np.inf
+    x, y = (np.abs(places[:, :, k, None] - frames[:, k]) for k in (0, 1))
+    small = frames[:, 2] < scales[:, None] / 2
+    far = np.where(small[:, None], np.inf, np.maximum(x, y))
     nearest = far.min(axis=2, initial=np.inf) / scales[:, None]
     best = np.minimum(nearest, _WINDOW).argmax(axis=1)  # the first that is far enough
     chosen = places[np.arange(len(scales)), best]
@@ -175,10 +177,12 @@ def warped_quadruplets(
     b_from_a = random_homography(rng, size, views)
     view, valid = render_view(photo, b_from_a, size)
     images = [to_grey(photometric_noise(image, rng, light)) for image in (photo, view)]
-    expected = carried(frames, b_from_a)
-    again = found_again(expected, find(to_grey(view)))[:, 0]
-    again = again[_shown(expected[again], valid)]
-    return _drawn(frames[again], expected[again], frames, (images[0], images[1]), rng, count)
+    tried = frames[rng.permutation(len(frames))[: _TRIED * count]]
+    expected = carried(tried, b_from_a)
+    shown = _shown(expected, valid)
+    tried, expected = tried[shown], expected[shown]
+    again = found_again(expected, find(to_grey(view)))[:, 0] if len(tried) > 1 else []
+    return _drawn(tried[again], expected[again], frames, (images[0], images[1]), rng, count)
 
 
 def matched_quadruplets(
@@ -204,7 +208,7 @@ def _shown(frames: Array, valid: Array) -> Array:
     reach = math.sqrt(2) * _WINDOW * frames[:, 2, None]
     turns = np.arange(8) * math.pi / 4
     rim = frames[:, None, :2] + reach[..., None] * np.stack((np.cos(turns), np.sin(turns)), axis=1)
-    x, y = np.rint(np.moveaxis(rim, 2, 0)).astype(np.int64)
+    x, y = np.rint(np.nan_to_num(np.moveaxis(rim, 2, 0), nan=-1.0)).astype(np.int64)
     inside = (x >= 0) & (y >= 0) & (x < valid.shape[1]) & (y < valid.shape[0])
     seen = valid[np.where(inside, y, 0), np.where(inside, x, 0)]
     return np.asarray((seen & inside).all(axis=1))
@@ -218,15 +222,21 @@ def _drawn(
     rng: np.random.Generator,
     count: int,
 ) -> Quadruplets | None:
-    """Some of the pairs, no two of them at one spot, and what completes them."""
-    kept: list[int] = []
-    for i in rng.permutation(len(a)):
-        far = np.linalg.norm(a[kept, :2] - a[i, :2], axis=1)
-        if len(kept) < count and np.all(far > _APART * np.maximum(a[kept, 2], a[i, 2])):
-            kept.append(int(i))
+    """Some of the pairs, and what completes them."""
+    kept = spaced(a, rng, count)
     if len(kept) < 2:
         return None
     first = a[kept]
     empty = empty_places(rng, first[:, 2], frames, images[0].shape[1::-1])
     other = np.roll(first, int(rng.integers(1, len(kept))), axis=0)
-    return Quadruplets(first, b[kept], other, empty, *map(pyramid, images))
+    return Quadruplets(first, b[kept], other, empty, pyramid(images[0]), pyramid(images[1]))
+
+
+def spaced(frames: Array, rng: np.random.Generator, count: int) -> Array:
+    """Which frames, at most `count` at random, no two of them at one spot."""
+    kept: list[int] = []
+    for i in rng.permutation(len(frames)):
+        far = np.hypot(*(frames[kept, :2] - frames[i, :2]).T)
+        if len(kept) < count and np.all(far > _APART * np.maximum(frames[kept, 2], frames[i, 2])):
+            kept.append(int(i))
+    return np.array(kept, np.int64)
