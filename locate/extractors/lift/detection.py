@@ -1,7 +1,7 @@
 """LIFT's keypoints of a whole image: the detector's scores at many sizes of it, maxima among places and
 sizes, without edges, to a fraction of a pixel (Yi et al., ECCV 2016, section 3.6, and the authors' code).
 
-Levels are float64 or float32 h x w; a point of level k is (x, y) in its own pixels.
+Scores are h x w; a point of level k is (x, y) in its own pixels.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ def scales_of(size: tuple[int, int], levels: int) -> Array:
 def score_levels(
     detector: Detector, grey: Array, levels: int, device: torch.device
 ) -> list[Level]:
-    """Of all sizes at which a filter fits into the image H x W uint8: a keypoint of a level's scale has
-    12 scales to each side in 48 pixels there."""
+    """Of all sizes at which a filter fits into the image H x W uint8: there 24 scales of a level's
+    keypoints are 48 pixels, as in training (the authors' code has 47)."""
     height, width = grey.shape
     found = []
     for scale in scales_of((width, height), levels):
-        factor = (SMALL - 1) / 2 / (REACH * scale)
+        factor = SMALL / 2 / (REACH * scale)
         size = round(width * factor), round(height * factor)
         if min(size) < KERNEL + 2:
             break
@@ -136,8 +136,8 @@ def quadratic_steps(levels: list[Level], number: int, points: Tensor) -> Tensor:
     for other in levels[number - 1 : number + 2]:
         around = points[:, None] + offsets
         place = other.from_image(level.to_image(around.reshape(-1, 2).double()))
-        values = sample(other.scores[None, None].double(), place[None])
-        cube.append(values[0, :, 0].view(-1, 3, 3))
+        values = sample(other.scores[None, None], place.to(other.scores.dtype)[None])
+        cube.append(values[0, :, 0].double().view(-1, 3, 3))
     gradient, hessian = _derivatives(torch.stack(cube, dim=3))  # N x x x y x level
     good = torch.linalg.eigvalsh(hessian).amax(dim=1) < -1e-9
     found = -torch.linalg.solve(hessian[good], gradient[good])

@@ -95,7 +95,8 @@ def carried(frames: Array, b_from_a: Array) -> Array:
     slope = (h[:2, :2] - there[:, :, None] * h[2, :2]) / depth[:, :, None]  # d b / d a, N x 2 x 2
     ahead = np.stack((np.cos(frames[:, 3]), np.sin(frames[:, 3])), axis=1)
     along = np.einsum("nij,nj->ni", slope, ahead)
-    scale = frames[:, 2] * np.sqrt(np.abs(np.linalg.det(slope)))
+    area = slope[:, 0, 0] * slope[:, 1, 1] - slope[:, 0, 1] * slope[:, 1, 0]
+    scale = frames[:, 2] * np.sqrt(np.abs(area))
     return np.c_[there, scale, np.arctan2(along[:, 1], along[:, 0])]
 
 
