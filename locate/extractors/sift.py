@@ -80,7 +80,7 @@ def describe_frames(grey: Array) -> tuple[Array, Array]:
 def _frames(found: Sequence[cv2.KeyPoint]) -> Array:
     # OpenCV's size is twice the scale; its angle turns from x to y, too.
     frames = [(*k.pt, k.size / 2, math.radians(k.angle)) for k in found]
-    return np.array(frames).reshape(-1, 4) - (_BIAS, _BIAS, 0, 0)
+    return np.asarray(np.array(frames).reshape(-1, 4) - (_BIAS, _BIAS, 0, 0))
 
 
 def root_sift(descriptors: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Patches around keypoints: where their pixels lie, what a homography does to frames, and quadruplets."""
+"""Patches around keypoints: where their pixels lie, frames in another view, and quadruplets."""
 
 from __future__ import annotations
 
@@ -88,7 +88,9 @@ def test_frames_are_carried_over_by_the_derivative(rng):
 
 
 def test_what_is_found_again_by_hand(rng):
-    found = np.c_[rng.uniform(0, 40, (60, 2)), rng.uniform(1, 3, 60), rng.uniform(-np.pi, np.pi, 60)]
+    found = np.c_[
+        rng.uniform(0, 40, (60, 2)), rng.uniform(1, 3, 60), rng.uniform(-np.pi, np.pi, 60)
+    ]
     expected = found[rng.permutation(60)[:40]] + rng.normal(0, (0.8, 0.8, 0.3, 0.4), (40, 4))
     expected[5] = np.nan
     pairs = []
@@ -109,11 +111,11 @@ def test_what_is_found_again_by_hand(rng):
 def test_at_matched_points_the_turn_of_most_decides(rng):
     points = rng.uniform(0, 300, (12, 2))
     frames_a = np.c_[points, np.full(12, 2.0), rng.uniform(-np.pi, np.pi, 12)]
-    frames_b = frames_a + (7, -3, 0.5, 0.4)
+    frames_b = frames_a + np.array((7, -3, 0.5, 0.4))
     second = frames_b[3] + (0, 0, 0, 2.0)  # as SIFT often says: another angle at the same place
     frames_b[5, 3] += 1.5  # wrong
     every = np.vstack((second, frames_b))
-    a, b = frames_at(points[:10], points[:10] + (7, -3), frames_a, every)
+    a, b = frames_at(points[:10], points[:10] + np.array((7, -3)), frames_a, every)
     expected = [0, 1, 2, 3, 4, 6, 7, 8, 9]
     np.testing.assert_allclose(a, frames_a[expected])
     np.testing.assert_allclose(b, frames_b[expected])
@@ -168,14 +170,14 @@ def test_quadruplets_of_a_warped_view(texture, rng):
     photo = texture((320, 240), seed=3)
     frames = find_frames(to_grey(photo))
     views = HomographySettings(rotation=180, scale=(0.7, 1.4), perspective=0.1)
-    drawn = [
-        warped_quadruplets(photo, frames, find_frames, rng, 8, views, QUIET) for _ in range(6)
-    ]
+    drawn = [warped_quadruplets(photo, frames, find_frames, rng, 8, views, QUIET) for _ in range(6)]
     drawn = [one for one in drawn if one is not None]
     alike, others = [], []
     for quads in drawn:
         assert 2 <= len(quads) <= 8
-        first, other = (crop_patches(quads.levels_a, f, 32, 6.0) for f in (quads.first, quads.other))
+        first, other = (
+            crop_patches(quads.levels_a, f, 32, 6.0) for f in (quads.first, quads.other)
+        )
         second = crop_patches(quads.levels_b, quads.second, 32, 6.0)
         alike += likeness(first, second).tolist()
         others += likeness(first, other).tolist()
@@ -198,7 +200,9 @@ def test_quadruplets_of_two_photos(texture, rng):
     points = frames[0][again[:, 0], :2], frames[1][again[:, 1], :2]
     quads = matched_quadruplets((photo, moved), points, frames, rng, 16, QUIET)
     assert len(quads) > 5
-    np.testing.assert_allclose(quads.second[:, :2] - quads.first[:, :2], [(9, -4)] * len(quads), atol=1)
+    np.testing.assert_allclose(
+        quads.second[:, :2] - quads.first[:, :2], [(9, -4)] * len(quads), atol=1
+    )
     assert np.abs(wrapped(quads.second[:, 3] - quads.first[:, 3])).max() < np.pi / 6
     first = crop_patches(quads.levels_a, quads.first, 32, 6.0)
     second = crop_patches(quads.levels_b, quads.second, 32, 6.0)

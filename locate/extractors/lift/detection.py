@@ -1,5 +1,5 @@
-"""LIFT's keypoints of a whole image: the detector's scores at many sizes of it, maxima among places and
-sizes, without edges, to a fraction of a pixel (Yi et al., ECCV 2016, section 3.6, and the authors' code).
+"""LIFT's keypoints of a whole image: the detector's scores at many sizes of it, maxima among places
+and sizes, without edges, to a fraction of a pixel (Yi et al., ECCV 2016, section 3.6; authors' code).
 
 Scores are h x w; a point of level k is (x, y) in its own pixels.
 """
@@ -56,9 +56,7 @@ def scales_of(size: tuple[int, int], levels: int) -> Array:
     return np.asarray(2.0 ** np.linspace(first, _OCTAVES[1], (_OCTAVES[1] - first) * levels + 1))
 
 
-def score_levels(
-    detector: Detector, grey: Array, levels: int, device: torch.device
-) -> list[Level]:
+def score_levels(detector: Detector, grey: Array, levels: int, device: torch.device) -> list[Level]:
     """Of all sizes at which a filter fits into the image H x W uint8: there 24 scales of a level's
     keypoints are 48 pixels, as in training (the authors' code has 47)."""
     height, width = grey.shape
@@ -124,9 +122,9 @@ def _maxima(levels: list[Level], highest: list[Tensor], number: int, search: Sea
 
 
 def quadratic_steps(levels: list[Level], number: int, points: Tensor) -> Tensor:
-    """From points N x 2 of a level to the maximum of the quadratic through their neighbours, N x 3: pixels
-    along x and y, and levels (Brown and Lowe, BMVC 2002). 0 at the first and the last level, and where
-    the maximum would be more than one step away, or there is none."""
+    """From points N x 2 of a level to the maximum of the quadratic through their neighbours, N x 3:
+    pixels along x and y, and levels (Brown and Lowe, BMVC 2002). 0 at the first and the last level, and
+    where the maximum would be more than one step away, or there is none."""
     steps = torch.zeros(len(points), 3, dtype=torch.float64, device=points.device)
     if not 0 < number < len(levels) - 1 or not len(points):
         return steps
@@ -146,8 +144,8 @@ def quadratic_steps(levels: list[Level], number: int, points: Tensor) -> Tensor:
 
 
 def _derivatives(cube: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient, N x 3, and matrix of second derivatives, N x 3 x 3, in the middle of N x 3 x 3 x 3 values
-    by central differences."""
+    """Gradient, N x 3, and second derivatives, N x 3 x 3, by central differences in the middle of
+    N x 3 x 3 x 3 values."""
 
     def at(**steps: int) -> Tensor:
         a, b, c = (1 + steps.get(axis, 0) for axis in "xyz")

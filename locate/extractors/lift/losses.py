@@ -34,8 +34,8 @@ def hardest(losses: Tensor, count: int) -> Tensor:
 
 
 def triplet_loss(first: Tensor, second: Tensor, margin: float = 1.0) -> Tensor:
-    """The mean of max(0, margin + |a_i - b_i| - min |a_i - b_j|, |a_j - b_i|) over pairs of descriptors of
-    length 1, j the hardest of the others in the batch (Mishchuk et al., "HardNet", NIPS 2017)."""
+    """The mean over pairs of descriptors of length 1 of max(0, margin + |a_i - b_i| - min over j of
+    |a_i - b_j| and |a_j - b_i|): the hardest of the batch (Mishchuk et al., "HardNet", NIPS 2017)."""
     squared = (2 - 2 * first @ second.T).clamp(min=_TINY)
     apart = squared.sqrt()
     same = torch.eye(len(apart), dtype=torch.bool, device=apart.device)

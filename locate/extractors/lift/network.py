@@ -33,8 +33,9 @@ _DETECTOR_LEVELS, _DESCRIPTOR_LEVELS = (116.4368, 88.0831), (110.7539, 61.5369)
 def ghh(x: Tensor, sums: int = 4, most: int = 4) -> Tensor:
     """Generalised Hinging Hyperplanes (Wang and Sun 2005; LIFT eq. 8): of each group of sums x most
     channels sum_m delta_m max_n x_mn, delta = 1, -1, 1, -1. B x (K sums most) x ... -> B x K x ..."""
-    grouped = x.unflatten(1, (-1, sums, most)).amax(dim=3)
-    return grouped[:, :, 0::2].sum(dim=2) - grouped[:, :, 1::2].sum(dim=2)
+    grouped = x.view(len(x), -1, sums, most, *x.shape[2:]).amax(dim=3)
+    found: Tensor = grouped[:, :, 0::2].sum(dim=2) - grouped[:, :, 1::2].sum(dim=2)
+    return found
 
 
 class Detector(nn.Module):
@@ -148,7 +149,8 @@ class LiftNetwork(nn.Module):
     def direction(self, patches: Tensor, shift: Tensor | None = None) -> Tensor:
         """What `orientation` says of the windows of patches B x 1 x 128 x 128, see `crop`: B x 2."""
         upright = patches.new_tensor((1.0, 0.0)).expand(len(patches), 2)
-        return self.orientation(crop(patches, upright, shift))
+        found: Tensor = self.orientation(crop(patches, upright, shift))
+        return found
 
 
 def build(settings: Mapping[str, Any]) -> LiftNetwork:

@@ -53,8 +53,8 @@ class Objective:
         same, apart = torch.arange(count), torch.arange(count)
         if kept < count:
             with torch.no_grad():
-                found = self.describe(network, batch["windows"]).chunk(3)
-                positive, negative = terms.pair_losses(*found, self.margin)
+                said = self.describe(network, batch["windows"]).chunk(3)
+                positive, negative = terms.pair_losses(said[0], said[1], said[2], self.margin)
             same, apart = terms.hardest(positive, kept), terms.hardest(negative, kept)
         windows = torch.cat((first[same], second[same], first[apart], other[apart]))
         a, b, c, d = self.describe(network, windows).chunk(4)
@@ -114,4 +114,6 @@ def _right(a: Tensor, b: Tensor) -> Tensor:
 def _within(a: Tensor, b: Tensor, turn: Tensor, degrees: float) -> Tensor:
     """Share of pairs (cos, sin) whose turn is known to be `turn` and found to be, up to `degrees`."""
     error = torch.atan2(b[:, 1], b[:, 0]) - torch.atan2(a[:, 1], a[:, 0]) - turn
-    return (torch.cos(error.detach()) > torch.cos(torch.deg2rad(torch.tensor(degrees)))).float().mean()
+    return (
+        (torch.cos(error.detach()) > torch.cos(torch.deg2rad(torch.tensor(degrees)))).float().mean()
+    )

@@ -1,6 +1,6 @@
-"""How LIFT is trained (Yi et al., ECCV 2016, section 3.5): the descriptor on windows turned as SIFT says;
-then the orientation estimator by what the finished descriptor says of what it turned; then the detector
-by both, at first by how far windows overlap. Each later stage leaves the parts before it as they are.
+"""How LIFT is trained (Yi et al., ECCV 2016, section 3.5): the descriptor on windows turned as SIFT
+says; then the orientation estimator by what the finished descriptor says of what it turned; then the
+detector by both, at first by how far windows overlap. Later stages leave the parts before as they are.
 
 The quadruplets are of SIFT's keypoints: those that are found again in a warped view of a photo, or in
 another photo of the same place. Patches are turned at random, for else the orientation settles on one
@@ -93,9 +93,7 @@ class LiftRecipe(Recipe[LiftNetwork]):
                 "lift: quads must be at least 2, per_photo, mining_every and most_mined at least 1 and "
                 f"matched 0 to 1; got {self.quads}, {', '.join(map(str, counts))}, {self.matched}"
             )
-        self._objective = Objective(
-            self.form, self.margin, self.turn, self.classes, self.described
-        )
+        self._objective = Objective(self.form, self.margin, self.turn, self.classes, self.described)
         self._jitter = Jitter(upright=self.upright)
         self._ratio = 1
 

@@ -81,7 +81,7 @@ def detector_batch(
             turned = _angles(rng, len(frames), jitter)
             place = jitter.place * REACH * rng.uniform(-1, 1, (len(frames), 2))
             centre = frames[:, :2] - frames[:, 2, None] * _rotated(place, turned)
-            moved = np.c_[centre, frames[:, 2], turned]
+            moved = np.column_stack((centre, frames[:, 2], turned))
             shown.append(crop_patches(photo, moved, SMALL, REACH))
             if number < 2:
                 places.append(place)
@@ -107,7 +107,7 @@ def _angles(rng: np.random.Generator, count: int, jitter: Jitter) -> Array:
 def _moved(frames: Array, rng: np.random.Generator, jitter: Jitter, angles: Array) -> Array:
     shift = jitter.shift * frames[:, 2, None] * rng.normal(size=(len(frames), 2))
     growth = 2 ** (jitter.growth * rng.normal(size=len(frames)))
-    return np.c_[frames[:, :2] + shift, frames[:, 2] * growth, angles]
+    return np.column_stack((frames[:, :2] + shift, frames[:, 2] * growth, angles))
 
 
 def _rotated(points: Array, angles: Array) -> Array:

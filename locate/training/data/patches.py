@@ -1,9 +1,9 @@
 """Patches around keypoints, in quadruplets: the same keypoint in two photos, another one, and a place
 without any (Yi et al., "LIFT", ECCV 2016, section 3.1).
 
-A frame is where a keypoint lies and how it is turned: (x, y) in pixels, the scale (the standard deviation
-of SIFT's Gaussian, in pixels) and the angle in radians from the x axis towards the y axis. N frames are
-N x 4 float64. A patch is the square of half a side `reach` scales around it, turned with it: a step of u
+A frame is where a keypoint lies and how it is turned: (x, y) in pixels, the scale (the deviation of SIFT's
+Gaussian, in pixels) and the angle in radians from the x axis towards the y axis. N frames are N x 4
+float64. A patch is the square of half a side `reach` scales around it, turned with it: a step of u
 pixels in the patch is one of (2 reach scale / side) R(angle) u in the photo.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -49,8 +49,8 @@ class Quadruplets:
 
     def take(self, count: int) -> Quadruplets:
         """The first `count` of them."""
-        frames = (part[:count] for part in (self.first, self.second, self.other, self.empty))
-        return Quadruplets(*frames, self.levels_a, self.levels_b)
+        names = ("first", "second", "other", "empty")
+        return replace(self, **{name: getattr(self, name)[:count] for name in names})
 
 
 def pyramid(grey: Array) -> list[Array]:
@@ -64,8 +64,8 @@ def pyramid(grey: Array) -> list[Array]:
 
 
 def crop_patches(levels: Sequence[Array], frames: Array, side: int, reach: float) -> Array:
-    """The patches of N frames, N x side x side uint8, each from the image of a `pyramid` whose pixels are
-    about as large as its own; what lies beyond the photo continues its border."""
+    """The patches of N frames, N x side x side uint8, each from the image of a `pyramid` whose pixels
+    are about as large as its own; what lies beyond the photo continues its border."""
     steps = 2 * reach * frames[:, 2] / side  # pixels of the photo per pixel of the patch
     which = np.clip(np.floor(np.log2(steps) + 0.5), 0, len(levels) - 1).astype(np.int64)
     height, width = levels[0].shape
@@ -97,7 +97,7 @@ def carried(frames: Array, b_from_a: Array) -> Array:
     along = np.einsum("nij,nj->ni", slope, ahead)
     area = slope[:, 0, 0] * slope[:, 1, 1] - slope[:, 0, 1] * slope[:, 1, 0]
     scale = frames[:, 2] * np.sqrt(np.abs(area))
-    return np.c_[there, scale, np.arctan2(along[:, 1], along[:, 0])]
+    return np.column_stack((there, scale, np.arctan2(along[:, 1], along[:, 0])))
 
 
 def wrapped(angles: Array) -> Array:
@@ -159,7 +159,7 @@ def empty_places(
     nearest = far.min(axis=2, initial=np.inf) / scales[:, None]
     best = np.minimum(nearest, _WINDOW).argmax(axis=1)  # the first that is far enough
     chosen = places[np.arange(len(scales)), best]
-    return np.c_[chosen, scales, rng.uniform(-np.pi, np.pi, len(scales))]
+    return np.column_stack((chosen, scales, rng.uniform(-np.pi, np.pi, len(scales))))
 
 
 def warped_quadruplets(
@@ -182,7 +182,7 @@ def warped_quadruplets(
     expected = carried(tried, b_from_a)
     shown = _shown(expected, valid)
     tried, expected = tried[shown], expected[shown]
-    again = found_again(expected, find(to_grey(view)))[:, 0] if len(tried) > 1 else []
+    again = found_again(expected, find(to_grey(view)))[:, 0]
     return _drawn(tried[again], expected[again], frames, (images[0], images[1]), rng, count)
 
 

@@ -38,7 +38,7 @@ def test_pairs_by_hand(rng):
         assert positive[i].item() == pytest.approx(np.sqrt(((a[i] - b[i]) ** 2).sum()))
         far = np.sqrt(((a[i] - c[i]) ** 2).sum())
         assert negative[i].item() == pytest.approx(max(0, 4 - far))
-    assert 0 < int((negative > 0).sum())
+    assert int((negative > 0).sum()) > 0
     same_gradient(lambda *x: torch.cat(losses.pair_losses(*x)), a, b, c)
     x = torch.zeros(2, 3, requires_grad=True)
     losses.distance(x, torch.zeros(2, 3)).sum().backward()
@@ -64,9 +64,7 @@ def test_triplets_by_hand(rng):
 
 def test_the_loss_of_a_known_turn(rng):
     angles, turn, error = rng.uniform(-3, 3, 8), rng.uniform(-3, 3, 8), rng.uniform(-3, 3, 8)
-    a, b = (
-        np.stack((np.cos(x), np.sin(x)), axis=1) for x in (angles, angles + turn + error)
-    )
+    a, b = (np.stack((np.cos(x), np.sin(x)), axis=1) for x in (angles, angles + turn + error))
     found = losses.turn_loss(*torched(a, b, turn))
     assert found.item() == pytest.approx(np.mean(1 - np.cos(error)))
     same_gradient(lambda x, y: losses.turn_loss(x, y, torch.from_numpy(turn)), a, b)
@@ -129,7 +127,7 @@ def test_places_of_one_spot_agree_whatever_the_patches_turn(rng):
     for _ in range(6):
         turn, place = rng.uniform(-3, 3), rng.uniform(-2, 2, 2)
         c, s = np.cos(turn), np.sin(turn)
-        spot = place + (c * ahead[0] - s * ahead[1], s * ahead[0] + c * ahead[1])
+        spot = place + np.array(((c, -s), (s, c))) @ ahead
         places.append(spot * 2)  # 48 pixels are 24 scales
         turns.append(turn)
         middles.append(place)

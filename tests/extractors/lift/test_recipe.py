@@ -152,12 +152,16 @@ def test_each_stage_trains_its_own_part_and_its_loss_falls(recipe, tmp_path, tex
             for n in range(10)
         ]
         assert found[-1] < found[0]
-        changed = {n for n, value in network.state_dict().items() if not torch.equal(value, before[n])}
+        changed = {
+            n for n, value in network.state_dict().items() if not torch.equal(value, before[n])
+        }
         assert changed
         assert all(name.startswith(part) for name in changed)
     settings = json.loads(json.dumps(recipe.settings()))
     save_weights(tmp_path / "w.safetensors", recipe.tensors(network), Record("lift", settings))
-    features = Lift.from_pretrained(tmp_path / "w.safetensors").extract(texture((200, 150))).features
+    features = (
+        Lift.from_pretrained(tmp_path / "w.safetensors").extract(texture((200, 150))).features
+    )
     assert len(features) > 0
 
 
