@@ -36,8 +36,8 @@ def hardest(losses: Tensor, count: int) -> Tensor:
 def triplet_loss(first: Tensor, second: Tensor, margin: float = 1.0) -> Tensor:
     """The mean over pairs of descriptors of length 1 of max(0, margin + |a_i - b_i| - min over j of
     |a_i - b_j| and |a_j - b_i|): the hardest of the batch (Mishchuk et al., "HardNet", NIPS 2017)."""
-    squared = (2 - 2 * first @ second.T).clamp(min=_TINY)
-    apart = squared.sqrt()
+    with torch.autocast(first.device.type, enabled=False):  # 2 - 2 a . b needs the digits
+        apart = (2 - 2 * first @ second.T).clamp(min=_TINY).sqrt()
     same = torch.eye(len(apart), dtype=torch.bool, device=apart.device)
     others = apart.masked_fill(same, torch.inf)
     nearest = torch.minimum(others.amin(dim=1), others.amin(dim=0))

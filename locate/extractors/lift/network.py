@@ -174,7 +174,9 @@ def crop(patches: Tensor, direction: Tensor, shift: Tensor | None = None) -> Ten
     share = WINDOW / side
     rows = (c * share, -s * share, 2 * x / side, s * share, c * share, 2 * y / side)
     matrix = torch.stack(rows, dim=1).view(-1, 2, 3)
-    grid = functional.affine_grid(matrix, [len(patches), 1, WINDOW, WINDOW], align_corners=False)
+    with torch.autocast(patches.device.type, enabled=False):  # places need the digits
+        size = [len(patches), 1, WINDOW, WINDOW]
+        grid = functional.affine_grid(matrix, size, align_corners=False)
     return functional.grid_sample(
         patches, grid, mode="bilinear", padding_mode="border", align_corners=False
     )

@@ -1,9 +1,9 @@
 """Patches around keypoints, in quadruplets: the same keypoint in two photos, another one, and a place
 without any (Yi et al., "LIFT", ECCV 2016, section 3.1).
 
-A frame is where a keypoint lies and how it is turned: (x, y) in pixels, the scale (the deviation of SIFT's
-Gaussian, in pixels) and the angle in radians from the x axis towards the y axis. N frames are N x 4
-float64. A patch is the square of half a side `reach` scales around it, turned with it: a step of u
+A frame is where a keypoint lies and how it is turned: (x, y) in pixels, the scale (the deviation of
+SIFT's Gaussian, in pixels) and the angle in radians from the x axis towards the y axis. N frames are
+N x 4 float64. A patch is the square of half a side `reach` scales around it, turned with it: a step of u
 pixels in the patch is one of (2 reach scale / side) R(angle) u in the photo.
 """
 

@@ -57,6 +57,9 @@ def test_triplets_by_hand(rng):
         expected.append(max(0, 0.8 + np.linalg.norm(a[i] - b[i]) - min(others)))
     assert losses.triplet_loss(*torched(a, b), 0.8).item() == pytest.approx(np.mean(expected))
     same_gradient(lambda x, y: losses.triplet_loss(x, y, 0.8), a, b)
+    plain = torched(a.astype(np.float32), b.astype(np.float32))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert losses.triplet_loss(*plain, 0.8).item() == pytest.approx(np.mean(expected), rel=1e-5)
     x = torch.from_numpy(a).requires_grad_(True)
     losses.triplet_loss(x, torch.from_numpy(a)).backward()
     assert torch.isfinite(x.grad).all()

@@ -141,6 +141,9 @@ def test_windows_lie_where_shift_and_angle_say():
         x = 63.5 + shift[0] + np.cos(angle) * u - np.sin(angle) * v
         y = 63.5 + shift[1] + np.sin(angle) * u + np.cos(angle) * v
         assert found[:, 0, j, i] == pytest.approx((x, y), abs=1e-9)
+    with torch.autocast("cpu", torch.bfloat16):  # places keep their digits
+        exact = crop(patches.float(), turn.float(), torch.tensor([shift] * 2)).numpy()
+    np.testing.assert_allclose(exact, found, atol=1e-3)
     plain = crop(patches, torch.tensor([[1.0, 0.0]] * 2)).numpy()
     np.testing.assert_allclose(plain[:, 0], patches[:, 0, 32:96, 32:96])
 
