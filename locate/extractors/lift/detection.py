@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from locate.extractors.blocks.detection import Derivatives, local_maxima
+from locate.extractors.blocks.detection import Derivatives
 from locate.extractors.blocks.grids import sample
 from locate.extractors.lift.network import KERNEL, REACH, SMALL, Detector
 from locate.types import Array
 
 _OCTAVES = (1, 4)  # of the scales, as powers of 2
 _SMALL_SIDE = 1600  # pixels: of smaller images one more octave, of twice their size
-_ABOVE = 1e-3  # least that a maximum stands above its window's lowest score: flat is not a maximum
+_CURVED = 1e-3  # least sum of second derivatives, downwards: what is flat has no maxima
 _NEIGHBOURS = (-2, -1, 1, 2)  # levels that a maximum is compared with
 
 
@@ -96,7 +96,10 @@ def find_frames(
 
 
 def _highest(scores: Tensor, radius: int) -> Tensor:
-    return functional.max_pool2d(scores[None, None], 2 * radius + 1, 1, radius)[0, 0]
+    """The highest score of the window around each."""
+    side = 2 * radius + 1
+    rows = functional.max_pool2d(scores[None, None], (1, side), 1, (0, radius))
+    return functional.max_pool2d(rows, (side, 1), 1, (radius, 0))[0, 0]
 
 
 def _maxima(levels: list[Level], highest: list[Tensor], number: int, search: Search) -> Tensor:
@@ -104,11 +107,11 @@ def _maxima(levels: list[Level], highest: list[Tensor], number: int, search: Sea
     and no edges."""
     level = levels[number]
     scores = level.scores
-    lowest = -_highest(-scores, search.radius)
-    found = local_maxima(scores, search.radius) & (scores > lowest + _ABOVE)
-    rows, columns = torch.nonzero(found, as_tuple=True)
+    inner = (scores == highest[number])[1:-1, 1:-1]  # where all neighbours are there
+    rows, columns = (n + 1 for n in torch.nonzero(inner, as_tuple=True))
     index = (torch.zeros_like(rows), rows, columns)
-    kept = Derivatives.at(scores[None], index).is_blob(search.edge_ratio)
+    curves = Derivatives.at(scores[None], index)
+    kept = curves.is_blob(search.edge_ratio) & (curves.dxx + curves.dyy < -_CURVED)
     points = torch.stack((columns, rows), dim=1)[kept]
     for other in (number + step for step in _NEIGHBOURS):
         if 0 <= other < len(levels):

@@ -7,6 +7,7 @@ since matches of all extractors are judged by cosines.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from locate.errors import WeightsError
 from locate.extractors.base import ExtractorInfo, require_positive
 from locate.extractors.blocks.detection import resize_image
 from locate.extractors.blocks.inference import channels_last, default_device, sizes_of
+from locate.extractors.blocks.layers import fuse_batch_norms
 from locate.extractors.lift.detection import Search, find_frames
 from locate.extractors.lift.network import (
     SYSTEM,
@@ -28,6 +30,7 @@ from locate.extractors.lift.network import (
     LiftNetwork,
     build,
 )
+from locate.extractors.precision import precision
 from locate.extractors.weights import load_network
 from locate.pixels import resize_points
 from locate.training.data.patches import crop_patches, pyramid
@@ -55,7 +58,9 @@ class Lift:
         require_positive(edge_ratio=edge_ratio, levels=levels)
         self.max_side = max_side
         self.device = default_device()
-        self._network = channels_last(network.eval().requires_grad_(False), self.device)
+        self._network = channels_last(deepcopy(network).eval().requires_grad_(False), self.device)
+        norms = {f"norm{k}": f"conv{k}" for k in (1, 2, 3)}
+        fuse_batch_norms(self._network.descriptor, norms)
         self._max_keypoints, self._upright = max_keypoints, upright
         self._search = Search(radius=radius, edge_ratio=edge_ratio, levels=levels)
         self.info = ExtractorInfo(
@@ -111,11 +116,16 @@ class Lift:
         """The descriptors at N x 4 frames of a `pyramid`, N x 128 float32 of length 1."""
         return self._told(self._network.descriptor.unit, photo, frames, WIDTH)
 
+    def _numbers(self) -> torch.autocast:
+        """The precision of convolutions; places and scores are found in float32."""
+        dtype = precision(self.device)
+        return torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+
     def _told(self, network: Any, photo: Sequence[Array], frames: Array, width: int) -> Array:
         found = [np.zeros((0, width), np.float32)]
         for start in range(0, len(frames), _BATCH):
             rows = crop_patches(photo, frames[start : start + _BATCH], WINDOW, WINDOW_REACH)
             windows: Tensor = torch.from_numpy(rows)[:, None].to(self.device).float()
-            with torch.inference_mode():
+            with torch.inference_mode(), self._numbers():
                 found.append(network(windows).float().cpu().numpy())
         return np.concatenate(found)

@@ -24,6 +24,7 @@ REACH, WINDOW_REACH = 12.0, 6.0  # scales: half a side of a patch, and of a wind
 PATCH, SMALL, WINDOW = 128, 48, 64  # pixels: of a patch, of the detector's copy of it, of a window
 KERNEL = 25  # pixels of the detector's filters
 CROP = 5  # scores at each border of a training patch whose window would reach beyond it
+_TILE = 192  # pixels
 _TINY = 1e-12
 # Mean and deviation of grey levels that the authors' files bring; those of the detector serve the
 # orientation estimator, too.
@@ -50,14 +51,23 @@ class Detector(nn.Module):
         return ghh(self.filters(_levelled(images, _DETECTOR_LEVELS)))[:, 0]
 
     def scores(self, image: Tensor) -> Tensor:
-        """The same of one image H x W by Fourier's transform: in half the time where it is large."""
-        x = _levelled(image, _DETECTOR_LEVELS)
-        size = [_good_length(n) for n in x.shape]
+        """The same of one image H x W, by Fourier's transform of tiles: in two thirds of the time."""
+        height, width = (n - KERNEL + 1 for n in image.shape)
+        if min(image.shape) < _TILE:
+            return self(image[None, None])[0]  # type: ignore[no-any-return]
+        step = _TILE - KERNEL + 1
+        rows, columns = -(-height // step), -(-width // step)
+        beyond = (0, columns * step - width, 0, rows * step - height)
+        x = functional.pad(_levelled(image, _DETECTOR_LEVELS), beyond)
+        tiles = x.unfold(0, _TILE, step).unfold(1, _TILE, step)
+        size = (_TILE, _TILE)
         kernels = torch.fft.rfft2(self.filters.weight[:, 0], s=size).conj()  # it correlates
-        found = torch.fft.irfft2(torch.fft.rfft2(x, s=size) * kernels, s=size)
-        height, width = (n - KERNEL + 1 for n in x.shape)
-        maps = found[:, :height, :width] + self.filters.bias[:, None, None]  # type: ignore[index]
-        return ghh(maps[None])[0, 0]
+        found = []
+        for row in tiles:  # what goes around the edge of a tile is cut off
+            maps = torch.fft.irfft2(torch.fft.rfft2(row)[:, None] * kernels, s=size)
+            maps = maps[..., :step, :step] + self.filters.bias[:, None, None]  # type: ignore[index]
+            found.append(ghh(maps)[:, 0].transpose(0, 1).flatten(1))
+        return torch.cat(found)[:height, :width]
 
 
 class Orientation(nn.Module):
@@ -205,15 +215,3 @@ def _by_patch(x: Tensor) -> Tensor:
     """Mean 0, deviation 1; what is flat stays so."""
     centred = x - x.mean(dim=(2, 3), keepdim=True)
     return centred / (centred.square().mean(dim=(2, 3), keepdim=True) + 1.0).sqrt()
-
-
-def _good_length(n: int) -> int:
-    """The next product of 2, 3 and 5, which Fourier's transform is fast for."""
-    while True:
-        rest = n
-        for factor in (2, 3, 5):
-            while rest % factor == 0:
-                rest //= factor
-        if rest == 1:
-            return n
-        n += 1

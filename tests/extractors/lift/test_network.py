@@ -68,8 +68,9 @@ def test_ghh_by_hand(rng):
         assert found[b, k, i] == pytest.approx(expected)
 
 
-def test_the_detector_by_hand(rng):
+def test_the_detector_by_hand(rng, monkeypatch):
     detector = Detector().double()
+    monkeypatch.setattr(module, "_TILE", 30)
     image = rng.uniform(0, 255, (31, 40))
     weights = detector.filters.weight.detach().numpy()[:, 0]
     bias = detector.filters.bias.detach().numpy()
@@ -82,8 +83,10 @@ def test_the_detector_by_hand(rng):
     with torch.no_grad():
         found = detector(given[None, None])[0].numpy()
         fast = detector.scores(given).numpy()
+        small = detector.scores(given[:26, :29]).numpy()
     np.testing.assert_allclose(found, expected)
     np.testing.assert_allclose(fast, expected)
+    np.testing.assert_allclose(small, expected[:2, :5])
 
 
 def test_the_sine_comes_first(rng):
