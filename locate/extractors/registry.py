@@ -112,6 +112,7 @@ EXTRACTORS: dict[str, Entry | Callable[..., Extractor]] = {
     "unsuperpoint": _from_nothing("unsuperpoint", "UnsuperPoint"),
     "sekd": _from_nothing("sekd", "SEKD"),
     "lfnet": _from_nothing("lfnet", "LFNet"),
+    "lift": _from_nothing("lift", "Lift"),
 }
 
 
