@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from locate.extractors.blocks.detection import Derivatives, pairs_within
+from locate.extractors.blocks.grids import Grid
 from locate.pixels import resize_points
 from locate.types import Array
 
@@ -84,6 +85,19 @@ def to_corners(points: Array, image: Array, distance: float) -> tuple[Array, Arr
     nearest = other[order][first]
     own = np.sort(np.unique(nearest, return_index=True)[1])
     return kept[own], there[nearest[own]]
+
+
+def strongest_of_cells(
+    image: Array, grid: Grid, shape: tuple[int, int]
+) -> tuple[Array, Array, Array]:
+    """Of each cell of a map h x w = `shape`, row by row, the strongest corner that an image H x W x 3
+    uint8 has in it: the K numbers of cells that have one, K x 2 places (x, y) in pixels, K strengths."""
+    points, _, strengths = corners(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (1.0,))
+    columns, rows = np.rint((points - grid.offset) / grid.stride).astype(np.int64).T
+    inside = (columns >= 0) & (columns < shape[1]) & (rows >= 0) & (rows < shape[0])
+    order = np.flatnonzero(inside)[np.argsort(-strengths[inside], kind="stable")]
+    cells, first = np.unique(rows[order] * shape[1] + columns[order], return_index=True)
+    return cells, points[order[first]], strengths[order[first]]
 
 
 def distinct(points: Array, side: float) -> Array:

@@ -1,5 +1,6 @@
 """DELF as an extractor: an image pyramid, the best-attended cells, 40 numbers for each (Noh et al., ICCV
-2017, sections 3.3 and 4). A feature lies in the middle of its cell, so tolerances have to be wide."""
+2017, sections 3.3 and 4). The paper's feature lies in the middle of its cell, of 16 pixels and more;
+here the image's strongest corner in the cell places it, and where there is none it stays there."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from locate.extractors.backbones.registry import create_backbone, load_backbone
 from locate.extractors.base import ExtractorInfo, Size, no_features, require_positive
+from locate.extractors.blocks.corners import strongest_of_cells
 from locate.extractors.blocks.detection import resize_image, to_input
 from locate.extractors.blocks.inference import default_device, for_use, scaled, sizes_of
 from locate.extractors.bundled import BUNDLED
@@ -50,14 +52,17 @@ class Delf:
         max_keypoints: int = 1000,  # the best-attended are kept
         max_side: int = 512,  # the image is shrunk to at most this many pixels along its long side
         iou: float = 1.0,
+        at_corners: bool = True,  # the strongest corner in its cell places a feature; False: its middle
     ) -> None:
         require_positive(max_keypoints=max_keypoints, max_side=max_side)
         self.device = default_device()
         self._network = for_use(network, self.device)
         self._max_keypoints = max_keypoints
         self._iou = iou
+        self._at_corners = at_corners
         self.max_side = max_side
         used = {"max_keypoints": max_keypoints, "max_side": max_side, "iou": iou}
+        used["at_corners"] = at_corners
         info = ExtractorInfo(SYSTEM, weights_hash, {**settings, **used}, 0, len(network.components))
         self.info = replace(info, ratio=RATIO, verification=AFFINE, max_error=MAX_ERROR)
 
@@ -116,6 +121,10 @@ class Delf:
         index = np.flatnonzero(inside)
         best = index[np.argsort(-scores[index], kind="stable")[: self._max_keypoints]]
         flat = features.reshape(len(features), -1).T
+        if self._at_corners:
+            shape = (attention.shape[-2], attention.shape[-1])
+            cells, points, _ = strongest_of_cells(pixels, self._network.grid, shape)
+            centres[cells] = points
         return centres[best], scores[best], flat[torch.from_numpy(best).to(flat.device)]
 
     def _select(self, points: Array, scores: Array, sides: Array) -> Array:

@@ -14,17 +14,17 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from locate.errors import InputError, UnknownNameError
-from locate.extractors.blocks.corners import corners
+from locate.extractors.blocks.corners import strongest_of_cells
 from locate.extractors.blocks.inference import channels_last
 from locate.extractors.unsuperpoint import losses as terms
 from locate.extractors.unsuperpoint.network import (
     CELL,
+    GRID,
     SYSTEM,
     Points,
     UnsuperPointNetwork,
@@ -193,16 +193,12 @@ def strongest_corners(image: Array) -> tuple[Array, Array]:
     """Of each of M cells of an image H x W x 3 uint8, row by row, the place of its strongest corner,
     across the cell from 0 to 1, M x 2 float32, NaN where there is none; and its rank by strength, from 1
     for the strongest of all down towards 0, 0 where there is none."""
-    rows, columns = image.shape[0] // CELL, image.shape[1] // CELL
-    places = np.full((rows * columns, 2), np.nan, np.float32)
-    ranks = np.zeros(rows * columns, np.float32)
-    points, _, strengths = corners(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (1.0,))
-    order = np.argsort(strengths, kind="stable")  # the strongest is written last
-    within = (points[order] + 0.5) / CELL
-    cell = np.floor(within).astype(np.int64)
-    number = cell[:, 1] * columns + cell[:, 0]
-    places[number] = within - cell
-    ranks[number] = (np.arange(len(order)) + 1) / max(len(order), 1)
+    shape = image.shape[0] // CELL, image.shape[1] // CELL
+    places = np.full((shape[0] * shape[1], 2), np.nan, np.float32)
+    ranks = np.zeros(len(places), np.float32)
+    cells, points, strengths = strongest_of_cells(image, GRID, shape)
+    places[cells] = (points + 0.5) / CELL % 1
+    ranks[cells] = (strengths.argsort().argsort() + 1) / max(len(cells), 1)
     return places, ranks
 
 

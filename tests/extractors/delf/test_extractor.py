@@ -11,6 +11,7 @@ from torch.autograd import gradcheck
 from locate.errors import InputError, WeightsError
 from locate.extractors.backbones.registry import create_backbone
 from locate.extractors.base import Extractor
+from locate.extractors.blocks.corners import corners
 from locate.extractors.delf.extractor import Delf, box_overlap, build, start
 from locate.extractors.delf.losses import (
     attended_feature,
@@ -19,7 +20,7 @@ from locate.extractors.delf.losses import (
     pooled_feature,
 )
 from locate.extractors.delf.network import Attention, DelfNetwork
-from locate.extractors.weights import Record, save_weights
+from locate.extractors.weights import Record, load_weights, save_weights
 
 pytestmark = pytest.mark.usefixtures("float32")  # compared digit by digit
 
@@ -129,7 +130,7 @@ class _Pixels(DelfNetwork):
 def test_features_lie_in_the_middle_of_what_they_see(factor):
     """A red spot on one cell, x and y different; also when the image is twice as large as is
     looked at. Half a cell, x for y, or a forgotten scale would be 8 px or more."""
-    extractor = Delf(_Pixels(), "x", {}, max_side=256, max_keypoints=1)
+    extractor = Delf(_Pixels(), "x", {}, max_side=256, max_keypoints=1, at_corners=False)
     image = np.zeros((192 * factor, 256 * factor, 3), np.uint8)
     x, y = 7, 4
     image[16 * y * factor : 16 * (y + 1) * factor, 16 * x * factor : 16 * (x + 1) * factor, 0] = 255
@@ -208,7 +209,7 @@ def test_seven_sizes_from_a_quarter_to_the_double(texture, most):
     points, scores, columns = np.array(points), np.array(scores), np.array(columns)
     best = np.argsort(-scores, kind="stable")[:most]
     expected = network.shorten(torch.from_numpy(columns[best])).detach().numpy()
-    found = Delf(network, digest, {}, max_keypoints=most).extract(image).features
+    found = Delf(network, digest, {}, max_keypoints=most, at_corners=False).extract(image).features
     assert len(found) == len(best)
     np.testing.assert_allclose(found.scores, scores[best], atol=1e-4)
     same = np.abs(np.diff(scores[best], append=0)) > 1e-5  # those whose place in the order is sure
@@ -253,6 +254,7 @@ def test_weights_round_trip(tmp_path, texture):
         network.threshold.fill_(0.1)
     record = Record(system="delf", settings={"backbone": "lite0", "dim": 40})
     save_weights(tmp_path / "d.safetensors", network.state_dict(), record)
+    network.load_state_dict(load_weights(tmp_path / "d.safetensors")[0])  # rounded to float16
     image = texture((128, 96))
     a = Delf(network, digest, {}).extract(image).features
     loaded = Delf.from_pretrained(tmp_path / "d.safetensors")
@@ -292,3 +294,24 @@ def test_the_papers_backbone_runs(tmp_path):
 def test_limits_that_make_no_sense(wrong):
     with pytest.raises(InputError, match="must be at least 1"):
         Delf(start()[0], "-", {}, **wrong)
+
+
+def test_the_strongest_corner_of_a_cell_places_its_feature(texture):
+    image = texture((160, 128), seed=2)
+    network, digest = start()
+    middle, placed = (
+        Delf(network, digest, {}, at_corners=at).extract(image).features for at in (False, True)
+    )
+    assert np.array_equal(middle.descriptors, placed.descriptors)
+    assert np.array_equal(middle.scores, placed.scores)
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    points, _, strengths = corners(grey, (1.0,))
+    seen = 0
+    for was, now in zip(middle.keypoints, placed.keypoints, strict=True):
+        if not np.allclose((was - 7.5) % 16, 0, atol=1e-3):  # of another level
+            continue
+        inside = (np.abs(points - was) <= 8).all(axis=1)
+        if inside.any():
+            best = points[inside][strengths[inside].argmax()]
+            seen += np.allclose(now, best, atol=1e-3)
+    assert seen > 30

@@ -1,0 +1,36 @@
+"""Every published system that is ready, through all that a user does: index, query, map, pose."""
+
+from __future__ import annotations
+
+import pytest
+
+import locate
+from locate.extractors import bundled
+from tests.helpers.small_town import errors, queries_of, small_town
+
+PUBLISHED = ("superpoint", "unsuperpoint", "sekd", "lift", "lfnet", "ur2kid", "delf", "d2net")
+# The others are not trained, or match too vaguely for a map before they are.
+READY = [name for name in PUBLISHED if name in bundled.BUNDLED or name == "ur2kid"]
+
+
+@pytest.mark.parametrize("name", READY)
+def test_index_query_map_pose(name, tmp_path_factory, tmp_path):
+    town, _ = small_town(tmp_path_factory)
+    photos = town.root / "landmarks"
+    query = queries_of(town)[sorted(queries_of(town))[0]]
+    landmark = next(s.landmark for s in town.shots if s.file.endswith(query.path.name))
+    extractor = name if name == "ur2kid" else f"gem+{name}"
+    report = locate.build_index(photos, tmp_path / "db", extractor=extractor, label_from="parent")
+    assert report.added == 10
+    with locate.open(tmp_path / "db") as database:
+        answer = database.query(query.path, top=3)
+    assert answer.best.label == landmark
+    assert answer.best.inliers > 20
+    model = town.root / "colmap"
+    locate.import_map(model, photos, tmp_path / "map", extractor=extractor, metric=True)
+    with locate.Localizer(tmp_path / "map") as localizer:
+        pose = localizer.localize(query.path, query.camera)
+    assert pose.verdict == "localized"
+    apart, degrees = errors(pose, query.truth)
+    assert apart < 0.05
+    assert degrees < 2
