@@ -130,7 +130,7 @@ def test_what_is_wrong_with_another_package_is_said_when_it_is_named(package):
 
 def test_a_recipe_of_another_package(package):
     assert create_recipe("tiles", {"size": 4}).size == 4
-    with pytest.raises(UnknownNameError, match="delf, steered, steered-narrow, tiles, ur2kid"):
+    with pytest.raises(UnknownNameError, match=r"delf, .*steered-narrow, .*tiles, .*ur2kid"):
         create_recipe("surf")
 
 

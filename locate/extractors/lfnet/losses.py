@@ -49,10 +49,12 @@ def image_loss(score: Tensor, target: Tensor, seen: Tensor) -> Tensor:
     return masked_mean((score - target) ** 2, seen)
 
 
-def geometry_losses(maps: Maps, other: Maps, field: Field) -> tuple[Tensor, Tensor]:
-    """The two parts of L_geom, means over seen pixels: |theta_i - theta_j|^2 of (cos, sin), that of j
-    turned back by the local rotation; (log s_i - log s_j)^2, that of j divided by the local scale and
-    clipped to the range of scales."""
+def geometry_losses(
+    maps: Maps, other: Maps, field: Field, counted: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The two parts of L_geom, means over the pixels counted (B x H x W bool): |theta_i - theta_j|^2 of
+    (cos, sin), that of j turned back by the local rotation; (log s_i - log s_j)^2, that of j divided by
+    the local scale and clipped to the range of scales."""
     shape = (maps.score.shape[-2], maps.score.shape[-1])
     there = nearest(field.where.flatten(2).mT, shape)
     cos_j, sin_j = look(other.orientation, there).unbind(2)
@@ -61,7 +63,8 @@ def geometry_losses(maps: Maps, other: Maps, field: Field) -> tuple[Tensor, Tens
     apart = ((maps.orientation - back.view_as(maps.orientation)) ** 2).sum(dim=1)
     log_there = look(other.scale[:, None], there).log().view_as(maps.scale)
     wanted = (log_there - field.log_scale()).clamp(-LOG_RANGE, LOG_RANGE)
-    return masked_mean(apart, field.seen), masked_mean((maps.scale.log() - wanted) ** 2, field.seen)
+    scales = (maps.scale.log() - wanted) ** 2
+    return masked_mean(apart, counted), masked_mean(scales, counted)
 
 
 def pair_loss(descriptors: Tensor, targets: Tensor, seen: Tensor) -> Tensor:

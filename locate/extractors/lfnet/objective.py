@@ -51,6 +51,7 @@ def losses_of(
     counts: Counts,
     weights: Weights,
     margin: float,
+    dense: bool,
 ) -> dict[str, Tensor]:
     """Scalars by name, "loss" the sum of L_det, from which the detector alone learns, and L_tri, from
     which the descriptor alone does; both directions averaged.
@@ -59,16 +60,17 @@ def losses_of(
         images: 2 P x 1 x H x W of 0 to 1, a and b of each pair in turn.
         matched: 2 P bool, of two photos, for which the field is known around points alone.
         margin: C of L_tri.
+        dense: L_geom of all pixels, not of keypoints alone.
     """
     maps = network(images)
     others = Maps(*(swapped(part) for part in maps.detached()))
     with torch.autocast(images.device.type, enabled=False):
         target = clean_target(others.score, field, matched, counts.keypoints)
         image = terms.image_loss(maps.score, target, field.seen)
-        orientation, scale = terms.geometry_losses(maps, others, field)
-        points = chosen(
-            detect(maps, field.seen, counts.keypoints, network.strength), counts.described
-        )
+        found = detect(maps, field.seen, counts.keypoints, network.strength)
+        counted = field.seen if dense else marked(found, field.seen)
+        orientation, scale = terms.geometry_losses(maps, others, field, counted)
+        points = chosen(found, counts.described)
         places = field.bring(points.points.detach(), points.pixels)
         crops = cut(maps.image, points.points, points.scales, points.orientations)
         with torch.no_grad():
@@ -110,6 +112,12 @@ def clean_target(score: Tensor, field: Field, matched: Tensor, count: int) -> Te
     frame = inner((score.shape[-2], score.shape[-1]), score.device)
     warped = terms.warped(torch.where(own, terms.redrawn(score * frame, count), score), field)
     return terms.redrawn(torch.where(own & (warped < _CLEAN), 0, warped), count)
+
+
+def marked(points: Keypoints, like: Tensor) -> Tensor:
+    """B x H x W bool, true at the pixels of keypoints."""
+    found = torch.zeros_like(like).flatten(1)
+    return found.scatter(1, points.pixels, points.scores > 0).view_as(like)
 
 
 def chosen(points: Keypoints, count: int) -> Keypoints:

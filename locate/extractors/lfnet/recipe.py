@@ -73,6 +73,8 @@ class LFNetRecipe(Recipe[LFNetwork]):
     pair: float = 0.01  # weights of the detector's losses beside L_im
     orientation: float = 0.1
     scale: float = 0.1
+    # L_geom of all pixels that are seen, as in the authors' code, or of keypoints, as in the paper.
+    dense: bool = True
     margin: float = 1.0  # C
     hardest: int = 64  # M: negatives are drawn from so many at the beginning, and
     hardest_at_last: int = 5
@@ -192,7 +194,9 @@ class LFNetRecipe(Recipe[LFNetwork]):
         weights = Weights(self.pair, self.orientation, self.scale)
         counts = Counts(self.keypoints, self.described, hardest)
         field, matched = field_of(batch), batch["matched"]
-        return losses_of(network, batch["images"], field, matched, counts, weights, self.margin)
+        return losses_of(
+            network, batch["images"], field, matched, counts, weights, self.margin, self.dense
+        )
 
     def settings(self) -> dict[str, Any]:
         return {"strength": self.strength}

@@ -96,7 +96,7 @@ def test_geometry_by_hand(rng):
             of_scale.append((np.log(scale[b, y, x]) - wanted) ** 2)
         orientations.append(np.mean(of_turn))
         scales.append(np.mean(of_scale))
-    found = losses.geometry_losses(here, there, field._replace(seen=inside))
+    found = losses.geometry_losses(here, there, field, inside)
     assert found[0].item() == pytest.approx(np.mean(orientations))
     assert found[1].item() == pytest.approx(np.mean(scales))
 

@@ -8,7 +8,7 @@ import torch
 
 from locate.extractors.lfnet import losses
 from locate.extractors.lfnet.correspondence import Field, by_homography, joined
-from locate.extractors.lfnet.detection import cut
+from locate.extractors.lfnet.detection import cut, detect
 from locate.extractors.lfnet.network import LFNetwork, Maps
 from locate.extractors.lfnet.objective import (
     Counts,
@@ -52,12 +52,12 @@ def given():
     return network, images, field
 
 
-def gradients(given, weights=WEIGHTS, margin=1.0):
+def gradients(given, weights=WEIGHTS, margin=1.0, dense=True):
     network, images, field = given
     network.zero_grad(set_to_none=True)
     torch.manual_seed(3)
     none = torch.zeros(2, dtype=torch.bool)
-    found = losses_of(network, images, field, none, COUNTS, weights, margin)
+    found = losses_of(network, images, field, none, COUNTS, weights, margin, dense)
     found["loss"].backward()
     flat = [
         torch.cat([torch.zeros_like(p) if p.grad is None else p.grad for p in map(_flat, ps)])
@@ -150,10 +150,27 @@ def test_targets_have_no_gradient(given):
         target = clean_target(others.score, field, none, 20)
     network.zero_grad(set_to_none=True)
     maps = network(images)
-    parts = losses.geometry_losses(maps, others, field)
+    parts = losses.geometry_losses(maps, others, field, field.seen)
     (losses.image_loss(maps.score, target, field.seen) + sum(parts)).backward()
     found = torch.cat([p.grad.flatten() for p in network.detector.parameters()])
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_geometry_of_keypoints_alone(given):
+    network, images, field = given
+    found, _, _ = gradients(given, dense=False)
+    with torch.no_grad():
+        maps = network(images)
+        others = Maps(*(swapped(part) for part in maps))
+        points = detect(maps, field.seen, 20, 4.0)
+        counted = torch.zeros_like(field.seen)
+        for b, pixels in enumerate(points.pixels):
+            for pixel, score in zip(pixels.tolist(), points.scores[b], strict=True):
+                counted[b, pixel // SIDE, pixel % SIDE] = score > 0
+        expected = losses.geometry_losses(maps, others, field, counted)
+    torch.testing.assert_close((found["orientation"], found["scale"]), expected)
+    dense, _, _ = gradients(given)
+    assert found["scale"] != dense["scale"]
 
 
 def test_swapping():
@@ -190,7 +207,7 @@ def test_right_maps_have_no_loss_and_the_inverse_homography_is_told():
     none = torch.zeros(2, dtype=torch.bool)
     images = torch.rand(2, 1, SIDE, SIDE)
     right, wrong = (
-        losses_of(network, images, field_between(x), none, Counts(99, 20, 5), WEIGHTS, 1.0)
+        losses_of(network, images, field_between(x), none, Counts(99, 20, 5), WEIGHTS, 1.0, True)
         for x in (h, np.linalg.inv(h))
     )
     assert right["orientation"] == pytest.approx(0, abs=1e-6)
@@ -207,12 +224,12 @@ def test_the_same_spot_turned_has_the_same_descriptor(given):
     dots = np.array([(x, y) for x in range(20, 80, 9) for y in range(22, 80, 9)], np.float64)
     network = Oracle(b_from_a, dots, -np.pi / 2, 1.0).eval()
     none = torch.zeros(2, dtype=torch.bool)
-    found = losses_of(network, images, field, none, Counts(40, 30, 3), WEIGHTS, 1.0)
+    found = losses_of(network, images, field, none, Counts(40, 30, 3), WEIGHTS, 1.0, True)
     assert found["points"] == 30
     assert found["pair"] == pytest.approx(0, abs=1e-5)
     for turn, grown in ((0.0, 1.0), (-np.pi / 2, 1.3)):  # orientations or scales disagree
         network = Oracle(b_from_a, dots, turn, grown).eval()
-        found = losses_of(network, images, field, none, Counts(40, 30, 3), WEIGHTS, 1.0)
+        found = losses_of(network, images, field, none, Counts(40, 30, 3), WEIGHTS, 1.0, True)
         assert found["pair"] > 1e-3
 
 
