@@ -153,12 +153,9 @@ class SEKDRecipe(Recipe[SEKDNetwork]):
             return {"images": grey, **named}
         border = self._keypoints.border()
         dotted = [
-            _dots(valid, view, points, shape, border)
+            _dots(view, points, shape, border, (self.width, self.height))
             for pair, points, shape in zip(pairs, keypoints, photos, strict=True)
-            for valid, view in (
-                (pair.valid_a, pair.a_from_image),
-                (pair.valid_b, pair.b_from_image),
-            )
+            for view in (pair.a_from_image, pair.b_from_image)
         ]
         points_in, judged = (torch.from_numpy(np.stack(part)) for part in zip(*dotted, strict=True))
         b_from_a = torch.from_numpy(np.stack([pair.b_from_a for pair in pairs])).float()
@@ -235,17 +232,20 @@ def _among(valid: Array, points: Array) -> Array:
 
 
 def _dots(
-    valid: Array, view_from_photo: Array, points: Array, shape: tuple[int, int], border: int
+    view_from_photo: Array,
+    points: Array,
+    shape: tuple[int, int],
+    border: int,
+    size: tuple[int, int],
 ) -> tuple[Array, Array]:
-    """The pixels of a view that are nearest to a keypoint, H x W bool, and those that are judged:
-    what shows the photo, but for the border of `shape` (height, width) in which none is looked for."""
+    """The pixels of a view of `size` (width, height) that are nearest to a keypoint, H x W bool, and
+    those that are judged: what shows the photo, of `shape` (height, width), but for its border, in
+    which none was looked for."""
     inner = np.zeros(shape, np.uint8)
     inner[border : shape[0] - border, border : shape[1] - border] = 1
-    size = (valid.shape[1], valid.shape[0])
     judged = cv2.warpPerspective(inner, view_from_photo, size, flags=cv2.INTER_NEAREST) > 0
-    judged &= valid
     there = apply_homography(view_from_photo, points)
     x, y = np.rint(there[_among(judged, there)]).astype(np.int64).T
-    dots = np.zeros_like(valid)
+    dots = np.zeros_like(judged)
     dots[y, x] = True
     return dots, judged
