@@ -97,6 +97,21 @@ def test_slopes_of_the_triplet_losses(rng, loss):
         check_slope(value, a, at)
 
 
+def test_the_softmax_loss_by_hand(rng):
+    a, b, counted = described(rng)
+    terms = []
+    for one, other, there in zip(a, b, counted, strict=True):
+        known = np.flatnonzero(there)
+        raised = np.exp(one[known] @ other[known].T / 0.2)
+        for i in range(len(known)):
+            terms += [raised[i, i] / raised[i].sum(), raised[i, i] / raised[:, i].sum()]
+    found = losses.softmax_loss(*torched(a, b, counted), 0.2)
+    assert found.item() == pytest.approx(-np.log(terms).mean())
+    b, counted = torched(b, counted)
+    for at in ((0, 2, 1), (1, 0, 3), (1, 6, 2)):
+        check_slope(lambda x: losses.softmax_loss(x, b, counted, 0.2), a, at)
+
+
 def test_nothing_to_learn_is_no_error():
     a = torch.ones(1, 2, 3, requires_grad=True)
     counted = torch.zeros(1, 2, dtype=torch.bool)
@@ -104,6 +119,9 @@ def test_nothing_to_learn_is_no_error():
         found = loss(*losses.rivals(losses.distances(a, a), counted), counted)
         assert found.item() == 0
         found.backward()
+    found = losses.softmax_loss(a, a, counted)
+    found.backward()
+    assert found.item() == 0
     assert torch.isfinite(a.grad).all()  # nor is the root's slope at distance 0
 
 

@@ -146,12 +146,12 @@ def test_points_of_both_views_correspond(recipe):
     assert on / total > 0.95
 
 
-def test_no_pixel_is_judged_where_no_keypoint_was_looked_for(recipe, monkeypatch):
+def test_no_pixel_is_judged_where_no_keypoint_was_looked_for():
     """Views that show the whole photo and more: the band along its edges is left out."""
     inner = np.zeros((64, 80), np.bool_)
     inner[9:55, 9:71] = True
     points = np.array([[12.0, 20], [70, 9], [75, 20]])
-    dots, judged = module._dots(np.ones_like(inner), np.eye(3), points, (64, 80), 9)
+    dots, judged = module._dots(np.eye(3), points, (64, 80), 9, (80, 64))
     np.testing.assert_array_equal(judged, inner)
     assert sorted(np.argwhere(dots).tolist()) == [[9, 70], [20, 12]]
 
@@ -231,6 +231,7 @@ def test_what_each_stage_teaches(recipe):
 
 def test_the_descriptor_loss_of_a_batch(recipe):
     """Pairs and sides are told apart: a is every second view."""
+    recipe.triplet = "ratio"
     network, stage = begun(recipe, 0)
     batch = recipe.batch(stage, generator(0, 0, 1))
     network.eval()
@@ -295,7 +296,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(folder, tmp_path)
             for file in (out / "cache").glob("*.npy"):
                 file.unlink()
     assert run.finished
-    assert part > 3
+    assert part > 2
     assert equal(network.state_dict(), whole.state_dict())
 
 
@@ -304,7 +305,7 @@ def test_trained_weights_extract(recipe, tmp_path, texture):
     path = tmp_path / "w.safetensors"
     save_weights(path, recipe.tensors(network), Record("sekd", recipe.settings()))
     features = SEKD.from_pretrained(path, threshold=0.0).extract(texture((160, 128))).features
-    assert len(features) > 50
+    assert len(features) > 20
 
 
 def test_a_folder_of_nothing_usable(tmp_path):
