@@ -1,12 +1,14 @@
 """Scenes and landmarks that no training has seen, with poses from our own maps of them: pseudo ground truth,
 by RootSIFT with 8,192 keypoints a photo (`locate build-map --extractor gem+sift`). It is exact to a
 fraction of what photos of 500 pixels allow, not more, and it is of photos that RootSIFT can put together:
-what is better than RootSIFT there may be better by more.
+what is better than RootSIFT there may be better by more. The photos of a scene are all of one camera, which is
+told by EXIF; of web photos those are left out whose lens came out as none that there is, and whole maps
+that are uncertain.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -14,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import poselib
 import pycolmap
+from PIL import Image
 
 from benchmarks.common.differences import Row
 from benchmarks.common.held_out import places_of
@@ -57,28 +60,57 @@ class Truth:
 
 
 def scenes_with_poses(data: Path, work: Path) -> Iterator[Truth]:
-    """Those whose map has enough photos; `work` keeps the maps."""
+    """Those whose map is a good one of enough photos; `work` keeps the maps."""
     for folder, kind in _KINDS.items():
         for place, photos in places_of(data, folder).items():
-            out = work / f"maps-{_KEYPOINTS}" / folder / place
-            none = out.with_suffix(".none")
-            if len(photos) < _PHOTOS or none.exists():
+            if len(photos) < _PHOTOS:
                 continue
-            try:
-                if not MapFolder(out).exists():
-                    sift = registry.create("gem+sift", {"max_keypoints": _KEYPOINTS})
-                    build_map(out, images=data / "train" / folder / place, extractor=sift)
-            except LocateError as error:  # no two photos can be put together
-                none.write_text(str(error))
-                continue
-            truth = _truth(kind, place, data / "train" / folder / place, out)
-            if len(truth.scene.photos) >= _PHOTOS:
-                yield truth
+            home = work / f"maps-{_KEYPOINTS}" / folder / place
+            out = _mapped(home / "map", photos[0].parent)
+            if out is not None and kind == "scene":  # by one photographer
+                model = MapFolder(out).read_model()
+                focals = [c.params[0] / max(c.width, c.height) for c in model.cameras.values()]
+                tagged = tag_camera(photos, home / "photos", float(np.median(focals)))
+                out = _mapped(home / "map-one-camera", tagged)
+            if out is not None and MapFolder(out).read_record().doubt is None:
+                truth = _truth(kind, place, photos[0].parent, out)
+                if len(truth.scene.photos) >= _PHOTOS:
+                    yield truth
+
+
+def _mapped(out: Path, images: Path) -> Path | None:
+    """A map, or None where no two photos can be put together; either is remembered."""
+    none = out.with_suffix(".none")
+    if not (MapFolder(out).exists() or none.exists()):
+        sift = registry.create("gem+sift", {"max_keypoints": _KEYPOINTS})
+        try:
+            build_map(out, images=images, extractor=sift)
+        except LocateError as error:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            none.write_text(str(error))
+    return None if none.exists() else out
+
+
+def tag_camera(photos: Sequence[Path], folder: Path, focal: float) -> Path:
+    """Copies of JPEG files, pixel for pixel, whose EXIF says that one camera took them all, with this
+    focal length in long sides of the photo; `folder`."""
+    exif = Image.Exif()
+    exif[271], exif[272] = "locate", "one camera"
+    exif.get_ifd(0x8769)[0xA405] = round(36 * focal)  # FocalLengthIn35mmFilm
+    told = exif.tobytes()
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in photos:
+        stored = path.read_bytes()
+        segment = b"\xff\xe1" + (len(told) + 2).to_bytes(2) + told
+        (folder / path.name).write_bytes(stored[:2] + segment + stored[2:])
+    return folder
 
 
 def _truth(kind: str, place: str, folder: Path, out: Path) -> Truth:
     model = MapFolder(out).read_model()
-    images = sorted((model.images[i] for i in model.reg_image_ids()), key=lambda im: str(im.name))
+    every = (model.images[i] for i in model.reg_image_ids())
+    believed = (image for image in every if _is_lens(model.cameras[image.camera_id]))
+    images = sorted(believed, key=lambda image: str(image.name))
     photos = tuple(
         PosedPhoto(
             Path(image.name).name,
@@ -94,6 +126,14 @@ def _truth(kind: str, place: str, folder: Path, out: Path) -> Truth:
     queries = frozenset(photo.name for photo in photos[EVERY // 2 :: EVERY])
     scene = Scene(place, "colmap", photos, queries, metric=False)
     return Truth(kind, scene, scene_depth(model), shared)
+
+
+def _is_lens(camera: pycolmap.Camera) -> bool:
+    """Whether it came out as one that there is: if not, its pose is not to be believed either. By the
+    focal length in long sides, and how far it bends the middle of a short edge of the photo (COLMAP's
+    SIMPLE_RADIAL: r (1 + k r^2))."""
+    focal = camera.params[0] / max(camera.width, camera.height)
+    return bool(0.5 < focal < 3 and abs(camera.params[-1]) * (0.5 / focal) ** 2 < 0.1)
 
 
 def pair_scores(extractor: Extractor, data: Path, work: Path) -> list[Row]:

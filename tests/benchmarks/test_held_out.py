@@ -12,9 +12,12 @@ import pytest
 from benchmarks.common.differences import Row, error_table
 from benchmarks.common.held_out import places_of
 from benchmarks.common.held_out_retrieval import retrieval_scores, write_places
-from benchmarks.common.held_out_scenes import relative_pose_error
+from benchmarks.common.held_out_scenes import relative_pose_error, tag_camera
 from locate.datasets.records import PosedPhoto
 from locate.datasets.retrieval import read_retrieval
+from locate.images.focal_length import exif_focal
+from locate.images.reading import read_photo
+from locate.localization.query_camera import device_of
 from locate.training.data.photos import PhotoPool
 from tests.helpers.fake_extractor import FakeExtractor
 
@@ -160,3 +163,16 @@ def test_ratios_of_errors_are_of_the_same_queries():
     for row in found[1::2]:
         assert (row["of sift's"], row["ratio from"], row["ratio to"]) == pytest.approx((0.5,) * 3)
     assert found[0]["median"] == pytest.approx(np.median(errors))
+
+
+def test_photos_of_one_camera_say_so_and_stay_as_they_are(tmp_path, photo_factory):
+    photos = [photo_factory(tmp_path / f"{k}.jpg", (300, 200), k) for k in range(2)]
+    folder = tag_camera(photos, tmp_path / "tagged", 1.25)
+    for path in photos:
+        plain, tagged = read_photo(path), read_photo(folder / path.name)
+        assert np.array_equal(plain.pixels, tagged.pixels)
+        assert exif_focal(plain.info) is None
+        assert exif_focal(tagged.info).pixels == pytest.approx(375, rel=0.05)
+    devices = {device_of(read_photo(path).info) for path in folder.iterdir()}
+    assert len(devices) == 1
+    assert next(iter(devices)).focal_35mm == 45
