@@ -30,9 +30,9 @@ from locate.extractors.lift.network import (
     LiftNetwork,
     build,
 )
-from locate.extractors.precision import precision
 from locate.extractors.weights import load_network
 from locate.pixels import resize_points
+from locate.precision import precision
 from locate.training.data.patches import crop_patches, pyramid
 from locate.types import Array, Extraction, Features
 
