@@ -123,8 +123,8 @@ class Delf:
         flat = features.reshape(len(features), -1).T
         if self._at_corners:
             shape = (attention.shape[-2], attention.shape[-1])
-            cells, points, _ = strongest_of_cells(pixels, self._network.grid, shape)
-            centres[cells] = points
+            filled, points, _ = strongest_of_cells(pixels, self._network.grid, shape)
+            centres[filled] = points
         return centres[best], scores[best], flat[torch.from_numpy(best).to(flat.device)]
 
     def _select(self, points: Array, scores: Array, sides: Array) -> Array:
