@@ -12,10 +12,8 @@ from torch.nn import functional
 
 RATIO = 0.85  # of distances, above which a match is not yet told from its hardest rival
 MARGIN = 0.8
-TEMPERATURE = 0.1  # of cosines
 _SAME = 0.008  # descriptors nearer than this are of one thing, whatever their points say
 _FAR = 10.0  # more than any distance
-_HUGE = 1e4  # a logarithm that is nothing beside any other
 _TINY = 1e-8  # squared distance under a root, whose gradient at 0 is not finite
 
 
@@ -51,22 +49,6 @@ def margin_loss(positive: Tensor, negative: Tensor, counted: Tensor) -> Tensor:
     the pairs."""
     losses = MARGIN + positive - negative
     return _mean_of_pairs(losses, counted & (losses > 0))
-
-
-def softmax_loss(a: Tensor, b: Tensor, counted: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-    """-log of the share that the right one has in the softmax of a_i . b_j / temperature, over the j of
-    its pair and over the i, the mean over all that count (InfoNCE: van den Oord et al., arXiv
-    1807.03748). Not the paper's: see the recipe.
-
-    Args:
-        a, b: corresponding descriptors, B x N x D of length 1.
-        counted: B x N bool.
-    """
-    both = counted[:, :, None] & counted[:, None]
-    alike = (a @ b.mT / temperature).masked_fill(~both, -_HUGE)
-    shares = functional.log_softmax(alike, dim=2) + functional.log_softmax(alike, dim=1)
-    right = shares.diagonal(dim1=1, dim2=2)
-    return -torch.where(counted, right, 0).sum() / (2 * counted.sum().clamp(min=1))
 
 
 def _mean_of_pairs(losses: Tensor, chosen: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from locate.errors import InputError, UnknownNameError
+from locate.extractors.blocks.contrastive import info_nce
 from locate.extractors.blocks.inference import channels_last, default_device
 from locate.extractors.sekd import losses as terms
 from locate.extractors.sekd.keypoints import DETECTED, RANDOM, RELIABLE, Finding, Keypoints
@@ -175,7 +176,7 @@ class SEKDRecipe(Recipe[SEKDNetwork]):
         a, b = read(coarse[0::2], ends[..., :2]), read(coarse[1::2], ends[..., 2:])
         positive, negative = terms.rivals(terms.distances(a, b), counted)
         if self.triplet == SOFTMAX:
-            triplet = terms.softmax_loss(a, b, counted)
+            triplet = info_nce(a, b, counted)
         else:
             loss_of = terms.ratio_loss if self.triplet == RATIO else terms.margin_loss
             triplet = loss_of(positive, negative, counted)

@@ -51,10 +51,46 @@ def correspondence(b_from_a: Tensor, shape: tuple[int, int], near: float = NEAR)
     rows, columns = torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")
     cells = torch.stack((columns, rows), dim=-1).reshape(-1, 2).to(b_from_a)
     centres = GRID.to_image(cells)
-    there = torch.cat((centres, torch.ones_like(centres[:, :1])), dim=1) @ b_from_a.mT
-    ahead = there[..., 2:] > 0  # what lies behind the horizon corresponds to nothing
-    there = there[..., :2] / torch.where(ahead, there[..., 2:], 1)
-    return (torch.cdist(there, centres.expand_as(there)) <= near) & ahead
+    there, ahead = _brought(b_from_a, centres.expand(len(b_from_a), -1, -1))
+    return (torch.cdist(there, centres.expand_as(there)) <= near) & ahead[..., None]
+
+
+def drawn_pairs(
+    b_from_a: Tensor, valid_a: Tensor, valid_b: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A place in every cell of a, drawn evenly, P x M x 2 (x, y) in pixels; where it lies in b,
+    P x M x 2; and whether both show something, P x M bool.
+
+    Args:
+        b_from_a: P x 3 x 3.
+        valid_a, valid_b: P x H x W bool.
+    """
+    height, width = valid_a.shape[-2:]
+    rows, columns = torch.meshgrid(
+        *(torch.arange(side // CELL) for side in (height, width)), indexing="ij"
+    )
+    corners = torch.stack((columns, rows), dim=-1).reshape(1, -1, 2) * CELL - 0.5
+    drawn = torch.rand((len(b_from_a), corners.shape[1], 2)) * CELL
+    here = (corners + drawn).to(b_from_a)
+    there, ahead = _brought(b_from_a, here)
+    return here, there, _shown(valid_a, here) & _shown(valid_b, there) & ahead
+
+
+def _brought(b_from_a: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """P x M x 2 points of a in b, and whether they lie before the horizon: what lies behind it
+    corresponds to nothing."""
+    there = torch.cat((points, torch.ones_like(points[..., :1])), dim=-1) @ b_from_a.mT
+    ahead = there[..., 2:] > 0
+    return there[..., :2] / torch.where(ahead, there[..., 2:], 1), ahead[..., 0]
+
+
+def _shown(valid: Tensor, points: Tensor) -> Tensor:
+    """Whether the pixel at each of P x M x 2 points is there and valid."""
+    height, width = valid.shape[-2:]
+    x, y = points.round().long().unbind(dim=-1)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    index = y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
+    return inside & valid.flatten(1).gather(1, index)
 
 
 def hinge_loss(

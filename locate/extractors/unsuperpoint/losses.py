@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from locate.extractors.blocks.contrastive import info_nce
 from locate.extractors.unsuperpoint.network import CELL, Points
 
 MARGINS = (1.0, 0.2)  # m_p, m_n
@@ -129,6 +130,19 @@ def triplet_loss(
     same = similarity[torch.arange(len(pairs.a)), pairs.b]
     positive, negative = ((2 - 2 * s).clamp(min=_TINY).sqrt() for s in (same, hardest))
     return Loss(functional.relu(positive - negative + margin).sum(), len(pairs.a))
+
+
+def softmax_loss(
+    descriptors_a: Tensor, descriptors_b: Tensor, g: Tensor, pairs: Pairs, near: float = 8.0
+) -> Loss:
+    """InfoNCE of the pairs' descriptors, in place of KP2D's triplets: of b only those that are farther
+    than `near` pixels away are rivals."""
+    if len(pairs.a) == 0:
+        return Loss(descriptors_a.sum() * 0, 0)
+    a, b = descriptors_a[pairs.a][None], descriptors_b[pairs.b][None]
+    apart = (g[pairs.a][:, pairs.b] > near)[None]
+    counted = torch.ones_like(pairs.a, dtype=torch.bool)[None]
+    return Loss(info_nce(a, b, counted, apart=apart) * len(pairs.a), len(pairs.a))
 
 
 def corner_losses(points: Points, places: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,9 +3,9 @@ known homography and light of their own, without any labels.
 
 `variant` "paper" has its four losses; points then tend to be spread evenly, as in every open
 re-implementation. "kp2d" has the mends of KP2D (Tang et al., ICLR 2020): points may reach into
-neighbouring cells, nothing spreads them, cells at the border do not count, and descriptors learn from
-the hardest negative. On few photos it would take days until points leave the middle of their cells; so
-a short first stage of "kp2d", which is ours, teaches each cell where the image's strongest corner lies.
+neighbouring cells, nothing spreads them, cells at the border do not count. On few photos it would take
+days until points leave the middle of their cells; so a short first stage of "kp2d", which is ours,
+teaches each cell where the image's strongest corner lies.
 """
 
 from __future__ import annotations
@@ -66,7 +66,10 @@ class UnsuperPointRecipe(Recipe[UnsuperPointNetwork]):
     descriptor: float = 1.0
     decorrelation: float = 0.03
     positive_weight: float = 250.0  # lambda_d, of "paper"
-    margin: float = 0.2  # of "kp2d"
+    # Of "kp2d": descriptors learn from the hardest rival alone, by this margin, as in its paper. Here
+    # all become alike by it, and so they learn from all rivals at once, see `blocks.contrastive`.
+    hardest: bool = False
+    margin: float = 0.2
     stages: tuple[Stage, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -167,8 +170,11 @@ class UnsuperPointRecipe(Recipe[UnsuperPointNetwork]):
                 a.descriptors, b.descriptors, g, *allowed, self.positive_weight
             )
         else:
-            found["descriptor"] = terms.triplet_loss(
-                a.descriptors, b.descriptors, g, pairs, self.margin
+            described = a.descriptors, b.descriptors, g, pairs
+            found["descriptor"] = (
+                terms.triplet_loss(*described, self.margin)
+                if self.hardest
+                else terms.softmax_loss(*described)
             )
         values = {name: loss.total if self.sums else loss.mean for name, loss in found.items()}
         return values | {"pixels apart": found["position"].mean.detach()}

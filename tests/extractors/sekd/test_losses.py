@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from locate.extractors.blocks.contrastive import info_nce
 from locate.extractors.sekd import losses
 
 
@@ -105,11 +106,11 @@ def test_the_softmax_loss_by_hand(rng):
         raised = np.exp(one[known] @ other[known].T / 0.2)
         for i in range(len(known)):
             terms += [raised[i, i] / raised[i].sum(), raised[i, i] / raised[:, i].sum()]
-    found = losses.softmax_loss(*torched(a, b, counted), 0.2)
+    found = info_nce(*torched(a, b, counted), 0.2)
     assert found.item() == pytest.approx(-np.log(terms).mean())
     b, counted = torched(b, counted)
     for at in ((0, 2, 1), (1, 0, 3), (1, 6, 2)):
-        check_slope(lambda x: losses.softmax_loss(x, b, counted, 0.2), a, at)
+        check_slope(lambda x: info_nce(x, b, counted, 0.2), a, at)
 
 
 def test_nothing_to_learn_is_no_error():
@@ -119,7 +120,7 @@ def test_nothing_to_learn_is_no_error():
         found = loss(*losses.rivals(losses.distances(a, a), counted), counted)
         assert found.item() == 0
         found.backward()
-    found = losses.softmax_loss(a, a, counted)
+    found = info_nce(a, a, counted)
     found.backward()
     assert found.item() == 0
     assert torch.isfinite(a.grad).all()  # nor is the root's slope at distance 0

@@ -13,6 +13,7 @@ from locate.extractors.superpoint.losses import (
     cell_labels,
     correspondence,
     detector_loss,
+    drawn_pairs,
     hinge_loss,
     valid_cells,
 )
@@ -174,3 +175,26 @@ def test_descriptors_are_read_where_points_lie():
     found = describe(torch.from_numpy(coarse)[None], points).numpy()
     np.testing.assert_allclose(found[:, :2] / found[:, 2:], points.numpy())
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1)
+
+
+def test_drawn_pairs_lie_in_their_cells_and_correspond():
+    b_from_a = np.array([[0.9, 0.2, 5], [-0.2, 1.1, 3], [1e-3, 5e-4, 1]])
+    valid_a, valid_b = torch.ones(2, 1, 32, 48, dtype=torch.bool)
+    valid_a[:, :8, 8:16] = False
+    valid_b[:, 20:, :] = False
+    torch.manual_seed(0)
+    here, there, counted = drawn_pairs(torch.from_numpy(b_from_a)[None], valid_a, valid_b)
+    assert here.shape == there.shape == (1, 24, 2)
+    for m, (x, y) in enumerate(here[0].tolist()):
+        assert -0.5 <= x - 8 * (m % 6) <= 7.5
+        assert -0.5 <= y - 8 * (m // 6) <= 7.5
+        u, v, w = b_from_a @ (x, y, 1)
+        assert there[0, m].tolist() == pytest.approx((u / w, v / w))
+        column, row = round(u / w), round(v / w)
+        shown = 0 <= column < 48 and 0 <= row < 20 and m != 1
+        assert bool(counted[0, m]) == shown
+    assert 5 < counted.sum() < 23
+    behind = torch.tensor([[[1.0, 0, 0], [0, 1, 0], [-1, 0, 20]]])
+    _, _, counted = drawn_pairs(behind, *torch.ones(2, 1, 32, 48, dtype=torch.bool))
+    # Beyond x = 20 points of a lie behind the horizon.
+    assert not counted[0, [3, 4, 5, 9, 10, 11]].any()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from locate.errors import InputError
+from locate.errors import InputError, UnknownNameError
 from locate.extractors.recipes import create_recipe
 from locate.extractors.superpoint import recipe as module
 from locate.extractors.superpoint.extractor import SuperPoint
@@ -153,6 +153,23 @@ def test_the_descriptor_head_is_trained_in_the_last_stage_alone(recipe, monkeypa
         assert losses["loss"].item() == pytest.approx(weighed.item(), rel=1e-6)
 
 
+def test_the_papers_hinge_is_a_setting(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_detector", corner_detector)
+    found = {}
+    for name in ("softmax", "hinge"):
+        made = SuperPointRecipe(**SMALL, descriptor_loss=name)
+        made.prepare(folder, tmp_path / "cache")
+        torch.manual_seed(0)
+        network = made.network()
+        stage = made.stages[-1]
+        made.begin(network, stage)
+        losses = made.losses(network, made.batch(stage, generator(0, 0, 0)), stage)
+        losses["descriptor"].backward()
+        assert network.convDb.weight.grad.abs().sum() > 0
+        found[name] = losses["descriptor"].item()
+    assert found["hinge"] != found["softmax"]
+
+
 def test_masked_cells_do_not_teach(recipe):
     stage = recipe.stages[0]
     network = recipe.network().eval()
@@ -185,3 +202,5 @@ def test_settings_that_make_no_sense_are_refused():
     for wrong in ({"width": 100}, {"batch_size": 3}, {"rounds": 0}, {"labels": 0}):
         with pytest.raises(InputError, match="superpoint"):
             create_recipe("superpoint", wrong)
+    with pytest.raises(UnknownNameError, match="descriptor_loss"):
+        create_recipe("superpoint", {"descriptor_loss": "triplet"})

@@ -200,3 +200,25 @@ def test_corner_losses_by_hand(rng):
     (distance + rank).backward()
     assert r.grad.isfinite().all()
     assert not r.grad[0, 1].any()
+
+
+def test_the_softmax_loss_by_hand(rng):
+    """Points nearer than 8 px are no rivals."""
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in rng.normal(size=(2, 6, 4)))
+    g = rng.uniform(0, 30, (6, 6))
+    i, j = np.array([0, 2, 3, 5]), np.array([1, 0, 4, 4])
+    pairs = losses.Pairs(*torched(i, j, g[i, j]))
+    found = losses.softmax_loss(*torched(a, b, g), pairs)
+    total = 0.0
+    for k in range(4):
+        for one in (0, 1):
+            exponents = []
+            for other in range(4):
+                m, n = (k, other) if one == 0 else (other, k)
+                if other == k or g[i[m], j[n]] > 8:
+                    exponents.append(np.exp(a[i[m]] @ b[j[n]] / 0.1))
+            total -= np.log(np.exp(a[i[k]] @ b[j[k]] / 0.1) / sum(exponents))
+    assert found.terms == 4
+    assert found.mean.item() == pytest.approx(total / 8, rel=1e-5)
+    none = losses.Pairs(*torched(np.zeros(0, int), np.zeros(0, int), np.zeros(0)))
+    assert losses.softmax_loss(*torched(a, b, g), none).mean == 0
