@@ -38,7 +38,7 @@ from pipelines.mapping.build import build_map
 
 AUC = (5, 10, 20)  # degrees
 PAIRS, SHARED = 30, 20  # pairs of a scene at most, points that both photos of one see at least
-EVERY = 4  # so-manieth photo is a query
+FOLDS = 3  # of the photos of a scene, each localized in a map of the others
 FAILED = (
     100.0,
     180.0,
@@ -123,8 +123,7 @@ def _truth(kind: str, place: str, folder: Path, out: Path) -> Truth:
     seen = [{p.point3D_id for p in image.get_observation_points2D()} for image in images]
     ends = combinations(range(len(images)), 2)
     shared = {(i, j): len(seen[i] & seen[j]) for i, j in ends}
-    queries = frozenset(photo.name for photo in photos[EVERY // 2 :: EVERY])
-    scene = Scene(place, "colmap", photos, queries, metric=False)
+    scene = Scene(place, "colmap", photos, frozenset(), metric=False)
     return Truth(kind, scene, scene_depth(model), shared)
 
 
@@ -212,16 +211,19 @@ def _poselib_camera(camera: pycolmap.Camera) -> dict[str, object]:
 
 
 def pose_scores(extractor: Extractor, data: Path, work: Path) -> list[Row]:
-    """A row a query, localized as `locate evaluate localization` does in a map of the photos that are
-    none, with their poses given, and its true camera."""
+    """A row a photo, localized as `locate evaluate localization` does, with its true camera, in a map of
+    the photos of the other folds on their poses."""
     rows = []
     for truth in scenes_with_poses(data, work) if extractor.info.local_dim else ():
+        asked: list[PosedPhoto] = []
+        found: list[Array | None] = []
         with MapMaker(extractor) as make:
-            for queries, mapped in splits(truth.scene, "queries"):
+            for queries, mapped in splits(truth.scene, folds=FOLDS):
                 localize = make(truth.scene, mapped)
-                found = [localize(query.path, query.camera) for query in queries]
-                errors = pose_errors(found, [query.cam_from_world for query in queries])
-        for query, position, degrees in zip(queries, *errors, strict=True):
+                asked += queries
+                found += [localize(query.path, query.camera) for query in queries]
+        errors = pose_errors(found, [query.cam_from_world for query in asked])
+        for query, position, degrees in zip(asked, *errors, strict=True):
             name = f"{truth.scene.name}/{query.name}"
             values = {
                 "position, % of depth": min(100 * float(position) / truth.depth, FAILED[0]),
