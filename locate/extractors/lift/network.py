@@ -25,6 +25,10 @@ PATCH, SMALL, WINDOW = 128, 48, 64  # pixels: of a patch, of the detector's copy
 KERNEL = 25  # pixels of the detector's filters
 CROP = 5  # scores at each border of a training patch whose window would reach beyond it
 _TILE = 192  # pixels
+_BLOB, _GAIN = (
+    2.2,
+    3.0,
+)  # pixels, of the Gaussian whose blobs agree best; sum of a filter's magnitudes
 _TINY = 1e-12
 # Mean and deviation of grey levels that the authors' files bring; those of the detector serve the
 # orientation estimator, too.
@@ -45,6 +49,20 @@ class Detector(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.filters = nn.Conv2d(1, 16, KERNEL)
+
+    def start_with_blobs(self) -> None:
+        """Where a short training sets out from: the size of a Laplacian of a Gaussian's answer, as SIFT's
+        keypoints have it, and a little of everything else that has no answer to what is flat."""
+        offsets = torch.arange(KERNEL) - KERNEL // 2
+        squares = offsets[:, None] ** 2 + offsets**2
+        ratio = squares / (2 * _BLOB**2)
+        blob = (1 - ratio) * torch.exp(-ratio)
+        with torch.no_grad():
+            weights, bias = self.filters.weight, self.filters.bias
+            weights *= 0.1
+            weights[:2, 0] += torch.stack((blob, -blob)) * _GAIN / blob.abs().sum()
+            weights -= weights.mean(dim=(2, 3), keepdim=True)
+            bias.zero_()  # type: ignore[union-attr]
 
     def forward(self, images: Tensor) -> Tensor:
         """B x 1 x H x W -> scores B x H - 24 x W - 24; (0, 0) is the pixel (12, 12)."""

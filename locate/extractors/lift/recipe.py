@@ -62,10 +62,10 @@ class LiftRecipe(Recipe[LiftNetwork]):
 
     system = SYSTEM
     stages = (
-        Stage(DESCRIBE, steps=6000, learning_rate=2e-3),
-        Stage(ORIENT, steps=6000, learning_rate=1e-3),
-        Stage(OVERLAP, steps=6000, learning_rate=1e-3),
-        Stage(DETECT, steps=1500, learning_rate=2e-4),
+        Stage(DESCRIBE, steps=8000, learning_rate=2e-3),
+        Stage(ORIENT, steps=3000, learning_rate=1e-3),
+        Stage(OVERLAP, steps=4000, learning_rate=3e-4),
+        Stage(DETECT, steps=1000, learning_rate=1e-4),
     )
 
     _: KW_ONLY
@@ -74,6 +74,7 @@ class LiftRecipe(Recipe[LiftNetwork]):
     pooled: bool = True  # these three: see `LiftNetwork`
     published: bool = False
     by_patch: bool = True
+    blobs: bool = True  # the detector starts with filters of blobs; the paper's are random
     form: str = TRIPLET  # these five: see `Objective`
     margin: float = 1.0
     turn: float = 1.0
@@ -114,7 +115,10 @@ class LiftRecipe(Recipe[LiftNetwork]):
         )
 
     def network(self) -> LiftNetwork:
-        return channels_last(LiftNetwork(**self.settings()), torch.device("cpu"))
+        network = LiftNetwork(**self.settings())
+        if self.blobs:
+            network.detector.start_with_blobs()
+        return channels_last(network, torch.device("cpu"))
 
     def begin(self, network: LiftNetwork, stage: Stage) -> Parameters:
         self._ratio = 1

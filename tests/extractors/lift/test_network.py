@@ -89,6 +89,23 @@ def test_the_detector_by_hand(rng, monkeypatch):
     np.testing.assert_allclose(small, expected[:2, :5])
 
 
+def test_the_detector_may_start_with_blobs():
+    torch.manual_seed(0)
+    detector = Detector().requires_grad_(False)
+    detector.start_with_blobs()
+    y, x = np.mgrid[:49, :49] - 24
+    bell = np.exp(-(x**2 + y**2) / (2 * 2.2**2))
+    images = np.stack((120 + 0 * bell, 100 + 90 * bell, 150 - 90 * bell))[:, None]
+    flat, bright, dark = detector(torch.from_numpy(images).float()).numpy()
+    np.testing.assert_allclose(flat, 0, atol=1e-4)
+    r = (x**2 + y**2)[12:37, 12:37] / (2 * 2.2**2)
+    blob = (1 - r) * np.exp(-r)
+    expected = 3 * (blob / np.abs(blob).sum() * bell[12:37, 12:37]).sum() * 90 / 88.0831
+    for scores in (bright, dark):
+        assert scores[12, 12] == pytest.approx(expected, rel=0.15)  # besides what is random
+        assert np.unravel_index(scores.argmax(), scores.shape) == (12, 12)
+
+
 def test_the_sine_comes_first(rng):
     network = Orientation().eval()
     torch.nn.init.zeros_(network.out.weight)
