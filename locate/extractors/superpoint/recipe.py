@@ -253,11 +253,11 @@ class SuperPointRecipe(Recipe[SuperPointNetwork]):
             same = correspondence(b_from_a, (a.shape[-2], a.shape[-1]), self.near)
             return hinge_loss(a, b, same, valid[1::2], self.positive_weight)
         here, there, counted = drawn_pairs(b_from_a, batch["valid"][::2], batch["valid"][1::2])
-        rows = (
+        at_a, at_b = (
             functional.normalize(sample(maps, GRID.to_map(points)), dim=2)
             for maps, points in ((a, here), (b, there))
         )
-        return info_nce(*rows, counted)
+        return info_nce(at_a, at_b, counted)
 
     def tensors(self, network: SuperPointNetwork) -> dict[str, Tensor]:
         return dict(network.fused().state_dict())
