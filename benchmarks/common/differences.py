@@ -63,8 +63,8 @@ def difference_table(title: str, found: Found, reference: str, main: Sequence[st
             if group != ALL and measure not in main:
                 continue
             for name in found:
-                if name != reference:
-                    values, units = _paired(found, name, reference, group, measure)
+                values, units = _paired(found, name, reference, group, measure)
+                if name != reference and len(values):
                     rows.append((group, measure, name, len(values), *mean_interval(values, units)))
     columns = ("group", "measure", "extractor", "count", "difference", "from", "to")
     return Table(f"{title}: differences to {reference}, 95 % intervals", columns, tuple(rows))

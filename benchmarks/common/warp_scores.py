@@ -38,8 +38,10 @@ class _Both:
 
 
 def warp_scores(extractor: Extractor, data: Path, work: Path, *, quick: bool = False) -> list[Row]:
-    """A row a pair; `quick` looks at the first few of a kind."""
-    rows = []
+    """A row a pair, none without local features; `quick` looks at the first few of a kind."""
+    rows: list[Row] = []
+    if not extractor.info.local_dim:
+        return rows
     for kind, folder in write_warps(data, work).items():
         pairs = read_matching_data(folder).homographies[: QUICK if quick else None]
         scores, _ = score_pairs(pairs, {"": extractor}, _score)

@@ -64,7 +64,7 @@ class Part:
 
 PARTS: Mapping[str, Part] = {
     "warps": Part(warp_scores, "sift", ("MMA@3", "homography@3")),
-    "retrieval": Part(retrieval_scores, "gem+sift", ("mAP", "right at 1 %")),
+    "retrieval": Part(retrieval_scores, "gem+sift", ("mAP", "right at 1 %", "false match")),
     "pairs": Part(pair_scores, "sift", ("right matches", "AUC@5")),
     "poses": Part(pose_scores, "sift", errors=True),
 }
