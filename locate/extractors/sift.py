@@ -7,6 +7,9 @@ descriptors is the Hellinger distance of the SIFT histograms."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 
@@ -58,6 +61,26 @@ class Sift:
         return Extraction(
             Features(points, scores[order], root_sift(descriptors[order]), size), None
         )
+
+
+def find_frames(grey: Array) -> Array:
+    """The keypoints of an image H x W uint8 as frames (see `locate.training.data.patches`), N x 4
+    float64."""
+    return _frames(cv2.SIFT.create().detect(grey, None))
+
+
+def describe_frames(grey: Array) -> tuple[Array, Array]:
+    """The same, and their RootSIFT, N x 128 float32."""
+    found, descriptors = cv2.SIFT.create().detectAndCompute(grey, None)
+    if descriptors is None:
+        descriptors = np.zeros((0, 128), np.float32)
+    return _frames(found), root_sift(descriptors)
+
+
+def _frames(found: Sequence[cv2.KeyPoint]) -> Array:
+    # OpenCV's size is twice the scale; its angle turns from x to y, too.
+    frames = [(*k.pt, k.size / 2, math.radians(k.angle)) for k in found]
+    return np.asarray(np.array(frames).reshape(-1, 4) - (_BIAS, _BIAS, 0, 0))
 
 
 def root_sift(descriptors: Array) -> Array:
