@@ -111,6 +111,13 @@ EXTRACTORS: dict[str, Entry | Callable[..., Extractor]] = {
         weights="none: `locate train unsuperpoint` makes some",
         licence="Apache-2.0",
     ),
+    "lift": Entry(
+        f"{_HERE}.lift.extractor:Lift",
+        (LOCAL,),
+        {"lift": f"{_HERE}.lift.recipe:LiftRecipe"},
+        weights="none: `locate train lift` makes some",
+        licence="Apache-2.0",
+    ),
 }
 
 
