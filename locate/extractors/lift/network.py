@@ -51,8 +51,9 @@ class Detector(nn.Module):
         self.filters = nn.Conv2d(1, 16, KERNEL)
 
     def start_with_blobs(self) -> None:
-        """Where a short training sets out from: the size of what a Laplacian of a Gaussian answers, as
-        SIFT's keypoints have it, and a little of everything else that has no answer to what is flat."""
+        """Where a short training sets out from: the magnitude of a Laplacian of a Gaussian, as SIFT's
+        keypoints have it, and a little of everything else; what is flat has no score. From random
+        filters windows overlap after 150 steps as little as at the start."""
         offsets = torch.arange(KERNEL) - KERNEL // 2
         squares = offsets[:, None] ** 2 + offsets**2
         ratio = squares / (2 * _BLOB**2)
