@@ -49,11 +49,10 @@ class Record:
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], record: Record) -> str:
     """Write `tensors` and their record; the old file stays until the new one is complete. The sha256 of
-    the file. Matrices and kernels are kept in float16, which takes half the room; statistics and
-    biases, whose range is wide, as they are."""
+    the file."""
     from safetensors.torch import save
 
-    plain = {name: _stored(tensor.detach().cpu()) for name, tensor in tensors.items()}
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = save(plain, metadata={_KEY: record.to_json()})
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as stream:
@@ -61,11 +60,11 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], record: Record) -> s
     return hashlib.sha256(data).hexdigest()
 
 
-def _stored(tensor: Tensor) -> Tensor:
-    if tensor.ndim > 1 and tensor.is_floating_point():
-        half = tensor.half()
-        tensor = half if half.isfinite().all() else tensor
-    return tensor.contiguous()
+def in_float16(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Matrices and kernels in half the room; statistics and biases, whose range is wide, and what has no
+    finite float16, as they are."""
+    halves = {n: t.half() for n, t in tensors.items() if t.ndim > 1 and t.is_floating_point()}
+    return {**tensors, **{n: half for n, half in halves.items() if half.isfinite().all()}}
 
 
 def read_record(path: Path) -> Record:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import locate
-from locate.extractors.weights import Record, read_record, save_weights
+from locate.extractors.weights import Record, in_float16, read_record, save_weights
 from locate.training.checkpoint import Checkpoint
 from locate.training.loop import METRICS
 from locate.training.recipe import Recipe
@@ -46,7 +46,7 @@ def write_weights(
         recipe.system, recipe.settings(), *words, commit, seconds, scores, licence=LICENCE
     )
     with torch.no_grad():
-        sha256 = save_weights(out / WEIGHTS, recipe.tensors(network), record)
+        sha256 = save_weights(out / WEIGHTS, in_float16(recipe.tensors(network)), record)
     loss_curves(out / METRICS, recipe).save(out)
     with atomic_write(out / RECORD) as stream:
         values = {"file": WEIGHTS, "sha256": sha256, **asdict(record)}

@@ -11,7 +11,7 @@ import pytest
 
 import locate
 from index.catalog import Catalog
-from locate.errors import DatabaseMismatchError
+from locate.errors import DatabaseMismatchError, WeightsError
 from locate.extractors import bundled, registry
 from locate.extractors.base import ExtractorInfo
 from locate.extractors.registry import EXTRACTORS, create, list_models
@@ -68,6 +68,10 @@ def test_the_list_names_every_extractor(capsys):
     for name in bundled.BUNDLED:
         assert found[name]["record"]["command"].startswith(COMMANDS[name])
     for name, model in found.items():
+        if model["weights"].startswith("none: `locate train"):
+            with pytest.raises(WeightsError, match=f"make some with: locate train {name}"):
+                create(name)
+            continue
         info = create(name).info
         assert ("global descriptor" in model["gives"]) == (info.global_dim > 0), name
         assert ("local features" in model["gives"]) == (info.local_dim > 0), name

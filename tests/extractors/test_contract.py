@@ -26,7 +26,7 @@ NAMES = [
     registry.DEFAULT,
 ]
 # Before they are trained these see points anywhere.
-SEE_ANYTHING = ("superpoint", "unsuperpoint")
+SEE_ANYTHING = ("superpoint", "unsuperpoint", "sekd")
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -104,7 +104,7 @@ def test_unknown_names_list_the_known_ones():
     for name in ("surf", "gem+surf", "gem+sift+gem"):
         with pytest.raises(
             UnknownNameError,
-            match=r"known: context, d2net, delf, gem, gem\+sift, lfnet, sift, steered, superpoint",
+            match=r"known: context, d2net, delf, gem, gem\+sift, lfnet, lift, sekd, sift, steered",
         ):
             registry.create(name)
     with pytest.raises(InputError, match="sift gives no global descriptor; name it second"):

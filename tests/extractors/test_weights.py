@@ -10,7 +10,14 @@ from safetensors.torch import save_file
 
 from locate.errors import WeightsError
 from locate.extractors import weights
-from locate.extractors.weights import Record, load_into, load_weights, read_record, save_weights
+from locate.extractors.weights import (
+    Record,
+    in_float16,
+    load_into,
+    load_weights,
+    read_record,
+    save_weights,
+)
 
 RECORD = Record(
     system="delf",
@@ -84,3 +91,21 @@ def test_tensors_that_do_not_fit_are_named(tmp_path):
     layer = torch.nn.Linear(2, 3)
     with pytest.raises(WeightsError, match=r"w\.safetensors does not fit.*bias"):
         load_into(layer, {"weight": torch.zeros(3, 2)}, tmp_path / "w.safetensors")
+
+
+def test_exported_matrices_are_float16_and_what_has_no_place_in_it_is_not(tmp_path):
+    tensors = {
+        "matrix": torch.tensor([[0.1, 3e-4], [2.0, -7.0]]),
+        "huge": torch.tensor([[1e6, 1.0]]),
+        "bias": torch.tensor([0.1, 0.2]),
+        "count": torch.tensor([[3, 4]]),
+    }
+    stored = in_float16(tensors)
+    kinds = {name: tensor.dtype for name, tensor in stored.items()}
+    half, single = torch.float16, torch.float32
+    assert kinds == {"matrix": half, "huge": single, "bias": single, "count": torch.int64}
+    save_weights(tmp_path / "w.safetensors", stored, Record("toy"))
+    loaded, _ = load_weights(tmp_path / "w.safetensors")
+    assert loaded["matrix"].dtype == single
+    torch.testing.assert_close(loaded["matrix"], tensors["matrix"], rtol=1e-3, atol=0)
+    assert torch.equal(loaded["huge"], tensors["huge"])

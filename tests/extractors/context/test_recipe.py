@@ -10,7 +10,7 @@ from locate.errors import InputError
 from locate.extractors.bundled import BUNDLED
 from locate.extractors.context.extractor import Context
 from locate.extractors.recipes import create_recipe
-from locate.extractors.weights import load_weights
+from locate.extractors.weights import in_float16, load_weights
 from locate.training.data.correspondences import MatchedPair, save_pairs
 from pipelines.cli import exit_codes as exits
 from pipelines.cli.main import main
@@ -49,7 +49,7 @@ def test_a_training_makes_weights_that_the_extractor_takes(data, tmp_path, textu
     assert record.command.startswith("locate train context")
     for name in ("own_turned", "own_upright"):
         torch.testing.assert_close(
-            tensors[name] @ tensors[name].T, torch.eye(16), atol=1e-5, rtol=0
+            tensors[name] @ tensors[name].T, torch.eye(16), atol=1e-3, rtol=0
         )
     made = Context.from_pretrained(out / "weights.safetensors")
     assert made.info.parts == (16, 16, 24)
@@ -64,7 +64,8 @@ def test_only_what_is_kept_of_own_descriptors(data, tmp_path):
     shipped, shipped_record = load_weights(old, "context")
     assert record.data == f"{shipped_record.data}; the 60 strongest keypoints of 4 photos"
     for name in ("mean", "context", "upright.weight", "upright.bias"):
-        assert torch.equal(tensors[name], shipped[name])
+        kept = in_float16({name: shipped[name]})[name].float()
+        assert torch.equal(tensors[name], kept)
     assert tensors["own_turned"].shape == shipped["own_turned"].shape
     assert not torch.equal(tensors["own_turned"], shipped["own_turned"])
 
