@@ -16,7 +16,16 @@ from locate.errors import WeightsError
 from locate.extractors.base import ExtractorInfo, require_positive
 from locate.extractors.blocks.detection import local_maxima, resize_image, to_input
 from locate.extractors.blocks.inference import channels_last, default_device, sizes_of
-from locate.extractors.sekd.network import CELL, SYSTEM, WIDTH, SEKDNetwork, heat_map, read
+from locate.extractors.sekd.network import (
+    CELL,
+    RADIUS,
+    SYSTEM,
+    THRESHOLD,
+    WIDTH,
+    SEKDNetwork,
+    heat_map,
+    read,
+)
 from locate.extractors.weights import file_hash, load_into, load_network
 from locate.pixels import resize_points
 from locate.types import Array, Extraction, Features
@@ -37,8 +46,8 @@ class SEKD:
         max_side: int = 1024,  # the image is shrunk to at most this many pixels along its long side
         # Least probability of a keypoint. Since both classes weigh the same in training, most pixels
         # lie just below .5, and a little more or less here means many keypoints less or more.
-        threshold: float = 0.55,
-        nms_radius: int = 4,  # pixels around a keypoint in which nothing is more probable
+        threshold: float = THRESHOLD,
+        nms_radius: int = RADIUS,  # pixels around a keypoint in which nothing is more probable
         border: int = 4,  # pixels along the edges without keypoints; the authors have 0, the least is 1
         subpixel: bool = True,  # keypoints move to the top of a parabola; the authors' need not
         pyramid: bool = False,  # the image is halved again and again, and all levels give keypoints
