@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from locate.errors import WeightsError
 from locate.extractors.base import ExtractorInfo, require_positive
@@ -31,6 +32,7 @@ from locate.pixels import resize_points
 from locate.types import Array, Extraction, Features
 
 _SMALLEST = 128  # pixels: a pyramid goes on while both sides of a level are longer
+_LEVEL = 1e-5  # of a probability: less is an error of rounding
 _PUBLISHED = (".pth", ".pt")
 
 
@@ -122,6 +124,8 @@ class SEKD:
         """The most probable keypoints of a heat map, best first: N x 2 int64 (x, y), N scores."""
         height, width = heat.shape
         found = local_maxima(heat[None], self._radius)[0] & (heat > self._threshold)
+        lowest = -functional.max_pool2d(-heat[None], 3, 1, 1)[0]
+        found &= heat > lowest + _LEVEL  # where all is level nothing is a maximum
         inner = torch.zeros_like(found)
         inner[self._border : height - self._border, self._border : width - self._border] = True
         rows, columns = torch.nonzero(found & inner, as_tuple=True)

@@ -97,8 +97,10 @@ class Keypoints:
         odds = np.sort(np.concatenate([odds_of_maxima(network, grey) for grey in greys]))[::-1]
         wanted = round(most * sum(grey.size for grey in greys) / (240 * 320))
         least = float(odds[min(wanted, len(odds) - 1)])
+        bias = network.detector.bias
+        assert bias is not None
         with torch.no_grad():
-            network.detector.bias[1] += math.log(probability / (1 - probability)) - least
+            bias[1] += math.log(probability / (1 - probability)) - least
 
     def border(self) -> int:
         """Pixels along the edges of photos in which no keypoint is looked for."""
