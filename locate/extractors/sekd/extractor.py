@@ -11,17 +11,28 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from locate.errors import WeightsError
 from locate.extractors.base import ExtractorInfo, require_positive
 from locate.extractors.blocks.detection import local_maxima, resize_image, to_input
 from locate.extractors.blocks.inference import channels_last, default_device, sizes_of
-from locate.extractors.sekd.network import CELL, SYSTEM, WIDTH, SEKDNetwork, heat_map, read
+from locate.extractors.sekd.network import (
+    CELL,
+    RADIUS,
+    SYSTEM,
+    THRESHOLD,
+    WIDTH,
+    SEKDNetwork,
+    heat_map,
+    read,
+)
 from locate.extractors.weights import file_hash, load_into, load_network
 from locate.pixels import resize_points
 from locate.types import Array, Extraction, Features
 
 _SMALLEST = 128  # pixels: a pyramid goes on while both sides of a level are longer
+_LEVEL = 1e-5  # of a probability: less is an error of rounding
 _PUBLISHED = (".pth", ".pt")
 
 
@@ -37,8 +48,8 @@ class SEKD:
         max_side: int = 1024,  # the image is shrunk to at most this many pixels along its long side
         # Least probability of a keypoint. Since both classes weigh the same in training, most pixels
         # lie just below .5, and a little more or less here means many keypoints less or more.
-        threshold: float = 0.55,
-        nms_radius: int = 4,  # pixels around a keypoint in which nothing is more probable
+        threshold: float = THRESHOLD,
+        nms_radius: int = RADIUS,  # pixels around a keypoint in which nothing is more probable
         border: int = 4,  # pixels along the edges without keypoints; the authors have 0, the least is 1
         subpixel: bool = True,  # keypoints move to the top of a parabola; the authors' need not
         pyramid: bool = False,  # the image is halved again and again, and all levels give keypoints
@@ -113,6 +124,8 @@ class SEKD:
         """The most probable keypoints of a heat map, best first: N x 2 int64 (x, y), N scores."""
         height, width = heat.shape
         found = local_maxima(heat[None], self._radius)[0] & (heat > self._threshold)
+        lowest = -functional.max_pool2d(-heat[None], 3, 1, 1)[0]
+        found &= heat > lowest + _LEVEL  # where all is level nothing is a maximum
         inner = torch.zeros_like(found)
         inner[self._border : height - self._border, self._border : width - self._border] = True
         rows, columns = torch.nonzero(found & inner, as_tuple=True)

@@ -6,6 +6,7 @@ while the stage goes on, and a training that was killed takes up what is there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 from locate.errors import InputError
 from locate.extractors.blocks.inference import channels_last, default_device
-from locate.extractors.sekd.labels import best_points, detected, reliable
+from locate.extractors.sekd.labels import best_points, detected, odds_of_maxima, reliable
 from locate.extractors.sekd.network import CELL, SYSTEM, SEKDNetwork
 from locate.extractors.weights import Record, load_network, save_weights
 from locate.training.data.photos import PhotoPool, name_fraction
@@ -27,6 +29,7 @@ RANDOM, DETECTED, RELIABLE = "random", "detected", "reliable"
 _BORDERS = {RANDOM: 1, DETECTED: 1, RELIABLE: 4}  # without keypoints, in radii of suppression
 _LEAST_SIDE = 32  # pixels; smaller photos are left out
 _ASIDE = 6  # held-out photos that are labelled
+_LEVELLED = 24  # photos
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,20 @@ class Keypoints:
             raise InputError("sekd: no photo can be used; it needs some of 32 pixels or more")
         index = able[int(rng.integers(len(able)))]
         return self._read(index), np.load(self._file(index)).astype(np.float64)
+
+    def level(self, network: SEKDNetwork, most: int, probability: float) -> None:
+        """Move the log-odds of `network`, in evaluation mode, so that in some of the photos about `most`
+        maxima of 240 x 320 pixels are more probable than this."""
+        network.eval()
+        photos = [i for i in self._state["photos"] if i not in self._aside][:_LEVELLED]
+        greys = [cv2.cvtColor(self._read(i), cv2.COLOR_RGB2GRAY) for i in photos]
+        odds = np.sort(np.concatenate([odds_of_maxima(network, grey) for grey in greys]))[::-1]
+        wanted = round(most * sum(grey.size for grey in greys) / (240 * 320))
+        least = float(odds[min(wanted, len(odds) - 1)])
+        bias = network.detector.bias
+        assert bias is not None
+        with torch.no_grad():
+            bias[1] += math.log(probability / (1 - probability)) - least
 
     def border(self) -> int:
         """Pixels along the edges of photos in which no keypoint is looked for."""

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from locate.extractors.blocks.detection import local_maxima
 from locate.extractors.blocks.grids import Grid, resample, sample
-from locate.extractors.sekd.network import GRID, PIXELS, SEKDNetwork, heat_map
+from locate.extractors.sekd.network import GRID, PIXELS, RADIUS, SEKDNetwork, heat_map, log_odds
 from locate.training.data.adaptation import adapted_heat_map
 from locate.training.data.homographies import HomographySettings, random_homography
 from locate.training.data.photometric import PhotometricSettings, photometric_noise
@@ -115,6 +115,14 @@ def reliability(own: Tensor, found: Tensor, seen: Tensor) -> Tensor:
     same = (own * found).sum(dim=0)
     repeated, distinct = ((2 - 2 * dot + _SOFT).clamp(min=0).sqrt() for dot in (same, nearest))
     return distinct / (repeated + _LEAST)
+
+
+def odds_of_maxima(network: SEKDNetwork, grey: Array) -> Array:
+    """The log-odds of all local maxima of a photo H x W uint8, as an extractor looks for them."""
+    with torch.inference_mode():
+        z = log_odds(network(_input(network, grey[None]))[0])[0].cpu().numpy()
+    x, y = best_points(z, -np.inf, RADIUS, RADIUS, z.size).astype(np.int64).T
+    return np.asarray(z[y, x])
 
 
 def best_points(heat: Array, threshold: float, radius: int, border: int, count: int) -> Array:

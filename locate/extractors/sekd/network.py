@@ -20,6 +20,7 @@ from locate.extractors.blocks.grids import Grid, sample
 SYSTEM = "sekd"
 CELL = 4  # pixels between the cells of the map of descriptors
 WIDTH = 128  # of a descriptor
+THRESHOLD, RADIUS = 0.55, 4  # of the authors' keypoints: least probability, pixels of suppression
 GRID = Grid(CELL, 0.0)  # 3 x 3 kernels of stride 2: a cell is centred on its first pixel
 PIXELS = Grid(1, 0.0)  # of the map at full resolution
 

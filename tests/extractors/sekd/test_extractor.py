@@ -126,6 +126,13 @@ def test_a_pyramid_adds_keypoints_of_the_halved_image(network, dots):
     np.testing.assert_array_equal(few.scores, both.scores[:10])
 
 
+def test_what_is_level_is_no_keypoint(network):
+    """However probable it is."""
+    for value in (0, 90, 255):
+        flat = np.full((80, 120, 3), value, np.uint8)
+        assert len(SEKD(network, "0", threshold=0.1).extract(flat).features) == 0
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (3, 2), (5, 90), (9, 9)])
 def test_tiny_images(extractor, shape):
     features = extractor.extract(np.full((*shape, 3), 200, np.uint8)).features

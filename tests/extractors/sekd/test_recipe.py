@@ -300,6 +300,23 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(folder, tmp_path)
     assert equal(network.state_dict(), whole.state_dict())
 
 
+def test_in_the_end_the_threshold_gives_as_many_keypoints_as_were_learned(recipe):
+    recipe.labels = 300
+    network, stage = begun(recipe, 1)
+    before = network.detector.bias.detach().clone()
+    recipe.finish(network, stage)
+    assert torch.equal(network.detector.bias, before)  # a later stage comes
+    _, stage = begun(recipe, 3)
+    recipe.finish(network, stage)
+    assert network.detector.bias[0] == before[0]
+    keypoints = recipe._keypoints
+    photos = [keypoints._read(i) for i in keypoints._state["photos"] if i not in keypoints._aside]
+    sekd = SEKD(network, "0")
+    found = sum(len(sekd.extract(photo).features) for photo in photos)
+    pixels = sum(photo.shape[0] * photo.shape[1] for photo in photos)
+    assert found == pytest.approx(300 * pixels / (240 * 320), abs=2)
+
+
 def test_trained_weights_extract(recipe, tmp_path, texture):
     network = recipe.network()
     path = tmp_path / "w.safetensors"
