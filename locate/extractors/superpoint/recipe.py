@@ -51,7 +51,7 @@ SOFTMAX, HINGE = "softmax", "hinge"
 _VIEWS = HomographySettings(
     rotation=45, scale=(0.6, 1.6), perspective=0.2, full_circle=0.1, crop=(0.4, 0.8)
 )
-_LIGHT = PhotometricSettings(noise=12.0, noise_chance=0.7, blur_chance=0.4, motion_chance=0.2)
+LIGHT = PhotometricSettings(noise=12.0, noise_chance=0.7, blur_chance=0.4, motion_chance=0.2)
 _LABEL_THRESHOLD, _LABEL_RADIUS = 0.015, 4  # of the points that become labels
 _EVERY = 50  # steps between additions to the labelled photos
 _FIRST, _MORE = 24, 3  # photos that are labelled before the first step, and at each addition
@@ -214,7 +214,7 @@ class SuperPointRecipe(Recipe[SuperPointNetwork]):
         kind = list(SHAPES)[int(rng.integers(len(SHAPES)))]
         size = (self.width, self.height)
         drawn = draw_shape(kind, rng, size)
-        image = photometric_noise(np.repeat(drawn.image[..., None], 3, axis=2), rng, _LIGHT)
+        image = photometric_noise(np.repeat(drawn.image[..., None], 3, axis=2), rng, LIGHT)
         return image, _dotted(drawn.corners, size), np.ones(size[::-1], np.bool_)
 
     def _pair(self, rng: np.random.Generator, held_out: bool) -> tuple[list[_View], Array]:
@@ -223,7 +223,7 @@ class SuperPointRecipe(Recipe[SuperPointNetwork]):
         index = able[int(rng.integers(len(able)))]
         points = np.load(self._cache / f"{self._digest}-{index}.npy").astype(np.float64)
         size = (self.width, self.height)
-        pair = warped_pair(self._read(index), rng, size, _VIEWS, _LIGHT)
+        pair = warped_pair(self._read(index), rng, size, _VIEWS, LIGHT)
         views = [
             (image, _dotted(apply_homography(view, points), size) & valid, valid)
             for image, view, valid in (
