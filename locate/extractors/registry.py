@@ -299,10 +299,13 @@ def _refuse_start(name: str, settings: Mapping[str, Any], weights: Path) -> None
     with."""
     from locate.extractors.weights import read_record
 
-    built = read_record(weights).settings
-    for key in ("backbone", "backbone_weights", "taps"):
-        value = settings.get(key)
-        if value is not None and built.get(key) != (list(value) if key == "taps" else value):
+    chosen = [
+        key for key in ("backbone", "backbone_weights", "taps") if settings.get(key) is not None
+    ]
+    built = read_record(weights).settings if chosen else {}  # a file need not be of ours
+    for key in chosen:
+        value = settings[key]
+        if built.get(key) != (list(value) if key == "taps" else value):
             raise InputError(
                 f"the weights decide the {key} of {name}: {weights} does not go with {key}={value}; "
                 "leave out the setting, or the weights"

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from locate.errors import WeightsError
 from locate.extractors.base import ExtractorInfo, require_positive
 from locate.extractors.blocks.detection import resize_image, to_input
 from locate.extractors.blocks.inference import channels_last, default_device, sizes_of
+from locate.extractors.bundled import bundled_weights
 from locate.extractors.lfnet.detection import Keypoints, cut, detect, inner
 from locate.extractors.lfnet.network import SYSTEM, WIDTH, LFNetwork, Maps
 from locate.extractors.weights import load_network
@@ -59,8 +59,7 @@ class LFNet:
     @classmethod
     def from_pretrained(cls, weights: Path | None = None, **settings: Any) -> LFNet:
         """With weights of `locate train lfnet`; `WeightsError` if the file does not fit."""
-        if weights is None:
-            raise WeightsError("lfnet needs weights; make some with: locate train lfnet")
+        weights = weights or bundled_weights(SYSTEM)
         network, _, digest = load_network(weights, SYSTEM, build)
         return cls(network, digest, **settings)
 

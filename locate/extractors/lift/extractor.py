@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from locate.errors import WeightsError
 from locate.extractors.base import ExtractorInfo, require_positive
 from locate.extractors.blocks.detection import resize_image
 from locate.extractors.blocks.inference import channels_last, default_device, sizes_of
 from locate.extractors.blocks.layers import fuse_batch_norms
+from locate.extractors.bundled import bundled_weights
 from locate.extractors.lift.detection import Search, find_frames
 from locate.extractors.lift.network import (
     SYSTEM,
@@ -81,8 +81,7 @@ class Lift:
     @classmethod
     def from_pretrained(cls, weights: Path | None = None, **settings: Any) -> Lift:
         """With weights of `locate train lift`; `WeightsError` if the file does not fit."""
-        if weights is None:
-            raise WeightsError("lift needs weights; make some with: locate train lift")
+        weights = weights or bundled_weights(SYSTEM)
         network, _, digest = load_network(weights, SYSTEM, build)
         return cls(network, digest, **settings)
 

@@ -53,7 +53,7 @@ class Detector(nn.Module):
     def start_with_blobs(self) -> None:
         """Where a short training sets out from: the magnitude of a Laplacian of a Gaussian, as SIFT's
         keypoints have it, and a little of everything else; what is flat has no score. From random
-        filters windows overlap after 150 steps as little as at the start."""
+        filters a short training learns nothing."""
         offsets = torch.arange(KERNEL) - KERNEL // 2
         squares = offsets[:, None] ** 2 + offsets**2
         ratio = squares / (2 * _BLOB**2)

@@ -17,6 +17,7 @@ from locate.errors import WeightsError
 from locate.extractors.base import ExtractorInfo, require_positive
 from locate.extractors.blocks.detection import local_maxima, resize_image, to_input
 from locate.extractors.blocks.inference import channels_last, default_device, sizes_of
+from locate.extractors.bundled import bundled_weights
 from locate.extractors.sekd.network import (
     CELL,
     RADIUS,
@@ -82,8 +83,7 @@ class SEKD:
     def from_pretrained(cls, weights: Path | None = None, **settings: Any) -> SEKD:
         """With weights of `locate train sekd`, or the authors' own file (sekd.pth of
         aliyun/Self-Evolving-Keypoint-Demo, MIT); `WeightsError` if the file does not fit."""
-        if weights is None:
-            raise WeightsError("sekd needs weights; make some with: locate train sekd")
+        weights = weights or bundled_weights(SYSTEM)
         if weights.suffix in _PUBLISHED:
             return cls(load_published(weights), file_hash(weights), **settings)
         network, _, digest = load_network(weights, SYSTEM, build)

@@ -74,8 +74,7 @@ class SuperPointRecipe(Recipe[SuperPointNetwork]):
     labels: int = 300  # points of a labelled photo at most, for 240 x 320 pixels
     label_side: int = 320  # pixels of the long side at which photos are labelled
     # Of descriptors: "softmax" against all rivals at once, at places drawn in the cells; or the paper's
-    # "hinge" between the centres of all cells, by which .06 of the matches were right when the
-    # detector's points were found again as often as RootSIFT's.
+    # "hinge" between the centres of all cells, which learns far more slowly.
     descriptor_loss: str = SOFTMAX
     # lambda of the descriptor's loss, and of the hinge lambda_d of its positive pairs. By the paper's,
     # 0.0001 and 250, the descriptor hardly reaches the encoder.
