@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from locate.errors import WeightsError
+from locate.extractors import registry
 from locate.extractors.sekd.extractor import SEKD, load_published, parabola_peaks
 from locate.extractors.sekd.network import SEKDNetwork, log_odds
 from locate.extractors.weights import Record, file_hash, save_weights
@@ -190,7 +191,8 @@ def test_the_authors_weights_match_warped_images(data):
     folder = data.parent / "checkpoints"
     if not folder.is_dir():
         pytest.skip(f"no reference at {folder}")
-    sekd = SEKD.from_pretrained(folder / "sekd" / "sekd.pth", max_keypoints=500)
+    weights = {"sekd": folder / "sekd" / "sekd.pth"}
+    sekd = registry.create("sekd", {"max_keypoints": 500}, weights)  # as commands do
     with np.load(folder / "superpoint_reference" / "pred_0.npz") as stored:
         image = np.rint(stored["image"] * 255).astype(np.uint8)
     told = json.loads((folder / "superpoint_reference" / "synthetic_warp_metrics.json").read_text())
