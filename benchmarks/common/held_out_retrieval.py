@@ -44,13 +44,22 @@ _QUERIES, _ABSENT, _DISTRACTORS = 10, 5, 5  # most of a place; every so-manieth 
 Line = tuple[str, str, str, str, Path]  # image, landmark, split, kind; the photo
 
 
-def retrieval_scores(extractor: Extractor, data: Path, work: Path) -> list[Row]:
+def global_scores(extractor: Extractor, data: Path, work: Path) -> list[Row]:
+    """A row a query, ranked by the global descriptor alone; none of extractors without one."""
+    return (
+        retrieval_scores(extractor, data, work, verify=False) if extractor.info.global_dim else []
+    )
+
+
+def retrieval_scores(
+    extractor: Extractor, data: Path, work: Path, *, verify: bool = True
+) -> list[Row]:
     """A row a query, and a row for each that has no right answer. Local features alone get GeM's global
     descriptor, so that all verify the same candidates."""
     if not extractor.info.global_dim:
         extractor = Pair(registry.create("gem"), extractor)
     folder, results = write_places(data, work), RetrievalResults()
-    verify = extractor.info.local_dim > 0
+    verify = verify and extractor.info.local_dim > 0
     foreign = folder / "foreign" if verify else None
     evaluate_retrieval(
         folder / "places", {"x": extractor}, foreign=foreign, verify=verify, results=results

@@ -62,6 +62,22 @@ def test_each_folder_in_scenes_is_a_scene(tmp_path):
     }
 
 
+def test_landmarks_and_places_are_scenes_too(tmp_path):
+    """A place lies one folder deeper than a landmark."""
+    for place in ("scenes/tower", "landmarks/arch", "places/campus/hall", "places/campus/.git"):
+        touch(tmp_path / place / "1.jpg", tmp_path / place / "2.jpg")
+    touch(
+        tmp_path / "places/loose.jpg", tmp_path / "landmarks/lonely/1.jpg", tmp_path / "other/1.jpg"
+    )
+    touch(tmp_path / "other/2.jpg", tmp_path / "photos/1.jpg", tmp_path / "photos/2.jpg")
+    assert {name: len(photos) for name, photos in scenes_of(tmp_path).items()} == {
+        "tower": 2,
+        "landmarks/arch": 2,
+        "places/campus/hall": 2,
+    }
+    assert list(scenes_of(tmp_path / "landmarks")) == ["arch"]
+
+
 def test_without_scenes_each_folder_is_one_but_for_single_photos(tmp_path):
     touch(
         *(

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from locate.errors import InputError, UnknownNameError
+from locate.extractors.blocks.contrastive import info_nce
 from locate.extractors.blocks.detection import local_maxima
-from locate.extractors.blocks.grids import sample
+from locate.extractors.blocks.grids import Grid, sample
 from locate.extractors.blocks.soft_detection import soft_scores
 from locate.extractors.ur2kid import losses as loss
 from locate.extractors.ur2kid.detection import group_responses
@@ -20,6 +21,7 @@ from locate.extractors.ur2kid.network import UR2KiDNetwork
 MATCHING = ("positions", "images")
 FOUND_RADIUS = 1.5  # cells: a match that comes back from this far is still mutual
 RUNNER_UP_RADIUS = 3.0  # cells around the best that are not another place
+RIVAL_RADIUS = 6.0  # pixels: points nearer than this in either image are no wrong answer
 
 
 @dataclass(frozen=True)
@@ -30,23 +32,39 @@ class Objective:
     matching: str = "positions"  # for `losses.position_loss`, "images" for `losses.matching_loss`
     margin: float = 0.2  # of the matching loss
     weights: tuple[float, float, float] = (1.0, 1.0, 1.0)  # of retrieval, matching and distillation
+    # Of an extra that is not the paper's, `correspondence_loss`; it counts where points are known.
+    correspondence_weight: float = 0.5
 
     def __post_init__(self) -> None:
         if self.matching not in MATCHING:
             raise UnknownNameError("form of the matching loss", self.matching, MATCHING)
-        if self.positions < 1 or min(self.weights) < 0:
+        weights = (*self.weights, self.correspondence_weight)
+        if self.positions < 1 or min(weights) < 0:
             raise InputError(
                 f"positions must be at least 1 and weights at least 0, got {self.positions} and "
-                f"{self.weights}"
+                f"{weights}"
             )
 
 
+@dataclass(frozen=True, eq=False)
+class Correspondences:
+    """Points of anchors and positives that are known to be the same."""
+
+    anchors: Tensor  # B x N x 2 (x, y) in pixels
+    positives: Tensor
+    counted: Tensor  # B x N bool
+
+
 def joint_losses(
-    network: UR2KiDNetwork, images: tuple[Tensor, Tensor, Tensor], objective: Objective
+    network: UR2KiDNetwork,
+    images: tuple[Tensor, Tensor, Tensor],
+    objective: Objective,
+    known: Correspondences | None = None,
 ) -> dict[str, Tensor]:
     """All losses of a batch of triples: anchors, positives, negatives, B x 3 x S x S each, RGB 0..255.
     In training mode concepts are dropped, the same for all images. Scalars: "loss", its three parts,
-    and "found again", the share of detected positions whose match is mutual."""
+    "found again", the share of detected positions whose match is mutual, and where points are `known`
+    "correspondence"."""
     taps = network.taps(torch.cat(images))
     kept = network.concepts() if network.training else None
     seen = dense_features(network, taps, kept, objective.positions)
@@ -63,13 +81,32 @@ def joint_losses(
     anchors, positives, negatives = vectors.reshape(3, count, -1)
     retrieval = loss.contrastive_loss(anchors, positives, negatives[:, None])
     of = objective.weights  # L = lambda_g L_global + lambda_m L_match + lambda_d L_dis
-    return {
+    values = {
         "loss": of[0] * retrieval + of[1] * matching + of[2] * distillation,
         "retrieval": retrieval,
         "matching": matching,
         "distillation": distillation,
         "found again": found,
     }
+    if known is not None:
+        dense = torch.stack([one.dense for one in seen[: 2 * count]])
+        extra = correspondence_loss(dense, known, network.pyramid.grid)
+        values |= {"loss": values["loss"] + objective.correspondence_weight * extra}
+        values["correspondence"] = extra
+    return values
+
+
+def correspondence_loss(dense: Tensor, known: Correspondences, grid: Grid) -> Tensor:
+    """Ours, an extra: in two views of one photo it is known which point is which, so that descriptors
+    can learn it of all points at once (`info_nce`). `dense`, 2 B x D x h x w on `grid`, are the maps
+    of anchors, then those of positives."""
+    with torch.autocast(dense.device.type, enabled=False):  # near 1 cosines need the digits
+        points = (known.anchors, known.positives)
+        places = grid.to_map(torch.cat(points))
+        found = functional.normalize(sample(dense.float(), places), dim=2)
+        apart = torch.stack([torch.cdist(at, at) > RIVAL_RADIUS for at in points]).all(dim=0)
+        a, b = found.chunk(2)
+        return info_nce(a, b, known.counted, apart=apart)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,9 +5,13 @@
 2. Then all losses of `losses` together, by gradient, on triples of an anchor, a positive and a negative.
    Negatives of an anchor from a scene are the photos of other scenes that the network of the last
    `mine_every` steps finds most similar. The paper has photos of one place taken by different people;
-   here they are few, so that three quarters of the anchors (`single_share`) are single photos, whose
+   here they are few, so that half of the anchors (`single_share`) are single photos, whose
    positive is a synthetic view of the same photo (warped, in other light).
 3. At the end the global vector is whitened (`whitening.whitening`).
+
+An extra that is not the paper's: in the two views of a single photo it is known which point is which,
+and descriptors learn from that too (`objective.correspondence_loss`; `correspondence_weight=0` for the
+paper's own losses).
 """
 
 from __future__ import annotations
@@ -18,38 +22,52 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from locate.errors import ImageError, InputError
+from locate.extractors.blocks.corners import corners
 from locate.extractors.blocks.detection import to_input
 from locate.extractors.blocks.grids import sample
 from locate.extractors.ur2kid.detection import group_responses, keypoints
 from locate.extractors.ur2kid.extractor import SYSTEM, start, trained_tensors
 from locate.extractors.ur2kid.network import UR2KiDNetwork
-from locate.extractors.ur2kid.objective import Objective, joint_losses
+from locate.extractors.ur2kid.objective import Correspondences, Objective, joint_losses
 from locate.extractors.ur2kid.whitening import discriminative_projection, whitening
 from locate.images.folder import photos_in
 from locate.training.data.correspondences import MatchedPair, load_pairs
-from locate.training.data.homographies import HomographySettings, warped_pair
+from locate.training.data.homographies import HomographySettings, seen_in_b, warped_pair
 from locate.training.data.photometric import PhotometricSettings
 from locate.training.data.photos import PhotoPool, name_fraction, of_place_held_out, own_name
 from locate.training.data.scenes import pairs_of_models, scenes_of
 from locate.training.data.tuples import TupleMiner
-from locate.training.recipe import Batch, Parameters, Recipe, Stage, generator, images_to_tensor
+from locate.training.recipe import (
+    Batch,
+    Parameters,
+    Recipe,
+    Stage,
+    generator,
+    images_to_tensor,
+    padded,
+)
 from locate.types import Array
 
 READ_SIDE = 448  # pixels of the long side of a photo before views are cut out of it
 HELD_OUT_PHOTOS, HELD_OUT_SCENES = 0.05, 0.12  # shares
 
-_VIEWPOINT, _LIGHT = HomographySettings(), PhotometricSettings()
+_VIEWPOINT = HomographySettings(rotation=45, scale=(0.5, 2.0))
+_LIGHT = PhotometricSettings()
 _SEED = 0  # of all that is fitted or mined; the training's own seed changes nothing but batches
 _FIT_PAIRS, _FIT_KEYPOINTS = 90, 400  # pairs of images for the projection; keypoints of an image
 _MINED_FROM, _MINED = 256, 9  # photos that are searched; negatives that are kept for a scene
 _MINED_CHANCE = 0.5  # that the negative of an anchor is one of those
 _WHITENED_BY, _WHITENED_SIDE = 1600, 352  # photos, at most; their long side in pixels
 _TRIES = 50
+
+_Triple = tuple[Array, Array, Array]  # views of an anchor, a positive, a negative
+_Points = tuple[Array, Array]  # N x 2 in both of a pair of views
 
 
 @dataclass(eq=False, kw_only=True)
@@ -69,7 +87,7 @@ class UR2KiDRecipe(Recipe[UR2KiDNetwork]):
     crop: int = 256  # side of the square views in pixels, a multiple of 32
     tuples: int = 2  # anchors in a batch
     positions: int = 512  # detected places of an image that matching looks at, at most
-    single_share: float = 0.75  # of the anchors are single photos, whose positive is another view
+    single_share: float = 0.5  # of the anchors are single photos, whose positive is another view
     mine_every: int = 100  # steps after which hard negatives are looked for anew
     # A file of `locate.training.data.correspondences`: only these photos of a scene are positives of
     # each other; of their points nothing is used. None for the photos of a COLMAP model that share
@@ -81,6 +99,8 @@ class UR2KiDRecipe(Recipe[UR2KiDNetwork]):
     retrieval_weight: float = 1.0  # of the losses
     matching_weight: float = 1.0
     distillation_weight: float = 1.0
+    correspondence_weight: float = 0.5  # of the extra; 0 for the paper's losses
+    correspondences: int = 256  # points of a photo in two views that it looks at, at most
     # Learning rate of the backbone relative to the rest. If it is large and steps are few, the global
     # vector becomes worse than at the start.
     backbone_rate: float = 0.05
@@ -88,13 +108,15 @@ class UR2KiDRecipe(Recipe[UR2KiDNetwork]):
     learning_rate: float = 3e-4
 
     def __post_init__(self) -> None:
-        if self.crop < 64 or self.crop % 32 or min(self.tuples, self.mine_every) < 1:
+        counts = (self.tuples, self.mine_every, self.correspondences)
+        if self.crop < 64 or self.crop % 32 or min(counts) < 1:
             raise InputError(
-                "the crop must be a multiple of 32 from 64 on, tuples and mine_every at least 1; "
-                f"got {self.crop}, {self.tuples} and {self.mine_every}"
+                "the crop must be a multiple of 32 from 64 on, tuples, mine_every and correspondences "
+                f"at least 1; got {self.crop} and {counts}"
             )
         weights = (self.retrieval_weight, self.matching_weight, self.distillation_weight)
-        self._objective = Objective(self.positions, self.matching, self.margin, weights)
+        own = (self.positions, self.matching, self.margin)
+        self._objective = Objective(*own, weights, self.correspondence_weight)
         self.stages = (Stage("joint", self.steps, self.learning_rate),)
         self._mined: dict[str, list[Path]] = {}
 
@@ -171,12 +193,20 @@ class UR2KiDRecipe(Recipe[UR2KiDNetwork]):
         ]
 
     def batch(self, stage: Stage, rng: np.random.Generator, *, held_out: bool = False) -> Batch:  # noqa: ARG002
+        """Images "anchors", "positives" and "negatives", B x 3 x S x S; "points_a" and "points_b",
+        B x N x 2 in pixels of anchors and positives, of which "counted", B x N bool, are known to be
+        the same."""
         triples = [self._triple(rng, held_out) for _ in range(self.tuples)]
         names = ("anchors", "positives", "negatives")
-        columns = zip(*triples, strict=True)
-        return {name: images_to_tensor(c) for name, c in zip(names, columns, strict=True)}
+        columns = zip(*(images for images, _ in triples), strict=True)
+        batch = {name: images_to_tensor(c) for name, c in zip(names, columns, strict=True)}
+        known = [points for _, points in triples]
+        for name, side in zip(("points_a", "points_b"), zip(*known, strict=True), strict=True):
+            batch[name] = padded(side, self.correspondences)
+        counts = torch.tensor([len(a) for a, _ in known])
+        return batch | {"counted": torch.arange(self.correspondences) < counts[:, None]}
 
-    def _triple(self, rng: np.random.Generator, held_out: bool) -> tuple[Array, Array, Array]:
+    def _triple(self, rng: np.random.Generator, held_out: bool) -> tuple[_Triple, _Points]:
         for _ in range(_TRIES):
             drawn = self._miners[held_out].draw(rng, 1)
             negative = drawn.negatives[0]
@@ -184,16 +214,22 @@ class UR2KiDRecipe(Recipe[UR2KiDNetwork]):
             if mined and rng.random() < _MINED_CHANCE:
                 negative = mined[int(rng.integers(len(mined)))]
             try:
-                return (*self._views(drawn.anchor, drawn.positive, rng), self._view(negative, rng))
+                a, p, points = self._views(drawn.anchor, drawn.positive, rng)
+                return (a, p, self._view(negative, rng)), points
             except ImageError:  # the pool has said so
                 continue
         raise InputError(f"{_TRIES} photos in a row could not be read; look at the data folder")
 
-    def _views(self, a: Path, b: Path, rng: np.random.Generator) -> tuple[Array, Array]:
+    def _views(self, a: Path, b: Path, rng: np.random.Generator) -> tuple[Array, Array, _Points]:
+        """Of both photos a view, and of two views of one photo some corners that both show."""
         if a != b:
-            return self._view(a, rng), self._view(b, rng)
+            none = np.zeros((0, 2), np.float32)
+            return self._view(a, rng), self._view(b, rng), (none, none)
         pair = warped_pair(self._read(a), rng, (self.crop,) * 2, _VIEWPOINT, _LIGHT)
-        return pair.image_a, pair.image_b
+        points, _, _ = corners(cv2.cvtColor(pair.image_a, cv2.COLOR_RGB2GRAY), (1.0,))
+        seen, there = seen_in_b(pair, points)
+        some = rng.permutation(np.flatnonzero(seen))[: self.correspondences]
+        return pair.image_a, pair.image_b, (points[some].astype(np.float32), there[some])
 
     def _view(self, path: Path, rng: np.random.Generator) -> Array:
         return warped_pair(self._read(path), rng, (self.crop,) * 2, _VIEWPOINT, _LIGHT).image_a
@@ -203,7 +239,9 @@ class UR2KiDRecipe(Recipe[UR2KiDNetwork]):
 
     def losses(self, network: UR2KiDNetwork, batch: Batch, stage: Stage) -> dict[str, Tensor]:  # noqa: ARG002
         images = (batch["anchors"], batch["positives"], batch["negatives"])
-        return joint_losses(network, images, self._objective)
+        points = (batch["points_a"], batch["points_b"], batch["counted"])
+        known = Correspondences(*points) if self.correspondence_weight else None
+        return joint_losses(network, images, self._objective, known)
 
     def refresh_every(self, stage: Stage) -> int:  # noqa: ARG002
         return self.mine_every
@@ -219,7 +257,7 @@ class UR2KiDRecipe(Recipe[UR2KiDNetwork]):
         pairs = []
         for k in range(_FIT_PAIRS):
             rng = generator(_SEED, 1, k)
-            images = self._triple(rng, held_out=False)[:2]
+            images = self._triple(rng, held_out=False)[0][:2]
             with torch.no_grad():
                 taps = network.taps(images_to_tensor(images).to(device))
                 responses = group_responses(network.fine(taps), network.groups)

@@ -49,7 +49,7 @@ def mutual_nearest(a: Tensor, b: Tensor, best: float = 1.0) -> tuple[Tensor, Ten
     return first, to_b[first]
 
 
-def whitening(vectors: Tensor, dim: int, ridge: float = 0.3) -> tuple[Tensor, Tensor]:
+def whitening(vectors: Tensor, dim: int, ridge: float = 1.0) -> tuple[Tensor, Tensor]:
     """PCA whitening with a ridge: what most images have in common, and what varies from image to image
     for whatever reason, weighs less. Jegou and Chum, "Negative evidences and co-occurences in image
     retrieval", ECCV 2012, section 3.

@@ -231,11 +231,18 @@ def visible_grid(pair: WarpedPair, stride: int) -> tuple[Array, Array]:
     rows, columns = np.mgrid[: height // stride, : width // stride]
     cells = np.stack((columns.ravel(), rows.ravel()), axis=1)
     centres = (cells + 0.5) * stride - 0.5
-    ahead = _depths(pair.b_from_a, centres) > 0
-    cells, centres = cells[ahead], centres[ahead]
-    points = apply_homography(pair.b_from_a, centres)
-    keep = _among(pair.valid_a, centres) & _among(pair.valid_b, points)
-    return cells[keep], points[keep].astype(np.float32)
+    seen, points = seen_in_b(pair, centres)
+    return cells[seen], points[seen]
+
+
+def seen_in_b(pair: WarpedPair, points: Array) -> tuple[Array, Array]:
+    """Which of N x 2 points (x, y) in pixels of a are seen in b, N bool, and where, N x 2 float32 in
+    pixels of b. Both the point and its image lie among valid pixels."""
+    seen = _depths(pair.b_from_a, points) > 0
+    there = apply_homography(pair.b_from_a, points)
+    there = np.where(np.isfinite(there), there, -1.0)
+    seen &= _among(pair.valid_a, points) & _among(pair.valid_b, there)
+    return seen, there.astype(np.float32)
 
 
 def _among(valid: Array, points: Array) -> Array:

@@ -17,7 +17,7 @@ from locate.images.exif import read_exif
 from locate.images.folder import photos_in
 from locate.pixels import from_colmap
 from locate.training.data.correspondences import MatchedPair, load_pairs, save_pairs
-from locate.training.data.photos import SINGLES
+from locate.training.data.photos import PLACES, SINGLES
 from locate.training.data.pseudo import Teacher, pseudo_pairs
 from locate.types import Array
 
@@ -27,17 +27,29 @@ log = logging.getLogger("locate")
 def scenes_of(folder: Path | str) -> dict[str, tuple[Path, ...]]:
     """Scene name -> its photos, two or more, by the folders that they lie in.
 
-    If there is a folder `scenes` in `folder`, each folder in that is a scene. If not, each folder in
-    `folder` is one, but for `photos` and `distractors`. Folders within a scene belong to it; folders
+    Where `folder` holds some of `PLACES`, their folders are the scenes, at the depth that is said there:
+    `scenes/NAME`, `landmarks/NAME`, `places/SET/NAME`, of the first by NAME alone. If not, each folder
+    in `folder` is one, but for `photos` and `distractors`. Folders within a scene belong to it; folders
     with less than two photos are no scenes, and neither are hidden ones."""
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; name the one that holds the scenes")
-    explicit = folder / "scenes"
-    parent = explicit if explicit.is_dir() else folder
-    none = () if parent == explicit else SINGLES
-    folders = [f for f in sorted(parent.iterdir()) if f.is_dir() and f.name not in none]
-    scenes = {f.name: tuple(photos_in(f).values()) for f in folders if not f.name.startswith(".")}
+    kinds = [kind for kind in PLACES if (folder / kind).is_dir()]
+    if kinds:
+        named = {
+            place.relative_to(folder / kind if kind == "scenes" else folder).as_posix(): place
+            for kind in kinds
+            for place in sorted((folder / kind).glob("/".join("*" * PLACES[kind][0])))
+        }
+    else:
+        named = {
+            place.name: place for place in sorted(folder.iterdir()) if place.name not in SINGLES
+        }
+    scenes = {
+        name: tuple(photos_in(place).values())
+        for name, place in named.items()
+        if place.is_dir() and not any(part.startswith(".") for part in name.split("/"))
+    }
     return {name: photos for name, photos in scenes.items() if len(photos) > 1}
 
 

@@ -8,9 +8,16 @@ import numpy as np
 import pytest
 import torch
 
+from locate.extractors.blocks.grids import Grid
 from locate.extractors.ur2kid import objective as module
 from locate.extractors.ur2kid.extractor import start
-from locate.extractors.ur2kid.objective import Objective, dense_features, joint_losses
+from locate.extractors.ur2kid.objective import (
+    Correspondences,
+    Objective,
+    correspondence_loss,
+    dense_features,
+    joint_losses,
+)
 
 SIDE = 64
 WEIGHTS = (2.0, 3.0, 0.5)  # of retrieval, matching, distillation: none can take another's place
@@ -197,6 +204,37 @@ def test_the_joint_losses_by_hand(network, images, matching, margin, training):
         assert value > 1e-3, name  # nothing is tested that is not there
 
 
+def test_the_correspondence_loss_by_hand():
+    """-log of the share of the right one among all that are 6 px off in both images, both ways, on F's
+    grid, whose cell X lies at pixel 4 X + 1.5."""
+    generator = torch.Generator().manual_seed(3)
+    dense = torch.nn.functional.normalize(torch.randn(4, 5, 16, 16, generator=generator), dim=1)
+    points = 60 * torch.rand(2, 2, 12, 2, generator=generator)
+    points[0, :, 1] = points[0, :, 0] + 4.0  # near in the anchors alone
+    counted = torch.arange(12) < torch.tensor([[12], [9]])
+    known = Correspondences(points[0], points[1], counted)
+    grid = Grid(4, 1.5)
+    terms = []
+    for k in range(2):
+        a, b = (
+            unit(bilinear(dense[k + 2 * side].double().numpy(), (at - 1.5) / 4))
+            for side, at in enumerate(points[:, k].double().numpy())
+        )
+        n = int(counted[k].sum())
+        alike = a[:n] @ b[:n].T / 0.1
+        for i in range(n):
+            far = [
+                j == i
+                or all(np.linalg.norm(at[k, i] - at[k, j]) > 6 for at in points.double().numpy())
+                for j in range(n)
+            ]
+            terms += [np.log(np.exp(r[far]).sum()) - r[i] for r in (alike[i], alike[:, i])]
+    value = float(correspondence_loss(dense, known, grid))
+    assert value == pytest.approx(np.mean(terms), rel=1e-4)
+    swapped = Correspondences(points[0].flip(-1), points[1].flip(-1), counted)
+    assert abs(float(correspondence_loss(dense, swapped, grid)) - value) > 1e-2
+
+
 def test_the_teacher_and_detection_learn_nothing(network, images):
     taps = network.taps(images[0])
     seen = dense_features(network, taps, network.concepts(), 100)[0]
@@ -252,4 +290,4 @@ def test_the_student_alone_is_taught_by_distillation(network, images):
 
 
 def test_radii_are_what_the_losses_are_tested_with():
-    assert (module.FOUND_RADIUS, module.RUNNER_UP_RADIUS) == (1.5, 3.0)
+    assert (module.FOUND_RADIUS, module.RUNNER_UP_RADIUS, module.RIVAL_RADIUS) == (1.5, 3.0, 6.0)

@@ -21,6 +21,7 @@ from locate.extractors.ur2kid import recipe as recipe_module
 from locate.extractors.ur2kid.detection import group_responses, keypoints
 from locate.extractors.ur2kid.extractor import UR2KiD, build, network_settings
 from locate.extractors.ur2kid.objective import (
+    Correspondences,
     DenseFeatures,
     Objective,
     dense_features,
@@ -339,11 +340,14 @@ def test_batches_follow_from_the_generator_alone(recipe):
     one = recipe.batch(STAGE, generator(0, 0, 5))
     again = recipe.batch(STAGE, generator(0, 0, 5))
     other = recipe.batch(STAGE, generator(0, 0, 6))
-    assert set(one) == {"anchors", "positives", "negatives"}
-    for name, images in one.items():
-        assert images.shape == (2, 3, 64, 64)
-        assert torch.equal(images, again[name])
-        assert not torch.equal(images, other[name])
+    images = ("anchors", "positives", "negatives")
+    assert set(one) == {*images, "points_a", "points_b", "counted"}
+    for name in images:
+        assert one[name].shape == (2, 3, 64, 64)
+        assert torch.equal(one[name], again[name])
+        assert not torch.equal(one[name], other[name])
+    for name in ("points_a", "points_b", "counted"):
+        assert torch.equal(one[name], again[name])
 
 
 def test_held_out_photos_are_in_no_training_batch(recipe):
@@ -418,6 +422,7 @@ def test_the_losses_are_those_of_anchor_positive_and_negative(folder, tmp_path):
         "retrieval_weight": 2.0,
         "matching_weight": 3.0,
         "distillation_weight": 5.0,
+        "correspondence_weight": 7.0,
         "dropout": 0.25,
     }
     made = UR2KiDRecipe(**SMALL, **settings)
@@ -431,12 +436,44 @@ def test_the_losses_are_those_of_anchor_positive_and_negative(folder, tmp_path):
         found = made.losses(network, batch, STAGE)
     torch.manual_seed(1)
     with torch.no_grad():
-        expected = joint_losses(network, images, Objective(64, "positions", 0.3, (2.0, 3.0, 5.0)))
+        objective = Objective(64, "positions", 0.3, (2.0, 3.0, 5.0), 7.0)
+        known = Correspondences(batch["points_a"], batch["points_b"], batch["counted"])
+        expected = joint_losses(network, images, objective, known)
     assert {name: float(value) for name, value in found.items()} == pytest.approx(
         {name: float(value) for name, value in expected.items()}
     )
-    parts = zip((2, 3, 5), ("retrieval", "matching", "distillation"), strict=True)
-    assert float(found["loss"]) == pytest.approx(sum(w * float(found[name]) for w, name in parts))
+    parts = ("retrieval", "matching", "distillation", "correspondence")
+    total = sum(w * float(found[name]) for w, name in zip((2, 3, 5, 7), parts, strict=True))
+    assert float(found["loss"]) == pytest.approx(total)
+    without = UR2KiDRecipe(**SMALL, **settings | {"correspondence_weight": 0.0})
+    torch.manual_seed(1)
+    with torch.no_grad():
+        papers = without.losses(network, batch, STAGE)
+    assert "correspondence" not in papers
+    assert float(papers["loss"]) == pytest.approx(total - 7 * float(found["correspondence"]))
+
+
+def test_points_of_two_views_show_the_same_of_a_photo(folder, tmp_path, monkeypatch):
+    """On a photo of two ramps, whose colour is the place: red is x and green is y."""
+    made = UR2KiDRecipe(**{**SMALL, "single_share": 1.0})
+    made.prepare(folder, tmp_path)
+    ramps = np.zeros((120, 96, 3), np.float32)
+    ramps[..., 0], ramps[..., 1] = np.meshgrid(2 * np.arange(96), 2 * np.arange(120))
+    monkeypatch.setattr(made, "_read", lambda _: ramps.astype(np.uint8))
+    monkeypatch.setattr(recipe_module, "_LIGHT", None)
+    rng = np.random.default_rng(0)
+    everywhere = rng.uniform(8, 56, (200, 2))
+    monkeypatch.setattr(recipe_module, "corners", lambda *_: (everywhere, None, None))
+    batch = made.batch(STAGE, generator(2))
+    assert int(batch["counted"].sum()) > 40
+    for k in range(2):
+        n = int(batch["counted"][k].sum())
+        shown = []
+        for images, points in (("anchors", "points_a"), ("positives", "points_b")):
+            assert not batch[points][k, n:].any()
+            shown.append(sample(batch[images][k : k + 1], batch[points][k : k + 1, :n])[0, :, :2])
+        assert float((shown[0] - shown[1]).abs().median()) < 2
+        assert float(shown[0].std(dim=0).min()) > 5
 
 
 def test_a_triple_shows_one_place_twice_and_another_once(recipe, monkeypatch):
@@ -447,7 +484,8 @@ def test_a_triple_shows_one_place_twice_and_another_once(recipe, monkeypatch):
         return np.full((64, 64, 3), recipe._pool.index[path], np.uint8)
 
     monkeypatch.setattr(recipe, "_view", lambda path, _: numbered(path))
-    monkeypatch.setattr(recipe, "_views", lambda a, b, _: (numbered(a), numbered(b)))
+    none = np.zeros((0, 2), np.float32)
+    monkeypatch.setattr(recipe, "_views", lambda a, b, _: (numbered(a), numbered(b), (none, none)))
     differ = 0
     for k in range(20):
         batch = recipe.batch(STAGE, generator(k))
@@ -464,7 +502,7 @@ def test_a_triple_shows_one_place_twice_and_another_once(recipe, monkeypatch):
 
 def test_the_projection_is_fitted_to_anchors_and_positives(recipe, monkeypatch):
     network, seen = recipe.network(), []
-    triples = [recipe._triple(generator(0, 1, k), held_out=False)[:2] for k in range(3)]
+    triples = [recipe._triple(generator(0, 1, k), held_out=False)[0][:2] for k in range(3)]
     fit = recipe_module.discriminative_projection
     monkeypatch.setattr(
         recipe_module,
@@ -537,6 +575,7 @@ def test_losses_fall_on_a_fixed_batch(recipe):
     for values in history:
         parts = (values["retrieval"], values["matching"], values["distillation"])
         total = sum(w * v for w, v in zip(weights, parts, strict=True))
+        total += Objective().correspondence_weight * values["correspondence"]
         assert values["loss"] == pytest.approx(total, rel=1e-5)
 
 
