@@ -46,20 +46,26 @@ Line = tuple[str, str, str, str, Path]  # image, landmark, split, kind; the phot
 
 def global_scores(extractor: Extractor, data: Path, work: Path) -> list[Row]:
     """A row a query, ranked by the global descriptor alone; none of extractors without one."""
-    return (
-        retrieval_scores(extractor, data, work, verify=False) if extractor.info.global_dim else []
-    )
+    return _scores(extractor, data, work, verify=False) if extractor.info.global_dim else []
 
 
-def retrieval_scores(
-    extractor: Extractor, data: Path, work: Path, *, verify: bool = True
-) -> list[Row]:
+def vote_scores(extractor: Extractor, data: Path, work: Path) -> list[Row]:
+    """A row a query, ranked by the votes of local features alone; none of extractors that have a global
+    descriptor, or no local ones."""
+    local_alone = extractor.info.local_dim and not extractor.info.global_dim
+    return _scores(extractor, data, work, verify=False) if local_alone else []
+
+
+def retrieval_scores(extractor: Extractor, data: Path, work: Path) -> list[Row]:
     """A row a query, and a row for each that has no right answer. Local features alone get GeM's global
     descriptor, so that all verify the same candidates."""
     if not extractor.info.global_dim:
         extractor = Pair(registry.create("gem"), extractor)
+    return _scores(extractor, data, work, verify=extractor.info.local_dim > 0)
+
+
+def _scores(extractor: Extractor, data: Path, work: Path, *, verify: bool) -> list[Row]:
     folder, results = write_places(data, work), RetrievalResults()
-    verify = verify and extractor.info.local_dim > 0
     foreign = folder / "foreign" if verify else None
     evaluate_retrieval(
         folder / "places", {"x": extractor}, foreign=foreign, verify=verify, results=results

@@ -9,7 +9,8 @@ opened here, it reports.
   repeatability and localization error (pixels) of 300.
 - retrieval: places looked for among other photos (`benchmarks/common/held_out_retrieval.py`): mAP before and
   after verification, first answers, verdicts, what is proven at 1 % of false accepts.
-- global: the same without verification, of extractors that have a global descriptor.
+- global: the same without verification, of extractors that have a global descriptor;
+  votes: by the votes of local features, of the others.
 - pairs: two photos of a scene, matched and put together (`benchmarks/common/held_out_scenes.py`): right
   matches and relative poses, against poses of our own maps of these scenes by RootSIFT.
 - poses: photos localized in a map of others, against the same poses.
@@ -37,7 +38,11 @@ from benchmarks.common.differences import (
     mean_table,
     noise,
 )
-from benchmarks.common.held_out_retrieval import global_scores, retrieval_scores
+from benchmarks.common.held_out_retrieval import (
+    global_scores,
+    retrieval_scores,
+    vote_scores,
+)
 from benchmarks.common.held_out_scenes import pair_scores, pose_scores
 from benchmarks.common.warp_scores import warp_scores
 from locate.errors import LocateError, UnknownNameError
@@ -66,6 +71,7 @@ class Part:
 PARTS: Mapping[str, Part] = {
     "warps": Part(warp_scores, "sift", ("MMA@3", "homography@3")),
     "global": Part(global_scores, "gem", ("mAP before", "R@1")),
+    "votes": Part(vote_scores, "sift", ("mAP before", "R@1")),
     "retrieval": Part(retrieval_scores, "gem+sift", ("mAP", "right at 1 %", "false match")),
     "pairs": Part(pair_scores, "sift", ("right matches", "AUC@5")),
     "poses": Part(pose_scores, "sift", errors=True),
