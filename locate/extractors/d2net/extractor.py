@@ -17,13 +17,17 @@ from locate.extractors.base import ExtractorInfo, Size, require_positive
 from locate.extractors.blocks.corners import to_corners
 from locate.extractors.blocks.detection import resize_image, select, to_input
 from locate.extractors.blocks.grids import Grid, resample
-from locate.extractors.blocks.inference import default_device, for_use, sizes_of
+from locate.extractors.blocks.inference import (
+    default_device,
+    for_use,
+    local_features,
+    sizes_of,
+)
 from locate.extractors.bundled import BUNDLED
 from locate.extractors.d2net.detection import describe, distinctness, keypoints
 from locate.extractors.d2net.network import STRIDE, SYSTEM, D2Network
 from locate.extractors.weights import load_network, warn_untrained
-from locate.pixels import resize_points
-from locate.types import Array, Extraction, Features
+from locate.types import Array, Extraction
 
 SCALES = (0.5, 1.0, 2.0)  # of the paper's image pyramid
 RATIO, QUERY_RATIO = 0.98, 0.95  # benchmarks/ablations/ratios.py, of the untrained start
@@ -93,8 +97,7 @@ class D2Net:
             working = (working[0] + working[0] % 2, working[1] + working[1] % 2)
         with torch.inference_mode():
             points, scores, descriptors = self._detect_and_describe(pixels, working)
-        points = resize_points(points.astype(np.float64), working, size).astype(np.float32)
-        return Extraction(Features(points, scores, descriptors, size), None)
+        return local_features(points, scores, descriptors, working, size)
 
     def _detect_and_describe(
         self, pixels: Array, working: tuple[int, int]

@@ -6,20 +6,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
 from torch import Tensor
 
 from locate.extractors.base import ExtractorInfo, require_positive
-from locate.extractors.blocks.detection import resize_image, to_input
-from locate.extractors.blocks.inference import channels_last, default_device, sizes_of
+from locate.extractors.blocks.detection import to_input
+from locate.extractors.blocks.inference import (
+    channels_last,
+    default_device,
+    grey_of,
+    local_features,
+    sizes_of,
+)
 from locate.extractors.bundled import bundled_weights
 from locate.extractors.lfnet.detection import Keypoints, cut, detect, inner
 from locate.extractors.lfnet.network import SYSTEM, WIDTH, LFNetwork, Maps
 from locate.extractors.weights import load_network
-from locate.pixels import resize_points
-from locate.types import Array, Extraction, Features
+from locate.types import Array, Extraction
 
 _TOGETHER = 256  # crops that are described at once
 
@@ -72,19 +75,12 @@ class LFNet:
     ) -> Extraction:
         """H x W x 3 uint8, RGB -> local features alone."""
         size, working = sizes_of(pixels, size, self.max_side)
-        grey = cv2.cvtColor(resize_image(pixels, working), cv2.COLOR_RGB2GRAY)
+        grey = grey_of(pixels, working)
         with torch.inference_mode():
             maps = self._network(to_input(grey, self.device, 1) / 255)
             found = self._detect(maps)
             descriptors = self._describe(maps.image, found)
-        points = found.points[0].cpu().numpy().astype(np.float64)
-        features = Features(
-            keypoints=resize_points(points, working, size).astype(np.float32),
-            scores=found.scores[0].cpu().numpy(),
-            descriptors=descriptors.cpu().numpy(),
-            image_size=size,
-        )
-        return Extraction(features, None)
+        return local_features(found.points[0], found.scores[0], descriptors, working, size)
 
     def _detect(self, maps: Maps) -> Keypoints:
         height, width = maps.score.shape[-2:]

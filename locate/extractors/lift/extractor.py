@@ -11,14 +11,18 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from locate.extractors.base import ExtractorInfo, require_positive
-from locate.extractors.blocks.detection import resize_image
-from locate.extractors.blocks.inference import channels_last, default_device, sizes_of
+from locate.extractors.blocks.inference import (
+    channels_last,
+    default_device,
+    grey_of,
+    local_features,
+    sizes_of,
+)
 from locate.extractors.blocks.layers import fuse_batch_norms
 from locate.extractors.bundled import bundled_weights
 from locate.extractors.lift.detection import Search, find_frames
@@ -31,10 +35,9 @@ from locate.extractors.lift.network import (
     build,
 )
 from locate.extractors.weights import load_network
-from locate.pixels import resize_points
 from locate.precision import precision
 from locate.training.data.patches import crop_patches, pyramid
-from locate.types import Array, Extraction, Features
+from locate.types import Array, Extraction
 
 _BATCH = 256  # windows that a network is shown at once
 
@@ -94,7 +97,7 @@ class Lift:
     ) -> Extraction:
         """H x W x 3 uint8, RGB -> local features alone."""
         size, working = sizes_of(pixels, size, self.max_side)
-        grey = np.asarray(cv2.cvtColor(resize_image(pixels, working), cv2.COLOR_RGB2GRAY))
+        grey = grey_of(pixels, working)
         with torch.inference_mode():
             frames, scores = find_frames(
                 self._network.detector, grey, self._search, self._max_keypoints, self.device
@@ -102,8 +105,7 @@ class Lift:
         photo = pyramid(grey)
         if not self._upright:
             frames[:, 3] = self.orient(photo, frames)
-        points = resize_points(frames[:, :2], working, size).astype(np.float32)
-        return Extraction(Features(points, scores, self.describe(photo, frames), size), None)
+        return local_features(frames[:, :2], scores, self.describe(photo, frames), working, size)
 
     def orient(self, photo: Sequence[Array], frames: Array) -> Array:
         """The angles, N in radians, that windows at N x 4 frames of a `pyramid` should have, which are

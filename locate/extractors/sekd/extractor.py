@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -16,7 +15,12 @@ from torch.nn import functional
 from locate.errors import WeightsError
 from locate.extractors.base import ExtractorInfo, require_positive
 from locate.extractors.blocks.detection import local_maxima, resize_image, to_input
-from locate.extractors.blocks.inference import channels_last, default_device, sizes_of
+from locate.extractors.blocks.inference import (
+    channels_last,
+    default_device,
+    grey_of,
+    sizes_of,
+)
 from locate.extractors.bundled import bundled_weights
 from locate.extractors.sekd.network import (
     CELL,
@@ -98,7 +102,7 @@ class SEKD:
     ) -> Extraction:
         """H x W x 3 uint8, RGB -> local features alone."""
         size, working = sizes_of(pixels, size, self.max_side)
-        grey = cv2.cvtColor(resize_image(pixels, working), cv2.COLOR_RGB2GRAY)
+        grey = grey_of(pixels, working)
         levels = [self._level(grey, size)]
         while self._pyramid and min(grey.shape) // 2 > _SMALLEST:
             grey = resize_image(grey, (grey.shape[1] // 2, grey.shape[0] // 2))

@@ -6,16 +6,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from locate.extractors.base import ExtractorInfo, require_positive
-from locate.extractors.blocks.detection import resize_image, to_input
+from locate.extractors.blocks.detection import to_input
 from locate.extractors.blocks.grids import sample
-from locate.extractors.blocks.inference import channels_last, default_device, sizes_of
+from locate.extractors.blocks.inference import (
+    channels_last,
+    default_device,
+    grey_of,
+    local_features,
+    sizes_of,
+)
 from locate.extractors.bundled import bundled_weights
 from locate.extractors.superpoint.detection import find_points, soft_peak
 from locate.extractors.superpoint.network import (
@@ -27,8 +31,7 @@ from locate.extractors.superpoint.network import (
     heat_map,
 )
 from locate.extractors.weights import load_network
-from locate.pixels import resize_points
-from locate.types import Array, Extraction, Features
+from locate.types import Array, Extraction
 
 BORDER = 4  # pixels along the edges where the authors take no point
 
@@ -83,18 +86,11 @@ class SuperPoint:
     ) -> Extraction:
         """H x W x 3 uint8, RGB -> local features alone."""
         size, working = sizes_of(pixels, size, self.max_side)
-        grey = cv2.cvtColor(resize_image(pixels, working), cv2.COLOR_RGB2GRAY)
         with torch.inference_mode():
-            points, scores, descriptors = self._detect_and_describe(grey)
-        features = Features(
-            keypoints=resize_points(points.astype(np.float64), working, size).astype(np.float32),
-            scores=scores,
-            descriptors=descriptors,
-            image_size=size,
-        )
-        return Extraction(features, None)
+            found = self._detect_and_describe(grey_of(pixels, working))
+        return local_features(*found, working, size)
 
-    def _detect_and_describe(self, grey: Array) -> tuple[Array, Array, Array]:
+    def _detect_and_describe(self, grey: Array) -> tuple[Tensor, Tensor, Tensor]:
         """Of an image H x W uint8, best first: points in its pixels, scores, descriptors."""
         height, width = grey.shape
         logits, coarse = self._network(to_input(grey, self.device, CELL) / 255)
@@ -103,8 +99,7 @@ class SuperPoint:
             heat, self._threshold, self._radius, BORDER, self._max_keypoints
         )
         points = soft_peak(heat, found) if self._subpixel else found.to(heat.dtype)
-        descriptors = describe(coarse, points)
-        return points.cpu().numpy(), scores.cpu().numpy(), descriptors.cpu().numpy()
+        return points, scores, describe(coarse, points)
 
 
 def describe(coarse: Tensor, points: Tensor) -> Tensor:

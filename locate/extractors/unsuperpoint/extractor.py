@@ -11,7 +11,12 @@ import torch
 
 from locate.extractors.base import ExtractorInfo, require_positive
 from locate.extractors.blocks.detection import resize_image, suppress, to_input
-from locate.extractors.blocks.inference import channels_last, default_device, sizes_of
+from locate.extractors.blocks.inference import (
+    channels_last,
+    default_device,
+    local_features,
+    sizes_of,
+)
 from locate.extractors.bundled import bundled_weights
 from locate.extractors.unsuperpoint.network import (
     CELL,
@@ -21,8 +26,7 @@ from locate.extractors.unsuperpoint.network import (
     to_range,
 )
 from locate.extractors.weights import load_network
-from locate.pixels import resize_points
-from locate.types import Array, Extraction, Features
+from locate.types import Array, Extraction
 
 BORDER = 4  # pixels along the edges where no point is taken
 
@@ -83,9 +87,7 @@ class UnsuperPoint:
         limit = np.array(working) - 1 - BORDER
         inside = np.flatnonzero(np.all((places >= BORDER) & (places <= limit), axis=1))
         kept = inside[suppress(places[inside], scores[inside], self._radius)][: self._max_keypoints]
-        points = resize_points(places[kept].astype(np.float64), working, size)
-        features = Features(points.astype(np.float32), scores[kept], descriptors[kept], size)
-        return Extraction(features, None)
+        return local_features(places[kept], scores[kept], descriptors[kept], working, size)
 
 
 def build(settings: Mapping[str, Any]) -> UnsuperPointNetwork:
