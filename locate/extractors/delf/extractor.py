@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from locate.errors import InputError
 from locate.extractors.backbones.registry import create_backbone, load_backbone
 from locate.extractors.base import ExtractorInfo, Size, no_features, require_positive
 from locate.extractors.blocks.corners import strongest_of_cells
@@ -40,7 +41,7 @@ _RECEPTIVE_FIELD = 291
 
 class Delf:
     """DELF. The image is looked at in seven sizes from a quarter to the double of that which `max_side`
-    allows. Of two boxes (receptive fields) that overlap by more than `iou` the better-attended is kept;
+    allows, but for those beyond `max_scale`. Of two boxes (receptive fields) that overlap by more than `iou` the better-attended is kept;
     1 keeps all, as the paper does."""
 
     def __init__(
@@ -51,17 +52,22 @@ class Delf:
         *,
         max_keypoints: int = 1000,  # the best-attended are kept
         max_side: int = 512,  # the image is shrunk to at most this many pixels along its long side
+        max_scale: float = 2.0,  # the paper's; half of the time is that of the largest size
         iou: float = 1.0,
         at_corners: bool = True,  # the strongest corner in its cell places a feature; False: its middle
     ) -> None:
         require_positive(max_keypoints=max_keypoints, max_side=max_side)
+        if max_scale < SCALES[0]:
+            raise InputError(f"max_scale must be at least {SCALES[0]}, got {max_scale}")
         self.device = default_device()
         self._network = for_use(network, self.device)
+        self._scales = [scale for scale in SCALES if scale <= max_scale]
         self._max_keypoints = max_keypoints
         self._iou = iou
         self._at_corners = at_corners
         self.max_side = max_side
         used = {"max_keypoints": max_keypoints, "max_side": max_side, "iou": iou}
+        used["max_scale"] = max_scale
         used["at_corners"] = at_corners
         info = ExtractorInfo(SYSTEM, weights_hash, {**settings, **used}, 0, len(network.components))
         self.info = replace(info, ratio=RATIO, verification=AFFINE, max_error=MAX_ERROR)
@@ -93,7 +99,7 @@ class Delf:
             return Extraction(no_features(size, len(self._network.components)), None)
         levels = []
         with torch.inference_mode():
-            for scale in SCALES:
+            for scale in self._scales:
                 target = scaled(base, scale)
                 if min(target) < _MIN_SIDE and target != base:
                     continue
