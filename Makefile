@@ -103,7 +103,7 @@ bench-overlays: setup
 
 bench-steered: setup
 	$(BIN)/python benchmarks/ablations/steered.py --data $(DATA) --work $(WORK)/extractors --out docs/benchmarks
-	$(BIN)/python benchmarks/ablations/failures.py --work $(WORK)/town --out docs/benchmarks
+	$(BIN)/python benchmarks/ablations/pictures.py --work $(WORK)/town --out docs/benchmarks
 
 # WEIGHTS and EXTRACTORS: those to compare with each other and with RootSIFT.
 bench-validation: setup
