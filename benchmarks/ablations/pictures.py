@@ -1,9 +1,12 @@
-"""Pictures of where the default features fail, on views of the rendered town whose homography is known.
+"""Pictures of what features see, on views of the rendered town whose homography is known.
 
-    python benchmarks/ablations/failures.py --work build/town --out docs/benchmarks
+    python benchmarks/ablations/pictures.py --work build/town --out docs/benchmarks
+    python benchmarks/ablations/pictures.py --work build/town --cards docs/models [--extractor NAME ...]
 
 Each picture: a view, the same one changed, and the mutual nearest neighbours that pass the features' own
-ratio: right ones (3 px) in green, wrong ones in red. Their numbers are printed, with RootSIFT's.
+ratio: right ones (3 px) in green, wrong ones in red. Their numbers are printed, with RootSIFT's. --out: where
+the default fails. --cards: for the model card of each system that has weights, its keypoints, and its
+matches with the view turned by 20 degrees and half as large again.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import numpy as np
 
 from locate.extractors import registry
 from locate.extractors.base import Extractor
+from locate.extractors.bundled import BUNDLED
 from locate.images.reading import read_photo
 from locate.matching.descriptors import match_mutual
 from locate.pixels import apply_homography
@@ -27,6 +31,7 @@ VIEW = "landmarks/church/03.jpg"
 RIGHT = 3.0  # pixels of the changed view
 _GREEN, _RED = (40, 170, 60), (215, 50, 40)
 _SHOWN = 60  # lines of each colour
+_KEYPOINTS = 500  # circles
 _QUALITY = 75
 
 
@@ -52,6 +57,11 @@ def turned(pixels: Array, rng: np.random.Generator) -> tuple[Array, Array]:  # n
     return _warped(pixels, 3.0, 135.0)
 
 
+def moved(pixels: Array, rng: np.random.Generator) -> tuple[Array, Array]:  # noqa: ARG001
+    """By 20 degrees and half as large again."""
+    return _warped(pixels, 1.5, 20.0)
+
+
 def blurred(pixels: Array, rng: np.random.Generator) -> tuple[Array, Array]:  # noqa: ARG001
     """Out of focus, by a sigma of six pixels."""
     return np.asarray(cv2.GaussianBlur(pixels, (0, 0), 6)), np.eye(3)
@@ -69,21 +79,49 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--work", type=Path, default=Path("build/town"))
     parser.add_argument("--out", type=Path, help="write fails-NAME.jpg here")
+    parser.add_argument("--cards", type=Path, help="write NAME.jpg of systems here instead")
+    parser.add_argument("--extractor", nargs="*", default=sorted(BUNDLED), help="of --cards")
     a = parser.parse_args()
     if not (a.work / VIEW).exists():
         make_town(a.work)
     pixels = read_photo(a.work / VIEW).pixels
+    if a.cards:
+        for name in a.extractor:
+            write(a.cards / f"{name}.jpg", card(registry.create(name), pixels))
+    else:
+        show_failures(pixels, a.out)
+
+
+def card(extractor: Extractor, pixels: Array) -> Array:
+    """The strongest keypoints of a view, and below, at half size, matches with the view moved."""
+    features = extractor.extract(pixels).features
+    assert features is not None
+    seen = pixels.copy()
+    for point in features.keypoints[np.argsort(-features.scores)[:_KEYPOINTS]]:
+        cv2.circle(seen, _rounded(point), 4, _GREEN, 2, cv2.LINE_AA)
+    other, homography = moved(pixels, np.random.default_rng(0))
+    ends, right = matches(extractor, pixels, other, homography)
+    print(f"{extractor.info.name}: {right.sum()} of {len(right)} right", flush=True)
+    return np.vstack((seen, drawn(pixels, other, ends, right)))
+
+
+def show_failures(pixels: Array, out: Path | None) -> None:
+    """Print how many matches are right in each of `CHANGES`; pictures into `out`, if there is one."""
     for name, change in CHANGES.items():
         other, homography = change(pixels, np.random.default_rng(0))
         found = []
         for extractor in (registry.create(), registry.create("sift")):
             ends, right = matches(extractor, pixels, other, homography)
             found.append(f"{extractor.info.name} {right.sum()} of {len(right)} right")
-            if a.out and extractor.info.name == registry.DEFAULT:
-                picture = cv2.cvtColor(drawn(pixels, other, ends, right), cv2.COLOR_RGB2BGR)
-                quality = [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
-                cv2.imwrite(str(a.out / f"fails-{name}.jpg"), picture, quality)
+            if out and extractor.info.name == registry.DEFAULT:
+                write(out / f"fails-{name}.jpg", drawn(pixels, other, ends, right))
         print(f"{name}: {', '.join(found)}", flush=True)
+
+
+def write(path: Path, picture: Array) -> None:
+    """An RGB picture as a JPEG file."""
+    quality = [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
+    cv2.imwrite(str(path), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), quality)
 
 
 def matches(
