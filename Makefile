@@ -17,13 +17,13 @@ help:
 	@echo "make bench                    speed of build, query and search"
 	@echo "make bench-retrieval          accuracy on the labelled photos of DATA=$(DATA)"
 	@echo "make bench-localize           maps and poses: accuracy, honesty, speed (10 min)"
-	@echo "make bench-learning           train every system three times, compare with its start (1 h)"
+	@echo "make bench-learning           train every system three times, compare with its start (5 h)"
 	@echo "make bench-accuracy           the shipped features against RootSIFT"
 	@echo "make bench-proofs             how well the default proves a place, by Lowe's ratio (30 min)"
 	@echo "make bench-overlays           what captions, frames, watermarks, ... prove (20 min)"
 	@echo "make bench-steered            the shipped features at other settings, and pictures of where the default fails"
 	@echo "make bench-validation         what settings and weights are chosen by: photos that no training sees"
-	@echo "make bench-extractors         all extractors in one table, with the weights of bench-learning (1 h)"
+	@echo "make bench-extractors         all extractors in one table (2 h)"
 
 setup: $(VENV)/.ready
 
@@ -88,9 +88,8 @@ bench-localize: setup
 bench-learning: setup
 	$(BIN)/python benchmarks/tables/learning.py --data $(DATA) --work $(WORK)/learning --out docs/benchmarks
 
-bench-extractors: bench-learning
-	$(BIN)/python benchmarks/tables/extractors.py --data $(DATA) --work $(WORK)/extractors --out docs/benchmarks \
-		--weights $(WORK)/learning/*-0/weights.safetensors
+bench-extractors: setup
+	$(BIN)/python benchmarks/tables/extractors.py --data $(DATA) --work $(WORK)/extractors --out docs/benchmarks
 
 bench-accuracy: setup
 	$(BIN)/python benchmarks/tables/accuracy.py --data $(DATA) --work $(WORK)/extractors --out docs/benchmarks

@@ -1,7 +1,9 @@
 """All extractors in one table, by the common evaluation: which is best at what.
 
     python benchmarks/tables/extractors.py --data ../shared/data --work build/extractors --out docs/benchmarks \
-        --weights build/learning/d2net-0/weights.safetensors ...
+        [--weights FILE ...]
+
+Those that have no weights are left out, which a line says.
 
 - MMA, homography accuracy (MAGSAC, mean of five orders), M-score: oxford-affine, 2048 keypoints, full
   size.
@@ -44,6 +46,7 @@ from benchmarks.common.pose_errors import errors_of
 from benchmarks.common.published import published_table
 from locate.extractors import registry
 from locate.extractors.base import Extractor
+from locate.extractors.bundled import BUNDLED
 from locate.images.reading import read_photo
 from locate.pixels import fit_size
 from locate.types import Array
@@ -55,11 +58,8 @@ from pipelines.evaluation.retrieval import evaluate_retrieval
 from pipelines.indexing.build import build_index
 from pipelines.reports.report import Report, Table
 
-NAMES = (
-    *("sift", "gem", "gem+sift", "gem+steered", "context"),
-    *("ur2kid", "delf", "ur2kid+delf", "d2net"),
-    *("superpoint", "unsuperpoint", "sekd", "lift", "lfnet"),
-)
+SYSTEMS = ("ur2kid", "delf", "d2net", "superpoint", "unsuperpoint", "sekd", "lift", "lfnet")
+NAMES = ("sift", "gem", "gem+sift", "gem+steered", "context", "ur2kid+delf", *SYSTEMS)
 SCENES = {  # by the name in the tables
     "fountain": "fountain-P11",
     "Herz-Jesus": "Herz-Jesus-P25",
@@ -89,7 +89,7 @@ def main() -> None:
         return
     a.work.mkdir(parents=True, exist_ok=True)
     rows = []
-    extractors = registry.named(NAMES, a.weights)
+    extractors = registry.named([name for name in NAMES if has_weights(name)], a.weights)
     times = speeds(extractors, a.data)
     for name, extractor in extractors.items():
         found: Scores = {"ms": times[name]}
@@ -117,6 +117,14 @@ COLUMNS = (
     *("kB", "MB", "ms"),
 )
 UNITS = ("mm", "degrees", "error", "kB", "MB", "ms")  # of which less is better
+
+
+def has_weights(name: str) -> bool:
+    for part in name.split("+"):
+        if part in SYSTEMS and part not in BUNDLED:
+            print(f"{name} is left out: {part} has no weights", flush=True)
+            return False
+    return True
 
 
 def kept(work: Path, extractor: Extractor, measure: Callable[..., Found], data: Path) -> Found:

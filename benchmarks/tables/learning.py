@@ -4,12 +4,11 @@ trained on.
     python benchmarks/tables/learning.py --data ../shared/data --work build/learning --out docs/benchmarks
 
 Trains each system with `locate train` from `train/`, once a seed, on one thread, so that two run
-side by side on two cores; then measures start and trained model on `eval/`:
+side by side on two cores; then measures start and trained model on photos that no training sees:
 
-- d2net, ur2kid: MMA@3 on oxford-affine, 2048 keypoints, mutual nearest neighbours;
-- ur2kid: mAP of its global descriptor, web queries of eval/retrieval, with all of train/photos as
-  distractors;
-- delf: keypoint precision of its attention (`benchmarks/ablations/attention.py`).
+- all: repeatability (300 keypoints) and MMA@3 (2,048) of 126 pairs of warps, `validation.py --quick`;
+- ur2kid: mAP of its global descriptor, places among others, `validation.py --only global`;
+- delf: keypoint precision of its attention (`benchmarks/ablations/attention.py`, on `eval/`).
 
 What is finished in --work is not done again, and a training that was interrupted goes on.
 """
@@ -17,29 +16,32 @@ What is finished in --work is not done again, and a training that was interrupte
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
 from benchmarks.ablations.attention import START, TRAINED
 from benchmarks.ablations.attention import measure as measure_attention
+from benchmarks.common.differences import Row
+from benchmarks.common.held_out_retrieval import global_scores
+from benchmarks.common.warp_scores import warp_scores
 from locate.extractors import registry
-from locate.images.reading import read_photo
-from locate.metrics.common import average_precision
-from locate.pixels import fit_size
-from locate.util.parallel import one_thread_each
-from pipelines.evaluation.homographies import evaluate_matching
+from locate.extractors.base import Extractor
+from locate.extractors.recipes import create_recipe
+from locate.extractors.weights import Record, save_weights
 from pipelines.reports.report import Report, Table
 
-MMA, MAP, PRECISION = "MMA@3", "mAP with distractors", "keypoint precision"
-MEASURES = {"d2net": (MMA,), "ur2kid": (MMA, MAP), "delf": (PRECISION,)}
+REPEATABILITY, MMA = "repeatability", "MMA@3"
+MAP, PRECISION = "mAP with distractors", "keypoint precision"
+WITH_BACKBONE = ("ur2kid", "delf", "d2net")  # start from ImageNet, the others from random weights
+SYSTEMS = (*WITH_BACKBONE, "superpoint", "unsuperpoint", "sekd", "lift", "lfnet")
+EXTRA: Mapping[str, tuple[str, ...]] = {"ur2kid": (MAP,), "delf": (PRECISION,)}
 
 
 def main() -> None:
@@ -47,12 +49,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--work", type=Path, default=Path("build/learning"))
     parser.add_argument("--out", type=Path, help="write learning.md and learning.json here")
-    parser.add_argument("--system", action="append", choices=MEASURES, default=[])
+    parser.add_argument("--system", action="append", choices=SYSTEMS, default=[])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--time-budget", default="8m")
+    parser.add_argument("--time-budget", default="20m")
     parser.add_argument("--parallel", type=int, default=2, help="trainings side by side")
     a = parser.parse_args()
-    systems = a.system or list(MEASURES)
+    systems = a.system or list(SYSTEMS)
     runs = [(system, seed) for seed in a.seeds for system in systems]
     with ThreadPoolExecutor(a.parallel) as pool:
         list(pool.map(lambda run: train(*run, a.data, a.work, a.time_budget), runs))
@@ -92,61 +94,43 @@ def scores(system: str, seed: int, data: Path, work: Path) -> dict[str, tuple[fl
     file = work / f"{system}-{seed}.json"
     if not file.exists():
         weights = weights_of(system, seed, work)
-        found = {}
-        for name in MEASURES[system]:
-            if name == PRECISION:
-                ways = measure_attention(data, weights)
-                found[name] = tuple(np.mean([*ways[w].values()]) for w in (START, TRAINED))
-            else:
-                start = work / f"{system}-start-{name.split()[0]}.json"
-                if not start.exists():
-                    start.write_text(json.dumps(SCORE[name](registry.create(system), data)))
-                trained = registry.create(system, weights={system: weights})
-                found[name] = (json.loads(start.read_text()), SCORE[name](trained, data))
+        first = work / f"{system}-start.json"
+        if not first.exists():
+            first.write_text(json.dumps(measure(start(system, work), data, work)))
+        before = json.loads(first.read_text())
+        after = measure(registry.create(system, weights={system: weights}), data, work)
+        found = {name: (before[name], after[name]) for name in before}
+        if PRECISION in EXTRA.get(system, ()):
+            ways = measure_attention(data, weights)
+            found[PRECISION] = tuple(float(np.mean([*ways[w].values()])) for w in (START, TRAINED))
         file.write_text(json.dumps(found))
     return {name: tuple(pair) for name, pair in json.loads(file.read_text()).items()}
 
 
-def mma(extractor, data: Path) -> float:
-    folder = data / "eval/matching/oxford-affine"
-    report = evaluate_matching(folder, {"x": extractor}, max_keypoints=2048).to_json()
-    rows = report["tables"][0]["rows"]
-    return float(next(row["MMA@3"] for row in rows if "all" in row.values()))
+def start(system: str, work: Path) -> Extractor:
+    """A system as its training begins."""
+    if system in WITH_BACKBONE:
+        return registry.create(system, {"backbone": "lite0"})
+    recipe = create_recipe(system)
+    weights = work / f"{system}-start.safetensors"
+    save_weights(
+        weights,
+        recipe.tensors(recipe.network()),
+        Record(system, settings=recipe.settings(), command="the start of a training"),
+    )
+    return registry.create(system, weights={system: weights})
 
 
-def mean_average_precision(extractor, data: Path) -> float:
-    """Of the web queries, by the global descriptor alone."""
-    folder = data / "eval/retrieval"
-    with (folder / "labels.csv").open() as stream:
-        rows = list(csv.DictReader(stream))
-    database = [(folder / r["image"], r["landmark"]) for r in rows if r["split"] == "database"]
-    database += [(path, "") for path in sorted((data / "train/photos").iterdir())]
-    queries = [
-        (folder / r["image"], r["landmark"])
-        for r in rows
-        if r["split"] == "query" and r["kind"] == "web"
-    ]
-
-    def look(path: Path):
-        pixels = read_photo(path, min_long_side=extractor.max_side).pixels
-        height, width = pixels.shape[:2]
-        size = fit_size((width, height), extractor.max_side)
-        if size != (width, height):
-            pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-        return extractor.extract(pixels, local=False).global_descriptor
-
-    with ThreadPoolExecutor(2, initializer=one_thread_each) as pool:
-        vectors = np.stack(list(pool.map(look, [path for path, _ in (*database, *queries)])))
-    stored, asked = vectors[: len(database)], vectors[len(database) :]
-    labels = np.array([label for _, label in database])
-    found = []
-    for vector, (_, label) in zip(asked, queries, strict=True):
-        order = np.argsort(-(stored @ vector), kind="stable")
-        found.append(average_precision(labels[order] == label))
-    return float(np.mean(found))
+def measure(extractor: Extractor, data: Path, work: Path) -> dict[str, float]:
+    rows = warp_scores(extractor, data, work, quick=True)
+    found = {name: _mean(rows, name) for name in (REPEATABILITY, MMA)}
+    if MAP in EXTRA.get(extractor.info.name, ()):
+        found[MAP] = _mean(global_scores(extractor, data, work), "mAP before")
+    return found
 
 
-SCORE = {MMA: mma, MAP: mean_average_precision}
+def _mean(rows: list[Row], name: str) -> float:
+    return float(np.nanmean([row.values[name] for row in rows]))
 
 
 def make_report(
@@ -155,7 +139,7 @@ def make_report(
     rows = []
     for system, by_seed in found.items():
         minutes = np.mean([r["seconds"] / 60 for r in records[system]])
-        for name in MEASURES[system]:
+        for name in (REPEATABILITY, MMA, *EXTRA.get(system, ())):
             start = float(np.mean([s[name][0] for s in by_seed.values()]))
             trained = np.array([s[name][1] for s in by_seed.values()])
             gains = np.array([s[name][1] - s[name][0] for s in by_seed.values()])
@@ -168,8 +152,8 @@ def make_report(
     commits = [r["commit"] for each in records.values() for r in each]
     settings = {"torch": torch.__version__, "commands": commands, "commits": commits}
     note = (
-        "trained from train/, measured on eval/; minutes are of one thread, two or three trainings "
-        "side by side on two cores"
+        "trained from train/, measured on photos of it that no training sees (keypoint precision: on "
+        "eval/); minutes are of one thread, two trainings side by side on two cores"
     )
     return Report("learning", settings, (table,), notes=(note,))
 
