@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from inspect import signature
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from locate.errors import InputError, UnknownNameError, WeightsError
+from locate.extractors.bundled import BUNDLED
 from locate.extractors.settings import Setting, all_typed, settings_of
 
 if TYPE_CHECKING:
@@ -55,27 +56,18 @@ class Entry:
 _HERE = "locate.extractors"
 
 
-def _untrained(name: str, kind: str, *gives: str) -> Entry:
-    """A published system, which is trained from ImageNet's weights."""
-    return Entry(
-        f"{_HERE}.{name}.extractor:{kind}",
-        gives,
-        {name: f"{_HERE}.{name}.recipe:{kind}Recipe"},
-        weights="none: ImageNet alone until `locate train` has run",
-        licence=_IMAGENET,
-        files=("imagenet",),
+def _published(name: str, kind: str, *gives: str, imagenet: bool = False) -> Entry:
+    """A published system, with weights that we trained, if they come with the package; else it begins
+    with those of ImageNet, or with random ones, of which there is nothing to see."""
+    made = Entry(
+        f"{_HERE}.{name}.extractor:{kind}", gives, {name: f"{_HERE}.{name}.recipe:{kind}Recipe"}
     )
-
-
-def _from_nothing(name: str, kind: str) -> Entry:
-    """A published system of local features, which starts with random weights."""
-    return Entry(
-        f"{_HERE}.{name}.extractor:{kind}",
-        (LOCAL,),
-        {name: f"{_HERE}.{name}.recipe:{kind}Recipe"},
-        weights=f"none: `locate train {name}` makes some",
-        licence="Apache-2.0",
-    )
+    if name in BUNDLED:
+        return replace(made, files=(name,), licence="Apache-2.0")
+    if imagenet:
+        words = "none: ImageNet alone until `locate train` has run"
+        return replace(made, weights=words, licence=_IMAGENET, files=("imagenet",))
+    return replace(made, weights=f"none: `locate train {name}` makes some", licence="Apache-2.0")
 
 
 # The ready ones first. In place of an `Entry` its `load` does.
@@ -105,14 +97,14 @@ EXTRACTORS: dict[str, Entry | Callable[..., Extractor]] = {
     "sift": Entry(
         f"{_HERE}.sift:Sift", (LOCAL,), weights="none: classical", licence="Apache-2.0 (OpenCV)"
     ),
-    "d2net": _untrained("d2net", "D2Net", LOCAL),
-    "delf": _untrained("delf", "Delf", LOCAL),
-    "ur2kid": _untrained("ur2kid", "UR2KiD", GLOBAL, LOCAL),
-    "superpoint": _from_nothing("superpoint", "SuperPoint"),
-    "unsuperpoint": _from_nothing("unsuperpoint", "UnsuperPoint"),
-    "sekd": _from_nothing("sekd", "SEKD"),
-    "lfnet": _from_nothing("lfnet", "LFNet"),
-    "lift": _from_nothing("lift", "Lift"),
+    "d2net": _published("d2net", "D2Net", LOCAL, imagenet=True),
+    "delf": _published("delf", "Delf", LOCAL, imagenet=True),
+    "ur2kid": _published("ur2kid", "UR2KiD", GLOBAL, LOCAL, imagenet=True),
+    "superpoint": _published("superpoint", "SuperPoint", LOCAL),
+    "unsuperpoint": _published("unsuperpoint", "UnsuperPoint", LOCAL),
+    "sekd": _published("sekd", "SEKD", LOCAL),
+    "lfnet": _published("lfnet", "LFNet", LOCAL),
+    "lift": _published("lift", "Lift", LOCAL),
 }
 
 
@@ -259,7 +251,7 @@ def load_object(place: Any) -> Any:
 
 
 def _model(name: str, entry: Entry) -> Model:
-    from locate.extractors.bundled import BUNDLED, imagenet_weights_path, record_of, scores_of
+    from locate.extractors.bundled import imagenet_weights_path, record_of, scores_of
 
     files = [imagenet_weights_path() if f == "imagenet" else BUNDLED[f] for f in entry.files]
     size = sum(file.stat().st_size for file in files) / 1e6

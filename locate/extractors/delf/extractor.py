@@ -41,8 +41,8 @@ _RECEPTIVE_FIELD = 291
 
 class Delf:
     """DELF. The image is looked at in seven sizes from a quarter to the double of that which `max_side`
-    allows, but for those beyond `max_scale`. Of two boxes (receptive fields) that overlap by more than `iou` the better-attended is kept;
-    1 keeps all, as the paper does."""
+    allows, but for those beyond `max_scale`. Of two boxes (receptive fields) that overlap by more than
+    `iou` the better-attended is kept; 1 keeps all, as the paper does."""
 
     def __init__(
         self,
