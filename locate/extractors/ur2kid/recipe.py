@@ -1,7 +1,7 @@
 """How UR2KiD is trained: from images that show the same place, without a single correspondence.
 
 1. Before the first step the projection to low-dimensional descriptors is fitted in closed form, to
-   mutual nearest neighbours in images of one place (`whitening.discriminative_projection`).
+   the corners that two views of a photo share (`blocks.discriminative`); ours.
 2. Then all losses of `losses` together, by gradient, on triples of an anchor, a positive and a negative.
    Negatives of an anchor from a scene are the photos of other scenes that the network of the last
    `mine_every` steps finds most similar. The paper has photos of one place taken by different people;
@@ -30,12 +30,12 @@ from torch import Tensor
 from locate.errors import ImageError, InputError
 from locate.extractors.blocks.corners import corners
 from locate.extractors.blocks.detection import to_input
+from locate.extractors.blocks.discriminative import discriminative
 from locate.extractors.blocks.grids import sample
-from locate.extractors.ur2kid.detection import group_responses, keypoints
 from locate.extractors.ur2kid.extractor import SYSTEM, start, trained_tensors
 from locate.extractors.ur2kid.network import UR2KiDNetwork
 from locate.extractors.ur2kid.objective import Correspondences, Objective, joint_losses
-from locate.extractors.ur2kid.whitening import discriminative_projection, whitening
+from locate.extractors.ur2kid.whitening import whitening
 from locate.images.folder import photos_in
 from locate.training.data.correspondences import MatchedPair, load_pairs
 from locate.training.data.homographies import HomographySettings, seen_in_b, warped_pair
@@ -57,10 +57,10 @@ from locate.types import Array
 READ_SIDE = 448  # pixels of the long side of a photo before views are cut out of it
 HELD_OUT_PHOTOS, HELD_OUT_SCENES = 0.05, 0.12  # shares
 
-_VIEWPOINT = HomographySettings(rotation=45, scale=(0.5, 2.0))
+_VIEWPOINT = HomographySettings(rotation=180, scale=(0.5, 2.0))
 _LIGHT = PhotometricSettings()
 _SEED = 0  # of all that is fitted or mined; the training's own seed changes nothing but batches
-_FIT_PAIRS, _FIT_KEYPOINTS = 90, 400  # pairs of images for the projection; keypoints of an image
+_FIT_PAIRS, _FIT_RIDGE = 500, 1.0  # of views for the projection; see `discriminative`
 _MINED_FROM, _MINED = 256, 9  # photos that are searched; negatives that are kept for a scene
 _MINED_CHANCE = 0.5  # that the negative of an anchor is one of those
 _WHITENED_BY, _WHITENED_SIDE = 1600, 352  # photos, at most; their long side in pixels
@@ -253,28 +253,43 @@ class UR2KiDRecipe(Recipe[UR2KiDNetwork]):
         self._mine(network, generator(_SEED, 2, step))
 
     def _fit_projection(self, network: UR2KiDNetwork) -> None:
+        """Of F at corners of pairs of views."""
         device = network.reduce.weight.device
-        pairs = []
+        features, differences = [], []
         for k in range(_FIT_PAIRS):
             rng = generator(_SEED, 1, k)
-            images = self._triple(rng, held_out=False)[0][:2]
+            *images, points = self._two_views(rng)
             with torch.no_grad():
-                taps = network.taps(images_to_tensor(images).to(device))
-                responses = group_responses(network.fine(taps), network.groups)
-                high = network.pyramid(taps)
-                found = []
-                for one in range(2):
-                    cells = keypoints(responses[one])[0][:_FIT_KEYPOINTS]
-                    at = network.pyramid.grid.to_map(network.fine.grid.to_image(cells))
-                    found.append(sample(high[one : one + 1], at[None])[0].cpu())
-            pairs.append((found[0], found[1]))
-        weight = discriminative_projection(pairs, network.dim)
+                high = network.pyramid(network.taps(images_to_tensor(images).to(device)))
+            ends = [
+                sample(high[k : k + 1], network.pyramid.grid.to_map(torch.from_numpy(at)[None]))[0]
+                for k, at in enumerate(points)
+            ]
+            features += ends
+            differences.append(ends[0] - ends[1])
+        whole = torch.cat(features).double().cpu(), torch.cat(differences).double().cpu()
+        weight = discriminative(*whole, network.dim, _FIT_RIDGE)
         # As large as what it takes the place of, so that steps of the optimiser mean the same.
         weight *= network.reduce.weight.detach().norm().cpu() / weight.norm()
         with torch.no_grad():
             network.reduce.weight.copy_(weight[:, :, None, None])
             assert network.reduce.bias is not None
             network.reduce.bias.zero_()
+
+    def _two_views(self, rng: np.random.Generator) -> tuple[Array, Array, _Points]:
+        """Two views of a photo that is not held out."""
+        photos = [*self._singles, *(path for group in self._scenes.values() for path in group)]
+        for _ in range(_TRIES):
+            path = photos[int(rng.integers(len(photos)))]
+            try:
+                a, b, points = self._views(path, path, rng)
+            except ImageError:  # the pool has said so
+                continue
+            if len(points[0]):
+                return a, b, points
+        raise InputError(
+            f"no corner is seen in two views of any of {_TRIES} photos; look at the data"
+        )
 
     def _mine(self, network: UR2KiDNetwork, rng: np.random.Generator) -> None:
         """For every scene the photos of other scenes that are most like one of three of its own."""
