@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from locate.pixels import fit_size, resize_points
 from locate.types import Array, Extraction, Features
 
 SYSTEM = "ur2kid"
-SCALES = (0.5, 1.0, 2.0)
+SCALES = (0.5, 1.0)  # zoom needs a second, which costs a quarter
 RATIO = 0.98  # of Lowe's test: benchmarks/ablations/ratios.py, of the untrained start
 
 
@@ -41,7 +41,9 @@ class UR2KiD:
         max_side: int = 1024,  # the image is shrunk to at most this many pixels along its long side
         global_side: int = 448,
         strictness: float = 1.0,  # how many deviations above its mean a group's response must be
-        multiscale: bool = False,  # half, full and double size: five times the pixels
+        # Of what `max_side` allows: features are looked for at all these sizes. (1,) for the paper's
+        # single one.
+        scales: Sequence[float] = SCALES,
         # Pixels, of what is looked at, within which the nearest corner of the image places a keypoint;
         # without one it is dropped. 0 for the paper's, which the map of responses places.
         corner_distance: float = 5.0,
@@ -51,16 +53,18 @@ class UR2KiD:
                 "max_keypoints and max_side must be at least 1 and global_side at least 0, "
                 f"got {max_keypoints}, {max_side} and {global_side}"
             )
+        if not scales or min(scales) <= 0:
+            raise InputError(f"scales must be above 0, got {list(scales)}")
         self.max_side = max_side
         self._global_side = global_side or max_side
         self.device = default_device()
         self._network = for_use(network, self.device)
         self._max_keypoints = max_keypoints
         self._strictness = strictness
-        self._scales = SCALES if multiscale else (1.0,)
+        self._scales = tuple(scales)
         self._corner_distance = corner_distance
         sides = {"max_side": max_side, "global_side": global_side}
-        found = {"max_keypoints": max_keypoints, "strictness": strictness, "multiscale": multiscale}
+        found = {"max_keypoints": max_keypoints, "strictness": strictness, "scales": list(self._scales)}
         found["corner_distance"] = corner_distance
         settings = network_settings(network) | sides | found
         dims = network.global_dim, network.dim
@@ -98,11 +102,7 @@ class UR2KiD:
         with torch.inference_mode():
             taps = self._taps(resize_image(pixels, small))
             vector = self._network.global_vector(self._cropped(taps, small))[0]
-            features = None
-            if local:
-                if small != working:
-                    taps = self._taps(resize_image(pixels, working))
-                features = self._local(pixels, working, size, taps)
+            features = self._local(pixels, working, size) if local else None
         return Extraction(features, vector.float().cpu().numpy())
 
     def _taps(self, pixels: Array) -> dict[str, Tensor]:
@@ -114,16 +114,13 @@ class UR2KiD:
         to_pool = self._network.to_pool(taps).items()
         return {name: self._network.grid_of(name).crop(maps, size) for name, maps in to_pool}
 
-    def _local(
-        self, pixels: Array, working: Size, size: Size, taps: Mapping[str, Tensor]
-    ) -> Features:
-        """Features of all scales; `taps` are those of the working size."""
+    def _local(self, pixels: Array, working: Size, size: Size) -> Features:
+        """Features of all scales."""
         found = []
         for scale in self._scales:
             level = scaled(working, scale)
             image = resize_image(pixels, level)
-            maps = taps if scale == 1.0 else self._taps(image)
-            points, scores, descriptors = self._detect_and_describe(maps, image)
+            points, scores, descriptors = self._detect_and_describe(self._taps(image), image)
             found.append((resize_points(points, level, size), scores, descriptors))
         points, scores, descriptors = (np.concatenate(parts) for parts in zip(*found, strict=True))
         # Within one scale neighbours are merged already.

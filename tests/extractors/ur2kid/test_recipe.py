@@ -15,10 +15,10 @@ from PIL import Image
 from torch.nn import functional
 
 from locate.errors import InputError, UnknownNameError
+from locate.extractors.blocks.discriminative import discriminative
 from locate.extractors.blocks.grids import sample
 from locate.extractors.ur2kid import losses as loss
 from locate.extractors.ur2kid import recipe as recipe_module
-from locate.extractors.ur2kid.detection import group_responses, keypoints
 from locate.extractors.ur2kid.extractor import UR2KiD, build, network_settings
 from locate.extractors.ur2kid.objective import (
     Correspondences,
@@ -29,11 +29,7 @@ from locate.extractors.ur2kid.objective import (
     matching_losses,
 )
 from locate.extractors.ur2kid.recipe import UR2KiDRecipe, set_aside
-from locate.extractors.ur2kid.whitening import (
-    discriminative_projection,
-    mutual_nearest,
-    whitening,
-)
+from locate.extractors.ur2kid.whitening import whitening
 from locate.training.data.correspondences import MatchedPair, save_pairs
 from locate.training.recipe import generator
 
@@ -224,47 +220,25 @@ def test_objectives_that_make_no_sense():
 # ----------------------------------------------------------------------------
 
 
-def test_mutual_nearest_by_loops():
-    a, b = random(9, 4), random(7, 4, seed=1)
-    cosine = functional.normalize(a, dim=1) @ functional.normalize(b, dim=1).T
-    expected = [
-        (i, j)
-        for i in range(9)
-        for j in range(7)
-        if cosine[i, j] == cosine[i].max() and cosine[i, j] == cosine[:, j].max()
-    ]
-    first, second = mutual_nearest(a, b)
-    assert sorted(zip(first.tolist(), second.tolist(), strict=True)) == expected
-    half = mutual_nearest(a, b, 0.5)
-    expected.sort(key=lambda ij: -float(cosine[ij]))
-    assert list(zip(half[0].tolist(), half[1].tolist(), strict=True)) == expected[: len(half[0])]
-    assert len(half[0]) == round(len(expected) / 2)
-    assert len(mutual_nearest(a[:0], b)[0]) == 0
-
-
 def test_the_projection_drops_what_differs_between_matches():
     """Ten numbers that stay and ten large ones that light changes: only the first ten are kept."""
     rng = np.random.default_rng(0)
     mixing = np.linalg.qr(rng.normal(size=(20, 20)))[0]
-    pairs = []
-    for _ in range(30):
-        stays = 3 * rng.normal(size=(40, 10))
-        views = [np.c_[stays, rng.normal(size=(40, 10)) * 2.0] @ mixing for _ in range(2)]
-        pairs.append((torch.from_numpy(views[0]), torch.from_numpy(views[1])))
-    weight = discriminative_projection(pairs, 10, ridge=0.1).numpy()
+    stays = 3 * rng.normal(size=(1200, 10))
+    a, b = (
+        torch.from_numpy(np.c_[stays, rng.normal(size=(1200, 10)) * 2.0] @ mixing) for _ in range(2)
+    )
+    weight = discriminative(torch.cat((a, b)), a - b, 10, 0.1).numpy()
     assert weight.shape == (10, 20)
     by_cause = np.abs(weight @ mixing.T)  # columns: what stays, what changes
     assert by_cause[:, 10:].max() < 0.2 * np.linalg.norm(by_cause[:, :10], axis=1).min()
-    with pytest.raises(InputError, match="match"):
-        discriminative_projection([], 10)
 
 
 def test_the_projection_is_the_formula():
     a, b = random(30, 6), random(30, 6, seed=1) * 0.1
     b = a + b
-    weight = discriminative_projection([(a, b)], 3, ridge=0.5, best=1.0).numpy()
-    first, second = (index.numpy() for index in mutual_nearest(a, b))
-    delta = a.numpy()[first] - b.numpy()[second]
+    weight = discriminative(torch.cat((a, b)), a - b, 3, 0.5).numpy()
+    delta = a.numpy() - b.numpy()
     within = sum(np.outer(d, d) for d in delta) / (2 * len(delta))
     values, vectors = np.linalg.eigh(within)
     shrink = vectors @ np.diag((values + 0.5 * values.mean()) ** -0.5)
@@ -500,27 +474,40 @@ def test_a_triple_shows_one_place_twice_and_another_once(recipe, monkeypatch):
     assert differ > 5  # photos of a scene; a single photo is its own positive
 
 
-def test_the_projection_is_fitted_to_anchors_and_positives(recipe, monkeypatch):
+def test_the_projection_is_fitted_to_what_two_views_share(recipe, monkeypatch):
+    """To F at corners of photos that are not held out, and its differences."""
     network, seen = recipe.network(), []
-    triples = [recipe._triple(generator(0, 1, k), held_out=False)[0][:2] for k in range(3)]
-    fit = recipe_module.discriminative_projection
-    monkeypatch.setattr(
-        recipe_module,
-        "discriminative_projection",
-        lambda pairs, dim: seen.extend(pairs) or fit(pairs, dim),
-    )
+    views = [recipe._two_views(generator(0, 1, k)) for k in range(3)]
+    fit = recipe_module.discriminative
+
+    def noted(features, differences, dim, ridge):
+        seen.append((features, differences))
+        return fit(features, differences, dim, ridge)
+
+    monkeypatch.setattr(recipe_module, "discriminative", noted)
+    held_out = [recipe._pool.index[path] for path in recipe._pool.index]
+    held_out = set(held_out) - {
+        recipe._pool.index[p]
+        for p in (*recipe._singles, *(p for group in recipe._scenes.values() for p in group))
+    }
+    reads = []
+    read = recipe._pool.read
+    monkeypatch.setattr(recipe._pool, "read", lambda i, side: reads.append(i) or read(i, side))
     recipe.refresh(network, STAGE, 0)
-    network = recipe.network()
-    assert len(seen) == 3
-    for k, pair in enumerate(seen):
-        images = triples[k]
-        for image, columns in zip(images, pair, strict=True):
+    assert held_out
+    assert not held_out & set(reads[:3])
+    network, columns = recipe.network(), []
+    for *images, points in views:
+        for image, at in zip(images, points, strict=True):
             with torch.no_grad():
                 taps = network.taps(torch.from_numpy(image).permute(2, 0, 1)[None].float())
-                at, _ = keypoints(group_responses(network.fine(taps)[0], 8))
-                # Fine cell x lies at pixel 2 x + 0.5, cell X of F at 4 X + 1.5.
-                expected = sample(network.pyramid(taps), ((2 * at + 0.5) - 1.5)[None] / 4)[0]
-            assert torch.allclose(columns, expected[:400], atol=1e-4)
+                # Cell X of F lies at pixel 4 X + 1.5.
+                cells = (torch.from_numpy(at) - 1.5) / 4
+                columns.append(sample(network.pyramid(taps), cells[None])[0].double())
+    features, differences = seen[0]
+    assert torch.allclose(features, torch.cat(columns), atol=1e-4)
+    ends = [a - b for a, b in zip(columns[::2], columns[1::2], strict=True)]
+    assert torch.allclose(differences, torch.cat(ends), atol=1e-4)
 
 
 def test_all_images_of_a_step_lose_the_same_concepts(recipe):
