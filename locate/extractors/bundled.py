@@ -14,7 +14,7 @@ SCORES = _FOLDER / "scores.json"  # written by benchmarks/tables/accuracy.py
 
 # By the name of the system; beside each file lies nothing that is needed to use it.
 BUNDLED: Mapping[str, Path] = {
-    name: _FOLDER / name / "weights.safetensors" for name in ("context", "steered")
+    name: _FOLDER / name / "weights.safetensors" for name in ("context", "steered", "ur2kid")
 }
 
 

@@ -28,7 +28,10 @@ from pipelines.town.town import make_town
 from tests.helpers.fake_extractor import FakeExtractor
 
 FIT = "python benchmarks/context.py fit"  # as it was called then
-COMMANDS = {"context": FIT, "steered": "locate train steered"}
+COMMANDS = {
+    "context": FIT,
+    **{name: f"locate train {name}" for name in bundled.BUNDLED if name != "context"},
+}
 
 
 @pytest.mark.parametrize("name", bundled.BUNDLED)

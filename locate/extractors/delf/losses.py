@@ -9,6 +9,8 @@ from torch.nn import functional
 
 from locate.extractors.blocks.discriminative import principal
 
+WHITENING_RIDGE = 0.3  # times the mean variance: what hardly varies is mostly noise
+
 
 def pooled_feature(features: Tensor) -> Tensor:
     """Global average pooling B x C x H x W -> B x C, for the fine-tuning of the descriptors
@@ -31,6 +33,20 @@ def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
     logits B x K and labels B, integers below K."""
     chosen = logits.gather(1, labels[:, None])[:, 0]
     return (torch.logsumexp(logits, dim=1) - chosen).mean()
+
+
+def fit_whitening(features: Tensor, dim: int, rotation: Tensor) -> tuple[Tensor, Tensor]:
+    """Ours, in the place of PCA. Of L2-normalised features N x C the mean (C,) and a projection dim x C:
+    first all directions are made to vary nearly alike, then the `rotation`, C x C, mixes them and the
+    first `dim` of what comes out are kept. What varies most in features, which is all that PCA keeps, is
+    not what tells places apart."""
+    unit = functional.normalize(features.double(), dim=1)
+    mean = unit.mean(dim=0)
+    centred = unit - mean
+    values, vectors = torch.linalg.eigh(centred.T @ centred / (len(unit) - 1))
+    scale = (values.clamp(min=0) + WHITENING_RIDGE * values.mean()) ** -0.5
+    components = rotation[:dim].double() @ (scale[:, None] * vectors.T)
+    return mean.to(features.dtype), components.to(features.dtype)
 
 
 def fit_pca(features: Tensor, dim: int) -> tuple[Tensor, Tensor, float]:

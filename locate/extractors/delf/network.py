@@ -67,7 +67,7 @@ class DelfNetwork(nn.Module):
         channels = backbone.widths[self.tap]
         self.attention = Attention(channels)
         self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("components", _rotation(channels)[:dim])
+        self.register_buffer("components", fixed_rotation(channels)[:dim])
         self.register_buffer("threshold", torch.tensor(0.0))
 
     @property
@@ -89,12 +89,12 @@ class DelfNetwork(nn.Module):
         return features, self.attention(features)
 
     def shorten(self, features: Tensor) -> Tensor:
-        """N x C features -> N x dim descriptors: L2, PCA, L2 (section 3.3; no whitening)."""
+        """N x C features -> N x dim descriptors: L2, PCA or what has its place, L2 (section 3.3)."""
         unit = functional.normalize(features, dim=1)
         return functional.normalize((unit - self.mean) @ self.components.T, dim=1)
 
 
-def _rotation(size: int) -> Tensor:
+def fixed_rotation(size: int) -> Tensor:
     """A random rotation, the same every time, size x size with orthonormal rows."""
     generator = torch.Generator().manual_seed(0)
     rotation: Tensor = torch.linalg.qr(torch.randn(size, size, generator=generator))[0]

@@ -12,6 +12,8 @@ trainings:
 - In the stage "attention" nothing before it changes, so some cells of many views are kept and serve
   several steps, which are much faster for that. New views join them all the time, or attention learns
   them by heart.
+- Descriptors have 128 numbers, of features whitened and turned at random; `projection=pca` and `dim=40`
+  for the paper's.
 """
 
 from __future__ import annotations
@@ -26,11 +28,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from locate.errors import ImageError, InputError
+from locate.errors import ImageError, InputError, UnknownNameError
 from locate.extractors.blocks.detection import resize_image, to_input
 from locate.extractors.delf import losses as loss
 from locate.extractors.delf.extractor import SYSTEM, start
-from locate.extractors.delf.network import DelfNetwork
+from locate.extractors.delf.network import DelfNetwork, fixed_rotation
 from locate.pixels import fit_size
 from locate.training.data.homographies import HomographySettings, random_view
 from locate.training.data.photometric import PhotometricSettings, photometric_noise
@@ -53,6 +55,7 @@ _WARP = HomographySettings(rotation=15, perspective=0.15, scale=(0.8, 1.25), cro
 _LIGHT = PhotometricSettings()
 
 DESCRIPTORS, ATTENTION = "descriptors", "attention"
+WHITENED, PCA = "whitened", "pca"
 
 
 class TrainingNetwork(nn.Module):
@@ -85,13 +88,16 @@ class DelfRecipe(Recipe[TrainingNetwork]):
     backbone: str = "lite0"  # see `locate.extractors.backbones.registry.load_backbone`
     backbone_weights: Path | None = None
     _: KW_ONLY
-    dim: int = 40  # length of the descriptors after PCA
+    dim: int = 128  # length of the descriptors; the paper's is 40
+    projection: str = WHITENED  # to that length (`losses.fit_whitening`), or "pca", as in the paper
     batch_size: int = 24  # crops a step in stage "descriptors"
     views: int = 64  # the same in stage "attention"
     crop: int = 224  # their side in pixels; stage "attention" shrinks it by up to a half at random
     singles: int = 1000  # at most so many single photos become classes
 
     def __post_init__(self) -> None:
+        if self.projection not in (WHITENED, PCA):
+            raise UnknownNameError("projection of delf", self.projection, (WHITENED, PCA))
         self._blocks: dict[int, tuple[Tensor, Tensor]] = {}
         self._kept: tuple[Tensor, Tensor] | None = None
         self._last = 0  # the number of the newest block
@@ -261,7 +267,7 @@ class DelfRecipe(Recipe[TrainingNetwork]):
 
     @torch.no_grad()
     def finish(self, network: TrainingNetwork, stage: Stage) -> None:
-        """After the attention: PCA of the features that it chooses, and the threshold."""
+        """After the attention: the projection of the features that it chooses, and the threshold."""
         if stage.name != ATTENTION:
             return
         delf = network.delf
@@ -275,7 +281,12 @@ class DelfRecipe(Recipe[TrainingNetwork]):
             best = attention.flatten().argsort(descending=True)[:_PCA_FEATURES]
             features.append(found[0].flatten(1).T[best])
             scores.append(attention.flatten())
-        mean, components, _ = loss.fit_pca(torch.cat(features), self.dim)
+        every = torch.cat(features)
+        if self.projection == PCA:
+            mean, components, _ = loss.fit_pca(every, self.dim)
+        else:
+            rotation = fixed_rotation(every.shape[1])
+            mean, components = loss.fit_whitening(every, self.dim, rotation)
         delf.mean.copy_(mean)
         delf.components.copy_(components)
         delf.threshold.copy_(torch.cat(scores).quantile(1 - _KEPT))

@@ -64,7 +64,11 @@ class UR2KiD:
         self._scales = tuple(scales)
         self._corner_distance = corner_distance
         sides = {"max_side": max_side, "global_side": global_side}
-        found = {"max_keypoints": max_keypoints, "strictness": strictness, "scales": list(self._scales)}
+        found = {
+            "max_keypoints": max_keypoints,
+            "strictness": strictness,
+            "scales": list(self._scales),
+        }
         found["corner_distance"] = corner_distance
         settings = network_settings(network) | sides | found
         dims = network.global_dim, network.dim

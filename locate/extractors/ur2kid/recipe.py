@@ -150,7 +150,7 @@ class UR2KiDRecipe(Recipe[UR2KiDNetwork]):
         self.data_words = (
             f"{len(singles)} single photos ({len(aside)} held out), each with warped views of itself, "
             f"and {len(in_scenes)} photos of {len(scenes)} scenes ({len(scenes_aside)} held out), "
-            f"positives being {positives}; no correspondences"
+            f"positives being {positives}; no correspondences but those of warped views"
         )
 
     def _known_positives(self, scenes: Mapping[str, Sequence[Path]]) -> list[MatchedPair] | None:

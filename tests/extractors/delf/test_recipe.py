@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from locate.errors import InputError
+from locate.errors import InputError, UnknownNameError
 from locate.extractors.blocks.detection import to_input
 from locate.extractors.delf.extractor import Delf
 from locate.extractors.delf.losses import fit_pca
+from locate.extractors.delf.network import fixed_rotation
 from locate.extractors.delf.recipe import DelfRecipe, _shrunk_features
 from locate.extractors.weights import Record, save_weights
 from locate.training.recipe import generator
@@ -38,7 +39,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def recipe(folder):
-    made = DelfRecipe(batch_size=6, crop=64)
+    made = DelfRecipe(batch_size=6, crop=64, dim=40, projection="pca")
     made.prepare(folder, folder / "cache")
     return made
 
@@ -74,7 +75,7 @@ def test_views_are_kept_by_step_and_made_again_after_a_resume(recipe, folder, mo
     assert kept.shape[2:] == (4, 1)  # 64 pixels, shrunk to half, at stride 16: 2 x 2 cells
     assert set(labels.tolist()) == set(range(5))
     rng = generator(0, 0)
-    drawn, classes = recipe._draw(rng, 20, False, 8)
+    drawn, classes = recipe._draw(rng, 20, False, 2)
     side = recipe._some_side(rng)
     small = torch.nn.functional.interpolate(drawn, (side, side), mode="bilinear", antialias=True)
     with torch.no_grad():
@@ -83,7 +84,7 @@ def test_views_are_kept_by_step_and_made_again_after_a_resume(recipe, folder, mo
     difference = (kept[:20, :, :, 0].float()[..., None] - cells[:, :, None]).abs().amax(dim=1)
     assert difference.amin(dim=2).max() < 0.01 * cells.max()  # each kept cell is one of the view's
     first = recipe.losses(network, batch, stage)
-    again = DelfRecipe(batch_size=6, crop=64)
+    again = DelfRecipe(batch_size=6, crop=64, dim=40, projection="pca")
     again.prepare(folder, folder / "cache")
     again.set_state(recipe.state())
     second = again.losses(network, batch, stage)
@@ -303,3 +304,26 @@ def test_too_little_data_is_refused(tmp_path):
     (tmp_path / "photos").mkdir()
     with pytest.raises(InputError, match="at least two scenes"):
         DelfRecipe().prepare(tmp_path, tmp_path)
+    with pytest.raises(UnknownNameError, match="whitened"):
+        DelfRecipe(projection="lda")
+
+
+def test_descriptors_are_whitened_by_default(recipe, trained, monkeypatch):
+    """As PCA is tested, but that every direction of the features is made to vary nearly alike, and a
+    fixed rotation mixes them."""
+    monkeypatch.setattr("locate.extractors.delf.recipe._PCA_FEATURES", 12)
+    recipe.projection = "whitened"
+    recipe.finish(trained, recipe.stages[1])
+    chosen = []
+    for index in [i for photos in recipe._train for i in photos]:
+        cells = features_of(trained, whole(recipe, index))[0].reshape(672, -1)
+        best = np.argsort(-attention_of(trained, cells))[:12]
+        chosen.append(unit(cells[:, best], axis=0).T)
+    features = np.concatenate(chosen)
+    centred = features - features.mean(axis=0)
+    values, vectors = np.linalg.eigh(centred.T @ centred / (len(features) - 1))
+    white = centred @ vectors / np.sqrt(values.clip(0) + 0.3 * values.mean())
+    expected = white @ fixed_rotation(672).double().numpy()[:40].T
+    np.testing.assert_allclose(trained.delf.mean.numpy(), features.mean(axis=0), atol=1e-6)
+    found = centred @ trained.delf.components.double().numpy().T
+    np.testing.assert_allclose(found, expected, atol=2e-3 * np.abs(expected).max())
