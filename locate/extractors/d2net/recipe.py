@@ -22,7 +22,12 @@ from locate.extractors.d2net.network import SYSTEM, D2Network
 from locate.extractors.sift import Sift
 from locate.images.reading import read_photo
 from locate.training.data.correspondences import crop_matched_pair
-from locate.training.data.homographies import best_of, visible_grid, warped_pair
+from locate.training.data.homographies import (
+    HomographySettings,
+    best_of,
+    visible_grid,
+    warped_pair,
+)
 from locate.training.data.photometric import PhotometricSettings, photometric_noise
 from locate.training.data.photos import PhotoPool
 from locate.training.data.scenes import known_pairs
@@ -40,6 +45,7 @@ from locate.types import Array
 _READ_SIDE = 640  # pixels: photos are kept in memory at this size
 _FEWEST = 64  # points that a pair of crops should share
 _TRIES = 10  # draws until it does
+_VIEWPOINT = HomographySettings(rotation=60, scale=(0.5, 2.0))
 _LIGHT = PhotometricSettings()
 
 _Views = tuple[Array, Array, Array, Array]  # image a, image b, points a, points b
@@ -127,7 +133,7 @@ class D2NetRecipe(Recipe[D2Network]):
 
     def _warped_views(self, rng: np.random.Generator, held_out: bool) -> _Views:
         photo = self._pool.draw(rng, held_out, _READ_SIDE)
-        pair = warped_pair(photo, rng, (self.crop, self.crop), photometric=_LIGHT)
+        pair = warped_pair(photo, rng, (self.crop, self.crop), _VIEWPOINT, _LIGHT)
         cells, points_b = visible_grid(pair, self._stride)
         points_a = ((cells + 0.5) * self._stride - 0.5).astype(np.float32)
         return pair.image_a, pair.image_b, points_a, points_b
