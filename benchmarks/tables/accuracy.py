@@ -37,6 +37,7 @@ import torch
 from PIL import Image
 
 from benchmarks.common.bootstrap import geometric_ratio, interval, ratio_interval
+from benchmarks.common.shipped_scores import write_scores
 from benchmarks.tables.extractors import (
     SCENES,
     Errors,
@@ -49,10 +50,9 @@ from benchmarks.tables.extractors import (
     retrieval,
     speeds,
 )
-from locate.extractors import bundled, registry
+from locate.extractors import registry
 from locate.extractors.base import Extractor, ExtractorInfo
 from locate.extractors.pair import Pair
-from locate.extractors.weights import file_hash
 from locate.images.reading import read_photo
 from locate.pixels import resize_points
 from locate.precision import precision
@@ -244,19 +244,6 @@ def make_report(
         digits=1,
     )
     return Report("accuracy", {"torch": torch.__version__}, (table, pose_table(errors), speed))
-
-
-def write_scores(rows: dict[str, Scores]) -> None:
-    """Those of the local features, for `locate models`."""
-    chosen = ("MMA@3", "homography@3", "right matches")
-    values = {
-        system: {
-            "weights": file_hash(bundled.BUNDLED[system]),
-            "scores": {name: round(scores[name] or 0.0, 3) for name in chosen},
-        }
-        for system, scores in rows.items()
-    }
-    bundled.SCORES.write_text(json.dumps(values, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
     python benchmarks/tables/extractors.py --data ../shared/data --work build/extractors --out docs/benchmarks \
         [--weights FILE ...]
+    python benchmarks/tables/extractors.py --data ../shared/data --work build/extractors --scores
 
 Those that have no weights are left out, which a line says.
 
@@ -19,7 +20,8 @@ Those that have no weights are left out, which a line says.
 - ms: of one image of 640 px in full, two threads; the extractors take turns, 20 photos each, ten
   times; the fastest of a photo's times, since what else a machine does only adds; their median.
 
-What is finished in --work is not done again, but for the speed.
+What is finished in --work is not done again, but for the speed. With --out or --scores the scores of shipped
+systems are written beside their weights for `locate models`; --scores looks at planes and wxbs alone.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ import torch
 from benchmarks.common.baselines import GridPoints, RandomScores
 from benchmarks.common.pose_errors import errors_of
 from benchmarks.common.published import published_table
+from benchmarks.common.shipped_scores import write_scores
 from locate.extractors import registry
 from locate.extractors.base import Extractor
 from locate.extractors.bundled import BUNDLED
@@ -59,6 +62,7 @@ from pipelines.indexing.build import build_index
 from pipelines.reports.report import Report, Table
 
 SYSTEMS = ("ur2kid", "delf", "d2net", "superpoint", "unsuperpoint", "sekd", "lift", "lfnet")
+SHIPPED = tuple(name for name in SYSTEMS if name in BUNDLED)
 NAMES = ("sift", "gem", "gem+sift", "gem+steered", "context", "ur2kid+delf", *SYSTEMS)
 SCENES = {  # by the name in the tables
     "fountain": "fountain-P11",
@@ -81,6 +85,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/extractors"))
     parser.add_argument("--weights", type=Path, nargs="*", default=[], help="of trained systems")
     parser.add_argument("--out", type=Path, help="write extractors.md and extractors.json here")
+    parser.add_argument("--scores", action="store_true", help="of shipped systems alone")
     parser.add_argument("--memory", metavar="NAME", help="only print what this one takes")
     a = parser.parse_args()
     torch.set_num_threads(2)
@@ -88,6 +93,9 @@ def main() -> None:
         print_memory(a.memory, a.data)
         return
     a.work.mkdir(parents=True, exist_ok=True)
+    if a.scores:
+        write_scores({name: planes_and_clicks(name, a.work, a.data) for name in SHIPPED})
+        return
     rows = []
     extractors = registry.named([name for name in NAMES if has_weights(name)], a.weights)
     times = speeds(extractors, a.data)
@@ -107,6 +115,13 @@ def main() -> None:
         a.out.mkdir(parents=True, exist_ok=True)
         (a.out / "extractors.md").write_text(report.to_markdown())
         (a.out / "extractors.json").write_text(json.dumps(report.to_json(), indent=1) + "\n")
+        write_scores({name: planes_and_clicks(name, a.work, a.data) for name in SHIPPED})
+
+
+def planes_and_clicks(name: str, work: Path, data: Path) -> Scores:
+    extractor = registry.create(name)
+    measures = (matching, repeatability, clicks)
+    return {k: v for one in measures for k, v in kept(work, extractor, one, data).items()}
 
 
 PLANES = (*(f"MMA@{t}" for t in (1, 3, 5)), *(f"homography@{t}" for t in (1, 3, 5)), "M-score")

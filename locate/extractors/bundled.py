@@ -10,7 +10,7 @@ from locate.errors import MissingExtraError, WeightsError
 from locate.extractors.weights import Record, file_hash, read_record
 
 _FOLDER = Path(__file__).parent
-SCORES = _FOLDER / "scores.json"  # written by benchmarks/tables/accuracy.py
+SCORES = _FOLDER / "scores.json"  # written by benchmarks/tables/{accuracy,extractors}.py
 
 # By the name of the system; beside each file lies nothing that is needed to use it.
 BUNDLED: Mapping[str, Path] = {
