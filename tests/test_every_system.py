@@ -32,5 +32,5 @@ def test_index_query_map_pose(name, tmp_path_factory, tmp_path):
         pose = localizer.localize(query.path, query.camera)
     assert pose.verdict == "localized"
     apart, degrees = errors(pose, query.truth)
-    assert apart < 0.05
+    assert apart < (0.2 if name == "delf" else 0.05)  # its cells are of 16 pixels
     assert degrees < 2

@@ -1,6 +1,6 @@
-"""DELF as an extractor: an image pyramid, the best-attended cells, 40 numbers for each (Noh et al., ICCV
-2017, sections 3.3 and 4). The paper's feature lies in the middle of its cell, of 16 pixels and more;
-here the image's strongest corner in the cell places it, and where there is none it stays there."""
+"""DELF as an extractor: an image pyramid, the best-attended cells, some numbers for each (Noh et al.,
+ICCV 2017, sections 3.3 and 4). The paper's feature lies in the middle of its cell, of 16 pixels and
+more; here the image's strongest corner in the cell places it, and where there is none it stays there."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Delf:
         *,
         max_keypoints: int = 1000,  # the best-attended are kept
         max_side: int = 512,  # the image is shrunk to at most this many pixels along its long side
-        max_scale: float = 2.0,  # the paper's; half of the time is that of the largest size
+        max_scale: float = 1.4142,  # the paper's 2 takes twice as long
         iou: float = 1.0,
         at_corners: bool = True,  # the strongest corner in its cell places a feature; False: its middle
     ) -> None:
