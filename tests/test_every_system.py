@@ -11,6 +11,7 @@ from tests.helpers.small_town import errors, queries_of, small_town
 PUBLISHED = ("superpoint", "unsuperpoint", "sekd", "lift", "lfnet", "ur2kid", "delf", "d2net")
 # The others are not trained, or match too vaguely for a map before they are.
 READY = [name for name in PUBLISHED if name in bundled.BUNDLED or name == "ur2kid"]
+NO_MAPS = ("delf",)  # which `import-map` refuses: too few of its matches agree with true poses
 
 
 @pytest.mark.parametrize("name", READY)
@@ -26,11 +27,13 @@ def test_index_query_map_pose(name, tmp_path_factory, tmp_path):
         answer = database.query(query.path, top=3)
     assert answer.best.label == landmark
     assert answer.best.inliers > 20
+    if name in NO_MAPS:
+        return
     model = town.root / "colmap"
     locate.import_map(model, photos, tmp_path / "map", extractor=extractor, metric=True)
     with locate.Localizer(tmp_path / "map") as localizer:
         pose = localizer.localize(query.path, query.camera)
     assert pose.verdict == "localized"
     apart, degrees = errors(pose, query.truth)
-    assert apart < (0.2 if name == "delf" else 0.05)  # its cells are of 16 pixels
+    assert apart < 0.05
     assert degrees < 2

@@ -14,13 +14,11 @@ from locate.datasets.records import PosedPhoto
 from locate.errors import NoMapError
 from locate.geometry.cameras import colmap_camera
 from locate.mapping.triangulation import epipolar_errors
-from locate.matching.evidence import chance_inliers
 from locate.types import Array
 
 # Share of the verified matches of a pair, in the median of pairs, that agree with the given poses:
 # nearly all with true ones, few with poses that were shuffled, inverted or mirrored.
 MIN_FIT = 0.6
-MIN_PROOF = 2.0  # times what chance verifies: pairs that have less are no witnesses, if others are
 MIN_PHOTO_FIT = 0.3  # of the pairs of one photo, which is left out otherwise
 # Far subjects and short baselines forgive wrong focal lengths. They show in that others fit better at a
 # quarter of the tolerance.
@@ -50,9 +48,6 @@ class PoseConsistency:
         """Why photos should be left out, by id, because their poses contradict their matches;
         `NoMapError` if most do, or no two photos agree."""
         shares = {pair: share for pair in pairs if (share := self._fit(pair)) is not None}
-        # Of features that match vaguely many pairs have hardly more than chance, which no pose explains.
-        proven = {pair: share for pair, share in shares.items() if self._is_proven(pair)}
-        shares = proven or shares
         if not shares:
             raise NoMapError(
                 "the model does not fit the photos: no two photos that should see the same by their "
@@ -90,11 +85,6 @@ class PoseConsistency:
                 f"with the poses, but {fits[best]:.0%} would if focal lengths were {best:g} times as "
                 "long; check the cameras"
             )
-
-    def _is_proven(self, pair: Pair) -> bool:
-        """Whether a pair has far more verified matches than as many random ones would."""
-        verified = self.database.read_two_view_geometry(*pair).inlier_matches
-        return len(verified) >= MIN_PROOF * chance_inliers(len(self.tentative(pair)))
 
     def _fit(self, pair: Pair, tolerance: float = 1.0, focal_factor: float = 1.0) -> float | None:
         """Which share of a pair's verified matches, found without poses, agree with the poses, up to

@@ -520,7 +520,7 @@ def test_weights_that_do_not_fit(tmp_path):
 
 def test_the_untrained_start_says_so_and_is_the_same_every_time(caplog, lite0):
     with caplog.at_level(logging.WARNING, "locate"):
-        extractor = UR2KiD.from_pretrained(max_keypoints=10)
+        extractor = UR2KiD.from_pretrained(backbone="lite0", max_keypoints=10)
     assert "untrained" in caplog.text
     assert len(extractor.info.weights) == 64
     state = extractor._network.state_dict()  # less the normalisations, which are fused in
