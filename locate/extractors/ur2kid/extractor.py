@@ -106,7 +106,8 @@ class UR2KiD:
         with torch.inference_mode():
             taps = self._taps(resize_image(pixels, small))
             vector = self._network.global_vector(self._cropped(taps, small))[0]
-            features = self._local(pixels, working, size) if local else None
+            # A photo that is small enough is not looked at twice.
+            features = self._local(pixels, working, size, {small: taps}) if local else None
         return Extraction(features, vector.float().cpu().numpy())
 
     def _taps(self, pixels: Array) -> dict[str, Tensor]:
@@ -118,13 +119,20 @@ class UR2KiD:
         to_pool = self._network.to_pool(taps).items()
         return {name: self._network.grid_of(name).crop(maps, size) for name, maps in to_pool}
 
-    def _local(self, pixels: Array, working: Size, size: Size) -> Features:
-        """Features of all scales."""
+    def _local(
+        self,
+        pixels: Array,
+        working: Size,
+        size: Size,
+        seen: Mapping[Size, Mapping[str, Tensor]],
+    ) -> Features:
+        """Features of all scales; `seen` are taps that are there already, by the size of the image."""
         found = []
         for scale in self._scales:
             level = scaled(working, scale)
             image = resize_image(pixels, level)
-            points, scores, descriptors = self._detect_and_describe(self._taps(image), image)
+            maps = seen.get(level) or self._taps(image)
+            points, scores, descriptors = self._detect_and_describe(maps, image)
             found.append((resize_points(points, level, size), scores, descriptors))
         points, scores, descriptors = (np.concatenate(parts) for parts in zip(*found, strict=True))
         # Within one scale neighbours are merged already.
