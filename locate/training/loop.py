@@ -17,10 +17,10 @@ from typing import Any
 
 import cv2
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from locate.errors import InputError, TrainingError
+from locate.errors import InputError, TrainingError, UnknownNameError
 from locate.training import steps as stepping
 from locate.training.checkpoint import Checkpoint, Log, save_checkpoint
 from locate.training.options import Options, TrainEvent
@@ -45,6 +45,7 @@ def train(
     options: Options,
     checkpoint: Checkpoint | None = None,
     *,
+    initial: Mapping[str, Tensor] | None = None,
     begun: Mapping[str, Any] | None = None,
     show: Callable[[TrainEvent], None] = lambda _: None,
     stop: Callable[[], bool] = lambda: False,
@@ -53,23 +54,28 @@ def train(
     """Train by `recipe`; writes checkpoint.pt and metrics.jsonl into the folder `out`, which exists.
     The last checkpoint, `finished` or not, and the network.
 
-    From a checkpoint it goes on; then `recipe` and `options` must be what they were at first. `begun`
-    is what checkpoints shall remember of how the training was begun. `stop` is asked before every step;
-    once it says so a checkpoint is written and the training ends."""
+    From a checkpoint it goes on; then `recipe` and `options` must be what they were at first. `initial`
+    are the tensors of an earlier training's weights file, from which a new one starts. `begun` is what
+    checkpoints shall remember of how the training was begun. `stop` is asked before every step; once it
+    says so a checkpoint is written and the training ends."""
     started = clock() - (checkpoint.elapsed if checkpoint else 0.0)
-    steps = planned_steps(recipe.stages, options.steps)
+    first = _index_of(recipe, options.first_stage)
+    steps = planned_steps(recipe.stages, options.steps, first)
     with _threads(options.threads):
         recipe.prepare(data, out / "cache")
         torch.manual_seed(torch_seed(options.seed))
         network = recipe.network().to("cuda" if torch.cuda.is_available() else "cpu")
-        run = checkpoint or Checkpoint({}, recipe.describe(), steps)
+        run = checkpoint or Checkpoint({}, recipe.describe(), steps, stage=first)
         run.begun = dict(begun or run.begun)
         if checkpoint is not None:
             _restore(run, recipe, network)
+        elif initial is not None:
+            recipe.start_from(network, initial)
         _refuse_full_disk(out, network)
         if options.seconds is not None and not run.paces:
             limit = _TRIAL * options.seconds
-            run.paces = stepping.trial(recipe, network, options.seed, options.threads, limit, clock)
+            how = options.seed, options.threads, limit, clock, first
+            run.paces = stepping.trial(recipe, network, *how)
         with closing(Log(out / METRICS, run.log_bytes)) as log:
             one = _Training(recipe, network, options, run, out, log, show, stop, clock, started)
             while not run.finished and one.stage():
@@ -266,6 +272,16 @@ class _Training:
                 "then go on with --resume"
             ) from error
         return self.clock()
+
+
+def _index_of(recipe: Recipe[Any], name: str | None) -> int:
+    """Of the stage called `name`; of the first one if that is None."""
+    names = [stage.name for stage in recipe.stages]
+    if name is None:
+        return 0
+    if name not in names:
+        raise UnknownNameError(f"stage of {recipe.system}", name, names)
+    return names.index(name)
 
 
 def _restore(run: Checkpoint, recipe: Recipe[Any], network: nn.Module) -> None:

@@ -23,6 +23,7 @@ class Options:
     log_every: int = 10  # steps between lines of the log
     checkpoint_every: float = 120.0  # seconds
     held_out_batches: int = 8  # that the losses are measured on
+    first_stage: str | None = None  # those before it are left out
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.seconds is not None:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from locate.errors import InputError
+from locate.errors import InputError, WeightsError
 
 Batch = Mapping[str, Any]
 Parameters = Iterable[nn.Parameter | dict[str, Any]]
@@ -63,7 +63,8 @@ class Recipe(ABC, Generic[Network]):
     """How one system is trained. Sub-classes are built with the settings that the user may change,
     most simply as dataclasses of them.
 
-    The loop calls, in this order: `prepare` once; `network` once; then for every stage `begin`,
+    The loop calls, in this order: `prepare` once; `network` once; `start_from` if it starts from the
+    weights of an earlier training; then for every stage `begin`,
     many times `batch` and `losses`, and `finish`; at the end `tensors` and `settings` go into the
     weights file. torch's generator is seeded before each of them. A training that is resumed calls
     `prepare`, `network` and the stage's `begin` again, and then takes up the checkpoint's parameters,
@@ -89,6 +90,11 @@ class Recipe(ABC, Generic[Network]):
     def network(self) -> Network:
         """The network at its starting point, the same whenever it is called. Everything that is
         trained or fitted is among its parameters and buffers."""
+
+    def start_from(self, network: Network, tensors: Mapping[str, Tensor]) -> None:
+        """Set `network` to what the weights file of an earlier training of this recipe holds;
+        `WeightsError` if it is of other settings."""
+        set_tensors(network, tensors, self.tensors(network))
 
     @abstractmethod
     def begin(self, network: Network, stage: Stage) -> Parameters:
@@ -135,6 +141,25 @@ class Recipe(ABC, Generic[Network]):
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """What the extractor needs to build the network again, JSON-able."""
+
+
+def set_tensors(
+    network: nn.Module, tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> None:
+    """Set those parameters and buffers of `network` that are `wanted` to `tensors` of the same names;
+    `WeightsError` if these have other names or shapes."""
+    odd = [
+        name
+        for name in sorted(wanted.keys() | tensors.keys())
+        if name not in wanted or name not in tensors or wanted[name].shape != tensors[name].shape
+    ]
+    if odd:
+        raise WeightsError(
+            f"the initial weights are of another network than these settings make: {odd[0]} and "
+            f"{len(odd) - 1} more of its tensors differ; name the same settings with --set"
+        )
+    if network.load_state_dict(dict(tensors), strict=False).unexpected_keys:
+        raise TypeError("a recipe whose `tensors` renames them needs a `start_from` of its own")
 
 
 def require_views(system: str, crop: int, good: bool, rule: str, *values: object) -> None:

@@ -44,8 +44,11 @@ def rate(stage: Stage, position: float) -> float:
             return 1.0
 
 
-def planned_steps(stages: Sequence[Stage], total: int | None) -> list[int]:
-    """Steps of each stage: the default ones, or `total` in proportion to these, at least 1 each."""
+def planned_steps(stages: Sequence[Stage], total: int | None, first: int = 0) -> list[int]:
+    """Steps of each stage: the default ones, or `total` in proportion to these, at least 1 each; 0 of
+    those before stage number `first`."""
+    if first:
+        return [0] * first + planned_steps(stages[first:], total)
     default = [stage.steps for stage in stages]
     if total is None:
         return default

@@ -165,12 +165,14 @@ def trial(
     threads: int,
     seconds: float,
     clock: Callable[[], float],
+    first: int = 0,
 ) -> list[float]:
     """Seconds per step of every stage, its share of a `refresh` that is not made before every step
-    included, found out on a copy of the network in about `seconds`."""
-    paces = []
+    included, found out on a copy of the network in about `seconds`; 0 of those before stage number
+    `first`."""
+    paces = [0.0] * first
     least, most = _TRIAL_STEPS
-    for index, stage in enumerate(recipe.stages):
+    for index, stage in list(enumerate(recipe.stages))[first:]:
         copy, state = deepcopy(network), deepcopy(recipe.state())
         optimiser, rates = make_optimiser(recipe.begin(copy, stage), stage)
         for group, base in zip(optimiser.param_groups, rates, strict=True):
@@ -180,7 +182,7 @@ def trial(
         refreshing, begun = 0.0, clock()
         with closing(stepwise(recipe, copy, stage, (seed, index), 0, threads)) as steps:
             for number in range(most + 1):
-                if number > least and clock() - begun >= seconds / len(recipe.stages):
+                if number > least and clock() - begun >= seconds / (len(recipe.stages) - first):
                     break
                 before = clock()
                 batches = next(steps)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack
 import click
 
 from locate.errors import InputError
+from locate.extractors.bundled import bundled_weights
 from locate.extractors.recipes import RECIPES
 from pipelines.cli import exit_codes
 from pipelines.cli.console import print_json
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
 _TIME = "90s, 20m or 1.5h; as many steps as fit, be it fewer or more than usual"
+_INITIAL = "weights of an earlier training to start from; `bundled` for those that come with locate"
 _THREADS = "threads that compute, and as many that prepare photos (default: one a core)"
 
 
@@ -43,6 +45,8 @@ class Training(TypedDict):
     seed: Annotated[int | None, option("another order of photos (default 0)", "N")]
     backbone: Annotated[str | None, option("network to start from (default lite0)", "NAME")]
     backbone_weights: Annotated[Path | None, option("its weights, a torchvision file", "FILE")]
+    initial_weights: Annotated[Path | None, option(_INITIAL, "FILE")]
+    first_stage: Annotated[str | None, option("leave out the stages before it", "NAME")]
     threads: Annotated[int | None, option(_THREADS, "N")]
     set: Annotated[
         tuple[str, ...],
@@ -78,6 +82,8 @@ def train(
         seed=how["seed"],
         steps=how["steps"],
         budget=how["time_budget"],
+        initial_weights=_initial_weights(system, how["initial_weights"]),
+        first_stage=how["first_stage"],
         threads=how["threads"],
         command=_command_line(system, data, out, how),
     )
@@ -135,6 +141,10 @@ def settings_of(how: Training) -> dict[str, Any]:
         except json.JSONDecodeError:
             settings[key] = value
     return settings
+
+
+def _initial_weights(system: str, named: Path | None) -> Path | None:
+    return bundled_weights(system) if named == Path("bundled") else named
 
 
 def _command_line(system: str, data: Path | None, out: Path, how: Training) -> str:

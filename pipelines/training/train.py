@@ -19,7 +19,7 @@ from torch import nn
 
 from locate.errors import InputError
 from locate.extractors.recipes import create_recipe
-from locate.extractors.weights import Record, read_record
+from locate.extractors.weights import Record, load_weights, read_record
 from locate.training.checkpoint import Checkpoint, load_checkpoint, refuse_difference
 from locate.training.loop import CHECKPOINT, train
 from locate.training.options import Options, TrainEvent
@@ -41,6 +41,8 @@ class TrainRequest:
     seed: int | None = None  # None for 0
     steps: int | None = None  # see `locate.training.options.Options`, as the next two
     budget: float | None = None
+    initial_weights: Path | None = None  # of an earlier training of the same system, to start from
+    first_stage: str | None = None  # those before it are left out
     threads: int | None = None
     command: str = ""  # that asks so, for the record
 
@@ -88,13 +90,21 @@ def train_system(
             )
         checkpoint = load_checkpoint(path) if resume else None
         begun = begun or _begun(request, checkpoint)
+        initial = None
+        if request.initial_weights is not None:
+            initial = load_weights(request.initial_weights, request.system)[0]
         recipe = create_recipe(request.system, begun["settings"])
         if checkpoint is None or not checkpoint.finished:
             options = _options(request, begun)
             data, out = Path(begun["data"]), request.out
             with _asked_to_stop() as stop:
+                so_far: dict[str, Any] = {
+                    "checkpoint": checkpoint,
+                    "initial": initial,
+                    "begun": begun,
+                }
                 checkpoint, network = train(
-                    recipe, data, out, options, checkpoint, begun=begun, show=show, stop=stop
+                    recipe, data, out, options, **so_far, show=show, stop=stop
                 )
         elif weights_are_of(checkpoint, request.out):
             record, sha256 = read_record(request.out / WEIGHTS), sha256_of(request.out / WEIGHTS)
@@ -129,6 +139,8 @@ def _begun(request: TrainRequest, checkpoint: Checkpoint | None) -> dict[str, An
         "seed": request.seed,
         "steps": request.steps,
         "time budget": request.budget,
+        "initial weights": request.initial_weights and sha256_of(request.initial_weights),
+        "first stage": request.first_stage,
     }
     data = request.data
     if checkpoint is not None:
@@ -170,6 +182,7 @@ def _files_below(data: Path, out: Path) -> dict[str, Any]:
 
 def _options(request: TrainRequest, begun: Mapping[str, Any]) -> Options:
     asked = {"seed": begun["seed"], "steps": begun["steps"], "seconds": begun["time budget"]}
+    asked["first_stage"] = begun.get("first stage")  # which older checkpoints do not name
     if request.threads is not None:
         asked["threads"] = request.threads
     return Options(**asked)

@@ -41,7 +41,7 @@ TAKES = {
     "--save-matches= --workers=",
     "models": "--json",
     "train": "system --json --data= --out=! --time-budget= --steps= --seed= --resume --export "
-    "--backbone= --backbone-weights= --set= --threads=",
+    "--backbone= --backbone-weights= --set= --initial-weights= --first-stage= --threads=",
     "evaluate matching": "folder --extractor= --weights= --set= --layout= --seed=0 --out= --json "
     "--protocol= --max-keypoints= --size= --estimator=",
     "evaluate repeatability": "folder --extractor= --weights= --set= --layout= --seed=0 --out= --json "

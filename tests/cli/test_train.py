@@ -12,8 +12,9 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+import torch
 
-from locate.errors import InputError, UnknownNameError
+from locate.errors import InputError, UnknownNameError, WeightsError
 from locate.extractors import recipes
 from locate.extractors.recipes import RECIPES, create_recipe
 from locate.extractors.weights import load_weights
@@ -80,6 +81,70 @@ def test_weights_and_record(photos, tmp_path, toy, capsys):
     words = shlex.split(record.command)
     assert words[0] == "locate"
     assert parsed([*words[1:], "--json"]) == parsed(arguments)
+
+
+def test_a_training_starts_from_the_weights_of_another_at_a_later_stage(photos, tmp_path, toy):
+    first, then = tmp_path / "first", tmp_path / "then"
+    arguments = ["train", "toy", "--data", str(photos), "--threads", "1", "--steps"]
+    assert main([*arguments, "9", "--out", str(first), "--set", "size=4"]) == 0
+    weights = first / "weights.safetensors"
+    started = ["--initial-weights", str(weights), "--first-stage", "second"]
+    begun = []
+
+    def begin(self, network, stage):
+        begun.append((stage.name, {n: t.clone() for n, t in network.state_dict().items()}))
+        return network.parameters()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ToyRecipe, "begin", begin)
+        assert main([*arguments, "3", "--out", str(then), *started]) == 0
+    (stage, network) = begun[0]
+    assert stage == "second"
+    assert equal({f"toy.{n}": t for n, t in network.items()}, load_weights(weights)[0])
+    assert {line["stage"] for line in metrics(then)} == {"second"}
+    assert load_checkpoint(then / "checkpoint.pt").steps == [0, 3]
+    _, record = load_weights(then / "weights.safetensors")
+    assert parsed([*shlex.split(record.command)[1:]]) == parsed(
+        [*arguments, "3", "--out", str(then), *started]
+    )
+    # It goes on as it was begun, and says so of what is asked otherwise.
+    resumed = ["train", "toy", "--out", str(then), "--resume"]
+    assert main([*resumed, *started]) == 0
+    other = then / "weights.safetensors"
+    assert main([*resumed, "--initial-weights", str(other)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--first-stage", "third"], "unknown stage of toy 'third'; known: first, second"),
+        (["--initial-weights", "bundled"], "make some with: locate train toy"),
+        (["--initial-weights", "missing.safetensors"], "missing.safetensors: No such file"),
+    ],
+)
+def test_what_a_training_cannot_start_from_is_refused(
+    photos, tmp_path, toy, capsys, arguments, words
+):
+    out = tmp_path / "out"
+    assert main(["train", "toy", "--data", str(photos), "--out", str(out), *arguments]) == 2
+    assert words in capsys.readouterr().err
+    assert not (out / "checkpoint.pt").exists()
+
+
+def test_weights_of_other_settings_are_no_start():
+    recipe = ToyRecipe()
+    network = recipe.network()
+    tensors = dict(network.state_dict())
+    name = next(iter(tensors))
+    before = {n: t.clone() for n, t in network.state_dict().items()}
+    for wrong in (
+        tensors | {name: torch.zeros(2)},
+        {n: t for n, t in tensors.items() if n != name},
+        tensors | {"more": torch.zeros(2)},
+    ):
+        with pytest.raises(WeightsError, match="more of its tensors differ"):
+            recipe.start_from(network, wrong)
+        assert equal(before, network.state_dict())
 
 
 def test_a_folder_with_a_training_is_not_overwritten(photos, tmp_path, toy):

@@ -26,7 +26,7 @@ from torch import nn
 
 from locate.extractors import recipes
 from locate.training.options import Options
-from locate.training.recipe import Recipe, Stage
+from locate.training.recipe import Recipe, Stage, set_tensors
 from pipelines.cli import train as _  # noqa: F401  not a part of the work
 from pipelines.cli.main import main as locate
 from pipelines.training import train
@@ -126,6 +126,10 @@ class ToyRecipe(Recipe):
 
     def tensors(self, network):
         return {f"toy.{name}": tensor for name, tensor in network.state_dict().items()}
+
+    def start_from(self, network, tensors):
+        plain = {name.removeprefix("toy."): tensor for name, tensor in tensors.items()}
+        set_tensors(network, plain, network.state_dict())
 
     def settings(self):
         return {"size": self.size}

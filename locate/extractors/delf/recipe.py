@@ -18,7 +18,7 @@ trainings:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,15 @@ from locate.training.data.homographies import HomographySettings, random_view
 from locate.training.data.photometric import PhotometricSettings, photometric_noise
 from locate.training.data.photos import PhotoPool, never_trained_on
 from locate.training.data.scenes import scenes_of, singles_of
-from locate.training.recipe import Batch, Parameters, Recipe, Stage, generator, images_to_tensor
+from locate.training.recipe import (
+    Batch,
+    Parameters,
+    Recipe,
+    Stage,
+    generator,
+    images_to_tensor,
+    set_tensors,
+)
 from locate.types import Array
 
 SCALE = 16.0  # of cosines before the softmax
@@ -135,6 +143,10 @@ class DelfRecipe(Recipe[TrainingNetwork]):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return TrainingNetwork(delf, len(self._train))
+
+    def start_from(self, network: TrainingNetwork, tensors: Mapping[str, Tensor]) -> None:
+        """The classifiers, which no weights file holds, start anew."""
+        set_tensors(network.delf, tensors, self.tensors(network))
 
     def begin(self, network: TrainingNetwork, stage: Stage) -> Parameters:
         network.requires_grad_(False)

@@ -82,6 +82,28 @@ class SuperPointNetwork(nn.Module):
         encoded = self.encode(images)
         return self.detect(encoded), self.describe(encoded)
 
+    @torch.no_grad()
+    def unfuse(self, plain: SuperPointNetwork, images: Tensor) -> None:
+        """Become the function of `plain`, which has no normalisation, for training: by the statistics of
+        what `images` make, B x 1 x H x W of 0 to 1, each normalisation changes nothing."""
+        self.load_state_dict(plain.state_dict(), strict=False)
+
+        def set_statistics(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            assert isinstance(norm, nn.BatchNorm2d)
+            values = inputs[0].transpose(0, 1).flatten(1)
+            norm.running_mean.copy_(values.mean(1))  # type: ignore[union-attr]
+            norm.running_var.copy_(values.var(1))  # type: ignore[union-attr]
+            norm.weight.copy_((values.var(1) + norm.eps).sqrt())
+            norm.bias.copy_(values.mean(1))
+
+        norms = [part for part in self.modules() if isinstance(part, nn.BatchNorm2d)]
+        hooks = [norm.register_forward_pre_hook(set_statistics) for norm in norms]
+        training = self.training
+        self.eval()(images)
+        self.train(training)
+        for hook in hooks:
+            hook.remove()
+
     def fused(self) -> SuperPointNetwork:
         """The same function, in evaluation mode, by the published network."""
         plain = SuperPointNetwork()

@@ -8,7 +8,7 @@ detector.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ from locate.training.data.homographies import HomographySettings, warped_pair
 from locate.training.data.photometric import PhotometricSettings, photometric_noise
 from locate.training.data.photos import PhotoPool, name_fraction
 from locate.training.data.shapes import SHAPES, draw_shape
-from locate.training.recipe import Batch, Recipe, Stage
+from locate.training.recipe import Batch, Recipe, Stage, set_tensors
 from locate.training.steps import autocast
 from locate.types import Array
 from locate.util.files import atomic_write
@@ -53,6 +53,7 @@ _VIEWS = HomographySettings(
 )
 LIGHT = PhotometricSettings(noise=12.0, noise_chance=0.7, blur_chance=0.4, motion_chance=0.2)
 _LABEL_THRESHOLD, _LABEL_RADIUS = 0.015, 4  # of the points that become labels
+_STATISTICS = 16  # views, of which a network that is trained further takes its statistics
 _EVERY = 50  # steps between additions to the labelled photos
 _FIRST, _MORE = 24, 3  # photos that are labelled before the first step, and at each addition
 
@@ -127,6 +128,15 @@ class SuperPointRecipe(Recipe[SuperPointNetwork]):
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
         return channels_last(network, torch.device("cpu"))
+
+    def start_from(self, network: SuperPointNetwork, tensors: Mapping[str, Tensor]) -> None:
+        """Of the published network, in which there is no normalisation."""
+        plain = SuperPointNetwork()
+        set_tensors(plain, tensors, plain.state_dict())
+        rng, size = np.random.default_rng(0), (self.width, self.height)
+        photos = [self._pool.draw(rng, False, self.label_side) for _ in range(_STATISTICS)]
+        views = [warped_pair(photo, rng, size, _VIEWS, LIGHT).image_a for photo in photos]
+        network.unfuse(plain, _grey(np.stack(views)).to(next(network.parameters()).device))
 
     def begin(self, network: SuperPointNetwork, stage: Stage) -> Iterable[nn.Parameter]:
         network.train()
@@ -288,11 +298,16 @@ def _dotted(points: Array, size: tuple[int, int]) -> Array:
     return dots
 
 
+def _grey(images: Array) -> Tensor:
+    """B x H x W x 3 uint8 -> B x 1 x H x W, 0 to 1."""
+    weights = np.array((0.299, 0.587, 0.114), np.float32)  # as OpenCV makes grey
+    return torch.from_numpy(images.astype(np.float32) @ weights / 255)[:, None]
+
+
 def _stacked(views: list[_View]) -> dict[str, Tensor]:
     images, points, valid = (np.stack(part) for part in zip(*views, strict=True))
-    weights = np.array((0.299, 0.587, 0.114), np.float32)  # as OpenCV makes grey
     return {
-        "images": torch.from_numpy(images.astype(np.float32) @ weights / 255)[:, None],
+        "images": _grey(images),
         "points": torch.from_numpy(points),
         "valid": torch.from_numpy(valid),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional
 
 from locate.extractors.superpoint.detection import find_points, soft_peak, suppress_windows
 from locate.extractors.superpoint.extractor import describe
@@ -53,6 +54,21 @@ def test_fused_is_the_same_function_by_the_published_network():
     with torch.no_grad():
         for ours, theirs in zip(plain(images), network(images), strict=True):
             torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_unfused_is_the_same_function_with_statistics_of_its_images():
+    torch.manual_seed(0)
+    plain, network = SuperPointNetwork().eval(), SuperPointNetwork(normalised=True)
+    images = torch.rand(4, 1, 40, 48)
+    network.unfuse(plain, images)
+    assert network.training
+    with torch.no_grad():
+        wanted = plain(images)
+        for train in (True, False):  # by the batch's statistics and by those that were kept
+            for ours, theirs in zip(network.train(train)(images), wanted, strict=True):
+                torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+    fed = functional.conv2d(images, plain.conv1a.weight, plain.conv1a.bias, padding=1)
+    torch.testing.assert_close(network.norm1a.running_mean, fed.mean(dim=(0, 2, 3)))
 
 
 def test_the_heat_map_puts_each_channel_at_its_pixel(rng):

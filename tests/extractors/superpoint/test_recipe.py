@@ -13,6 +13,7 @@ from locate.errors import InputError, UnknownNameError
 from locate.extractors.recipes import create_recipe
 from locate.extractors.superpoint import recipe as module
 from locate.extractors.superpoint.extractor import SuperPoint
+from locate.extractors.superpoint.network import SuperPointNetwork
 from locate.extractors.superpoint.recipe import SuperPointRecipe
 from locate.extractors.weights import Record, load_weights, save_weights
 from locate.pixels import apply_homography
@@ -196,6 +197,18 @@ def test_all_stages_run_and_the_weights_extract(folder, tmp_path, texture, how):
     assert sum(t.numel() for t in tensors.values()) == 1_300_865
     features = SuperPoint.from_pretrained(file).extract(texture((160, 128))).features
     assert len(features) > 20
+
+
+def test_it_starts_from_the_weights_of_before(recipe, texture):
+    """Though these are fused."""
+    torch.manual_seed(0)
+    plain, network = SuperPointNetwork().eval(), recipe.network()
+    recipe.start_from(network, plain.state_dict())
+    grey = texture((160, 120)).mean(axis=2)
+    images = torch.from_numpy(grey / 255)[None, None].float()
+    with torch.no_grad():
+        for ours, theirs in zip(network.eval()(images), plain(images), strict=True):
+            torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
 
 
 def test_settings_that_make_no_sense_are_refused():
