@@ -4,8 +4,9 @@ known homography and light of their own, without any labels.
 `variant` "paper" has its four losses; points then tend to be spread evenly, as in every open
 re-implementation. "kp2d" has the mends of KP2D (Tang et al., ICLR 2020): points may reach into
 neighbouring cells, nothing spreads them, cells at the border do not count. On few photos it would take
-days until points leave the middle of their cells; so a short first stage of "kp2d", which is ours,
-teaches each cell where the image's strongest corner lies.
+days until points leave the middle of their cells; so the first stage of "kp2d", which is ours, teaches
+each cell where the image's strongest corner lies, and the second holds on to it a little: left alone,
+scores become equal and points forget their corners before they have learned to meet.
 """
 
 from __future__ import annotations
@@ -69,6 +70,7 @@ class UnsuperPointRecipe(Recipe[UnsuperPointNetwork]):
     # Of "kp2d": descriptors learn from the hardest rival alone, by this margin, as in its paper. Here
     # all become alike by it, and so they learn from all rivals at once, see `blocks.contrastive`.
     hardest: bool = False
+    corner: float = 0.3  # of "kp2d", weight of the corners' losses in the stage that follows theirs
     margin: float = 0.2
     stages: tuple[Stage, ...] = field(init=False)
 
@@ -81,9 +83,16 @@ class UnsuperPointRecipe(Recipe[UnsuperPointNetwork]):
                 "unsuperpoint: width and height must be 64, 72, ... pixels and pairs at least 1; got "
                 f"{self.width}, {self.height} and {self.pairs}"
             )
-        siamese = Stage("siamese", steps=36000, learning_rate=1e-3)
-        corners = Stage(CORNERS_STAGE, steps=4000, learning_rate=1e-3)
-        self.stages = (siamese,) if self.variant == PAPER else (corners, siamese)
+        if self.variant == PAPER:
+            self.stages = (Stage("siamese", steps=36000, learning_rate=1e-3),)
+        else:
+            self.stages = (
+                Stage(CORNERS_STAGE, steps=24000, learning_rate=2e-3),
+                Stage("siamese", steps=12000, learning_rate=5e-4),
+            )
+
+    def _with_corners(self, stage: Stage) -> bool:
+        return stage.name == CORNERS_STAGE or (self.variant == KP2D and self.corner > 0)
 
     def prepare(self, data: Path, cache: Path) -> None:  # noqa: ARG002
         self._pool = PhotoPool.scan(data, held_out=None)
@@ -102,7 +111,7 @@ class UnsuperPointRecipe(Recipe[UnsuperPointNetwork]):
 
     def batch(self, stage: Stage, rng: np.random.Generator, *, held_out: bool = False) -> Batch:
         """images: 2 P x 3 x H x W, a and b of each pair in turn; valid: 2 P x H x W bool; b_from_a:
-        P x 3 x 3; of the stage of corners what `strongest_corners` gives of each image."""
+        P x 3 x 3; of "kp2d" what `strongest_corners` gives of each image."""
         size = (self.width, self.height)
         pairs = [
             warped_pair(self._pool.draw(rng, held_out, _READ_SIDE), rng, size, _VIEWS, _LIGHT)
@@ -114,7 +123,7 @@ class UnsuperPointRecipe(Recipe[UnsuperPointNetwork]):
             "valid": torch.from_numpy(np.stack([v for p in pairs for v in (p.valid_a, p.valid_b)])),
             "b_from_a": torch.from_numpy(np.stack([p.b_from_a for p in pairs])).float(),
         }
-        if stage.name == CORNERS_STAGE:
+        if self._with_corners(stage):
             found = zip(*(strongest_corners(image) for image in images), strict=True)
             places, ranks = (torch.from_numpy(np.stack(part)) for part in found)
             batch |= {"corners": places, "ranks": ranks}
@@ -124,11 +133,13 @@ class UnsuperPointRecipe(Recipe[UnsuperPointNetwork]):
         points = network(to_range(batch["images"]))
         with torch.autocast(points.scores.device.type, enabled=False):  # distances need the digits
             found = self._point_losses(points, batch)
-            if stage.name == CORNERS_STAGE:
+            if self._with_corners(stage):
                 place, rank = terms.corner_losses(points, batch["corners"], batch["ranks"])
                 found |= {"corner": place, "rank": rank}
-                # Points are not yet where they would meet.
-                found["loss"] = place + rank + self.descriptor * found["descriptor"]
+                if stage.name == CORNERS_STAGE:  # points are not yet where they would meet
+                    found["loss"] = place + rank + self.descriptor * found["descriptor"]
+                else:
+                    found["loss"] = found["loss"] + self.corner * (place + rank)
             return found
 
     def _point_losses(self, points: Points, batch: Batch) -> dict[str, Tensor]:

@@ -39,7 +39,8 @@ def recipe(folder, tmp_path, request):
 def test_batches_depend_on_their_number_alone(recipe):
     stage = recipe.stages[-1]
     a, b, other = (recipe.batch(stage, generator(0, 0, n)) for n in (3, 3, 4))
-    assert all(torch.equal(value, b[name]) for name, value in a.items())
+    for name, value in a.items():
+        torch.testing.assert_close(value, b[name], rtol=0, atol=0, equal_nan=True)
     assert not torch.equal(a["images"], other["images"])
     assert a["images"].shape == (4, 3, 80, 96)
     assert a["valid"].shape == (4, 80, 96)
@@ -73,8 +74,10 @@ def test_losses_are_weighed_by_their_names(recipe):
     names = {"position", "score", "usp", "descriptor"}
     if recipe.variant == PAPER:
         names |= {"uniform", "decorrelation"}
-    assert set(losses) == names | {"loss", "pixels apart", "spread of scores"}
+    corners = {"corner", "rank"} if recipe.variant == KP2D else set()
+    assert set(losses) == names | corners | {"loss", "pixels apart", "spread of scores"}
     weighed = sum(getattr(recipe, name) * losses[name] for name in names)
+    weighed += recipe.corner * sum(losses[name] for name in corners)
     torch.testing.assert_close(losses["loss"], weighed)
     losses["loss"].backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
