@@ -82,6 +82,9 @@ class SEKDRecipe(Recipe[SEKDNetwork]):
     keep_detector: float = 1.0  # weights of the losses
     keep_descriptor: float = 0.1
     repeatability: float = 1.0
+    # Of the focal loss. Its mean is over all pixels, of which one in two hundred is a keypoint: with the
+    # authors' 1 a short training learns to repeat a map that is the same everywhere.
+    focal: float = 100.0
     stages: tuple[Stage, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -205,7 +208,7 @@ class SEKDRecipe(Recipe[SEKDNetwork]):
         return {"loss": triplet + self.keep_detector * kept, **shown, "kept": kept}
 
     def _detector_losses(self, network: SEKDNetwork, batch: Batch) -> dict[str, Tensor]:
-        """Step 4: L = (FL(P, Y) + FL(P^, Y^)) / 2 + L_rep + L_keep."""
+        """Step 4: L = (FL(P, Y) + FL(P^, Y^)) / 2 + L_rep + L_keep, weighted."""
         seen = network.look(batch["images"])
         z, points, valid = log_odds(network.detect(seen)[0]), batch["points"], batch["valid"]
         # Of the batch; the authors' is of all photos, anew after steps 1 and 3.
@@ -216,7 +219,7 @@ class SEKDRecipe(Recipe[SEKDNetwork]):
         with torch.no_grad():
             before = self._before.describe(self._before.look(batch["images"]))
         kept = terms.descriptor_keep_loss(network.describe(seen), before)
-        loss = focal + self.repeatability * repeated + self.keep_descriptor * kept
+        loss = self.focal * focal + self.repeatability * repeated + self.keep_descriptor * kept
         p = torch.sigmoid(z.detach())
         heights = {"p of points": p[points].mean(), "p of others": p[valid & ~points].mean()}
         return {"loss": loss, "focal": focal, "repeated": repeated, "kept": kept, **heights}

@@ -223,7 +223,7 @@ def test_what_each_stage_teaches(recipe):
             assert not recipe._before.detector.weight.requires_grad
         weighted = {
             0: lambda f: f["triplet"],
-            1: lambda f: f["focal"] + f["repeated"] + 0.1 * f["kept"],
+            1: lambda f: 100 * f["focal"] + f["repeated"] + 0.1 * f["kept"],
             2: lambda f: f["triplet"] + f["kept"],
         }[number]
         assert found["loss"].item() == pytest.approx(weighted(found).item())
