@@ -2,7 +2,7 @@
 
     python benchmarks/tables/extractors.py --data ../shared/data --work build/extractors --out docs/benchmarks \
         [--weights FILE ...]
-    python benchmarks/tables/extractors.py --data ../shared/data --work build/extractors --scores
+    python benchmarks/tables/extractors.py --data ../shared/data --work build/extractors --scores [NAME ...]
 
 Those that have no weights are left out, which a line says.
 
@@ -21,7 +21,8 @@ Those that have no weights are left out, which a line says.
   times; the fastest of a photo's times, since what else a machine does only adds; their median.
 
 What is finished in --work is not done again, but for the speed. With --out or --scores the scores of shipped
-systems are written beside their weights for `locate models`; --scores looks at planes and wxbs alone.
+systems are written beside their weights for `locate models`; --scores looks at planes and wxbs alone, of all
+shipped systems or of those named.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/extractors"))
     parser.add_argument("--weights", type=Path, nargs="*", default=[], help="of trained systems")
     parser.add_argument("--out", type=Path, help="write extractors.md and extractors.json here")
-    parser.add_argument("--scores", action="store_true", help="of shipped systems alone")
+    parser.add_argument("--scores", nargs="*", metavar="NAME", help="of shipped systems alone")
     parser.add_argument("--memory", metavar="NAME", help="only print what this one takes")
     a = parser.parse_args()
     torch.set_num_threads(2)
@@ -93,8 +94,11 @@ def main() -> None:
         print_memory(a.memory, a.data)
         return
     a.work.mkdir(parents=True, exist_ok=True)
-    if a.scores:
-        write_scores({name: planes_and_clicks(name, a.work, a.data) for name in SHIPPED})
+    if a.scores is not None:
+        for name in a.scores or SHIPPED:
+            found = planes_and_clicks(name, a.work, a.data)
+            print(name, json.dumps(found), flush=True)
+            write_scores({name: found})
         return
     rows = []
     extractors = registry.named([name for name in NAMES if has_weights(name)], a.weights)

@@ -15,7 +15,17 @@ SCORES = _FOLDER / "scores.json"  # written by benchmarks/tables/{accuracy,extra
 # By the name of the system; beside each file lies nothing that is needed to use it.
 BUNDLED: Mapping[str, Path] = {
     name: _FOLDER / name / "weights.safetensors"
-    for name in ("context", "steered", "ur2kid", "delf", "superpoint")
+    for name in (
+        "context",
+        "steered",
+        "ur2kid",
+        "delf",
+        "superpoint",
+        "d2net",
+        "lfnet",
+        "unsuperpoint",
+        "sekd",
+    )
 }
 
 

@@ -620,5 +620,5 @@ def test_weights_come_back(tmp_path, texture, caplog):
 
 def test_the_untrained_start_says_so(caplog):
     with caplog.at_level(logging.WARNING, "locate"):
-        D2Net.from_pretrained()
+        D2Net.from_pretrained(backbone="lite0")
     assert "locate train d2net" in caplog.text

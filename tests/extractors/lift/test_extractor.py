@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from locate.errors import InputError, WeightsError
+from locate.errors import InputError
 from locate.extractors.base import Extractor, ExtractorInfo
 from locate.extractors.lift import detection
 from locate.extractors.lift.detection import Level, Search, find_frames, quadratic_steps
@@ -233,5 +233,3 @@ def test_settings(network, texture):
     assert len(prints) == 3
     with pytest.raises(InputError, match="max_keypoints"):
         Lift(network, "none", max_keypoints=0)
-    with pytest.raises(WeightsError, match="locate train lift"):
-        Lift.from_pretrained()

@@ -169,8 +169,6 @@ def test_weights_of_ours_and_of_the_authors(network, tmp_path, dots):
         assert read.info.weights == file_hash(path)
         found = read.extract(dots[0]).features
         np.testing.assert_array_equal(found.keypoints, expected.keypoints)
-    with pytest.raises(WeightsError, match="locate train sekd"):
-        SEKD.from_pretrained()
     with pytest.raises(WeightsError, match="does not exist"):
         load_published(tmp_path / "none.pth")
     theirs.write_bytes(b"no weights")
