@@ -25,6 +25,7 @@ BUNDLED: Mapping[str, Path] = {
         "lfnet",
         "unsuperpoint",
         "sekd",
+        "lift",
     )
 }
 

@@ -201,12 +201,19 @@ def named(
     settings: Mapping[str, Any] | None = None,
 ) -> dict[str, Extractor]:
     """Ready extractors by the name for tables: each of `names` with the weights that it starts with, and
-    the system of each file of `weights`, called "system (file)"; the default if there are none."""
+    the system of each file of `weights`, called "system (file)"; the default if there are none. A file
+    that has no record of ours, such as the authors', is of the system that is named alone."""
     from locate.extractors.weights import read_record
 
     found = {name: create(name, settings) for name in dict.fromkeys(names)}
+    alone = next(iter(found)) if len(found) == 1 else None
     for path in weights:
-        system = read_record(path).system
+        try:
+            system = read_record(path).system
+        except WeightsError:
+            if alone is None:
+                raise
+            system = alone
         name = f"{system} ({path.stem})"
         if name in found:
             name = f"{system} ({path})"

@@ -24,7 +24,7 @@ from locate.extractors.lfnet.network import SYSTEM, WIDTH, LFNetwork, Maps
 from locate.extractors.weights import load_network
 from locate.types import Array, Extraction
 
-RATIO, QUERY_RATIO = 0.9, 1.0
+RATIO = 0.9  # of Lowe's test: benchmarks/ablations/ratios.py; the authors have none
 _TOGETHER = 256  # crops that are described at once
 
 
@@ -56,9 +56,7 @@ class LFNet:
                 "strength": network.strength,
             },
             local_dim=WIDTH,
-            # By the paper's authors no ratio test: of crops alike the nearest is not much nearer.
             ratio=RATIO,
-            query_ratio=QUERY_RATIO,
         )
 
     @classmethod

@@ -28,9 +28,9 @@ from locate.extractors.unsuperpoint.network import (
 from locate.extractors.weights import load_network
 from locate.types import Array, Extraction
 
-# Of Lowe's test in queries: benchmarks/ablations/ratios.py. Two cells may give the same corner, and then the
-# second nearest descriptor is that of the nearest's own spot. In maps at .98 most matches of pairs that share
-# little are wrong, and `import-map` would refuse a good model.
+# Of Lowe's test in queries: benchmarks/ablations/ratios.py. Two cells may give the same corner, and then
+# the second nearest descriptor is that of the nearest's own spot. In maps at .98 most matches of pairs
+# that share little are wrong, and `import-map` would refuse a good model.
 RATIO, QUERY_RATIO = 0.9, 0.98
 BORDER = 4  # pixels along the edges where no point is taken
 

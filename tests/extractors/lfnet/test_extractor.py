@@ -91,6 +91,6 @@ def test_weights_and_settings(network, tmp_path):
     made = registry.create("lfnet", {"threshold": 0.01}, {"lfnet": file})
     assert made.info.settings["threshold"] == 0.01
     assert made.info.settings["strength"] == 3.0
-    assert made.info.ratio == 1.0
+    assert made.info.ratio == 0.9
     with pytest.raises(InputError, match="max_keypoints"):
         LFNet(network, "", max_keypoints=0)

@@ -204,3 +204,13 @@ def test_the_authors_weights_match_warped_images(data):
         there = apply_homography(b_from_a, a.keypoints[pairs[:, 0]])
         errors = np.linalg.norm(there - b.keypoints[pairs[:, 1]], axis=1)
         assert np.mean(errors <= 3) > least
+
+
+def test_the_authors_file_is_of_the_system_that_is_named_alone(network, tmp_path):
+    theirs = tmp_path / "sekd.pth"
+    torch.save({"state_dict": network.state_dict()}, theirs)
+    found = registry.named(["sekd"], [theirs])
+    assert list(found) == ["sekd", "sekd (sekd)"]
+    assert found["sekd (sekd)"].info.weights == file_hash(theirs)
+    with pytest.raises(WeightsError, match="no safetensors file"):
+        registry.named(["sekd", "sift"], [theirs])
