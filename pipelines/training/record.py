@@ -41,9 +41,14 @@ def write_weights(
     }
     words = checkpoint.description, checkpoint.begun["command"]
     commit = commit_of(Path(locate.__file__).parent)
-    seconds = round(checkpoint.elapsed, 1)
     record = Record(
-        recipe.system, recipe.settings(), *words, commit, seconds, scores, licence=LICENCE
+        recipe.system,
+        recipe.settings(),
+        *words,
+        commit,
+        _seconds(checkpoint),
+        scores,
+        licence=LICENCE,
     )
     with torch.no_grad():
         sha256 = save_weights(out / WEIGHTS, in_float16(recipe.tensors(network)), record)
@@ -58,7 +63,13 @@ def weights_are_of(checkpoint: Checkpoint, out: Path) -> bool:
     """Whether the weights in `out` are those of `checkpoint`, not of an earlier one or not there."""
     if not (out / WEIGHTS).exists() or not (out / RECORD).exists():
         return False
-    return read_record(out / WEIGHTS).seconds == round(checkpoint.elapsed, 1)
+    return read_record(out / WEIGHTS).seconds == _seconds(checkpoint)
+
+
+def _seconds(checkpoint: Checkpoint) -> float:
+    """Of training, that of the weights it started from included."""
+    before: float = checkpoint.begun.get("seconds before", 0.0)
+    return round(checkpoint.elapsed + before, 1)
 
 
 def commit_of(package: Path) -> str:

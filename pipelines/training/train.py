@@ -157,7 +157,15 @@ def _begun(request: TrainRequest, checkpoint: Checkpoint | None) -> dict[str, An
                 f"{now} now); bring those back, or train anew into another --out"
             )
         return {**checkpoint.begun, "data": str(data.absolute())}
-    here = {"data": str(data.absolute()), "files": files, "command": request.command}
+    here: dict[str, Any] = {
+        "data": str(data.absolute()),
+        "files": files,
+        "command": request.command,
+    }
+    if request.initial_weights is not None:  # what they cost and how they were made goes on
+        before = read_record(request.initial_weights)
+        here["seconds before"] = before.seconds
+        here["command"] = " && ".join(filter(None, (before.command, request.command)))
     return {**asked, "seed": request.seed or 0, **here}
 
 

@@ -104,9 +104,14 @@ def test_a_training_starts_from_the_weights_of_another_at_a_later_stage(photos, 
     assert {line["stage"] for line in metrics(then)} == {"second"}
     assert load_checkpoint(then / "checkpoint.pt").steps == [0, 3]
     _, record = load_weights(then / "weights.safetensors")
-    assert parsed([*shlex.split(record.command)[1:]]) == parsed(
-        [*arguments, "3", "--out", str(then), *started]
-    )
+    before = load_weights(weights)[1]
+    spent = load_checkpoint(then / "checkpoint.pt").elapsed
+    assert record.seconds == pytest.approx(before.seconds + spent, abs=0.06)
+    # The commands that make these weights, one after the other.
+    made, trained = record.command.split(" && ")
+    assert made == before.command
+    again = parsed(shlex.split(trained)[1:])
+    assert again == parsed([*arguments, "3", "--out", str(then), *started])
     # It goes on as it was begun, and says so of what is asked otherwise.
     resumed = ["train", "toy", "--out", str(then), "--resume"]
     assert main([*resumed, *started]) == 0
