@@ -30,7 +30,7 @@ from locate.extractors.weights import load_network, warn_untrained
 from locate.types import Array, Extraction
 
 SCALES = (0.5, 1.0, 2.0)  # of the paper's image pyramid
-RATIO, QUERY_RATIO = 0.98, 0.95  # benchmarks/ablations/ratios.py, of the untrained start
+RATIO, QUERY_RATIO = 0.98, 0.95  # of Lowe's test: benchmarks/ablations/ratios.py
 _FLAT_SIDE = 17  # pixels: where no two pixels of such a window differ by
 _FLAT_RANGE = 4  # grey levels or more, there is nothing but noise
 

@@ -36,6 +36,7 @@ from locate.extractors.weights import file_hash, load_into, load_network
 from locate.pixels import resize_points
 from locate.types import Array, Extraction, Features
 
+RATIO = 0.85  # of Lowe's test: benchmarks/ablations/ratios.py
 _SMALLEST = 128  # pixels: a pyramid goes on while both sides of a level are longer
 _LEVEL = 1e-5  # of a probability: less is an error of rounding
 _PUBLISHED = (".pth", ".pt")
@@ -81,6 +82,7 @@ class SEKD:
                 "pyramid": pyramid,
             },
             local_dim=WIDTH,
+            ratio=RATIO,
         )
 
     @classmethod
