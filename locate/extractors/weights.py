@@ -40,6 +40,7 @@ class Record:
     seconds: float = 0.0  # of training
     scores: Mapping[str, float] = field(default_factory=dict)  # measured ones, by name
     licence: str = ""
+    started_from: str = ""  # sha256 of the weights file that the training started from
 
     def to_json(self) -> str:
         values = asdict(self)

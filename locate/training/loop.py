@@ -59,7 +59,7 @@ def train(
     checkpoints shall remember of how the training was begun. `stop` is asked before every step; once it
     says so a checkpoint is written and the training ends."""
     started = clock() - (checkpoint.elapsed if checkpoint else 0.0)
-    first = _index_of(recipe, options.first_stage)
+    first = stage_number(recipe, options.first_stage)
     steps = planned_steps(recipe.stages, options.steps, first)
     with _threads(options.threads):
         recipe.prepare(data, out / "cache")
@@ -274,8 +274,8 @@ class _Training:
         return self.clock()
 
 
-def _index_of(recipe: Recipe[Any], name: str | None) -> int:
-    """Of the stage called `name`; of the first one if that is None."""
+def stage_number(recipe: Recipe[Any], name: str | None) -> int:
+    """Of the stage called `name`, from 0; of the first one if that is None."""
     names = [stage.name for stage in recipe.stages]
     if name is None:
         return 0

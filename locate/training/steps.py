@@ -172,7 +172,7 @@ def trial(
     `first`."""
     paces = [0.0] * first
     least, most = _TRIAL_STEPS
-    for index, stage in list(enumerate(recipe.stages))[first:]:
+    for index, stage in enumerate(recipe.stages[first:], first):
         copy, state = deepcopy(network), deepcopy(recipe.state())
         optimiser, rates = make_optimiser(recipe.begin(copy, stage), stage)
         for group, base in zip(optimiser.param_groups, rates, strict=True):

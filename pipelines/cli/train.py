@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack
 import click
 
 from locate.errors import InputError
-from locate.extractors.bundled import bundled_weights
 from locate.extractors.recipes import RECIPES
 from pipelines.cli import exit_codes
 from pipelines.cli.console import print_json
@@ -82,7 +81,7 @@ def train(
         seed=how["seed"],
         steps=how["steps"],
         budget=how["time_budget"],
-        initial_weights=_initial_weights(system, how["initial_weights"]),
+        initial_weights=how["initial_weights"],
         first_stage=how["first_stage"],
         threads=how["threads"],
         command=_command_line(system, data, out, how),
@@ -141,10 +140,6 @@ def settings_of(how: Training) -> dict[str, Any]:
         except json.JSONDecodeError:
             settings[key] = value
     return settings
-
-
-def _initial_weights(system: str, named: Path | None) -> Path | None:
-    return bundled_weights(system) if named == Path("bundled") else named
 
 
 def _command_line(system: str, data: Path | None, out: Path, how: Training) -> str:

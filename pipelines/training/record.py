@@ -49,6 +49,7 @@ def write_weights(
         _seconds(checkpoint),
         scores,
         licence=LICENCE,
+        started_from=checkpoint.begun.get("initial weights") or "",
     )
     with torch.no_grad():
         sha256 = save_weights(out / WEIGHTS, in_float16(recipe.tensors(network)), record)

@@ -18,14 +18,17 @@ from typing import Any
 from torch import nn
 
 from locate.errors import InputError
+from locate.extractors.bundled import bundled_weights
 from locate.extractors.recipes import create_recipe
 from locate.extractors.weights import Record, load_weights, read_record
 from locate.training.checkpoint import Checkpoint, load_checkpoint, refuse_difference
-from locate.training.loop import CHECKPOINT, train
+from locate.training.loop import CHECKPOINT, stage_number, train
 from locate.training.options import Options, TrainEvent
 from locate.training.recipe import Recipe
 from locate.util.files import sha256_of, sole_writer
 from pipelines.training.record import WEIGHTS, weights_are_of, write_weights
+
+BUNDLED = Path("bundled")
 
 log = logging.getLogger("locate")
 
@@ -41,7 +44,8 @@ class TrainRequest:
     seed: int | None = None  # None for 0
     steps: int | None = None  # see `locate.training.options.Options`, as the next two
     budget: float | None = None
-    initial_weights: Path | None = None  # of an earlier training of the same system, to start from
+    # Of an earlier training of the same system, to start from; `BUNDLED` for those of the package.
+    initial_weights: Path | None = None
     first_stage: str | None = None  # those before it are left out
     threads: int | None = None
     command: str = ""  # that asks so, for the record
@@ -77,10 +81,13 @@ def train_system(
     weights.safetensors, record.json and loss.png.
 
     The first Ctrl-C or SIGTERM ends it with a checkpoint, the second one at once."""
-    create_recipe(request.system, request.settings)  # refuse what is wrong before a folder is made
+    recipe = create_recipe(request.system, request.settings)
+    # Refuse what is wrong before a folder is made.
+    file = _initial_file(request)
+    initial = load_weights(file, recipe.system)[0] if file is not None else None
     begun = None if resume else _begun(request, None)
     if begun:
-        _options(request, begun)
+        stage_number(recipe, _options(request, begun).first_stage)
     path = request.out / CHECKPOINT
     with _exclusive(request.out, make=not resume):
         if not resume and path.exists():
@@ -90,9 +97,6 @@ def train_system(
             )
         checkpoint = load_checkpoint(path) if resume else None
         begun = begun or _begun(request, checkpoint)
-        initial = None
-        if request.initial_weights is not None:
-            initial = load_weights(request.initial_weights, request.system)[0]
         recipe = create_recipe(request.system, begun["settings"])
         if checkpoint is None or not checkpoint.finished:
             options = _options(request, begun)
@@ -133,13 +137,14 @@ def export(request: TrainRequest) -> TrainResult:
 
 def _begun(request: TrainRequest, checkpoint: Checkpoint | None) -> dict[str, Any]:
     """How the training was begun: by `checkpoint`, which must agree with the request, or by this."""
+    file = _initial_file(request)
     asked: dict[str, Any] = {
         "system": request.system,
         "settings": dict(request.settings or {}),
         "seed": request.seed,
         "steps": request.steps,
         "time budget": request.budget,
-        "initial weights": request.initial_weights and sha256_of(request.initial_weights),
+        "initial weights": file and sha256_of(file),
         "first stage": request.first_stage,
     }
     data = request.data
@@ -162,11 +167,17 @@ def _begun(request: TrainRequest, checkpoint: Checkpoint | None) -> dict[str, An
         "files": files,
         "command": request.command,
     }
-    if request.initial_weights is not None:  # what they cost and how they were made goes on
-        before = read_record(request.initial_weights)
+    if file is not None:  # what they cost and how they were made goes on
+        before = read_record(file)
         here["seconds before"] = before.seconds
         here["command"] = " && ".join(filter(None, (before.command, request.command)))
     return {**asked, "seed": request.seed or 0, **here}
+
+
+def _initial_file(request: TrainRequest) -> Path | None:
+    if request.initial_weights == BUNDLED:
+        return bundled_weights(create_recipe(request.system, request.settings).system)
+    return request.initial_weights
 
 
 def _files_below(data: Path, out: Path) -> dict[str, Any]:

@@ -16,8 +16,9 @@ import torch
 
 from locate.errors import InputError, UnknownNameError, WeightsError
 from locate.extractors import recipes
+from locate.extractors.bundled import BUNDLED
 from locate.extractors.recipes import RECIPES, create_recipe
-from locate.extractors.weights import load_weights
+from locate.extractors.weights import file_hash, load_weights
 from locate.training import loop
 from locate.training.checkpoint import (
     load_checkpoint,
@@ -110,6 +111,7 @@ def test_a_training_starts_from_the_weights_of_another_at_a_later_stage(photos, 
     # The commands that make these weights, one after the other.
     made, trained = record.command.split(" && ")
     assert made == before.command
+    assert record.started_from == file_hash(weights)
     again = parsed(shlex.split(trained)[1:])
     assert again == parsed([*arguments, "3", "--out", str(then), *started])
     # It goes on as it was begun, and says so of what is asked otherwise.
@@ -124,7 +126,8 @@ def test_a_training_starts_from_the_weights_of_another_at_a_later_stage(photos, 
     [
         (["--first-stage", "third"], "unknown stage of toy 'third'; known: first, second"),
         (["--initial-weights", "bundled"], "make some with: locate train toy"),
-        (["--initial-weights", "missing.safetensors"], "missing.safetensors: No such file"),
+        (["--initial-weights", "missing.safetensors"], "missing.safetensors does not exist"),
+        (["--initial-weights", str(BUNDLED["delf"])], "holds weights of delf, not of toy"),
     ],
 )
 def test_what_a_training_cannot_start_from_is_refused(
@@ -133,7 +136,7 @@ def test_what_a_training_cannot_start_from_is_refused(
     out = tmp_path / "out"
     assert main(["train", "toy", "--data", str(photos), "--out", str(out), *arguments]) == 2
     assert words in capsys.readouterr().err
-    assert not (out / "checkpoint.pt").exists()
+    assert not out.exists()
 
 
 def test_weights_of_other_settings_are_no_start():

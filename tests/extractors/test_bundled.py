@@ -8,14 +8,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 import locate
 from index.catalog import Catalog
 from locate.errors import DatabaseMismatchError, WeightsError
 from locate.extractors import bundled, registry
 from locate.extractors.base import ExtractorInfo
+from locate.extractors.recipes import create_recipe
 from locate.extractors.registry import EXTRACTORS, create, list_models
-from locate.extractors.weights import file_hash
+from locate.extractors.weights import file_hash, load_weights
 from locate.matching.descriptors import match_mutual
 from locate.matching.evidence import chance_inliers
 from locate.retrieval import verdict
@@ -271,3 +273,16 @@ def test_a_map_from_photos_alone_has_a_default_of_its_own(photo_factory, tmp_pat
     with Catalog.open(tmp_path / "filled") as catalog:
         assert require_info(catalog).name == registry.DEFAULT
         assert sfm_extractor(catalog, None, ()) is None  # the one that filled it
+
+
+@pytest.mark.parametrize("name", ["d2net", "lfnet", "lift", "sekd", "unsuperpoint", "ur2kid"])
+def test_a_training_starts_from_them(name):
+    """SuperPoint, DELF and `steered`, which need photos for that, have tests of their own."""
+    tensors, record = load_weights(bundled.BUNDLED[name], name)
+    plain = create_recipe(name)
+    recipe = create_recipe(name, {k: v for k, v in record.settings.items() if hasattr(plain, k)})
+    network = recipe.network()
+    recipe.start_from(network, tensors)
+    kept = recipe.tensors(network)
+    assert kept.keys() == tensors.keys()
+    assert all(torch.equal(kept[key], tensors[key]) for key in kept)

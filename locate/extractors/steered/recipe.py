@@ -21,7 +21,6 @@ from locate.errors import InputError
 from locate.extractors.blocks.corners import corners, orientations
 from locate.extractors.steered import losses
 from locate.extractors.steered.network import SYSTEM, WIDTH, SteeredNetwork
-from locate.extractors.weights import load_into, load_weights
 from locate.images.reading import read_photo
 from locate.pixels import apply_homography, resize_points
 from locate.training.data import homographies
@@ -83,7 +82,6 @@ class SteeredRecipe(Recipe[SteeredNetwork]):
     # A file of pairs whose points are keypoints of the teacher's, see `load_pairs`;
     # None for views of single photos alone.
     matches: Path | None = None
-    start_weights: Path | None = None  # of an earlier training of the same network, to go on from
     _: KW_ONLY
     widths: tuple[int, ...] = (6, 8, 24, 48, 64)  # of the network, see `SteeredNetwork`
     fields: int = 16
@@ -136,10 +134,7 @@ class SteeredRecipe(Recipe[SteeredNetwork]):
         )
 
     def network(self) -> SteeredNetwork:
-        network = SteeredNetwork(**self.settings())
-        if self.start_weights is not None:
-            load_into(network, load_weights(self.start_weights, SYSTEM)[0], self.start_weights)
-        return network
+        return SteeredNetwork(**self.settings())
 
     def begin(self, network: SteeredNetwork, stage: Stage) -> Parameters:  # noqa: ARG002
         network.train()

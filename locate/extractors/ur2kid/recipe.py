@@ -119,6 +119,7 @@ class UR2KiDRecipe(Recipe[UR2KiDNetwork]):
         self._objective = Objective(*own, weights, self.correspondence_weight)
         self.stages = (Stage("joint", self.steps, self.learning_rate),)
         self._mined: dict[str, list[Path]] = {}
+        self._fitted = False
 
     def prepare(self, data: Path, cache: Path) -> None:  # noqa: ARG002  nothing takes long enough
         self._data = data
@@ -174,6 +175,10 @@ class UR2KiDRecipe(Recipe[UR2KiDNetwork]):
     def settings(self) -> dict[str, Any]:
         names = ("backbone", "dim", "groups", "stride", "global_dim", "local_share")
         return {name: getattr(self, name) for name in names}
+
+    def start_from(self, network: UR2KiDNetwork, tensors: Mapping[str, Tensor]) -> None:
+        super().start_from(network, tensors)
+        self._fitted = True  # the projection is the earlier training's
 
     def tensors(self, network: UR2KiDNetwork) -> dict[str, Tensor]:
         return trained_tensors(network)
@@ -248,7 +253,7 @@ class UR2KiDRecipe(Recipe[UR2KiDNetwork]):
 
     def refresh(self, network: UR2KiDNetwork, stage: Stage, step: int) -> None:  # noqa: ARG002
         network.eval()
-        if step == 0 and self.fit:
+        if step == 0 and self.fit and not self._fitted:
             self._fit_projection(network)
         self._mine(network, generator(_SEED, 2, step))
 
@@ -323,10 +328,12 @@ class UR2KiDRecipe(Recipe[UR2KiDNetwork]):
 
     def state(self) -> dict[str, Any]:
         mined = self._mined.items()
-        return {"mined": {n: [p.relative_to(self._data).as_posix() for p in ps] for n, ps in mined}}
+        names = {n: [p.relative_to(self._data).as_posix() for p in ps] for n, ps in mined}
+        return {"mined": names} | ({"fitted": True} if self._fitted else {})
 
     def set_state(self, state: dict[str, Any]) -> None:
         mined = state.get("mined", {})
+        self._fitted = bool(state.get("fitted", False))
         self._mined = {name: [self._data / path for path in paths] for name, paths in mined.items()}
 
     def finish(self, network: UR2KiDNetwork, stage: Stage) -> None:  # noqa: ARG002

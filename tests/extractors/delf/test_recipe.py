@@ -52,6 +52,17 @@ def test_classes_are_scenes_and_single_photos(recipe):
     assert (labels[1::2] >= 2).all()
 
 
+def test_it_starts_from_the_weights_of_before_with_classifiers_of_its_own(recipe):
+    network = recipe.network()
+    tensors = {n: t.clone() for n, t in recipe.tensors(network).items()}
+    name = "components"
+    tensors[name] += 1.0
+    classes = network.classifier(recipe.stages[0]).weight.clone()
+    recipe.start_from(network, tensors)
+    assert torch.equal(network.delf.components, tensors[name])
+    assert torch.equal(network.classifier(recipe.stages[0]).weight, classes)
+
+
 def test_batches_follow_from_their_number(recipe):
     for stage, options in ((recipe.stages[0], {}), (recipe.stages[1], {"held_out": True})):
         a, b, c = (recipe.batch(stage, generator(0, 1, step), **options) for step in (7, 7, 8))

@@ -17,7 +17,7 @@ from locate.extractors.sift import Sift
 from locate.extractors.steered import recipe as module
 from locate.extractors.steered.extractor import Steered
 from locate.extractors.steered.recipe import SteeredRecipe
-from locate.extractors.weights import Record, save_weights
+from locate.extractors.weights import Record, load_weights, save_weights
 from locate.images.reading import read_photo
 from locate.pixels import apply_homography
 from locate.training.data.correspondences import MatchedPair, save_pairs
@@ -195,7 +195,8 @@ def test_it_learns_and_the_weights_extract(recipe, folder, tmp_path):
     extractor = Steered.from_pretrained(file)
     features = extractor.extract(read_photo(folder / "photos/03.png").pixels).features
     assert len(features) > 20
-    again = SteeredRecipe(start_weights=file).network()
+    again = recipe.network()
+    recipe.start_from(again, load_weights(file, "steered")[0])
     assert torch.equal(again.describe[0].weight, network.describe[0].weight)
 
 

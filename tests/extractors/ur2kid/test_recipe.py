@@ -359,6 +359,20 @@ def test_mined_negatives_are_other_scenes_and_reach_the_batches(recipe, monkeypa
     assert recipe.refresh_every(STAGE) == 2
 
 
+def test_the_projection_of_weights_to_start_from_is_kept(recipe):
+    """Also in a training that was killed before its first step."""
+    network = recipe.network()
+    recipe.start_from(network, dict(recipe.tensors(network)))
+    before = network.reduce.weight.clone()
+    recipe.refresh(network, STAGE, 0)
+    assert torch.equal(network.reduce.weight, before)
+    state = recipe.state()
+    recipe._fitted = False
+    recipe.set_state(state)
+    recipe.refresh(network, STAGE, 0)
+    assert torch.equal(network.reduce.weight, before)
+
+
 def test_the_first_refresh_fits_the_projection(recipe):
     network = recipe.network()
     before = network.reduce.weight.detach().clone()
