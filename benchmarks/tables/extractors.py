@@ -86,7 +86,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/extractors"))
     parser.add_argument("--weights", type=Path, nargs="*", default=[], help="of trained systems")
     parser.add_argument("--out", type=Path, help="write extractors.md and extractors.json here")
-    parser.add_argument("--scores", nargs="*", metavar="NAME", help="of shipped systems alone")
+    parser.add_argument(
+        "--scores", nargs="*", choices=SHIPPED, metavar="NAME", help="of shipped systems alone"
+    )
     parser.add_argument("--memory", metavar="NAME", help="only print what this one takes")
     a = parser.parse_args()
     torch.set_num_threads(2)
