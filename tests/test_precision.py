@@ -8,7 +8,7 @@ from locate.errors import UnknownNameError
 from locate.extractors import registry
 from locate.matching.descriptors import match_mutual
 from locate.precision import VARIABLE, precision
-from pipelines.retrieval.query import reweighted
+from pipelines.retrieval.verification import reweighted
 
 CPU = torch.device("cpu")
 

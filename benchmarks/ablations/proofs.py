@@ -33,7 +33,8 @@ from locate.matching.two_view import verify
 from locate.types import Array, Features
 from pipelines.cli.evaluate import print_report
 from pipelines.reports.report import Report, Table
-from pipelines.retrieval.query import SHORTLIST, reweighted
+from pipelines.retrieval.query import SHORTLIST
+from pipelines.retrieval.verification import reweighted
 
 RATIOS = (0.9, 0.95, 0.98)
 FOREIGN, NEAREST = 400, 8

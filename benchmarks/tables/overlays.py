@@ -38,7 +38,8 @@ from locate.retrieval.verdict import MATCH, Calibration, bundled, wilson_upper
 from locate.types import Array, Features, Verification
 from pipelines.cli.evaluate import print_report
 from pipelines.reports.report import Report, Table
-from pipelines.retrieval.query import SHORTLIST, reweighted
+from pipelines.retrieval.query import SHORTLIST
+from pipelines.retrieval.verification import reweighted
 
 SIZES = ((800, 600), (1024, 768), (640, 480), (600, 800), (1200, 800))
 STRANGERS = 100  # pairs of each kind

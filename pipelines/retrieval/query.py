@@ -20,7 +20,7 @@ from locate.extractors.rotated import extract_rotated, extract_rotations
 from locate.geometry.panorama import looked_at_flat
 from locate.images.masks import Masks, hidden
 from locate.images.reading import as_photo, read_photo
-from locate.matching.descriptors import match_mutual, ratio_for, weighted
+from locate.matching.descriptors import match_mutual, ratio_for
 from locate.matching.evidence import evidence_of
 from locate.matching.two_view import verify
 from locate.retrieval.ranking import ORDER, explain, rank_key, score_of, verdict_on_all
@@ -29,6 +29,7 @@ from locate.retrieval.verdict import MATCH, Calibration
 from locate.types import Answer, Array, Candidate, Extraction, Features, Shortlist, Verification
 from locate.util.timing import Clock
 from pipelines.retrieval.search import Retriever, SearchResult, candidates, expanded
+from pipelines.retrieval.verification import reweighted
 
 SHORTLIST = 30
 TOP = 10
@@ -281,11 +282,3 @@ class Query:
             false_accept=self._db.calibration.false_accept_rate(evidence),
             verification=verification,
         )
-
-
-def reweighted(features: Features, info: ExtractorInfo) -> Features:
-    """Reweighted descriptors: with the weights that their parts have where matches are verified."""
-    if not info.query_shares:
-        return features
-    found = weighted(features.descriptors, info.parts, info.query_shares)
-    return replace(features, descriptors=found)

@@ -18,7 +18,7 @@ from locate.extractors.weights import load_weights, save_weights
 from locate.images.reading import read_photo
 from locate.matching.descriptors import match_mutual
 from locate.precision import VARIABLE
-from pipelines.retrieval.query import reweighted
+from pipelines.retrieval.verification import reweighted
 from tests.helpers.drawings import squares
 
 
