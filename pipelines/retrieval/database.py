@@ -24,8 +24,9 @@ from locate.types import Answer, Array
 from locate.util.parallel import one_thread_each, ordered_map
 from locate.util.timing import Clock
 from pipelines.indexing.provenance import extractor_of, load_extractor, search_of
-from pipelines.retrieval.query import Exclude, Map, Opened, Query, QueryOptions, QuerySettings
+from pipelines.retrieval.query import Exclude, Opened, Query, QueryOptions, QuerySettings
 from pipelines.retrieval.search import Retriever
+from pipelines.retrieval.verification import Map
 
 AnyPhoto = Path | str | Array
 

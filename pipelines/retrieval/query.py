@@ -20,21 +20,18 @@ from locate.extractors.rotated import extract_rotated, extract_rotations
 from locate.geometry.panorama import looked_at_flat
 from locate.images.masks import Masks, hidden
 from locate.images.reading import as_photo, read_photo
-from locate.matching.descriptors import match_mutual, ratio_for
 from locate.matching.evidence import evidence_of
-from locate.matching.two_view import verify
 from locate.retrieval.ranking import ORDER, explain, rank_key, score_of, verdict_on_all
 from locate.retrieval.search_mode import BOTH, GLOBAL, LOCAL
 from locate.retrieval.verdict import MATCH, Calibration
 from locate.types import Answer, Array, Candidate, Extraction, Features, Shortlist, Verification
 from locate.util.timing import Clock
 from pipelines.retrieval.search import Retriever, SearchResult, candidates, expanded
-from pipelines.retrieval.verification import reweighted
+from pipelines.retrieval.verification import Map, Verifier
 
 SHORTLIST = 30
 TOP = 10
 Exclude = Callable[[ImageRow], bool]
-Map = Callable[..., Iterable[Verification | None]]
 _SEARCHED_BY = {
     GLOBAL: "global similarity",
     LOCAL: "the votes of local features",
@@ -50,7 +47,7 @@ class QueryOptions:
 
     Attributes:
         top: candidates in the answer.
-        shortlist: the best that the search found; these are matched and verified.
+        shortlist: the best that the search found; the promising ones of these are verified.
         verify: False ranks as the search does and gives no verdict.
         rotate: try the photo turned by 90, 180 and 270 degrees if it does not match upright.
         exclude: database images that must not be found (evaluation leaves some out).
@@ -59,6 +56,7 @@ class QueryOptions:
             part of the photo. "both": the two rankings take turns, the local one first. None as the
             database was built.
         neighbours: of each local descriptor, that vote.
+        exhaustive: verify all of the shortlist, and not only what is promising.
     """
 
     top: int = TOP
@@ -68,6 +66,7 @@ class QueryOptions:
     exclude: Exclude | None = None
     search: str | None = None
     neighbours: int = NEIGHBORS
+    exhaustive: bool = False
 
     def __post_init__(self) -> None:
         for name in ("top", "shortlist", "neighbours"):
@@ -90,6 +89,7 @@ class QuerySettings(TypedDict, total=False):
     exclude: Exclude | None
     search: str | None
     neighbours: int
+    exhaustive: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,17 +248,8 @@ class Query:
         head, tail = view.candidates[:count], view.candidates[count:]
         stored = [self._stored(c) for c in head]
         self._clock.lap("read")
-        asked = reweighted(features, info)
-
-        def match(other: Features | None) -> Verification | None:
-            if other is None:
-                return None
-            proof = reweighted(other, info)
-            matches = match_mutual(asked.descriptors, proof.descriptors, ratio_for("query", info))
-            how = (extractor.max_side, info.verification, info.max_error)
-            return verify(asked, proof, matches, *how)
-
-        found = self._map(match, stored)
+        verifier = Verifier(features, info, extractor.max_side, self._map)
+        found = verifier.verify(stored, exhaustive=self._options.exhaustive)
         both = zip(head, found, strict=True)
         judged = [c if v is None else self._candidate(c, v) for c, v in both]
         self._clock.lap("match and verify")
