@@ -20,7 +20,17 @@ import numpy as np
 from sqlite_utils import Database
 
 from index.migrations import FIRST, SCHEMA_VERSION, migrations
-from index.records import Entry, FileState, ImageRow, feature_blobs, features_from, vector_blob
+from index.quantization import KEY, Quantizer
+from index.quantization import load as load_quantizer
+from index.records import (
+    Entry,
+    FileState,
+    ImageRow,
+    StoredExtraction,
+    feature_row,
+    features_from,
+    vector_row,
+)
 from locate.errors import (
     DatabaseCorruptError,
     DatabaseError,
@@ -47,6 +57,7 @@ class Catalog(AbstractContextManager["Catalog"]):
         self._db = Database(connection)
         self._lock = threading.RLock()
         self._db.execute("PRAGMA foreign_keys=ON")
+        self._quantizers: dict[str, Quantizer] = {}
 
     @classmethod
     def create(cls, folder: Path) -> Catalog:
@@ -55,7 +66,7 @@ class Catalog(AbstractContextManager["Catalog"]):
             folder.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(folder / FILE, timeout=30, check_same_thread=False)
             on_error.callback(connection.close)
-            connection.execute("PRAGMA page_size=16384")  # rows are half a megabyte
+            connection.execute("PRAGMA page_size=4096")  # rows are 100 kB, the last page half empty
             connection.execute("PRAGMA journal_mode=WAL")
             # Survives a kill; on a power failure WAL may lose the last commits, never the file.
             connection.execute("PRAGMA synchronous=NORMAL")
@@ -158,6 +169,16 @@ class Catalog(AbstractContextManager["Catalog"]):
         )
         return {key: int(value) for key, value in row.items()}
 
+    def bytes_per_image(self) -> dict[str, int]:
+        """What an image takes on average, by kind; nothing for kinds that there are none of."""
+        (row,) = self._rows(
+            """SELECT (SELECT avg(length(keypoints)) FROM features) AS keypoints,
+                (SELECT avg(length(scores)) FROM features) AS scores,
+                (SELECT avg(length(descriptors)) FROM features) AS descriptors,
+                (SELECT avg(length(vector)) FROM vectors) AS "global descriptor" """
+        )
+        return {kind: round(value) for kind, value in row.items() if value is not None}
+
     def add_root(self, root: Path) -> int:
         """The id of a folder that image paths are relative to. Stored relative to the database's
         parent when it lies below it, so that both can be moved together."""
@@ -211,15 +232,39 @@ class Catalog(AbstractContextManager["Catalog"]):
             for entry in entries:
                 changed |= self._delete(entry) or entry.extraction is not None
                 image_id = self._write_image(entry)
-                if entry.extraction is None:
-                    continue
-                features, vector = entry.extraction.features, entry.extraction.global_descriptor
-                if features is not None:
-                    self._insert("features", {"image_id": image_id, **feature_blobs(features)})
-                if vector is not None:
-                    self._insert("vectors", {"image_id": image_id, **vector_blob(vector)})
+                for table, row in self._seen(entry.extraction).items():
+                    self._insert(table, {"image_id": image_id, **row})
             if changed:  # a file that failed again must not make the search index stale
                 self._next_generation()
+
+    def _seen(self, extraction: Extraction | StoredExtraction | None) -> dict[str, dict[str, Any]]:
+        """Rows by table."""
+        if extraction is None:
+            return {}
+        if isinstance(extraction, StoredExtraction):
+            rows = {"features": extraction.features, "vectors": extraction.vector}
+            return {table: row for table, row in rows.items() if row is not None}
+        found, sha256 = {}, self.meta(KEY) or ""
+        if extraction.features is not None:
+            quantizer = self._quantizer(sha256)
+            found["features"] = feature_row(extraction.features, quantizer, sha256)
+        if extraction.global_descriptor is not None:
+            found["vectors"] = vector_row(extraction.global_descriptor)
+        return found
+
+    def quantizers(self) -> list[str]:
+        """Hashes of those that rows were written with, and of the one that they are written with now."""
+        stored = self.execute("SELECT DISTINCT quantizer FROM features WHERE quantizer <> ''")
+        return sorted({*(row[0] for row in stored), self.meta(KEY) or ""} - {""})
+
+    def _quantizer(self, sha256: str) -> Quantizer | None:
+        """The one of this hash; None for "". `DatabaseCorruptError` if it is gone."""
+        if not sha256:
+            return None
+        with self._lock:
+            if sha256 not in self._quantizers:
+                self._quantizers[sha256] = load_quantizer(self.folder, sha256)
+            return self._quantizers[sha256]
 
     def _delete(self, entry: Entry) -> bool:
         """Delete the old row, and with it by cascade what was seen; whether anything was."""
@@ -284,8 +329,8 @@ class Catalog(AbstractContextManager["Catalog"]):
                 self._next_generation()
         return removed
 
-    def features(self, image_id: int) -> Features:
-        """The local features of one image, checksum verified."""
+    def features(self, image_id: int, strongest: int | None = None) -> Features:
+        """The local features of one image, checksum verified: all, or so many of the strongest."""
         rows = self._rows(
             """SELECT features.*, path, width, height FROM features
             JOIN images ON images.id = image_id WHERE image_id = ?""",
@@ -294,7 +339,40 @@ class Catalog(AbstractContextManager["Catalog"]):
         if not rows:
             why = f"image {image_id} has no stored features"
             raise DatabaseCorruptError(f"{why}; run: locate check --repair")
-        return features_from(rows[0])
+        quantizer = self._quantizer(rows[0].get("quantizer") or "")
+        return features_from(rows[0], quantizer, strongest)
+
+    def unquantized(self) -> list[int]:
+        """Ids of the images whose features no quantizer wrote."""
+        rows = self.execute("SELECT image_id FROM features WHERE quantizer = '' ORDER BY image_id")
+        return [row[0] for row in rows]
+
+    def quantize(self, sha256: str, batch: int = 64) -> None:
+        """Write features by the quantizer of this hash, a copy of which lies in the folder, from now on;
+        and anew those that no quantizer wrote. What they needed more is given back."""
+        with self.transaction():
+            self.set_meta(KEY, sha256)
+        quantizer, todo = self._quantizer(sha256), self.unquantized()
+        for start in range(0, len(todo), batch):
+            with self.transaction():
+                for image_id in todo[start : start + batch]:
+                    row = feature_row(self.features(image_id), quantizer, sha256)
+                    columns = ", ".join(f"{name} = ?" for name in row)
+                    values = [*row.values(), image_id]
+                    self._db.execute(f"UPDATE features SET {columns} WHERE image_id = ?", values)
+        with self._turn():
+            self._db.execute("VACUUM")
+
+    def stored(self, image_id: int) -> StoredExtraction:
+        """Everything that was seen in one image, as it is stored; `DatabaseCorruptError` if the features
+        are damaged."""
+        found = []
+        for table in ("features", "vectors"):
+            rows = self._rows(f"SELECT * FROM {table} WHERE image_id = ?", [image_id])
+            found.append({k: v for k, v in rows[0].items() if k != "image_id"} if rows else None)
+        if found[0] is not None:
+            self.features(image_id)
+        return StoredExtraction(*found)
 
     def extraction(self, image_id: int) -> Extraction:
         """Everything that was seen in one image."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from index import weights_files
+from index import quantization, weights_files
 from index.catalog import Catalog
 from index.records import ImageRow, checksum
 from index.vectors.base import LocalIndex, LocalInfo, VectorIndex, VectorsInfo
@@ -35,13 +35,17 @@ class Violation:
 def check(catalog: Catalog, *, global_dim: int, local_dim: int) -> list[Violation]:
     """Look for everything that could be wrong, of what the extractor gives (a dimension of 0 for
     none). Reads the whole database once."""
+    quantizers = [
+        Violation(what) for what in quantization.problems(catalog.folder, catalog.quantizers())
+    ]
     return [
         *_sqlite(catalog),
         *_rows(catalog, global_dim, local_dim),
-        *_features(catalog, local_dim),
+        *quantizers,
+        *([] if quantizers else _features(catalog, local_dim)),
         *_vectors(catalog, global_dim),
         *_search_index(catalog),
-        *_local_index(catalog),
+        *([] if quantizers else _local_index(catalog)),
         *(Violation(what) for what in weights_files.problems(catalog)),
     ]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from sqlite_utils import Database, Migrations
 
 migrations = Migrations("locate")
-SCHEMA_VERSION = 3  # number of the last migration; SQLite's user_version repeats it
+SCHEMA_VERSION = 4  # number of the last migration; SQLite's user_version repeats it
 FIRST = "m001_images_features_vectors"  # a database without the others can still be read
 
 
@@ -65,3 +65,10 @@ def m003_masks(db: Database) -> None:
     """What was looked at before had none."""
     db.execute("ALTER TABLE images ADD COLUMN mask TEXT NOT NULL DEFAULT ''")
     db.execute("PRAGMA user_version = 3")
+
+
+@migrations()
+def m004_quantizers(db: Database) -> None:
+    """What was written before is not quantized."""
+    db.execute("ALTER TABLE features ADD COLUMN quantizer TEXT NOT NULL DEFAULT ''")
+    db.execute("PRAGMA user_version = 4")

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from index.quantization import Quantizer, pack, packed_sizes, unpack
 from locate.errors import DatabaseCorruptError, InputError
 from locate.types import Array, Extraction, Features, PhotoInfo
 
@@ -39,6 +40,15 @@ class ImageRow:
 
 
 @dataclass(frozen=True, eq=False)
+class StoredExtraction:
+    """What was seen in an image, as rows of the catalogue: to be copied without being quantized anew.
+    None for what the extractor does not give."""
+
+    features: dict[str, Any] | None
+    vector: dict[str, Any] | None
+
+
+@dataclass(frozen=True, eq=False)
 class Entry:
     """What is to be written about one file: an extraction, or the reason why there is none."""
 
@@ -47,7 +57,7 @@ class Entry:
     label: str | None
     file: FileState
     info: PhotoInfo | None = None
-    extraction: Extraction | None = field(default=None, repr=False)
+    extraction: Extraction | StoredExtraction | None = field(default=None, repr=False)
     error: str | None = None
 
 
@@ -59,29 +69,46 @@ def checksum(*blobs: bytes) -> str:
     return digest.hexdigest()
 
 
-def feature_blobs(features: Features) -> dict[str, Any]:
-    """Keypoints stay float32: float16 would move them by a pixel beyond 1024."""
-    forms = {"keypoints": "<f4", "scores": "<f4", "descriptors": "<f2"}
-    blobs = {name: getattr(features, name).astype(form).tobytes() for name, form in forms.items()}
+def feature_row(
+    features: Features, quantizer: Quantizer | None = None, sha256: str = ""
+) -> dict[str, Any]:
+    """A row of table `features`, but for the image's id. Without a quantizer (whose file has this
+    sha256) keypoints stay float32: float16 would move them by a pixel beyond 1024."""
+    if quantizer is None:
+        forms = {"keypoints": "<f4", "scores": "<f4", "descriptors": "<f2"}
+        blobs = {
+            name: getattr(features, name).astype(form).tobytes() for name, form in forms.items()
+        }
+    else:
+        blobs = pack(features, quantizer)
     row = {"count": len(features), "dim": features.descriptors.shape[1], **blobs}
-    return {**row, "checksum": checksum(*blobs.values())}
+    return {**row, "quantizer": sha256, "checksum": checksum(*blobs.values())}
 
 
-def features_from(row: dict[str, Any]) -> Features:
-    """A row of table `features`, with path, width and height of its image -> `Features`;
-    `DatabaseCorruptError` if its checksum is wrong, or it makes no valid record."""
+def features_from(
+    row: dict[str, Any], quantizer: Quantizer | None = None, strongest: int | None = None
+) -> Features:
+    """A row of table `features`, with path, width and height of its image, and the quantizer that it was
+    written with -> `Features`, all or the strongest; `DatabaseCorruptError` if its checksum is wrong, or
+    it makes no valid record."""
     n, dim = row["count"], row["dim"]
-    keypoints, scores, descriptors = row["keypoints"], row["scores"], row["descriptors"]
-    intact = (len(keypoints), len(scores), len(descriptors)) == (8 * n, 4 * n, 2 * n * dim)
+    blobs = {name: row[name] for name in ("keypoints", "scores", "descriptors")}
+    sizes = {"keypoints": 8 * n, "scores": 4 * n, "descriptors": 2 * n * dim}
+    if quantizer is not None:
+        sizes = packed_sizes(n, quantizer)
+    intact = {name: len(blob) for name, blob in blobs.items()} == sizes
     stored = f"the stored features of {row['path']}"
-    if not intact or checksum(keypoints, scores, descriptors) != row["checksum"]:
+    if not intact or checksum(*blobs.values()) != row["checksum"]:
         raise DatabaseCorruptError(f"{stored} are damaged; run: locate check --repair")
+    size = (row["width"] or 0, row["height"] or 0)
     try:
+        if quantizer is not None:
+            return unpack(row, size, quantizer, strongest)
         return Features(
-            keypoints=np.frombuffer(keypoints, "<f4").reshape(n, 2),
-            scores=np.frombuffer(scores, "<f4"),
-            descriptors=np.frombuffer(descriptors, "<f2").reshape(n, dim),
-            image_size=(row["width"] or 0, row["height"] or 0),
+            keypoints=np.frombuffer(blobs["keypoints"], "<f4").reshape(n, 2)[:strongest],
+            scores=np.frombuffer(blobs["scores"], "<f4")[:strongest],
+            descriptors=np.frombuffer(blobs["descriptors"], "<f2").reshape(n, dim)[:strongest],
+            image_size=size,
         )
     except InputError as error:
         raise DatabaseCorruptError(
@@ -89,6 +116,7 @@ def features_from(row: dict[str, Any]) -> Features:
         ) from error
 
 
-def vector_blob(vector: Array) -> dict[str, Any]:
+def vector_row(vector: Array) -> dict[str, Any]:
+    """A row of table `vectors`, but for the image's id."""
     blob = vector.astype("<f4").tobytes()
     return {"dim": len(vector), "vector": blob, "checksum": checksum(blob)}

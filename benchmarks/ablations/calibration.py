@@ -24,6 +24,7 @@ from pipelines.retrieval.calibration import calibrate_database
 
 RULES = Path(__file__).resolve().parents[2] / "locate/calibration.json"
 CALIBRATED = ("gem+sift", registry.DEFAULT, "ur2kid", "d2net", "delf")
+FORMER = ("d533f073a023",)  # the default of databases from before features were quantized
 QUERIES = 1000
 
 
@@ -57,8 +58,9 @@ def main() -> None:
     )
     rule = json.loads(report.calibration.to_json()) | {"data": words}
     print(*report.worst, rule["match_evidence"], rule["uncertain_evidence"], sep="\n")
-    # Rules of extractors that are no more have no use.
-    others = {registry.create(name).info.fingerprint for name in CALIBRATED} - {rule["extractor"]}
+    # Rules of extractors that are no more have no use, but for those that databases remember.
+    now = {registry.create(name).info.fingerprint for name in CALIBRATED}
+    others = {*now, *FORMER} - {rule["extractor"]}
     rules = [r for r in json.loads(RULES.read_text()) if r["extractor"] in others]
     RULES.write_text(json.dumps([*rules, rule]) + "\n")
 

@@ -29,6 +29,10 @@ BUNDLED: Mapping[str, Path] = {
     )
 }
 
+# By which databases keep the local features of an extractor in few bytes (`index.quantization`), made by
+# benchmarks/ablations/quantizer.py.
+QUANTIZERS: Mapping[str, Path] = {"context": _FOLDER / "context" / "quantizer.safetensors"}
+
 
 def bundled_weights(system: str) -> Path:
     """The weights of a system that come with the package; `WeightsError` if there are none."""
@@ -64,3 +68,11 @@ def scores_of(system: str) -> dict[str, float]:
     if stored.get("weights") != file_hash(BUNDLED[system]):
         return {}
     return dict(stored["scores"])
+
+
+def quantizer_for(system: str, weights: str | None) -> Path | None:
+    """The quantizer that was learned from descriptors of these weights (`ExtractorInfo.weights`)."""
+    file = QUANTIZERS.get(system)
+    if file is None or not file.is_file() or read_record(file).settings.get("weights") != weights:
+        return None
+    return file

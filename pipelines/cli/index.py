@@ -42,6 +42,7 @@ class _BuildOptions(_AddOptions):
     extractor: Annotated[str | None, option(_EXTRACTOR, "NAME")]
     weights: options.Weights
     settings: options.Settings
+    features: options.KeptFeatures
     search: Annotated[options.Search | None, option(_SEARCH)]
 
 
@@ -50,11 +51,12 @@ def build_index(
     photos: Annotated[Path, argument("folder of photos, searched recursively")],
     index: Index,
     as_json: Json,
-    **how: Unpack[_BuildOptions],
+    **given: Unpack[_BuildOptions],
 ) -> int:
     """Index a folder of photos; run it again and only what changed is done."""
     from pipelines.indexing.build import build_index as build
 
+    how = options.with_features(given)
     index = index or Path(".locate")  # a new one belongs here, even if some folder above has one
     with progress_bar("indexing") as progress:
         report = build(photos, index, **how, progress=progress)
@@ -225,6 +227,9 @@ def _print_info(info: DatabaseInfo, images: Sequence[dict[str, Any]] | None = No
         rows.append(("masks", info.masks))
     size = ", ".join(f"{name} {_megabytes(bytes_)}" for name, bytes_ in info.disk.items())
     rows.append(("on disk", f"{_megabytes(sum(info.disk.values()))} ({size})"))
+    if images_ok := info.counts["ok"]:
+        kinds = ", ".join(f"{name} {count / 1e3:.1f}" for name, count in info.per_image.items())
+        rows.append(("kB an image", f"{sum(info.disk.values()) / images_ok / 1e3:.1f} ({kinds})"))
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")

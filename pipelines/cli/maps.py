@@ -32,6 +32,7 @@ class _AddOptions(TypedDict):
 class _MapOptions(_AddOptions):
     weights: options.Weights
     settings: options.Settings
+    features: options.KeptFeatures
 
 
 class _BuildOptions(_MapOptions):
@@ -54,7 +55,9 @@ def build_map(
     left_out = survey([images] if images else [])
     index = None if images else options.find_index(index)
     with stages() as progress:
-        report = build(out, index=index, images=images, **how, progress=progress)
+        report = build(
+            out, index=index, images=images, **options.with_features(how), progress=progress
+        )
     return _report_map(report, out, as_json, left_out)
 
 
@@ -76,7 +79,7 @@ def import_map(
     from pipelines.mapping.import_model import import_map as bring
 
     with stages() as progress:
-        report = bring(model, images, out, **how, progress=progress)
+        report = bring(model, images, out, **options.with_features(how), progress=progress)
     return _report_map(report, out, as_json)
 
 

@@ -276,3 +276,20 @@ Settings = Annotated[
         read=settings_of,
     ),
 ]
+
+
+KeptFeatures = Annotated[
+    int | None,
+    option("local features of a photo, the strongest: --set max_keypoints=N", "N", least=1),
+]
+
+
+def with_features(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a command, with the number of features as what it is, a setting of the extractor."""
+    how = dict(given)
+    features = how.pop("features")
+    if features is not None:
+        if "max_keypoints" in how["settings"]:
+            raise InputError("--features and --set max_keypoints say the same; leave one out")
+        how["settings"] = {**how["settings"], "max_keypoints": str(features)}
+    return how

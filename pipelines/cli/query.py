@@ -19,7 +19,8 @@ from pipelines.cli.streams import print_line
 
 class _QueryOptions(TypedDict):
     top: Annotated[int, option("answers (default 10)", "N", 10)]
-    shortlist: Annotated[int, option("candidates verified (default 30)", "N", 30)]
+    shortlist: Annotated[int, option("candidates that may be verified (default 30)", "N", 30)]
+    exhaustive: Annotated[bool, option("verify all of them, not only what is promising")]
     search: Annotated[Search | None, option("how candidates are found (default: as it was built)")]
     neighbours: Annotated[
         int, option("of each local feature, which vote in a local search (default 60)", "K", 60)

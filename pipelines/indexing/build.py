@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from index import lock, weights_files
+from index import lock, quantization, weights_files
 from index.catalog import Catalog
 from index.records import Entry, FileState, ImageRow
 from index.vectors.base import LocalInfo, VectorsInfo
@@ -18,6 +18,7 @@ from index.vectors.stores import open_store
 from locate.errors import DatabaseCorruptError, InputError
 from locate.extractors import registry
 from locate.extractors.base import Extractor, ExtractorInfo
+from locate.extractors.bundled import quantizer_for
 from locate.images.folder import LeftOut, PhotoFile, photo_file, require_folder, scan
 from locate.images.masks import Masks
 from locate.retrieval.search_mode import BOTH, GLOBAL, LOCAL, default_search, refuse_unfit
@@ -86,6 +87,7 @@ def build_index(
     masks: Path | str | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
+    quantize: bool = True,
 ) -> BuildReport:
     """Index every photo below the folder `photos`; what did not change since the last time is skipped.
 
@@ -105,6 +107,7 @@ def build_index(
             none. By default those that the database was built with.
         workers: threads; by default one a core.
         progress: called with (done, in all) from this thread.
+        quantize: keep local features in a tenth of their bytes, where a quantizer for them is known.
 
     Raises:
         InputError, WeightsError, DatabaseLockedError, DatabaseMismatchError, DatabaseError
@@ -115,7 +118,14 @@ def build_index(
         root_id = catalog.add_root(photos)
         how = (extractor, weights, search, settings)
         builder = IndexBuilder(
-            catalog, rule, workers, progress, *how, checksum=checksum, masks=masks
+            catalog,
+            rule,
+            workers,
+            progress,
+            *how,
+            checksum=checksum,
+            masks=masks,
+            quantize=quantize,
         )
         # Some were added by name, which no name of a photo need be.
         known = {row.path for row in catalog.images("ok") if row.root_id == root_id}
@@ -234,10 +244,11 @@ class IndexBuilder:
         *,
         checksum: bool = False,
         masks: Path | str | None = None,
+        quantize: bool = True,
     ) -> None:
         self.report = BuildReport()
         self._catalog, self._rule, self._workers = catalog, rule, workers
-        self._checksum = checksum
+        self._checksum, self._quantize = checksum, quantize
         self._progress = progress or (lambda _done, _total: None)
         self._started = time.perf_counter()
         self._extractor: Extractor | None = None
@@ -292,12 +303,19 @@ class IndexBuilder:
         refuse_unfit(search, info)
         if stored is not None and search == self._catalog.meta("search"):
             return
-        hashes = {n: weights_files.store(self._catalog.folder, p) for n, p in files.items()}
+        folder = self._catalog.folder
+        hashes = {n: weights_files.store(folder, p) for n, p in files.items()}
+        quantizer = None
+        if stored is None and self._quantize:
+            quantizer = quantizer_for(info.name, info.weights)
+        quantized_by = quantization.store(folder, quantizer) if quantizer else None
         with self._catalog.transaction():
             self._catalog.set_meta("search", search)
             if stored is None and made is not None:
                 record_extractor(self._catalog, made, settings)
                 weights_files.record(self._catalog, hashes)
+                if quantized_by:
+                    self._catalog.set_meta(quantization.KEY, quantized_by)
 
     def _get_extractor(self) -> Extractor:
         """Loaded by the first worker that needs it: a run that finds nothing new costs no network."""
@@ -371,7 +389,7 @@ class IndexBuilder:
             return []
         try:
             info = self._catalog.image(result.same_as).info
-            result = replace(result, info=info, extraction=self._catalog.extraction(result.same_as))
+            result = replace(result, info=info, extraction=self._catalog.stored(result.same_as))
         except DatabaseCorruptError:
             # Damaged, or replaced a moment ago in this very run (two files changed names).
             (result,) = extract_all([result.photo], self._get_extractor, {}, 1, self.masks)

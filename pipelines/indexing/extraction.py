@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from index.records import FileState
+from index.records import FileState, StoredExtraction
 from locate.errors import ImageError
 from locate.extractors.base import Extractor
 from locate.extractors.rotated import extract_rotated
@@ -26,7 +26,7 @@ class ExtractionResult:
     photo: PhotoFile
     file: FileState
     info: PhotoInfo | None = None
-    extraction: Extraction | None = None
+    extraction: Extraction | StoredExtraction | None = None
     same_as: int | None = None
     error: str | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from index import lock, weights_files
+from index import lock, quantization, weights_files
 from index.catalog import FILE, Catalog
 from index.check import Violation, check, check_photos
 from index.records import Entry
 from index.vectors.base import LocalInfo, VectorsInfo
 from index.vectors.stores import open_store
 from locate.extractors.base import ExtractorInfo
+from locate.extractors.bundled import QUANTIZERS, quantizer_for
 from locate.images.folder import photo_file
 from locate.images.masks import Masks
+from locate.util.files import sha256_of
 from pipelines.indexing.build import refresh_local, refresh_vectors
 from pipelines.indexing.extraction import extract_all
 from pipelines.indexing.provenance import extractor_of, load_extractor, search_of
@@ -32,6 +34,7 @@ class DatabaseInfo:
         search: what queries find their shortlist by unless they say otherwise; None if empty.
         vectors, local: the search indices; None if there is none or it is not up to date.
         disk, labels: bytes by file, images by landmark.
+        per_image: bytes that an image takes in the catalogue, by kind.
     """
 
     folder: Path
@@ -44,6 +47,7 @@ class DatabaseInfo:
     disk: dict[str, int]
     labels: dict[str, int]
     masks: str | None = None
+    per_image: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         paths = {"folder": str(self.folder), "roots": [str(root) for root in self.roots]}
@@ -53,7 +57,8 @@ class DatabaseInfo:
 def database_info(index: Path) -> DatabaseInfo:
     """Reads only."""
     with Catalog.open(index) as catalog:
-        store, weights = open_store(index), index / weights_files.FOLDER
+        store = open_store(index)
+        copies = [index / folder for folder in (weights_files.FOLDER, quantization.FOLDER)]
         vectors, local = store.vectors.read_record(), store.local.read_record()
         now = catalog.generation
         labels = Counter(row.label or "" for row in catalog.images("ok"))
@@ -67,11 +72,15 @@ def database_info(index: Path) -> DatabaseInfo:
             local=local if local and local.generation == now else None,
             disk={
                 file.relative_to(index).as_posix(): file.stat().st_size
-                for file in [*sorted(index.iterdir()), *sorted(weights.glob("*.safetensors"))]
+                for file in [
+                    *sorted(index.iterdir()),
+                    *(f for c in copies for f in sorted(c.glob("*"))),
+                ]
                 if file.name.startswith((FILE, "vectors", "local")) or file.parent != index
             },
             labels=dict(sorted(labels.items())),
             masks=catalog.meta("masks") or None,
+            per_image=catalog.bytes_per_image(),
         )
 
 
@@ -108,10 +117,15 @@ def check_database(
         pass  # an unreadable or missing database is an error before anything is created
     with lock.writer(index), Catalog.create(index) as catalog:
         problems, compared, absent = _check_all(catalog, photos, progress)
+        repaired = _restore_quantizer(catalog)
+        if repaired:  # now the features can be read
+            problems += [p for p in _check(catalog) if p not in problems]
         orphans = catalog.remove_orphans()
-        repaired = [f"removed {orphans} rows that belong to no image"] if orphans else []
+        repaired += [f"removed {orphans} rows that belong to no image"] if orphans else []
         repaired += _extract_again(catalog, problems)
-        if problems:
+        quantized = _quantize(catalog)
+        repaired += quantized
+        if problems or quantized:
             refresh_vectors(catalog, force=True)
             local = refresh_local(catalog, force=True)
             repaired.append("rebuilt the search " + ("index" if local is None else "indices"))
@@ -154,6 +168,37 @@ def _extract_again(catalog: Catalog, problems: list[Violation]) -> list[str]:
         failed = f"{row.path} could not be read again: {new.error}"
         done.append(failed if new.error else f"extracted {row.path} again")
     return done
+
+
+def _restore_quantizer(catalog: Catalog) -> list[str]:
+    """Put back the copies that are gone of a quantizer that comes with this version."""
+    known = {sha256_of(file): file for file in QUANTIZERS.values() if file.is_file()}
+    lost = [s for s in catalog.quantizers() if any(quantization.problems(catalog.folder, [s]))]
+    found = [sha256 for sha256 in lost if sha256 in known]
+    for sha256 in found:
+        quantization.store(catalog.folder, known[sha256])
+    return [f"put the quantizer {sha256[:12]} back" for sha256 in found]
+
+
+def _quantize(catalog: Catalog) -> list[str]:
+    """What an older version wrote in full is kept in a tenth of its bytes."""
+    info, written_in_full = extractor_of(catalog), catalog.unquantized()
+    file = quantizer_for(info.name, info.weights) if info else None
+    if file is None or not written_in_full:
+        return []
+    before = _bytes_of(catalog)
+    sha256, now = quantization.store(catalog.folder, file), load_extractor(catalog).info
+    with catalog.transaction():
+        catalog.set_meta("extractor", now.to_json())  # how matches are judged may have changed
+    catalog.quantize(sha256)
+    sizes = f"{before / 1e6:.1f} MB, now {_bytes_of(catalog) / 1e6:.1f} MB"
+    again = "; measure what proves a match again: locate calibrate --save"
+    own = again if catalog.meta("calibration") else ""
+    return [f"quantized the features of {len(written_in_full)} images ({sizes}){own}"]
+
+
+def _bytes_of(catalog: Catalog) -> int:
+    return (catalog.folder / FILE).stat().st_size
 
 
 def image_rows(index: Path) -> list[dict[str, Any]]:

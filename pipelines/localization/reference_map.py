@@ -85,7 +85,9 @@ class ReferenceMap:
                         f"{len(features)} features; make the map again"
                     )
                 seen = observed_points(image, row_of)
-                self.images.append(MapImage(image.name, row.id, features.descriptors, seen))
+                self.images.append(
+                    MapImage(image.name, row.id, features.descriptors.astype(np.float16), seen)
+                )
                 poses.append(image.cam_from_world().matrix())
                 focal = image.camera.mean_focal_length()
                 resolved.append(focal / self.extraction_scale(row.info.size))

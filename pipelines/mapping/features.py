@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from index import lock, weights_files
+from index import lock, quantization, weights_files
 from index.catalog import Catalog
 from index.maps.folder import MapFolder, Progress
 from index.records import Entry, ImageRow
@@ -179,6 +179,7 @@ def extract_photos(
         masks=masks,
         workers=workers,
         progress=partial(progress, "features"),
+        quantize=False,  # of photos that are matched with each other, what is lost counts twice
     )
     with lock.writer(folder.features), Catalog.create(folder.features) as catalog:
         _remove(catalog, gone)
@@ -232,10 +233,15 @@ def _copy_extractor(source: Catalog, catalog: Catalog) -> None:
     hashes = weights_files.recorded(source)
     for sha256 in hashes.values():
         weights_files.store(catalog.folder, weights_files.verify(source.folder, sha256))
+    quantizer = source.meta(quantization.KEY)
+    if quantizer:
+        quantization.store(catalog.folder, quantization.file_of(source.folder, quantizer))
     with catalog.transaction():
         catalog.set_meta("extractor", stored)
         copy_settings(source, catalog)
         weights_files.record(catalog, hashes)
+        if quantizer:
+            catalog.set_meta(quantization.KEY, quantizer)
         search = source.meta("search")
         if search is not None:
             catalog.set_meta("search", search)
@@ -244,7 +250,7 @@ def _copy_extractor(source: Catalog, catalog: Catalog) -> None:
 def _entry(source: Catalog, key: tuple[int, str], row: ImageRow) -> Entry:
     if row.status != "ok":
         return Entry(key[0], row.path, row.label, row.file, error=row.error)
-    return Entry(key[0], row.path, row.label, row.file, row.info, source.extraction(row.id))
+    return Entry(key[0], row.path, row.label, row.file, row.info, source.stored(row.id))
 
 
 def gps_of(catalog: Catalog) -> dict[str, Place]:

@@ -87,7 +87,9 @@ def import_map(
         root = catalog.add_root(images)
         given = workers, partial(progress, "features"), extractor, weights
         rule = label_rule("folder")
-        builder = IndexBuilder(catalog, rule, *given, settings=settings, masks=masks)
+        builder = IndexBuilder(
+            catalog, rule, *given, settings=settings, masks=masks, quantize=False
+        )
         features.require_local(features.require_info(catalog))
         builder.index({root: [photo_file(images / name, images) for name in sorted(posed.poses)]})
         builder.finish()

@@ -27,7 +27,7 @@ from locate.retrieval.verdict import MATCH, Calibration
 from locate.types import Answer, Array, Candidate, Extraction, Features, Shortlist, Verification
 from locate.util.timing import Clock
 from pipelines.retrieval.search import Retriever, SearchResult, candidates, expanded
-from pipelines.retrieval.verification import Map, Verifier
+from pipelines.retrieval.verification import STRONGEST, Map, Verifier
 
 SHORTLIST = 30
 TOP = 10
@@ -246,19 +246,22 @@ class Query:
             return view
         count = self._options.shortlist
         head, tail = view.candidates[:count], view.candidates[count:]
-        stored = [self._stored(c) for c in head]
+        strongest = [self._stored(c, STRONGEST) for c in head]
         self._clock.lap("read")
         verifier = Verifier(features, info, extractor.max_side, self._map)
-        found = verifier.verify(stored, exhaustive=self._options.exhaustive)
+        found = verifier.verify(
+            strongest, lambda i: self._stored(head[i]), exhaustive=self._options.exhaustive
+        )
         both = zip(head, found, strict=True)
         judged = [c if v is None else self._candidate(c, v) for c, v in both]
         self._clock.lap("match and verify")
         return replace(view, features=features, candidates=judged + tail)
 
-    def _stored(self, candidate: Candidate) -> Features | None:
-        """None, and a warning in the log, if they are damaged: the other candidates still count."""
+    def _stored(self, candidate: Candidate, strongest: int | None = None) -> Features | None:
+        """All its features or the strongest. None, and a warning in the log, if they are damaged: the
+        other candidates still count."""
         try:
-            return self._db.catalog.features(candidate.image_id)
+            return self._db.catalog.features(candidate.image_id, strongest)
         except DatabaseCorruptError as error:
             log.warning("%s", error)
             return None

@@ -16,23 +16,23 @@ from pipelines.cli.main import main
 from pipelines.cli.options import argument, command, find_index, option
 from tests.helpers.command_line import command_of, commands, parsed
 
-# Everything that could be given when the command line was argparse's, with the value where nothing is
+# Everything that can be given, with the value where nothing is
 # given; "=" alone has none, "!" must be given.
 TAKES = {
     "build-index": "photos --json --index= --extractor= --weights= --set= --search= --label-from=folder "
-    "--masks= --checksum --workers=",
+    "--masks= --checksum --workers= --features=",
     "add": "photos --json --index= --label-from=folder --masks= --checksum --workers=",
     "remove": "patterns --json --index= --label= --missing",
     "info": "--json --index= --images",
     "check": "--json --index= --no-photos --repair",
     "query": "photos --json --index= --top=10 --shortlist=30 --search= --neighbours=60 --masks= "
-    "--no-verify --no-rotate --save-matches= --html=",
+    "--no-verify --no-rotate --save-matches= --html= --exhaustive",
     "calibrate": "--json --index= --queries=1500 --seed=0 --out= --save",
     "make-town": "out --json --index= --seed=0",
     "build-map": "--json --index= --images= --out=! --extractor= --weights= --set= --mapper=auto "
-    "--masks= --seed=0 --workers=",
+    "--masks= --seed=0 --workers= --features=",
     "import-map": "model --json --images=! --out=! --extractor= --weights= --set= --metric "
-    "--skip-missing --masks= --seed=0 --workers=",
+    "--skip-missing --masks= --seed=0 --workers= --features=",
     "add-to-map": "photos --json --map=! --masks= --seed=0 --workers=",
     "georef": "--json --map=! --gps= --centers= --control-points= --observations= --origin= "
     "--max-error=",

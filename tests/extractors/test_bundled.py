@@ -107,14 +107,14 @@ def test_scores_of_other_weights_are_not_shown(tmp_path, monkeypatch):
     [
         ("gem+sift", 0.8, 0.85),
         ("gem+steered", 0.9, 0.9),
-        ("context", 0.94, 0.98),
+        ("context", 0.96, 0.98),
     ],
 )
 def test_matches_pass_the_ratio_test_of_their_extractor(
     name, in_queries, in_maps, photo_factory, tmp_path, monkeypatch
 ):
     """In queries and in maps; RootSIFT is judged by what each stage chose for it."""
-    stages = ("retrieval.query", "mapping.matching", "localization.matcher")
+    stages = ("retrieval.verification", "mapping.matching", "localization.matcher")
     seen = {stage: set() for stage in stages}
 
     def spying(module):
@@ -135,7 +135,7 @@ def test_matches_pass_the_ratio_test_of_their_extractor(
         assert localizer.localize(photo).verdict != "not localized"
     with locate.open(tmp_path / "map/features") as db:
         assert db.query(photo).candidates
-    assert seen == {stage: {in_maps} for stage in stages} | {"retrieval.query": {in_queries}}
+    assert seen == {stage: {in_maps} for stage in stages} | {"retrieval.verification": {in_queries}}
 
 
 def test_an_extractor_without_a_ratio_has_the_fingerprint_it_had():

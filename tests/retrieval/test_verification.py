@@ -43,6 +43,12 @@ def seen_again(query: Features, rng: np.random.Generator, share: float = 0.5) ->
     )
 
 
+def ask(query: Features, candidates, map_=map, **ways):
+    verifier = Verifier(query, INFO, 1024, map_)
+    strongest = [one and one.take(slice(STRONGEST)) for one in candidates]
+    return verifier.verify(strongest, candidates.__getitem__, **ways)
+
+
 class Counted:
     """`map` that knows how often each function ran."""
 
@@ -59,18 +65,18 @@ def test_first_look_finds_what_stands_last(rng):
     query = features(rng)
     strangers = [features(rng) for _ in range(24)]
     counted = Counted()
-    found = Verifier(query, INFO, 1024, counted).verify([*strangers, seen_again(query, rng)])
+    found = ask(query, [*strangers, seen_again(query, rng)], counted)
     assert found[-1] is not None
     assert found[-1].inlier_count > 200
     # It showed something, so the next few were looked at, and these nothing.
-    assert counted.calls == {"_look": 25, "_verified": 2 * AT_A_TIME}
+    assert counted.calls == {"_look": 25, "verified": 2 * AT_A_TIME}
     assert sum(one is not None for one in found) == 2 * AT_A_TIME
 
 
 def test_nothing_promising_ends_the_search(rng):
     query, counted = features(rng), Counted()
-    found = Verifier(query, INFO, 1024, counted).verify([features(rng) for _ in range(20)])
-    assert counted.calls["_verified"] == AT_A_TIME == sum(one is not None for one in found)
+    found = ask(query, [features(rng) for _ in range(20)], counted)
+    assert counted.calls["verified"] == AT_A_TIME == sum(one is not None for one in found)
 
 
 def test_all_of_many_right_ones_are_verified(rng):
@@ -78,7 +84,7 @@ def test_all_of_many_right_ones_are_verified(rng):
     right = [seen_again(query, rng) for _ in range(2 * AT_A_TIME + 1)]
     strangers = [features(rng) for _ in range(12)]
     mixed = [one for pair in zip(right, strangers, strict=False) for one in pair] + right[12:]
-    found = Verifier(query, INFO, 1024, map).verify(mixed)
+    found = ask(query, mixed)
     places = [i for i, one in enumerate(mixed) if any(one is r for r in right)]
     assert all(found[i] is not None and found[i].inlier_count > 200 for i in places)
 
@@ -99,7 +105,7 @@ def test_the_first_look_takes_the_strongest_of_both(rng):
 def test_each_is_what_a_verification_by_hand_gives(rng, ways):
     query = features(rng)
     others = [seen_again(query, rng), *(features(rng) for _ in range(AT_A_TIME + 3)), None]
-    found = Verifier(query, INFO, 1024, map).verify(others, **ways)
+    found = ask(query, others, **ways)
     assert found[-1] is None
     assert sum(one is not None for one in found[:-1]) == (10 if ways else AT_A_TIME) or not ways
     for other, ours in zip(others[:-1], found[:-1], strict=True):
@@ -111,11 +117,11 @@ def test_each_is_what_a_verification_by_hand_gives(rng, ways):
 
 
 def test_nothing_to_verify(rng):
-    verifier = Verifier(features(rng), INFO, 1024, map)
-    assert verifier.verify([]) == []
-    assert verifier.verify([None, None]) == [None, None]
+    query = features(rng)
+    assert ask(query, []) == ask(query, [], exhaustive=True) == []
+    assert ask(query, [None, None]) == [None, None]
     nothing = Features(
         *(np.zeros(shape, np.float32) for shape in ((0, 2), 0, (0, 128))), image_size=SIZE
     )
-    (found,) = verifier.verify([nothing])
+    (found,) = ask(query, [nothing])
     assert found.inlier_count == 0

@@ -43,7 +43,7 @@ TAPS = ("stage3", "stage5", "stage6", "stage7")  # strides 8, 16, 32, 32: what i
 SHARES = (0.5, 0.85)  # of a cosine that are the context's, in turned photos and in upright ones
 # Neighbours share their context, so that it tells them less apart (`docs/experiments.md`, 27); in
 # queries it weighs less.
-RATIO, QUERY_RATIO = 0.98, 0.94
+RATIO, QUERY_RATIO = 0.98, 0.96
 # In queries things of one kind, which share theirs as well, must not pass for one thing, and a turned
 # descriptor proves more than an upright one (28, 29).
 QUERY_SHARES = (0.4, 0.0, 0.6)  # of turned and upright descriptors and of the context
