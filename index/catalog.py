@@ -254,7 +254,9 @@ class Catalog(AbstractContextManager["Catalog"]):
 
     def quantizers(self) -> list[str]:
         """Hashes of those that rows were written with, and of the one that they are written with now."""
-        stored = self.execute("SELECT DISTINCT quantizer FROM features WHERE quantizer <> ''")
+        stored: list[tuple[Any, ...]] = []
+        if self._knows_quantizers():
+            stored = self.execute("SELECT DISTINCT quantizer FROM features WHERE quantizer <> ''")
         return sorted({*(row[0] for row in stored), self.meta(KEY) or ""} - {""})
 
     def _quantizer(self, sha256: str) -> Quantizer | None:
@@ -344,8 +346,13 @@ class Catalog(AbstractContextManager["Catalog"]):
 
     def unquantized(self) -> list[int]:
         """Ids of the images whose features no quantizer wrote."""
-        rows = self.execute("SELECT image_id FROM features WHERE quantizer = '' ORDER BY image_id")
+        where = "WHERE quantizer = ''" if self._knows_quantizers() else ""
+        rows = self.execute(f"SELECT image_id FROM features {where} ORDER BY image_id")
         return [row[0] for row in rows]
+
+    def _knows_quantizers(self) -> bool:
+        """Not if an older version wrote it and it is only read now."""
+        return any(row[1] == "quantizer" for row in self.execute("PRAGMA table_info(features)"))
 
     def quantize(self, sha256: str, batch: int = 64) -> None:
         """Write features by the quantizer of this hash, a copy of which lies in the folder, from now on;

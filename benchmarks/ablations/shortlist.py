@@ -4,8 +4,7 @@
 
 Places of `train/` that no training sees (`benchmarks/common/held_out_retrieval.py`), in a database with
 photos of other things, are asked for twice, each photo left out of its own answer: as `locate query` does,
-and with `--exhaustive`; and so are photos of places that are not there. `pipelines.retrieval.verification`
-was chosen by this. Five minutes of two cores.
+and with `--exhaustive`; and so are photos of places that are not there.
 """
 
 from __future__ import annotations

@@ -11,9 +11,11 @@ from typing import Any
 from index import lock, quantization, weights_files
 from index.catalog import FILE, Catalog
 from index.check import Violation, check, check_photos
+from index.maps.folder import MapFolder
 from index.records import Entry
 from index.vectors.base import LocalInfo, VectorsInfo
 from index.vectors.stores import open_store
+from locate.errors import LocateError
 from locate.extractors.base import ExtractorInfo
 from locate.extractors.bundled import QUANTIZERS, quantizer_for
 from locate.images.folder import photo_file
@@ -184,7 +186,7 @@ def _quantize(catalog: Catalog) -> list[str]:
     """What an older version wrote in full is kept in a tenth of its bytes."""
     info, written_in_full = extractor_of(catalog), catalog.unquantized()
     file = quantizer_for(info.name, info.weights) if info else None
-    if file is None or not written_in_full:
+    if file is None or not written_in_full or _of_a_map(catalog.folder):
         return []
     before = _bytes_of(catalog)
     sha256, now = quantization.store(catalog.folder, file), load_extractor(catalog).info
@@ -195,6 +197,16 @@ def _quantize(catalog: Catalog) -> list[str]:
     again = "; measure what proves a match again: locate calibrate --save"
     own = again if catalog.meta("calibration") else ""
     return [f"quantized the features of {len(written_in_full)} images ({sizes}){own}"]
+
+
+def _of_a_map(folder: Path) -> bool:
+    """Whether a database holds the features of a map, whose poses are exact to what they are."""
+    map_folder = MapFolder(folder.resolve().parent)
+    try:
+        map_folder.read_record()
+    except LocateError:
+        return False
+    return map_folder.features.resolve() == folder.resolve()
 
 
 def _bytes_of(catalog: Catalog) -> int:

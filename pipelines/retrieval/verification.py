@@ -3,9 +3,8 @@
 Matching all features of two photos takes sixteen times as long as matching a quarter of them, and tells
 little more about which candidates are worth it. So the strongest features order the shortlist by how
 many of them match; then candidates are matched in full and verified by RANSAC, a few at a time, as long
-as these few show anything. What is left over is "unverified". `benchmarks/ablations/shortlist.py`
-measures what that costs: of the candidates that a verification of all would prove, one in a hundred is
-left out."""
+as these few show anything. What is left over is "unverified". `docs/experiments.md`, 32, says how the
+numbers were chosen; `benchmarks/ablations/shortlist.py` compares with a verification of all."""
 
 from __future__ import annotations
 

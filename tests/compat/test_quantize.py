@@ -109,3 +109,20 @@ def test_a_new_index_is_quantized_and_small(old):
     assert sum(taken.values()) < 46 * counts["features"] / counts["ok"] + 30
     with locate.open(folder) as db:
         assert db.query(old / "town/queries/church.jpg").label == "church"
+
+
+def test_a_map_keeps_its_features_in_full(old, capsys):
+    folder = old / "map/features"
+    with Catalog.open(folder) as catalog:
+        count = len(catalog.unquantized())
+    assert repair(folder) == 0
+    assert "quantized" not in capsys.readouterr().out
+    with Catalog.open(folder) as catalog:
+        assert len(catalog.unquantized()) == count > 0
+
+
+def test_an_old_index_is_checked_without_being_changed(old):
+    folder = old / "context.locate"
+    before = (folder / FILE).read_bytes()
+    assert main(["check", "--no-photos", "--index", str(folder)]) == 0
+    assert (folder / FILE).read_bytes() == before
