@@ -191,7 +191,9 @@ def _quantize(catalog: Catalog) -> list[str]:
     before = _bytes_of(catalog)
     sha256, now = quantization.store(catalog.folder, file), load_extractor(catalog).info
     with catalog.transaction():
-        catalog.set_meta("extractor", now.to_json())  # how matches are judged may have changed
+        # How matches are judged may have changed. First: a kill leaves features in full, and so the next
+        # repair goes on; after them nothing would tell that this is missing.
+        catalog.set_meta("extractor", now.to_json())
     catalog.quantize(sha256)
     sizes = f"{before / 1e6:.1f} MB, now {_bytes_of(catalog) / 1e6:.1f} MB"
     again = "; measure what proves a match again: locate calibrate --save"
