@@ -7,20 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from locate.errors import WeightsError
 from locate.extractors.base import ExtractorInfo, require_positive
-from locate.extractors.blocks.detection import local_maxima, resize_image, to_input
+from locate.extractors.blocks.detection import local_maxima, to_input
 from locate.extractors.blocks.inference import (
     channels_last,
     default_device,
     grey_of,
     sizes_of,
 )
+from locate.extractors.blocks.pyramid import best_of_levels
 from locate.extractors.bundled import bundled_weights
 from locate.extractors.sekd.network import (
     CELL,
@@ -33,11 +33,9 @@ from locate.extractors.sekd.network import (
     read,
 )
 from locate.extractors.weights import file_hash, load_into, load_network
-from locate.pixels import resize_points
-from locate.types import Array, Extraction, Features
+from locate.types import Array, Extraction
 
 RATIO = 0.85  # of Lowe's test: benchmarks/ablations/ratios.py
-_SMALLEST = 128  # pixels: a pyramid goes on while both sides of a level are longer
 _LEVEL = 1e-5  # of a probability: less is an error of rounding
 _PUBLISHED = (".pth", ".pt")
 
@@ -105,26 +103,18 @@ class SEKD:
         """H x W x 3 uint8, RGB -> local features alone."""
         size, working = sizes_of(pixels, size, self.max_side)
         grey = grey_of(pixels, working)
-        levels = [self._level(grey, size)]
-        while self._pyramid and min(grey.shape) // 2 > _SMALLEST:
-            grey = resize_image(grey, (grey.shape[1] // 2, grey.shape[0] // 2))
-            levels.append(self._level(grey, size))
-        points, scores, descriptors = (np.concatenate(part) for part in zip(*levels, strict=True))
-        best = np.argsort(-scores, kind="stable")[: self._max_keypoints]
-        return Extraction(Features(points[best], scores[best], descriptors[best], size), None)
+        most = self._max_keypoints
+        return best_of_levels(self._level, grey, size, most, pyramid=self._pyramid)
 
-    def _level(self, grey: Array, size: tuple[int, int]) -> tuple[Array, Array, Array]:
-        """Of an image H x W uint8, best first: points in pixels of the photo of `size`, scores,
-        descriptors."""
+    def _level(self, grey: Array) -> tuple[Array, Array, Array]:
+        """Of an image H x W uint8, best first: points in its pixels, scores, descriptors."""
         with torch.inference_mode():
             logits, coarse = self._network(to_input(grey, self.device, CELL) / 255)
             heat = heat_map(logits)[0, : grey.shape[0], : grey.shape[1]]  # without what was added
             found, scores = self._find(heat)
             points = parabola_peaks(heat, found) if self._subpixel else found.to(heat.dtype)
             descriptors = read(coarse, points[None])[0]
-        places = points.cpu().numpy().astype(np.float64)
-        there = resize_points(places, (grey.shape[1], grey.shape[0]), size).astype(np.float32)
-        return there, scores.cpu().numpy(), descriptors.cpu().numpy()
+        return points.cpu().numpy(), scores.cpu().numpy(), descriptors.cpu().numpy()
 
     def _find(self, heat: Tensor) -> tuple[Tensor, Tensor]:
         """The most probable keypoints of a heat map, best first: N x 2 int64 (x, y), N scores."""
