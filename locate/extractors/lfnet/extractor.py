@@ -15,9 +15,9 @@ from locate.extractors.blocks.inference import (
     channels_last,
     default_device,
     grey_of,
-    local_features,
     sizes_of,
 )
+from locate.extractors.blocks.pyramid import best_of_levels
 from locate.extractors.bundled import bundled_weights
 from locate.extractors.lfnet.detection import Keypoints, cut, detect, inner
 from locate.extractors.lfnet.network import SYSTEM, WIDTH, LFNetwork, Maps
@@ -40,12 +40,14 @@ class LFNet:
         max_side: int = 1024,  # the image is shrunk to at most this many pixels along its long side
         # Least score of a point; the paper has 0. Without any structure it is 1 / 1125 everywhere.
         threshold: float = 0.002,
+        pyramid: bool = True,  # see `blocks.pyramid`; False for the one size of the paper
     ) -> None:
         require_positive(max_keypoints=max_keypoints, max_side=max_side)
         self.max_side = max_side
         self.device = default_device()
         self._network = channels_last(network.eval().requires_grad_(False), self.device)
         self._max_keypoints, self._threshold = max_keypoints, threshold
+        self._pyramid = pyramid
         self.info = ExtractorInfo(
             name=SYSTEM,
             weights=weights_hash,
@@ -54,6 +56,7 @@ class LFNet:
                 "max_side": max_side,
                 "threshold": threshold,
                 "strength": network.strength,
+                "pyramid": pyramid,
             },
             local_dim=WIDTH,
             ratio=RATIO,
@@ -75,12 +78,17 @@ class LFNet:
     ) -> Extraction:
         """H x W x 3 uint8, RGB -> local features alone."""
         size, working = sizes_of(pixels, size, self.max_side)
-        grey = grey_of(pixels, working)
+        grey, most = grey_of(pixels, working), self._max_keypoints
+        return best_of_levels(self._level, grey, size, most, pyramid=self._pyramid)
+
+    def _level(self, grey: Array) -> tuple[Array, Array, Array]:
+        """Of an image H x W uint8, best first: points in its pixels, scores, descriptors."""
         with torch.inference_mode():
             maps = self._network(to_input(grey, self.device, 1) / 255)
             found = self._detect(maps)
             descriptors = self._describe(maps.image, found)
-        return local_features(found.points[0], found.scores[0], descriptors, working, size)
+        parts = found.points[0], found.scores[0], descriptors
+        return tuple(part.float().cpu().numpy() for part in parts)  # type: ignore[return-value]
 
     def _detect(self, maps: Maps) -> Keypoints:
         height, width = maps.score.shape[-2:]

@@ -56,7 +56,7 @@ class SEKD:
         nms_radius: int = RADIUS,  # pixels around a keypoint in which nothing is more probable
         border: int = 4,  # pixels along the edges without keypoints; the authors have 0, the least is 1
         subpixel: bool = True,  # keypoints move to the top of a parabola; the authors' need not
-        pyramid: bool = False,  # the image is halved again and again, and all levels give keypoints
+        pyramid: bool = True,  # see `blocks.pyramid`; False for the one size of the authors
     ) -> None:
         require_positive(
             max_keypoints=max_keypoints, max_side=max_side, nms_radius=nms_radius, border=border

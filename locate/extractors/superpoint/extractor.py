@@ -17,9 +17,9 @@ from locate.extractors.blocks.inference import (
     channels_last,
     default_device,
     grey_of,
-    local_features,
     sizes_of,
 )
+from locate.extractors.blocks.pyramid import best_of_levels
 from locate.extractors.bundled import bundled_weights
 from locate.extractors.superpoint.detection import find_points, soft_peak
 from locate.extractors.superpoint.network import (
@@ -49,13 +49,14 @@ class SuperPoint:
         threshold: float = 0.005,  # least probability of a point; the authors' demo has 0.015
         nms_radius: int = 4,  # pixels: half the side of the windows that hold one point
         subpixel: bool = True,  # points move to the middle of their peak; the paper's are whole pixels
+        pyramid: bool = True,  # see `blocks.pyramid`; False for the one size of the paper
     ) -> None:
         require_positive(max_keypoints=max_keypoints, max_side=max_side, nms_radius=nms_radius)
         self.max_side = max_side
         self.device = default_device()
         self._network = channels_last(network.fused().requires_grad_(False), self.device)
         self._max_keypoints, self._threshold = max_keypoints, threshold
-        self._radius, self._subpixel = nms_radius, subpixel
+        self._radius, self._subpixel, self._pyramid = nms_radius, subpixel, pyramid
         self.info = ExtractorInfo(
             name=SYSTEM,
             weights=weights_hash,
@@ -65,6 +66,7 @@ class SuperPoint:
                 "threshold": threshold,
                 "nms_radius": nms_radius,
                 "subpixel": subpixel,
+                "pyramid": pyramid,
             },
             local_dim=WIDTH,
         )
@@ -86,20 +88,21 @@ class SuperPoint:
     ) -> Extraction:
         """H x W x 3 uint8, RGB -> local features alone."""
         size, working = sizes_of(pixels, size, self.max_side)
-        with torch.inference_mode():
-            found = self._detect_and_describe(grey_of(pixels, working))
-        return local_features(*found, working, size)
+        grey, most = grey_of(pixels, working), self._max_keypoints
+        return best_of_levels(self._level, grey, size, most, pyramid=self._pyramid)
 
-    def _detect_and_describe(self, grey: Array) -> tuple[Tensor, Tensor, Tensor]:
+    def _level(self, grey: Array) -> tuple[Array, Array, Array]:
         """Of an image H x W uint8, best first: points in its pixels, scores, descriptors."""
         height, width = grey.shape
-        logits, coarse = self._network(to_input(grey, self.device, CELL) / 255)
-        heat = heat_map(logits)[0, :height, :width]  # without what was added
-        found, scores = find_points(
-            heat, self._threshold, self._radius, BORDER, self._max_keypoints
-        )
-        points = soft_peak(heat, found) if self._subpixel else found.to(heat.dtype)
-        return points, scores, describe(coarse, points)
+        with torch.inference_mode():
+            logits, coarse = self._network(to_input(grey, self.device, CELL) / 255)
+            heat = heat_map(logits)[0, :height, :width]  # without what was added
+            found, scores = find_points(
+                heat, self._threshold, self._radius, BORDER, self._max_keypoints
+            )
+            points = soft_peak(heat, found) if self._subpixel else found.to(heat.dtype)
+            descriptors = describe(coarse, points)
+        return points.cpu().numpy(), scores.cpu().numpy(), descriptors.cpu().numpy()
 
 
 def describe(coarse: Tensor, points: Tensor) -> Tensor:

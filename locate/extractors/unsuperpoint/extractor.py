@@ -14,9 +14,9 @@ from locate.extractors.blocks.detection import resize_image, suppress, to_input
 from locate.extractors.blocks.inference import (
     channels_last,
     default_device,
-    local_features,
     sizes_of,
 )
+from locate.extractors.blocks.pyramid import best_of_levels
 from locate.extractors.bundled import bundled_weights
 from locate.extractors.unsuperpoint.network import (
     CELL,
@@ -47,12 +47,14 @@ class UnsuperPoint:
         max_keypoints: int = 2048,  # the best are kept
         max_side: int = 1024,  # the image is shrunk to at most this many pixels along its long side
         nms_radius: float = 0.0,  # pixels; the paper has none, since a cell has one point
+        pyramid: bool = True,  # see `blocks.pyramid`; False for the one size of the paper
     ) -> None:
         require_positive(max_keypoints=max_keypoints, max_side=max_side)
         self.max_side = max_side
         self.device = default_device()
         self._network = channels_last(network.eval().requires_grad_(False), self.device)
         self._max_keypoints, self._radius = max_keypoints, nms_radius
+        self._pyramid = pyramid
         self.info = ExtractorInfo(
             name=SYSTEM,
             weights=weights_hash,
@@ -61,6 +63,7 @@ class UnsuperPoint:
                 "max_side": max_side,
                 "nms_radius": nms_radius,
                 "reach": network.reach,
+                "pyramid": pyramid,
             },
             local_dim=WIDTH,
             ratio=RATIO,
@@ -84,17 +87,21 @@ class UnsuperPoint:
     ) -> Extraction:
         """H x W x 3 uint8, RGB -> local features alone."""
         size, working = sizes_of(pixels, size, self.max_side)
-        image = resize_image(pixels, working)
+        image, most = resize_image(pixels, working), self._max_keypoints
+        return best_of_levels(self._level, image, size, most, pyramid=self._pyramid)
+
+    def _level(self, image: Array) -> tuple[Array, Array, Array]:
+        """Of an image H x W x 3 uint8, best first: points in its pixels, scores, descriptors."""
         with torch.inference_mode():
             found = self._network(to_range(to_input(image, self.device, CELL)))
         scores, places, descriptors = (
             part[0].float().cpu().numpy()
             for part in (found.scores, found.places, found.descriptors)
         )
-        limit = np.array(working) - 1 - BORDER
+        limit = np.array((image.shape[1], image.shape[0])) - 1 - BORDER
         inside = np.flatnonzero(np.all((places >= BORDER) & (places <= limit), axis=1))
         kept = inside[suppress(places[inside], scores[inside], self._radius)][: self._max_keypoints]
-        return local_features(places[kept], scores[kept], descriptors[kept], working, size)
+        return places[kept], scores[kept], descriptors[kept]
 
 
 def build(settings: Mapping[str, Any]) -> UnsuperPointNetwork:
