@@ -11,7 +11,6 @@ written without one, or with another, stay readable.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,9 +20,10 @@ from typing import Any
 import faiss
 import numpy as np
 
-from locate.errors import DatabaseCorruptError, DatabaseError, InputError
+from index.kept_files import file_in, keep
+from locate.errors import DatabaseCorruptError, InputError
 from locate.types import Array, Features
-from locate.util.files import atomic_path, is_intact, sha256_of
+from locate.util.files import is_intact
 
 FOLDER = "quantizers"
 KEY = "quantizer"  # of the catalogue's meta: the sha256 of the one that rows are written with
@@ -168,22 +168,12 @@ def unpack(
 
 def file_of(folder: Path, sha256: str) -> Path:
     """Where the database at `folder` keeps the quantizer of this hash."""
-    return folder / FOLDER / f"{sha256}.safetensors"
+    return file_in(folder / FOLDER, sha256)
 
 
 def store(folder: Path, source: Path) -> str:
     """Copy a quantizer into the database unless it is there already; its sha256. Hold the lock."""
-    sha256 = sha256_of(source)
-    file = file_of(folder, sha256)
-    if not is_intact(file, sha256):
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_path(file) as temporary:
-                shutil.copyfile(source, temporary)
-        except OSError as error:
-            why = f"cannot copy {source} to {file} ({error.strerror})"
-            raise DatabaseError(f"{why}; check the disk and permissions") from error
-    return sha256
+    return keep(folder / FOLDER, source)
 
 
 def load(folder: Path, sha256: str) -> Quantizer:

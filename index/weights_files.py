@@ -7,13 +7,13 @@ They lie in `weights/` under their sha256. What must be there is recorded in the
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from index.catalog import Catalog
-from locate.errors import DatabaseError, DatabaseMismatchError, InputError
-from locate.util.files import atomic_path, is_intact, sha256_of, sweep
+from index.kept_files import file_in, keep
+from locate.errors import DatabaseMismatchError
+from locate.util.files import is_intact
 
 FOLDER = "weights"
 _KEY = "weights"
@@ -22,32 +22,12 @@ _CURE = "bring it back with: locate build-index PHOTOS --weights FILE"
 
 def file_of(folder: Path, sha256: str) -> Path:
     """Where the database at `folder` keeps the weights of this hash."""
-    return folder / FOLDER / f"{sha256}.safetensors"
-
-
-def hash_of(file: Path) -> str:
-    """The sha256 of a weights file; `InputError` if it cannot be read."""
-    try:
-        return sha256_of(file)
-    except OSError as error:
-        raise InputError(f"{file} cannot be read ({error.strerror}); check the name") from error
+    return file_in(folder / FOLDER, sha256)
 
 
 def store(folder: Path, source: Path) -> str:
     """Copy a weights file into the database unless it is there already; its sha256. Hold the lock."""
-    sha256 = hash_of(source)
-    file = file_of(folder, sha256)
-    if is_intact(file, sha256):
-        return sha256
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        sweep(file.parent)
-        with atomic_path(file) as temporary:
-            shutil.copyfile(source, temporary)
-    except OSError as error:
-        why = f"cannot copy {source} to {file} ({error.strerror})"
-        raise DatabaseError(f"{why}; check the disk and permissions") from error
-    return sha256
+    return keep(folder / FOLDER, source)
 
 
 def verify(folder: Path, sha256: str) -> Path:

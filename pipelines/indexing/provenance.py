@@ -11,6 +11,7 @@ from typing import Any
 
 from index import weights_files
 from index.catalog import Catalog
+from index.kept_files import hash_of
 from locate.errors import DatabaseMismatchError, InputError, WeightsError
 from locate.extractors import registry
 from locate.extractors.base import Extractor, ExtractorInfo
@@ -149,7 +150,7 @@ def restore_weights(catalog: Catalog, weights: Sequence[Path]) -> None:
     filled already; `DatabaseMismatchError` if they are not those that filled it."""
     filled_with = weights_files.recorded(catalog)
     for system, path in systems_of(weights).items():
-        if filled_with.get(system) != weights_files.hash_of(path):
+        if filled_with.get(system) != hash_of(path):
             raise DatabaseMismatchError(
                 f"{catalog.folder} was not filled with {path}; descriptors of two weights do not "
                 "compare. Leave --weights out, or build another database with --index"

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import locate
-from index import weights_files
+from index import kept_files, weights_files
 from index.catalog import Catalog
 from locate.errors import (
     DatabaseError,
@@ -246,7 +246,7 @@ def test_a_copy_that_cannot_be_written_leaves_no_half_file(home, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(weights_files.shutil, "copyfile", full)
+        patch.setattr(kept_files.shutil, "copyfile", full)
         with pytest.raises(DatabaseError, match="No space left"):
             build(home, file)
     assert list((home / ".locate/weights").iterdir()) == []
