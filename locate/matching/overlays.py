@@ -112,7 +112,7 @@ def on_overlay(
     a, b = np.append(a, matches[still, 0]), np.append(b, matches[still, 1])
     for features, own, unit, column in ((query, a, units[0], 0), (database, b, units[1], 1)):
         points = features.keypoints[matches[:, column]]
-        on[_near(points, features.keypoints[own], BESIDE * unit)[0]] = True
+        on[_Near(features.keypoints[own], BESIDE * unit)(points)[0]] = True
     return on | _pieces(places, database, matches, on, radius)
 
 
@@ -143,7 +143,7 @@ def _pieces(places: Array, database: Features, matches: Array, on: Array, radius
         left = np.flatnonzero(~(on | found))
         if len(left) < LEAST:
             break
-        first, _ = _near(shifts[left], shifts[left], radius)
+        first, _ = _Near(shifts[left], radius)(shifts[left])
         counts = np.bincount(first, minlength=len(left))
         shift = shifts[left[counts.argmax()]]
         piece = left[((shifts[left] - shift) ** 2).sum(axis=1) <= radius**2]
@@ -160,14 +160,15 @@ def _twins(
     """Features that stand at the same pixels and are similar: indices (K of the query, K of the
     database image); none where there are not more than by accident."""
     none = np.zeros(0, np.int64)
+    near = _Near(database.keypoints, radius)
     accidents = [
-        _similarities(query, database, *_near(places + shift, database.keypoints, radius))
+        _similarities(query, database, *near(places + shift))
         for shift in np.array(_ACCIDENTS) * radius / TOLERANCE
     ]
     chance = np.concatenate(accidents)
     if not len(chance):
         return none, none
-    a, b = _near(places, database.keypoints, radius)
+    a, b = near(places)
     similar = _similarities(query, database, a, b) > np.quantile(chance, 1 - _CHANCE)
     by_accident = _CHANCE * len(chance) / len(_ACCIDENTS)
     if similar.sum() < LEAST + _SURE * by_accident:
@@ -181,25 +182,39 @@ def _similarities(query: Features, database: Features, a: Array, b: Array) -> Ar
     return np.asarray(np.einsum("kd,kd->k", one, other))
 
 
-def _near(a: Array, b: Array, radius: float) -> tuple[Array, Array]:
-    """Indices (into a, into b) of all pairs of points, N x 2 and M x 2, at most `radius` apart."""
-    cells = [np.floor(points / radius).astype(np.int64) for points in (a, b)]
-    low = np.min([c.min(axis=0, initial=0) for c in cells], axis=0) - 1
-    width = int(max(c[:, 0].max(initial=0) for c in cells) - low[0]) + 2
-    keys = [(c[:, 1] - low[1]) * width + c[:, 0] - low[0] for c in cells]
-    order = np.argsort(keys[1], kind="stable")
-    ordered = keys[1][order]
-    found_a, found_b = [], []
-    for row in (-1, 0, 1):  # three cells in a row hold keys in a row
-        first = np.searchsorted(ordered, keys[0] + row * width - 1)
-        last = np.searchsorted(ordered, keys[0] + row * width + 1, side="right")
-        counts = last - first
-        found_a.append(np.repeat(np.arange(len(a)), counts))
-        begin = np.repeat(first - np.cumsum(counts) + counts, counts)
-        found_b.append(order[begin + np.arange(counts.sum())])
-    index_a, index_b = np.concatenate(found_a), np.concatenate(found_b)
-    close = ((a[index_a] - b[index_b]) ** 2).sum(axis=1) <= radius**2
-    return index_a[close], index_b[close]
+class _Near:
+    """Finds which of N x 2 points are at most `radius` apart from others, by cells of that size."""
+
+    def __init__(self, points: Array, radius: float) -> None:
+        self._points, self._radius = points, radius
+        cells = np.floor(points / radius).astype(np.int64)
+        self._low = cells.min(axis=0, initial=0) - 2
+        # Two empty cells all around, where points that lie further out are looked for.
+        self._width, height = (cells.max(axis=0, initial=0) - self._low + 3).tolist()
+        keys = self._keys(cells)
+        self._order = np.argsort(keys, kind="stable")
+        counts = np.bincount(keys, minlength=self._width * height)
+        self._starts = np.concatenate(([0], np.cumsum(counts)))
+        self._most = np.array((self._width, height)) + self._low - 2
+
+    def _keys(self, cells: Array) -> Array:
+        return np.asarray((cells[:, 1] - self._low[1]) * self._width + cells[:, 0] - self._low[0])
+
+    def __call__(self, others: Array) -> tuple[Array, Array]:
+        """Indices (into `others`, into the points) of all pairs, `others` being M x 2."""
+        cells = np.floor(others / self._radius).clip(self._low + 1, self._most).astype(np.int64)
+        keys = self._keys(cells)
+        found_a, found_b = [], []
+        for row in (-1, 0, 1):  # three cells in a row hold keys in a row
+            middle = keys + row * self._width
+            first, last = self._starts[middle - 1], self._starts[middle + 2]
+            counts = last - first
+            found_a.append(np.repeat(np.arange(len(others)), counts))
+            begin = np.repeat(first - np.cumsum(counts) + counts, counts)
+            found_b.append(self._order[begin + np.arange(counts.sum())])
+        a, b = np.concatenate(found_a), np.concatenate(found_b)
+        close = ((others[a] - self._points[b]) ** 2).sum(axis=1) <= self._radius**2
+        return a[close], b[close]
 
 
 def _rest_has_moved(places: Array, database: Features, still: Array) -> bool:

@@ -16,7 +16,7 @@ from locate.errors import InputError
 from locate.extractors.sift import Sift
 from locate.matching.descriptors import match_mutual
 from locate.matching.evidence import evidence_of
-from locate.matching.overlays import _largest_rectangle, _near, alignments, on_overlay
+from locate.matching.overlays import _largest_rectangle, _Near, alignments, on_overlay
 from locate.matching.two_view import verify
 from locate.retrieval.verdict import MATCH, NO_MATCH
 from locate.types import Features
@@ -98,10 +98,10 @@ def test_near_against_all_distances():
     a[:20] = b[:20] + 2.999 * np.array([1.0, 0.0])
     distance = np.linalg.norm(a[:, None] - b[None], axis=2)
     wanted = set(zip(*np.nonzero(distance <= 3.0), strict=True))
-    i, j = _near(a, b, 3.0)
+    i, j = _Near(b, 3.0)(a)
     assert set(zip(i, j, strict=True)) == wanted
     assert len(i) == len(wanted) > 40
-    assert len(_near(a, b[:0], 3.0)[0]) == len(_near(a[:0], b, 3.0)[0]) == 0
+    assert len(_Near(b[:0], 3.0)(a)[0]) == len(_Near(b, 3.0)(a[:0])[0]) == 0
 
 
 def test_largest_rectangle_against_all_rectangles():
