@@ -20,7 +20,8 @@ Those that have no weights are left out, which a line says.
 - ms: of one image of 640 px in full, two threads; the extractors take turns, 20 photos each, ten
   times; the fastest of a photo's times, since what else a machine does only adds; their median.
 
-What is finished in --work is not done again, but for the speed. With --out or --scores the scores of shipped
+What is finished in --work is not done again, but for the speed, and --only some extractors fills it, in several
+processes side by side. With --out or --scores the scores of shipped
 systems are written beside their weights for `locate models`; --scores looks at planes and wxbs alone, of all
 shipped systems or of those named.
 """
@@ -89,6 +90,9 @@ def main() -> None:
     parser.add_argument(
         "--scores", nargs="*", choices=SHIPPED, metavar="NAME", help="of shipped systems alone"
     )
+    parser.add_argument(
+        "--only", nargs="+", choices=NAMES, metavar="NAME", help="measure these for a later table"
+    )
     parser.add_argument("--memory", metavar="NAME", help="only print what this one takes")
     a = parser.parse_args()
     torch.set_num_threads(2)
@@ -102,16 +106,16 @@ def main() -> None:
             print(name, json.dumps(found), flush=True)
             write_scores({name: found})
         return
+    if a.only:
+        for extractor in registry.named(a.only, a.weights).values():
+            measured(extractor, a.work, a.data)
+        return
     rows = []
     extractors = registry.named([name for name in NAMES if has_weights(name)], a.weights)
     times = speeds(extractors, a.data)
     for name, extractor in extractors.items():
-        found: Scores = {"ms": times[name]}
-        for measure in (matching, repeatability, clicks, retrieval, room):
-            found |= kept(a.work, extractor, measure, a.data)
+        found = {"ms": times[name]} | measured(extractor, a.work, a.data)
         found["MB"] = memory(name, a.data) if name in NAMES else None
-        if extractor.info.local_dim:
-            found |= medians(kept(a.work, extractor, poses, a.data))
         rows.append((name.split(" ")[0], *(found.get(column) for column in COLUMNS)))
     found = kept(a.work, GridPoints(), repeatability, a.data)
     rows.append(("grid", *(found.get(column) for column in COLUMNS)))
@@ -121,7 +125,18 @@ def main() -> None:
         a.out.mkdir(parents=True, exist_ok=True)
         (a.out / "extractors.md").write_text(report.to_markdown())
         (a.out / "extractors.json").write_text(json.dumps(report.to_json(), indent=1) + "\n")
-        write_scores({name: planes_and_clicks(name, a.work, a.data) for name in SHIPPED})
+        for name in SHIPPED:
+            write_scores({name: planes_and_clicks(name, a.work, a.data) | {"ms": times[name]}})
+
+
+def measured(extractor: Extractor, work: Path, data: Path) -> Scores:
+    """All but speed and memory."""
+    found: Scores = {}
+    for measure in (matching, repeatability, clicks, retrieval, room):
+        found |= kept(work, extractor, measure, data)
+    if extractor.info.local_dim:
+        found |= medians(kept(work, extractor, poses, data))
+    return found
 
 
 def planes_and_clicks(name: str, work: Path, data: Path) -> Scores:
