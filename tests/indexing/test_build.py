@@ -135,7 +135,7 @@ def test_wrong_arguments_leave_nothing_behind(tmp_path, photos, index):
     assert not index.exists()
     with pytest.raises(
         UnknownNameError,
-        match=r"unknown extractor 'moon'; known: context, d2net, delf, gem",
+        match=r"unknown extractor 'moon'; known: aliked, context, d2net, delf, disk",
     ):
         build_index(photos, index, extractor="moon")
 
