@@ -35,7 +35,9 @@ class _Evaluation:
 
     folder: Annotated[Path, argument("the dataset, as it lies on disk")]
     extractor: Annotated[tuple[str, ...], option(_EXTRACTOR, "NAME")]
-    weights: Annotated[tuple[Path, ...], option(_WEIGHTS, "FILE")]
+    weights: Annotated[
+        tuple[Path, ...], option(_WEIGHTS, "FILE", multiple=True, read=options.weights_of)
+    ]
     settings: Settings
     layout: Annotated[str | None, option("of the dataset (default: recognised)", "NAME")]
     seed: Annotated[int, option("of everything random (default 0)", "N", 0)]

@@ -218,6 +218,13 @@ def settings_of(words: Sequence[str]) -> dict[str, str]:
     return settings
 
 
+def weights_of(words: Sequence[str]) -> tuple[Path, ...]:
+    """Files, of which one may be named as `locate models add` has it."""
+    from index.model_store import find
+
+    return tuple(map(find, words))
+
+
 def numbers_of(text: str, counts: Sequence[int], form: str) -> list[float]:
     """Numbers "1,2,3", so many; an `InputError` that tells their form for anything else."""
     values: list[float] = []
@@ -263,8 +270,13 @@ Masks = Annotated[Path | None, option(_MASKS, "DIR")]
 KeptMasks = Annotated[  # of a database or map that keeps it for later runs
     Path | None, option(f"{_MASKS} (default: as before; none: without any)", "DIR")
 ]
-_WEIGHTS = "what `locate train` made, for the part of the extractor that it names (repeatable)"
-Weights = Annotated[tuple[Path, ...], option(_WEIGHTS, "FILE")]
+_WEIGHTS = (
+    "what `locate train` made, for the part of the extractor that it names, or a name of `locate "
+    "models add` (repeatable)"
+)
+Weights = Annotated[
+    tuple[Path, ...], option(_WEIGHTS, "FILE", multiple=True, read=weights_of, name="--weights")
+]
 Settings = Annotated[
     dict[str, str],
     option(

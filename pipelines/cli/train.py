@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict, Unpack
 
 import click
 
+from index import model_store
 from locate.errors import InputError
 from locate.extractors.recipes import RECIPES
 from pipelines.cli import exit_codes
@@ -44,7 +45,7 @@ class Training(TypedDict):
     seed: Annotated[int | None, option("another order of photos (default 0)", "N")]
     backbone: Annotated[str | None, option("network to start from (default lite0)", "NAME")]
     backbone_weights: Annotated[Path | None, option("its weights, a torchvision file", "FILE")]
-    initial_weights: Annotated[Path | None, option(_INITIAL, "FILE")]
+    initial_weights: Annotated[Path | None, option(_INITIAL, "FILE", read=model_store.find)]
     first_stage: Annotated[str | None, option("leave out the stages before it", "NAME")]
     threads: Annotated[int | None, option(_THREADS, "N")]
     set: Annotated[

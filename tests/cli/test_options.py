@@ -40,6 +40,8 @@ TAKES = {
     "--candidates=20 --seed=0 --out= --format= --frame=map --numbered --uncertain --show= "
     "--save-matches= --workers=",
     "models": "--json",
+    "models add": "file --json --name=",
+    "models remove": "names --json",
     "train": "system --json --data= --out=! --time-budget= --steps= --seed= --resume --export "
     "--backbone= --backbone-weights= --set= --initial-weights= --first-stage= --threads=",
     "evaluate matching": "folder --extractor= --weights= --set= --layout= --seed=0 --out= --json "

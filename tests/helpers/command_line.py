@@ -35,5 +35,5 @@ def commands() -> dict[str, click.Command]:
 
 def parsed(words: list[str]) -> dict[str, Any]:
     """The arguments that the command of the words gets."""
-    names = words[: 2 if words[0] == "evaluate" else 1]
+    names = words[: 2 if " ".join(words[:2]) in commands() else 1]
     return command_of(*names).make_context(" ".join(names), words[len(names) :]).params
