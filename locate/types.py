@@ -228,6 +228,7 @@ class Candidate:
         false_accept: upper estimate of the share of photos of unknown places that reach as much
             evidence.
         votes: what the search by local descriptors gave it (see `index.vectors.voting`).
+        matched_by: "lightglue" if a second look by it has proven the match, else None.
     """
 
     rank: int
@@ -242,6 +243,7 @@ class Candidate:
     false_accept: float | None = None
     verification: Verification | None = field(default=None, repr=False)
     votes: float | None = None
+    matched_by: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON-able values; of the matches their counts alone."""
@@ -253,6 +255,7 @@ class Candidate:
             "matches": len(proof.matches) if proof else None,
             "on_overlay": proof.on_overlay if proof else None,
             **{n: getattr(self, n) for n in ("similarity", "votes", "evidence", "false_accept")},
+            "matched_by": self.matched_by,
         }
 
 

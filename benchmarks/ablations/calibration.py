@@ -7,7 +7,8 @@ place (`locate calibrate`) and puts the rule into locate/calibration.json, in th
 extractor's before. An hour on two cores; an index that is there is brought up to date and used.
 
 --photos N indexes N of them, drawn evenly over the places, and --queries N asks so many, at least 381:
-for systems that take long, whose rule follows from fewer photos and so is more cautious.
+for systems that take long, whose rule follows from fewer photos and so is more cautious. --rerank measures what
+LightGlue finds in the three candidates that look most alike (`pipelines.retrieval.rerank`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from benchmarks.ablations.proofs import Labelled, evenly, places
 from locate.extractors import registry
 from pipelines.indexing.build import build_index
 from pipelines.retrieval.calibration import calibrate_database
+from pipelines.retrieval.rerank import KEY
 
 RULES = Path(__file__).resolve().parents[2] / "locate/calibration.json"
 CALIBRATED = ("gem+sift", registry.DEFAULT, "ur2kid", "d2net", "delf")
@@ -35,6 +37,7 @@ def main() -> None:
     parser.add_argument("--extractor", default=registry.DEFAULT)
     parser.add_argument("--photos", type=int, help="index so many; by default all")
     parser.add_argument("--queries", type=int, default=QUERIES)
+    parser.add_argument("--rerank", action="store_true", help="LightGlue's rule instead")
     a = parser.parse_args()
     train, index = a.data / "train", a.work / a.extractor
     a.work.mkdir(parents=True, exist_ok=True)
@@ -49,7 +52,9 @@ def main() -> None:
         rows.writerow(("image", "label"))
         rows.writerows((path.relative_to(train).as_posix(), label) for path, label in labelled)
     print(build_index(folder, index, extractor=a.extractor, label_from=f"csv:{table}"), flush=True)
-    report = calibrate_database(index, queries=a.queries, known=False, progress=_tell)
+    report = calibrate_database(
+        index, queries=a.queries, known=False, rerank=a.rerank, progress=_tell
+    )
     scenes = len({label for path, label in labelled if path.parts[-3] == "scenes"})
     single = sum(path.parent.name == "photos" for path, _ in labelled)
     words = (
@@ -60,7 +65,7 @@ def main() -> None:
     print(*report.worst, rule["match_evidence"], rule["uncertain_evidence"], sep="\n")
     # Rules of extractors that are no more have no use, but for those that databases remember.
     now = {registry.create(name).info.fingerprint for name in CALIBRATED}
-    others = {*now, *FORMER} - {rule["extractor"]}
+    others = {*now, *FORMER, KEY} - {rule["extractor"]}
     rules = [r for r in json.loads(RULES.read_text()) if r["extractor"] in others]
     RULES.write_text(json.dumps([*rules, rule]) + "\n")
 

@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.common.held_out import SHOWN
 from benchmarks.tables.extractors import distractors
 from locate.datasets.retrieval import only, read_retrieval
 from locate.extractors import registry
@@ -142,7 +143,8 @@ def places(train: Path) -> Labelled:
     """Every photo and what it shows: a scene, the house of train/indoor, or what no other does."""
     scenes = [(p, p.parent.name) for p in sorted((train / "scenes").glob("*/*.jpg"))]
     house = [(p, "indoor") for p in sorted((train / "indoor").iterdir())]
-    return scenes + house + [(p, p.name) for p in sorted((train / "photos").iterdir())]
+    single = [p for p in sorted((train / "photos").iterdir()) if p.name not in SHOWN]
+    return scenes + house + [(p, p.name) for p in single]
 
 
 def evenly(photos: Labelled, count: int) -> Labelled:

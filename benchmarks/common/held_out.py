@@ -13,6 +13,8 @@ from locate.training.data.photos import (
     own_name,
 )
 
+SHOWN = ("bsds500-0129.jpg",)  # of `train/photos`: the Taj Mahal, which `train/landmarks` has too
+
 
 def held_out_photos(data: Path) -> list[Path]:
     """Of `train/photos`, in an order of their names' digests, so that sources are mixed."""

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common.differences import Row
-from benchmarks.common.held_out import held_out_photos, in_mixed_order, places_of
+from benchmarks.common.held_out import SHOWN, held_out_photos, in_mixed_order, places_of
 from locate.datasets.records import RetrievalData
 from locate.datasets.retrieval import read_retrieval
 from locate.extractors import registry
@@ -38,7 +38,6 @@ VERSION = 1  # of what is written
 WEB, DAY_NIGHT, ABSENT = "web", "day-night", "absent"
 MEASURES = ("mAP before", "mAP", "R@1", "right match", "wrong match", "right at 1 %", "false match")
 _ONE = ("moscow_street",)  # places whose names begin so show the same houses: one landmark
-_SHOWN = ("bsds500-0129.jpg",)  # of `train/photos`: the Taj Mahal, no distractor
 _QUERIES, _ABSENT, _DISTRACTORS = 10, 5, 5  # most of a place; every so-manieth place and photo
 
 Line = tuple[str, str, str, str, Path]  # image, landmark, split, kind; the photo
@@ -113,7 +112,7 @@ def _lines(data: Path) -> Iterator[Line]:
                 yield f"others/{place}/{path.name}", "", "distractor", "", path
     others = sorted(set((data / "train/photos").iterdir()) - set(held_out_photos(data)))
     for path in others[::_DISTRACTORS]:
-        if path.name not in _SHOWN:
+        if path.name not in SHOWN:
             yield f"others/{path.name}", "", "distractor", "", path
 
 

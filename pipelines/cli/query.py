@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, TypedDict, Unpack
+from typing import Annotated, Any, Literal, TypedDict, Unpack
 
 from locate.types import Answer
 from locate.util.printable import in_markup as escape
@@ -21,6 +21,10 @@ class _QueryOptions(TypedDict):
     top: Annotated[int, option("answers (default 10)", "N", 10)]
     shortlist: Annotated[int, option("candidates that may be verified (default 30)", "N", 30)]
     exhaustive: Annotated[bool, option("verify all of them, not only what is promising")]
+    rerank: Annotated[
+        Literal["lightglue"] | None,
+        option("look again, slowly, at what stays uncertain (needs the extra lightglue)"),
+    ]
     search: Annotated[Search | None, option("how candidates are found (default: as it was built)")]
     neighbours: Annotated[
         int, option("of each local feature, which vote in a local search (default 60)", "K", 60)

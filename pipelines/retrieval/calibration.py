@@ -19,7 +19,8 @@ from locate.retrieval.verdict import MATCH, Calibration, calibrate
 from locate.types import Answer
 from pipelines.indexing.build import Progress
 from pipelines.retrieval.database import Database
-from pipelines.retrieval.query import SHORTLIST, Exclude
+from pipelines.retrieval.query import SHORTLIST, Exclude, QueryOptions
+from pipelines.retrieval.rerank import KEY, LIGHTGLUE, MOST
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def calibrate_database(
     seed: int = 0,
     known: bool = True,
     save: bool = False,
+    rerank: bool = False,
     progress: Progress | None = None,
 ) -> CalibrationReport:
     """Ask a labelled index for its own photos, once without any image of their landmark (whatever
@@ -63,6 +65,8 @@ def calibrate_database(
         queries: so many of its photos, drawn by `seed` evenly over the landmarks.
         known: ask the second question as well; the rule follows from the first alone.
         save: keep the rule in the database, which then judges by it.
+        rerank: measure what `pipelines.retrieval.rerank` finds in what looks most alike; no database
+            keeps that.
     """
     with Catalog.open(index) as catalog:
         rows = [row for row in catalog.images("ok") if row.label is not None]
@@ -85,14 +89,19 @@ def calibrate_database(
         fingerprint = db.extractor_info.fingerprint
         # Judge nothing yet, so that every photo is tried turned too and the strongest evidence wins.
         db.calibration = Calibration(fingerprint, 1e9, -1e9, 0, (), SHORTLIST, "")
-        answers = db.query_each((roots[r.root_id] / r.path, exclude) for r, exclude in questions)
+        options = QueryOptions(rerank=LIGHTGLUE if rerank else None)
+        if rerank:
+            fingerprint = KEY
+            db.reranker.calibration = Calibration(KEY, -1e9, -1e9, 0, (), MOST, "")
+        photos = ((roots[r.root_id] / r.path, exclude) for r, exclude in questions)
+        answers = db.query_each(photos, options)
         for done, ((row, _), answer) in enumerate(zip(questions, answers, strict=True), 1):
             if isinstance(answer, ImageError):
                 continue  # the photo is gone since it was indexed
             if done > len(chosen):
                 answered.append((row, answer))
-            elif answer.candidates:
-                strongest = max(answer.candidates, key=score_of)
+            elif found := [c for c in answer.candidates if c.matched_by or not rerank]:
+                strongest = max(found, key=score_of)
                 unknown.append((score_of(strongest), row.path, strongest.image))
             else:  # a search by local features may find nothing at all
                 unknown.append((0.0, row.path, ""))
@@ -101,10 +110,10 @@ def calibrate_database(
     rule = calibrate(
         [evidence for evidence, _, _ in unknown],
         extractor=fingerprint,
-        shortlist=SHORTLIST,
+        shortlist=MOST if rerank else SHORTLIST,
         data=f"{len(unknown)} photos of {len(sizes)} places",
     )
-    if save:
+    if save and not rerank:
         with lock.writer(index), Catalog.create(index) as catalog, catalog.transaction():
             catalog.set_meta("calibration", rule.to_json())
     right, wrong = _answers(rule, answered)

@@ -25,6 +25,7 @@ from locate.util.parallel import one_thread_each, ordered_map
 from locate.util.timing import Clock
 from pipelines.indexing.provenance import extractor_of, load_extractor, search_of
 from pipelines.retrieval.query import Exclude, Opened, Query, QueryOptions, QuerySettings
+from pipelines.retrieval.rerank import Reranker
 from pipelines.retrieval.search import Retriever
 from pipelines.retrieval.verification import Map
 
@@ -70,6 +71,7 @@ class Database(AbstractContextManager["Database"]):
                     "given; leave the extractor out, and the right one is loaded"
                 )
             self._extractor = extractor
+            self._reranker: Reranker | None = None
             self._retriever = Retriever(self._catalog)
             self.calibration = self._find_calibration()
         except BaseException:
@@ -160,9 +162,12 @@ class Database(AbstractContextManager["Database"]):
     def _query(self, photo: AnyPhoto, options: QueryOptions, map_: Map) -> Answer:
         clock = Clock()
         extractor = self._load(options.search or self.search)
-        clock.lap("load")
         info, rule = self.extractor_info, self.calibration
-        opened = Opened(self._catalog, self._retriever, extractor, info, rule, self._masks)
+        reranker = self.reranker if options.rerank else None
+        clock.lap("load")
+        opened = Opened(
+            self._catalog, self._retriever, extractor, info, rule, self._masks, reranker
+        )
         return Query(opened, photo, options, map_, clock).answer()
 
     def _find_calibration(self) -> Calibration:
@@ -170,6 +175,14 @@ class Database(AbstractContextManager["Database"]):
         if own is not None:
             return Calibration.from_json(own)
         return bundled().get(fingerprint) or uncalibrated(fingerprint)
+
+    @property
+    def reranker(self) -> Reranker:
+        """Made when it is first needed; `MissingExtraError` if its package is not installed."""
+        with self._lock:
+            if self._reranker is None:
+                self._reranker = Reranker()
+            return self._reranker
 
     def _load(self, search: str) -> Extractor:
         """The extractor, loaded when it is first needed, and what `search` needs."""

@@ -14,7 +14,7 @@ import numpy as np
 from index.catalog import Catalog
 from index.records import ImageRow
 from index.vectors.base import NEIGHBORS
-from locate.errors import DatabaseCorruptError, InputError
+from locate.errors import DatabaseCorruptError, InputError, UnknownNameError
 from locate.extractors.base import Extractor, ExtractorInfo
 from locate.extractors.rotated import extract_rotated, extract_rotations
 from locate.geometry.panorama import looked_at_flat
@@ -26,6 +26,7 @@ from locate.retrieval.search_mode import BOTH, GLOBAL, LOCAL
 from locate.retrieval.verdict import MATCH, Calibration
 from locate.types import Answer, Array, Candidate, Extraction, Features, Shortlist, Verification
 from locate.util.timing import Clock
+from pipelines.retrieval.rerank import LIGHTGLUE, Reranker
 from pipelines.retrieval.search import Retriever, SearchResult, candidates, expanded
 from pipelines.retrieval.verification import STRONGEST, Map, Verifier
 
@@ -57,6 +58,7 @@ class QueryOptions:
             database was built.
         neighbours: of each local descriptor, that vote.
         exhaustive: verify all of the shortlist, and not only what is promising.
+        rerank: "lightglue" looks again at what stays uncertain (`pipelines.retrieval.rerank`).
     """
 
     top: int = TOP
@@ -67,8 +69,11 @@ class QueryOptions:
     search: str | None = None
     neighbours: int = NEIGHBORS
     exhaustive: bool = False
+    rerank: str | None = None
 
     def __post_init__(self) -> None:
+        if self.rerank not in (None, LIGHTGLUE):
+            raise UnknownNameError("way to rerank", str(self.rerank), [LIGHTGLUE])
         for name in ("top", "shortlist", "neighbours"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -90,12 +95,14 @@ class QuerySettings(TypedDict, total=False):
     search: str | None
     neighbours: int
     exhaustive: bool
+    rerank: str | None
 
 
 @dataclass(frozen=True, eq=False)
 class Opened:
     """An open database. `info` is that of the extractor as the database records it: so its
-    calibration was measured; `masks` are of the photos that are asked."""
+    calibration was measured; `masks` are of the photos that are asked; `reranker` is there if the
+    options want it."""
 
     catalog: Catalog
     retriever: Retriever
@@ -103,6 +110,7 @@ class Opened:
     info: ExtractorInfo
     calibration: Calibration
     masks: Masks | None
+    reranker: Reranker | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +179,8 @@ class Query:
             if options.rotate and view.score[0] < 2:
                 rotated = [self._view(*seen, upright) for seen in rotations]
                 view = self._best(view, rotated, upright)
+            if self._db.reranker is not None and view.score[0] == 1:
+                view = self._looked_again(view, self._db.reranker)
         ordered = sorted(view.candidates, key=rank_key)
         if self._search != LOCAL and any(c.verdict == MATCH for c in ordered):
             ordered = expanded(self._db.catalog, view.vector, ordered, self._search_global)
@@ -178,9 +188,13 @@ class Query:
         ranked = tuple(replace(c, rank=i) for i, c in enumerate(ordered[: options.top], 1))
         verdict = verdict_on_all(view.candidates)
         count = 0 if upright.features is None else len(upright.features)
-        reason = explain(
-            self._db.calibration, verdict, view.candidates, count, _SEARCHED_BY[self._search]
-        )
+        rule, judged = self._db.calibration, view.candidates
+        again = [c for c in judged if c.matched_by]
+        if self._db.reranker is not None and again:
+            rule, judged = self._db.reranker.calibration, again
+        reason = explain(rule, verdict, judged, count, _SEARCHED_BY[self._search])
+        if again:
+            reason += "; LightGlue has found them, at a second look"
         # Loading the network belongs to the first query only by accident.
         seconds = self._clock.seconds
         seconds["total"] = sum(v for part, v in seconds.items() if part != "load")
@@ -231,6 +245,14 @@ class Query:
             if view.score[0] == 2:
                 break
         return view
+
+    def _looked_again(self, view: _View, reranker: Reranker) -> _View:
+        catalog = self._db.catalog
+        rows = catalog.rows([c.image_id for c in view.candidates])
+        masked = frozenset(i for i, row in rows.items() if row.file.mask)
+        found = reranker.look_again(self._photo, self._mask, view.rotation, view.candidates, masked)
+        self._clock.lap("rerank")
+        return replace(view, candidates=found)
 
     def _verified(self, view: _View) -> _View:
         """With the local features, and the evidence of the candidates on the shortlist."""

@@ -26,7 +26,7 @@ TAKES = {
     "info": "--json --index= --images",
     "check": "--json --index= --no-photos --repair",
     "query": "photos --json --index= --top=10 --shortlist=30 --search= --neighbours=60 --masks= "
-    "--no-verify --no-rotate --save-matches= --html= --exhaustive",
+    "--no-verify --no-rotate --save-matches= --html= --exhaustive --rerank=",
     "calibrate": "--json --index= --queries=1500 --seed=0 --out= --save",
     "make-town": "out --json --index= --seed=0",
     "build-map": "--json --index= --images= --out=! --extractor= --weights= --set= --mapper=auto "
