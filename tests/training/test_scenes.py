@@ -15,6 +15,7 @@ from PIL import Image
 from locate.errors import InputError
 from locate.extractors.base import ExtractorInfo
 from locate.extractors.sift import Sift
+from locate.matching.descriptors import match_mutual
 from locate.training.data import pseudo
 from locate.training.data.correspondences import save_pairs
 from locate.training.data.pseudo import spread
@@ -549,3 +550,22 @@ def test_real_scenes_agree_within_and_not_across(data):
     }
     assert pseudo_pairs(mixed, rng=np.random.default_rng(0), min_inliers=15) == []
     assert all(Path(p.image_a).is_file() for p in found)
+
+
+def test_another_matcher_may_find_the_matches(rendered, tmp_path):
+    """Of what it finds that is kept which one motion explains."""
+    scene = {"wall": [write(tmp_path / f"{n}.png", p) for n, p in zip("ab", rendered, strict=True)]}
+
+    def match(one, other):
+        found = match_mutual(one.descriptors, other.descriptors, 0.9)
+        wrong = np.stack((found[::8, 0], np.roll(found[::8, 1], 3)), axis=1)
+        return np.concatenate((found, wrong))
+
+    (pair,) = pseudo_pairs(scene, rng=np.random.default_rng(0), match=match)
+    errors = np.linalg.norm(carried(pair.points_a.astype(np.float64)) - pair.points_b, axis=1)
+    assert len(pair) > 100
+    assert np.mean(errors < 2) > 0.95
+    none = pseudo_pairs(
+        scene, rng=np.random.default_rng(0), match=lambda *_: np.zeros((0, 2), np.int32)
+    )
+    assert none == []

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -52,10 +52,12 @@ def pseudo_pairs(
     rng: np.random.Generator,
     min_inliers: int = 30,
     max_pairs_per_scene: int = 200,
+    match: Callable[[Features, Features], Array] | None = None,
 ) -> list[MatchedPair]:
     """Verified matches between photos of the same scene (scene name -> photos): pairs with their
     inliers only, scene by scene in the order of names. `rng` draws the pairs that are tried where a
-    scene has more than `max_pairs_per_scene`.
+    scene has more than `max_pairs_per_scene`; `match` gives M x 2 indices (by default mutual nearest
+    neighbours that pass Lowe's test).
 
     Pairs are left out whose inliers are less than `min_inliers` or cover less than 2 % of either image,
     and those in which they lie at the same place in both: a watermark, a date, or the same shot twice.
@@ -69,12 +71,16 @@ def pseudo_pairs(
         for a, b, (one, other) in _features_of(scenes[name], pairs, extractor):
             if one is None or other is None:
                 continue
-            matches = match_mutual(one.descriptors, other.descriptors, _RATIO)
+            matches = (match or _match)(one, other)
             points = verified(one, other, matches, extractor.max_side, min_inliers)
             if points is not None:
                 paths = scenes[name][a], scenes[name][b]
                 found.append(MatchedPair(*paths, *points, source=extractor.info.name))
     return found
+
+
+def _match(one: Features, other: Features) -> Array:
+    return match_mutual(one.descriptors, other.descriptors, _RATIO)
 
 
 def _draw(count: int, budget: int, rng: np.random.Generator) -> list[tuple[int, int]]:
