@@ -15,19 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from locate.errors import ImageError, InputError
+from locate.errors import InputError
 from locate.extractors.backbones.registry import load_backbone
 from locate.extractors.d2net.losses import d2_loss
 from locate.extractors.d2net.network import SYSTEM, D2Network
 from locate.extractors.sift import Sift
-from locate.images.reading import read_photo
-from locate.training.data.correspondences import crop_matched_pair
 from locate.training.data.homographies import (
     HomographySettings,
     best_of,
     visible_grid,
     warped_pair,
 )
+from locate.training.data.matched_views import MatchedViews
 from locate.training.data.photometric import PhotometricSettings, photometric_noise
 from locate.training.data.photos import PhotoPool
 from locate.training.data.scenes import known_pairs
@@ -91,9 +90,7 @@ class D2NetRecipe(Recipe[D2Network]):
                 f"{data} holds only {len(pool)} photos; a training needs a dozen or more"
             )
         known = known_pairs(data, cache, Sift(), self.matches) if self.matched else []
-        self._matched = [pair for pair in known if pool.in_training(pair.image_a, pair.image_b)]
-        images = {path for pair in self._matched for path in (pair.image_a, pair.image_b)}
-        self._sizes = {path: read_photo(path, min_long_side=1).info.size for path in images}
+        self._matched = MatchedViews(known, pool, _READ_SIDE)
         self.data_words = (
             f"{len(pool.train)} photos of {data.name} in two views each, "
             f"{len(self._matched)} pairs of photos with known matches; "
@@ -126,7 +123,7 @@ class D2NetRecipe(Recipe[D2Network]):
 
     def _draws(self, rng: np.random.Generator, held_out: bool) -> Iterator[_Views]:
         for _ in range(_TRIES):
-            matched = not held_out and self._matched and rng.random() < self.matched
+            matched = not held_out and len(self._matched) and rng.random() < self.matched
             views = self._matched_views(rng) if matched else self._warped_views(rng, held_out)
             if views is not None:
                 yield views
@@ -139,14 +136,9 @@ class D2NetRecipe(Recipe[D2Network]):
         return pair.image_a, pair.image_b, points_a, points_b
 
     def _matched_views(self, rng: np.random.Generator) -> _Views | None:
-        pair = self._matched[int(rng.integers(len(self._matched)))]
-        a, b = pair.image_a, pair.image_b
-        try:
-            photos = [self._pool.read(self._pool.index[path], _READ_SIDE) for path in (a, b)]
-        except ImageError:  # it was there when the pairs were found; the pool has said so
+        crop = self._matched.draw(rng, self.crop)
+        if crop is None:
             return None
-        sizes = (self._sizes[a], self._sizes[b])
-        crop = crop_matched_pair(pair, (photos[0], photos[1]), rng, self.crop, sizes=sizes)
         image_a, image_b = (photometric_noise(v, rng, _LIGHT) for v in (crop.image_a, crop.image_b))
         return image_a, image_b, crop.points_a, crop.points_b
 

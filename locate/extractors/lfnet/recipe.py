@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from locate.errors import ImageError, InputError
+from locate.errors import InputError
 from locate.extractors.lfnet.correspondence import (
     Field,
     around_points,
@@ -30,9 +30,8 @@ from locate.extractors.lfnet.losses import hardest_of
 from locate.extractors.lfnet.network import SYSTEM, LFNetwork
 from locate.extractors.lfnet.objective import Counts, Weights, losses_of, swapped
 from locate.extractors.sift import Sift
-from locate.images.reading import read_photo
-from locate.training.data.correspondences import crop_matched_pair
 from locate.training.data.homographies import HomographySettings, best_of, warped_pair
+from locate.training.data.matched_views import MatchedViews
 from locate.training.data.photometric import PhotometricSettings, photometric_noise
 from locate.training.data.photos import PhotoPool
 from locate.training.data.scenes import known_pairs
@@ -99,9 +98,7 @@ class LFNetRecipe(Recipe[LFNetwork]):
     def prepare(self, data: Path, cache: Path) -> None:
         self._pool = pool = PhotoPool.scan(data, held_out=None)
         known = known_pairs(data, cache, Sift(), self.matches) if self.matched else []
-        self._matched = [pair for pair in known if pool.in_training(pair.image_a, pair.image_b)]
-        images = {path for pair in self._matched for path in (pair.image_a, pair.image_b)}
-        self._sizes = {path: read_photo(path, min_long_side=1).info.size for path in images}
+        self._matched = MatchedViews(known, pool, _READ_SIDE)
         self.data_words = (
             f"{len(pool.train)} photos of {data.name} in two views each, "
             f"{len(self._matched)} pairs of photos with known matches; "
@@ -130,7 +127,7 @@ class LFNetRecipe(Recipe[LFNetwork]):
         return found
 
     def _pair(self, rng: np.random.Generator, held_out: bool) -> list[_End]:
-        if not held_out and self._matched and rng.random() < self.matched:
+        if not held_out and len(self._matched) and rng.random() < self.matched:
             draws = (self._matched_views(rng) for _ in range(_TRIES))
             found = best_of(draws, lambda ends: len(ends[0]["points"]) if ends else 0, _FEWEST)
             if found:
@@ -144,14 +141,9 @@ class LFNetRecipe(Recipe[LFNetwork]):
 
     def _matched_views(self, rng: np.random.Generator) -> list[_End]:
         """Of two photos; nothing if they cannot be used."""
-        pair = self._matched[int(rng.integers(len(self._matched)))]
-        a, b = pair.image_a, pair.image_b
-        try:
-            photos = [self._pool.read(self._pool.index[path], _READ_SIDE) for path in (a, b)]
-        except ImageError:  # it was there when the pairs were found; the pool has said so
+        crop = self._matched.draw(rng, self.crop)
+        if crop is None:
             return []
-        sizes = (self._sizes[a], self._sizes[b])
-        crop = crop_matched_pair(pair, (photos[0], photos[1]), rng, self.crop, sizes=sizes)
         affine, good = local_affine(crop.points_a, crop.points_b)
         kept = rng.permutation(np.flatnonzero(good))[:_MOST_POINTS]
         everywhere = np.ones((self.crop, self.crop), np.bool_)

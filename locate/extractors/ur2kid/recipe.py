@@ -16,7 +16,7 @@ paper's own losses).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -39,10 +39,11 @@ from locate.extractors.ur2kid.whitening import whitening
 from locate.images.folder import photos_in
 from locate.training.data.correspondences import MatchedPair, load_pairs
 from locate.training.data.homographies import HomographySettings, seen_in_b, warped_pair
-from locate.training.data.photometric import PhotometricSettings
+from locate.training.data.matched_views import MatchedViews
+from locate.training.data.photometric import PhotometricSettings, photometric_noise
 from locate.training.data.photos import PhotoPool, name_fraction, of_place_held_out, own_name
 from locate.training.data.scenes import pairs_of_models, scenes_of
-from locate.training.data.tuples import TupleMiner
+from locate.training.data.tuples import TrainingTuple, TupleMiner
 from locate.training.recipe import (
     Batch,
     Parameters,
@@ -62,6 +63,7 @@ _LIGHT = PhotometricSettings()
 _SEED = 0  # of all that is fitted or mined; the training's own seed changes nothing but batches
 _FIT_PAIRS, _FIT_RIDGE = 500, 1.0  # of views for the projection; see `discriminative`
 _MINED_FROM, _MINED = 256, 9  # photos that are searched; negatives that are kept for a scene
+_MATCHED_CHANCE = 0.5  # that a positive from a scene is of `matches`
 _MINED_CHANCE = 0.5  # that the negative of an anchor is one of those
 _WHITENED_BY, _WHITENED_SIDE = 1600, 352  # photos, at most; their long side in pixels
 _TRIES = 50
@@ -93,6 +95,9 @@ class UR2KiDRecipe(Recipe[UR2KiDNetwork]):
     # each other; of their points nothing is used. None for the photos of a COLMAP model that share
     # points of it, and all photos of a scene that has no model.
     pairs: Path | None = None
+    # A file of the same kind, whose points are an extra: the projection is fitted to half as many of
+    # them as of warped views, and half of the positives from scenes show pairs of it, with their points.
+    matches: Path | None = None
     matching: str = "positions"  # (`losses.position_loss`) or "images" (`losses.matching_loss`)
     fit: bool = True  # whether the projection is fitted before the first step
     margin: float = 0.2  # of the matching loss
@@ -138,6 +143,7 @@ class UR2KiDRecipe(Recipe[UR2KiDNetwork]):
         if len(scenes_aside | places) < len(scenes):
             scenes_aside |= places
         pairs = self._known_positives(scenes)
+        self._matched = self._known_matches(data, aside, scenes_aside)
         self._miners = {}
         for held_out in (True, False):  # the latter's scenes and photos are kept
             self._scenes = {n: p for n, p in scenes.items() if (n in scenes_aside) == held_out}
@@ -153,6 +159,18 @@ class UR2KiDRecipe(Recipe[UR2KiDNetwork]):
             f"and {len(in_scenes)} photos of {len(scenes)} scenes ({len(scenes_aside)} held out), "
             f"positives being {positives}; no correspondences but those of warped views"
         )
+        if len(self._matched):
+            self.data_words += f" and the matches of {len(self._matched)} pairs"
+
+    def _known_matches(self, data: Path, singles: Set[str], scenes: Set[str]) -> MatchedViews:
+        """Of photos that are not held out: neither single ones of these names nor of these scenes."""
+        known = [] if self.matches is None else load_pairs(self.matches, data)
+
+        def held_out(path: Path) -> bool:
+            return self._scene_of.get(path) in scenes or own_name(path, data) in singles
+
+        kept = [p for p in known if not (held_out(p.image_a) or held_out(p.image_b))]
+        return MatchedViews(kept, self._pool, READ_SIDE)
 
     def _known_positives(self, scenes: Mapping[str, Sequence[Path]]) -> list[MatchedPair] | None:
         if self.pairs is not None:
@@ -219,11 +237,34 @@ class UR2KiDRecipe(Recipe[UR2KiDNetwork]):
             if mined and rng.random() < _MINED_CHANCE:
                 negative = mined[int(rng.integers(len(mined)))]
             try:
-                a, p, points = self._views(drawn.anchor, drawn.positive, rng)
+                if self._takes_matches(drawn, rng, held_out):
+                    a, p, points = self._positive(drawn, negative, rng)
+                else:
+                    a, p, points = self._views(drawn.anchor, drawn.positive, rng)
                 return (a, p, self._view(negative, rng)), points
             except ImageError:  # the pool has said so
                 continue
         raise InputError(f"{_TRIES} photos in a row could not be read; look at the data folder")
+
+    def _takes_matches(
+        self, drawn: TrainingTuple, rng: np.random.Generator, held_out: bool
+    ) -> bool:
+        of_scene = drawn.anchor != drawn.positive and not held_out
+        return bool(of_scene and len(self._matched) and rng.random() < _MATCHED_CHANCE)
+
+    def _positive(
+        self, drawn: TrainingTuple, negative: Path, rng: np.random.Generator
+    ) -> tuple[Array, Array, _Points]:
+        """Views of a pair whose points are known, of another place than the negative; else of the anchor
+        and its positive."""
+        pair = self._matched.pick(rng)
+        if self._scene_of.get(pair.image_a) != self._scene_of.get(negative, ""):
+            crop = self._matched.crop(pair, rng, self.crop)
+            if crop is not None:
+                a, b = (photometric_noise(v, rng, _LIGHT) for v in (crop.image_a, crop.image_b))
+                some = rng.permutation(len(crop.points_a))[: self.correspondences]
+                return a, b, (crop.points_a[some], crop.points_b[some])
+        return self._views(drawn.anchor, drawn.positive, rng)
 
     def _views(self, a: Path, b: Path, rng: np.random.Generator) -> tuple[Array, Array, _Points]:
         """Of both photos a view, and of two views of one photo some corners that both show."""
@@ -263,7 +304,12 @@ class UR2KiDRecipe(Recipe[UR2KiDNetwork]):
         features, differences = [], []
         for k in range(_FIT_PAIRS):
             rng = generator(_SEED, 1, k)
-            *images, points = self._two_views(rng)
+            crop = self._matched.draw(rng, self.crop) if k % 3 == 2 and len(self._matched) else None
+            if crop is None:
+                *images, points = self._two_views(rng)
+            else:
+                images = [crop.image_a, crop.image_b]
+                points = crop.points_a, crop.points_b
             with torch.no_grad():
                 high = network.pyramid(network.taps(images_to_tensor(images).to(device)))
             ends = [

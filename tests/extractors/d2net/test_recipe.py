@@ -108,13 +108,13 @@ def test_verified_pairs_are_found_once_and_never_held_out(recipe, folder, tmp_pa
 
     monkeypatch.setattr("locate.training.data.scenes.pseudo_pairs", never)
     again.prepare(folder, tmp_path)
-    aside = again._matched[0].image_a
+    aside = again._matched.pairs[0].image_a
     monkeypatch.setattr(module.PhotoPool, "scan", scan_with_held_out(aside, folder))
     again.prepare(folder, tmp_path)
     assert len(again._matched) == 1
-    assert aside not in (again._matched[0].image_a, again._matched[0].image_b)
+    assert aside not in (again._matched.pairs[0].image_a, again._matched.pairs[0].image_b)
     assert file.exists()
-    pair = again._matched[0]
+    pair = again._matched.pairs[0]
     foreign = tmp_path / "elsewhere.png"
     foreign.write_bytes(pair.image_a.read_bytes())
     points = pair.points_a
@@ -122,7 +122,9 @@ def test_verified_pairs_are_found_once_and_never_held_out(recipe, folder, tmp_pa
     save_pairs(tmp_path / "mine.npz", pairs, folder)
     named = D2NetRecipe(crop=96, matched=0.5, matches=tmp_path / "mine.npz")
     named.prepare(folder, tmp_path)
-    assert [p.image_b for p in named._matched] == [pair.image_b]  # the other is not of the data
+    assert [p.image_b for p in named._matched.pairs] == [
+        pair.image_b
+    ]  # the other is not of the data
     without = D2NetRecipe(crop=96, matched=0.0)
     without.prepare(folder, tmp_path / "empty")
     assert "0 pairs of photos" in without.describe()

@@ -616,6 +616,44 @@ def test_verified_pairs_alone_are_positives(folder, tmp_path):
                 assert held_out == ("place0" not in made._scenes)
 
 
+def test_points_of_matches_are_learned_from(folder, tmp_path):
+    """They come in views of a pair, where the photos are not held out, and the projection is fitted to
+    them too."""
+    rng = np.random.default_rng(0)
+    pairs = []
+    for k in range(5):
+        a, b = (folder / "scenes" / f"place{k}" / f"{n}.png" for n in (0, 2))
+        points = rng.uniform((25, 17), (119, 95), (300, 2)).astype(np.float32)
+        pairs.append(MatchedPair(a, b, points, points - np.float32((24, 16)), "test"))
+    save_pairs(tmp_path / "matches.npz", pairs, folder)
+    made = UR2KiDRecipe(**SMALL, matches=tmp_path / "matches.npz", single_share=0.0)
+    made.prepare(folder, tmp_path)
+    known = {made._scene_of[pair.image_a] for pair in made._matched.pairs}
+    assert known
+    assert known <= set(made._scenes)  # of those that are held out there is none
+    assert f"matches of {len(made._matched)} pairs" in made.data_words
+    (stage,) = made.stages
+    batches = [made.batch(stage, generator(k)) for k in range(20)]
+    counted = np.concatenate([batch["counted"].sum(dim=1).numpy() for batch in batches])
+    assert 0.2 < (counted > 0).mean() < 0.8
+    for batch in batches:
+        for a, b, rows in zip(batch["points_a"], batch["points_b"], batch["counted"], strict=True):
+            if rows.sum() > 4:  # windows of both are shifted and enlarged
+                there, here = b[rows].double(), a[rows].double()
+                fit = torch.cat((here, torch.ones(len(here), 1)), dim=1)
+                moved = fit @ torch.linalg.lstsq(fit, there).solution
+                assert (moved - there).abs().max() < 1e-3
+    without = UR2KiDRecipe(**SMALL, single_share=0.0)
+    without.prepare(folder, tmp_path)
+    assert not without.batch(stage, generator(0))["counted"].any()
+    weights = []
+    for recipe in (made, without):
+        network = recipe.network()
+        recipe.refresh(network, stage, 0)
+        weights.append(network.reduce.weight.detach().clone())
+    assert not torch.allclose(*weights)
+
+
 def test_a_damaged_photo_is_left_out(folder, tmp_path, texture, caplog):
     for k in range(8):
         cv2.imwrite(str(tmp_path / f"{k}.png"), texture((80, 80), seed=k))
