@@ -40,10 +40,11 @@ from locate.types import Array
 
 SOFTMAX, RATIO, MARGIN = "softmax", "ratio", "margin"
 _DESCRIPTOR, _DETECTOR = "descriptor", "detector"
-# Each of the authors' views is turned and sheared by up to 20 degrees, .8 to 1.2 times as large. Windows
-# are about as large as the views, since keypoints were found at that scale.
+# Each of the authors' views is turned and sheared by up to 20 degrees, .8 to 1.2 times as large; here by
+# more, so that turned photos are known again. Windows are about as large as the views, since keypoints
+# were found at that scale.
 _VIEWS = HomographySettings(
-    rotation=40, scale=(0.67, 1.5), perspective=0, translation=0.1, anisotropy=1.8, crop=(0.55, 0.8)
+    rotation=90, scale=(0.5, 2.0), perspective=0, translation=0.1, anisotropy=1.8, crop=(0.55, 0.8)
 )
 _LIGHT = PhotometricSettings(blur_chance=0.2)
 _EVERY = 50  # steps between additions to the photos whose keypoints are known
