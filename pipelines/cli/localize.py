@@ -62,6 +62,10 @@ class _LocalizeOptions(TypedDict):
     ]
     candidates: Annotated[int, option("photos matched (default 20)", "N", 20, least=1)]
     seed: Annotated[int, option("of RANSAC (default 0)", "N", 0, least=0)]
+    rerank: Annotated[
+        Literal["lightglue"] | None,
+        option("match again, slowly, what is not localized (maps of ALIKED or DISK features)"),
+    ]
 
 
 @command("locate localize photo.jpg --map town.map --show pose.html")
@@ -98,6 +102,8 @@ def localize(
 
     if rig and (len(photos) != 1 or not photos[0].is_dir() or camera):
         raise InputError("--rig needs one folder of photos, and its cameras instead of --camera")
+    if rig and how.pop("rerank", None):  # type: ignore[misc]
+        raise InputError("--rerank is for single photos; leave it or --rig out")
     left_out = LeftOut()
     named = photos_below(photos, left_out)
     failed: list[tuple[str, str]] = []

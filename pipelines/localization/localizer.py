@@ -107,6 +107,7 @@ class Localizer:
         candidates: int = CANDIDATES,
         exclude: Callable[[str], bool] | None = None,
         seed: int = 0,
+        rerank: str | None = None,
     ) -> Pose:
         """Where was the camera?
 
@@ -119,12 +120,14 @@ class Localizer:
             candidates: map images that are matched.
             exclude: names of map images that must not be used (evaluation leaves some out).
             seed: of RANSAC. The same photo and seed give the same pose.
+            rerank: "lightglue" matches what is not localized again, slowly, by LightGlue; for maps of
+                ALIKED or DISK features.
 
         Raises:
             ImageError: the photo cannot be used.
             InputError: the camera does not fit the photo, or a number is out of its range.
         """
-        request = Request(prior, candidates, exclude, seed)
+        request = Request(prior, candidates, exclude, seed, rerank=rerank)
         return _with_gravity(self.match(photo, camera, request).pose, gravity)
 
     def localize_many(
@@ -137,10 +140,12 @@ class Localizer:
         candidates: int = CANDIDATES,
         exclude: Callable[[str], bool] | None = None,
         seed: int = 0,
+        rerank: str | None = None,
     ) -> Iterator[Pose | ImageError]:
         """`localize` for many photos, one a core, in their order, with one camera for all or one for
         each; a photo that cannot be used gives its error in place of a pose."""
-        for found in self.match_many(photos, cameras, Request(prior, candidates, exclude, seed)):
+        request = Request(prior, candidates, exclude, seed, rerank=rerank)
+        for found in self.match_many(photos, cameras, request):
             yield found if isinstance(found, ImageError) else _with_gravity(found.pose, gravity)
 
     def match(
@@ -186,6 +191,8 @@ class Localizer:
         self, photo: AnyPhoto, given: AnyCamera, request: Request, map_: Map
     ) -> MatchedPhoto:
         clock, matcher = Clock(), self._matcher
+        if request.rerank:
+            matcher.lightglue()
         extractor = matcher.extractor()
         clock.lap("load")
         path = None if isinstance(photo, np.ndarray) else Path(photo)
@@ -210,6 +217,9 @@ class Localizer:
                 best = attempt
             if attempt.pose.verdict == LOCALIZED:
                 break
+        if request.rerank and best.pose.verdict != LOCALIZED and not camera.spherical:
+            again = matcher.attempt_again(query, best)
+            best = again if again.rank > best.rank else best
         reason, seconds = best.pose.reason, clock.seconds
         if not given and best.pose.verdict != LOCALIZED and is_whole(size):  # but nobody says so
             reason += "; if it is a (stitched) 360 degree photo, say --camera EQUIRECTANGULAR"

@@ -3,7 +3,7 @@ global descriptor -> groups of map images that see the same points -> matching -
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
@@ -24,16 +24,19 @@ from locate.localization.pose import NOT_LOCALIZED, VERDICTS, Pose, PosePrior
 from locate.localization.query_camera import QueryCamera, plain_camera
 from locate.localization.solver import Solution
 from locate.matching.descriptors import match_mutual, ratio_for
+from locate.matching.lightglue import FEATURES, LightGlue
 from locate.retrieval.search_mode import LOCAL
 from locate.types import Array, Features
 from locate.util.timing import Clock
 from pipelines.indexing.provenance import load_extractor
 from pipelines.localization.reference_map import MapImage, ReferenceMap
+from pipelines.retrieval.rerank import LIGHTGLUE
 from pipelines.retrieval.search import Retriever
 
 CANDIDATES = 20
 _CLUSTERS = 3  # that are tried
 _ALL = 2  # times the candidates: so large a map is searched whole without a global descriptor
+_AGAIN, _KEYPOINTS = 5, 1024  # map images that LightGlue looks at, and features of each
 _VOTES = 10  # nearest descriptors that each of a query votes by
 
 Map = Callable[..., Iterable[Any]]  # as the built-in `map`, maybe on several threads
@@ -42,15 +45,18 @@ Map = Callable[..., Iterable[Any]]  # as the built-in `map`, maybe on several th
 @dataclass(frozen=True)
 class Request:
     """What is asked of a map beside the photo, see `Localizer.localize`; `solver` is a name of
-    `locate.localization.absolute_pose.SOLVERS`."""
+    `locate.localization.absolute_pose.SOLVERS`; `rerank` "lightglue" or None."""
 
     prior: PosePrior | None = None
     candidates: int = CANDIDATES
     exclude: Callable[[str], bool] | None = None
     seed: int = 0
     solver: str = "poselib"
+    rerank: str | None = None
 
     def __post_init__(self) -> None:
+        if self.rerank not in (None, LIGHTGLUE):
+            raise UnknownNameError("way to rerank", str(self.rerank), [LIGHTGLUE])
         if self.solver not in SOLVERS:
             raise UnknownNameError("pose solver", self.solver, SOLVERS)
         if self.candidates < 1:
@@ -90,11 +96,13 @@ class PoseHypothesis:
 @dataclass(frozen=True, eq=False)
 class Attempt:
     """A query matched in one way: its features, the pose hypotheses by them (the best first; none
-    without candidates), the best one judged."""
+    without candidates), the best one judged, and rows of the map images that it was matched with, those
+    with most matches first."""
 
     features: Features | None
     hypotheses: tuple[PoseHypothesis, ...]
     pose: Pose
+    rows: tuple[int, ...] = ()
 
     @property
     def rank(self) -> tuple[int, int]:
@@ -121,6 +129,7 @@ class MapMatcher:
         self._catalog = Catalog.open(MapFolder(folder).features)
         self._extractor = extractor
         self._retriever = Retriever(self._catalog)
+        self._lightglue: LightGlue | None = None
         self._lock = Lock()
 
     def close(self) -> None:
@@ -155,11 +164,48 @@ class MapMatcher:
         descriptors of the query's views, of which the most similar counts."""
         rows = self._shortlist(query, features, vectors)
         query.clock.lap("search")
-        hypotheses = self._hypotheses(query, features, rows)
-        attempt = Attempt(features, hypotheses, Pose(query.path, NOT_LOCALIZED, ""))
+        ratio = ratio_for("map", self.map.extractor_info)
+
+        def match(row: int) -> Array:
+            return match_points(features, self.map.images[row], ratio)
+
+        hypotheses, ordered = self._hypotheses(query, features, rows, match)
+        attempt = Attempt(features, hypotheses, Pose(query.path, NOT_LOCALIZED, ""), ordered)
         attempt = replace(attempt, pose=self._judged(query, features, attempt))
         query.clock.lap("pose")
         return attempt
+
+    def attempt_again(self, query: Query, first: Attempt) -> Attempt:
+        """The same with the matches of LightGlue, with the few map images that had most matches.
+        `InputError` if it does not know the map's features."""
+        features, matcher = first.features, self.lightglue()
+        if features is None or not first.rows:
+            return first
+        few = features.take(slice(_KEYPOINTS))
+
+        def match(row: int) -> Array:
+            image = self.map.images[row]
+            other = self._catalog.features(image.id).take(slice(_KEYPOINTS))
+            return points_of(matcher.match(few, other), image)
+
+        hypotheses, rows = self._hypotheses(query, features, list(first.rows[:_AGAIN]), match)
+        attempt = Attempt(features, hypotheses, Pose(query.path, NOT_LOCALIZED, ""), rows)
+        pose = self._judged(query, features, attempt)
+        query.clock.lap("rerank")
+        return replace(attempt, pose=replace(pose, reason=f"{pose.reason}; matched by LightGlue"))
+
+    def lightglue(self) -> LightGlue:
+        """Made when it is first needed; `InputError` if the map has other features than it knows."""
+        with self._lock:
+            if self._lightglue is None:
+                name = self.map.extractor_info.name
+                if name.split("+")[-1] not in FEATURES:
+                    raise InputError(
+                        f"LightGlue matches features of {' and '.join(FEATURES)}, and this map has "
+                        f"those of {name}; make it with --extractor gem+{FEATURES[0]}"
+                    )
+                self._lightglue = LightGlue(name.split("+")[-1])
+            return self._lightglue
 
     def _shortlist(self, query: Query, features: Features, vectors: Array | None) -> list[int]:
         """Rows of the map images that resemble the query most."""
@@ -176,14 +222,14 @@ class MapMatcher:
         return [int(row) for row in allowed]
 
     def _hypotheses(
-        self, query: Query, features: Features, rows: list[int]
-    ) -> tuple[PoseHypothesis, ...]:
-        """A pose by each group of candidates that see the same points, the best first."""
-        ratio = ratio_for("map", self.map.extractor_info)
-
-        def match(row: int) -> Array:
-            return match_points(features, self.map.images[row], ratio)
-
+        self,
+        query: Query,
+        features: Features,
+        rows: Sequence[int],
+        match: Callable[[int], Array],
+    ) -> tuple[tuple[PoseHypothesis, ...], tuple[int, ...]]:
+        """A pose by each group of candidates that see the same points, the best first; and the
+        candidates, those with most matches first. `match`: see `points_of`, by row of a map image."""
         found = dict(zip(rows, query.map_(match, rows), strict=True))
         query.clock.lap("match")
         parts = ([found[row] for row in group] for group in self.map.clusters(rows))
@@ -205,7 +251,8 @@ class MapMatcher:
             if solution is not None:
                 agreeing = len(np.unique(which[solution.inliers]))
             made.append(PoseHypothesis(which, points, solution, agreeing))
-        return tuple(sorted(made, key=lambda hypothesis: -hypothesis.num_inliers))
+        ordered = sorted(rows, key=lambda row: -len(found[row]))
+        return tuple(sorted(made, key=lambda one: -one.num_inliers)), tuple(ordered)
 
     def _judged(self, query: Query, features: Features, attempt: Attempt) -> Pose:
         """The best hypothesis as an answer, with its verdict."""
@@ -261,7 +308,12 @@ class MapMatcher:
 
 
 def match_points(features: Features, image: MapImage, ratio: float) -> Array:
-    """M x 2 int64: which feature of a query may see which row of the map's points, by one image."""
-    pairs = match_mutual(features.descriptors, image.descriptors, ratio)
+    """`points_of` mutual nearest neighbours that pass Lowe's test."""
+    return points_of(match_mutual(features.descriptors, image.descriptors, ratio), image)
+
+
+def points_of(pairs: Array, image: MapImage) -> Array:
+    """M x 2 int64: which feature of a query may see which row of the map's points, of its matches with
+    one image (indices of features)."""
     points = image.point_rows[pairs[:, 1]]
     return np.stack((pairs[:, 0], points), axis=1)[points >= 0]

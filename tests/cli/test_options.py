@@ -38,7 +38,7 @@ TAKES = {
     "--max-error=",
     "localize": "photos --json --map=! --camera= --rig= --masks= --prior-pose= --gravity= "
     "--candidates=20 --seed=0 --out= --format= --frame=map --numbered --uncertain --show= "
-    "--save-matches= --workers=",
+    "--save-matches= --workers= --rerank=",
     "models": "--json",
     "models add": "file --json --name=",
     "models remove": "names --json",
