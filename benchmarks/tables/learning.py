@@ -10,7 +10,10 @@ side by side on two cores; then measures start and trained model on photos that 
 - ur2kid: mAP of its global descriptor, places among others, `validation.py --only global`;
 - delf: keypoint precision of its attention (`benchmarks/ablations/attention.py`, on `eval/`).
 
-What is finished in --work is not done again, and a training that was interrupted goes on.
+What is finished in --work is not done again, and a training that was interrupted goes on. With --system the rows
+of other systems stay in --out as they are, since all of them take hours: of a training DELF spends three and a half
+minutes before its first step, and LIFT takes twelve to be measured. A network that finds no keypoints at all, as
+SEKD's random one, has a repeatability of 0.
 """
 
 from __future__ import annotations
@@ -59,7 +62,10 @@ def main() -> None:
     with ThreadPoolExecutor(a.parallel) as pool:
         list(pool.map(lambda run: train(*run, a.data, a.work, a.time_budget), runs))
     found = {s: {seed: scores(s, seed, a.data, a.work) for seed in a.seeds} for s in systems}
-    report = make_report(found, {s: [record(s, seed, a.work) for seed in a.seeds] for s in systems})
+    records = {s: [record(s, seed, a.work) for seed in a.seeds] for s in systems}
+    before = a.out / "learning.json" if a.out else None
+    kept = json.loads(before.read_text()) if before and before.is_file() else None
+    report = make_report(found, records, kept)
     print(report.to_markdown())
     if a.out:
         a.out.mkdir(parents=True, exist_ok=True)
@@ -130,12 +136,16 @@ def measure(extractor: Extractor, data: Path, work: Path) -> dict[str, float]:
 
 
 def _mean(rows: list[Row], name: str) -> float:
-    return float(np.nanmean([row.values[name] for row in rows]))
+    values = np.array([row.values[name] for row in rows])
+    return 0.0 if np.isnan(values).all() else float(np.nanmean(values))
 
 
 def make_report(
-    found: dict[str, dict[int, dict[str, tuple[float, float]]]], records: dict[str, list[dict]]
+    found: dict[str, dict[int, dict[str, tuple[float, float]]]],
+    records: dict[str, list[dict]],
+    before: dict | None = None,
 ) -> Report:
+    """With the rows that a report has of other systems `before`, as JSON."""
     rows = []
     for system, by_seed in found.items():
         minutes = np.mean([r["seconds"] / 60 for r in records[system]])
@@ -146,11 +156,23 @@ def make_report(
             each = ", ".join(f"{value:.3f}" for value in trained)
             mean, least = float(trained.mean()), float(gains.min())
             rows.append((system, name, f"{minutes:.1f}", start, each, mean, least))
+    others = before["tables"][0]["rows"] if before else []
+    rows += [tuple(row.values()) for row in others if row["system"] not in found]
+    rows.sort(key=lambda row: SYSTEMS.index(row[0]))
     columns = ("system", "measure", "minutes", "start", "trained, by seed", "mean", "smallest gain")
     table = Table("Trained against its own start", columns, tuple(rows))
-    commands = [r["command"] for each in records.values() for r in each]
-    commits = [r["commit"] for each in records.values() for r in each]
-    settings = {"torch": torch.__version__, "commands": commands, "commits": commits}
+    by_command = {}  # commits
+    if before:
+        by_command = dict(
+            zip(before["settings"]["commands"], before["settings"]["commits"], strict=True)
+        )
+    by_command = {c: commit for c, commit in by_command.items() if c.split()[2] not in found}
+    by_command |= {r["command"]: r["commit"] for each in records.values() for r in each}
+    settings = {
+        "torch": torch.__version__,
+        "commands": [*by_command],
+        "commits": [*by_command.values()],
+    }
     note = (
         "trained from train/, measured on photos of it that no training sees (keypoint precision: on "
         "eval/); minutes are of one thread, two trainings side by side on two cores"
