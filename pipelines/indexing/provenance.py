@@ -38,8 +38,10 @@ def load_extractor(catalog: Catalog) -> Extractor:
     }
     settings = _stored_settings(catalog)
     made = registry.create(info.name, settings, weights)
-    if not settings and not made.info.compares_with(info):  # it may have been handed over as it was
-        made = registry.create(info.name, registry.settings_in(info), weights)
+    if not made.info.compares_with(info):  # handed over as it was, or defaults were others then
+        told = registry.settings_in(info)
+        both = {part: {**settings.get(part, {}), **values} for part, values in told.items()}
+        made = registry.create(info.name, both, weights)
     if not made.info.compares_with(info):
         raise DatabaseMismatchError(
             f"{catalog.folder} was filled by {info.name} with other weights or settings "

@@ -56,7 +56,8 @@ class LFNet:
                 "max_side": max_side,
                 "threshold": threshold,
                 "strength": network.strength,
-                "pyramid": pyramid,
+                # Infos from before there was one stay as they were.
+                **({"pyramid": True} if pyramid else {}),
             },
             local_dim=WIDTH,
             ratio=RATIO,

@@ -66,7 +66,8 @@ class SuperPoint:
                 "threshold": threshold,
                 "nms_radius": nms_radius,
                 "subpixel": subpixel,
-                "pyramid": pyramid,
+                # Infos from before there was one stay as they were.
+                **({"pyramid": True} if pyramid else {}),
             },
             local_dim=WIDTH,
         )

@@ -63,7 +63,8 @@ class UnsuperPoint:
                 "max_side": max_side,
                 "nms_radius": nms_radius,
                 "reach": network.reach,
-                "pyramid": pyramid,
+                # Infos from before there was one stay as they were.
+                **({"pyramid": True} if pyramid else {}),
             },
             local_dim=WIDTH,
             ratio=RATIO,
