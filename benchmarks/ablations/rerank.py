@@ -4,8 +4,8 @@
 
 The queries of `benchmarks/common/held_out_retrieval.py`: photos of places that are in the database, of places that
 are not, and photos of other things. For each how it is judged as it is and with `--rerank lightglue`, and by which
-evidence. The rule that ships was measured on other photos (`calibration.py --rerank`). Ten minutes on two cores, and
-needs the extra lightglue."""
+evidence. Until its rule is measured, on other photos
+(`calibration.py --rerank`), the cautious one judges. Needs the extra lightglue."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 
+from locate.errors import WeightsError
 from locate.util.printable import in_markup as escape
 from pipelines.cli import exit_codes
 from pipelines.cli.console import console, new_table, print_json
@@ -125,10 +126,13 @@ def _name_of(file: Path, record: Record, sha256: str) -> str:
 
 
 def _described(name: str, file: Path) -> dict[str, Any]:
-    """JSON-able."""
-    from locate.extractors.weights import file_hash, read_record
+    """JSON-able; what cannot be read any more says why in place of what it was trained on."""
+    from locate.extractors.weights import Record, file_hash, read_record
 
-    record = read_record(file)
+    try:
+        record = read_record(file)
+    except WeightsError as error:
+        record = Record("", data=f"damaged: {error}; locate models remove {name}")
     return {
         "name": name,
         "system": record.system,

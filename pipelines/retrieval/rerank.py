@@ -2,7 +2,8 @@
 
 The photos of the candidates are read again, so that any database can be asked so; a photo that is gone,
 or of which a mask hides something, stays as it was judged. LightGlue's matches are so few where two
-photos show different places that a rule of its own judges them (`KEY` in `locate/calibration.json`)."""
+photos show different places that a rule of its own judges them (`KEY` in `locate/calibration.json`;
+until there is one, the cautious rule)."""
 
 from __future__ import annotations
 

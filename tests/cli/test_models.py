@@ -94,6 +94,18 @@ def test_what_cannot_be_added(trained, folder, tmp_path, capsys):
     assert [*model_store.stored()] == ["mine"]
 
 
+def test_a_damaged_file_does_not_hide_the_others(trained, folder, capsys):
+    model_store.add(trained, "mine")
+    model_store.add(trained, "bad")
+    (folder / "bad.safetensors").write_bytes(b"cut off")
+    assert main(["models", "--json"]) == exit_codes.OK
+    found = {m["name"]: m for m in json.loads(capsys.readouterr().out)}
+    assert found["mine"]["data"] == "streets"
+    assert "locate models remove bad" in found["bad"]["data"]
+    assert main(["models"]) == exit_codes.OK
+    assert "damaged" in capsys.readouterr().out
+
+
 def test_a_folder_that_cannot_be_written(trained, folder, monkeypatch):
     folder.write_text("a file")
     with pytest.raises(InputError, match="cannot copy"):

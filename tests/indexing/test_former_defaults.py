@@ -20,7 +20,9 @@ def test_an_index_of_one_size(name, settings, tmp_path, photo_factory):
     how = {"pyramid": False, **settings}
     build_index(tmp_path / "photos", index, extractor=f"gem+{name}", settings=how)
     with Catalog.create(index) as catalog, catalog.transaction():  # nobody had to say so then
-        catalog.set_meta("extractor settings", json.dumps({"gem": {}, name: settings} if settings else {}))
+        catalog.set_meta(
+            "extractor settings", json.dumps({"gem": {}, name: settings} if settings else {})
+        )
         stored = json.loads(catalog.meta("extractor"))["settings"][name]
         assert stored.get("pyramid", False) is False
         assert ("pyramid" in stored) == (name == "sekd")

@@ -7,22 +7,15 @@ import shutil
 import numpy as np
 import pytest
 
-from locate.errors import InputError, MissingExtraError, UnknownNameError
+from locate.errors import InputError, UnknownNameError
 from locate.localization.pose import LOCALIZED
-from locate.matching import lightglue
 from pipelines.cli import exit_codes
 from pipelines.cli.main import main
 from pipelines.localization import matcher
 from pipelines.localization.localizer import Localizer
 from pipelines.mapping.import_model import import_map
+from tests.helpers.lightglue import installed
 from tests.helpers.small_town import errors, queries_of, small_town
-
-try:
-    lightglue.package()
-    MISSING = ""
-except MissingExtraError as error:
-    MISSING = str(error)
-installed = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 
 @pytest.fixture(scope="module")

@@ -17,13 +17,7 @@ from locate.matching import lightglue
 from locate.matching.descriptors import match_mutual
 from locate.matching.lightglue import LightGlue
 from locate.pixels import apply_homography
-
-try:
-    lightglue.package()
-    MISSING = ""
-except MissingExtraError as error:
-    MISSING = str(error)
-installed = pytest.mark.skipif(bool(MISSING), reason=MISSING)
+from tests.helpers.lightglue import installed
 
 
 def test_deformable_convolution_against_loops():

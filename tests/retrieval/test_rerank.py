@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import locate
-from locate.errors import MissingExtraError, UnknownNameError
+from locate.errors import UnknownNameError
 from locate.matching import lightglue
 from locate.pixels import apply_homography
 from locate.retrieval.verdict import Calibration, uncalibrated
@@ -18,14 +18,7 @@ from pipelines.cli.main import main
 from pipelines.indexing.build import build_index
 from pipelines.retrieval.calibration import calibrate_database
 from pipelines.retrieval.rerank import KEY, MOST
-
-try:
-    lightglue.package()
-    MISSING = ""
-except MissingExtraError as error:
-    MISSING = str(error)
-installed = pytest.mark.skipif(bool(MISSING), reason=MISSING)
-
+from tests.helpers.lightglue import installed
 
 B_FROM_A = np.array([[0.9, -0.12, 40.0], [0.1, 0.93, 8.0], [5e-5, 5e-5, 1.0]])
 
